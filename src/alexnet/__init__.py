@@ -1,0 +1,29 @@
+"""AlexNet you can use: train an image classifier on your own photos, see what it learned, predict with it.
+
+    import alexnet
+    run = alexnet.train("photos/", recipe="fast", out="runs/photos")
+    run.predict(["cat.jpg"])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alexnet.api import Run, load, resume, train
+    from alexnet.errors import AlexNetError
+    from alexnet.network.alexnet import AlexNet
+
+__version__ = "0.1.0"
+__all__ = ["AlexNet", "AlexNetError", "Run", "load", "resume", "train"]
+
+_HOMES = {"AlexNet": "alexnet.network.alexnet", "AlexNetError": "alexnet.errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import alexnet` and `alexnet --help` do not wait for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES.get(name, "alexnet.api")), name)

@@ -1,0 +1,271 @@
+"""The command line: a command each parses, calls `api`, prints. torch is imported by the commands that need it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alexnet.errors import AlexNetError, Interrupted
+
+app = typer.Typer(
+    name="alexnet",
+    help="Train an image classifier on your own photos, see what it learned, predict with it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipes_app = typer.Typer(no_args_is_help=True, help="How to train: the recipes inside.")
+model_app = typer.Typer(no_args_is_help=True, help="Architectures: the variants inside.")
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(model_app, name="model")
+
+
+class Split(StrEnum):
+    """Names of the splits."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as train leaves it.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps …  [default: the accelerator, if there is one]", show_default=False)]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: all cores]", show_default=False)]
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Options of every command; `main` reads --debug itself."""
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str | None,
+        typer.Argument(help="digits, cifar10, fashion-mnist, a folder of class folders, or a CSV or Parquet file.  [default: the recipe's]", show_default=False),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="A name (alexnet recipes list) or a TOML file.")] = "fast",
+    variant: Annotated[str | None, typer.Option(help="The architecture (alexnet model list).", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/<data>-<recipe>-<date>-<time>]", show_default=False)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Train this many epochs.", show_default=False)] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Train until then, instead of by epochs.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of first weights, order and augmentation.", show_default=False)] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.", show_default=False)] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Where downloads lie.  [env: ALEXNET_DATA]", show_default=False)] = None,
+    device: Device = None,
+    threads: Threads = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as optimizer.rate=0.02.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network on DATA and leave a run folder that predicts.
+
+    Examples: alexnet train photos/ · alexnet train cifar10 --minutes 10 · alexnet train --resume runs/photos
+    """
+    if resume is not None:
+        given = [data, variant, out, epochs, minutes, seed, data_root, set_]
+        if any(value is not None for value in given):
+            raise typer.BadParameter("a resumed run keeps its recipe: give --resume RUN alone (with --device or --threads)")
+        from alexnet import api
+
+        run = api.resume(resume, device=device, threads=threads)
+    else:
+        from alexnet import api
+        from alexnet.recipe import settings_from
+
+        flags = {
+            "model.variant": variant,
+            "train.minutes": minutes,
+            "train.seed": seed,
+            "data.root": None if data_root is None else str(data_root.expanduser().absolute()),
+            **({} if epochs is None else {"train.epochs": epochs, "train.max_images": 0}),
+        }
+        settings = {**{key: value for key, value in flags.items() if value is not None}, **settings_from(set_ or ())}
+        run = api.train(data, recipe=recipe, out=out, device=device, threads=threads, settings=settings)
+    if as_json:
+        _print_json(run.summary)
+    else:
+        _show_summary(run.summary)
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    data: Annotated[str | None, typer.Argument(help="A dataset as for train.  [default: the run's own]", show_default=False)] = None,
+    split: Annotated[Split | None, typer.Option(help="[default: test, else val; all of a DATA that is not split]", show_default=False)] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a run on its own dataset or on another one."""
+    from alexnet import api
+
+    found = api.load(run, device).evaluate(data, split.value if split else None).to_json()
+    if as_json:
+        _print_json(found)
+    else:
+        _show_evaluation(found)
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE|FOLDER|GLOB|-…", help="What to look at; - reads paths from standard input, one a line.", show_default=False)],
+    top: Annotated[int, typer.Option(min=1, help="Labels for each image.")] = 5,
+    as_json: AsJson = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON object a line, as they come.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: image, rank, label, probability, error.")] = False,
+    device: Device = None,
+) -> None:
+    """Name what is on images, best label first; exit code 1 if one of them was unreadable."""
+    if sum((as_json, jsonl, as_csv)) > 1:
+        raise typer.BadParameter("choose one of --json, --jsonl and --csv")
+    from alexnet import api
+
+    names = [name for given in images for name in (_lines(sys.stdin) if given == "-" else [given])]
+    answers = _counted(api.load(run, device).stream(names, top))
+    if as_json:
+        _print_json(list(answers.items))
+    elif jsonl:
+        for answer in answers.items:
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
+    elif as_csv:
+        _print_csv(answers.items)
+    else:
+        _show_predictions(answers.items)
+    if answers.errors:
+        print(f"{answers.errors} of {answers.total} images could not be read", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run: RunPath, device: Device = None) -> None:
+    """Write RUN/report.html anew and print its path."""
+    from alexnet import api
+
+    print(api.load(run, device).report())
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """List the recipes inside, with what each is for."""
+    from alexnet import recipe
+
+    for name in recipe.names():
+        print(recipe.read_text(name).partition("\n")[0].lstrip("# "))
+
+
+@recipes_app.command("show")
+def recipes_show(name: Annotated[str, typer.Argument(help="A name of the list, or a TOML file.", show_default=False)]) -> None:
+    """Print a recipe: a file to copy and to change."""
+    from alexnet import recipe
+
+    print(recipe.read_text(name), end="")
+
+
+@model_app.command("list")
+def model_list() -> None:
+    """List the variants inside, with the text that each comes from."""
+    from alexnet.network.variants import ROWS
+
+    for row in ROWS:
+        print(f"{row.name:10} {row.input_size}x{row.input_size}, {row.classes} classes: {row.source}")
+
+
+class _counted:
+    """Counts answers and errors of an iterable as it is used."""
+
+    def __init__(self, answers: Iterable[dict[str, Any]]) -> None:
+        self.total = self.errors = 0
+        self.items = self._count(answers)
+
+    def _count(self, answers: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for answer in answers:
+            self.total += 1
+            self.errors += "error" in answer
+            yield answer
+
+
+def _lines(stream: Iterable[str]) -> list[str]:
+    return [name for line in stream if (name := line.rstrip("\r\n"))]
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _print_csv(answers: Iterable[dict[str, Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["image", "rank", "label", "probability", "error"])
+    for answer in answers:
+        if "error" in answer:
+            writer.writerow([answer["image"], "", "", "", answer["error"]])
+        for rank, guess in enumerate(answer.get("predictions", ()), 1):
+            writer.writerow([answer["image"], rank, guess["label"], f"{guess['probability']:.6f}", ""])
+
+
+def _show_predictions(answers: Iterable[dict[str, Any]]) -> None:
+    for answer in answers:
+        print(answer["image"])
+        if "error" in answer:
+            print(f"    not read: {answer['error']}")
+        for guess in answer.get("predictions", ()):
+            print(f"  {guess['probability']:6.1%}  {guess['label']}")
+
+
+def _show_summary(summary: dict[str, Any]) -> None:
+    from alexnet.progress import clock
+
+    for name in ("validation", "test"):
+        if summary[name]:
+            print(f"{name:10}  {_accuracy(summary[name])}")
+    print(f"{'time':10}  {clock(summary['seconds'])}, {summary['epochs']} epochs, best {summary['best_epoch']}")
+    print(f"{'report':10}  {summary['run']}/report.html")
+    print(f"{'predict':10}  alexnet predict {summary['run']} IMAGE…")
+
+
+def _accuracy(found: dict[str, Any]) -> str:
+    low, high = found["top1_interval"]
+    return f"top-1 {found['top1']:.2%} ({low:.1%} to {high:.1%}), top-5 {found['top5']:.2%}, loss {found['loss']:.4f}, {found['images']:,} images"
+
+
+def _show_evaluation(found: dict[str, Any]) -> None:
+    print(_accuracy(found))
+    print(f"calibration error {found['ece']:.2%} (before scaling {found['ece_raw']:.2%}, temperature {found['temperature']:.2f})\n")
+    width = max(5, *(len(label) for label in found["per_class"]))
+    print(f"{'class':{width}}  images  precision  recall     F1")
+    for label, c in found["per_class"].items():
+        print(f"{label:{width}}  {c['images']:6,}  {c['precision']:9.1%}  {c['recall']:6.1%}  {c['f1']:5.1%}")
+    for skipped in found["skipped"]:
+        print(f"left out {skipped['image']}: {skipped['reason']}")
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one line and exit code 1."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if arguments == ["--version"]:
+        from alexnet import __version__
+
+        print(f"alexnet {__version__}")
+        return
+    try:
+        app(args=arguments, prog_name="alexnet")
+    except AlexNetError as error:
+        if debug:
+            raise
+        print(f"alexnet: {error}", file=sys.stderr)
+        sys.exit(error.code if isinstance(error, Interrupted) else 1)
+    except KeyboardInterrupt:
+        print("alexnet: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,83 @@
+"""Batches of an epoch: shuffled, with their chance numbers, prepared ahead by a few threads.
+
+Order and draws come from (seed, epoch) alone, so the batches are the same for any number of workers and an epoch can be
+taken up in the middle.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alexnet.data.augment import COLUMNS
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` N S S 3 uint8, `targets` N int64, `draws` N x COLUMNS float32 (none where nothing is random)."""
+
+    images: Tensor
+    targets: Tensor
+    draws: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images of one split: `rows` of the cached `pixels` (N S S 3 uint8) and their `targets`, one a row."""
+
+    pixels: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, order: NDArray[np.int64], draws: NDArray[np.float32] | None = None) -> Batch:
+        """Return the images at the positions `order` as a batch."""
+        images = torch.from_numpy(self.pixels[self.rows[order]])
+        return Batch(images, torch.from_numpy(self.targets[order]), None if draws is None else torch.from_numpy(draws))
+
+
+def parts(count: int, size: int) -> list[tuple[int, int]]:
+    """Cut `count` images into the fewest batches of at most `size`, as even as can be: (start, end) of each.
+
+    Even, so that no image is dropped and no short last batch upsets batch normalisation.
+    """
+    number = -(-count // size)
+    edges = [i * count // number for i in range(number + 1)] if number else []
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def epoch_batches(images: Images, size: int, seed: int, epoch: int, start: int = 0, workers: int = 1) -> Iterator[Batch]:
+    """Yield the shuffled batches of an epoch, from batch `start` on."""
+    chance = np.random.default_rng([seed, epoch])
+    order = chance.permutation(len(images))
+    draws = chance.random((len(images), COLUMNS), dtype=np.float32)
+    cuts = parts(len(images), size)[start:]
+    yield from _ahead(images, [(order[a:b], draws[a:b]) for a, b in cuts], workers)
+
+
+def ordered_batches(images: Images, size: int, workers: int = 1) -> Iterator[Batch]:
+    """Yield all images once, in their order."""
+    yield from _ahead(images, [(np.arange(a, b), None) for a, b in parts(len(images), size)], workers)
+
+
+def _ahead(
+    images: Images, cuts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32] | None]], workers: int
+) -> Iterator[Batch]:
+    """Yield a batch for each cut, in order, with a few prepared ahead by `workers` threads."""
+    waiting: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for cut in cuts:
+            waiting.append(pool.submit(images.take, *cut))
+            if len(waiting) > workers + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,356 @@
+"""The datasets that are known by name: digits, CIFAR-10 and Fashion-MNIST, from a local copy or downloaded.
+
+Nothing that was downloaded is executed, or unpacked to disk: archives are read in memory, after their checksum, and
+CIFAR-10's pickles by an unpickler that knows arrays of bytes and nothing else.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data.table import Table
+from alexnet.errors import DataError, nearest
+from alexnet.progress import say, track
+
+NAMES: tuple[str, ...] = ("digits", "cifar10", "fashion-mnist")
+TIMEOUT = 30.0  # seconds without a byte from the server
+MB = 1_000_000
+MAX_MEMBER = 64 * MB  # a CIFAR-10 batch takes 31 MB, or 45 MB if Python 3 wrote it for Python 2
+CIFAR_FOLDER = "cifar-10-batches-py"
+CIFAR_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+CIFAR_FILES = ["batches.meta", *CIFAR_BATCHES["train"], *CIFAR_BATCHES["test"]]
+FASHION_LABELS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FASHION_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets"
+
+
+class Source(NamedTuple):
+    """A file to download: `sha256` and `size` in bytes are its own, or those of its unpacked contents if `unpacked`."""
+
+    url: str
+    file: str  # where it lies, relative to the data root
+    sha256: str
+    size: int
+    unpacked: bool
+
+
+def _fashion(name: str, sha256: str, size: int) -> Source:
+    return Source(f"{FASHION_URL}/{name}.gz", f"fashion-mnist/{name}.gz", sha256, size, unpacked=True)
+
+
+SOURCES = {
+    "cifar10": Source(
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        file="cifar-10-python.tar.gz",
+        sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        size=170498071,
+        unpacked=False,
+    ),
+    "train-images": _fashion(
+        "train-images-idx3-ubyte", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888", 47040016
+    ),
+    "train-labels": _fashion(
+        "train-labels-idx1-ubyte", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9", 60008
+    ),
+    "test-images": _fashion(
+        "t10k-images-idx3-ubyte", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b", 7840016
+    ),
+    "test-labels": _fashion(
+        "t10k-labels-idx1-ubyte", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34", 10008
+    ),
+}
+
+
+def load(name: str, data_root: Path | None) -> Table:
+    """Return the dataset `name`, downloaded if `data_root` does not have it; its pixels are N H W 3 uint8.
+
+    A `data_root` of None is the environment's ALEXNET_DATA, or else a folder in the user's cache.
+
+    Raises:
+        DataError: unknown name; a file that is damaged or not the official one; a download or a folder that failed.
+    """
+    if name not in NAMES:
+        raise DataError(f"no built-in dataset {name!r}; {nearest(name, NAMES)}")
+    if name == "digits":
+        return _digits()
+    root = data_root or _default_root()
+    try:
+        return _cifar10(root) if name == "cifar10" else _fashion_mnist(root)
+    except OSError as error:
+        reason = f"cannot use {error.filename or root}: {error.strerror}"
+        raise DataError(f"{reason}; name another folder with --data-root or ALEXNET_DATA") from error
+
+
+def _default_root() -> Path:
+    if folder := os.environ.get("ALEXNET_DATA"):
+        return Path(folder).expanduser()
+    import pooch  # type: ignore[import-untyped]
+
+    return Path(pooch.os_cache("alexnet")) / "data"
+
+
+def _table(
+    name: str, labels: tuple[str, ...], pixels: NDArray[np.uint8], targets: NDArray[np.integer], counts: dict[str, int]
+) -> Table:
+    """Make a table of `pixels` (N H W or N H W 3), with `counts` images of each split in this order; sort the `labels`."""
+    if pixels.ndim == 3:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)  # N H W -> N H W 3
+    order = sorted(range(len(labels)), key=labels.__getitem__)
+    return Table(
+        name=name,
+        labels=tuple(labels[i] for i in order),
+        images=[f"{split or name}/{i:05}" for split, count in counts.items() for i in range(count)],
+        targets=np.argsort(order)[targets],  # the inverse of `order`: from a label's old position to its new one
+        splits=np.repeat(np.array(list(counts), "<U5"), list(counts.values())),
+        pixels=np.ascontiguousarray(pixels),
+        mirror=name != "digits",
+    )
+
+
+def _digits() -> Table:
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # N 8 8, levels 0 to 16
+    return _table("digits", tuple(map(str, bunch.target_names)), pixels, bunch.target, {"": len(pixels)})
+
+
+# CIFAR-10: six batches and the names of the classes, each a pickle, in a folder or in the packed archive
+
+
+def _cifar10(root: Path) -> Table:
+    folder, files = _cifar_files(root)
+    parts, targets = [], []
+    counts = dict.fromkeys(CIFAR_BATCHES, 0)
+    name = "batches.meta"
+    try:
+        labels = _cifar_labels(files.pop(name))
+        for split, names in CIFAR_BATCHES.items():
+            for name in names:
+                pixels, numbers = _cifar_batch(files.pop(name))
+                parts.append(pixels)
+                targets.append(numbers)
+                counts[split] += len(pixels)
+    except (KeyError, ValueError) as error:
+        reason = "missing" if isinstance(error, KeyError) else error
+        raise DataError(f"{folder / name}: {reason}; put the official CIFAR-10 (Python version) there") from error
+    planes = np.concatenate(parts).reshape(-1, 3, 32, 32)
+    del parts, pixels  # 184 MB
+    return _table("cifar10", labels, planes.transpose(0, 2, 3, 1), np.concatenate(targets), counts)  # N C H W -> N H W C
+
+
+def _cifar_files(root: Path) -> tuple[Path, dict[str, bytes]]:
+    """Return where CIFAR-10 is, and the contents of its files: of the unpacked folder if there is one, else of the archive."""
+    for folder in (root / CIFAR_FOLDER, root):
+        if found := [name for name in CIFAR_FILES if (folder / name).is_file()]:
+            return folder, {name: _bounded((folder / name).open("rb"), folder / name) for name in found}
+    path, content = _get(SOURCES["cifar10"], root)
+    wanted = {f"{CIFAR_FOLDER}/{name}": name for name in CIFAR_FILES}
+    files = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            for member in track(archive, "files of CIFAR-10", 9):
+                stream = archive.extractfile(member) if member.name in wanted and member.isfile() else None
+                if stream is not None:
+                    files[wanted[member.name]] = _bounded(stream, path / member.name)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: cannot be unpacked ({error}); remove it and repeat the command to download it") from error
+    return path / CIFAR_FOLDER, files
+
+
+def _bounded(stream: IO[bytes], path: Path) -> bytes:
+    with stream:
+        content = stream.read(MAX_MEMBER + 1)
+    if len(content) > MAX_MEMBER:
+        raise DataError(f"{path}: larger than {MAX_MEMBER // MB} MB; put the official CIFAR-10 (Python version) there")
+    return content
+
+
+class _Numpy:
+    """Stands for an array or a dtype while a pickle is read: the arguments and the state that it was written with."""
+
+    __slots__ = ("args", "state")
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _numpy(*args: Any) -> _Numpy:
+    return _Numpy(*args)  # a function, since a pickle may set the attributes of a class
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")  # how Python 3 writes bytes in a pickle for Python 2
+
+
+_KNOWN = {
+    ("_codecs", "encode"): _encode,
+    ("numpy", "ndarray"): "ndarray",
+    ("numpy", "dtype"): _numpy,
+    ("numpy.core.multiarray", "_reconstruct"): _numpy,  # NumPy 1, of the official files
+    ("numpy._core.multiarray", "_reconstruct"): _numpy,  # NumPy 2
+}
+
+
+class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C allocates memory for any index that a file has
+    """Rebuilds numbers, strings, bytes, lists, tuples and dicts; of NumPy's objects the state alone, without calling NumPy."""
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        if (module, name) not in _KNOWN:
+            raise pickle.UnpicklingError(f"refused, since it asks for {module!r} {name!r}")
+        return _KNOWN[module, name]
+
+
+def _unpickle(content: bytes) -> dict[str, Any]:
+    """Return the dict that a pickle holds, its keys as str; raise ValueError if it holds something else or is damaged."""
+    try:
+        value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        return {_text(key): item for key, item in value.items()}
+    except Exception as error:  # a damaged pickle may raise any, says the documentation of pickle
+        raise ValueError(f"not readable ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})") from error
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _cifar_labels(content: bytes) -> tuple[str, ...]:
+    names = _unpickle(content).get("label_names")
+    labels = tuple(map(_text, names)) if isinstance(names, list) else ()
+    if len(labels) != 10 or len(set(labels)) != 10:
+        raise ValueError("`label_names` is not a list of 10 names")
+    return labels
+
+
+def _cifar_batch(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the pixels, N 3072 (planes of 32 x 32), and the N class numbers of a batch; raise ValueError if it is none."""
+    match _unpickle(content):
+        case {"data": _Numpy(state=(_, (int(rows), 3072), _Numpy(args=("u1" | b"u1", *_)), fortran, bytes(values)))} as batch:
+            if len(values) != rows * 3072:
+                raise ValueError(f"`data` has {len(values)} bytes instead of {rows} x 3072")
+        case _:
+            raise ValueError("`data` is not a uint8 array of N x 3072")
+    match batch:
+        case {"labels": list(labels)} if len(labels) == rows and all(type(k) is int and 0 <= k < 10 for k in labels):
+            pixels = np.frombuffer(values, np.uint8).reshape((rows, 3072), order="F" if fortran else "C")
+            return pixels, np.array(labels, np.int64)
+    raise ValueError(f"`labels` is not a list of {rows} numbers from 0 to 9")
+
+
+# Fashion-MNIST: four IDX files
+
+
+def _fashion_mnist(root: Path) -> Table:
+    images = [_idx(SOURCES[f"{split}-images"], root, (28, 28)) for split in ("train", "test")]
+    labels = [_idx(SOURCES[f"{split}-labels"], root, ()) for split in ("train", "test")]
+    counts = {"train": len(labels[0]), "test": len(labels[1])}
+    return _table("fashion-mnist", FASHION_LABELS, np.concatenate(images), np.concatenate(labels), counts)
+
+
+def _idx(source: Source, root: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return the N x `shape` uint8 array of an IDX file, which the checksum has shown to be one."""
+    _, content = _get(source, root)
+    header = 4 + 4 * (1 + len(shape))  # type and number of axes; the size of each
+    return np.frombuffer(content, np.uint8, offset=header).reshape(-1, *shape)
+
+
+# Files: a local copy, or a download that goes on where it stopped
+
+
+def _get(source: Source, root: Path) -> tuple[Path, bytes]:
+    """Return where `source` lies and its contents, from a local copy if there is one, else downloaded."""
+    place = root / source.file
+    names = [place.name, place.stem] if source.unpacked else [place.name]
+    for path in (folder / name for folder in (place.parent, root) for name in names):
+        if path.is_file():
+            content = _contents(path, source)
+            if content is None:
+                raise DataError(f"{path}: damaged, or not {source.url}; remove it and repeat the command to download it")
+            return path, content
+    return place, _download(source, place)
+
+
+def _contents(path: Path, source: Source) -> bytes | None:
+    """Return the bytes of a file, unpacked if the checksum is of those; None if they are not those of `source`."""
+    with path.open("rb") as file:
+        packed = source.unpacked and file.peek(2)[:2] == b"\x1f\x8b"
+        stream = gzip.GzipFile(fileobj=file) if packed else file
+        try:
+            content = stream.read(source.size + 1)  # never more, whatever the file would unpack to
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            return None
+    return content if hashlib.sha256(content).hexdigest() == source.sha256 else None
+
+
+def _download(source: Source, place: Path) -> bytes:
+    """Download to `place` by way of a `.part` file, which stays if the transfer stops; return the contents.
+
+    Raises:
+        DataError: the transfer stopped; the checksum is wrong.
+        OSError: the file cannot be written.
+    """
+    import requests
+    import urllib3
+
+    part = place.with_name(f"{place.name}.part")
+    by_hand = f"or put the file into {place.parent} by hand (another data folder: --data-root or ALEXNET_DATA)"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with part.open("ab") as file:
+            _transfer(source, file)
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        answer = getattr(error, "response", None)
+        reason = type(error).__name__ if answer is None else f"status {answer.status_code}"
+        stopped = f"{source.url}: the download stopped after {part.stat().st_size:,} bytes ({reason})"
+        raise DataError(f"{stopped}; repeat the command to resume it, {by_hand}") from error
+    content = _contents(part, source)
+    if content is None:
+        part.unlink()
+        raise DataError(f"{source.url}: wrong checksum, so the file was removed; repeat the command to try again, {by_hand}")
+    part.replace(place)
+    return content
+
+
+def _transfer(source: Source, file: IO[bytes]) -> None:
+    """Append to `file` what it lacks, or write it anew if the server does not send parts."""
+    import requests
+
+    start = file.tell()
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    say(f"downloading {source.url} to {file.name}" + (f" from byte {start:,} on" if start else ""))
+    with requests.get(source.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if start and response.status_code == 416:  # no more bytes to send: the checksum tells whether the file is whole
+            return
+        response.raise_for_status()
+        if response.status_code != 206:
+            start = file.truncate(0)
+        length = response.raw.length_remaining
+        for _ in track(_save(response.raw, file, source.size + MB - start), "megabytes", length and -(-length // MB)):
+            pass
+
+
+def _save(body: Any, file: IO[bytes], most: int) -> Iterator[None]:
+    """Append an answer's `body` to `file`, `most` bytes or a little more; yield for each megabyte, for the progress."""
+    done = 0
+    for piece in body.stream(2**16, decode_content=False):  # as it is: some servers call a .gz file an encoding
+        file.write(piece)
+        done += len(piece)
+        if done > most:
+            return
+        if done // MB > (done - len(piece)) // MB:
+            yield

@@ -1,0 +1,56 @@
+"""What a user can get wrong, each with one readable line.
+
+Every message names the thing that is wrong, the value it has, and the way out. The command line prints the line and exits with 1;
+in Python these are ordinary exceptions. All derive from `AlexNetError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AlexNetError(Exception):
+    """Something the user can mend; the message is one line that says how."""
+
+
+class DataError(AlexNetError):
+    """A dataset that cannot be used: not found, one class, labels that differ between splits, a download that failed."""
+
+
+class ImageError(AlexNetError):
+    """A file that does not decode to an image; the message is the reason, without the file's name."""
+
+
+class RecipeError(AlexNetError):
+    """A recipe or a `--set` that cannot be used: unknown key, wrong type, value out of range."""
+
+
+class VariantError(AlexNetError):
+    """An architecture that cannot be built or fed: unknown name, input too small for its pools."""
+
+
+class RunError(AlexNetError):
+    """A run folder that is missing, damaged, occupied or cannot be written."""
+
+
+class DivergedError(AlexNetError):
+    """Training reached a loss that is not finite."""
+
+
+class Interrupted(AlexNetError):
+    """Training was stopped by a signal and saved.
+
+    `code` is the exit code that the shell expects: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `", did you mean 'x'?"` for the known word closest to `word`, else the list of known words."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"

@@ -1,0 +1,100 @@
+"""A network and batches -> an `Evaluation`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from alexnet.data.batches import Batch
+from alexnet.data.images import Preprocessing, to_input
+from alexnet.data.table import Skipped
+from alexnet.measure import metrics
+from alexnet.network.device import autocast
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What the network said of a set of images, and what follows from it.
+
+    `logits` are N x classes float32, `targets` N int64; `input` is the network's C, H, W.
+    """
+
+    logits: NDArray[np.float32]
+    targets: NDArray[np.int64]
+    labels: tuple[str, ...]
+    input: tuple[int, int, int]
+    temperature: float = 1.0
+    skipped: Sequence[Skipped] = ()
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, before calibration."""
+        return metrics.cross_entropy(self.logits, self.targets)
+
+    @property
+    def top1(self) -> float:
+        """Share of images whose class has the largest logit."""
+        return metrics.top_k(self.logits, self.targets, 1)
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """Counts by true class (rows) and predicted class (columns)."""
+        return metrics.confusion(self.logits.argmax(1), self.targets, len(self.labels))
+
+    def calibrated(self) -> Evaluation:
+        """Return this with the temperature that fits its own logits best: for the validation set alone."""
+        return replace(self, temperature=metrics.fit_temperature(self.logits, self.targets))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures under their fixed keys; fractions from 0 to 1."""
+        top1 = self.top1
+        return {
+            "images": len(self.targets),
+            "loss": self.loss,
+            "top1": top1,
+            "top1_interval": list(metrics.wilson_interval(top1, len(self.targets))),
+            "top5": metrics.top_k(self.logits, self.targets, 5),
+            "ece": metrics.calibration_error(self.logits, self.targets, self.temperature),
+            "ece_raw": metrics.calibration_error(self.logits, self.targets),
+            "temperature": self.temperature,
+            "input": list(self.input),
+            "per_class": dict(zip(self.labels, metrics.per_class(self.confusion), strict=True)),
+            "skipped": [skipped._asdict() for skipped in self.skipped],
+        }
+
+
+def evaluate(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    how: Preprocessing,
+    labels: tuple[str, ...],
+    *,
+    precision: str = "auto",
+    temperature: float = 1.0,
+) -> Evaluation:
+    """Run the network over the batches, without gradients and with dropout off."""
+    logits, targets = [], []
+    for batch in batches:
+        logits.append(predict_logits(network, batch.images, how, precision))
+        targets.append(batch.targets.numpy())
+    return Evaluation(np.concatenate(logits), np.concatenate(targets), labels, (3, how.input, how.input), temperature)
+
+
+def predict_logits(network: nn.Module, images: torch.Tensor, how: Preprocessing, precision: str = "auto") -> NDArray[np.float32]:
+    """Return the logits of a batch, N S S 3 uint8 -> N x classes float32; the network's mode is left as it was."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            found = network(to_input(images.to(device), how))
+    finally:
+        network.train(was_training)
+    result: NDArray[np.float32] = found.float().cpu().numpy()
+    return result

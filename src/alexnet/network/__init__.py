@@ -1,0 +1,1 @@
+"""The network: `variants` says what it is, `alexnet` builds it."""

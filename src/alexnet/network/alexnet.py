@@ -1,0 +1,205 @@
+"""Build any row of the variant table as a `torch.nn.Module`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alexnet.errors import VariantError
+from alexnet.network.lrn import LocalResponseNorm
+from alexnet.network.variants import Act, BatchNorm, Conv, Dense, Drop, Flatten, LocalNorm, Norm, Pool, Variant, variant
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}  # never in place: explanations need the input
+
+
+class FlattenMaps(nn.Module):
+    """Maps to vectors in the row's order of axes; maps of another size than the row's own are first pooled to it.
+
+    The pooling is adaptive average pooling, written as two small matrix products: it is the identity at the row's own size,
+    it enlarges as well as it shrinks, and it works for any ratio on every device.
+    """
+
+    def __init__(self, grid: int, order: str) -> None:
+        super().__init__()
+        self.grid, self.order = grid, order
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """N C H W -> N (grid * grid * C)."""
+        height, width = maps.shape[2:]
+        if (height, width) != (self.grid, self.grid):
+            rows, columns = self._bins(height, maps), self._bins(width, maps)
+            maps = torch.einsum("gh,nchw,kw->ncgk", rows, maps, columns)
+        return (maps.permute(0, 2, 3, 1) if self.order == "HWC" else maps).flatten(1)
+
+    def _bins(self, size: int, like: Tensor) -> Tensor:
+        """Return the grid x size matrix of averages: bin i covers floor(i * size / grid) to ceil((i + 1) * size / grid)."""
+        bins = torch.zeros(self.grid, size)
+        for i in range(self.grid):
+            start, end = i * size // self.grid, -(-(i + 1) * size // self.grid)
+            bins[i, start:end] = 1 / (end - start)
+        return bins.to(like)
+
+    def extra_repr(self) -> str:
+        """Show the constants in `print(network)`."""
+        return f"grid={self.grid}, order={self.order}"
+
+
+class AlexNet(nn.Module):
+    """Any AlexNet of the variant table.
+
+    `features` are all layers up to the last hidden one, by name (`conv1`, `relu1`, `norm1`, `pool1` ... `fc7`, `relu7`,
+    `dropout7`); `head` is the last dense layer, `fc8`.
+
+    Args:
+        row: name of a variant, or a `Variant` of your own.
+        classes: outputs; None takes the row's.
+        width: factor on channels and units (1/16 makes a network of a few hundred thousand weights).
+        overrides: fields of the row to change, as in a recipe: `activation="tanh"`, `norm="none"`, `dropout=0.2`, `towers=1`.
+
+    Raises:
+        VariantError: no such row.
+    """
+
+    def __init__(self, row: str | Variant = "cifar10", classes: int | None = None, *, width: float = 1.0, **overrides: Any) -> None:
+        super().__init__()
+        self.row = row if isinstance(row, Variant) else variant(row, overrides)
+        self.smallest = _smallest_input(self.row)
+        self.features, units = _features(self.row, width)
+        self.head = nn.Linear(units, self.row.classes if classes is None else classes)
+        initialize(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """N C H W floats, any size from `smallest` on -> logits, N classes."""
+        return self.activations(images, ())[0]
+
+    def activations(self, images: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits and the outputs of the layers named, as they stand in the network's graph.
+
+        Maps are N C H W, vectors N units. `names` are those of `layer_names`.
+
+        Raises:
+            VariantError: an image smaller than the pools allow, or no such layer.
+        """
+        self._check(images, names)
+        kept: dict[str, Tensor] = {}
+        x = images
+        for name, layer in (*self.features.named_children(), ("fc8", self.head)):
+            x = layer(x)
+            if name in names:
+                kept[name] = x
+        return x, kept
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names of all layers in order, `fc8` last."""
+        return (*(name for name, _ in self.features.named_children()), "fc8")
+
+    def replace_head(self, classes: int) -> None:
+        """Put a new `fc8` with `classes` outputs in place of the old one; the features stay as they are."""
+        old = self.head.weight
+        self.head = nn.Linear(self.head.in_features, classes, device=old.device, dtype=old.dtype)
+        initialize(self.head, self.row)
+
+    def _check(self, images: Tensor, names: Collection[str]) -> None:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise VariantError(f"images must be N x 3 x H x W, not {' x '.join(map(str, images.shape))}")
+        if min(images.shape[2:]) < self.smallest:
+            raise VariantError(
+                f"images of {images.shape[2]}x{images.shape[3]} pixels are too small for {self.row.name!r}: "
+                f"its pools need at least {self.smallest}x{self.smallest} (images.input in the recipe)"
+            )
+        if unknown := set(names) - set(self.layer_names):
+            raise VariantError(f"no layer {sorted(unknown)[0]!r} in {self.row.name!r}: known are {', '.join(self.layer_names)}")
+
+
+def _features(row: Variant, width: float) -> tuple[nn.Sequential, int]:
+    """Build the layers of `row` by name; return them and the length of the last hidden vector."""
+    layers = nn.Sequential()
+    channels, number, size = 3, 0, row.input_size  # `channels` counts units once the maps are flat
+    for record in row.layers:
+        match record:
+            case Conv():
+                number, out = number + 1, row.scaled(record.channels, width)
+                groups = row.towers if record.grouped else 1
+                conv = nn.Conv2d(
+                    channels, out, record.kernel, record.stride, record.padding, groups=groups, bias=record.bias is not None
+                )
+                layers.add_module(f"conv{number}", conv)
+                channels, size = out, _shrink(size, record.kernel, record.stride, record.padding)
+            case Dense():
+                number, out = number + 1, row.scaled(record.units, width)
+                layers.add_module(f"fc{number}", nn.Linear(channels, out))
+                channels = out
+            case Act():
+                layers.add_module(f"{row.activation}{number}", ACTIVATIONS[row.activation]())
+            case Norm() if isinstance(row.norm, BatchNorm):
+                layers.add_module(f"norm{number}", nn.BatchNorm2d(channels, row.norm.epsilon, row.norm.momentum))
+            case Norm() if isinstance(row.norm, LocalNorm):
+                norm = row.norm
+                layers.add_module(f"norm{number}", LocalResponseNorm(norm.size, norm.alpha, norm.beta, norm.k, row.towers))
+            case Pool():
+                layers.add_module(f"pool{number}", nn.MaxPool2d(*row.pool))
+                size = _shrink(size, *row.pool)
+            case Flatten():
+                layers.add_module("flatten", FlattenMaps(size, row.flatten))
+                channels *= size * size
+            case Drop():
+                layers.add_module(f"dropout{number}", nn.Dropout(row.dropout))
+    return layers, channels
+
+
+def _shrink(size: int, kernel: int, stride: int, padding: int = 0) -> int:
+    """Output pixels of a convolution or pool: (W + 2P - K) / S + 1, rounded down."""
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def _smallest_input(row: Variant) -> int:
+    """Pixels a side that leave at least one before the dense layers."""
+    size = 1
+    for record in reversed(row.layers):
+        if isinstance(record, Pool):
+            size = (size - 1) * row.pool[1] + row.pool[0]
+        elif isinstance(record, Conv):
+            size = max(1, (size - 1) * record.stride + record.kernel - 2 * record.padding)
+    return size
+
+
+@torch.no_grad()
+def initialize(module: nn.Module, row: Variant | None = None) -> None:
+    """Set every weight, bias and statistic of `module` to its first value, from torch's global generator.
+
+    Weights by the row's rule: `keras`: uniform within sqrt(6 / (fan_in + fan_out)) (Glorot, Keras' default); `normal`:
+    N(0, 0.01) (paper, section 5); `he`: N(0, sqrt(2 / fan_in)) (tutorial 000, `Dense`); `torch`: uniform within
+    1 / sqrt(fan_in), biases too (PyTorch's default). Biases else as the row says (paper: 1 in conv2, conv4, conv5, fc6, fc7).
+    Norms start at scale 1, shift 0, mean 0, variance 1.
+    """
+    if isinstance(module, AlexNet):
+        row = module.row
+    assert row is not None
+    biases = [record.bias or 0.0 for record in row.layers if isinstance(record, Conv | Dense)] + [0.0]  # fc8 starts at 0
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for layer, bias in zip(layers, biases[-len(layers) :], strict=True):  # from the end, as the head may come alone
+        weight = layer.weight
+        fan_in = weight[0].numel()
+        match row.init:
+            case "keras":
+                nn.init.xavier_uniform_(weight)
+            case "normal":
+                nn.init.normal_(weight, std=0.01)
+            case "he":
+                nn.init.normal_(weight, std=math.sqrt(2 / fan_in))
+            case "torch":
+                nn.init.uniform_(weight, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        if layer.bias is not None and row.init == "torch":
+            nn.init.uniform_(layer.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        elif layer.bias is not None:
+            nn.init.constant_(layer.bias, bias)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
+            nn.init.ones_(norm.weight)
+            nn.init.zeros_(norm.bias)

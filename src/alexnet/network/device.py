@@ -1,0 +1,40 @@
+"""Where and in which precision the network computes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from alexnet.errors import AlexNetError
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """Return the device called `name`, or the accelerator of this machine, or its CPU.
+
+    Raises:
+        AlexNetError: no such device here.
+    """
+    if name is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each backend says it in its own way
+        raise AlexNetError(f"no device {name!r} on this machine: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether bfloat16 is computed by hardware: on a CPU by AMX or AVX-512 BF16, on CUDA from Ampere on."""
+    if device.type == "cpu":
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("amx_bf16") or found.get("avx512_bf16") or found.get("bf16"))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """Return the context to compute in: `float32`, `bfloat16`, or `auto` (bfloat16 where hardware computes it)."""
+    if precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device)):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()

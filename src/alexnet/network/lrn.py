@@ -1,0 +1,35 @@
+"""Local response normalisation (paper, section 3.3), in towers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LocalResponseNorm(nn.Module):
+    """Divide each value by (k + alpha * sum of squares over `size` neighbouring channels) ** beta.
+
+    The window is centred, cut off at the borders of the tower, and never looks into another tower. `alpha` multiplies the
+    sum; `torch.nn.LocalResponseNorm(alpha=a)` is this with `alpha=a / size`. Computed in float32 whatever the input's type.
+    """
+
+    def __init__(self, size: int, alpha: float, beta: float, k: float, towers: int = 1) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k, self.towers = size, alpha, beta, k, towers
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise N C H W; C divides by the towers. Same shape and type out."""
+        with torch.autocast(images.device.type, enabled=False):
+            wide = images if images.dtype == torch.float64 else images.float()
+            squares = wide.square().unflatten(1, (self.towers, -1))  # N C H W -> N T C/T H W
+            before, channels = self.size // 2, squares.shape[2]
+            padded = nn.functional.pad(squares, (0, 0, 0, 0, before, self.size - 1 - before))
+            total = padded[:, :, :channels].clone()
+            for offset in range(1, self.size):
+                total += padded[:, :, offset : offset + channels]
+            scale = total.flatten(1, 2).mul(self.alpha).add(self.k).pow(-self.beta)
+            return (wide * scale).to(images.dtype)
+
+    def extra_repr(self) -> str:
+        """Show the constants in `print(network)`."""
+        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}, towers={self.towers}"

@@ -1,0 +1,202 @@
+"""Every architecture, one row each.
+
+A row lists its layers in order, as the table in the text that it comes from does. What a text decides once for the whole
+network (activation, kind of normalisation, pooling window, dropout, towers, first weights) stands once in the row, and the
+layers `Act`, `Norm`, `Pool` and `Drop` take it from there; so a recipe can change one such field and nothing else.
+The last layer, `fc8`, is not in the list: it is the head, with one output a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from alexnet.errors import VariantError, nearest
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Convolution; `grouped` means that each tower sees only its own channels. `bias` is its first value; None: no bias."""
+
+    channels: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    grouped: bool = False
+    bias: float | None = 0.0
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Fully connected layer; `bias` is its first value."""
+
+    units: int
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalisation over N, H, W. `momentum` is the share of the new batch (Keras' 0.99 is 0.01 here)."""
+
+    epsilon: float = 1e-3
+    momentum: float = 0.01
+
+
+@dataclass(frozen=True)
+class LocalNorm:
+    """Local response normalisation: x / (k + alpha * (sum of squares over `size` channels)) ** beta, inside each tower.
+
+    `alpha` multiplies the sum itself (paper, section 3.3), not the mean as in PyTorch and Caffe.
+    """
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+
+
+class Act:
+    """The row's activation."""
+
+
+class Norm:
+    """The row's normalisation, or nothing where the row has none."""
+
+
+class Pool:
+    """The row's max pooling."""
+
+
+class Drop:
+    """The row's dropout."""
+
+
+class Flatten:
+    """Feature maps to a vector, in the row's order of axes."""
+
+
+Layer = Conv | Dense | Act | Norm | Pool | Drop | Flatten
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An architecture: the facts of one text.
+
+    `input_size` is in pixels, square, RGB. `init` names the rule for the first weights: `keras` (Glorot uniform, as Keras
+    does by default), `normal` (deviation 0.01; paper, section 5), `he`, or `torch` (PyTorch's default).
+    `flatten` is the order in which the dense layers read the maps.
+    """
+
+    name: str
+    source: str
+    input_size: int
+    classes: int
+    layers: tuple[Layer, ...]
+    init: Literal["keras", "normal", "he", "torch"]
+    norm: BatchNorm | LocalNorm | None = None
+    activation: Literal["relu", "tanh"] = "relu"
+    pool: tuple[int, int] = (3, 2)  # window, stride: they overlap (paper, section 3.4)
+    dropout: float = 0.5
+    towers: int = 1
+    flatten: Literal["HWC", "CHW"] = "HWC"
+
+    def scaled(self, channels: int, width: float) -> int:
+        """Return `channels` times `width`, at least one channel a tower and the same number in each."""
+        return max(1, round(channels * width / self.towers)) * self.towers
+
+
+CLASSIFIER: tuple[Layer, ...] = (Flatten(), Dense(4096), Act(), Drop(), Dense(4096), Act(), Drop())
+
+ROWS = (
+    Variant(
+        "cifar10",
+        "tutorial 003 (Keras, CIFAR-10); batch normalisation after each convolution's ReLU",
+        input_size=227,
+        classes=10,
+        init="keras",
+        norm=BatchNorm(),
+        layers=(
+            *(Conv(96, 11, stride=4), Act(), Norm(), Pool()),
+            *(Conv(256, 5, padding=2), Act(), Norm(), Pool()),
+            *(Conv(384, 3, padding=1), Act(), Norm()),
+            *(Conv(384, 3, padding=1), Act(), Norm()),
+            *(Conv(256, 3, padding=1), Act(), Norm(), Pool()),
+            *CLASSIFIER,
+        ),
+    ),
+    Variant(
+        "scratch",
+        "tutorial 000, the part in NumPy: ReLU, then response norm, then pool; convolutions without bias. The text draws "
+        "kernels from N(0, 1) and runs them forward once; so that it also learns, the weights start by the dense layers' rule",
+        input_size=227,
+        classes=1000,
+        init="he",
+        norm=LocalNorm(k=1.0),
+        layers=(
+            *(Conv(96, 11, stride=4, bias=None), Act(), Norm(), Pool()),
+            *(Conv(256, 5, padding=2, bias=None), Act(), Norm(), Pool()),
+            *(Conv(384, 3, padding=1, bias=None), Act()),
+            *(Conv(384, 3, padding=1, bias=None), Act()),
+            *(Conv(256, 3, padding=1, bias=None), Act(), Pool()),
+            *CLASSIFIER,
+        ),
+    ),
+    Variant(
+        "paper",
+        "Krizhevsky, Sutskever, Hinton 2012: two towers that meet in conv3 and in the dense layers; its 224 read as 227",
+        input_size=227,
+        classes=1000,
+        init="normal",
+        norm=LocalNorm(),
+        towers=2,
+        layers=(
+            *(Conv(96, 11, stride=4), Act(), Norm(), Pool()),
+            *(Conv(256, 5, padding=2, grouped=True, bias=1.0), Act(), Norm(), Pool()),
+            *(Conv(384, 3, padding=1), Act()),
+            *(Conv(384, 3, padding=1, grouped=True, bias=1.0), Act()),
+            *(Conv(256, 3, padding=1, grouped=True, bias=1.0), Act(), Pool()),
+            *(Flatten(), Dense(4096, bias=1.0), Act(), Drop(), Dense(4096, bias=1.0), Act(), Drop()),
+        ),
+    ),
+    Variant(
+        "owt",
+        "torchvision's network, after Krizhevsky's 'One weird trick' (2014): one tower, no normalisation, dropout first",
+        input_size=224,
+        classes=1000,
+        init="torch",
+        flatten="CHW",
+        layers=(
+            *(Conv(64, 11, stride=4, padding=2), Act(), Pool()),
+            *(Conv(192, 5, padding=2), Act(), Pool()),
+            *(Conv(384, 3, padding=1), Act()),
+            *(Conv(256, 3, padding=1), Act()),
+            *(Conv(256, 3, padding=1), Act(), Pool()),
+            *(Flatten(), Drop(), Dense(4096), Act(), Drop(), Dense(4096), Act()),
+        ),
+    ),
+)
+
+VARIANTS = {row.name: row for row in ROWS}
+
+# What a recipe may write for a row's `norm`.
+NORMS: dict[str, BatchNorm | LocalNorm | None] = {"batch": BatchNorm(), "local": LocalNorm(), "none": None}
+
+
+def variant(name: str, overrides: Mapping[str, Any] | None = None) -> Variant:
+    """Return the row called `name`, with `overrides` of its fields as a recipe writes them.
+
+    `overrides` may hold `activation`, `norm` (a key of `NORMS`), `batch_norm_momentum`, `dropout` and `towers`.
+
+    Raises:
+        VariantError: no such row.
+    """
+    if name not in VARIANTS:
+        raise VariantError(f"no variant {name!r}: {nearest(name, VARIANTS)}")
+    changes = dict(overrides or {})
+    row = VARIANTS[name]
+    norm = NORMS[changes.pop("norm")] if "norm" in changes else row.norm
+    momentum = changes.pop("batch_norm_momentum", None)
+    if momentum is not None and isinstance(norm, BatchNorm):
+        norm = replace(norm, momentum=momentum)
+    return replace(row, norm=norm, **changes)

@@ -1,0 +1,230 @@
+"""The run folder: writing it, opening it, refusing a damaged one.
+
+Nothing in it is a pickle. Every file is written beside its place, flushed to disk, then renamed, so it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from alexnet.data.images import Preprocessing
+from alexnet.errors import RunError, VariantError
+from alexnet.network.alexnet import AlexNet
+from alexnet.recipe import Recipe, parse
+
+
+class Card(BaseModel):
+    """`model.json`: all that is needed beside the weights to predict.
+
+    `overrides` are the variant's fields that the recipe changed; `sha256` is that of `model.safetensors`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    variant: str
+    width: float = 1.0
+    overrides: dict[str, Any] = {}
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    temperature: float = 1.0
+    sha256: str = ""
+
+    def network(self) -> AlexNet:
+        """Return the network with its weights on no device yet (`meta`)."""
+        with torch.device("meta"):
+            return AlexNet(self.variant, len(self.labels), width=self.width, **self.overrides)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of a run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.toml"
+
+    @property
+    def weights(self) -> Path:
+        """The weights that predict."""
+        return self.path / "model.safetensors"
+
+    @property
+    def card(self) -> Path:
+        """What belongs to the weights."""
+        return self.path / "model.json"
+
+    @property
+    def summary(self) -> Path:
+        """What `train --json` prints; there once the run is done."""
+        return self.path / "summary.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A row an epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, processor, threads."""
+        return self.path / "environment.json"
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.path / "report.html"
+
+
+def create(path: Path) -> RunFolder:
+    """Make the folder of a new run.
+
+    Raises:
+        RunError: it holds a run or anything else, or cannot be written.
+    """
+    try:
+        if path.is_dir() and (path / "recipe.toml").exists():
+            raise RunError(f"{path} holds a run already: go on with it (alexnet train --resume {path}) or name another --out")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path} exists and is not empty: name another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(13, "permission denied")
+    except OSError as error:
+        raise RunError(f"cannot write the run folder {path}: {error.strerror or error}; name another --out") from error
+    return RunFolder(path)
+
+
+def find(path: Path) -> RunFolder:
+    """Return an existing run folder, finished or not.
+
+    Raises:
+        RunError: it is none.
+    """
+    folder = RunFolder(path)
+    if not path.is_dir():
+        raise RunError(f"no run {path}: no such folder")
+    if not folder.recipe.exists() and not folder.card.exists():
+        raise RunError(f"{path} is not a run folder: it has no model.json (alexnet train makes one)")
+    return folder
+
+
+def read_recipe(folder: RunFolder) -> Recipe:
+    """Return the resolved recipe of a run.
+
+    Raises:
+        RunError: it cannot be read.
+        RecipeError: a key or a value in it is wrong.
+    """
+    try:
+        tree = tomllib.loads(folder.recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder.recipe} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return parse(tree, str(folder.recipe))
+
+
+def save_model(folder: RunFolder, network: AlexNet, card: Card) -> Card:
+    """Write the weights and `card` with their checksum; return that card.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write(folder.weights, lambda part: safetensors.torch.save_file(tensors, part))
+    card = card.model_copy(update={"sha256": sha256(folder.weights)})
+    write_text(folder.card, card.model_dump_json(indent=2) + "\n")
+    return card
+
+
+def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, Card]:
+    """Return the network of a run on `device`, ready to predict, and its card.
+
+    Raises:
+        RunError: a file is missing, damaged, or from a newer version.
+    """
+    if not folder.card.exists():
+        raise RunError(f"{folder.path} has no trained network yet: alexnet train --resume {folder.path} goes on with it")
+    try:
+        text = folder.card.read_text(encoding="utf-8")
+        card = Card.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        newer = "; it was written by a newer version of alexnet" if first["loc"] == ("version",) else ""
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise RunError(f"{folder.card} cannot be used: {where}: {first['msg']}{newer}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{folder.card} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        if sha256(folder.weights) != card.sha256:
+            raise RunError(f"{folder.weights} is damaged: its SHA-256 is not the one in model.json")
+        network = card.network()
+        network.load_state_dict(safetensors.torch.load_file(folder.weights, device=str(device)), assign=True)
+    except OSError as error:
+        raise RunError(f"{folder.weights} cannot be read: {error.strerror or error}") from error
+    except (safetensors.SafetensorError, RuntimeError, TypeError, VariantError) as error:
+        raise RunError(f"{folder.weights} does not fit model.json: {str(error).splitlines()[0]}") from error
+    network.requires_grad_(True)
+    return network.to(memory_format=torch.channels_last).eval(), card
+
+
+def write(place: Path, writer: Callable[[Path], object]) -> None:
+    """Let `writer` write a file beside `place`, flush it to disk, and rename it to `place`.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written; what was at `place` is unchanged.
+    """
+    part = place.with_name(f"{place.name}.part")
+    try:
+        part.touch()
+        mode = part.stat().st_mode
+        writer(part)
+        part.chmod(mode)  # safetensors makes files that only their owner can read
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(place)
+        _sync_folder(place.parent)
+    except (OSError, safetensors.SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        free = shutil.disk_usage(place.parent).free / 1e9 if place.parent.exists() else 0
+        raise RunError(f"cannot write {place}: {getattr(error, 'strerror', None) or error} ({free:.1f} GB free)") from error
+
+
+def write_text(place: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    write(place, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_json(place: Path, content: Any) -> None:
+    """Write `content` as indented JSON, whole or not at all."""
+    write_text(place, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a rename to disk, where the system lets folders be opened."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,159 @@
+"""A whole training, from a recipe to a finished run folder."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from alexnet.data.batches import parts
+from alexnet.data.dataset import Dataset, measure, open_dataset, preprocessing, resolve
+from alexnet.data.sources import open_table
+from alexnet.data.table import Table
+from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError
+from alexnet.measure.evaluate import Evaluation
+from alexnet.network.alexnet import AlexNet
+from alexnet.network.device import choose_device, has_fast_bfloat16
+from alexnet.recipe import Recipe
+from alexnet.run import RunFolder, create, find, read_recipe, save_model, write_json, write_text
+from alexnet.train import checkpoint
+from alexnet.train.loop import Trainer
+from alexnet.train.monitor import Monitor, environment
+from alexnet.train.stop import StopRequest
+
+SKIPPED_SHOWN = 10  # the summary lists them all
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A finished training: its run folder, what it trained on, and the evaluation to report (of `split`, test or val)."""
+
+    folder: RunFolder
+    dataset: Dataset
+    split: str
+    evaluation: Evaluation
+
+
+def start(recipe: Recipe, out: Path, device: str | None = None) -> Trained:
+    """Train by `recipe` into the new run folder `out`.
+
+    Raises:
+        AlexNetError: whatever keeps it from training, in one line; `Interrupted` after a signal, with everything saved.
+    """
+    started = time.monotonic()
+    where = choose_device(device)
+    if (local := Path(recipe.data.dataset).expanduser()).exists():
+        recipe = recipe.with_settings({"data.dataset": str(local.absolute())})  # the run is used from other folders too
+    table = open_table(recipe.data.dataset, recipe.data.root)
+    folder = create(out)
+    write_text(folder.recipe, recipe.to_toml())  # from here on, --resume can begin anew
+    try:
+        return _train(recipe, table, folder, where, started, resuming=False)
+    except (AlexNetError, KeyboardInterrupt) as error:
+        if not isinstance(error, Interrupted) and not folder.environment.exists():
+            shutil.rmtree(folder.path)  # nothing was trained: the name is free again
+        raise
+
+
+def resume(out: Path, device: str | None = None) -> Trained:
+    """Go on with the run in `out` from its last checkpoint, or from its recipe where there is none.
+
+    Raises:
+        AlexNetError: as `start`; `RunError` where there is no run, or a finished one.
+    """
+    started = time.monotonic()
+    folder = find(out)
+    if folder.summary.exists():
+        raise RunError(f"{out} is finished, there is nothing to resume")
+    recipe = read_recipe(folder)
+    table = open_table(recipe.data.dataset, recipe.data.root)
+    return _train(recipe, table, folder, choose_device(device), started, resuming=True)
+
+
+def _train(
+    recipe: Recipe, table: Table, folder: RunFolder, device: torch.device, started: float, *, resuming: bool
+) -> Trained:
+    with StopRequest() as stop, Monitor(folder.path, device) as monitor:
+        try:
+            network = _network(recipe, table, device)
+            recipe = resolve(recipe, table)
+            dataset = open_dataset(table, preprocessing(recipe), recipe.data.workers, recipe.data)
+            recipe = measure(recipe, dataset)
+        except Interrupted as error:
+            raise Interrupted(f"stopped before training began; go on with: alexnet train --resume {folder.path}", error.code) from error
+        write_text(folder.recipe, recipe.to_toml())
+        precision = "bfloat16" if _bfloat16(recipe, device) else "float32"
+        write_json(folder.environment, environment(device, precision))
+        trainer = Trainer(recipe, dataset, network, folder, monitor, started)
+        _say_plan(monitor, recipe, dataset, folder, f"{device.type}, {precision}", sum(p.numel() for p in network.parameters()))
+        stop.deferred = True  # from here on there is something to save
+        if resuming and trainer.resume():
+            monitor.say(f"going on in epoch {trainer.at.epoch}, batch {trainer.at.batch + 1} of {trainer.batches}")
+        trainer.fit(stop)
+        return _finish(recipe, trainer, folder, started)
+
+
+def _network(recipe: Recipe, table: Table, device: torch.device) -> AlexNet:
+    """Build the network on its device with its first weights, which depend on the recipe's seed alone."""
+    torch.manual_seed(recipe.train.seed)
+    network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
+    if recipe.images.input < network.smallest:
+        raise RecipeError(
+            f"images.input is {recipe.images.input}, but the pools of {recipe.model.variant!r} need at least {network.smallest} pixels"
+        )
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def _finish(recipe: Recipe, trainer: Trainer, folder: RunFolder, started: float) -> Trained:
+    """Calibrate on validation, look at the test set once, write model and summary."""
+    validation = trainer.evaluate("val").calibrated()
+    card = trainer.card().model_copy(update={"temperature": validation.temperature})
+    save_model(folder, trainer.network, card)
+    table = trainer.dataset.table
+    test: Evaluation | None = trainer.evaluate("test", validation.temperature) if len(table.rows("test")) else None
+    history = trainer.at.history
+    summary = {
+        "run": str(folder.path),
+        "recipe": recipe.name,
+        "variant": recipe.model.variant,
+        "epochs": len(history),
+        "seconds": trainer.at.seconds_before + time.monotonic() - started,
+        "best_epoch": trainer.at.best_epoch if recipe.train.keep == "best" else len(history),
+        "validation": validation.to_json(),
+        "test": test.to_json() if test else None,
+        "skipped": [skipped._asdict() for skipped in table.skipped],
+    }
+    write_json(folder.summary, summary)
+    checkpoint.remove(folder.path)
+    return Trained(folder, trainer.dataset, "test" if test else "val", test or validation)
+
+
+def _say_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFolder, where: str, parameters: int) -> None:
+    """Say what will be trained on what: sizes of the splits and batches first."""
+    table, train = dataset.table, recipe.train
+    counts = table.counts()
+    sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+    no_test = "" if "test" in counts else " (no test set: validation chooses, test figures stay empty)"
+    batches = len(parts(counts["train"], train.batch))
+    length = f"{train.minutes:g} minutes" if train.minutes else f"{train.epochs} epochs"
+    monitor.say(f"{table.name}: {sizes} images of {len(table.labels)} classes{no_test}")
+    monitor.say(f"batches of up to {train.batch}: {batches} an epoch, {length}, recipe {recipe.name}, seed {train.seed}")
+    monitor.say(
+        f"network {recipe.model.variant}: {parameters:,} parameters, input {recipe.images.input}x{recipe.images.input} "
+        f"from images stored at {recipe.images.stored}x{recipe.images.stored}; {where}, {torch.get_num_threads()} threads"
+    )
+    if table.skipped:
+        monitor.say(f"left out {len(table.skipped)} files:")
+        for skipped in table.skipped[:SKIPPED_SHOWN]:
+            monitor.say(f"  {skipped.image}: {skipped.reason}")
+        if len(table.skipped) > SKIPPED_SHOWN:
+            monitor.say(f"  and {len(table.skipped) - SKIPPED_SHOWN} more, in {folder.summary} at the end")
+    monitor.say(f"curves: tensorboard --logdir {folder.path / 'tensorboard'}")
+
+
+def _bfloat16(recipe: Recipe, device: torch.device) -> bool:
+    precision = recipe.train.precision
+    return precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))

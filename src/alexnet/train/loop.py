@@ -1,0 +1,259 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from alexnet.data.augment import augment
+from alexnet.data.batches import Batch, epoch_batches, ordered_batches, parts
+from alexnet.data.dataset import Dataset, preprocessing
+from alexnet.data.images import to_input
+from alexnet.errors import DivergedError, Interrupted
+from alexnet.measure.evaluate import Evaluation, evaluate
+from alexnet.network.alexnet import AlexNet
+from alexnet.network.device import autocast
+from alexnet.progress import track
+from alexnet.recipe import Recipe
+from alexnet.run import Card, RunFolder, save_model, write_text
+from alexnet.train import checkpoint
+from alexnet.train.monitor import Monitor
+from alexnet.train.optimizer import build_loss, build_optimizer, rate_at
+from alexnet.train.stop import StopRequest
+
+EVALUATION_BATCH = 256
+SECONDS_BETWEEN_CHECKPOINTS = 120.0
+
+
+@dataclass
+class Progress:
+    """Where a training stands, beside its tensors; kept in the checkpoint."""
+
+    epoch: int = 1  # the one at work
+    batch: int = 0  # of it, done
+    seen: int = 0  # images of it
+    loss_sum: float = 0.0
+    right: int = 0
+    seconds_before: float = 0.0  # in earlier sessions
+    best_epoch: int = 0
+    best: tuple[float, float] = (-1.0, 0.0)  # top-1 of the best epoch, minus its loss
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains a network by a resolved recipe; can start from a checkpoint, and leaves one when it is stopped."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, network: AlexNet, folder: RunFolder, monitor: Monitor, started: float):
+        """`started` is the `time.monotonic()` that `train.minutes` counts from; the network is on its device."""
+        self.recipe, self.dataset, self.network, self.folder, self.monitor = recipe, dataset, network, folder, monitor
+        self.started = started
+        self.device = next(network.parameters()).device
+        self.how = preprocessing(recipe)
+        self.train, self.val = dataset.images("train"), dataset.images("val")
+        self.batches = len(parts(len(self.train), recipe.train.batch))
+        self.optimizer = build_optimizer(network, recipe.optimizer)
+        self.loss = build_loss(recipe, self.train.targets, len(dataset.table.labels), self.device)
+        self.at = Progress()
+        self.best_weights: checkpoint.Tensors = {}
+        self._saved = time.monotonic()
+        self._began = (0.0, 0)  # when this epoch began, and how many of its images were done then
+
+    def fit(self, stop: StopRequest) -> None:
+        """Train until the recipe's end; the network then holds the weights that the recipe keeps.
+
+        Raises:
+            DivergedError: the loss is not finite.
+            Interrupted: `stop` noted a signal; everything is saved.
+        """
+        while not self._over():
+            self._run_epoch(stop)
+            self._end_epoch()
+            if stop.code is not None and not self._over():
+                self._save_and_stop(stop.code)
+        if self.recipe.train.keep == "best" and self.best_weights:
+            self.network.load_state_dict(self.best_weights)
+
+    def evaluate(self, split: str, temperature: float = 1.0) -> Evaluation:
+        """Return the network's evaluation on a split."""
+        images = self.dataset.images(split)
+        batches = ordered_batches(images, EVALUATION_BATCH, self.workers)
+        shown = track(batches, f"Evaluating {split}", len(parts(len(images), EVALUATION_BATCH)))
+        table, precision = self.dataset.table, self.recipe.train.precision
+        found = evaluate(self.network, shown, self.how, table.labels, precision=precision, temperature=temperature)
+        return replace(found, skipped=table.skipped)
+
+    @property
+    def workers(self) -> int:
+        """Threads that prepare batches."""
+        return self.recipe.data.workers
+
+    def card(self) -> Card:
+        """Return what belongs to the weights."""
+        model = self.recipe.model
+        labels = self.dataset.table.labels
+        return Card(variant=model.variant, width=model.width, overrides=model.overrides, labels=labels, preprocessing=self.how)
+
+    def resume(self) -> bool:
+        """Take up the last checkpoint; False where there is none."""
+        found = checkpoint.load(self.folder.path)
+        if found is None:
+            return False
+        tensors, state = found
+        self.at = Progress(**{**state, "best": tuple(state["best"])})
+        self.started -= self.at.seconds_before
+        kinds: dict[str, checkpoint.Tensors] = {"network": {}, "momentum": {}, "best": {}}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition("/")
+            kinds[kind][rest] = tensor
+        self.network.load_state_dict(kinds["network"])
+        for name, parameter in self.network.named_parameters():
+            if name in kinds["momentum"]:
+                momentum = torch.empty_like(parameter).copy_(kinds["momentum"][name])
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum
+        self.best_weights = kinds["best"]
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint: weights, momentum, the best weights, and where the training stands."""
+        momentum = {
+            name: self.optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in self.network.named_parameters()
+            if parameter in self.optimizer.state
+        }
+        kinds = {"network": self.network.state_dict(), "momentum": momentum, "best": self.best_weights}
+        tensors = {
+            f"{kind}/{name}": tensor.detach().cpu().contiguous() for kind, named in kinds.items() for name, tensor in named.items()
+        }
+        state = {**asdict(self.at), "seconds_before": time.monotonic() - self.started}
+        checkpoint.save(self.folder.path, tensors, state)
+        self._saved = time.monotonic()
+
+    def _run_epoch(self, stop: StopRequest) -> None:
+        """Train on the batches of the epoch at work that are still to do, or until the time is over."""
+        train, at = self.recipe.train, self.at
+        self.network.train()
+        self._began = (time.monotonic(), at.seen)
+        for batch in epoch_batches(self.train, train.batch, train.seed, at.epoch, at.batch, self.workers):
+            self._step(batch)
+            at.batch += 1
+            left = self._seconds_left()
+            self.monitor.step(
+                f"epoch {at.epoch}", at.batch, self.batches, self.rate, at.loss_sum / at.seen, at.right / at.seen, left
+            )
+            if stop.code is not None and at.batch < self.batches:
+                self._save_and_stop(stop.code)
+            if self._over():
+                break
+
+    def _step(self, batch: Batch) -> None:
+        """One step on one batch; chance comes from (seed, epoch, batch) alone."""
+        train, at, device = self.recipe.train, self.at, self.device
+        torch.manual_seed(int(np.random.SeedSequence([train.seed, at.epoch, at.batch]).generate_state(1, np.uint64)[0] >> 1))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+        assert batch.draws is not None
+        images, targets = batch.images.to(device, non_blocking=True), batch.targets.to(device, non_blocking=True)
+        changes = self.recipe.augment
+        images = augment(images, batch.draws.to(device), shift=changes.shift, mirror=changes.mirror is True)
+        with autocast(device, train.precision):
+            logits = self.network(to_input(images, self.how)).float()
+        loss = self.loss(logits, targets)
+        value = loss.item()
+        if not np.isfinite(value):
+            self._diverged(value)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        at.seen += len(targets)
+        at.loss_sum += value * len(targets)
+        at.right += int((logits.argmax(1) == targets).sum())
+
+    def _end_epoch(self) -> None:
+        """Validate, remember the best weights, write a row of metrics, begin the next epoch."""
+        at = self.at
+        began, seen = self._began
+        pace = (at.seen - seen) / max(1e-9, time.monotonic() - began)
+        found = self.evaluate("val").to_json()
+        row = {
+            "epoch": at.epoch,
+            "images": at.seen,
+            "rate": self.rate,
+            "train_loss": at.loss_sum / at.seen,
+            "train_top1": at.right / at.seen,
+            "val_loss": found["loss"],
+            "val_top1": found["top1"],
+            "val_top5": found["top5"],
+            "seconds": time.monotonic() - self.started,
+            "images_per_second": pace,
+            "device_use": self.monitor.usage(),
+        }
+        at.history.append(row)
+        if (found["top1"], -found["loss"]) > at.best:
+            at.best, at.best_epoch = (found["top1"], -found["loss"]), at.epoch
+            if self.recipe.train.keep == "best":
+                self.best_weights = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        write_metrics(self.folder, at.history)
+        of_epochs = "" if self.recipe.train.minutes else f"/{self.recipe.train.epochs}"
+        at.epoch, at.batch, at.seen, at.loss_sum, at.right = at.epoch + 1, 0, 0, 0.0, 0
+        self.monitor.epoch(row, of_epochs, self._seconds_left())
+        if time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS and not self._over():
+            self.save()
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the step at work."""
+        return rate_at(self._share(0.5), self.recipe.optimizer.rate, self.recipe.schedule)
+
+    def _share(self, into_step: float = 0.0) -> float:
+        """Return how much of the training is done, from 0 to 1: by the clock if the recipe names minutes, else by steps."""
+        at, train = self.at, self.recipe.train
+        if train.minutes is None:
+            return ((at.epoch - 1) * self.batches + at.batch + into_step) / (train.epochs * self.batches)
+        return min(1.0, (time.monotonic() - self.started) / max(1.0, train.minutes * 60 - self._reserve()))
+
+    def _reserve(self) -> float:
+        """Return the seconds to keep for evaluating at the end, by this run's own pace: an image takes a third of a step's."""
+        images = len(self.train) * (self.at.epoch - 1) + self.at.seen
+        pace = (time.monotonic() - self.started) / images if images else 0.0
+        return 3.0 + pace / 3 * (2 * len(self.val) + len(self.dataset.table.rows("test")))
+
+    def _over(self) -> bool:
+        return self._share() >= 1.0
+
+    def _seconds_left(self) -> float:
+        done = self._share()
+        return (time.monotonic() - self.started) * (1 - done) / max(done, 1e-9)
+
+    def _save_and_stop(self, code: int) -> None:
+        self.save()
+        if self.best_weights:  # so that what was reached can be used meanwhile
+            self._save_best()
+        raise Interrupted(f"stopped in epoch {self.at.epoch}, all is saved; go on with: alexnet train --resume {self.folder.path}", code)
+
+    def _diverged(self, loss: float) -> None:
+        saved = f"; the weights of epoch {self.at.best_epoch} are kept in {self.folder.path}" if self.best_weights else ""
+        if self.best_weights:
+            self._save_best()
+        raise DivergedError(
+            f"the loss is {loss} in epoch {self.at.epoch}, batch {self.at.batch + 1}, and the step was not taken{saved}; "
+            f"try a lower rate: --set optimizer.rate={self.recipe.optimizer.rate / 3:.2g}"
+        )
+
+    def _save_best(self) -> None:
+        self.network.load_state_dict(self.best_weights)
+        save_model(self.folder, self.network, self.card())
+
+
+def write_metrics(folder: RunFolder, history: list[dict[str, Any]]) -> None:
+    """Write `metrics.csv`, a row an epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(folder.metrics, text.getvalue())

@@ -1,0 +1,117 @@
+"""What a person sees of a training: the plan, a live line, a line an epoch; the same in `log.txt` and TensorBoard."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+import torch
+
+from alexnet.progress import SECONDS_BETWEEN_LINES, clock, say
+
+
+class Monitor:
+    """Writes to standard error, to `log.txt` and to TensorBoard. A context manager."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.device = device
+        self._folder = folder
+        self._process = psutil.Process()
+        self._live = sys.stderr.isatty()
+        self._shown = time.monotonic()
+        self._board: Any = None
+
+    def __enter__(self) -> Monitor:
+        from torch.utils.tensorboard import SummaryWriter  # a second to import
+
+        self._board = SummaryWriter(str(self._folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self.usage()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._board.close()
+
+    def say(self, text: str) -> None:
+        """Write a line for people, and keep it."""
+        if self._live:
+            sys.stderr.write("\r\033[K")  # over the live line
+        say(text)
+        with (self._folder / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+
+    def step(self, epoch: str, done: int, total: int, rate: float, loss: float, top1: float, seconds_left: float) -> None:
+        """Show where an epoch stands: in place on a terminal, as a line now and then in a file."""
+        now = time.monotonic()
+        if now - self._shown < (0.1 if self._live else SECONDS_BETWEEN_LINES):
+            return
+        self._shown = now
+        text = f"{epoch}  {done}/{total}  rate {rate:.4f}  loss {loss:.3f}  top-1 {top1:.1%}  {clock(seconds_left)} left"
+        if self._live:
+            sys.stderr.write(f"\r\033[K{text}")
+            sys.stderr.flush()
+        else:
+            say(text)
+
+    def epoch(self, row: Mapping[str, Any], epochs: str, seconds_left: float) -> None:
+        """Write the line of an epoch that is over, and its figures to TensorBoard."""
+        self._shown = time.monotonic()
+        self.say(
+            f"epoch {row['epoch']}{epochs}  rate {row['rate']:.4f}  "
+            f"train loss {row['train_loss']:.3f} top-1 {row['train_top1']:.1%}  "
+            f"val loss {row['val_loss']:.3f} top-1 {row['val_top1']:.1%}  "
+            f"{row['images_per_second']:.0f} images/s  {row['device_use']}  {clock(seconds_left)} left"
+        )
+        for name in ("train_loss", "train_top1", "val_loss", "val_top1", "rate"):
+            part, _, figure = name.rpartition("_")
+            self._board.add_scalar(f"{figure}/{part}" if part else figure, row[name], row["epoch"])
+        self._board.flush()
+
+    def usage(self) -> str:
+        """Return the use of the device since the last call, and the memory taken: `CPU 97 %, 2.1 GB`."""
+        if self.device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(self.device) / 1e9
+            try:
+                return f"GPU {torch.cuda.utilization(self.device)} %, {memory:.1f} GB"
+            except (ModuleNotFoundError, RuntimeError):  # it asks pynvml, which not everyone has
+                return f"GPU {memory:.1f} GB"
+        share = self._process.cpu_percent() / (os.cpu_count() or 1)
+        return f"CPU {share:.0f} %, {self._process.memory_info().rss / 1e9:.1f} GB"
+
+
+def environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """Return what a figure depends on beside the recipe: versions, processor, threads, precision, git commit."""
+    libraries = ("alexnet", "torch", "numpy", "pillow", "safetensors")
+    capabilities = torch.cpu.get_capabilities()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version(name) for name in libraries},
+        "processor": capabilities.get("cpu_name") or platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "precision": precision,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of this source tree, with `+` where it was changed; None for an installed package."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"], cwd=here, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    inside = "site-packages" not in here.parts
+    return found.stdout.strip() or None if found.returncode == 0 and inside else None

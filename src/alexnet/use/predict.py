@@ -1,0 +1,85 @@
+"""Images -> labels with probabilities, in the order given; an unreadable one is answered with its error."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from alexnet.data.files import visible_files
+from alexnet.data.images import pixels
+from alexnet.errors import DataError, ImageError
+from alexnet.measure.evaluate import predict_logits
+from alexnet.network.alexnet import AlexNet
+from alexnet.run import Card
+
+BATCH = 128
+
+Source = Path | NDArray[np.uint8]
+
+
+def find_images(names: Iterable[str | Path]) -> list[Path]:
+    """Return the files that `names` mean: files, folders (searched recursively, hidden ones passed over), globs.
+
+    Raises:
+        DataError: a name that matches nothing.
+    """
+    found: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            found += visible_files(path)
+        elif path.exists():
+            found.append(path)
+        elif matches := sorted(Path(match) for match in glob.glob(str(path), recursive=True)):
+            found += [file for match in matches for file in (visible_files(match) if match.is_dir() else [match])]
+        else:
+            raise DataError(f"no image {str(name)!r}: no such file or folder, and no file matches it")
+    return found
+
+
+def predict(network: AlexNet, card: Card, sources: Iterable[Source], top: int = 5) -> Iterator[dict[str, Any]]:
+    """Yield an answer for each source in order: `{"image", "predictions": [{"label", "probability"}]}` or `{"image", "error"}`.
+
+    A source is a path or an H W 3 uint8 array. Probabilities are calibrated with the run's temperature. Images are decoded
+    by threads, a batch at a time, so memory stays bounded however many there are.
+    """
+    remaining = iter(sources)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while batch := list(islice(remaining, BATCH)):
+            decoded = list(pool.map(lambda source: _pixels(source, card), batch))
+            images = [image for image in decoded if isinstance(image, np.ndarray)]
+            answers = iter(_probabilities(network, card, images) if images else [])
+            for source, image in zip(batch, decoded, strict=True):
+                name = str(source) if isinstance(source, Path) else "array"
+                if isinstance(image, str):
+                    yield {"image": name, "error": image}
+                else:
+                    yield {"image": name, "predictions": _top(next(answers), card.labels, top)}
+
+
+def _pixels(source: Source, card: Card) -> NDArray[np.uint8] | str:
+    try:
+        return pixels(source, card.preprocessing)
+    except ImageError as error:
+        return str(error)
+
+
+def _probabilities(network: AlexNet, card: Card, images: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    logits = predict_logits(network, torch.from_numpy(np.stack(images)), card.preprocessing)
+    result: NDArray[np.float64] = softmax(logits.astype(np.float64) / card.temperature, axis=1)
+    return result
+
+
+def _top(probabilities: NDArray[np.float64], labels: tuple[str, ...], top: int) -> list[dict[str, Any]]:
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    return [{"label": labels[i], "probability": float(probabilities[i])} for i in best]

@@ -1,0 +1,1 @@
+def write_report(folder, dataset, split, evaluation): return folder.report
