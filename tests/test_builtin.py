@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alexnet.data import builtin
+from alexnet.data import builtin, download
 from alexnet.data.builtin import CIFAR_FILES, CIFAR_FOLDER, load
 from alexnet.errors import DataError
 
@@ -155,10 +155,13 @@ def archive(server: Server, monkeypatch: pytest.MonkeyPatch) -> bytes:
 def assert_small_cifar(table: builtin.Table) -> None:
     assert table.labels == CIFAR_LABELS
     assert table.counts() == {"train": 5 * ROWS, "test": ROWS}
-    assert table.images[0] == "train/00000" and table.images[-1] == "test/00003"
+    assert table.images[0] == "train/00000"
+    assert table.images[-1] == "test/00003"
     assert table.targets.tolist() == [n for i in range(6) for n in cifar_numbers(i)]
     expected = cifar_pixels().reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    assert table.pixels is not None and table.pixels.flags.c_contiguous and table.pixels.dtype == np.uint8
+    assert table.pixels is not None
+    assert table.pixels.flags.c_contiguous
+    assert table.pixels.dtype == np.uint8
     np.testing.assert_array_equal(table.pixels, expected)
 
 
@@ -173,14 +176,18 @@ def one_line(error: pytest.ExceptionInfo[DataError]) -> str:
 
 def test_digits_are_1797_grey_8x8_images_over_the_full_range_and_undeclared_in_split() -> None:
     table = load("digits", None)
-    assert len(table) == 1797 and table.pixels is not None
-    assert table.pixels.shape == (1797, 8, 8, 3) and table.pixels.dtype == np.uint8
+    assert len(table) == 1797
+    assert table.pixels is not None
+    assert table.pixels.shape == (1797, 8, 8, 3)
+    assert table.pixels.dtype == np.uint8
     assert (table.pixels.min(), table.pixels.max()) == (0, 255)
     assert len(np.unique(table.pixels)) == 17  # the levels 0 to 16
     assert (table.pixels == table.pixels[..., :1]).all()
     assert table.labels == tuple("0123456789")
     assert np.bincount(table.targets).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # as scikit-learn states
-    assert table.counts() == {} and not table.mirror and table.images[12] == "digits/00012"
+    assert table.counts() == {}
+    assert not table.mirror
+    assert table.images[12] == "digits/00012"
     assert table.splits.dtype == np.dtype("<U5")  # wide enough for "train"
 
 
@@ -324,10 +331,13 @@ def test_a_damaged_pickle_is_refused_or_read_but_raises_nothing_else(tmp_path: P
     for place in data.draw(st.lists(st.sampled_from(ends), min_size=1, max_size=4)):
         content[place] = data.draw(st.integers(0, 255))
     write_folder(tmp_path, cifar_pickles() | {"test_batch": bytes(content)})
+    message = "test_batch"
     try:
         assert load("cifar10", tmp_path).counts() == {"train": 5 * ROWS, "test": ROWS}
     except DataError as error:
-        assert "test_batch" in str(error) and "\n" not in str(error)
+        message = str(error)
+    assert "test_batch" in message
+    assert "\n" not in message
 
 
 def test_a_local_archive_with_another_checksum_is_refused_and_stays(tmp_path: Path, archive: bytes) -> None:
@@ -387,7 +397,8 @@ def test_links_and_huge_members_of_an_archive_are_refused(tmp_path: Path, monkey
 def test_cifar10_of_the_official_size_has_6000_images_a_class() -> None:
     table = load("cifar10", Path(os.environ["ALEXNET_TEST_DATA"]))
     assert table.counts() == {"train": 50000, "test": 10000}
-    assert table.pixels is not None and table.pixels.shape == (60000, 32, 32, 3)
+    assert table.pixels is not None
+    assert table.pixels.shape == (60000, 32, 32, 3)
     assert table.labels == CIFAR_LABELS
     assert np.bincount(table.targets).tolist() == [6000] * 10
     assert np.bincount(table.targets[table.rows("test")]).tolist() == [1000] * 10
@@ -412,17 +423,23 @@ def test_a_download_cut_half_way_is_resumed_with_the_bytes_that_lack(
     with pytest.raises(DataError, match="repeat the command to resume") as error:
         load("cifar10", tmp_path)
     text = one_line(error)
-    assert url(server, "cifar.tar.gz") in text and str(tmp_path) in text
-    assert "--data-root" in text and "ALEXNET_DATA" in text
+    assert url(server, "cifar.tar.gz") in text
+    assert str(tmp_path) in text
+    assert "--data-root" in text
+    assert "ALEXNET_DATA" in text
     part = tmp_path / "cifar-10-python.tar.gz.part"
     kept = part.read_bytes()
-    assert kept == archive[: len(kept)] and half - 2**16 <= len(kept) <= half and len(kept) > 0
+    assert kept == archive[: len(kept)]
+    assert half - 2**16 <= len(kept) <= half
+    assert len(kept) > 0
     server.cut = None
     assert_small_cifar(load("cifar10", tmp_path))
     assert server.ranges == [None, f"bytes={len(kept)}-"]
-    assert (tmp_path / "cifar-10-python.tar.gz").read_bytes() == archive and not part.exists()
+    assert (tmp_path / "cifar-10-python.tar.gz").read_bytes() == archive
+    assert not part.exists()
     written = capsys.readouterr()
-    assert f"from byte {len(kept):,}" in written.err and written.out == ""
+    assert f"from byte {len(kept):,}" in written.err
+    assert written.out == ""
 
 
 def test_a_server_that_ignores_ranges_sends_the_file_anew(tmp_path: Path, archive: bytes, server: Server) -> None:
@@ -459,7 +476,7 @@ def test_a_server_that_sends_without_end_is_left(tmp_path: Path, archive: bytes,
 def test_a_server_that_stalls_is_left_after_the_timeout(
     tmp_path: Path, archive: bytes, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builtin, "TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
     server.cut = len(archive) // 2
     server.stall.clear()
     with pytest.raises(DataError, match=r"Timeout.*repeat the command to resume"):
@@ -472,7 +489,9 @@ def test_no_network_is_one_line_that_says_where_to_put_the_file(tmp_path: Path, 
     with pytest.raises(DataError, match="Connection") as error:
         load("cifar10", tmp_path)
     text = one_line(error)
-    assert url(server, "cifar.tar.gz") in text and str(tmp_path) in text and "--data-root" in text
+    assert url(server, "cifar.tar.gz") in text
+    assert str(tmp_path) in text
+    assert "--data-root" in text
 
 
 def test_an_http_error_is_named_and_its_page_not_kept(tmp_path: Path, archive: bytes, server: Server) -> None:
@@ -512,9 +531,12 @@ def idx(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
 def assert_small_fashion(table: builtin.Table, idx: dict[str, bytes]) -> None:
     assert table.labels == tuple(sorted(builtin.FASHION_LABELS))
-    assert table.counts() == {"train": 20, "test": 10} and table.mirror
+    assert table.counts() == {"train": 20, "test": 10}
+    assert table.mirror
     assert [table.labels[i] for i in table.targets] == list(builtin.FASHION_LABELS) * 3
-    assert table.pixels is not None and table.pixels.shape == (30, 28, 28, 3) and table.pixels.flags.c_contiguous
+    assert table.pixels is not None
+    assert table.pixels.shape == (30, 28, 28, 3)
+    assert table.pixels.flags.c_contiguous
     grey = idx["train-images-idx3-ubyte"][16:] + idx["t10k-images-idx3-ubyte"][16:]
     for channel in range(3):
         assert table.pixels[..., channel].tobytes() == grey
@@ -560,4 +582,5 @@ def test_a_downloaded_idx_file_with_other_contents_is_removed(tmp_path: Path, id
     with pytest.raises(DataError, match=r"t10k-labels.*wrong checksum"):
         load("fashion-mnist", tmp_path)
     names = {path.name for path in (tmp_path / "fashion-mnist").iterdir()}
-    assert "t10k-labels-idx1-ubyte.gz" not in names and not any(name.endswith(".part") for name in names)
+    assert "t10k-labels-idx1-ubyte.gz" not in names
+    assert not any(name.endswith(".part") for name in names)

@@ -1,8 +1,8 @@
 """AlexNet you can use: train an image classifier on your own photos, see what it learned, predict with it.
 
-    import alexnet
-    run = alexnet.train("photos/", recipe="fast", out="runs/photos")
-    run.predict(["cat.jpg"])
+import alexnet
+run = alexnet.train("photos/", recipe="fast", out="runs/photos")
+run.predict(["cat.jpg"])
 """
 
 from __future__ import annotations

@@ -96,7 +96,9 @@ class Run:
         """
         dataset, chosen = self.dataset(data, split)
         images = dataset.images(chosen)
-        shown = track(ordered_batches(images, BATCH, self.recipe.data.workers), f"Evaluating {chosen}", len(parts(len(images), BATCH)))
+        shown = track(
+            ordered_batches(images, BATCH, self.recipe.data.workers), f"Evaluating {chosen}", len(parts(len(images), BATCH))
+        )
         precision = self.recipe.train.precision
         found = evaluate(
             self.network, shown, self.card.preprocessing, self.labels, precision=precision, temperature=self.card.temperature

@@ -18,6 +18,7 @@ app = typer.Typer(
     name="alexnet",
     help="Train an image classifier on your own photos, see what it learned, predict with it.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -38,7 +39,9 @@ class Split(StrEnum):
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as train leaves it.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps …  [default: the accelerator, if there is one]", show_default=False)]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps …  [default: the accelerator, if there is one]", show_default=False)
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: all cores]", show_default=False)]
 
 
@@ -54,19 +57,37 @@ def _common(
 def train(
     data: Annotated[
         str | None,
-        typer.Argument(help="digits, cifar10, fashion-mnist, a folder of class folders, or a CSV or Parquet file.  [default: the recipe's]", show_default=False),
+        typer.Argument(
+            help="digits, cifar10, fashion-mnist, a folder, or a CSV or Parquet file.  [default: the recipe's]",
+            show_default=False,
+        ),
     ] = None,
     recipe: Annotated[str, typer.Option(help="A name (alexnet recipes list) or a TOML file.")] = "fast",
     variant: Annotated[str | None, typer.Option(help="The architecture (alexnet model list).", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/<data>-<recipe>-<date>-<time>]", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder.  [default: runs/<data>-<recipe>-<date>-<time>]", show_default=False)
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Train this many epochs.", show_default=False)] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Train until then, instead of by epochs.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of first weights, order and augmentation.", show_default=False)] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.", show_default=False)] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where downloads lie.  [env: ALEXNET_DATA]", show_default=False)] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Train until then, instead of by epochs.", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of first weights, order and augmentation.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.", show_default=False)
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where downloads lie.  [env: ALEXNET_DATA]", show_default=False)
+    ] = None,
     device: Device = None,
     threads: Threads = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as optimizer.rate=0.02.", show_default=False)] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as optimizer.rate=0.02.", show_default=False
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a network on DATA and leave a run folder that predicts.
@@ -102,8 +123,12 @@ def train(
 @app.command()
 def evaluate(
     run: RunPath,
-    data: Annotated[str | None, typer.Argument(help="A dataset as for train.  [default: the run's own]", show_default=False)] = None,
-    split: Annotated[Split | None, typer.Option(help="[default: test, else val; all of a DATA that is not split]", show_default=False)] = None,
+    data: Annotated[
+        str | None, typer.Argument(help="A dataset as for train.  [default: the run's own]", show_default=False)
+    ] = None,
+    split: Annotated[
+        Split | None, typer.Option(help="[default: test, else val; all of a DATA that is not split]", show_default=False)
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -120,7 +145,14 @@ def evaluate(
 @app.command()
 def predict(
     run: RunPath,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE|FOLDER|GLOB|-…", help="What to look at; - reads paths from standard input, one a line.", show_default=False)],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE|FOLDER|GLOB|-…",
+            help="What to look at; - reads paths from standard input, one a line.",
+            show_default=False,
+        ),
+    ],
     top: Annotated[int, typer.Option(min=1, help="Labels for each image.")] = 5,
     as_json: AsJson = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON object a line, as they come.")] = False,
@@ -236,12 +268,14 @@ def _show_summary(summary: dict[str, Any]) -> None:
 
 def _accuracy(found: dict[str, Any]) -> str:
     low, high = found["top1_interval"]
-    return f"top-1 {found['top1']:.2%} ({low:.1%} to {high:.1%}), top-5 {found['top5']:.2%}, loss {found['loss']:.4f}, {found['images']:,} images"
+    interval = f"({low:.1%} to {high:.1%})"
+    return f"top-1 {found['top1']:.2%} {interval}, top-5 {found['top5']:.2%}, loss {found['loss']:.4f}, {found['images']:,} images"
 
 
 def _show_evaluation(found: dict[str, Any]) -> None:
     print(_accuracy(found))
-    print(f"calibration error {found['ece']:.2%} (before scaling {found['ece_raw']:.2%}, temperature {found['temperature']:.2f})\n")
+    scaling = f"before scaling {found['ece_raw']:.2%}, temperature {found['temperature']:.2f}"
+    print(f"calibration error {found['ece']:.2%} ({scaling})\n")
     width = max(5, *(len(label) for label in found["per_class"]))
     print(f"{'class':{width}}  images  precision  recall     F1")
     for label, c in found["per_class"].items():
@@ -255,9 +289,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if arguments == ["--version"]:
-        from alexnet import __version__
+        from importlib.metadata import version
 
-        print(f"alexnet {__version__}")
+        print(f"alexnet {version('alexnet')}")
         return
     try:
         app(args=arguments, prog_name="alexnet")

@@ -1,7 +1,7 @@
 """What a user can get wrong, each with one readable line.
 
-Every message names the thing that is wrong, the value it has, and the way out. The command line prints the line and exits with 1;
-in Python these are ordinary exceptions. All derive from `AlexNetError`.
+Every message names the thing that is wrong, the value it has, and the way out. The command line prints the line and exits
+with 1; in Python these are ordinary exceptions. All derive from `AlexNetError`.
 """
 
 from __future__ import annotations

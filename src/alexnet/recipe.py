@@ -51,7 +51,7 @@ class Data(Settings):
     """`[data]`: the images, and what is held out of them where they do not come split."""
 
     dataset: str = "digits"
-    root: str | None = None  # folder of downloads; None: ALEXNET_DATA, else the system's folder for caches
+    root: Path | None = None  # folder of downloads; None: ALEXNET_DATA, else the system's folder for caches
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of each class
     test: Fraction = 0.2
     split_seed: int = 0  # not the training's seed, so that runs with several seeds see the same split

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from alexnet.data.images import Preprocessing
 from alexnet.errors import RunError, VariantError
 from alexnet.network.alexnet import AlexNet
+from alexnet.network.device import place
 from alexnet.recipe import Recipe, parse
 
 
@@ -178,8 +179,7 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, Card]:
         raise RunError(f"{folder.weights} cannot be read: {error.strerror or error}") from error
     except (safetensors.SafetensorError, RuntimeError, TypeError, VariantError) as error:
         raise RunError(f"{folder.weights} does not fit model.json: {str(error).splitlines()[0]}") from error
-    network.requires_grad_(True)
-    return network.to(memory_format=torch.channels_last).eval(), card
+    return place(network, device).eval(), card
 
 
 def write(place: Path, writer: Callable[[Path], object]) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def parts(count: int, size: int) -> list[tuple[int, int]]:
     """
     number = -(-count // size)
     edges = [i * count // number for i in range(number + 1)] if number else []
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def epoch_batches(images: Images, size: int, seed: int, epoch: int, start: int = 0, workers: int = 1) -> Iterator[Batch]:

@@ -7,42 +7,29 @@ CIFAR-10's pickles by an unpickler that knows arrays of bytes and nothing else.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import os
 import pickle
 import tarfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.download import MB, Source, get
 from alexnet.data.table import Table
 from alexnet.errors import DataError, nearest
-from alexnet.progress import say, track
+from alexnet.progress import track
 
 NAMES: tuple[str, ...] = ("digits", "cifar10", "fashion-mnist")
-TIMEOUT = 30.0  # seconds without a byte from the server
-MB = 1_000_000
 MAX_MEMBER = 64 * MB  # a CIFAR-10 batch takes 31 MB, or 45 MB if Python 3 wrote it for Python 2
 CIFAR_FOLDER = "cifar-10-batches-py"
 CIFAR_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 CIFAR_FILES = ["batches.meta", *CIFAR_BATCHES["train"], *CIFAR_BATCHES["test"]]
 FASHION_LABELS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 FASHION_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets"
-
-
-class Source(NamedTuple):
-    """A file to download: `sha256` and `size` in bytes are its own, or those of its unpacked contents if `unpacked`."""
-
-    url: str
-    file: str  # where it lies, relative to the data root
-    sha256: str
-    size: int
-    unpacked: bool
 
 
 def _fashion(name: str, sha256: str, size: int) -> Source:
@@ -95,7 +82,7 @@ def load(name: str, data_root: Path | None) -> Table:
 def _default_root() -> Path:
     if folder := os.environ.get("ALEXNET_DATA"):
         return Path(folder).expanduser()
-    import pooch  # type: ignore[import-untyped]
+    import pooch
 
     return Path(pooch.os_cache("alexnet")) / "data"
 
@@ -119,7 +106,7 @@ def _table(
 
 
 def _digits() -> Table:
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # N 8 8, levels 0 to 16
@@ -155,7 +142,7 @@ def _cifar_files(root: Path) -> tuple[Path, dict[str, bytes]]:
     for folder in (root / CIFAR_FOLDER, root):
         if found := [name for name in CIFAR_FILES if (folder / name).is_file()]:
             return folder, {name: _bounded((folder / name).open("rb"), folder / name) for name in found}
-    path, content = _get(SOURCES["cifar10"], root)
+    path, content = get(SOURCES["cifar10"], root)
     wanted = {f"{CIFAR_FOLDER}/{name}": name for name in CIFAR_FILES}
     files = {}
     try:
@@ -264,93 +251,6 @@ def _fashion_mnist(root: Path) -> Table:
 
 def _idx(source: Source, root: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Return the N x `shape` uint8 array of an IDX file, which the checksum has shown to be one."""
-    _, content = _get(source, root)
+    _, content = get(source, root)
     header = 4 + 4 * (1 + len(shape))  # type and number of axes; the size of each
     return np.frombuffer(content, np.uint8, offset=header).reshape(-1, *shape)
-
-
-# Files: a local copy, or a download that goes on where it stopped
-
-
-def _get(source: Source, root: Path) -> tuple[Path, bytes]:
-    """Return where `source` lies and its contents, from a local copy if there is one, else downloaded."""
-    place = root / source.file
-    names = [place.name, place.stem] if source.unpacked else [place.name]
-    for path in (folder / name for folder in (place.parent, root) for name in names):
-        if path.is_file():
-            content = _contents(path, source)
-            if content is None:
-                raise DataError(f"{path}: damaged, or not {source.url}; remove it and repeat the command to download it")
-            return path, content
-    return place, _download(source, place)
-
-
-def _contents(path: Path, source: Source) -> bytes | None:
-    """Return the bytes of a file, unpacked if the checksum is of those; None if they are not those of `source`."""
-    with path.open("rb") as file:
-        packed = source.unpacked and file.peek(2)[:2] == b"\x1f\x8b"
-        stream = gzip.GzipFile(fileobj=file) if packed else file
-        try:
-            content = stream.read(source.size + 1)  # never more, whatever the file would unpack to
-        except (gzip.BadGzipFile, EOFError, zlib.error):
-            return None
-    return content if hashlib.sha256(content).hexdigest() == source.sha256 else None
-
-
-def _download(source: Source, place: Path) -> bytes:
-    """Download to `place` by way of a `.part` file, which stays if the transfer stops; return the contents.
-
-    Raises:
-        DataError: the transfer stopped; the checksum is wrong.
-        OSError: the file cannot be written.
-    """
-    import requests
-    import urllib3
-
-    part = place.with_name(f"{place.name}.part")
-    by_hand = f"or put the file into {place.parent} by hand (another data folder: --data-root or ALEXNET_DATA)"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with part.open("ab") as file:
-            _transfer(source, file)
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        answer = getattr(error, "response", None)
-        reason = type(error).__name__ if answer is None else f"status {answer.status_code}"
-        stopped = f"{source.url}: the download stopped after {part.stat().st_size:,} bytes ({reason})"
-        raise DataError(f"{stopped}; repeat the command to resume it, {by_hand}") from error
-    content = _contents(part, source)
-    if content is None:
-        part.unlink()
-        raise DataError(f"{source.url}: wrong checksum, so the file was removed; repeat the command to try again, {by_hand}")
-    part.replace(place)
-    return content
-
-
-def _transfer(source: Source, file: IO[bytes]) -> None:
-    """Append to `file` what it lacks, or write it anew if the server does not send parts."""
-    import requests
-
-    start = file.tell()
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    say(f"downloading {source.url} to {file.name}" + (f" from byte {start:,} on" if start else ""))
-    with requests.get(source.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if start and response.status_code == 416:  # no more bytes to send: the checksum tells whether the file is whole
-            return
-        response.raise_for_status()
-        if response.status_code != 206:
-            start = file.truncate(0)
-        length = response.raw.length_remaining
-        for _ in track(_save(response.raw, file, source.size + MB - start), "megabytes", length and -(-length // MB)):
-            pass
-
-
-def _save(body: Any, file: IO[bytes], most: int) -> Iterator[None]:
-    """Append an answer's `body` to `file`, `most` bytes or a little more; yield for each megabyte, for the progress."""
-    done = 0
-    for piece in body.stream(2**16, decode_content=False):  # as it is: some servers call a .gz file an encoding
-        file.write(piece)
-        done += len(piece)
-        if done > most:
-            return
-        if done // MB > (done - len(piece)) // MB:
-            yield

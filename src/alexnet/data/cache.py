@@ -118,7 +118,7 @@ def _key(table: Table, settings: str) -> str:
     digest = hashlib.sha256(f"1 {PIL.__version__} {settings}\n".encode())
     if table.pixels is not None:
         digest.update(repr(table.pixels.shape).encode())
-        digest.update(np.ascontiguousarray(table.pixels))
+        digest.update(np.ascontiguousarray(table.pixels).data)
         return digest.hexdigest()[:20]
     for row, name in enumerate(table.images):
         source = table.source(row)

@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -140,7 +140,7 @@ def _read_listing(path: Path) -> tuple[list[Row], list[Skipped]]:
     return list(rows.values()), skipped
 
 
-def _read_csv(path: Path) -> tuple[list[str], Iterable[dict[str, str]]]:
+def _read_csv(path: Path) -> tuple[list[str], Iterable[dict[str, Any]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte-order mark first
     except UnicodeDecodeError as error:
@@ -153,7 +153,7 @@ def _read_csv(path: Path) -> tuple[list[str], Iterable[dict[str, str]]]:
     )
 
 
-def _read_parquet(path: Path) -> tuple[list[str], Iterable[dict[str, object]]]:
+def _read_parquet(path: Path) -> tuple[list[str], Iterable[dict[str, Any]]]:
     try:
         import pyarrow
         import pyarrow.parquet

@@ -51,8 +51,12 @@ def _hold_out(table: Table, splits: NDArray[np.str_], rows: NDArray[np.int64], s
 def _check(table: Table, declared: set[str]) -> None:
     counts = table.counts()
     if counts.get("train", 0) < 2 or "val" not in counts:
-        raise DataError(f"{table.name} is too small: of {len(table)} readable images {counts.get('train', 0)} train, none validates")
-    labels = {name: {table.labels[i] for i in np.unique(table.targets[table.rows(name)])} for name in SPLITS if name in declared}
+        raise DataError(
+            f"{table.name} is too small: of {len(table)} readable images {counts.get('train', 0)} train, none validates"
+        )
+    labels = {
+        name: {table.labels[i] for i in np.unique(table.targets[table.rows(name)])} for name in SPLITS if name in declared
+    }
     for name, inside in labels.items():
         for other, there in labels.items():
             if missing := sorted(there - inside):

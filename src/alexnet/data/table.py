@@ -52,9 +52,11 @@ class Table:
     def source(self, index: int) -> Path | NDArray[np.uint8]:
         """Return image `index` as `images.decode` takes it: a path, or H W C uint8 pixels."""
         if self.pixels is not None:
-            return self.pixels[index]
+            pixels: NDArray[np.uint8] = self.pixels[index]
+            return pixels
         assert self.root is not None
-        return self.root / self.images[index]
+        path: Path = self.root / self.images[index]
+        return path
 
     def select(self, rows: NDArray[np.int64], skipped: Sequence[Skipped] = ()) -> Table:
         """Return the table of `rows` alone, in that order, with more files `skipped`."""

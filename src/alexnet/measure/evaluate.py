@@ -86,7 +86,9 @@ def evaluate(
     return Evaluation(np.concatenate(logits), np.concatenate(targets), labels, (3, how.input, how.input), temperature)
 
 
-def predict_logits(network: nn.Module, images: torch.Tensor, how: Preprocessing, precision: str = "auto") -> NDArray[np.float32]:
+def predict_logits(
+    network: nn.Module, images: torch.Tensor, how: Preprocessing, precision: str = "auto"
+) -> NDArray[np.float32]:
     """Return the logits of a batch, N S S 3 uint8 -> N x classes float32; the network's mode is left as it was."""
     device = next(network.parameters()).device
     was_training = network.training

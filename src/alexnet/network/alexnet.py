@@ -64,12 +64,16 @@ class AlexNet(nn.Module):
         VariantError: no such row.
     """
 
-    def __init__(self, row: str | Variant = "cifar10", classes: int | None = None, *, width: float = 1.0, **overrides: Any) -> None:
+    def __init__(
+        self, row: str | Variant = "cifar10", classes: int | None = None, *, width: float = 1.0, **overrides: Any
+    ) -> None:
         super().__init__()
         self.row = row if isinstance(row, Variant) else variant(row, overrides)
         self.smallest = _smallest_input(self.row)
-        self.features, units = _features(self.row, width)
-        self.head = nn.Linear(units, self.row.classes if classes is None else classes)
+        with torch.device("meta"):  # not on a device yet: the layers' own first weights would be thrown away
+            self.features, units = _features(self.row, width)
+            self.head = nn.Linear(units, self.row.classes if classes is None else classes)
+        self.to_empty(device=torch.get_default_device())
         initialize(self)
 
     def forward(self, images: Tensor) -> Tensor:

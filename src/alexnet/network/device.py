@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from alexnet.errors import AlexNetError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -23,6 +27,13 @@ def choose_device(name: str | None = None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # each backend says it in its own way
         raise AlexNetError(f"no device {name!r} on this machine: {str(error).splitlines()[0]}") from error
     return device
+
+
+def place(network: Network, device: torch.device) -> Network:
+    """Move a network to `device`, its convolutions' weights with channels last in memory, and return it."""
+    network.to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stubs lack it
+    return network
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -19,16 +19,16 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise N C H W; C divides by the towers. Same shape and type out."""
-        with torch.autocast(images.device.type, enabled=False):
-            wide = images if images.dtype == torch.float64 else images.float()
-            squares = wide.square().unflatten(1, (self.towers, -1))  # N C H W -> N T C/T H W
-            before, channels = self.size // 2, squares.shape[2]
-            padded = nn.functional.pad(squares, (0, 0, 0, 0, before, self.size - 1 - before))
-            total = padded[:, :, :channels].clone()
-            for offset in range(1, self.size):
-                total += padded[:, :, offset : offset + channels]
-            scale = total.flatten(1, 2).mul(self.alpha).add(self.k).pow(-self.beta)
-            return (wide * scale).to(images.dtype)
+        wide = images if images.dtype == torch.float64 else images.float()
+        count, channels, height, width = wide.shape
+        squares = wide.square().view(count, self.towers, -1, height, width)  # N C H W -> N T C/T H W
+        before, per_tower = self.size // 2, channels // self.towers
+        padded = nn.functional.pad(squares, (0, 0, 0, 0, before, self.size - 1 - before))
+        total = padded[:, :, :per_tower].clone()
+        for offset in range(1, self.size):
+            total += padded[:, :, offset : offset + per_tower]
+        scale = total.flatten(1, 2).mul(self.alpha).add(self.k).pow(-self.beta)
+        return (wide * scale).to(images.dtype)
 
     def extra_repr(self) -> str:
         """Show the constants in `print(network)`."""

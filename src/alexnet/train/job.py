@@ -16,7 +16,7 @@ from alexnet.data.table import Table
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError
 from alexnet.measure.evaluate import Evaluation
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import choose_device, has_fast_bfloat16
+from alexnet.network.device import choose_device, has_fast_bfloat16, place
 from alexnet.recipe import Recipe
 from alexnet.run import RunFolder, create, find, read_recipe, save_model, write_json, write_text
 from alexnet.train import checkpoint
@@ -73,9 +73,7 @@ def resume(out: Path, device: str | None = None) -> Trained:
     return _train(recipe, table, folder, choose_device(device), started, resuming=True)
 
 
-def _train(
-    recipe: Recipe, table: Table, folder: RunFolder, device: torch.device, started: float, *, resuming: bool
-) -> Trained:
+def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device, started: float, *, resuming: bool) -> Trained:
     with StopRequest() as stop, Monitor(folder.path, device) as monitor:
         try:
             network = _network(recipe, table, device)
@@ -83,7 +81,8 @@ def _train(
             dataset = open_dataset(table, preprocessing(recipe), recipe.data.workers, recipe.data)
             recipe = measure(recipe, dataset)
         except Interrupted as error:
-            raise Interrupted(f"stopped before training began; go on with: alexnet train --resume {folder.path}", error.code) from error
+            way_on = f"stopped before training began; go on with: alexnet train --resume {folder.path}"
+            raise Interrupted(way_on, error.code) from error
         write_text(folder.recipe, recipe.to_toml())
         precision = "bfloat16" if _bfloat16(recipe, device) else "float32"
         write_json(folder.environment, environment(device, precision))
@@ -102,9 +101,9 @@ def _network(recipe: Recipe, table: Table, device: torch.device) -> AlexNet:
     network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
     if recipe.images.input < network.smallest:
         raise RecipeError(
-            f"images.input is {recipe.images.input}, but the pools of {recipe.model.variant!r} need at least {network.smallest} pixels"
+            f"images.input is {recipe.images.input}, but {recipe.model.variant!r} needs {network.smallest} pixels or more"
         )
-    return network.to(device, memory_format=torch.channels_last)
+    return place(network, device)
 
 
 def _finish(recipe: Recipe, trainer: Trainer, folder: RunFolder, started: float) -> Trained:

@@ -127,9 +127,8 @@ class Trainer:
             if parameter in self.optimizer.state
         }
         kinds = {"network": self.network.state_dict(), "momentum": momentum, "best": self.best_weights}
-        tensors = {
-            f"{kind}/{name}": tensor.detach().cpu().contiguous() for kind, named in kinds.items() for name, tensor in named.items()
-        }
+        all_tensors = ((f"{kind}/{name}", tensor) for kind, named in kinds.items() for name, tensor in named.items())
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in all_tensors}
         state = {**asdict(self.at), "seconds_before": time.monotonic() - self.started}
         checkpoint.save(self.folder.path, tensors, state)
         self._saved = time.monotonic()
@@ -234,7 +233,8 @@ class Trainer:
         self.save()
         if self.best_weights:  # so that what was reached can be used meanwhile
             self._save_best()
-        raise Interrupted(f"stopped in epoch {self.at.epoch}, all is saved; go on with: alexnet train --resume {self.folder.path}", code)
+        way_on = f"go on with: alexnet train --resume {self.folder.path}"
+        raise Interrupted(f"stopped in epoch {self.at.epoch}, all is saved; {way_on}", code)
 
     def _diverged(self, loss: float) -> None:
         saved = f"; the weights of epoch {self.at.best_epoch} are kept in {self.folder.path}" if self.best_weights else ""

@@ -33,7 +33,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         from torch.utils.tensorboard import SummaryWriter  # a second to import
 
-        self._board = SummaryWriter(str(self._folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(self._folder / "tensorboard"))
         self.usage()
         return self
 
@@ -108,9 +108,8 @@ def _git_commit() -> str | None:
     """Return the commit of this source tree, with `+` where it was changed; None for an installed package."""
     here = Path(__file__).parent
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"], cwd=here, capture_output=True, text=True, timeout=5
-        )
+        command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"]
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
     inside = "site-packages" not in here.parts

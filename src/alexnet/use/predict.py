@@ -58,7 +58,7 @@ def predict(network: AlexNet, card: Card, sources: Iterable[Source], top: int = 
         while batch := list(islice(remaining, BATCH)):
             decoded = list(pool.map(lambda source: _pixels(source, card), batch))
             images = [image for image in decoded if isinstance(image, np.ndarray)]
-            answers = iter(_probabilities(network, card, images) if images else [])
+            answers: Iterator[NDArray[np.float64]] = iter(_probabilities(network, card, images) if images else ())
             for source, image in zip(batch, decoded, strict=True):
                 name = str(source) if isinstance(source, Path) else "array"
                 if isinstance(image, str):

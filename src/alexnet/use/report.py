@@ -1,1 +1,211 @@
-def write_report(folder, dataset, split, evaluation): return folder.report
+"""The page for people: `report.html` of a run, one file that needs nothing else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from alexnet import __version__
+from alexnet.errors import RunError
+from alexnet.measure.metrics import per_class
+from alexnet.run import read_recipe, write_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alexnet.data.dataset import Dataset
+    from alexnet.measure.evaluate import Evaluation
+    from alexnet.run import RunFolder
+
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "all": "evaluated"}
+NUMBERED = 20  # classes up to which the confusion matrix is a table with numbers
+PAIRS_SHOWN = 12
+SAMPLES_SHOWN = 16
+MISTAKES_SHOWN = 12
+SKIPPED_SHOWN = 50
+FIGURES = ("epoch", "rate", "train_loss", "train_top1", "val_loss", "val_top1")
+
+Parts = dict[str, Any]
+
+
+def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Evaluation) -> Path:
+    """Write `report.html` and return its path; `evaluation` is that of the dataset's `split`, image by image in its order.
+
+    Raises:
+        RunError: a file of the run is missing or damaged, or the disk is full.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # with matplotlib, a second that `predict` need not wait
+
+    from alexnet.use.charts import printable
+
+    pages = Environment(
+        loader=PackageLoader("alexnet.use"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    pages.filters |= {"percent": "{:.1%}".format, "duration": duration}
+    parts = _run(folder, dataset) | _figures(dataset, split, evaluation)
+    parts |= _confusion(evaluation) | _images(dataset, split, evaluation)
+    write_text(folder.report, printable(pages.get_template("report.html").render(parts)))
+    return folder.report
+
+
+def duration(seconds: float) -> str:
+    """Return 75.2 as `1 min 15 s`, 4000 as `1 h 07 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _run(folder: RunFolder, dataset: Dataset) -> Parts:
+    """What the run's files say: the curves, the time, the recipe. A stopped training has no summary yet."""
+    from alexnet.use.charts import curves
+
+    recipe = read_recipe(folder)
+    history = _history(folder)
+    finished = folder.summary.exists()
+    best = max(history, key=lambda row: (row["val_top1"], -row["val_loss"]))
+    summary: Parts = {"best_epoch": best["epoch"], "seconds": None, "validation": None}
+    if finished:
+        summary = _json(folder.summary)
+    kept = int(summary["best_epoch"])
+    dated = folder.summary if finished else folder.metrics
+    table = dataset.table
+    return {
+        "version": __version__,
+        "name": table.name,
+        "variant": recipe.model.variant,
+        "recipe": recipe.name,
+        "keep": recipe.train.keep,
+        "date": time.strftime("%d %B %Y", time.localtime(dated.stat().st_mtime)).lstrip("0"),
+        "finished": finished,
+        "seconds": summary["seconds"],
+        "epochs": len(history),
+        "kept": kept,
+        "validation": summary["validation"],
+        "counts": {SPLIT_NAMES[split]: count for split, count in table.counts().items()},
+        "curves": dict(zip(("Accuracy", "Loss", "Learning rate"), curves(history, kept), strict=True)),
+        "skipped": table.skipped[:SKIPPED_SHOWN],
+        "skipped_more": len(table.skipped) - SKIPPED_SHOWN,
+        "recipe_text": folder.recipe.read_text(encoding="utf-8"),
+        "environment": _flat(_json(folder.environment)),
+        "command": f"alexnet predict {shlex.quote(str(folder.path))} IMAGE…",
+    }
+
+
+def _json(path: Path) -> Parts:
+    try:
+        found: Parts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return found
+
+
+def _history(folder: RunFolder) -> list[dict[str, float]]:
+    """Return the rows of `metrics.csv`."""
+    try:
+        with folder.metrics.open(encoding="utf-8", newline="") as file:
+            rows = [{name: float(row[name]) for name in FIGURES} for row in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{folder.metrics} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not rows:
+        raise RunError(f"{folder.metrics} has no epoch yet: alexnet train --resume {folder.path} goes on with the run")
+    return rows
+
+
+def _flat(tree: Parts) -> list[tuple[str, Any]]:
+    """Return the environment's entries, those of its inner dicts too; without what is not known."""
+    rows = [item for key, value in tree.items() for item in (value.items() if isinstance(value, dict) else [(key, value)])]
+    return [(key.replace("_", " "), value) for key, value in rows if value not in (None, "")]
+
+
+def _figures(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
+    """The headline, and the table of classes: worst first, those without images last."""
+    counts = evaluation.confusion
+    predicted = counts.sum(0)
+    rows = [
+        row | {"label": label, "predicted": int(times)}
+        for label, row, times in zip(evaluation.labels, per_class(counts), predicted, strict=True)
+    ]
+    found = evaluation.to_json()
+    return {
+        "split": SPLIT_NAMES[split],
+        "has_test": "test" in dataset.table.counts(),
+        "found": found,
+        "right": round(found["top1"] * found["images"]),
+        "guess": counts.sum(1).max() / found["images"],
+        "classes": sorted(rows, key=lambda row: (row["images"] == 0, row["f1"], row["recall"])),
+    }
+
+
+def _confusion(evaluation: Evaluation) -> Parts:
+    """The confusion matrix, as a table or as a map, and the pairs most often confused."""
+    from alexnet.use.charts import confusion_map, shades
+
+    counts, labels = evaluation.confusion, evaluation.labels
+    wrong = counts - np.diag(counts.diagonal())
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS_SHOWN]
+    pairs: list[Parts] = []
+    for true, taken in zip(*np.unravel_index(order, counts.shape), strict=True):
+        if wrong[true, taken]:
+            number, of = int(wrong[true, taken]), int(counts[true].sum())
+            pairs.append({"true": labels[true], "taken": labels[taken], "count": number, "of": of})
+    most = "Most often, {true} is taken for {taken}: {count} of {of}.".format(**pairs[0]) if pairs else "No mistakes."
+    many = len(labels) > NUMBERED
+    tints = shades(counts).round(2)
+    return {
+        "labels": labels,
+        "pairs": pairs,
+        "confusion_map": confusion_map(counts, labels, f"Confusion matrix of {len(labels)} classes. {most}") if many else None,
+        "matrix": [] if many else [list(zip(*row, strict=True)) for row in zip(counts.tolist(), tints.tolist(), strict=True)],
+    }
+
+
+def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
+    """Images to look at: some by chance, and the mistakes made with the highest probability."""
+    probabilities = softmax(evaluation.logits.astype(np.float64) / evaluation.temperature, axis=1)
+    predicted = evaluation.logits.argmax(1)
+    wrong = np.flatnonzero(predicted != evaluation.targets)
+    worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:MISTAKES_SHOWN]
+    images, names = dataset.images(split), dataset.names(split)
+
+    def card(i: int) -> Parts:
+        from alexnet.use.charts import thumbnail
+
+        true, taken = int(evaluation.targets[i]), int(predicted[i])
+        return {
+            "picture": thumbnail(images.pixels[images.rows[i]]),
+            "file": names[i],
+            "true": evaluation.labels[true],
+            "taken": evaluation.labels[taken],
+            "right": true == taken,
+            "true_probability": float(probabilities[i, true]),
+            "probability": float(probabilities[i, taken]),
+        }
+
+    return {
+        "samples": [card(i) for i in _by_chance(evaluation.targets)],
+        "mistakes": [card(i) for i in worst],
+        "wrong": len(wrong),
+        "pixelated": images.pixels.shape[1] < 88,
+    }
+
+
+def _by_chance(targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return positions of random images, the same each time, of as many classes as can be; by class."""
+    order = np.random.default_rng(0).permutation(len(targets))
+    _, first = np.unique(targets[order], return_index=True)  # one of each class
+    ones = np.random.default_rng(1).permutation(order[np.sort(first)])
+    rest = order[~np.isin(order, ones)]
+    chosen = np.concatenate([ones, rest])[:SAMPLES_SHOWN]
+    found: NDArray[np.int64] = chosen[np.argsort(targets[chosen], kind="stable")]
+    return found

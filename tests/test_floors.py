@@ -1,0 +1,81 @@
+"""The house: who imports whom, and what loads without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import alexnet
+
+ROOT = Path(alexnet.__file__).parent
+
+FLOORS = {
+    **{"errors": 1, "progress": 1},
+    **{"network": 2, "data": 2, "recipe": 2, "recipes": 2},
+    **{"measure": 3, "run": 3},
+    **{"train": 4, "use": 4},
+    "api": 5,
+    "cli": 6,
+    **{"__init__": 7, "__main__": 7},
+}
+# Where one room on a floor may look into the next.
+BESIDE = {("recipe", "network"), ("data", "recipe"), ("run", "measure")}
+
+
+def module_name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield the modules of ours that a file imports when it is loaded or later, but not for type checking alone."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "alexnet":
+            base = (node.module or "").removeprefix("alexnet").lstrip(".")
+            for name in node.names:
+                inner = f"{base}.{name.name}".lstrip(".")
+                yield inner if (ROOT / f"{inner.replace('.', '/')}.py").exists() else base or "__init__"
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_a_file_imports_from_lower_floors_or_its_own_folder(file: Path) -> None:
+    room = module_name(file).split(".")[0] or "__init__"
+    for name in imports(file):
+        other = name.split(".")[0]
+        allowed = other == room or FLOORS[other] < FLOORS[room] or (room, other) in BESIDE
+        assert allowed, f"{module_name(file)} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})"
+
+
+def test_no_imports_in_a_circle() -> None:
+    graph = {module_name(file): set(imports(file)) for file in FILES if file.stem not in ("__init__", "__main__")}
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join((*above, name))
+        if name not in done:
+            for other in graph.get(name, ()):
+                visit(other, (*above, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_help_and_import_do_not_load_torch() -> None:
+    code = (
+        "import sys, alexnet, alexnet.cli\n"
+        "from typer.testing import CliRunner\n"
+        "result = CliRunner().invoke(alexnet.cli.app, ['train', '--help'])\n"
+        "assert result.exit_code == 0 and '--recipe' in result.output, result.output\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'pydantic', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"COLUMNS": "120", "TERM": "dumb"})

@@ -1,0 +1,236 @@
+"""The network: every variant against the counts of its text, PyTorch's own layers and NumPy in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from alexnet import AlexNet
+from alexnet.errors import VariantError
+from alexnet.network.alexnet import FlattenMaps, initialize
+from alexnet.network.lrn import LocalResponseNorm
+from alexnet.network.variants import ROWS, VARIANTS, Variant
+
+NAMES = sorted(VARIANTS)
+
+
+def narrow(name: str, **overrides: object) -> AlexNet:
+    torch.manual_seed(0)
+    return AlexNet(name, 5, width=1 / 16, **overrides)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "parameters", "buffers"),
+    [
+        ("cifar10", 10, 58_325_066, 2_752),  # tutorial 003, seen in Keras: 58,327,818 with the moving statistics
+        ("scratch", 1000, 62_376_968, 0),  # tutorial 000, convolutions without bias
+        ("paper", 1000, 60_965_224, 0),  # the 2012 network
+        ("owt", 1000, 61_100_840, 0),  # torchvision
+    ],
+)
+def test_parameters_are_those_of_the_source(name: str, classes: int, parameters: int, buffers: int) -> None:
+    with torch.device("meta"):
+        network = AlexNet(name, classes)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert sum(b.numel() for n, b in network.named_buffers() if "running" in n) == buffers
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("cifar10", [55, 27, 27, 13, 13, 13, 13, 6]),
+        ("scratch", [55, 27, 27, 13, 13, 13, 13, 6]),
+        ("paper", [55, 27, 27, 13, 13, 13, 13, 6]),
+        ("owt", [55, 27, 27, 13, 13, 13, 13, 6]),
+    ],
+)
+def test_maps_have_the_sizes_of_the_source(name: str, sizes: list[int]) -> None:
+    layers = ["conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5"]
+    with torch.device("meta"):
+        network = AlexNet(name)
+        size = network.row.input_size
+        logits, maps = network.activations(torch.zeros(2, 3, size, size), layers)
+    assert [maps[layer].shape[2] for layer in layers] == sizes
+    assert logits.shape == (2, network.row.classes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_initialisation_sets_every_weight_and_statistic(name: str) -> None:
+    network = narrow(name)
+    expected = {key: value.clone() for key, value in network.state_dict().items()}
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            value.fill_(float("nan") if value.is_floating_point() else 7)
+    torch.manual_seed(0)
+    initialize(network)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+
+
+def test_the_paper_starts_from_deviation_001_with_ones_in_its_biases() -> None:
+    torch.manual_seed(0)
+    network = AlexNet("paper", 10)
+    layers = dict(network.features.named_children()) | {"fc8": network.head}
+    for name, layer in layers.items():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            assert float(layer.weight.detach().std()) == pytest.approx(0.01, rel=0.03), name
+            assert float(layer.weight.detach().mean()) == pytest.approx(0, abs=3e-4), name
+            assert layer.bias is not None
+            assert set(layer.bias.tolist()) == {1.0 if name in {"conv2", "conv4", "conv5", "fc6", "fc7"} else 0.0}, name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_gets_a_gradient_and_nothing_is_nan(name: str) -> None:
+    network = narrow(name)
+    # The paper's first weights are small: in a narrow network gradients vanish in float32 long before they are zero.
+    loss = network.double()(torch.randn(2, 3, 96, 96, dtype=torch.float64)).square().sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_smallest_input_is_the_smallest_that_works(name: str) -> None:
+    network = narrow(name).eval()
+    size = network.smallest
+    assert network(torch.zeros(1, 3, size, size)).shape == (1, 5)
+    with pytest.raises(VariantError, match=f"at least {size}x{size}"):
+        network(torch.zeros(1, 3, size, size - 1))
+
+
+def test_towers_do_not_see_each_other_where_the_paper_keeps_them_apart() -> None:
+    network = narrow("paper").double()
+    images = torch.randn(1, 3, 227, 227, dtype=torch.float64)
+    _, maps = network.activations(images, ["relu1", "pool2", "relu3", "relu5"])
+    for reader, source, apart in [("pool2", "relu1", True), ("relu5", "relu3", True), ("relu3", "pool2", False)]:
+        first_tower = maps[reader][:, : maps[reader].shape[1] // 2].sum()
+        (gradient,) = torch.autograd.grad(first_tower, maps[source], retain_graph=True)
+        other = gradient[:, gradient.shape[1] // 2 :].abs().sum()
+        assert bool(other == 0) is apart, (reader, source)
+
+
+def test_activations_are_those_of_the_graph_by_name() -> None:
+    network = narrow("cifar10").eval()
+    images = torch.randn(2, 3, 96, 96)
+    logits, kept = network.activations(images, ["conv5", "fc7", "fc8"])
+    assert set(kept) == {"conv5", "fc7", "fc8"}
+    assert torch.equal(kept["fc8"], logits)
+    assert torch.equal(logits, network(images))
+    assert bool((kept["conv5"] < 0).any()), "the ReLU after it must not have changed it"
+    with pytest.raises(VariantError, match="no layer 'conv9'"):
+        network.activations(images, ["conv9"])
+
+
+def test_the_head_is_replaced_and_the_features_stay() -> None:
+    network = narrow("owt")
+    before = {key: value.clone() for key, value in network.features.state_dict().items()}
+    network.replace_head(3)
+    assert network(torch.zeros(1, 3, 96, 96)).shape == (1, 3)
+    assert all(torch.equal(value, before[key]) for key, value in network.features.state_dict().items())
+
+
+@pytest.mark.parametrize(("order", "axes"), [("HWC", (0, 2, 3, 1)), ("CHW", (0, 1, 2, 3))])
+def test_dense_layers_read_the_maps_in_the_order_of_the_row(order: str, axes: tuple[int, ...]) -> None:
+    maps = torch.arange(2 * 3 * 4 * 4).view(2, 3, 4, 4).float()
+    assert np.array_equal(FlattenMaps(4, order)(maps).numpy(), maps.numpy().transpose(axes).reshape(2, -1))
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 8))
+@settings(deadline=None, max_examples=60)
+def test_maps_of_another_size_are_pooled_adaptively(height: int, width: int, grid: int) -> None:
+    maps = torch.randn(2, 3, height, width, dtype=torch.float64)
+    expected = nn.functional.adaptive_avg_pool2d(maps, grid).flatten(1)
+    torch.testing.assert_close(FlattenMaps(grid, "CHW")(maps), expected)
+
+
+def reference_lrn(x: np.ndarray, size: int, alpha: float, beta: float, k: float, towers: int) -> np.ndarray:
+    """Section 3.3 of the paper, channel by channel, in float64."""
+    out = np.empty_like(x, dtype=np.float64)
+    per_tower = x.shape[1] // towers
+    for channel in range(x.shape[1]):
+        tower = channel // per_tower
+        first = max(tower * per_tower, channel - size // 2)
+        last = min((tower + 1) * per_tower, channel + (size - 1) // 2 + 1)
+        total = (x[:, first:last].astype(np.float64) ** 2).sum(1)
+        out[:, channel] = x[:, channel] / (k + alpha * total) ** beta
+    return out
+
+
+@given(
+    per_tower=st.integers(1, 9),
+    towers=st.integers(1, 3),
+    size=st.sampled_from([1, 3, 5]),
+    alpha=st.sampled_from([1e-4, 0.5]),
+    channels_last=st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_response_norm_equals_the_formula(per_tower: int, towers: int, size: int, alpha: float, channels_last: bool) -> None:
+    x = torch.randn(2, per_tower * towers, 3, 4) * 10
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    expected = reference_lrn(x.numpy(), size, alpha, 0.75, 2.0, towers)
+    norm = LocalResponseNorm(size, alpha, 0.75, 2.0, towers)
+    np.testing.assert_allclose(norm(x).numpy(), expected, rtol=2e-6)
+    np.testing.assert_allclose(norm(x.double()).numpy(), expected, rtol=1e-12)
+    rounded = norm(x.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    np.testing.assert_allclose(rounded.float().numpy(), expected, rtol=0.02, atol=1e-3)
+
+
+def test_response_norm_in_one_tower_equals_torch_with_alpha_on_the_mean() -> None:
+    x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
+    expected = nn.LocalResponseNorm(5, alpha=1e-4 * 5, beta=0.75, k=2.0)(x)
+    torch.testing.assert_close(LocalResponseNorm(5, 1e-4, 0.75, 2.0)(x), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "present", "absent"),
+    [
+        ({"activation": "tanh"}, nn.Tanh, nn.ReLU),
+        ({"norm": "local"}, LocalResponseNorm, nn.BatchNorm2d),
+        ({"norm": "none"}, nn.ReLU, nn.BatchNorm2d),
+    ],
+)
+def test_a_recipe_changes_a_field_of_the_row(overrides: dict[str, str], present: type, absent: type) -> None:
+    kinds = {type(layer) for layer in narrow("cifar10", **overrides).modules()}
+    assert present in kinds
+    assert absent not in kinds
+
+
+def test_batch_norm_takes_keras_constants_unless_told_otherwise() -> None:
+    def norm(**overrides: object) -> nn.BatchNorm2d:
+        layer = narrow("cifar10", **overrides).features.norm1
+        assert isinstance(layer, nn.BatchNorm2d)
+        return layer
+
+    assert (norm().eps, norm().momentum) == (1e-3, 0.01)
+    assert norm(batch_norm_momentum=0.1).momentum == 0.1
+
+
+def test_width_scales_every_row_and_keeps_towers_even() -> None:
+    for row in ROWS:
+        for width in (1 / 64, 1 / 16, 0.3, 2):
+            with torch.device("meta"):
+                network = AlexNet(row, 10, width=width)
+            assert all(layer.out_channels % row.towers == 0 for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    with torch.device("meta"):
+        assert sum(p.numel() for p in AlexNet("cifar10", width=1 / 16).parameters()) < 500_000
+
+
+def test_unknown_variant_names_the_nearest() -> None:
+    with pytest.raises(VariantError, match="did you mean 'paper'"):
+        AlexNet("papper")
+
+
+def test_a_row_of_ones_own_builds() -> None:
+    from dataclasses import replace
+
+    row: Variant = replace(VARIANTS["paper"], name="mine", towers=1)
+    assert AlexNet(row, 4, width=1 / 16)(torch.zeros(1, 3, 96, 96)).shape == (1, 4)
