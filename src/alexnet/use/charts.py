@@ -59,12 +59,15 @@ def _pair(history: Sequence[Row], kept: int, key: str, name: str, form: str) -> 
     _line(axes, history, f"val_{key}", BLUE)
     axes.plot([kept], [history[kept - 1][f"val_{key}"]], "o", markersize=8, markerfacecolor="none", markeredgecolor=BLUE)
     if key == "top1":
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        if len(history) == 1:
+            axes.set_ylim(0, 1)
     else:
         axes.set_ylim(bottom=0)
-    change = _change(f"Validation {name}", [row[f"val_{key}"] for row in history], form)
-    train = _change(f"training {name}", [row[f"train_{key}"] for row in history], form)
-    return Chart(_svg(figure, key), f"{change}; {train}.")
+    validation, training = ([row[f"{split}_{key}"] for row in history] for split in ("val", "train"))
+    ends = dict.fromkeys(form.format(training[i]) for i in (0, -1))
+    finding = f"{_change(f'Validation {name}', validation, form)}; that of training {'goes from ' if len(ends) > 1 else 'is '}"
+    return Chart(_svg(figure, key), f"{finding}{' to '.join(ends)}.")
 
 
 def _rate(history: Sequence[Row], kept: int) -> Chart:
@@ -73,8 +76,8 @@ def _rate(history: Sequence[Row], kept: int) -> Chart:
     axes.set_ylim(bottom=0)
     rates = [row["rate"] for row in history]
     top = int(np.argmax(rates))
-    ends = f", {rates[-1]:.2g} at the end" if len(rates) > 1 else ""
-    return Chart(_svg(figure, "rate"), f"Learning rate {rates[top]:.2g} after epoch {top + 1}, its highest{ends}.")
+    after = f"Learning rate highest after epoch {top + 1} ({rates[top]:.2g}), {rates[-1]:.2g} at the end."
+    return Chart(_svg(figure, "rate"), after if len(rates) > 1 else f"Learning rate {rates[0]:.2g} after the only epoch.")
 
 
 def _change(name: str, values: Sequence[float], form: str) -> str:
@@ -90,8 +93,8 @@ def _change(name: str, values: Sequence[float], form: str) -> str:
 def _panel(history: Sequence[Row], kept: int) -> tuple[Figure, Axes]:
     """An empty chart over epochs, with a line at the one kept; small enough to stay legible on a phone."""
     figure = Figure(figsize=(4.0, 2.7))
-    axes = figure.add_axes((0.13, 0.13, 0.85, 0.84))
-    axes.set_xlim((0.5, 1.5) if len(history) == 1 else (1 - 0.03 * len(history), 1.03 * len(history)))
+    axes = figure.add_axes((0.13, 0.13, 0.84, 0.84))
+    axes.set_xlim((0.5, 1.5) if len(history) == 1 else (max(0.5, 1 - 0.03 * len(history)), 1.03 * len(history)))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.axvline(kept, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
@@ -108,13 +111,13 @@ def _line(axes: Axes, history: Sequence[Row], key: str, color: str, *, dashed: b
     axes.plot(epochs, values, color=color, linewidth=1.8, linestyle=style, marker=marker, markersize=3.5)
 
 
-def shades(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return how strongly to tint each cell of a confusion matrix, 0 to 1: the root of its share of the row.
+def shades(counts: NDArray[np.int64], least: float = 0.08) -> NDArray[np.float64]:
+    """Return how strongly to tint each cell of a confusion matrix: from `least` to 1, as the root of its share of the row.
 
-    The root, so that a mistake made with 1 in 100 images can be seen at all.
+    The root, so that a mistake made with 1 in 100 images can be seen at all; 0 where there is none.
     """
     share = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    tints: NDArray[np.float64] = np.where(counts > 0, 0.08 + 0.92 * np.sqrt(share), 0.0)
+    tints: NDArray[np.float64] = np.where(counts > 0, least + (1 - least) * np.sqrt(share), 0.0)
     return tints
 
 
@@ -124,11 +127,11 @@ def confusion_map(counts: NDArray[np.int64], labels: Sequence[str], finding: str
     cells = np.empty((classes, classes, 4))
     cells[..., :3] = matplotlib.colors.to_rgb(ORANGE)
     cells[np.arange(classes), np.arange(classes), :3] = matplotlib.colors.to_rgb(BLUE)
-    cells[..., 3] = shades(counts)
+    cells[..., 3] = shades(counts, least=0.3)  # its cells are small
     figure = Figure(figsize=(7.6, 7.6))
     axes = figure.add_axes((0.19, 0.19, 0.8, 0.8))
     axes.imshow(cells, interpolation="none")
-    places = range(0, classes, -(-classes // TICKS))
+    places = range(0, classes, ticks_apart(classes))
     names = [_short(labels[i]) for i in places]
     axes.set_xticks(places, names, rotation=90, parse_math=False)  # a `$` in a name is a `$`
     axes.set_yticks(places, names, parse_math=False)
@@ -136,6 +139,11 @@ def confusion_map(counts: NDArray[np.int64], labels: Sequence[str], finding: str
     axes.spines[:].set_color(GREY)
     axes.spines[:].set_alpha(0.4)
     return Chart(_svg(figure, "confusion"), finding)
+
+
+def ticks_apart(classes: int) -> int:
+    """Return how many classes lie from one name on the axes of `confusion_map` to the next."""
+    return -(-classes // TICKS)
 
 
 def _short(name: str) -> str:

@@ -149,7 +149,7 @@ def _figures(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
 
 def _confusion(evaluation: Evaluation) -> Parts:
     """The confusion matrix, as a table or as a map, and the pairs most often confused."""
-    from alexnet.use.charts import confusion_map, shades
+    from alexnet.use.charts import confusion_map, shades, ticks_apart
 
     counts, labels = evaluation.confusion, evaluation.labels
     wrong = counts - np.diag(counts.diagonal())
@@ -165,6 +165,7 @@ def _confusion(evaluation: Evaluation) -> Parts:
     return {
         "labels": labels,
         "pairs": pairs,
+        "ticks_apart": ticks_apart(len(labels)) if many else 1,
         "confusion_map": confusion_map(counts, labels, f"Confusion matrix of {len(labels)} classes. {most}") if many else None,
         "matrix": [] if many else [list(zip(*row, strict=True)) for row in zip(counts.tolist(), tints.tolist(), strict=True)],
     }

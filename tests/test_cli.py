@@ -1,0 +1,220 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import alexnet
+from conftest import TINY, picture
+from test_data import bad_files
+
+TINY_SETS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+
+
+def run(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "alexnet", *map(str, arguments)]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def error(*arguments: object) -> str:
+    """Return the one line that a command which must fail says."""
+    done = run(*arguments, code=1)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("alexnet: ")
+    return lines[0]
+
+
+def test_train_prints_one_json_document_alone(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = run("train", photos, "--out", out, "--epochs", 2, "--seed", 3, *TINY_SETS, "--json")
+    found = json.loads(done.stdout)
+    assert found == json.loads((out / "summary.json").read_text())
+    assert found["epochs"] == 2
+    assert "28 train, 4 val, 8 test images of 2 classes" in done.stderr
+    assert "tensorboard --logdir" in done.stderr
+    assert (out / "log.txt").read_text().count("\n") == done.stderr.count("\n")
+    assert "seed = 3" in (out / "recipe.toml").read_text()
+
+
+def test_train_without_json_tells_a_person_what_to_do_next(photos: Path, tmp_path: Path) -> None:
+    done = run("train", photos, "--out", tmp_path / "run", "--epochs", 1, *TINY_SETS)
+    assert "top-1" in done.stdout
+    assert f"{tmp_path / 'run'}/report.html" in done.stdout
+    assert f"alexnet predict {tmp_path / 'run'}" in done.stdout
+
+
+def test_evaluate_prints_json_or_a_table(trained: alexnet.Run, photos: Path) -> None:
+    found = json.loads(run("evaluate", trained.path, "--json").stdout)
+    assert found == trained.summary["test"]
+    everything = json.loads(run("evaluate", trained.path, photos, "--json").stdout)
+    assert everything["images"] == 40
+    table = run("evaluate", trained.path, "--split", "val").stdout
+    assert "across" in table
+    assert "precision" in table
+
+
+def test_predict_answers_in_the_order_given(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_text("broken")
+    names = [photos / "down" / "003.png", tmp_path / "broken.jpg", photos / "across" / "001.png"]
+    found = json.loads(run("predict", trained.path, *names, "--json", "--top", 1, code=1).stdout)
+    assert [answer["image"] for answer in found] == list(map(str, names))
+    assert [a["predictions"][0]["label"] for a in found if "predictions" in a] == ["down", "across"]
+    assert found[1] == {"image": str(names[1]), "error": "not an image, or of an unknown kind"}
+
+
+def test_predict_takes_folders_globs_and_standard_input(trained: alexnet.Run, photos: Path) -> None:
+    folder = json.loads(run("predict", trained.path, photos / "down", "--json").stdout)
+    glob = json.loads(run("predict", trained.path, photos / "down" / "*.png", "--json").stdout)
+    lines = "".join(f"{answer['image']}\n" for answer in folder)
+    piped = [json.loads(line) for line in run("predict", trained.path, "-", "--jsonl", stdin=lines).stdout.splitlines()]
+    assert folder == glob == piped
+    assert len(folder) == 20
+    assert all(sum(p["probability"] for p in answer["predictions"]) == pytest.approx(1) for answer in folder)
+
+
+def test_predict_prints_csv(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
+    name = tmp_path / "a, b.png"
+    shutil.copy(photos / "down" / "000.png", name)
+    rows = list(csv.DictReader(io.StringIO(run("predict", trained.path, name, "--csv").stdout)))
+    assert [(row["image"], row["rank"], row["label"]) for row in rows] == [(str(name), "1", "down"), (str(name), "2", "across")]
+
+
+def test_predict_from_python_takes_arrays(trained: alexnet.Run) -> None:
+    import numpy as np
+
+    answers = trained.predict([np.asarray(picture(0, 5)), np.asarray(picture(1, 5))])
+    assert [answer["predictions"][0]["label"] for answer in answers] == ["across", "down"]
+
+
+def test_a_messy_folder_trains_predicts_and_is_left_alone(photos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "messy"
+    shutil.copytree(photos, root)
+    broken = bad_files(root / "across")
+    del broken["absent.png"]
+    Image.new("RGB", (40, 40)).convert("CMYK").save(root / "down" / "cmyk.jpg")
+    Image.new("I;16", (40, 40), 30_000).save(root / "down" / "deep.png")
+    picture(1, 1).save(root / "down" / "moving.gif", save_all=True, append_images=[picture(1, 2)])
+    picture(1, 3).save(root / "down" / "照片.png")
+    picture(1, 4).save(root / "down" / "really-a-png.jpg", "PNG")
+    (root / "empty").mkdir()
+    (root / ".ipynb_checkpoints").mkdir()
+    (root / ".ipynb_checkpoints" / "x.png").write_bytes((root / "down" / "照片.png").read_bytes())
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(root.rglob("*")) if p.is_file()}
+    done = run("train", root, "--out", tmp_path / "run", "--epochs", 1, *TINY_SETS, "--json")
+    summary = json.loads(done.stdout)
+    assert {Path(s["image"]).name for s in summary["skipped"]} == {*broken, "empty"}
+    for name in broken:
+        assert f"across/{name}: " in done.stderr
+    answers = json.loads(run("predict", tmp_path / "run", root, "--json", code=1).stdout)
+    assert {Path(a["image"]).name for a in answers if "error" in a} == set(broken)
+    assert len(answers) == 40 + len(broken) + 5
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(root.rglob("*")) if p.is_file()} == before
+
+
+# Errors: one line, exit code 1
+
+
+def test_no_such_dataset() -> None:
+    assert "no dataset 'nowhere'" in error("train", "nowhere")
+
+
+def test_a_folder_with_one_class(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    picture(0, 0).save(tmp_path / "cat" / "1.png")
+    assert "one class alone, 'cat'" in error("train", tmp_path)
+
+
+def test_a_csv_without_its_label_column(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("image,kind\na.png,x\n")
+    assert "no column 'label': it has 'image', 'kind'" in error("train", tmp_path / "list.csv")
+
+
+def test_a_misspelt_key_and_a_wrong_type(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[optimizer]\nrat = 0.1\n")
+    assert "did you mean 'optimizer.rate'" in error("train", photos, "--recipe", tmp_path / "mine.toml")
+    assert "train.batch is 'big', but should be a valid integer" in error("train", photos, "--set", "train.batch=big")
+
+
+def test_a_run_that_is_none_or_is_damaged(trained: alexnet.Run, tmp_path: Path) -> None:
+    assert "no such folder" in error("predict", tmp_path / "nowhere", "x.png")
+    assert "is not a run folder" in error("evaluate", tmp_path)
+    for name, damage, message in [
+        ("model.json", b"{", "model.json cannot be used"),
+        ("model.json", (trained.path / "model.json").read_bytes().replace(b'"version": 1', b'"version": 9'), "newer version"),
+        ("model.safetensors", b"cut", "is damaged: its SHA-256"),
+    ]:
+        copy = tmp_path / "copy"
+        shutil.copytree(trained.path, copy)
+        (copy / name).write_bytes(damage)
+        assert message in error("predict", copy, "x.png")
+        shutil.rmtree(copy)
+
+
+def test_an_out_that_holds_a_run(trained: alexnet.Run, photos: Path) -> None:
+    assert f"alexnet train --resume {trained.path}" in error("train", photos, "--out", trained.path)
+
+
+def test_an_out_that_cannot_be_written(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = error("train", photos, "--out", tmp_path / "file" / "run")
+    assert f"cannot write the run folder {tmp_path / 'file' / 'run'}" in line
+
+
+def test_images_that_are_not_there_and_labels_that_are_not_known(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
+    assert "no image 'nowhere.png'" in error("predict", trained.path, "nowhere.png")
+    shutil.copytree(photos, tmp_path / "other")
+    (tmp_path / "other" / "down").rename(tmp_path / "other" / "up")
+    assert "does not know: 'up'" in error("evaluate", trained.path, tmp_path / "other")
+
+
+def test_a_device_that_is_not_here(photos: Path) -> None:
+    assert "no device 'nonsense'" in error("train", photos, "--device", "nonsense")
+
+
+def test_wrong_usage_is_exit_code_2(trained: alexnet.Run) -> None:
+    run("train", "--no-such-option", code=2)
+    run("predict", trained.path, "x.png", "--json", "--csv", code=2)
+    assert "keeps its recipe" in run("train", "photos", "--resume", trained.path, code=2).stderr
+
+
+def test_debug_shows_the_traceback() -> None:
+    assert "Traceback" in run("train", "nowhere", "--debug", code=1).stderr
+
+
+# The rest
+
+
+def test_lists_and_help() -> None:
+    assert run("recipes", "list").stdout.startswith("fast: ")
+    assert "[train]" in run("recipes", "show", "fast").stdout
+    names = [line.split()[0] for line in run("model", "list").stdout.splitlines()]
+    assert names == ["cifar10", "scratch", "paper", "owt"]
+    assert "Usage: alexnet" in run("--help").stdout
+    assert run("--version").stdout.split() == ["alexnet", alexnet.__version__]
+
+
+def test_real_photos_train_and_predict(real_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = run("train", real_data / "imagenette", "--out", out, "--epochs", 1, "--set", "model.width=0.0625", "--json")
+    summary = json.loads(done.stdout)
+    assert summary["test"] is None
+    assert summary["validation"]["images"] == 400
+    assert "no test set" in done.stderr
+    photo = next((real_data / "imagenette" / "val").rglob("*.JPEG"))
+    (answer,) = json.loads(run("predict", out, photo, "--json").stdout)
+    assert len(answer["predictions"]) == 5
+    assert os.fspath(photo) == answer["image"]

@@ -1,0 +1,249 @@
+"""The report: its figures, that it needs nothing else, and that no name or label can break it."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet.data.dataset import Dataset
+from alexnet.data.table import Skipped, Table
+from alexnet.errors import RunError
+from alexnet.measure.evaluate import Evaluation
+from alexnet.recipe import Recipe
+from alexnet.run import RunFolder
+from alexnet.use.report import duration, write_report
+
+PLAIN = ("<script>alert(1)</script>", "$x^2$", "$\\frac{$", "猫", "{{ 7*7 }}", 'a"b\'c&d', "bad\ufffd", "x\ufffd\ufffdy")
+HOSTILE = (*PLAIN[:6], "bad\udcff", "x\x00\x07y", "a " * 60)
+
+
+class Page(HTMLParser):
+    """What a page refers to, the text of elements with an id, and the names of its elements."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text, self.tags, self.addresses, self.ids, self.values = text, [], [], [], {}
+        self.inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append((tag, found))
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "data", "action")]
+        if "id" in found:
+            self.ids.append(found["id"])
+            self.inside = found["id"] or ""
+        if tag == "data" and self.inside:
+            self.values.setdefault(self.inside, float(found["value"] or "nan"))
+
+
+class Case:
+    """A run folder with made-up results, and the report of it."""
+
+    def __init__(
+        self,
+        path: Path,
+        labels: tuple[str, ...] = ("cat", "dog", "owl"),
+        *,
+        images: int = 60,
+        epochs: int = 5,
+        test: bool = True,
+        skill: float = 2.0,
+        side: int = 8,
+        skipped: tuple[Skipped, ...] = (),
+    ) -> None:
+        self.folder = RunFolder(path)
+        self.images, self.epochs, self.test = images, epochs, test
+        self.evaluation = self._evaluate(labels, skill)
+        self.dataset = self._dataset(labels, side, skipped)
+        self._write()
+        self.path = write_report(self.folder, self.dataset, self.split, self.evaluation)
+        self.page = Page(self.path.read_text(encoding="utf-8"))
+        self.text = self.page.text
+
+    @property
+    def split(self) -> str:
+        return "test" if self.test else "val"
+
+    def _evaluate(self, labels: tuple[str, ...], skill: float) -> Evaluation:
+        chance = np.random.default_rng(0)
+        targets = chance.integers(0, len(labels), self.images)
+        logits = chance.normal(size=(self.images, len(labels))).astype(np.float32)
+        logits[np.arange(self.images), targets] += skill
+        return Evaluation(logits, targets, labels, (3, 32, 32), temperature=0.7)
+
+    def _dataset(self, labels: tuple[str, ...], side: int, skipped: tuple[Skipped, ...]) -> Dataset:
+        sizes = {"train": 40, **({"val": 10} if self.test else {}), self.split: self.images}
+        splits = np.repeat(list(sizes), list(sizes.values()))
+        targets = np.zeros(len(splits), np.int64)
+        targets[splits == self.split] = self.evaluation.targets
+        names = [f"{labels[t]}/{i}.jpg" for i, t in enumerate(targets)]
+        kept = np.random.default_rng(1).integers(0, 256, (50, side, side, 3), dtype=np.uint8)
+        table = Table("pets", labels, names, targets, splits, root=self.folder.path, skipped=skipped)
+        return Dataset(table, kept, np.arange(len(splits)) % len(kept))
+
+    def _write(self) -> None:
+        figures = self.evaluation.to_json()
+        self.summary = {
+            "epochs": self.epochs,
+            "seconds": 75.2,
+            "best_epoch": max(1, self.epochs - 1),
+            "validation": figures | {"top1": 0.123456},
+            "test": figures if self.test else None,
+        }
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        self.folder.summary.write_text(json.dumps(self.summary))
+        self.folder.recipe.write_text(Recipe(name="fast").to_toml())
+        self.folder.environment.write_text(json.dumps({"python": "3.12", "versions": {"torch": "2.13"}, "git_commit": None}))
+        with self.folder.metrics.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", "rate", "train_loss", "train_top1", "val_loss", "val_top1", "device_use"])
+            for epoch in range(1, self.epochs + 1):
+                done = epoch / self.epochs
+                writer.writerow([epoch, 0.05 * (1 - done), 2 - done, 0.6 * done, 1.5 - done, 0.8 * done, "CPU 33 %, 1 GB"])
+
+
+def test_figures_are_those_of_summary_and_evaluation(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run", labels=tuple("abcdefg"))
+    values, found = case.page.values, case.summary["test"]
+    assert values["top1"] == found["top1"] == case.evaluation.top1
+    assert values["top5"] == found["top5"]
+    assert values["ece"] == found["ece"]
+    assert values["validation"] == 0.123456
+    assert values["seconds"] == case.summary["seconds"]
+    assert all(f'value="{edge}"' in case.text for edge in found["top1_interval"])
+    assert "1 min 15 s" in case.text
+    assert "best epoch: 4" in case.text
+    for part, count in (("Training", 40), ("Validation", 10), ("Test", 60)):
+        assert f'<dt>{part} images</dt><dd><data value="{count}">' in case.text
+
+
+def test_classes_are_listed_worst_first_with_their_figures(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run")
+    expected = sorted(case.evaluation.to_json()["per_class"].items(), key=lambda item: item[1]["f1"])
+    table = case.text[case.text.index('<table class="classes">') :]
+    places = [table.index(f">{label}</div>") for label, _ in expected]
+    assert places == sorted(places)
+    for place, (_, row) in zip(places, expected, strict=True):
+        line = table[place : table.index("</tr>", place)]
+        assert [f"{row[key]:.1%}" in line for key in ("precision", "recall", "f1")] == [True] * 3
+
+
+def test_cells_of_a_small_confusion_matrix_are_its_counts(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run")
+    table = case.text[case.text.index('<table class="matrix') :].partition("</table>")[0]
+    assert [int(n) for n in re.findall(r"<td[^>]*>(\d+)</td>", table)] == case.evaluation.confusion.ravel().tolist()
+
+
+def test_worst_mistakes_are_those_with_the_highest_probability(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run", skill=0.5)
+    logits = case.evaluation.logits.astype(float) / case.evaluation.temperature
+    given = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    wrong = np.flatnonzero(logits.argmax(1) != case.evaluation.targets)
+    worst = wrong[np.argsort(-given[wrong].max(1))][:12]
+    listed = re.findall(r'<code class="name">(.*?)</code>', case.text)
+    assert listed == [case.dataset.names("test")[i] for i in worst]
+    assert f"{given[worst[0]].max():.1%}" in case.text
+
+
+def test_nothing_outside_the_file_is_referred_to(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run", labels=tuple(f"class {i}" for i in range(30)))
+    assert all(address.startswith(("data:image/", "#")) for address in case.page.addresses)
+    assert not re.search(r"https?:|@import|url\((?!#)|<!DOCTYPE svg|<\?xml", case.text)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in case.page.tags}
+
+
+def test_ids_are_unique_and_charts_have_words(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run", labels=tuple(f"class {i}" for i in range(30)))
+    assert len(case.page.ids) == len(set(case.page.ids))
+    charts = [found["aria-label"] for _, found in case.page.tags if found.get("role") == "img"]
+    assert len(charts) == 4
+    assert "Validation accuracy rises from 16.0% to 80.0% over 5 epochs; that of training goes from 12.0% to 60.0%." in charts
+    assert case.text.count("<svg") == 4
+
+
+@pytest.mark.parametrize("more", [0, 20])
+def test_hostile_labels_and_names_are_shown_as_they_are(tmp_path: Path, more: int) -> None:
+    labels = (*HOSTILE, *(f"class {i}" for i in range(more)))
+    skipped = tuple(Skipped(f"<b>{i}\udce9.jpg", "not an image & <i>more</i>") for i in range(60))
+    case = Case(tmp_path / "run \udcff<i>", labels=labels, images=120, skipped=skipped)
+    assert "script" not in {tag for tag, _ in case.page.tags}
+    table = html.unescape(case.text[case.text.index('<table class="classes">') :])
+    for label in PLAIN:
+        assert f">{label}</div>" in table
+    assert not more or (">$x^2$</text>" in case.text and ">猫</text>" in case.text)
+    assert "<b>" not in case.text
+    assert "&lt;b&gt;49\ufffd.jpg" in case.text
+    assert "&lt;b&gt;50\ufffd.jpg" not in case.text
+    assert "And 10 more" in case.text
+
+
+def test_one_epoch_is_drawn_as_points(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run", epochs=1)
+    assert "Validation accuracy is 80.0% after the only epoch; that of training is 60.0%." in case.text
+    assert case.text.count("<use ") > 4
+
+
+def test_a_missing_test_set_is_said(tmp_path: Path) -> None:
+    without, with_test = Case(tmp_path / "a", test=False), Case(tmp_path / "b")
+    assert "There was no test set" in without.text
+    assert "Validation accuracy (top-1)" in without.text
+    assert "<dt>Test images</dt><dd>none</dd>" in without.text
+    assert "There was no test set" not in with_test.text
+    assert "Test accuracy (top-1)" in with_test.text
+
+
+def test_top5_is_left_out_where_it_says_nothing(tmp_path: Path) -> None:
+    assert "top5" not in Case(tmp_path / "run", labels=tuple("abcde")).page.values
+
+
+@pytest.mark.parametrize(("classes", "images", "side"), [(2, 50, 224), (200, 10_000, 224)])
+def test_a_report_is_small(tmp_path: Path, classes: int, images: int, side: int) -> None:
+    case = Case(tmp_path / "run", labels=tuple(f"class number {i}" for i in range(classes)), images=images, side=side)
+    assert case.path.stat().st_size < 3_000_000
+
+
+def test_a_run_without_mistakes_says_so(tmp_path: Path) -> None:
+    assert "None: every one of the 60 images got the right label." in Case(tmp_path / "run", skill=50).text
+
+
+def test_a_stopped_training_has_a_report_too(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run")
+    case.folder.summary.unlink()
+    write_report(case.folder, case.dataset, case.split, case.evaluation)
+    assert "stopped before its end" in case.folder.report.read_text(encoding="utf-8")
+
+
+def test_a_damaged_run_is_refused_in_one_line(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run")
+    case.folder.metrics.write_text("epoch,rate\n1,fast\n")
+    with pytest.raises(RunError, match=r"metrics\.csv cannot be read"):
+        write_report(case.folder, case.dataset, case.split, case.evaluation)
+    case.folder.metrics.unlink()
+    with pytest.raises(RunError, match="No such file"):
+        write_report(case.folder, case.dataset, case.split, case.evaluation)
+
+
+def test_the_same_run_gives_the_same_report(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run")
+    write_report(case.folder, case.dataset, case.split, case.evaluation)
+    assert case.folder.report.read_text(encoding="utf-8") == case.text
+
+
+def test_predicting_does_not_wait_for_matplotlib() -> None:
+    code = "import sys, alexnet.use.report; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(59.7, "1 min 00 s"), (75.2, "1 min 15 s"), (4000, "1 h 07 min")])
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,327 @@
+"""Training: the same numbers again, the best epoch kept, nothing lost when it is stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import alexnet
+from alexnet.data.dataset import open_dataset, preprocessing, resolve
+from alexnet.data.sources import open_table
+from alexnet.errors import DivergedError, RecipeError, RunError
+from alexnet.recipe import Optimizer, Recipe, Schedule, Train
+from alexnet.recipe import load as load_recipe
+from alexnet.train import checkpoint
+from alexnet.train.optimizer import build_loss, build_optimizer, rate_at
+from conftest import TINY
+
+TIME_COLUMNS = {"seconds", "images_per_second", "device_use"}
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in csv.DictReader(file)]
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A run of three epochs, never stopped."""
+    out = tmp_path_factory.mktemp("short") / "run"
+    alexnet.train(photos, out=out, settings={**TINY, "train.epochs": 3, "train.batch": 8})
+    return out
+
+
+def test_a_run_holds_what_it_promises(trained: alexnet.Run) -> None:
+    names = {path.name for path in trained.path.iterdir()}
+    assert names == {
+        *("recipe.toml", "model.safetensors", "model.json", "metrics.csv", "tensorboard"),
+        *("summary.json", "environment.json", "report.html", "log.txt"),
+    }
+    assert [row["epoch"] for row in metrics(trained.path)] == [str(i) for i in range(1, 9)]
+    environment = json.loads((trained.path / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__
+
+
+def test_it_learns(trained: alexnet.Run) -> None:
+    assert trained.summary["test"]["top1"] == 1.0, "stripes across against stripes down"
+    rows = metrics(trained.path)
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+
+
+def test_the_summary_has_the_keys_that_are_promised(trained: alexnet.Run) -> None:
+    assert list(trained.summary) == [
+        *("run", "recipe", "variant", "epochs", "seconds", "best_epoch", "validation", "test", "skipped")
+    ]
+    assert (trained.summary["recipe"], trained.summary["variant"], trained.summary["epochs"]) == ("fast", "cifar10", 8)
+
+
+def test_the_test_figures_are_those_of_evaluate(trained: alexnet.Run) -> None:
+    assert trained.evaluate().to_json() == trained.summary["test"]
+    assert trained.evaluate(split="val").to_json() == trained.summary["validation"]
+
+
+def test_a_run_is_repeated_from_its_recipe_to_the_byte(trained: alexnet.Run, tmp_path: Path) -> None:
+    alexnet.train(recipe=trained.path / "recipe.toml", out=tmp_path / "again")
+    assert metrics(tmp_path / "again") == metrics(trained.path)
+    assert weights(tmp_path / "again") == weights(trained.path)
+
+
+def test_the_number_of_loader_workers_changes_nothing(short: Path, photos: Path, tmp_path: Path) -> None:
+    for workers in (1, 4):
+        out = tmp_path / str(workers)
+        settings = {**TINY, "train.epochs": 3, "train.batch": 8, "data.workers": workers}
+        alexnet.train(photos, out=out, settings=settings)
+        assert metrics(out) == metrics(short)
+        assert weights(out) == weights(short)
+
+
+def test_another_seed_gives_another_run(short: Path, photos: Path, tmp_path: Path) -> None:
+    alexnet.train(photos, out=tmp_path / "r", settings={**TINY, "train.epochs": 3, "train.batch": 8, "train.seed": 1})
+    assert metrics(tmp_path / "r") != metrics(short)
+
+
+# Stopping
+
+
+def start_training(out: Path, photos: Path, **settings: Any) -> subprocess.Popen[str]:
+    keys = {**TINY, "train.batch": 8, **settings}
+    sets = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "alexnet", "train", str(photos), "--out", str(out), "--threads", "2", *sets]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_is_saved_says_how_to_go_on_and_ends_as_if_never_stopped(
+    short: Path, photos: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "run"
+    # So many epochs that it cannot be over before the signal comes; then the recipe is put back to three.
+    process = start_training(out, photos, **{"train.epochs": 3, "data.workers": 1})
+    wait_for(lambda: (out / "log.txt").exists() and "curves" in (out / "log.txt").read_text(), process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert errors.splitlines()[-1].endswith(f"go on with: alexnet train --resume {out}")
+    assert "Traceback" not in errors
+    assert not list(out.rglob("*.part"))
+    alexnet.resume(out)
+    assert metrics(out) == metrics(short)
+    assert weights(out) == weights(short)
+    assert not (out / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 5, 9])
+def test_resume_in_the_middle_of_an_epoch_gives_the_same_bytes(
+    short: Path, photos: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alexnet.train.loop import Trainer
+
+    steps = 0
+    step = Trainer._step
+
+    def counted(self: Trainer, *args: Any) -> None:
+        nonlocal steps
+        step(self, *args)
+        steps += 1
+        if steps == stop_after:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "_step", counted)
+    with pytest.raises(alexnet.AlexNetError, match="go on with"):
+        alexnet.train(photos, out=tmp_path / "run", settings={**TINY, "train.epochs": 3, "train.batch": 8})
+    alexnet.resume(tmp_path / "run")
+    assert steps == 3 * 4, "four batches of 28 images, three epochs, none twice"
+    assert metrics(tmp_path / "run") == metrics(short)
+    assert weights(tmp_path / "run") == weights(short)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(short: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "recipe.toml").write_bytes((short / "recipe.toml").read_bytes())
+    alexnet.resume(out)
+    assert weights(out) == weights(short)
+
+
+def test_a_finished_run_is_not_resumed(short: Path) -> None:
+    with pytest.raises(RunError, match="finished"):
+        alexnet.resume(short)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        checkpoint.save(tmp_path, {"a": torch.full((3,), value)}, {"epoch": int(value)})
+    folder = tmp_path / "checkpoint"
+    (folder / "last").rename(folder / "kept")
+    checkpoint.save(tmp_path, {"a": torch.full((3,), 3.0)}, {"epoch": 3})
+    (folder / "kept").rename(folder / "before")
+    content = bytearray((folder / "last" / "state.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "last" / "state.safetensors").write_bytes(content)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert found[1] == {"epoch": 2}
+    assert found[0]["a"].tolist() == [2.0] * 3
+    (folder / "before" / "state.json").write_text("{")
+    with pytest.raises(RunError, match="is damaged"):
+        checkpoint.load(tmp_path)
+
+
+# What is kept
+
+
+def test_keep_best_holds_the_best_epoch_and_keep_last_the_last(photos: Path, tmp_path: Path) -> None:
+    runs = {}
+    for keep in ("best", "last"):
+        settings = {**TINY, "train.epochs": 4, "train.keep": keep, "schedule.warmup": 0.0, "optimizer.rate": 0.2}
+        runs[keep] = alexnet.train(photos, out=tmp_path / keep, settings=settings)
+    rows = metrics(tmp_path / "best")
+    order = [(float(row["val_top1"]), -float(row["val_loss"])) for row in rows]
+    best = order.index(max(order))
+    assert runs["best"].summary["best_epoch"] == best + 1
+    assert runs["best"].summary["validation"]["loss"] == pytest.approx(float(rows[best]["val_loss"]), rel=1e-5)
+    assert runs["last"].summary["best_epoch"] == 4
+    assert runs["last"].summary["validation"]["loss"] == pytest.approx(float(rows[-1]["val_loss"]), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alexnet.train.loop import Trainer
+
+    taken: list[bool] = []
+    init = Trainer.__init__
+
+    def broken(self: Trainer, *args: Any) -> None:
+        init(self, *args)
+        with torch.no_grad():
+            self.network.head.weight.fill_(math.inf)
+        self.optimizer.register_step_pre_hook(lambda *_: taken.append(True))
+
+    monkeypatch.setattr(Trainer, "__init__", broken)
+    with pytest.raises(DivergedError, match=r"the loss is nan in epoch 1, batch 1.*--set optimizer\.rate="):
+        alexnet.train(photos, out=tmp_path / "run", settings=TINY)
+    assert not taken
+
+
+def test_training_by_the_clock_ends_in_time(photos: Path, tmp_path: Path) -> None:
+    started = time.monotonic()
+    run = alexnet.train(photos, out=tmp_path / "run", settings={**TINY, "train.minutes": 0.15, "train.batch": 8})
+    assert run.summary["epochs"] > 1
+    assert time.monotonic() - started < 60, "9 seconds, and a slow machine's start"
+    assert float(metrics(tmp_path / "run")[-1]["rate"]) < 0.3 * run.recipe.optimizer.rate
+
+
+# Pieces
+
+
+def test_the_rate_climbs_to_its_peak_and_falls_to_zero() -> None:
+    schedule = Schedule(warmup=0.25)
+    assert [rate_at(p, 0.4, schedule) for p in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx([0, 0.2, 0.4, 0.2, 0])
+    assert rate_at(0, 0.4, Schedule(warmup=0)) == 0.4
+
+
+def test_weight_decay_spares_norms_and_biases() -> None:
+    network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
+    optimizer = build_optimizer(network, Optimizer(rate=0.1, weight_decay=0.5, momentum=0))
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        factor = 0.95 if name.endswith("weight") and "norm" not in name else 1.0
+        torch.testing.assert_close(parameter.detach(), before[name] * factor, msg=name)
+
+
+def test_balanced_weights_make_a_rare_class_count_alike() -> None:
+    targets = np.array([0] * 90 + [1] * 10)
+    recipe = Recipe(train=Train(class_weights="balanced"))
+    loss = build_loss(recipe, targets, 2, torch.device("cpu"))
+    assert loss.weight is not None
+    assert loss.weight.tolist() == pytest.approx([100 / (2 * 90), 100 / (2 * 10)])
+    assert build_loss(Recipe(), targets, 2, torch.device("cpu")).weight is None
+
+
+def test_small_images_are_stored_as_they_are_and_digits_are_not_mirrored() -> None:
+    table = open_table("digits")
+    recipe = resolve(load_recipe("fast"), table)
+    assert recipe.images.stored == 8
+    assert recipe.augment.mirror is False
+    dataset = open_dataset(table, preprocessing(recipe), 2, recipe.data)
+    assert dataset.table.counts() == {"train": 1259, "val": 179, "test": 359}
+
+
+def test_an_input_too_small_for_the_pools_is_refused_before_anything_is_decoded(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"images\.input is 50, but 'cifar10' needs 67 pixels or more"):
+        alexnet.train(photos, out=tmp_path / "run", settings={"images.input": 50})
+    assert not (tmp_path / "run").exists(), "the name is free again"
+
+
+def test_an_out_that_holds_a_run_or_anything_else_is_refused(short: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"holds a run already.*--resume"):
+        alexnet.train(photos, out=short)
+    (tmp_path / "thesis.doc").touch()
+    with pytest.raises(RunError, match="not empty"):
+        alexnet.train(photos, out=tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.doc"]
+
+
+def test_the_first_losses_are_those_of_a_plain_loop(photos: Path, tmp_path: Path) -> None:
+    """Two steps in float32 without augmentation and dropout, against PyTorch written out by hand."""
+    settings = {**TINY, "train.epochs": 1, "train.batch": 14, "train.precision": "float32", "model.dropout": 0.0}
+    off = {"augment.shift": 0.0, "augment.mirror": False, "train.keep": "last"}
+    run = alexnet.train(photos, out=tmp_path / "run", settings={**settings, **off})
+    recipe = run.recipe
+    dataset, _ = run.dataset(split="train")
+    train = dataset.images("train")
+    torch.manual_seed(0)
+    network = alexnet.AlexNet("cifar10", 2, width=1 / 16, batch_norm_momentum=0.1, dropout=0.0)
+    velocity = {p: torch.zeros_like(p) for p in network.parameters()}
+    order = np.random.default_rng([0, 1]).permutation(len(train))
+    losses = []
+    for step, part in enumerate(np.array_split(order, 2)):
+        x = torch.from_numpy(train.pixels[train.rows[part]]).permute(0, 3, 1, 2) / 255
+        x = (x - torch.tensor(recipe.images.mean).view(3, 1, 1)) / torch.tensor(recipe.images.deviation).view(3, 1, 1)
+        x = torch.nn.functional.interpolate(x.float(), size=67, mode="bilinear")
+        loss = torch.nn.functional.cross_entropy(network(x), torch.from_numpy(train.targets[part]), label_smoothing=0.1)
+        losses.append(loss.item())
+        progress = (step + 0.5) / 2
+        warmup = recipe.schedule.warmup
+        rate = recipe.optimizer.rate * (progress / warmup if progress < warmup else (1 - progress) / (1 - warmup))
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+                if parameter.ndim > 1:
+                    gradient = gradient + recipe.optimizer.weight_decay * parameter
+                velocity[parameter] = 0.9 * velocity[parameter] + gradient
+                parameter -= rate * (gradient + 0.9 * velocity[parameter])  # Nesterov
+    assert float(metrics(tmp_path / "run")[0]["train_loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
+    saved = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(saved[name], parameter.detach(), rtol=1e-3, atol=1e-5, msg=name)
