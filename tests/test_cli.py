@@ -113,12 +113,15 @@ def test_a_messy_folder_trains_predicts_and_is_left_alone(photos: Path, tmp_path
     (root / "empty").mkdir()
     (root / ".ipynb_checkpoints").mkdir()
     (root / ".ipynb_checkpoints" / "x.png").write_bytes((root / "down" / "照片.png").read_bytes())
+    odd = os.fsencode(root / "down") + b"/caf\xe9.png"  # a name that is no UTF-8, and a file that is no image
+    Path(os.fsdecode(odd)).write_text("broken")
+    broken["caf\udce9.png"] = "not an image"
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(root.rglob("*")) if p.is_file()}
     done = run("train", root, "--out", tmp_path / "run", "--epochs", 1, *TINY_SETS, "--json")
     summary = json.loads(done.stdout)
     assert {Path(s["image"]).name for s in summary["skipped"]} == {*broken, "empty"}
     for name in broken:
-        assert f"across/{name}: " in done.stderr
+        assert f"/{name}: ".encode("utf-8", "backslashreplace").decode() in done.stderr
     answers = json.loads(run("predict", tmp_path / "run", root, "--json", code=1).stdout)
     assert {Path(a["image"]).name for a in answers if "error" in a} == set(broken)
     assert len(answers) == 40 + len(broken) + 5

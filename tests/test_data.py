@@ -52,7 +52,10 @@ def test_class_folders_are_searched_recursively_and_hidden_ones_passed_over(tmp_
     (tmp_path / "notes.txt").write_text("x")
     table = open_table(tmp_path)
     assert listing(table) == {("cat/1.png", "cat", ""), ("cat/more/2.png", "cat", ""), ("dog/1.png", "dog", "")}
-    assert {tuple(s) for s in table.skipped} == {("empty", "class folder without files"), ("notes.txt", "not in a class folder")}
+    assert {tuple(s) for s in table.skipped} == {
+        ("empty", "class folder without files"),
+        ("notes.txt", "not in a class folder"),
+    }
 
 
 def test_split_folders_go_by_their_usual_names(tmp_path: Path) -> None:
@@ -341,7 +344,9 @@ def test_input_is_normalised_and_channels_last() -> None:
     np.testing.assert_allclose(x.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-6)
     assert x.is_contiguous(memory_format=torch.channels_last)
     larger = to_input(images, how.model_copy(update={"input": 64}))
-    expected_larger = torch.nn.functional.interpolate(torch.from_numpy(expected).permute(0, 3, 1, 2), scale_factor=2, mode="bilinear")
+    expected_larger = torch.nn.functional.interpolate(
+        torch.from_numpy(expected).permute(0, 3, 1, 2), scale_factor=2, mode="bilinear"
+    )
     np.testing.assert_allclose(larger.numpy(), expected_larger.numpy(), atol=1e-5)
 
 
@@ -407,7 +412,7 @@ def test_rows_stay_with_their_pixels_when_files_are_left_out(tmp_path: Path) -> 
     for i, colour in enumerate([10, 20, 30, 40, 50, 60]):
         for label in ("a", "b"):
             (tmp_path / label).mkdir(exist_ok=True)
-            Image.new("RGB", (32, 32), (colour, 0, label == "b" and 255 or 0)).save(tmp_path / label / f"{i}.png")
+            Image.new("RGB", (32, 32), (colour, 0, (label == "b" and 255) or 0)).save(tmp_path / label / f"{i}.png")
     (tmp_path / "a" / "2.png").write_text("broken")
     dataset = open_dataset(open_table(tmp_path), HOW, 2, None)
     batch = next(ordered_batches(dataset.images("all"), 100))
@@ -424,9 +429,7 @@ def test_nothing_readable_is_an_error_that_names_a_file(tmp_path: Path) -> None:
         open_dataset(open_table(tmp_path), HOW, 1, Data())
 
 
-def test_a_cache_folder_that_cannot_be_written_is_named(
-    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(DataError, match="ALEXNET_CACHE"):

@@ -53,9 +53,16 @@ def test_a_wrong_set_is_refused(setting: str, message: str) -> None:
 
 
 def test_set_takes_values_as_toml_and_plain_words() -> None:
-    settings = recipe.settings_from(["train.epochs=5", "augment.mirror=false", "images.mean=[0.1, 0.2, 0.3]", "train.keep=last"])
+    settings = recipe.settings_from(
+        ["train.epochs=5", "augment.mirror=false", "images.mean=[0.1, 0.2, 0.3]", "train.keep=last"]
+    )
     found = recipe.load("fast").with_settings(settings)
-    assert (found.train.epochs, found.augment.mirror, found.images.mean, found.train.keep) == (5, False, (0.1, 0.2, 0.3), "last")
+    assert (found.train.epochs, found.augment.mirror, found.images.mean, found.train.keep) == (
+        5,
+        False,
+        (0.1, 0.2, 0.3),
+        "last",
+    )
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

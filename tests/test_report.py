@@ -22,7 +22,7 @@ from alexnet.recipe import Recipe
 from alexnet.run import RunFolder
 from alexnet.use.report import duration, write_report
 
-PLAIN = ("<script>alert(1)</script>", "$x^2$", "$\\frac{$", "猫", "{{ 7*7 }}", 'a"b\'c&d', "bad\ufffd", "x\ufffd\ufffdy")
+PLAIN = ("<script>alert(1)</script>", "$x^2$", "$\\frac{$", "猫", "{{ 7*7 }}", "a\"b'c&d", "bad\ufffd", "x\ufffd\ufffdy")
 HOSTILE = (*PLAIN[:6], "bad\udcff", "x\x00\x07y", "a " * 60)
 
 

@@ -210,9 +210,7 @@ def test_keep_best_holds_the_best_epoch_and_keep_last_the_last(photos: Path, tmp
     assert runs["last"].summary["validation"]["loss"] == pytest.approx(float(rows[-1]["val_loss"]), rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from alexnet.train.loop import Trainer
 
     taken: list[bool] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -37,12 +38,12 @@ class Split(StrEnum):
     test = "test"
 
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as train leaves it.", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as train leaves it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, mps …  [default: the accelerator, if there is one]", show_default=False)
+    str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps …  [default: the accelerator, if there is one]")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: all cores]", show_default=False)]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.  [default: all cores]")]
 
 
 @app.callback()
@@ -58,35 +59,26 @@ def train(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="digits, cifar10, fashion-mnist, a folder, or a CSV or Parquet file.  [default: the recipe's]",
-            show_default=False,
+            metavar="DATA", help="digits, cifar10, fashion-mnist, a folder, or a CSV or Parquet file.  [default: the recipe's]"
         ),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="A name (alexnet recipes list) or a TOML file.")] = "fast",
-    variant: Annotated[str | None, typer.Option(help="The architecture (alexnet model list).", show_default=False)] = None,
+    recipe: Annotated[str, typer.Option(metavar="NAME", help="A name (alexnet recipes list) or a TOML file.")] = "fast",
+    variant: Annotated[str | None, typer.Option(metavar="NAME", help="The architecture (alexnet model list).")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run folder.  [default: runs/<data>-<recipe>-<date>-<time>]", show_default=False)
+        Path | None, typer.Option(metavar="FOLDER", help="The run folder.  [default: runs/<data>-<recipe>-<date>-<time>]")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Train this many epochs.", show_default=False)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Train this many epochs.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Train until then, instead of by epochs.", show_default=False)
+        float | None, typer.Option(min=0.01, metavar="M", help="Train until then, instead of by epochs.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Of first weights, order and augmentation.", show_default=False)
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.", show_default=False)
-    ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Where downloads lie.  [env: ALEXNET_DATA]", show_default=False)
-    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of first weights, order and augmentation.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    data_root: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where downloads lie.  [env: ALEXNET_DATA]")] = None,
     device: Device = None,
     threads: Threads = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as optimizer.rate=0.02.", show_default=False
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as optimizer.rate=0.02."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -124,10 +116,10 @@ def train(
 def evaluate(
     run: RunPath,
     data: Annotated[
-        str | None, typer.Argument(help="A dataset as for train.  [default: the run's own]", show_default=False)
+        str | None, typer.Argument(metavar="DATA", help="A dataset as for train.  [default: the run's own]")
     ] = None,
     split: Annotated[
-        Split | None, typer.Option(help="[default: test, else val; all of a DATA that is not split]", show_default=False)
+        Split | None, typer.Option(metavar="train|val|test", help="[default: test, else val; all of a DATA that is not split]")
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -147,13 +139,9 @@ def predict(
     run: RunPath,
     images: Annotated[
         list[str],
-        typer.Argument(
-            metavar="IMAGE|FOLDER|GLOB|-…",
-            help="What to look at; - reads paths from standard input, one a line.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="IMAGE|FOLDER|GLOB|-…", help="What to look at; - reads paths from standard input, one a line."),
     ],
-    top: Annotated[int, typer.Option(min=1, help="Labels for each image.")] = 5,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Labels for each image.")] = 5,
     as_json: AsJson = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON object a line, as they come.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: image, rank, label, probability, error.")] = False,
@@ -198,7 +186,7 @@ def recipes_list() -> None:
 
 
 @recipes_app.command("show")
-def recipes_show(name: Annotated[str, typer.Argument(help="A name of the list, or a TOML file.", show_default=False)]) -> None:
+def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME", help="A name of the list, or a TOML file.")]) -> None:
     """Print a recipe: a file to copy and to change."""
     from alexnet import recipe
 
@@ -269,7 +257,9 @@ def _show_summary(summary: dict[str, Any]) -> None:
 def _accuracy(found: dict[str, Any]) -> str:
     low, high = found["top1_interval"]
     interval = f"({low:.1%} to {high:.1%})"
-    return f"top-1 {found['top1']:.2%} {interval}, top-5 {found['top5']:.2%}, loss {found['loss']:.4f}, {found['images']:,} images"
+    return (
+        f"top-1 {found['top1']:.2%} {interval}, top-5 {found['top5']:.2%}, loss {found['loss']:.4f}, {found['images']:,} images"
+    )
 
 
 def _show_evaluation(found: dict[str, Any]) -> None:
@@ -286,6 +276,9 @@ def _show_evaluation(found: dict[str, Any]) -> None:
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one line and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8; in JSON such an escape is right
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if arguments == ["--version"]:

@@ -45,7 +45,7 @@ class Monitor:
         if self._live:
             sys.stderr.write("\r\033[K")  # over the live line
         say(text)
-        with (self._folder / "log.txt").open("a", encoding="utf-8") as log:
+        with (self._folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
     def step(self, epoch: str, done: int, total: int, rate: float, loss: float, top1: float, seconds_left: float) -> None:

@@ -6,13 +6,13 @@ import csv
 import json
 import shlex
 import time
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from alexnet import __version__
 from alexnet.errors import RunError
 from alexnet.measure.metrics import per_class
 from alexnet.run import read_recipe, write_text
@@ -81,7 +81,7 @@ def _run(folder: RunFolder, dataset: Dataset) -> Parts:
     dated = folder.summary if finished else folder.metrics
     table = dataset.table
     return {
-        "version": __version__,
+        "version": version("alexnet"),
         "name": table.name,
         "variant": recipe.model.variant,
         "recipe": recipe.name,

@@ -1,0 +1,40 @@
+# `make demo` and `make test` are all that a fresh machine needs; both install into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench docs clean
+
+demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
+	$(BIN)/alexnet train digits
+
+test: .venv/installed-dev  ## all tests; those on real images need ALEXNET_TEST_DATA
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src/
+
+bench: .venv/installed-dev  ## every benchmark, each against a peer in the same run
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+docs: .venv/installed-docs  ## the site, into site/
+	$(BIN)/mkdocs build --strict
+
+clean:  ## remove what was installed and built; runs stay
+	rm -rf .venv site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+.venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@ .venv/installed
+
+.venv/installed-docs: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@ .venv/installed
