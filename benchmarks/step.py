@@ -67,20 +67,10 @@ if __name__ == "__main__":
             if turn:  # the first is a warm-up
                 times[name].append(time.perf_counter() - start)
     rates = {name: BATCH / statistics.median(found) for name, found in times.items()}
+    print(f"{BATCH} images of {side}x{side} on {where}, {torch.get_num_threads()} threads")
     for name, found in times.items():
-        print(
-            f"{name:6} {rates[name]:6.0f} images/s at {side}x{side}, batch {BATCH}; {BATCH / max(found):.0f} to {BATCH / min(found):.0f}"
-        )
+        print(f"{name:6} {rates[name]:6.0f} images/s, {BATCH / max(found):.0f} to {BATCH / min(found):.0f}")
     ratios = [p / o for o, p in zip(times["ours"], times["plain"], strict=True)]
-    print(f"ours is {statistics.median(ratios):.1f} times as fast ({min(ratios):.1f} to {max(ratios):.1f})")
-    print(
-        json.dumps(
-            {
-                "benchmark": "step",
-                "device": str(where),
-                "threads": torch.get_num_threads(),
-                **rates,
-                "ratio": statistics.median(ratios),
-            }
-        )
-    )
+    ratio = statistics.median(ratios)
+    print(f"ours is {ratio:.1f} times as fast ({min(ratios):.1f} to {max(ratios):.1f})")
+    print(json.dumps({"benchmark": "step", "input": side, **rates, "ratio": ratio}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,10 @@ TINY = {"model.width": 1 / 16, "images.input": 67, "train.batch": 32}
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep decoded images out of the user's cache, and the numbers independent of the machine's cores."""
     os.environ["ALEXNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     torch.set_num_threads(2)
-    yield
 
 
 @pytest.fixture(scope="session")

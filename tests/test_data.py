@@ -94,11 +94,9 @@ def test_a_csv_names_images_relative_to_itself_or_absolute(tmp_path: Path, delim
 
 
 def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     columns = {"image": ["a.png", "b.png"], "label": ["1", "2"]}
-    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "list.parquet")
+    parquet.write_table(pytest.importorskip("pyarrow").table(columns), tmp_path / "list.parquet")
     (tmp_path / "list.csv").write_text("image,label\na.png,1\nb.png,2\n")
     assert listing(open_table(tmp_path / "list.parquet")) == listing(open_table(tmp_path / "list.csv"))
 

@@ -68,7 +68,7 @@ def test_set_takes_values_as_toml_and_plain_words() -> None:
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'fast'"):
         recipe.load("fats")
-    with pytest.raises(RecipeError, match="cannot read the recipe nowhere.toml"):
+    with pytest.raises(RecipeError, match=r"cannot read the recipe nowhere\.toml"):
         recipe.load("nowhere.toml")
 
 

@@ -26,7 +26,7 @@ from alexnet.errors import DivergedError, RecipeError, RunError
 from alexnet.recipe import Optimizer, Recipe, Schedule, Train
 from alexnet.recipe import load as load_recipe
 from alexnet.train import checkpoint
-from alexnet.train.optimizer import build_loss, build_optimizer, rate_at
+from alexnet.train.optimizer import build_loss, build_optimizer, rate_at, set_rate
 from conftest import TINY
 
 TIME_COLUMNS = {"seconds", "images_per_second", "device_use"}
@@ -257,6 +257,22 @@ def test_weight_decay_spares_norms_and_biases() -> None:
         torch.testing.assert_close(parameter.detach(), before[name] * factor, msg=name)
 
 
+def test_a_layer_may_have_a_rate_of_its_own() -> None:
+    network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
+    settings = Optimizer(rate=1.0, weight_decay=0, momentum=0, rate_factors={"fc6": 0.5, "fc8": 0.0})
+    optimizer = build_optimizer(network, settings)
+    set_rate(optimizer, 0.1)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        step = 0.05 if "fc6" in name else 0.0 if "head" in name else 0.1
+        torch.testing.assert_close(parameter.detach(), before[name] - step, msg=name)
+    with pytest.raises(RecipeError, match="names the layer 'fc9'"):
+        build_optimizer(network, Optimizer(rate_factors={"fc9": 0.5}))
+
+
 def test_balanced_weights_make_a_rare_class_count_alike() -> None:
     targets = np.array([0] * 90 + [1] * 10)
     recipe = Recipe(train=Train(class_weights="balanced"))
@@ -314,11 +330,13 @@ def test_the_first_losses_are_those_of_a_plain_loop(photos: Path, tmp_path: Path
         rate = recipe.optimizer.rate * (progress / warmup if progress < warmup else (1 - progress) / (1 - warmup))
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         with torch.no_grad():
-            for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+            for (name, parameter), gradient in zip(network.named_parameters(), gradients, strict=True):
+                layer = "fc8" if name.startswith("head") else name.split(".")[1]
+                factor = recipe.optimizer.rate_factors.get(layer, 1.0)
                 if parameter.ndim > 1:
                     gradient = gradient + recipe.optimizer.weight_decay * parameter
                 velocity[parameter] = 0.9 * velocity[parameter] + gradient
-                parameter -= rate * (gradient + 0.9 * velocity[parameter])  # Nesterov
+                parameter -= rate * factor * (gradient + 0.9 * velocity[parameter])  # Nesterov
     assert float(metrics(tmp_path / "run")[0]["train_loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
     saved = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
     for name, parameter in network.named_parameters():

@@ -140,6 +140,7 @@ def train(
     device: str | None = None,
     threads: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    started: float | None = None,
 ) -> Run:
     """Train a network and return the run.
 
@@ -150,6 +151,7 @@ def train(
         device: such as `cpu` or `cuda:1`; None takes the accelerator, if there is one.
         threads: for the CPU; None takes all cores.
         settings: the recipe's keys to change, `{"train.epochs": 5}`.
+        started: the `time.monotonic()` that the run's seconds count from; None is now.
 
     Raises:
         AlexNetError: whatever keeps it from training, in one line.
@@ -159,18 +161,18 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     folder = Path(out) if out is not None else default_out(chosen)
-    return _finished(job.start(chosen, folder, device), device)
+    return _finished(job.start(chosen, folder, device, time.monotonic() if started is None else started), device)
 
 
-def resume(path: str | Path, *, device: str | None = None, threads: int | None = None) -> Run:
-    """Go on with an unfinished run from its last checkpoint and return it.
+def resume(path: str | Path, *, device: str | None = None, threads: int | None = None, started: float | None = None) -> Run:
+    """Go on with an unfinished run from its last checkpoint and return it; arguments as for `train`.
 
     Raises:
         AlexNetError: no run there, or a finished one, or whatever keeps it from training.
     """
     if threads:
         torch.set_num_threads(threads)
-    return _finished(job.resume(Path(path), device), device)
+    return _finished(job.resume(Path(path), device, time.monotonic() if started is None else started), device)
 
 
 def load(path: str | Path, device: str | None = None) -> Run:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from alexnet.errors import AlexNetError, Interrupted
+
+STARTED = time.monotonic()  # before torch is imported: what a person waits for
 
 app = typer.Typer(
     name="alexnet",
@@ -92,7 +95,7 @@ def train(
             raise typer.BadParameter("a resumed run keeps its recipe: give --resume RUN alone (with --device or --threads)")
         from alexnet import api
 
-        run = api.resume(resume, device=device, threads=threads)
+        run = api.resume(resume, device=device, threads=threads, started=STARTED)
     else:
         from alexnet import api
         from alexnet.recipe import settings_from
@@ -105,7 +108,7 @@ def train(
             **({} if epochs is None else {"train.epochs": epochs, "train.max_images": 0}),
         }
         settings = {**{key: value for key, value in flags.items() if value is not None}, **settings_from(set_ or ())}
-        run = api.train(data, recipe=recipe, out=out, device=device, threads=threads, settings=settings)
+        run = api.train(data, recipe=recipe, out=out, device=device, threads=threads, settings=settings, started=STARTED)
     if as_json:
         _print_json(run.summary)
     else:

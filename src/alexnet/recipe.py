@@ -98,6 +98,7 @@ class Optimizer(Settings):
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4  # not on norms and biases
+    rate_factors: dict[str, Annotated[float, Field(ge=0)]] = {}  # by layer, such as {fc6 = 0.1}; others take the rate as it is
 
 
 class Schedule(Settings):

@@ -37,13 +37,12 @@ class Trained:
     evaluation: Evaluation
 
 
-def start(recipe: Recipe, out: Path, device: str | None = None) -> Trained:
-    """Train by `recipe` into the new run folder `out`.
+def start(recipe: Recipe, out: Path, device: str | None, started: float) -> Trained:
+    """Train by `recipe` into the new run folder `out`; `started` is the `time.monotonic()` that its seconds count from.
 
     Raises:
         AlexNetError: whatever keeps it from training, in one line; `Interrupted` after a signal, with everything saved.
     """
-    started = time.monotonic()
     where = choose_device(device)
     if (local := Path(recipe.data.dataset).expanduser()).exists():
         recipe = recipe.with_settings({"data.dataset": str(local.absolute())})  # the run is used from other folders too
@@ -52,19 +51,18 @@ def start(recipe: Recipe, out: Path, device: str | None = None) -> Trained:
     write_text(folder.recipe, recipe.to_toml())  # from here on, --resume can begin anew
     try:
         return _train(recipe, table, folder, where, started, resuming=False)
-    except (AlexNetError, KeyboardInterrupt) as error:
+    except AlexNetError as error:
         if not isinstance(error, Interrupted) and not folder.environment.exists():
             shutil.rmtree(folder.path)  # nothing was trained: the name is free again
         raise
 
 
-def resume(out: Path, device: str | None = None) -> Trained:
+def resume(out: Path, device: str | None, started: float) -> Trained:
     """Go on with the run in `out` from its last checkpoint, or from its recipe where there is none.
 
     Raises:
         AlexNetError: as `start`; `RunError` where there is no run, or a finished one.
     """
-    started = time.monotonic()
     folder = find(out)
     if folder.summary.exists():
         raise RunError(f"{out} is finished, there is nothing to resume")

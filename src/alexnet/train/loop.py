@@ -24,7 +24,7 @@ from alexnet.recipe import Recipe
 from alexnet.run import Card, RunFolder, save_model, write_text
 from alexnet.train import checkpoint
 from alexnet.train.monitor import Monitor
-from alexnet.train.optimizer import build_loss, build_optimizer, rate_at
+from alexnet.train.optimizer import build_loss, build_optimizer, rate_at, set_rate
 from alexnet.train.stop import StopRequest
 
 EVALUATION_BATCH = 256
@@ -154,8 +154,7 @@ class Trainer:
         """One step on one batch; chance comes from (seed, epoch, batch) alone."""
         train, at, device = self.recipe.train, self.at, self.device
         torch.manual_seed(int(np.random.SeedSequence([train.seed, at.epoch, at.batch]).generate_state(1, np.uint64)[0] >> 1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+        set_rate(self.optimizer, self.rate)
         assert batch.draws is not None
         images, targets = batch.images.to(device, non_blocking=True), batch.targets.to(device, non_blocking=True)
         changes = self.recipe.augment
