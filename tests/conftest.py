@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import alexnet
+from official import archive, no_proxy, server  # noqa: F401 - fixtures
 
 TINY = {"model.width": 1 / 16, "images.input": 67, "train.batch": 32}
 

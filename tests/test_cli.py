@@ -16,7 +16,7 @@ from PIL import Image
 
 import alexnet
 from conftest import TINY, picture
-from test_data import bad_files
+from test_images import bad_files
 
 TINY_SETS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
 

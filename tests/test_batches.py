@@ -1,0 +1,93 @@
+"""Batches and augmentation."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet.data.augment import COLUMNS, augment
+from alexnet.data.batches import Images, epoch_batches, parts
+
+
+def made_images(count: int) -> Images:
+    values = np.zeros((count, 2, 2, 3), np.uint8)
+    values[:, 0, 0, 0], values[:, 0, 0, 1] = np.arange(count) % 256, np.arange(count) // 256
+    return Images(values, np.arange(count), np.arange(count))
+
+
+@given(st.integers(1, 700), st.integers(1, 130), st.integers(0, 3), st.integers(1, 4))
+@settings(deadline=None, max_examples=40)
+def test_batches_hold_every_image_of_the_epoch_once(count: int, size: int, epoch: int, workers: int) -> None:
+    found = list(epoch_batches(made_images(count), size, seed=1, epoch=epoch, workers=workers))
+    assert sorted(torch.cat([b.targets for b in found]).tolist()) == list(range(count))
+    sizes = [len(b.targets) for b in found]
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+    for batch in found:
+        assert (batch.images[:, 0, 0, 0].long() + 256 * batch.images[:, 0, 0, 1].long()).tolist() == batch.targets.tolist()
+
+
+@given(st.integers(2, 300), st.integers(1, 50), st.integers(0, 20))
+@settings(deadline=None, max_examples=30)
+def test_batches_are_the_same_for_any_workers_and_start(count: int, size: int, start: int) -> None:
+    images = made_images(count)
+    whole = list(epoch_batches(images, size, seed=3, epoch=2, workers=1))
+    later = list(epoch_batches(images, size, seed=3, epoch=2, start=start, workers=4))
+    assert len(later) == max(0, len(whole) - start)
+    for a, b in zip(whole[start:], later, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.targets, b.targets)
+        assert a.draws is not None
+        assert b.draws is not None
+        assert torch.equal(a.draws, b.draws)
+
+
+def test_epochs_and_seeds_differ() -> None:
+    images = made_images(100)
+    orders = {tuple(next(epoch_batches(images, 100, seed, epoch)).targets.tolist()) for seed in (0, 1) for epoch in (1, 2)}
+    assert len(orders) == 4
+
+
+def test_cuts_are_the_fewest_and_even() -> None:
+    assert parts(10, 4) == [(0, 3), (3, 6), (6, 10)]
+    assert parts(8, 4) == [(0, 4), (4, 8)]
+    assert parts(0, 4) == []
+
+
+# Augmentation
+
+
+def test_an_augmented_image_is_a_shift_of_the_image_or_of_its_mirror() -> None:
+    images = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8)
+    draws = torch.rand(40, COLUMNS)
+    found = augment(images, draws, shift=0.125, mirror=True)
+    mirrored = 0
+    for image, changed, draw in zip(images.numpy(), found.numpy(), draws, strict=True):
+        padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+        crops = {(y, x): padded[y : y + 16, x : x + 16] for y in range(5) for x in range(5)}
+        mirror = bool(draw[2] < 0.5)
+        mirrored += mirror
+        plain = changed[:, ::-1] if mirror else changed
+        matches = [at for at, crop in crops.items() if np.array_equal(crop, plain)]
+        assert len(matches) == 1, (mirror, draw)
+        assert matches[0][0] == min(4, int(draw[0] * 5))
+    assert 8 < mirrored < 32
+
+
+def test_without_shift_and_mirror_images_stay_as_they_are() -> None:
+    images = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
+    assert torch.equal(augment(images, torch.rand(4, COLUMNS), shift=0.0, mirror=False), images)
+    flipped = augment(images, torch.zeros(4, COLUMNS), shift=0.0, mirror=True)
+    assert torch.equal(flipped, images.flip(2))
+
+
+def test_all_shifts_are_equally_likely() -> None:
+    row = torch.arange(32, dtype=torch.uint8).view(1, 1, 32, 1).expand(4000, 32, 32, 3)
+    found = augment(row, torch.rand(4000, COLUMNS, generator=torch.Generator().manual_seed(0)), shift=0.125, mirror=False)
+    counts = Counter(found[:, 0, 16, 0].tolist())
+    assert set(counts) == set(range(12, 21))
+    assert max(counts.values()) < 1.3 * min(counts.values())

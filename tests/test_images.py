@@ -1,0 +1,266 @@
+"""From a file to pixels: decoding, fitting, and the cache that does it once."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alexnet.data.batches import ordered_batches
+from alexnet.data.cache import cache_folder, open_cache
+from alexnet.data.dataset import open_dataset
+from alexnet.data.images import Preprocessing, decode, pixels, to_input
+from alexnet.data.sources import open_table
+from alexnet.errors import DataError, ImageError
+from alexnet.recipe import Data
+from conftest import picture
+
+HOW = Preprocessing(stored=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
+
+
+RED = (200, 30, 40)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "kind", "expected"),
+    [
+        ("L", 77, "PNG", (77, 77, 77)),
+        ("1", 1, "PNG", (255, 255, 255)),
+        ("I;16", 65535, "PNG", (255, 255, 255)),
+        ("I;16", 257 * 100, "TIFF", (100, 100, 100)),
+        ("RGBA", (0, 0, 0, 0), "PNG", (255, 255, 255)),
+        ("RGBA", (255, 0, 0, 128), "PNG", (255, 127, 127)),
+        ("LA", (0, 0), "PNG", (255, 255, 255)),
+        ("CMYK", (0, 255, 255, 0), "TIFF", (255, 0, 0)),
+        ("YCbCr", (76, 85, 255), "JPEG", (254, 0, 0)),
+        ("F", 128.0, "TIFF", (128, 128, 128)),
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, colour: object, kind: str, expected: tuple[int, ...]) -> None:
+    file = tmp_path / "image"
+    file.write_bytes(encoded(Image.new(mode, (8, 8), colour), kind))  # type: ignore[arg-type]
+    image = decode(file)
+    assert image.mode == "RGB"
+    assert np.abs(np.asarray(image).astype(int) - expected).max() <= 2
+
+
+def test_a_palette_with_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, *RED])
+    image.putpixel((0, 0), 0)
+    image.save(tmp_path / "p.png", transparency=0)
+    assert decode(tmp_path / "p.png").getpixel((0, 0)) == (255, 255, 255)
+    assert decode(tmp_path / "p.png").getpixel((3, 3)) == RED
+
+
+def test_a_cmyk_jpeg_has_its_colours(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16), RED).convert("CMYK").save(tmp_path / "c.jpg", quality=95)
+    assert np.abs(np.asarray(decode(tmp_path / "c.jpg")).astype(int) - RED).max() <= 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_seen_upright(tmp_path: Path, orientation: int) -> None:
+    upright = Image.new("RGB", (24, 16), "white")
+    upright.paste((255, 0, 0), (0, 0, 8, 8))  # red in the upper left corner
+    undo = {
+        **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
+        **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE},
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "p.jpg", exif=exif, quality=95)
+    image = decode(tmp_path / "p.jpg")
+    assert image.size == (24, 16)
+    red, green, _ = image.getpixel((2, 2))
+    assert red > 200 > 60 > green
+    assert min(image.getpixel((22, 14))) > 200
+
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert np.abs(np.asarray(decode(tmp_path / "a.gif")).astype(int) - RED).max() <= 3
+
+
+def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
+    (tmp_path / "really.jpg").write_bytes(encoded(Image.new("RGB", (8, 8), RED), "PNG"))
+    (tmp_path / "照片.txt").write_bytes(encoded(Image.new("RGB", (8, 8), RED), "PNG"))
+    assert decode(tmp_path / "really.jpg").size == decode(tmp_path / "照片.txt").size == (8, 8)
+
+
+def bad_files(folder: Path) -> dict[str, str]:
+    """Write files that are no images; return what is to be said of each."""
+    jpeg = encoded(picture(0, 0, (200, 200)), "JPEG")
+    (folder / "empty.jpg").touch()
+    (folder / "text.png").write_text("not an image at all")
+    (folder / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (folder / "cut.png").write_bytes(encoded(picture(0, 0), "PNG")[:600])
+    huge = encoded(Image.new("1", (40_000, 10_000)), "PNG")
+    (folder / "huge.png").write_bytes(huge)
+    return {
+        "empty.jpg": "the file is empty",
+        "text.png": "not an image",
+        "cut.jpg": "truncated",
+        "cut.png": "truncated|Truncated",
+        "huge.png": "decompression bomb",
+        "absent.png": "no such file",
+    }
+
+
+def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
+    for name, reason in bad_files(tmp_path).items():
+        with pytest.raises(ImageError, match=reason):
+            decode(tmp_path / name)
+
+
+def test_crop_keeps_the_centre_and_stretch_keeps_all(tmp_path: Path) -> None:
+    image = Image.new("RGB", (96, 32), "black")
+    image.paste((255, 255, 255), (32, 0, 64, 32))
+    image.save(tmp_path / "wide.png")
+    assert pixels(tmp_path / "wide.png", HOW).min() == 255
+    stretched = pixels(tmp_path / "wide.png", HOW.model_copy(update={"fit": "stretch"}))
+    assert stretched.shape == (32, 32, 3)
+    assert stretched[:, 0].max() == 0
+    assert stretched[:, 16].min() == 255
+
+
+@pytest.mark.parametrize("size", [(1, 400), (400, 1), (1, 1), (33, 2000)])
+def test_odd_shapes_fit(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, RED).save(tmp_path / "odd.png")
+    for reduced in (False, True):
+        assert (pixels(tmp_path / "odd.png", HOW.model_copy(update={"reduced_decode": reduced})) == RED).all()
+
+
+def test_reduced_decoding_looks_the_same(tmp_path: Path) -> None:
+    y, x = np.mgrid[:600, :900]
+    smooth = np.stack([127 + 120 * np.sin(x / 90), 127 + 120 * np.cos(y / 70), (x + y) / 6], -1)
+    Image.fromarray(smooth.clip(0, 255).astype(np.uint8)).save(tmp_path / "photo.jpg", quality=95)
+    whole = pixels(tmp_path / "photo.jpg", HOW).astype(float)
+    reduced = pixels(tmp_path / "photo.jpg", HOW.model_copy(update={"reduced_decode": True})).astype(float)
+    assert np.abs(whole - reduced).mean() < 2
+
+
+def test_input_is_normalised_and_channels_last() -> None:
+    how = HOW.model_copy(update={"mean": (0.5, 0.25, 0.0), "deviation": (0.5, 0.25, 1.0)})
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    x = to_input(images, how)
+    expected = (images.numpy() / 255.0 - how.mean) / how.deviation
+    np.testing.assert_allclose(x.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-6)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    larger = to_input(images, how.model_copy(update={"input": 64}))
+    expected_larger = torch.nn.functional.interpolate(
+        torch.from_numpy(expected).permute(0, 3, 1, 2), scale_factor=2, mode="bilinear"
+    )
+    np.testing.assert_allclose(larger.numpy(), expected_larger.numpy(), atol=1e-5)
+
+
+def test_decoding_warns_of_nothing(photos: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decode(photos / "across" / "000.png")
+
+
+# Cache
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_cache_holds_what_decoding_gives_for_any_number_of_workers(photos: Path) -> None:
+    table = open_table(photos)
+    cache = open_cache(table, HOW, workers=1)
+    first = np.array(cache.pixels)
+    shutil.rmtree(cache_folder())
+    again = open_cache(table, HOW, workers=4)
+    assert np.array_equal(first, again.pixels)
+    assert all(np.array_equal(first[i], pixels(table.source(i), HOW)) for i in range(len(table)))
+
+
+def test_a_changed_added_or_removed_file_is_noticed(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    root = make_folder(tmp_path / "photos", 4)
+    before = np.array(open_cache(open_table(root), HOW, 2).pixels)
+    picture(2, 9).save(root / "across" / "000.png")
+    changed = np.array(open_cache(open_table(root), HOW, 2).pixels)
+    assert not np.array_equal(before[0], changed[0])
+    assert np.array_equal(before[1:], changed[1:])
+    picture(2, 10).save(root / "down" / "new.png")
+    assert len(open_cache(open_table(root), HOW, 2).rows) == 9
+    (root / "down" / "new.png").unlink()
+    assert len(open_cache(open_table(root), HOW, 2).rows) == 8
+
+
+def test_an_old_cache_of_the_same_data_is_removed(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    root = make_folder(tmp_path / "only-one", 4)
+    for i in range(3):
+        picture(2, i).save(root / "across" / "000.png")
+        open_cache(open_table(root), HOW, 2)
+    (folder,) = cache_folder().glob("only-one-*")
+    assert sorted(file.suffix for file in folder.iterdir()) == [".json", ".u8"]
+
+
+def test_the_cache_is_not_made_twice(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    root = make_folder(tmp_path / "once", 4)
+    open_cache(open_table(root), HOW, 2)
+    before = {p: p.stat().st_mtime_ns for p in cache_folder().glob("once-*/*")}
+    open_cache(open_table(root), HOW, 2)
+    assert {p: p.stat().st_mtime_ns for p in cache_folder().glob("once-*/*")} == before
+
+
+def test_unreadable_files_are_left_out_listed_and_never_touched(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    root = make_folder(tmp_path / "messy", 5)
+    expected = bad_files(root / "across")
+    del expected["absent.png"]
+    before = contents(root)
+    dataset = open_dataset(open_table(root), HOW, 2, Data())
+    assert {Path(s.image).name for s in dataset.table.skipped} == set(expected)
+    assert len(dataset.table) == 10
+    assert contents(root) == before
+
+
+def test_rows_stay_with_their_pixels_when_files_are_left_out(tmp_path: Path) -> None:
+    for i, colour in enumerate([10, 20, 30, 40, 50, 60]):
+        for label in ("a", "b"):
+            (tmp_path / label).mkdir(exist_ok=True)
+            Image.new("RGB", (32, 32), (colour, 0, (label == "b" and 255) or 0)).save(tmp_path / label / f"{i}.png")
+    (tmp_path / "a" / "2.png").write_text("broken")
+    dataset = open_dataset(open_table(tmp_path), HOW, 2, None)
+    batch = next(ordered_batches(dataset.images("all"), 100))
+    for name, image, target in zip(dataset.names("all"), batch.images.numpy(), batch.targets, strict=True):
+        assert image[0, 0, 0] == 10 * (int(Path(name).stem) + 1)
+        assert (image[0, 0, 2] == 255) == (target == 1)
+
+
+def test_nothing_readable_is_an_error_that_names_a_file(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "x.jpg").write_text("broken")
+    with pytest.raises(DataError, match=r"no readable image; the first, a/x\.jpg: not an image"):
+        open_dataset(open_table(tmp_path), HOW, 1, Data())
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(DataError, match="ALEXNET_CACHE"):
+        open_cache(open_table(photos), HOW, 1)
+
+
+def test_a_cache_larger_than_the_disk_is_refused_with_both_sizes(photos: Path) -> None:
+    with pytest.raises(DataError, match=r"[\d.]+ GB are needed, [\d.]+ GB are free"):
+        open_cache(open_table(photos), HOW.model_copy(update={"stored": 1_000_000}), 1)
