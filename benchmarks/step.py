@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 import alexnet
 from alexnet.network.device import autocast, choose_device, place
 from alexnet.recipe import load
-from alexnet.train.optimizer import build_optimizer
+from alexnet.training.optimizer import build_optimizer
 
 ROUNDS, BATCH = 7, 128
 

@@ -9,10 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 import alexnet
 from official import archive, no_proxy, server  # noqa: F401 - fixtures
+
+# Time is never a test; and in CI, chance must not decide whether a change lands.
+settings.register_profile("ours", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("ours")
 
 TINY = {"model.width": 1 / 16, "images.input": 67, "train.batch": 32}
 

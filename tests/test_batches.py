@@ -20,7 +20,7 @@ def made_images(count: int) -> Images:
 
 
 @given(st.integers(1, 700), st.integers(1, 130), st.integers(0, 3), st.integers(1, 4))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_batches_hold_every_image_of_the_epoch_once(count: int, size: int, epoch: int, workers: int) -> None:
     found = list(epoch_batches(made_images(count), size, seed=1, epoch=epoch, workers=workers))
     assert sorted(torch.cat([b.targets for b in found]).tolist()) == list(range(count))
@@ -32,7 +32,7 @@ def test_batches_hold_every_image_of_the_epoch_once(count: int, size: int, epoch
 
 
 @given(st.integers(2, 300), st.integers(1, 50), st.integers(0, 20))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_batches_are_the_same_for_any_workers_and_start(count: int, size: int, start: int) -> None:
     images = made_images(count)
     whole = list(epoch_batches(images, size, seed=3, epoch=2, workers=1))

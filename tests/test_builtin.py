@@ -187,7 +187,7 @@ def test_a_file_larger_than_any_batch_is_not_read(tmp_path: Path, monkeypatch: p
         load("cifar10", tmp_path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_pickle_is_refused_or_read_but_raises_nothing_else(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(cifar_pickles()["test_batch"])

@@ -18,7 +18,7 @@ FLOORS = {
     **{"errors": 1, "progress": 1},
     **{"network": 2, "data": 2, "recipe": 2, "recipes": 2},
     **{"measure": 3, "run": 3},
-    **{"train": 4, "use": 4},
+    **{"training": 4, "use": 4},
     "api": 5,
     "cli": 6,
     **{"__init__": 7, "__main__": 7},
@@ -79,3 +79,9 @@ def test_help_and_import_do_not_load_torch() -> None:
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"COLUMNS": "120", "TERM": "dumb"})
+
+
+def test_no_file_or_folder_takes_the_name_of_a_public_function() -> None:
+    """`import alexnet.train.loop` would put a folder `train` in the place of the function `alexnet.train`."""
+    inside = {file.stem for file in ROOT.glob("*.py")} | {folder.name for folder in ROOT.iterdir() if folder.is_dir()}
+    assert not inside & set(alexnet.__all__)

@@ -24,7 +24,7 @@ def made(count: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(st.integers(1, 200), st.integers(2, 30), st.integers(0, 9))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_figures_equal_scikit_learn(count: int, classes: int, seed: int) -> None:
     logits, targets = made(count, classes, seed)
     labels = list(range(classes))

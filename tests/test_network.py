@@ -143,7 +143,7 @@ def test_dense_layers_read_the_maps_in_the_order_of_the_row(order: str, axes: tu
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 8))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_maps_of_another_size_are_pooled_adaptively(height: int, width: int, grid: int) -> None:
     maps = torch.randn(2, 3, height, width, dtype=torch.float64)
     expected = nn.functional.adaptive_avg_pool2d(maps, grid).flatten(1)
@@ -170,7 +170,7 @@ def reference_lrn(x: np.ndarray, size: int, alpha: float, beta: float, k: float,
     alpha=st.sampled_from([1e-4, 0.5]),
     channels_last=st.booleans(),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_response_norm_equals_the_formula(per_tower: int, towers: int, size: int, alpha: float, channels_last: bool) -> None:
     x = torch.randn(2, per_tower * towers, 3, 4) * 10
     if channels_last:

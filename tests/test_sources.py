@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet.data.images import decode
@@ -136,7 +136,6 @@ def make_table(counts: dict[str, int], splits: str = "") -> Table:
 
 
 @given(st.lists(st.integers(3, 60), min_size=2, max_size=5), st.integers(0, 5))
-@settings(deadline=None)
 def test_splits_are_disjoint_stratified_and_whole(sizes: list[int], seed: int) -> None:
     counts = {f"c{i}": n for i, n in enumerate(sizes)}
     done = split(make_table(counts), 0.1, 0.2, seed)
@@ -149,7 +148,6 @@ def test_splits_are_disjoint_stratified_and_whole(sizes: list[int], seed: int) -
 
 
 @given(st.integers(3, 50), st.integers(0, 10_000))
-@settings(deadline=None)
 def test_adding_a_file_moves_at_most_one_at_each_border(count: int, new: int) -> None:
     table = make_table({"a": count, "b": 5})
     more = replace(

@@ -25,8 +25,8 @@ from alexnet.data.sources import open_table
 from alexnet.errors import DivergedError, RecipeError, RunError
 from alexnet.recipe import Optimizer, Recipe, Schedule, Train
 from alexnet.recipe import load as load_recipe
-from alexnet.train import checkpoint
-from alexnet.train.optimizer import build_loss, build_optimizer, rate_at, set_rate
+from alexnet.training import checkpoint
+from alexnet.training.optimizer import build_loss, build_optimizer, rate_at, set_rate
 from conftest import TINY
 
 TIME_COLUMNS = {"seconds", "images_per_second", "device_use"}
@@ -140,7 +140,7 @@ def test_a_stopped_run_is_saved_says_how_to_go_on_and_ends_as_if_never_stopped(
 def test_resume_in_the_middle_of_an_epoch_gives_the_same_bytes(
     short: Path, photos: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alexnet.train.loop import Trainer
+    from alexnet.training.loop import Trainer
 
     steps = 0
     step = Trainer._step
@@ -211,7 +211,7 @@ def test_keep_best_holds_the_best_epoch_and_keep_last_the_last(photos: Path, tmp
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alexnet.train.loop import Trainer
+    from alexnet.training.loop import Trainer
 
     taken: list[bool] = []
     init = Trainer.__init__

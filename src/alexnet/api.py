@@ -25,7 +25,7 @@ from alexnet.progress import track
 from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
 from alexnet.run import find, load_model, read_recipe
-from alexnet.train import job
+from alexnet.training import job
 from alexnet.use.predict import find_images, predict
 from alexnet.use.report import write_report
 

@@ -16,13 +16,13 @@ from alexnet.data.table import Table
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError
 from alexnet.measure.evaluate import Evaluation
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import choose_device, has_fast_bfloat16, place
+from alexnet.network.device import choose_device, has_fast_bfloat16, keep_freed_memory, place
 from alexnet.recipe import Recipe
 from alexnet.run import RunFolder, create, find, read_recipe, save_model, write_json, write_text
-from alexnet.train import checkpoint
-from alexnet.train.loop import Trainer
-from alexnet.train.monitor import Monitor, environment
-from alexnet.train.stop import StopRequest
+from alexnet.training import checkpoint
+from alexnet.training.loop import Trainer
+from alexnet.training.monitor import Monitor, environment
+from alexnet.training.stop import StopRequest
 
 SKIPPED_SHOWN = 10  # the summary lists them all
 
@@ -73,6 +73,7 @@ def resume(out: Path, device: str | None, started: float) -> Trained:
 
 def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device, started: float, *, resuming: bool) -> Trained:
     with StopRequest() as stop, Monitor(folder.path, device) as monitor:
+        keep_freed_memory()
         try:
             network = _network(recipe, table, device)
             recipe = resolve(recipe, table)

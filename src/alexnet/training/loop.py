@@ -22,10 +22,10 @@ from alexnet.network.device import autocast
 from alexnet.progress import track
 from alexnet.recipe import Recipe
 from alexnet.run import Card, RunFolder, save_model, write_text
-from alexnet.train import checkpoint
-from alexnet.train.monitor import Monitor
-from alexnet.train.optimizer import build_loss, build_optimizer, rate_at, set_rate
-from alexnet.train.stop import StopRequest
+from alexnet.training import checkpoint
+from alexnet.training.monitor import Monitor
+from alexnet.training.optimizer import build_loss, build_optimizer, rate_at, set_rate
+from alexnet.training.stop import StopRequest
 
 EVALUATION_BATCH = 256
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
