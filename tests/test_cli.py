@@ -128,6 +128,16 @@ def test_a_messy_folder_trains_predicts_and_is_left_alone(photos: Path, tmp_path
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(root.rglob("*")) if p.is_file()} == before
 
 
+def test_a_photo_is_predicted_as_its_orientation_says(trained: alexnet.Run, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    stripes_down = picture(1, 7)
+    stripes_down.save(tmp_path / "plain.jpg", quality=95)
+    stripes_down.save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    answers = trained.predict([tmp_path / "plain.jpg", tmp_path / "turned.jpg"], top=1)
+    assert [answer["predictions"][0]["label"] for answer in answers] == ["down", "across"]
+
+
 # Errors: one line, exit code 1
 
 

@@ -19,7 +19,6 @@ from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.sources import open_table
 from alexnet.errors import DataError, RunError
 from alexnet.measure.evaluate import Evaluation, evaluate
-from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device
 from alexnet.progress import track
 from alexnet.recipe import Recipe
@@ -38,6 +37,8 @@ class Run:
     Attributes:
         path: the folder.
         labels: names of the classes, in the order of the network's outputs.
+        network: the trained network, a `torch.nn.Module`: N 3 H W normalised floats in, N x classes logits out.
+        card: what belongs to the weights: variant, preprocessing, temperature.
     """
 
     def __init__(self, path: str | Path, device: str | None = None) -> None:
@@ -48,13 +49,8 @@ class Run:
         """
         self.path = Path(path)
         self._folder = find(self.path)
-        self._network, self.card = load_model(self._folder, choose_device(device))
+        self.network, self.card = load_model(self._folder, choose_device(device))
         self.labels = self.card.labels
-
-    @property
-    def network(self) -> AlexNet:
-        """The trained network, a `torch.nn.Module`: N 3 H W normalised floats in, N x classes logits out."""
-        return self._network
 
     @cached_property
     def recipe(self) -> Recipe:
