@@ -135,7 +135,7 @@ class Recipe(Settings):
             if not isinstance(tree.get(section), dict):
                 raise RecipeError(f"no setting {key!r}: {_nearest_key(key)}")
             tree[section] = {**tree[section], name: value}
-        return parse(tree, "--set")
+        return parse(tree, "recipe")
 
 
 def names() -> list[str]:
@@ -156,7 +156,7 @@ def read_text(name: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         if name.endswith(".toml"):
             raise RecipeError(f"cannot read the recipe {name}: {getattr(error, 'strerror', None) or error}") from error
-        raise RecipeError(f"no recipe {name!r}: {nearest(name, names())}; a file of your own ends in .toml") from error
+        raise RecipeError(f"no recipe {name!r}: {nearest(name, names())} (a file of your own ends in .toml)") from error
 
 
 def load(name: str) -> Recipe:
