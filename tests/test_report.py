@@ -89,7 +89,7 @@ class Case:
         names = [f"{labels[t]}/{i}.jpg" for i, t in enumerate(targets)]
         kept = np.random.default_rng(1).integers(0, 256, (50, side, side, 3), dtype=np.uint8)
         table = Table("pets", labels, names, targets, splits, root=self.folder.path, skipped=skipped)
-        return Dataset(table, kept, np.arange(len(splits)) % len(kept))
+        return Dataset(table, kept[np.arange(len(splits)) % len(kept)])
 
     def _write(self) -> None:
         figures = self.evaluation.to_json()

@@ -190,3 +190,9 @@ def test_labels_that_a_split_lacks_or_has_alone_are_named() -> None:
     table.splits[-2:] = "train"
     with pytest.raises(DataError, match="val has no images of 'dog', 'emu'"):
         split(table, 0.1, 0.2, 0)
+
+
+def test_a_class_without_a_readable_image_is_named() -> None:
+    table = make_table({"cat": 8, "dog": 8, "emu": 2})
+    with pytest.raises(DataError, match="no readable image of 'emu'"):
+        split(table.select(np.arange(16)), 0.1, 0.2, 0)

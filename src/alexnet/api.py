@@ -110,9 +110,9 @@ class Run:
                 f"{table.name} has labels that the run {self.path} does not know: {', '.join(map(repr, unknown))}; "
                 f"it knows {', '.join(map(repr, self.labels))}"
             )
-        table = table.relabelled(self.labels)
         whole = data is not None and split is None and not table.splits.any()
         dataset = open_dataset(table, self.card.preprocessing, settings.workers, None if whole else settings)
+        dataset = replace(dataset, table=dataset.table.relabelled(self.labels))
         if whole:
             return dataset, "all"
         counts = dataset.table.counts()

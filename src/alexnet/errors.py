@@ -50,7 +50,7 @@ class Interrupted(AlexNetError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `", did you mean 'x'?"` for the known word closest to `word`, else the list of known words."""
+    """Return `did you mean 'x'?` for the known word closest to `word`, else the list of known words."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"

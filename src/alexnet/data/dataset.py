@@ -20,16 +20,15 @@ SAMPLE = 5000  # images that the channels' mean and deviation are taken from
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """`table` lists the readable images; `cached` (N S S 3 uint8) holds them, image i of the table at `places[i]`."""
+    """`table` lists the readable images; `cached` (N S S 3 uint8) holds them in the same order."""
 
     table: Table
     cached: NDArray[np.uint8]
-    places: NDArray[np.int64]
 
     def images(self, name: str) -> Images:
         """Return the images of a split, or of all splits (`all`), as batches take them."""
         rows = np.arange(len(self.table)) if name == "all" else self.table.rows(name)
-        return Images(self.cached, self.places[rows], self.table.targets[rows])
+        return Images(self.cached, rows, self.table.targets[rows])
 
     def names(self, name: str) -> list[str]:
         """Return the names of the images of a split (or `all`), in the same order."""
@@ -47,7 +46,7 @@ def open_dataset(table: Table, how: Preprocessing, workers: int, data: Data | No
     readable = table.select(cache.rows, cache.skipped)
     if data is not None:
         readable = split(readable, data.validation, data.test, data.split_seed)
-    return Dataset(readable, cache.pixels, np.arange(len(cache.rows)))
+    return Dataset(readable, cache.pixels)
 
 
 def resolve(recipe: Recipe, table: Table) -> Recipe:

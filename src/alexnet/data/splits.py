@@ -52,8 +52,12 @@ def _check(table: Table, declared: set[str]) -> None:
     counts = table.counts()
     if counts.get("train", 0) < 2 or "val" not in counts:
         raise DataError(
-            f"{table.name} is too small: of {len(table)} readable images {counts.get('train', 0)} train, none validates"
+            f"{table.name} is too small: of {len(table)} readable images {counts.get('train', 0)} would train the network "
+            f"and {counts.get('val', 0)} validate it"
         )
+    trained = set(table.targets[table.rows("train")].tolist())
+    if lost := [label for i, label in enumerate(table.labels) if i not in trained and not declared]:
+        raise DataError(f"{table.name} has no readable image of {', '.join(map(repr, lost))}: add some, or remove the class")
     labels = {
         name: {table.labels[i] for i in np.unique(table.targets[table.rows(name)])} for name in SPLITS if name in declared
     }
