@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.batches import ordered_batches, parts
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.sources import open_table
 from alexnet.errors import DataError, RunError
-from alexnet.measure.evaluate import Evaluation, evaluate
+from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.device import choose_device
 from alexnet.progress import track
 from alexnet.recipe import Recipe
@@ -27,8 +26,6 @@ from alexnet.run import find, load_model, read_recipe
 from alexnet.training import job
 from alexnet.use.predict import find_images, predict
 from alexnet.use.report import write_report
-
-BATCH = 256
 
 
 class Run:
@@ -91,15 +88,16 @@ class Run:
             DataError: no such data or split, or labels that the network does not know.
         """
         dataset, chosen = self.dataset(data, split)
-        images = dataset.images(chosen)
-        shown = track(
-            ordered_batches(images, BATCH, self.recipe.data.workers), f"Evaluating {chosen}", len(parts(len(images), BATCH))
+        card, recipe = self.card, self.recipe
+        return evaluate_split(
+            self.network,
+            dataset,
+            chosen,
+            card.preprocessing,
+            precision=recipe.train.precision,
+            workers=recipe.data.workers,
+            temperature=card.temperature,
         )
-        precision = self.recipe.train.precision
-        found = evaluate(
-            self.network, shown, self.card.preprocessing, self.labels, precision=precision, temperature=self.card.temperature
-        )
-        return replace(found, skipped=dataset.table.skipped)
 
     def dataset(self, data: str | Path | None = None, split: str | None = None) -> tuple[Dataset, str]:
         """Return a dataset with targets in this network's order of labels, and the split of it to use, as for `evaluate`."""

@@ -11,11 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from alexnet.data.batches import Batch
+from alexnet.data.batches import Batch, ordered_batches, parts
+from alexnet.data.dataset import Dataset
 from alexnet.data.images import Preprocessing, to_input
 from alexnet.data.table import Skipped
 from alexnet.measure import metrics
 from alexnet.network.device import autocast
+from alexnet.progress import track
+
+BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,24 @@ class Evaluation:
             "per_class": dict(zip(self.labels, metrics.per_class(self.confusion), strict=True)),
             "skipped": [skipped._asdict() for skipped in self.skipped],
         }
+
+
+def evaluate_split(
+    network: nn.Module,
+    dataset: Dataset,
+    split: str,
+    how: Preprocessing,
+    *,
+    precision: str,
+    workers: int,
+    temperature: float = 1.0,
+) -> Evaluation:
+    """Evaluate the network on a split of a dataset (or on `all` of it), with progress; `workers` threads read ahead."""
+    images, table = dataset.images(split), dataset.table
+    batches = ordered_batches(images, BATCH, workers)
+    shown = track(batches, f"Evaluating {split}", len(parts(len(images), BATCH)))
+    found = evaluate(network, shown, how, table.labels, precision=precision, temperature=temperature)
+    return replace(found, skipped=table.skipped)
 
 
 def evaluate(

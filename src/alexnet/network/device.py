@@ -58,8 +58,13 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def choose_precision(device: torch.device, precision: str) -> str:
+    """Return `float32` or `bfloat16`; `auto` is bfloat16 where hardware computes it."""
+    return ("bfloat16" if has_fast_bfloat16(device) else "float32") if precision == "auto" else precision
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Return the context to compute in: `float32`, `bfloat16`, or `auto` (bfloat16 where hardware computes it)."""
-    if precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device)):
+    """Return the context to compute in, for a precision as `choose_precision` takes it."""
+    if choose_precision(device, precision) == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()

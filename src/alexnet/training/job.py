@@ -16,7 +16,7 @@ from alexnet.data.table import Table
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError
 from alexnet.measure.evaluate import Evaluation
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import choose_device, has_fast_bfloat16, keep_freed_memory, place
+from alexnet.network.device import choose_device, choose_precision, keep_freed_memory, place
 from alexnet.recipe import Recipe
 from alexnet.run import RunFolder, create, find, read_recipe, save_model, write_json, write_text
 from alexnet.training import checkpoint
@@ -83,7 +83,7 @@ def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device
             way_on = f"stopped before training began; go on with: alexnet train --resume {folder.path}"
             raise Interrupted(way_on, error.code) from error
         write_text(folder.recipe, recipe.to_toml())
-        precision = "bfloat16" if _bfloat16(recipe, device) else "float32"
+        precision = choose_precision(device, recipe.train.precision)
         write_json(folder.environment, environment(device, precision))
         trainer = Trainer(recipe, dataset, network, folder, monitor, started)
         _say_plan(monitor, recipe, dataset, folder, f"{device.type}, {precision}", sum(p.numel() for p in network.parameters()))
@@ -150,8 +150,3 @@ def _say_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFol
         if len(table.skipped) > SKIPPED_SHOWN:
             monitor.say(f"  and {len(table.skipped) - SKIPPED_SHOWN} more, in {folder.summary} at the end")
     monitor.say(f"curves: tensorboard --logdir {folder.path / 'tensorboard'}")
-
-
-def _bfloat16(recipe: Recipe, device: torch.device) -> bool:
-    precision = recipe.train.precision
-    return precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))

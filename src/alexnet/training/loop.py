@@ -5,21 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from alexnet.data.augment import augment
-from alexnet.data.batches import Batch, epoch_batches, ordered_batches, parts
+from alexnet.data.batches import Batch, epoch_batches, parts
 from alexnet.data.dataset import Dataset, preprocessing
 from alexnet.data.images import to_input
 from alexnet.errors import DivergedError, Interrupted
-from alexnet.measure.evaluate import Evaluation, evaluate
+from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast
-from alexnet.progress import track
 from alexnet.recipe import Recipe
 from alexnet.run import Card, RunFolder, save_model, write_text
 from alexnet.training import checkpoint
@@ -27,7 +26,6 @@ from alexnet.training.monitor import Monitor
 from alexnet.training.optimizer import build_loss, build_optimizer, rate_at, set_rate
 from alexnet.training.stop import StopRequest
 
-EVALUATION_BATCH = 256
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
 
@@ -81,17 +79,10 @@ class Trainer:
 
     def evaluate(self, split: str, temperature: float = 1.0) -> Evaluation:
         """Return the network's evaluation on a split."""
-        images = self.dataset.images(split)
-        batches = ordered_batches(images, EVALUATION_BATCH, self.workers)
-        shown = track(batches, f"Evaluating {split}", len(parts(len(images), EVALUATION_BATCH)))
-        table, precision = self.dataset.table, self.recipe.train.precision
-        found = evaluate(self.network, shown, self.how, table.labels, precision=precision, temperature=temperature)
-        return replace(found, skipped=table.skipped)
-
-    @property
-    def workers(self) -> int:
-        """Threads that prepare batches."""
-        return self.recipe.data.workers
+        precision, workers = self.recipe.train.precision, self.recipe.data.workers
+        return evaluate_split(
+            self.network, self.dataset, split, self.how, precision=precision, workers=workers, temperature=temperature
+        )
 
     def card(self) -> Card:
         """Return what belongs to the weights."""
@@ -138,7 +129,7 @@ class Trainer:
         train, at = self.recipe.train, self.at
         self.network.train()
         self._began = (time.monotonic(), at.seen)
-        for batch in epoch_batches(self.train, train.batch, train.seed, at.epoch, at.batch, self.workers):
+        for batch in epoch_batches(self.train, train.batch, train.seed, at.epoch, at.batch, self.recipe.data.workers):
             self._step(batch)
             at.batch += 1
             left = self._seconds_left()
