@@ -106,7 +106,7 @@ class Case:
         self.folder.environment.write_text(json.dumps({"python": "3.12", "versions": {"torch": "2.13"}, "git_commit": None}))
         with self.folder.metrics.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["epoch", "rate", "train_loss", "train_top1", "val_loss", "val_top1", "device_use"])
+            writer.writerow(["epoch", "rate", "train_loss", "train_top1", "val_loss", "val_top1", "utilisation"])
             for epoch in range(1, self.epochs + 1):
                 done = epoch / self.epochs
                 writer.writerow([epoch, 0.05 * (1 - done), 2 - done, 0.6 * done, 1.5 - done, 0.8 * done, "CPU 33 %, 1 GB"])

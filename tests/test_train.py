@@ -29,7 +29,7 @@ from alexnet.training import checkpoint
 from alexnet.training.optimizer import build_loss, build_optimizer, rate_at, set_rate
 from conftest import TINY
 
-TIME_COLUMNS = {"seconds", "images_per_second", "device_use"}
+TIME_COLUMNS = {"seconds", "images_per_second", "utilisation", "memory_gb"}
 
 
 def metrics(run: Path) -> list[dict[str, str]]:

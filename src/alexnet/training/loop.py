@@ -180,7 +180,7 @@ class Trainer:
             "val_top5": found["top5"],
             "seconds": time.monotonic() - self.started,
             "images_per_second": pace,
-            "device_use": self.monitor.usage(),
+            **self.monitor.usage(),
         }
         at.history.append(row)
         if (found["top1"], -found["loss"]) > at.best:

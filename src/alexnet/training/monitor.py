@@ -64,27 +64,29 @@ class Monitor:
     def epoch(self, row: Mapping[str, Any], epochs: str, seconds_left: float) -> None:
         """Write the line of an epoch that is over, and its figures to TensorBoard."""
         self._shown = time.monotonic()
+        device = "GPU" if self.device.type == "cuda" else "CPU"
+        busy = "" if row["utilisation"] is None else f" {row['utilisation']:.0%}"
         self.say(
             f"epoch {row['epoch']}{epochs}  rate {row['rate']:.4f}  "
             f"train loss {row['train_loss']:.3f} top-1 {row['train_top1']:.1%}  "
             f"val loss {row['val_loss']:.3f} top-1 {row['val_top1']:.1%}  "
-            f"{row['images_per_second']:.0f} images/s  {row['device_use']}  {clock(seconds_left)} left"
+            f"{row['images_per_second']:.0f} images/s  {device}{busy} {row['memory_gb']:.1f} GB  {clock(seconds_left)} left"
         )
         for name in ("train_loss", "train_top1", "val_loss", "val_top1", "rate"):
             part, _, figure = name.rpartition("_")
             self._board.add_scalar(f"{figure}/{part}" if part else figure, row[name], row["epoch"])
         self._board.flush()
 
-    def usage(self) -> str:
-        """Return the use of the device since the last call, and the memory taken: `CPU 97 %, 2.1 GB`."""
-        if self.device.type == "cuda":
-            memory = torch.cuda.max_memory_allocated(self.device) / 1e9
-            try:
-                return f"GPU {torch.cuda.utilization(self.device)} %, {memory:.1f} GB"
-            except (ModuleNotFoundError, RuntimeError):  # it asks pynvml, which not everyone has
-                return f"GPU {memory:.1f} GB"
-        share = self._process.cpu_percent() / (os.cpu_count() or 1)
-        return f"CPU {share:.0f} %, {self._process.memory_info().rss / 1e9:.1f} GB"
+    def usage(self) -> dict[str, float | None]:
+        """Return the device's `utilisation` since the last call, 0 to 1 (None: not to be had), and `memory_gb` in use."""
+        if self.device.type != "cuda":
+            share = self._process.cpu_percent() / 100 / (os.cpu_count() or 1)
+            return {"utilisation": round(share, 3), "memory_gb": round(self._process.memory_info().rss / 1e9, 2)}
+        memory = round(torch.cuda.max_memory_allocated(self.device) / 1e9, 2)
+        try:
+            return {"utilisation": torch.cuda.utilization(self.device) / 100, "memory_gb": memory}
+        except (ModuleNotFoundError, RuntimeError):  # it asks pynvml, which not everyone has
+            return {"utilisation": None, "memory_gb": memory}
 
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:
