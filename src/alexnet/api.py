@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -77,7 +78,9 @@ class Run:
     def stream(self, images: Iterable[str | Path | NDArray[np.uint8]], top: int = 5) -> Iterator[dict[str, Any]]:
         """Yield the answers of `predict` as they come, a batch in memory at a time."""
         sources = [s for item in images for s in (find_images([item]) if isinstance(item, str | Path) else [item])]
-        return predict(self.network, self.card, track(sources, "Predicting", len(sources)), top)
+        # On a terminal the answers themselves show how far it is, and a bar would be drawn over them.
+        shown = sources if sys.stdout.isatty() else track(sources, "Predicting", len(sources))
+        return predict(self.network, self.card, shown, top)
 
     def evaluate(self, data: str | Path | None = None, split: str | None = None) -> Evaluation:
         """Evaluate on a dataset: the run's own if `data` is None, else all of `data`, or its test set where it has splits.

@@ -89,8 +89,6 @@ def _make(table: Table, how: Preprocessing, workers: int, index: Path, data: Pat
                 else:
                     rows.append(row)
                     file.write(image)
-        if not rows:
-            data.touch()
         part.replace(data)
     finally:
         part.unlink(missing_ok=True)

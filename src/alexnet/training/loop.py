@@ -61,6 +61,8 @@ class Trainer:
         self.best_weights: checkpoint.Tensors = {}
         self._saved = time.monotonic()
         self._began = (0.0, 0)  # when this epoch began, and how many of its images were done then
+        self._ended = False
+        self._fit_began = (0.0, 0.0)  # when training began or was taken up, and the share of it that was done then
 
     def fit(self, stop: StopRequest) -> None:
         """Train until the recipe's end; the network then holds the weights that the recipe keeps.
@@ -69,6 +71,7 @@ class Trainer:
             DivergedError: the loss is not finite.
             Interrupted: `stop` noted a signal; everything is saved.
         """
+        self._fit_began = (time.monotonic(), self._share())
         while not self._over():
             self._run_epoch(stop)
             self._end_epoch()
@@ -213,11 +216,16 @@ class Trainer:
         return 3.0 + pace / 3 * (2 * len(self.val) + len(self.dataset.table.rows("test")))
 
     def _over(self) -> bool:
-        return self._share() >= 1.0
+        self._ended = self._ended or self._share() >= 1.0  # for good: the reserve moves with the pace
+        return self._ended
 
     def _seconds_left(self) -> float:
+        now, minutes = time.monotonic(), self.recipe.train.minutes
+        if minutes is not None:
+            return minutes * 60 - (now - self.started)
+        began, share = self._fit_began
         done = self._share()
-        return (time.monotonic() - self.started) * (1 - done) / max(done, 1e-9)
+        return (now - began) * (1 - done) / max(done - share, 1e-9)
 
     def _save_and_stop(self, code: int) -> None:
         self.save()
