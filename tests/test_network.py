@@ -11,7 +11,8 @@ from torch import nn
 
 from alexnet import AlexNet
 from alexnet.errors import VariantError
-from alexnet.network.alexnet import FlattenMaps, initialize
+from alexnet.network.alexnet import initialize
+from alexnet.network.layers import FlattenMaps
 from alexnet.network.lrn import LocalResponseNorm
 from alexnet.network.variants import ROWS, VARIANTS, Variant
 

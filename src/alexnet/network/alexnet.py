@@ -10,42 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import VariantError
-from alexnet.network.lrn import LocalResponseNorm
-from alexnet.network.variants import Act, BatchNorm, Conv, Dense, Drop, Flatten, LocalNorm, Norm, Pool, Variant, variant
+from alexnet.network import layers as made
+from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
+from alexnet.network.variants import (
+    Act,
+    BatchNorm,
+    Conv,
+    Dense,
+    Drop,
+    Flatten,
+    LocalNorm,
+    MapNorm,
+    Norm,
+    Pool,
+    Variant,
+    variant,
+)
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}  # never in place: explanations need the input
-
-
-class FlattenMaps(nn.Module):
-    """Maps to vectors in the row's order of axes; maps of another size than the row's own are first pooled to it.
-
-    The pooling is adaptive average pooling, written as two small matrix products: it is the identity at the row's own size,
-    it enlarges as well as it shrinks, and it works for any ratio on every device.
-    """
-
-    def __init__(self, grid: int, order: str) -> None:
-        super().__init__()
-        self.grid, self.order = grid, order
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """N C H W -> N (grid * grid * C)."""
-        height, width = maps.shape[2:]
-        if (height, width) != (self.grid, self.grid):
-            rows, columns = self._bins(height, maps), self._bins(width, maps)
-            maps = torch.einsum("gh,nchw,kw->ncgk", rows, maps, columns)
-        return (maps.permute(0, 2, 3, 1) if self.order == "HWC" else maps).flatten(1)
-
-    def _bins(self, size: int, like: Tensor) -> Tensor:
-        """Return the grid x size matrix of averages: bin i covers floor(i * size / grid) to ceil((i + 1) * size / grid)."""
-        bins = torch.zeros(self.grid, size)
-        for i in range(self.grid):
-            start, end = i * size // self.grid, -(-(i + 1) * size // self.grid)
-            bins[i, start:end] = 1 / (end - start)
-        return bins.to(like)
-
-    def extra_repr(self) -> str:
-        """Show the constants in `print(network)`."""
-        return f"grid={self.grid}, order={self.order}"
+DROPOUTS: dict[str, type[nn.Module]] = {"training": nn.Dropout, "testing": made.Dropout2012}
 
 
 class AlexNet(nn.Module):
@@ -129,11 +112,13 @@ def _features(row: Variant, width: float) -> tuple[nn.Sequential, int]:
             case Conv():
                 number, out = number + 1, row.scaled(record.channels, width)
                 groups = row.towers if record.grouped else 1
+                if after := record.padding_after:
+                    layers.add_module(f"pad{number}", nn.ZeroPad2d((0, after, 0, after)))
                 conv = nn.Conv2d(
                     channels, out, record.kernel, record.stride, record.padding, groups=groups, bias=record.bias is not None
                 )
                 layers.add_module(f"conv{number}", conv)
-                channels, size = out, _shrink(size, record.kernel, record.stride, record.padding)
+                channels, size = out, _shrink(size + after, record.kernel, record.stride, record.padding)
             case Dense():
                 number, out = number + 1, row.scaled(record.units, width)
                 layers.add_module(f"fc{number}", nn.Linear(channels, out))
@@ -141,18 +126,20 @@ def _features(row: Variant, width: float) -> tuple[nn.Sequential, int]:
             case Act():
                 layers.add_module(f"{row.activation}{number}", ACTIVATIONS[row.activation]())
             case Norm() if isinstance(row.norm, BatchNorm):
-                layers.add_module(f"norm{number}", nn.BatchNorm2d(channels, row.norm.epsilon, row.norm.momentum))
+                layers.add_module(f"norm{number}", made.BatchNorm(channels, row.norm.epsilon, row.norm.momentum))
             case Norm() if isinstance(row.norm, LocalNorm):
-                norm = row.norm
-                layers.add_module(f"norm{number}", LocalResponseNorm(norm.size, norm.alpha, norm.beta, norm.k, row.towers))
+                norm, towers = row.norm, 1 if row.norm.across else row.towers
+                layers.add_module(f"norm{number}", LocalResponseNorm(norm.size, norm.alpha, norm.beta, norm.k, towers))
+            case MapNorm():
+                layers.add_module(f"mapnorm{number}", LocalMapNorm(record.size, record.alpha, record.beta, record.k))
             case Pool():
                 layers.add_module(f"pool{number}", nn.MaxPool2d(*row.pool))
                 size = _shrink(size, *row.pool)
             case Flatten():
-                layers.add_module("flatten", FlattenMaps(size, row.flatten))
+                layers.add_module("flatten", made.FlattenMaps(size, row.flatten))
                 channels *= size * size
             case Drop():
-                layers.add_module(f"dropout{number}", nn.Dropout(row.dropout))
+                layers.add_module(f"dropout{number}", DROPOUTS[row.dropout_scales](row.dropout))
     return layers, channels
 
 
@@ -168,7 +155,7 @@ def _smallest_input(row: Variant) -> int:
         if isinstance(record, Pool):
             size = (size - 1) * row.pool[1] + row.pool[0]
         elif isinstance(record, Conv):
-            size = max(1, (size - 1) * record.stride + record.kernel - 2 * record.padding)
+            size = max(1, (size - 1) * record.stride + record.kernel - 2 * record.padding - record.padding_after)
     return size
 
 
@@ -176,24 +163,25 @@ def _smallest_input(row: Variant) -> int:
 def initialize(module: nn.Module, row: Variant | None = None) -> None:
     """Set every weight, bias and statistic of `module` to its first value, from torch's global generator.
 
-    Weights by the row's rule: `keras`: uniform within sqrt(6 / (fan_in + fan_out)) (Glorot, Keras' default); `normal`:
-    N(0, 0.01) (paper, section 5); `he`: N(0, sqrt(2 / fan_in)) (tutorial 000, `Dense`); `torch`: uniform within
-    1 / sqrt(fan_in), biases too (PyTorch's default). Biases else as the row says (paper: 1 in conv2, conv4, conv5, fc6, fc7).
+    Weights by the row's rule: `keras`: uniform within sqrt(6 / (fan_in + fan_out)) (Glorot, Keras' default); `normal`: by the
+    records' deviations, 0.01 where none is given (paper, section 5; 2012 source, `initW`); `he`: N(0, sqrt(2 / fan_in))
+    (tutorial 000, `Dense`); `torch`: uniform within 1 / sqrt(fan_in), biases too (PyTorch's default). Biases else as the row
+    says (paper: 1 in conv2, conv4, conv5, fc6, fc7).
     Norms start at scale 1, shift 0, mean 0, variance 1.
     """
     if isinstance(module, AlexNet):
         row = module.row
     assert row is not None
-    biases = [record.bias or 0.0 for record in row.layers if isinstance(record, Conv | Dense)] + [0.0]  # fc8 starts at 0
+    records: list[Conv | Dense] = [*(r for r in row.layers if isinstance(r, Conv | Dense)), Dense(0)]  # the last is fc8
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    for layer, bias in zip(layers, biases[-len(layers) :], strict=True):  # from the end, as the head may come alone
+    for layer, record in zip(layers, records[-len(layers) :], strict=True):  # from the end, as the head may come alone
         weight = layer.weight
         fan_in = weight[0].numel()
         match row.init:
             case "keras":
                 nn.init.xavier_uniform_(weight)
             case "normal":
-                nn.init.normal_(weight, std=0.01)
+                nn.init.normal_(weight, std=record.deviation)
             case "he":
                 nn.init.normal_(weight, std=math.sqrt(2 / fan_in))
             case "torch":
@@ -201,7 +189,7 @@ def initialize(module: nn.Module, row: Variant | None = None) -> None:
         if layer.bias is not None and row.init == "torch":
             nn.init.uniform_(layer.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
         elif layer.bias is not None:
-            nn.init.constant_(layer.bias, bias)
+            nn.init.constant_(layer.bias, record.bias or 0.0)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.reset_running_stats()

@@ -1,4 +1,4 @@
-"""Local response normalisation (paper, section 3.3), in towers."""
+"""Local response normalisation: over channels, in towers (paper, section 3.3), and within maps (2012 source)."""
 
 from __future__ import annotations
 
@@ -33,3 +33,25 @@ class LocalResponseNorm(nn.Module):
     def extra_repr(self) -> str:
         """Show the constants in `print(network)`."""
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}, towers={self.towers}"
+
+
+class LocalMapNorm(nn.Module):
+    """Divide each value by (k + alpha * sum of squares over `size` x `size` pixels of its map) ** beta.
+
+    The window is centred and cut off at the borders (2012 source, `type=rnorm`). Computed in float32 whatever the input's type.
+    """
+
+    def __init__(self, size: int, alpha: float, beta: float, k: float) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise N C H W. Same shape and type out."""
+        wide = images if images.dtype == torch.float64 else images.float()
+        mean = nn.functional.avg_pool2d(wide.square(), self.size, stride=1, padding=self.size // 2)  # zeros outside count
+        scale = mean.mul(self.alpha * self.size**2).add(self.k).pow(-self.beta)
+        return (wide * scale).to(images.dtype)
+
+    def extra_repr(self) -> str:
+        """Show the constants in `print(network)`."""
+        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

@@ -17,7 +17,11 @@ from alexnet.errors import VariantError, nearest
 
 @dataclass(frozen=True)
 class Conv:
-    """Convolution; `grouped` means that each tower sees only its own channels. `bias` is its first value; None: no bias."""
+    """Convolution; `grouped` means that each tower sees only its own channels.
+
+    `bias` is its first value (None: no bias), `deviation` that of the first weights where the row's `init` is `normal`.
+    `padding` zeros stand on every side, `padding_after` more on the right and below.
+    """
 
     channels: int
     kernel: int
@@ -25,19 +29,22 @@ class Conv:
     padding: int = 0
     grouped: bool = False
     bias: float | None = 0.0
+    deviation: float = 0.01
+    padding_after: int = 0
 
 
 @dataclass(frozen=True)
 class Dense:
-    """Fully connected layer; `bias` is its first value."""
+    """Fully connected layer; `bias` and `deviation` as in `Conv`."""
 
     units: int
     bias: float = 0.0
+    deviation: float = 0.01
 
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """Batch normalisation over N, H, W. `momentum` is the share of the new batch (Keras' 0.99 is 0.01 here)."""
+    """Batch normalisation over N, H, W, with Keras' constants. `momentum` is the share of the new batch (Keras' 0.99)."""
 
     epsilon: float = 1e-3
     momentum: float = 0.01
@@ -45,15 +52,27 @@ class BatchNorm:
 
 @dataclass(frozen=True)
 class LocalNorm:
-    """Local response normalisation: x / (k + alpha * (sum of squares over `size` channels)) ** beta, inside each tower.
+    """Local response normalisation: x / (k + alpha * (sum of squares over `size` channels)) ** beta.
 
-    `alpha` multiplies the sum itself (paper, section 3.3), not the mean as in PyTorch and Caffe.
+    `alpha` multiplies the sum itself (paper, section 3.3), not the mean as in PyTorch and Caffe. The window stays inside a
+    tower, unless it goes `across` them.
     """
 
     size: int = 5
     alpha: float = 1e-4
     beta: float = 0.75
     k: float = 2.0
+    across: bool = False
+
+
+@dataclass(frozen=True)
+class MapNorm:
+    """As `LocalNorm`, but over `size` x `size` pixels of the same map (`type=rnorm` in the 2012 source; k is its default)."""
+
+    size: int = 5
+    alpha: float = 0.001 / 25
+    beta: float = 0.75
+    k: float = 1.0
 
 
 class Act:
@@ -76,7 +95,7 @@ class Flatten:
     """Feature maps to a vector, in the row's order of axes."""
 
 
-Layer = Conv | Dense | Act | Norm | Pool | Drop | Flatten
+Layer = Conv | Dense | Act | Norm | MapNorm | Pool | Drop | Flatten
 
 
 @dataclass(frozen=True)
@@ -84,8 +103,9 @@ class Variant:
     """An architecture: the facts of one text.
 
     `input_size` is in pixels, square, RGB. `init` names the rule for the first weights: `keras` (Glorot uniform, as Keras
-    does by default), `normal` (deviation 0.01; paper, section 5), `he`, or `torch` (PyTorch's default).
-    `flatten` is the order in which the dense layers read the maps.
+    does by default), `normal` (the layers' deviations; paper, section 5), `he`, or `torch` (PyTorch's default).
+    `flatten` is the order in which the dense layers read the maps. `dropout_scales` says when dropout makes up for the units
+    that are missing: in training, as all do today, or as in 2012 afterwards, by multiplying all outputs by 1 - `dropout`.
     """
 
     name: str
@@ -98,6 +118,7 @@ class Variant:
     activation: Literal["relu", "tanh"] = "relu"
     pool: tuple[int, int] = (3, 2)  # window, stride: they overlap (paper, section 3.4)
     dropout: float = 0.5
+    dropout_scales: Literal["training", "testing"] = "training"
     towers: int = 1
     flatten: Literal["HWC", "CHW"] = "HWC"
 
@@ -106,12 +127,47 @@ class Variant:
         return max(1, round(channels * width / self.towers)) * self.towers
 
 
+# Tutorials 000 and 003.
+NORM_AFTER_EACH: tuple[Layer, ...] = (
+    *(Conv(96, 11, stride=4), Act(), Norm(), Pool()),
+    *(Conv(256, 5, padding=2), Act(), Norm(), Pool()),
+    *(Conv(384, 3, padding=1), Act(), Norm()),
+    *(Conv(384, 3, padding=1), Act(), Norm()),
+    *(Conv(256, 3, padding=1), Act(), Norm(), Pool()),
+)
 CLASSIFIER: tuple[Layer, ...] = (Flatten(), Dense(4096), Act(), Drop(), Dense(4096), Act(), Drop())
 
 ROWS = (
     Variant(
-        "cifar10",
-        "tutorial 003 (Keras, CIFAR-10); batch normalisation after each convolution's ReLU",
+        "annotated",
+        "tutorial 000 (Keras, mini-ImageNet of 16 classes): batch normalisation after each convolution's ReLU, input 224. The "
+        "text works its shapes out for 227, the paper's reading; its code takes 224 without padding: 54, 26, 12, 5",
+        input_size=224,
+        classes=16,
+        init="keras",
+        norm=BatchNorm(),
+        layers=(*NORM_AFTER_EACH, *CLASSIFIER),
+    ),
+    Variant(
+        "cats-dogs",
+        "tutorial 001 (Keras, cats and dogs): one batch normalisation, after pool 2. The table in the same text has response "
+        "normalisation instead, and after both pools: that is the variant `table`",
+        input_size=227,
+        classes=2,
+        init="keras",
+        norm=BatchNorm(),
+        layers=(
+            *(Conv(96, 11, stride=4), Act(), Pool()),
+            *(Conv(256, 5, padding=2), Act(), Pool(), Norm()),
+            *(Conv(384, 3, padding=1), Act()),
+            *(Conv(384, 3, padding=1), Act()),
+            *(Conv(256, 3, padding=1), Act(), Pool()),
+            *CLASSIFIER,
+        ),
+    ),
+    Variant(
+        "cifar10-1x1",
+        "tutorial 002 (Keras, CIFAR-10): its conv4 and conv5 have 1x1 kernels, where all others have 3x3",
         input_size=227,
         classes=10,
         init="keras",
@@ -120,15 +176,43 @@ ROWS = (
             *(Conv(96, 11, stride=4), Act(), Norm(), Pool()),
             *(Conv(256, 5, padding=2), Act(), Norm(), Pool()),
             *(Conv(384, 3, padding=1), Act(), Norm()),
-            *(Conv(384, 3, padding=1), Act(), Norm()),
-            *(Conv(256, 3, padding=1), Act(), Norm(), Pool()),
+            *(Conv(384, 1), Act(), Norm()),
+            *(Conv(256, 1), Act(), Norm(), Pool()),
+            *CLASSIFIER,
+        ),
+    ),
+    Variant(
+        "cifar10",
+        "tutorial 003 (Keras, CIFAR-10): batch normalisation after each convolution's ReLU. Its code has 3x3 kernels in conv4 "
+        "and conv5; the summary that the text prints is that of the 1x1 network of tutorial 002",
+        input_size=227,
+        classes=10,
+        init="keras",
+        norm=BatchNorm(),
+        layers=(*NORM_AFTER_EACH, *CLASSIFIER),
+    ),
+    Variant(
+        "table",
+        "tutorial 001, its table of layers: response normalisation after the first two pools, one tower. It gives no "
+        "constants: those of the paper are taken, and Keras' first weights",
+        input_size=227,
+        classes=1000,
+        init="keras",
+        norm=LocalNorm(),
+        layers=(
+            *(Conv(96, 11, stride=4), Act(), Pool(), Norm()),
+            *(Conv(256, 5, padding=2), Act(), Pool(), Norm()),
+            *(Conv(384, 3, padding=1), Act()),
+            *(Conv(384, 3, padding=1), Act()),
+            *(Conv(256, 3, padding=1), Act(), Pool()),
             *CLASSIFIER,
         ),
     ),
     Variant(
         "scratch",
-        "tutorial 000, the part in NumPy: ReLU, then response norm, then pool; convolutions without bias. The text draws "
-        "kernels from N(0, 1) and runs them forward once; so that it also learns, the weights start by the dense layers' rule",
+        "tutorial 000, the part in NumPy: ReLU, then response norm, then pool; convolutions without bias. Its norm takes 5 "
+        "channels in all, though the text calls that the radius. The text draws kernels from N(0, 1) and runs them forward "
+        "once; so that it also learns, the weights start by the dense layers' rule",
         input_size=227,
         classes=1000,
         init="he",
@@ -144,12 +228,15 @@ ROWS = (
     ),
     Variant(
         "paper",
-        "Krizhevsky, Sutskever, Hinton 2012: two towers that meet in conv3 and in the dense layers; its 224 read as 227",
+        "Krizhevsky, Sutskever, Hinton 2012, the text: two towers that meet in conv3 and in the dense layers. Its input of 224 "
+        "gives 55x55 maps only with padding; the usual reading, 227 without, is taken",
         input_size=227,
         classes=1000,
         init="normal",
         norm=LocalNorm(),
         towers=2,
+        flatten="CHW",
+        dropout_scales="testing",
         layers=(
             *(Conv(96, 11, stride=4), Act(), Norm(), Pool()),
             *(Conv(256, 5, padding=2, grouped=True, bias=1.0), Act(), Norm(), Pool()),
@@ -157,6 +244,46 @@ ROWS = (
             *(Conv(384, 3, padding=1, grouped=True, bias=1.0), Act()),
             *(Conv(256, 3, padding=1, grouped=True, bias=1.0), Act(), Pool()),
             *(Flatten(), Dense(4096, bias=1.0), Act(), Drop(), Dense(4096, bias=1.0), Act(), Drop()),
+        ),
+    ),
+    Variant(
+        "code2012",
+        "the released 2012 source, layers-145.cfg. Unlike the text: layer 1 goes conv, norm, pool, ReLU; alpha divided by 5; "
+        "layer 2 is normalised within maps too; conv3 to conv5 start at 0.03; 224 pixels, and sizes round up",
+        input_size=224,
+        classes=1000,
+        init="normal",
+        norm=LocalNorm(alpha=1e-4 / 5),
+        towers=2,
+        flatten="CHW",
+        dropout_scales="testing",
+        layers=(
+            *(Conv(96, 11, stride=4, padding_after=3), Norm(), Pool(), Act()),
+            *(Conv(256, 5, padding=2, grouped=True, bias=1.0), Act(), Norm(), MapNorm(), Pool()),
+            *(Conv(384, 3, padding=1, deviation=0.03), Act()),
+            *(Conv(384, 3, padding=1, grouped=True, bias=1.0, deviation=0.03), Act()),
+            *(Conv(256, 3, padding=1, grouped=True, bias=1.0, deviation=0.03), Pool(), Act()),
+            *(Flatten(), Dense(4096, bias=1.0), Act(), Drop(), Dense(4096, bias=1.0), Act(), Drop()),
+        ),
+    ),
+    Variant(
+        "caffenet",
+        "Caffe's reference network: pool before norm; two groups in conv2, conv4 and conv5, but a norm that sees all channels, "
+        "with k 1 and alpha divided by 5; dense layers start at 0.005",
+        input_size=227,
+        classes=1000,
+        init="normal",
+        norm=LocalNorm(alpha=1e-4 / 5, k=1.0, across=True),
+        towers=2,
+        flatten="CHW",
+        layers=(
+            *(Conv(96, 11, stride=4), Act(), Pool(), Norm()),
+            *(Conv(256, 5, padding=2, grouped=True, bias=1.0), Act(), Pool(), Norm()),
+            *(Conv(384, 3, padding=1), Act()),
+            *(Conv(384, 3, padding=1, grouped=True, bias=1.0), Act()),
+            *(Conv(256, 3, padding=1, grouped=True, bias=1.0), Act(), Pool()),
+            *(Flatten(), Dense(4096, bias=1.0, deviation=0.005), Act(), Drop()),
+            *(Dense(4096, bias=1.0, deviation=0.005), Act(), Drop()),
         ),
     ),
     Variant(
@@ -195,7 +322,10 @@ def variant(name: str, overrides: Mapping[str, Any] | None = None) -> Variant:
         raise VariantError(f"no variant {name!r}: {nearest(name, VARIANTS)}")
     changes = dict(overrides or {})
     row = VARIANTS[name]
-    norm = NORMS[changes.pop("norm")] if "norm" in changes else row.norm
+    norm = row.norm
+    if "norm" in changes:
+        norm = NORMS[changes.pop("norm")]
+        row = replace(row, layers=tuple(layer for layer in row.layers if not isinstance(layer, MapNorm)))
     momentum = changes.pop("batch_norm_momentum", None)
     if momentum is not None and isinstance(norm, BatchNorm):
         norm = replace(norm, momentum=momentum)

@@ -1,0 +1,79 @@
+"""The layers that PyTorch has not, or has otherwise; response normalisation has a file of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation whose moving variance takes the batch's biased variance, as Keras 3 does (PyTorch's: unbiased)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """N C H W -> N C H W."""
+        if not self.training:
+            return super().forward(images)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        assert self.num_batches_tracked is not None
+        moved = self.running_var.clone()
+        normalised = nn.functional.batch_norm(
+            images, self.running_mean, moved, self.weight, self.bias, training=True, momentum=self.momentum, eps=self.eps
+        )
+        count = images.numel() // images.shape[1]
+        with torch.no_grad():
+            kept = self.running_var * (1 - self.momentum)
+            self.running_var.copy_(kept + (moved - kept) * ((count - 1) / count))
+            self.num_batches_tracked.add_(1)
+        return normalised
+
+
+class Dropout2012(nn.Module):
+    """Dropout as the paper has it (section 4.2): units are left out in training, later all outputs are times 1 - `p`."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, units: Tensor) -> Tensor:
+        """N x units -> N x units."""
+        if not self.training:
+            return units * (1 - self.p)
+        return units * torch.empty_like(units).bernoulli_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        """Show the constant in `print(network)`."""
+        return f"p={self.p}"
+
+
+class FlattenMaps(nn.Module):
+    """Maps to vectors in the row's order of axes; maps of another size than the row's own are first pooled to it.
+
+    The pooling is adaptive average pooling, written as two small matrix products: it is the identity at the row's own size,
+    it enlarges as well as it shrinks, and it works for any ratio on every device.
+    """
+
+    def __init__(self, grid: int, order: str) -> None:
+        super().__init__()
+        self.grid, self.order = grid, order
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """N C H W -> N (grid * grid * C)."""
+        height, width = maps.shape[2:]
+        if (height, width) != (self.grid, self.grid):
+            rows, columns = self._bins(height, maps), self._bins(width, maps)
+            maps = torch.einsum("gh,nchw,kw->ncgk", rows, maps, columns)
+        return (maps.permute(0, 2, 3, 1) if self.order == "HWC" else maps).flatten(1)
+
+    def _bins(self, size: int, like: Tensor) -> Tensor:
+        """Return the grid x size matrix of averages: bin i covers floor(i * size / grid) to ceil((i + 1) * size / grid)."""
+        bins = torch.zeros(self.grid, size)
+        for i in range(self.grid):
+            start, end = i * size // self.grid, -(-(i + 1) * size // self.grid)
+            bins[i, start:end] = 1 / (end - start)
+        return bins.to(like)
+
+    def extra_repr(self) -> str:
+        """Show the constants in `print(network)`."""
+        return f"grid={self.grid}, order={self.order}"
