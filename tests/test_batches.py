@@ -9,20 +9,35 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.augment import COLUMNS, augment
+from alexnet.data.augment import DRAWS, training_input
 from alexnet.data.batches import Images, epoch_batches, parts
+from alexnet.data.cache import Pixels
+from alexnet.data.images import Preprocessing
+from alexnet.recipe import Augment
+
+# Whatever goes in comes out, so that only what is random shows.
+PLAIN = Preprocessing(stored=2, input=2, fit="crop", reduced_decode=False, resize="bilinear", levels=255)
+
+
+def changed(images: torch.Tensor, draws: torch.Tensor, **changes: object) -> torch.Tensor:
+    """Return N S S 3 floats, grey levels, of images changed at random."""
+    how = PLAIN.model_copy(update={"stored": images.shape[1], "input": changes.pop("input", images.shape[1])})
+    how = how.model_copy(update={"crop": changes.pop("size", None)})
+    x = training_input(images, draws, how, Augment(**{"mirror": False, **changes}))
+    return x.permute(0, 2, 3, 1)
 
 
 def made_images(count: int) -> Images:
     values = np.zeros((count, 2, 2, 3), np.uint8)
     values[:, 0, 0, 0], values[:, 0, 0, 1] = np.arange(count) % 256, np.arange(count) // 256
-    return Images(values, np.arange(count), np.arange(count))
+    pixels = Pixels(values.ravel(), np.full((count, 2), 2), PLAIN)
+    return Images(pixels, np.arange(count), np.arange(count))
 
 
 @given(st.integers(1, 700), st.integers(1, 130), st.integers(0, 3), st.integers(1, 4))
 @settings(max_examples=40)
 def test_batches_hold_every_image_of_the_epoch_once(count: int, size: int, epoch: int, workers: int) -> None:
-    found = list(epoch_batches(made_images(count), size, seed=1, epoch=epoch, workers=workers))
+    found = list(epoch_batches(made_images(count), parts(count, size), seed=1, epoch=epoch, workers=workers))
     assert sorted(torch.cat([b.targets for b in found]).tolist()) == list(range(count))
     sizes = [len(b.targets) for b in found]
     assert max(sizes) <= size
@@ -35,8 +50,8 @@ def test_batches_hold_every_image_of_the_epoch_once(count: int, size: int, epoch
 @settings(max_examples=30)
 def test_batches_are_the_same_for_any_workers_and_start(count: int, size: int, start: int) -> None:
     images = made_images(count)
-    whole = list(epoch_batches(images, size, seed=3, epoch=2, workers=1))
-    later = list(epoch_batches(images, size, seed=3, epoch=2, start=start, workers=4))
+    whole = list(epoch_batches(images, parts(count, size), seed=3, epoch=2, workers=1))
+    later = list(epoch_batches(images, parts(count, size), seed=3, epoch=2, start=start, workers=4))
     assert len(later) == max(0, len(whole) - start)
     for a, b in zip(whole[start:], later, strict=True):
         assert torch.equal(a.images, b.images)
@@ -48,7 +63,8 @@ def test_batches_are_the_same_for_any_workers_and_start(count: int, size: int, s
 
 def test_epochs_and_seeds_differ() -> None:
     images = made_images(100)
-    orders = {tuple(next(epoch_batches(images, 100, seed, epoch)).targets.tolist()) for seed in (0, 1) for epoch in (1, 2)}
+    pairs = [(seed, epoch) for seed in (0, 1) for epoch in (1, 2)]
+    orders = {tuple(next(epoch_batches(images, [(0, 100)], *pair)).targets.tolist()) for pair in pairs}
     assert len(orders) == 4
 
 
@@ -63,15 +79,15 @@ def test_cuts_are_the_fewest_and_even() -> None:
 
 def test_an_augmented_image_is_a_shift_of_the_image_or_of_its_mirror() -> None:
     images = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8)
-    draws = torch.rand(40, COLUMNS)
-    found = augment(images, draws, shift=0.125, mirror=True)
+    draws = torch.rand(40, len(DRAWS))
+    found = changed(images, draws, shift=0.125, mirror=True)
     mirrored = 0
-    for image, changed, draw in zip(images.numpy(), found.numpy(), draws, strict=True):
+    for image, after, draw in zip(images.numpy(), found.numpy(), draws, strict=True):
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
         crops = {(y, x): padded[y : y + 16, x : x + 16] for y in range(5) for x in range(5)}
         mirror = bool(draw[2] < 0.5)
         mirrored += mirror
-        plain = changed[:, ::-1] if mirror else changed
+        plain = after[:, ::-1] if mirror else after
         matches = [at for at, crop in crops.items() if np.array_equal(crop, plain)]
         assert len(matches) == 1, (mirror, draw)
         assert matches[0][0] == min(4, int(draw[0] * 5))
@@ -80,14 +96,14 @@ def test_an_augmented_image_is_a_shift_of_the_image_or_of_its_mirror() -> None:
 
 def test_without_shift_and_mirror_images_stay_as_they_are() -> None:
     images = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
-    assert torch.equal(augment(images, torch.rand(4, COLUMNS), shift=0.0, mirror=False), images)
-    flipped = augment(images, torch.zeros(4, COLUMNS), shift=0.0, mirror=True)
-    assert torch.equal(flipped, images.flip(2))
+    assert torch.equal(changed(images, torch.rand(4, len(DRAWS))), images.float())
+    flipped = changed(images, torch.zeros(4, len(DRAWS)), mirror=True)
+    assert torch.equal(flipped, images.float().flip(2))
 
 
 def test_all_shifts_are_equally_likely() -> None:
     row = torch.arange(32, dtype=torch.uint8).view(1, 1, 32, 1).expand(4000, 32, 32, 3)
-    found = augment(row, torch.rand(4000, COLUMNS, generator=torch.Generator().manual_seed(0)), shift=0.125, mirror=False)
+    found = changed(row, torch.rand(4000, len(DRAWS), generator=torch.Generator().manual_seed(0)), shift=0.125)
     counts = Counter(found[:, 0, 16, 0].tolist())
     assert set(counts) == set(range(12, 21))
     assert max(counts.values()) < 1.3 * min(counts.values())

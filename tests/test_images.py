@@ -185,18 +185,18 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
 def test_the_cache_holds_what_decoding_gives_for_any_number_of_workers(photos: Path) -> None:
     table = open_table(photos)
     cache = open_cache(table, HOW, workers=1)
-    first = np.array(cache.pixels)
+    first = cache.pixels.take(np.arange(len(table)))
     shutil.rmtree(cache_folder())
     again = open_cache(table, HOW, workers=4)
-    assert np.array_equal(first, again.pixels)
+    assert np.array_equal(first, again.pixels.take(np.arange(len(table))))
     assert all(np.array_equal(first[i], pixels(table.source(i), HOW)) for i in range(len(table)))
 
 
 def test_a_changed_added_or_removed_file_is_noticed(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
     root = make_folder(tmp_path / "photos", 4)
-    before = np.array(open_cache(open_table(root), HOW, 2).pixels)
+    before = open_cache(open_table(root), HOW, 2).pixels.take(np.arange(8))
     picture(2, 9).save(root / "across" / "000.png")
-    changed = np.array(open_cache(open_table(root), HOW, 2).pixels)
+    changed = open_cache(open_table(root), HOW, 2).pixels.take(np.arange(8))
     assert not np.array_equal(before[0], changed[0])
     assert np.array_equal(before[1:], changed[1:])
     picture(2, 10).save(root / "down" / "new.png")

@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_
 
 from alexnet import AlexNet
 from alexnet.data.batches import Images, ordered_batches
+from alexnet.data.cache import Pixels
 from alexnet.data.images import Preprocessing
 from alexnet.measure import metrics
 from alexnet.measure.evaluate import Evaluation, evaluate
@@ -92,7 +93,7 @@ def test_evaluation_is_the_same_for_any_batch_size_and_leaves_the_network_as_it_
     network = AlexNet("cifar10", 4, width=1 / 16)
     how = Preprocessing(stored=16, input=67, fit="crop", reduced_decode=False, resize="bilinear")
     pixels = np.random.default_rng(0).integers(0, 256, (23, 16, 16, 3), dtype=np.uint8)
-    images = Images(pixels, np.arange(23), np.arange(23) % 4)
+    images = Images(Pixels(pixels.ravel(), np.full((23, 2), 16), how), np.arange(23), np.arange(23) % 4)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     found = [
         evaluate(network, ordered_batches(images, size), how, ("a", "b", "c", "d"), precision="float32") for size in (1, 7, 23)

@@ -17,6 +17,7 @@ from alexnet.data.sources import open_table
 from alexnet.data.splits import split
 from alexnet.data.table import Table
 from alexnet.errors import DataError
+from alexnet.recipe import Data
 from conftest import picture
 
 
@@ -129,6 +130,9 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
 # Splits
 
 
+DATA = Data(validation=0.1, test=0.2)
+
+
 def make_table(counts: dict[str, int], splits: str = "") -> Table:
     names = [f"{label}/{i}.jpg" for label, n in counts.items() for i in range(n)]
     targets = np.repeat(np.arange(len(counts)), list(counts.values()))
@@ -138,7 +142,7 @@ def make_table(counts: dict[str, int], splits: str = "") -> Table:
 @given(st.lists(st.integers(3, 60), min_size=2, max_size=5), st.integers(0, 5))
 def test_splits_are_disjoint_stratified_and_whole(sizes: list[int], seed: int) -> None:
     counts = {f"c{i}": n for i, n in enumerate(sizes)}
-    done = split(make_table(counts), 0.1, 0.2, seed)
+    done = split(make_table(counts), Data(validation=0.1, test=0.2, split_seed=seed))
     assert set(done.splits) <= {"train", "val", "test"}
     for target, n in enumerate(sizes):
         inside = Counter(done.splits[done.targets == target])
@@ -156,22 +160,22 @@ def test_adding_a_file_moves_at_most_one_at_each_border(count: int, new: int) ->
         targets=np.append(table.targets, 0),
         splits=np.append(table.splits, ""),
     )
-    before = dict(zip(table.images, split(table, 0.1, 0.2, 0).splits, strict=True))
-    after = dict(zip(more.images, split(more, 0.1, 0.2, 0).splits, strict=True))
+    before = dict(zip(table.images, split(table, DATA).splits, strict=True))
+    after = dict(zip(more.images, split(more, DATA).splits, strict=True))
     assert sum(before[name] != after[name] for name in before) <= 2
 
 
 def test_the_split_does_not_depend_on_the_order_of_files() -> None:
     table = make_table({"a": 30, "b": 30})
     turned = table.select(np.arange(60)[::-1].copy())
-    by_name = [dict(zip(t.images, split(t, 0.1, 0.2, 0).splits, strict=True)) for t in (table, turned)]
+    by_name = [dict(zip(t.images, split(t, DATA).splits, strict=True)) for t in (table, turned)]
     assert by_name[0] == by_name[1]
 
 
 def test_validation_is_held_out_of_train_and_a_declared_test_stays() -> None:
     table = make_table({"a": 20, "b": 20})
     table.splits[:] = ["test" if i % 4 == 0 else "train" for i in range(40)]
-    done = split(table, 0.2, 0.2, 0)
+    done = split(table, Data(validation=0.2, test=0.2, split_seed=0))
     assert done.counts() == {"train": 24, "val": 6, "test": 10}
     assert (done.splits[table.splits == "test"] == "test").all()
 
@@ -179,20 +183,20 @@ def test_validation_is_held_out_of_train_and_a_declared_test_stays() -> None:
 def test_train_and_val_without_test_stay_as_they_are() -> None:
     table = make_table({"a": 20, "b": 20})
     table.splits[:] = ["val" if i % 4 == 0 else "train" for i in range(40)]
-    assert split(table, 0.2, 0.2, 0).counts() == {"train": 30, "val": 10}
+    assert split(table, Data(validation=0.2, test=0.2, split_seed=0)).counts() == {"train": 30, "val": 10}
 
 
 def test_labels_that_a_split_lacks_or_has_alone_are_named() -> None:
     table = make_table({"cat": 4, "dog": 4, "emu": 2})
     table.splits[:] = ["train"] * 2 + ["val"] * 2 + ["train"] * 4 + ["val"] * 2
     with pytest.raises(DataError, match="train has no images of 'emu', which val has"):
-        split(table, 0.1, 0.2, 0)
+        split(table, DATA)
     table.splits[-2:] = "train"
     with pytest.raises(DataError, match="val has no images of 'dog', 'emu'"):
-        split(table, 0.1, 0.2, 0)
+        split(table, DATA)
 
 
 def test_a_class_without_a_readable_image_is_named() -> None:
     table = make_table({"cat": 8, "dog": 8, "emu": 2})
     with pytest.raises(DataError, match="no readable image of 'emu'"):
-        split(table.select(np.arange(16)), 0.1, 0.2, 0)
+        split(table.select(np.arange(16)), DATA)

@@ -7,6 +7,7 @@ an unknown key or a wrong type is refused when it is read, in one line that name
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -34,6 +35,7 @@ class Model(Settings):
     """`[model]`: the network. A field left out is as the variant's row says."""
 
     variant: str = "cifar10"
+    weights: str | None = None  # start from these: imagenet1k, a file in torchvision's layout, or a run folder
     width: Annotated[float, Field(gt=0)] = 1.0
     activation: Literal["relu", "tanh"] | None = None
     norm: Literal["batch", "local", "none"] | None = None
@@ -44,7 +46,7 @@ class Model(Settings):
     @property
     def overrides(self) -> dict[str, Any]:
         """The row's fields that this recipe changes."""
-        return self.model_dump(exclude={"variant", "width"}, exclude_none=True)
+        return self.model_dump(exclude={"variant", "weights", "width"}, exclude_none=True)
 
 
 class Data(Settings):
@@ -52,29 +54,47 @@ class Data(Settings):
 
     dataset: str = "digits"
     root: Path | None = None  # folder of downloads; None: ALEXNET_DATA, else the system's folder for caches
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of each class
+    split: Literal["hash", "first", "keras-tail", "train_test_split"] = "hash"  # which images validate (data/splits.py)
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share, of each class with `hash`, else of all
     test: Fraction = 0.2
     split_seed: int = 0  # not the training's seed, so that runs with several seeds see the same split
     workers: Positive = Field(default_factory=lambda: os.cpu_count() or 1)  # threads that decode and prepare batches
 
 
 class Images(Settings):
-    """`[images]`: from a file to what the network sees."""
+    """`[images]`: from a file to what the network sees, in this order."""
 
-    stored: Positive | Literal["auto"] = "auto"  # pixels a side in the cache; auto: as the dataset's, at most `input`
-    input: Positive = 227  # pixels a side at the network
+    stored: Positive | Literal["auto", "full"] = "auto"  # pixels a side in the cache; auto: as the dataset's, at most `input`
     fit: Literal["crop", "stretch"] = "crop"  # shorter side to `stored` and centre crop, or both sides to `stored`
+    filter: Literal["bicubic", "nearest"] = "bicubic"  # from the file to `stored`
     reduced_decode: bool = False  # let JPEG decode at 1/2, 1/4, 1/8 scale, where that is still larger than `stored`
-    resize: Literal["nearest", "bilinear"] = "bilinear"  # from `stored` to `input`
-    mean: Channels | Literal["dataset"] = "dataset"  # of 0 to 1, each channel
-    deviation: Channels | Literal["dataset"] = "dataset"
+    crop: Positive | None = None  # pixels a side that are cut out of the stored image: the centre, but see augment.crop
+    levels: Literal[1, 255] = 1  # pixel values run from 0 to this; mean, deviation and brightness are in its units
+    mean: float | Channels | Literal["channels", "one", "image", "image-centre", "each"] = "channels"
+    deviation: float | Channels | Literal["channels", "one", "each"] = "channels"
+    mirror: bool = False  # turn every image left to right, validation and prediction too
+    brightness: float = 0.0  # added to every image, validation and prediction too
+    input: Positive = 227  # pixels a side at the network
+    resize: Literal["nearest", "bilinear"] = "bilinear"  # from the crop, or the stored image, to `input`
+    antialias: bool = True  # where `resize` makes smaller
 
 
 class Augment(Settings):
     """`[augment]`: random changes of training images."""
 
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # up to this share of the side, each way; the border is reflected
+    crop: bool = False  # images.crop from anywhere, instead of the centre
     mirror: bool | Literal["auto"] = "auto"  # half of the images; auto: unless the dataset says that left and right matter
+    flip: bool = False  # half of the images, top to bottom
+    together: Positive = 1  # images in a row that get the same crop and mirror
+    # One affine map about the centre, as Keras' ImageDataGenerator: edge pixels are repeated outside.
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, each way
+    translation: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the side, each way
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0  # degrees, each way
+    zoom: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 1.0)  # drawn for each axis on its own
+    colour_noise: Annotated[float, Field(ge=0)] = 0.0  # along the principal components of RGB (paper, section 4.1)
+    colour_axes: tuple[Channels, Channels, Channels] | Literal["deviations", "variances"] = "deviations"  # of unit noise
+    colour_shrink: bool = False  # divide the image by 1 + colour_noise after that
 
 
 class Train(Settings):
@@ -84,27 +104,64 @@ class Train(Settings):
     max_images: Annotated[int, Field(ge=0)] = 0  # a large dataset takes fewer epochs, so that no more are drawn; 0: no limit
     minutes: Annotated[float, Field(gt=0)] | None = None  # if set, training ends then, however many epochs that makes
     batch: Annotated[int, Field(ge=2)] = 128
+    last_batch: Literal["even", "short", "drop"] = "even"  # even: all batches alike, none larger than `batch`
     seed: Annotated[int, Field(ge=0)] = 0
     keep: Literal["best", "last"] = "best"
+    loss: Literal["cross-entropy", "binary"] = "cross-entropy"
     label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    save_epochs: str | None = None  # keep each epoch's weights under this name, such as "cp-{epoch:04d}"
+    tensorboard: str = "tensorboard"  # folder in the run; %Y, %m, %d, %H, %M, %S become the date and time
 
 
 class Optimizer(Settings):
-    """`[optimizer]`: stochastic gradient descent."""
+    """`[optimizer]`: stochastic gradient descent (the formulas are in training/optimizer.py)."""
 
-    rate: Annotated[float, Field(gt=0)] = 0.01  # at the peak of the schedule
+    form: Literal["pytorch", "keras", "2012"] = "pytorch"
+    rate: Annotated[float, Field(gt=0)] = 0.01  # at the start, or at the peak of one cycle
     momentum: Fraction = 0.9
     nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4  # not on norms and biases
-    rate_factors: dict[str, Annotated[float, Field(ge=0)]] = {}  # by layer, such as {fc6 = 0.1}; others take the rate as it is
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    decays: Literal["weights", "all"] = "weights"  # all: biases, and the norms' scales and shifts too
+    # By layer ({fc6 = 0.1}), for all biases ({bias = 2}), or for one of them ({"conv1.weight" = 0.1}); what matches multiplies.
+    rate_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
+    frozen: str | None = None  # the last of the layers that keep their first weights and statistics, such as "pool5"
+
+
+class Change(Settings):
+    """A row of the epoch table: from `epoch` on these hold; what is left out stays as it was."""
+
+    epoch: Positive
+    rate: Annotated[float, Field(gt=0)] | None = None
+    rate_factors: dict[str, Annotated[float, Field(ge=0)]] = {}  # as optimizer.rate_factors; 0 freezes
+    colour_noise: Annotated[float, Field(ge=0)] | None = None
 
 
 class Schedule(Settings):
-    """`[schedule]`: one cycle. The rate climbs from 0 to its peak over `warmup` of the training and falls to 0 by its end."""
+    """`[schedule]`: the rate over time.
 
+    `one-cycle`: up in a line from 0 over `warmup` of the training, then down to 0. `constant`: but for the rows of `table`.
+    `step`: times `factor` every `every` epochs. `plateau`: times `factor`, not below `floor`, once `metric` has not improved
+    by `threshold` for `patience` epochs.
+    """
+
+    kind: Literal["one-cycle", "constant", "step", "plateau"] = "one-cycle"
     warmup: Fraction = 0.2
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    every: Positive = 30
+    metric: Literal["train_loss", "val_loss", "val_error"] = "val_loss"
+    patience: Positive = 10
+    threshold: Annotated[float, Field(ge=0)] = 1e-4
+    floor: Annotated[float, Field(ge=0)] = 0.0
+    table: tuple[Change, ...] = ()
+
+
+class Stop(Settings):
+    """`[stop]`: end early, once `metric` has not improved for `patience` epochs; 0: never."""
+
+    metric: Literal["train_loss", "val_loss", "val_error"] = "val_loss"
+    patience: Annotated[int, Field(ge=0)] = 0
 
 
 class Recipe(Settings):
@@ -118,6 +175,7 @@ class Recipe(Settings):
     train: Train = Train()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    stop: Stop = Stop()
 
     def to_toml(self) -> str:
         """Return the recipe as TOML, every key written out (but those that are None)."""
@@ -203,18 +261,43 @@ def parse(tree: Mapping[str, Any], origin: str) -> Recipe:
     except ValidationError as error:
         # The first error is enough: the next shows once it is mended. A union's branches add their type's name to the path.
         first = error.errors()[0]
-        place = first["loc"][:2]
+        depth = 4 if first["loc"][:2] == ("schedule", "table") else 2
+        place = first["loc"][:depth]
         key = ".".join(map(str, place))
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"{origin}: no setting {key!r}: {_nearest_key(key)}") from error
-        same = [e["msg"].removeprefix("Input should be ") for e in error.errors() if e["loc"][:2] == place]
+        same = [e["msg"].removeprefix("Input should be ") for e in error.errors() if e["loc"][:depth] == place]
         wanted = " or ".join(dict.fromkeys(same))
         raise RecipeError(f"{origin}: {key} is {first['input']!r}, but should be {wanted}") from error
     if recipe.model.variant not in VARIANTS:
         raise RecipeError(f"{origin}: model.variant is {recipe.model.variant!r}: {nearest(recipe.model.variant, VARIANTS)}")
+    if conflict := _conflict(recipe):
+        raise RecipeError(f"{origin}: {conflict}")
     return recipe
 
 
+def _conflict(recipe: Recipe) -> str:
+    """Return what contradicts itself in a recipe whose keys are right one by one; empty if nothing does."""
+    images, augment, schedule, pattern = recipe.images, recipe.augment, recipe.schedule, recipe.train.save_epochs
+    if (images.mean == "each") != (images.deviation == "each"):
+        return f"images.mean is {images.mean!r} and images.deviation {images.deviation!r}: 'each' goes with 'each'"
+    if augment.crop and images.crop is None:
+        return "augment.crop is true, but images.crop says no size to cut out"
+    if images.crop is not None and isinstance(images.stored, int) and images.crop > images.stored:
+        return f"images.crop is {images.crop}, but images are stored at {images.stored}"
+    if augment.zoom[0] > augment.zoom[1]:
+        return f"augment.zoom is {list(augment.zoom)}, but the smaller factor comes first"
+    if schedule.kind != "constant" and any(row.rate is not None for row in schedule.table):
+        return f"schedule.table sets rates, but schedule.kind is {schedule.kind!r}, not 'constant'"
+    if pattern is not None and not re.fullmatch(r"[\w.-]*\{epoch(:0?\d+d)?\}[\w.-]*", pattern):
+        return f"train.save_epochs is {pattern!r}, but should be a file's name with a place for the epoch: cp-{{epoch:04d}}"
+    if Path(recipe.train.tensorboard).is_absolute() or ".." in Path(recipe.train.tensorboard).parts:
+        return f"train.tensorboard is {recipe.train.tensorboard!r}, but should be a folder inside the run"
+    return ""
+
+
 def _nearest_key(key: str) -> str:
+    if key.startswith("schedule.table."):
+        return nearest(key.rpartition(".")[2], Change.model_fields)
     defaults = Recipe().model_dump()
     return nearest(key, [f"{section}.{name}" for section, keys in defaults.items() if isinstance(keys, dict) for name in keys])

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -145,11 +145,25 @@ def save_model(folder: RunFolder, network: AlexNet, card: Card) -> Card:
     Raises:
         RunError: the disk is full or the folder cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write(folder.weights, lambda part: safetensors.torch.save_file(tensors, part))
+    mean_image = card.preprocessing.mean_image
+    save_weights(folder.weights, network, {} if mean_image is None else {"mean_image": torch.from_numpy(mean_image)})
     card = card.model_copy(update={"sha256": sha256(folder.weights)})
     write_text(folder.card, card.model_dump_json(indent=2) + "\n")
     return card
+
+
+def save_weights(place: Path, network: AlexNet, more: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write a network's weights and statistics, and `more` tensors, as safetensors, whole or not at all.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in {**network.state_dict(), **(more or {})}.items()}
+    try:
+        place.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {place.parent}: {error.strerror or error}") from error
+    write(place, lambda part: safetensors.torch.save_file(tensors, part))
 
 
 def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, Card]:
@@ -173,8 +187,11 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, Card]:
     try:
         if sha256(folder.weights) != card.sha256:
             raise RunError(f"{folder.weights} is damaged: its SHA-256 is not the one in model.json")
-        network = card.network()
-        network.load_state_dict(safetensors.torch.load_file(folder.weights, device=str(device)), assign=True)
+        network, tensors = card.network(), safetensors.torch.load_file(folder.weights, device=str(device))
+        if isinstance(card.preprocessing.mean, str) and "mean_image" in tensors:
+            how = card.preprocessing.model_copy(update={"mean_image": tensors.pop("mean_image").cpu().numpy()})
+            card = card.model_copy(update={"preprocessing": how})
+        network.load_state_dict(tensors, assign=True)
     except OSError as error:
         raise RunError(f"{folder.weights} cannot be read: {error.strerror or error}") from error
     except (safetensors.SafetensorError, RuntimeError, TypeError, VariantError) as error:

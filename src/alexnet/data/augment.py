@@ -1,42 +1,153 @@
-"""Random changes of training images, a whole uint8 batch at a time, on its device.
+"""Random changes of training images, a whole batch at a time, on its device.
 
-Chance comes in as numbers: each image has a row of `COLUMNS` uniform draws, made with the epoch's order from (seed, epoch)
-alone. So the result does not depend on the device, on the number of workers, or on where an epoch was taken up again.
+Chance comes in as numbers: each image has a row of uniform draws, a column for each of `DRAWS`, made with the epoch's order
+from (seed, epoch) alone. So the result does not depend on the device, on the number of workers, or on where an epoch was taken
+up again.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-COLUMNS = 3  # draws for an image: shift down, shift right, mirror
+from alexnet.data.images import Preprocessing, begin, finish
+from alexnet.recipe import Augment
+
+# What each of an image's draws, from 0 up to 1, decides.
+DRAWS = (
+    *("shift_down", "shift_right", "mirror", "flip", "crop_down", "crop_right"),
+    *("rotation", "translation_down", "translation_right", "shear", "zoom_down", "zoom_right"),
+    *("red", "green", "blue"),
+)
+SHARED = [DRAWS.index(name) for name in ("mirror", "crop_down", "crop_right")]  # by `augment.together` images in a row
 
 
-def augment(images: Tensor, draws: Tensor, *, shift: float, mirror: bool) -> Tensor:
-    """Shift each image by up to `shift` of its side each way, the border reflected, and mirror every second one.
+def training_input(images: Tensor, draws: Tensor, how: Preprocessing, changes: Augment) -> Tensor:
+    """Make a batch the network's input, changed at random.
 
     Args:
-        images: N S S 3 uint8.
-        draws: N x `COLUMNS` float32, from 0 up to 1.
-        shift: share of the side, 0 to 0.5.
-        mirror: whether to mirror.
+        images: N S S 3, uint8 or float32, as the loader gives them.
+        draws: N x len(`DRAWS`) float32, from 0 up to 1.
+        how: the preprocessing that validation and prediction have too.
+        changes: the random changes; `mirror` and `colour_axes` are resolved.
 
     Returns:
-        N S S 3 uint8.
+        N 3 I I float32, channels last in memory.
     """
-    reach = round(images.shape[1] * shift)
-    if not reach and not mirror:
+    chance = dict(zip(DRAWS, draws.unbind(1), strict=True))
+    x = begin(images, how)
+    x = _affine(x, chance, changes)
+    x = _pick(x, chance, changes, how.crop)
+    x = finish(x, how)
+    return _colour(x, draws[:, -3:], changes, how) if changes.colour_noise else x
+
+
+def affine(
+    images: Tensor, rotation: Tensor, down: Tensor, right: Tensor, shear: Tensor, zoom_down: Tensor, zoom_right: Tensor
+) -> Tensor:
+    """Move each image by one affine map about its centre, as Keras' `apply_affine_transform` does.
+
+    The map from a pixel of the result to the place it is taken from is rotate, then shift, then shear, then zoom; bilinear
+    between pixels, the edge repeated outside.
+
+    Args:
+        images: N S S 3, uint8 or float32.
+        rotation: N, degrees.
+        down: N, pixels (Keras' `tx`).
+        right: N, pixels (Keras' `ty`).
+        shear: N, degrees.
+        zoom_down: N, factor on rows (Keras' `zx`); above 1 the image becomes smaller.
+        zoom_right: N, factor on columns (Keras' `zy`).
+
+    Returns:
+        N S S 3 float32.
+    """
+    count, side = images.shape[:2]
+    turn, slant = rotation * (math.pi / 180), shear * (math.pi / 180)
+    zero, one = torch.zeros_like(turn), torch.ones_like(turn)
+
+    def matrix(*values: Tensor) -> Tensor:
+        return torch.stack(values, 1).view(count, 3, 3)
+
+    placed = (
+        matrix(turn.cos(), -turn.sin(), zero, turn.sin(), turn.cos(), zero, zero, zero, one)
+        @ matrix(one, zero, down, zero, one, right, zero, zero, one)
+        @ matrix(one, -slant.sin(), zero, zero, slant.cos(), zero, zero, zero, one)
+        @ matrix(zoom_down, zero, zero, zero, zoom_right, zero, zero, zero, one)
+    )
+    at = torch.arange(side, device=images.device, dtype=torch.float32) - (side - 1) / 2  # from the centre
+    rows, columns = torch.meshgrid(at, at, indexing="ij")
+    source = torch.stack((rows, columns, torch.ones_like(rows)), -1) @ placed[:, None, :2].transpose(2, 3)  # N S S 2
+    # grid_sample wants (x, y), -1 to 1 between the outer pixels' centres; clamped here, as not every device repeats the edge.
+    grid = (source.flip(3) * (2 / max(1, side - 1))).clamp(-1, 1)
+    x = images.float().permute(0, 3, 1, 2)
+    moved = torch.nn.functional.grid_sample(x, grid, mode="bilinear", align_corners=True)
+    return moved.permute(0, 2, 3, 1)
+
+
+def _affine(images: Tensor, chance: dict[str, Tensor], changes: Augment) -> Tensor:
+    low, high = changes.zoom
+    if not (changes.rotation or changes.translation or changes.shear or low != 1 or high != 1):
         return images
-    offsets = (draws[:, :2] * (2 * reach + 1)).long().clamp_max(2 * reach) - reach  # N x 2, -reach to reach
-    flip = (draws[:, 2] < 0.5) if mirror else torch.zeros_like(draws[:, 2], dtype=torch.bool)
-    rows = _positions(images.shape[1], offsets[:, 0])
-    columns = _positions(images.shape[2], offsets[:, 1])
-    columns = torch.where(flip[:, None], columns.flip(1), columns)
+
+    def between(name: str, reach: float) -> Tensor:
+        return (chance[name] * 2 - 1) * reach
+
+    pixels = changes.translation * images.shape[1]
+    return affine(
+        images,
+        between("rotation", changes.rotation),
+        between("translation_down", pixels),
+        between("translation_right", pixels),
+        between("shear", changes.shear),
+        low + chance["zoom_down"] * (high - low),
+        low + chance["zoom_right"] * (high - low),
+    )
+
+
+def _pick(images: Tensor, chance: dict[str, Tensor], changes: Augment, crop: int | None) -> Tensor:
+    """Shift, crop, mirror and flip: all at once, as each pixel of the result is one of the image's."""
+    side = images.shape[1]
+    reach = round(side * changes.shift)
+    if not reach and crop is None and changes.mirror is not True and not changes.flip:
+        return images
+    rows = _positions(side, reach, chance["shift_down"], crop, chance["crop_down"] if changes.crop else None)
+    columns = _positions(side, reach, chance["shift_right"], crop, chance["crop_right"] if changes.crop else None)
+    if changes.mirror is True:
+        columns = torch.where((chance["mirror"] < 0.5)[:, None], columns.flip(1), columns)
+    if changes.flip:
+        rows = torch.where((chance["flip"] < 0.5)[:, None], rows.flip(1), rows)
     image = torch.arange(len(images), device=images.device)
     return images[image[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _positions(side: int, offset: Tensor) -> Tensor:
-    """Return N x side: where each pixel of the shifted image comes from, reflected at the border without repeating it."""
-    at = (torch.arange(side, device=offset.device)[None, :] + offset[:, None]).abs()
+def _positions(side: int, reach: int, shift: Tensor, crop: int | None, place: Tensor | None) -> Tensor:
+    """Return N x (`crop` or `side`): where each row or column comes from, reflected at the border without repeating it.
+
+    `shift` chooses -`reach` to `reach`, `place` where the crop begins; None: in the middle. All are equally likely.
+    """
+    size = side if crop is None else crop
+    start = torch.full_like(shift, (side - size) // 2) if place is None else _choose(place, side - size + 1)
+    offset = _choose(shift, 2 * reach + 1) - reach + start
+    at = (torch.arange(size, device=shift.device)[None, :] + offset.long()[:, None]).abs()
     return torch.where(at > side - 1, 2 * (side - 1) - at, at)
+
+
+def _choose(draw: Tensor, count: int) -> Tensor:
+    """Return 0 to `count` - 1 for draws from 0 up to 1."""
+    return (draw * count).floor().clamp_max(count - 1)
+
+
+def _colour(images: Tensor, draws: Tensor, changes: Augment, how: Preprocessing) -> Tensor:
+    """Add noise along the principal components of RGB, one draw an image (paper, section 4.1; 2012 source, convdata_jpeg.py).
+
+    `colour_axes` are those of pixel values from 0 to 1. The draws become normal numbers.
+    """
+    axes = torch.tensor(changes.colour_axes, device=images.device) * how.levels
+    if not isinstance(how.deviation, str):
+        axes = axes / torch.tensor(how.deviation, device=images.device)
+    normal = torch.special.ndtri(draws.cpu().double().clamp(1e-6, 1 - 1e-6)).float().to(images.device)
+    noisy: Tensor = images + (normal * changes.colour_noise @ axes)[:, :, None, None]
+    return noisy / (1 + changes.colour_noise) if changes.colour_shrink else noisy

@@ -11,18 +11,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet.data.augment import COLUMNS
+from alexnet.data.augment import DRAWS, SHARED
+from alexnet.data.cache import Pixels
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` N S S 3 uint8, `targets` N int64, `draws` N x COLUMNS float32 (none where nothing is random)."""
+    """`images` N S S 3 uint8 or float32, `targets` N int64, `draws` N x len(DRAWS) float32 (None: nothing is random)."""
 
     images: Tensor
     targets: Tensor
@@ -31,38 +33,52 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """The images of one split: `rows` of the cached `pixels` (N S S 3 uint8) and their `targets`, one a row."""
+    """The images of one split: `rows` of the cached `pixels` and their `targets`, one a row."""
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     rows: NDArray[np.int64]
     targets: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def every(self, step: int) -> Images:
+        """Return each `step`-th image."""
+        return Images(self.pixels, self.rows[::step], self.targets[::step])
+
     def take(self, order: NDArray[np.int64], draws: NDArray[np.float32] | None = None) -> Batch:
         """Return the images at the positions `order` as a batch."""
-        images = torch.from_numpy(self.pixels[self.rows[order]])
+        images = torch.from_numpy(self.pixels.take(self.rows[order]))
         return Batch(images, torch.from_numpy(self.targets[order]), None if draws is None else torch.from_numpy(draws))
 
 
-def parts(count: int, size: int) -> list[tuple[int, int]]:
-    """Cut `count` images into the fewest batches of at most `size`, as even as can be: (start, end) of each.
+def parts(count: int, size: int, last: Literal["even", "short", "drop"] = "even") -> list[tuple[int, int]]:
+    """Cut `count` images into batches of at most `size`: (start, end) of each.
 
-    Even, so that no image is dropped and no short last batch upsets batch normalisation.
+    `even`: the fewest, as even as can be, so that no image is dropped and no short last batch upsets batch normalisation.
+    `short`: all of `size` but the last, which has the rest. `drop`: without that rest.
     """
+    if last != "even":
+        full = range(0, count - size + 1 if last == "drop" else count, size)
+        return [(start, min(start + size, count)) for start in full]
     number = -(-count // size)
     edges = [i * count // number for i in range(number + 1)] if number else []
     return list(pairwise(edges))
 
 
-def epoch_batches(images: Images, size: int, seed: int, epoch: int, start: int = 0, workers: int = 1) -> Iterator[Batch]:
-    """Yield the shuffled batches of an epoch, from batch `start` on."""
+def epoch_batches(
+    images: Images, cuts: Sequence[tuple[int, int]], seed: int, epoch: int, start: int = 0, workers: int = 1, together: int = 1
+) -> Iterator[Batch]:
+    """Yield the shuffled batches of an epoch, cut as `parts` says, from batch `start` on.
+
+    `together` images in a row share the draws of their crop and mirror (2012 source, convdata_jpeg.py, `crop_chunk`).
+    """
     chance = np.random.default_rng([seed, epoch])
     order = chance.permutation(len(images))
-    draws = chance.random((len(images), COLUMNS), dtype=np.float32)
-    cuts = parts(len(images), size)[start:]
-    yield from _ahead(images, [(order[a:b], draws[a:b]) for a, b in cuts], workers)
+    draws = chance.random((len(images), len(DRAWS)), dtype=np.float32)
+    first = np.arange(len(images)) // together * together
+    draws[:, SHARED] = draws[first][:, SHARED]
+    yield from _ahead(images, [(order[a:b], draws[a:b]) for a, b in cuts[start:]], workers)
 
 
 def ordered_batches(images: Images, size: int, workers: int = 1) -> Iterator[Batch]:

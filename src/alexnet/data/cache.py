@@ -1,4 +1,4 @@
-"""Decode once: the images of a dataset as one memory-mapped array of bytes.
+"""Decode once: the images of a dataset as one memory-mapped run of bytes.
 
 A cache lies in a folder named for the dataset's place and the preprocessing, in files named for a key of all that decides
 its content: each image's name, size and time of change, the preprocessing, Pillow's version. A file that was changed, added or
@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +23,50 @@ import PIL
 import pooch
 from numpy.typing import NDArray
 
-from alexnet.data.images import Preprocessing, pixels
+from alexnet.data.images import PixelArray, Preprocessing, fitted, stored_pixels
 from alexnet.data.table import Skipped, Table
 from alexnet.errors import DataError, ImageError
 from alexnet.progress import track
 
-CHUNK = 1024  # images in flight at once, so that memory stays bounded
+CHUNK = 64  # images in flight at once, so that memory stays bounded
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Decoded images, uint8, one after the other in `memory`; `shapes` has height and width of each (N x 2 int64)."""
+
+    memory: NDArray[np.uint8]
+    shapes: NDArray[np.int64]
+    how: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each image begins in `memory`, and where the last one ends."""
+        return np.concatenate([[0], np.cumsum(self.shapes.prod(1) * 3)])
+
+    def stored(self, row: int) -> NDArray[np.uint8]:
+        """Return an image as it is stored: H W 3."""
+        image: NDArray[np.uint8] = self.memory[self.starts[row] : self.starts[row + 1]].reshape(*self.shapes[row], 3)
+        return image
+
+    def take(self, rows: NDArray[np.int64]) -> PixelArray:
+        """Return images as batches hold them: N S S 3 (S = `how.side`), uint8, or float32 where full images are resized."""
+        if self.how.stored == "full":
+            full: NDArray[np.float32] = np.stack([fitted(self.stored(row), self.how) for row in rows])
+            return full
+        side = self.how.stored
+        images: NDArray[np.uint8] = self.memory.reshape(-1, side, side, 3)[rows]
+        return images
 
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """`pixels` are N S S 3 uint8, memory-mapped, for `rows` of the table; the other rows are `skipped`."""
+    """`pixels` are those of `rows` of the table; the other rows are `skipped`."""
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     rows: NDArray[np.int64]
     skipped: tuple[Skipped, ...]
 
@@ -50,7 +82,7 @@ def open_cache(table: Table, how: Preprocessing, workers: int) -> Cache:
     Raises:
         DataError: no image is readable, or the disk is full or not writable.
     """
-    settings = how.model_dump_json(include={"stored", "fit", "reduced_decode"})
+    settings = how.model_dump_json(include={"stored", "fit", "filter", "reduced_decode"})
     place = str(table.root or "memory")
     folder = cache_folder() / f"{table.name}-{_digest(place, table.name, settings)[:12]}"
     key = _key(table, settings)
@@ -59,25 +91,28 @@ def open_cache(table: Table, how: Preprocessing, workers: int) -> Cache:
         if not index.exists():
             _make(table, how, workers, index, data)
         found = json.loads(index.read_text(encoding="utf-8"))
-        shape = (len(found["rows"]), how.stored, how.stored, 3)
+        shapes = np.array(found["shapes"], dtype=np.int64).reshape(-1, 2)
         if not found["rows"]:
             first = Skipped(*found["skipped"][0]) if found["skipped"] else Skipped("", "there are none")
             raise DataError(f"{table.name} has no readable image; the first, {first.image}: {first.reason}")
-        memory = np.memmap(data, dtype=np.uint8, mode="r", shape=shape)
+        memory = np.memmap(data, dtype=np.uint8, mode="r", shape=(int(shapes.prod(1).sum()) * 3,))
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot keep decoded images in {folder}: {getattr(error, 'strerror', None) or error}; "
             "make room there, or name another folder in the environment variable ALEXNET_CACHE"
         ) from error
-    return Cache(memory, np.array(found["rows"], dtype=np.int64), tuple(Skipped(*s) for s in found["skipped"]))
+    rows, skipped = np.array(found["rows"], dtype=np.int64), tuple(Skipped(*s) for s in found["skipped"])
+    return Cache(Pixels(memory, shapes, how), rows, skipped)
 
 
 def _make(table: Table, how: Preprocessing, workers: int, index: Path, data: Path) -> None:
     index.parent.mkdir(parents=True, exist_ok=True)
-    needed, free = len(table) * how.stored**2 * 3, shutil.disk_usage(index.parent).free
+    needed = 0 if how.stored == "full" else len(table) * how.stored**2 * 3  # full sizes show as they are decoded
+    free = shutil.disk_usage(index.parent).free
     if needed > free:
         raise OSError(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
     rows: list[int] = []
+    shapes: list[tuple[int, ...]] = []
     skipped: list[Skipped] = []
     part = data.with_suffix(f".{os.getpid()}.part")
     try:
@@ -88,22 +123,23 @@ def _make(table: Table, how: Preprocessing, workers: int, index: Path, data: Pat
                     skipped.append(Skipped(table.images[row], image))
                 else:
                     rows.append(row)
-                    file.write(image)
+                    shapes.append(image.shape[:2])
+                    file.write(np.ascontiguousarray(image).data)
         part.replace(data)
     finally:
         part.unlink(missing_ok=True)
     listing = index.with_suffix(f".{os.getpid()}.part")
-    listing.write_text(json.dumps({"rows": rows, "skipped": skipped}), encoding="utf-8")
+    listing.write_text(json.dumps({"rows": rows, "shapes": shapes, "skipped": skipped}), encoding="utf-8")
     listing.replace(index)
     _remove_others(index)
 
 
-def _decode_all(table: Table, how: Preprocessing, workers: int) -> Iterator[bytes | str]:
-    """Yield the bytes of each image in order, or the reason why there are none."""
+def _decode_all(table: Table, how: Preprocessing, workers: int) -> Iterator[NDArray[np.uint8] | str]:
+    """Yield each image in order, or the reason why there is none."""
 
-    def one(row: int) -> bytes | str:
+    def one(row: int) -> NDArray[np.uint8] | str:
         try:
-            return pixels(table.source(row), how).tobytes()
+            return stored_pixels(table.source(row), how)
         except ImageError as error:
             return str(error)
 
@@ -113,7 +149,7 @@ def _decode_all(table: Table, how: Preprocessing, workers: int) -> Iterator[byte
 
 
 def _key(table: Table, settings: str) -> str:
-    digest = hashlib.sha256(f"1 {PIL.__version__} {settings}\n".encode())
+    digest = hashlib.sha256(f"2 {PIL.__version__} {settings}\n".encode())
     if table.pixels is not None:
         digest.update(repr(table.pixels.shape).encode())
         digest.update(np.ascontiguousarray(table.pixels).data)

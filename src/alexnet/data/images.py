@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from alexnet.errors import ImageError
@@ -19,22 +19,40 @@ from alexnet.errors import ImageError
 # Pillow warns at 89 megapixels and refuses at twice that, before it decodes; large photos are not worth a warning.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+Channels = tuple[float, float, float]
+PixelArray = NDArray[np.uint8] | NDArray[np.float32]
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+
 
 class Preprocessing(BaseModel):
-    """How an image becomes the network's input; kept with the weights in `model.json`.
+    """How an image becomes the network's input; kept with the weights in `model.json`. The keys are those of `[images]`.
 
-    Sizes are pixels a side; `mean` and `deviation` are per channel, of values from 0 to 1.
+    Sizes are pixels a side; `mean` and `deviation`, of each channel, and `brightness` are in units of `levels`, the value of
+    white. `mean_image` (S S 3 float32, grey levels 0 to 255, S = `side`) is there where `mean` names one; it is kept beside the
+    weights.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    stored: int
-    input: int
+    stored: int | Literal["full"]
     fit: Literal["crop", "stretch"]
+    filter: Literal["bicubic", "nearest"] = "bicubic"
     reduced_decode: bool
+    crop: int | None = None
+    levels: Literal[1, 255] = 1
+    mean: Channels | Literal["image", "image-centre", "each"] = (0.0, 0.0, 0.0)
+    deviation: Channels | Literal["each"] = (1.0, 1.0, 1.0)
+    mirror: bool = False
+    brightness: float = 0.0
+    input: int
     resize: Literal["nearest", "bilinear"]
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    deviation: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    antialias: bool = True
+    mean_image: NDArray[np.float32] | None = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of an image as batches hold it."""
+        return self.input if self.stored == "full" else self.stored
 
 
 def decode(source: Path | NDArray[np.uint8], reduced_to: int = 1 << 30) -> Image.Image:
@@ -84,36 +102,108 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def pixels(source: Path | NDArray[np.uint8], how: Preprocessing) -> NDArray[np.uint8]:
-    """Decode and fit an image: `stored` x `stored` x 3 uint8.
+def stored_pixels(source: Path | NDArray[np.uint8], how: Preprocessing) -> NDArray[np.uint8]:
+    """Decode an image to what the cache holds: `stored` x `stored` x 3 uint8, or H W 3 where `stored` is full.
 
     `crop` scales the shorter side to `stored` and cuts out the centre; `stretch` scales both sides.
 
     Raises:
         ImageError: as `decode`.
     """
+    if how.stored == "full":
+        return np.asarray(decode(source))
     image = decode(source, how.stored if how.reduced_decode else 1 << 30)
-    width, height = image.size
-    if (width, height) == (how.stored, how.stored):
+    if image.size == (how.stored, how.stored):
         return np.asarray(image)
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side) if how.fit == "crop" else (0, 0, width, height)
+    width, height = image.size
+    box = _centre(width, height) if how.fit == "crop" else (0, 0, width, height)
     gap = 2.0 if how.reduced_decode else None
-    return np.asarray(image.resize((how.stored, how.stored), Image.Resampling.BICUBIC, box=box, reducing_gap=gap))
+    return np.asarray(image.resize((how.stored, how.stored), FILTERS[how.filter], box=box, reducing_gap=gap))
+
+
+def fitted(stored: NDArray[np.uint8], how: Preprocessing) -> PixelArray:
+    """Return a stored image as batches hold it: `side` x `side` x 3, uint8, or float32 where full images are resized.
+
+    Resized in float, so that nothing is rounded on the way to the network.
+    """
+    if how.stored != "full":
+        return stored
+    height, width = stored.shape[:2]
+    if how.fit == "crop":
+        left, top, right, bottom = (int(edge) for edge in _centre(width, height))
+        stored = stored[top:bottom, left:right]
+    x = torch.from_numpy(np.ascontiguousarray(stored)).float().permute(2, 0, 1)[None]  # 1 3 H W
+    result: NDArray[np.float32] = _resize(x, how)[0].permute(1, 2, 0).numpy()
+    return result
+
+
+def pixels(source: Path | NDArray[np.uint8], how: Preprocessing) -> PixelArray:
+    """Decode and fit an image: `side` x `side` x 3, uint8 or float32, grey levels 0 to 255.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    return fitted(stored_pixels(source, how), how)
 
 
 def to_input(images: Tensor, how: Preprocessing) -> Tensor:
-    """Scale and normalise a batch on its device: N S S 3 uint8 -> N 3 I I float32, channels last in memory."""
-    mean = torch.tensor(how.mean, device=images.device) * 255
-    deviation = torch.tensor(how.deviation, device=images.device) * 255
-    x = ((images - mean) / deviation).permute(0, 3, 1, 2)  # N H W C -> N C H W, the memory stays
-    if x.shape[2] == how.input:
+    """Make a batch the network's input, on its device: N S S 3, uint8 or float -> N 3 I I float32, channels last in memory."""
+    x = begin(images, how)
+    if how.crop is not None:
+        edge = (x.shape[1] - how.crop) // 2
+        x = x[:, edge : edge + how.crop, edge : edge + how.crop]
+    return finish(x, how)
+
+
+def begin(images: Tensor, how: Preprocessing) -> Tensor:
+    """Do what needs the whole stored image: subtract the mean image, or standardise each image by itself. N S S 3 stays.
+
+    An image's own deviation is at least 1 / sqrt(its values), as TensorFlow's `per_image_standardization` has it.
+    """
+    if how.mean == "image":
+        assert how.mean_image is not None
+        return images.float() - torch.from_numpy(how.mean_image).to(images.device)
+    if how.mean == "each":
+        x = images.float()
+        deviation, mean = torch.std_mean(x, (1, 2, 3), correction=0, keepdim=True)
+        return (x - mean) / deviation.clamp_min(x[0].numel() ** -0.5)
+    return images
+
+
+def finish(images: Tensor, how: Preprocessing) -> Tensor:
+    """Do the rest, image by image or crop by crop: N S S 3 as `begin` returns it -> N 3 I I float32."""
+    x, scale = images.float(), 255 / how.levels
+    if how.mean == "image-centre":
+        assert how.mean_image is not None
+        edge, side = (how.mean_image.shape[0] - x.shape[1]) // 2, x.shape[1]
+        x = x - torch.tensor(how.mean_image[edge : edge + side, edge : edge + side], device=x.device)
+    elif not isinstance(how.mean, str):
+        x = x - torch.tensor(how.mean, device=x.device) * scale
+    if not isinstance(how.deviation, str):
+        x = x / (torch.tensor(how.deviation, device=x.device) * scale)
+    if how.mirror:
+        x = x.flip(2)
+    if how.brightness:
+        x = x + how.brightness
+    return _resize(x.permute(0, 3, 1, 2), how)  # N H W C -> N C H W, the memory stays
+
+
+def _resize(x: Tensor, how: Preprocessing) -> Tensor:
+    """Scale N 3 H W floats to N 3 I I, pixel centres at halves."""
+    size = (how.input, how.input)
+    if x.shape[2:] == size:
         return x
     if how.resize == "nearest":
-        return torch.nn.functional.interpolate(x, size=(how.input, how.input), mode="nearest-exact")
-    smaller = how.input < x.shape[2]
-    return torch.nn.functional.interpolate(x, size=(how.input, how.input), mode="bilinear", antialias=smaller)
+        return torch.nn.functional.interpolate(x, size=size, mode="nearest-exact")
+    smaller = how.antialias and how.input < min(x.shape[2:])
+    return torch.nn.functional.interpolate(x, size=size, mode="bilinear", antialias=smaller)
+
+
+def _centre(width: int, height: int) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom of the largest square in the middle."""
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
 
 
 def typical_side(sources: Iterable[Path]) -> int | None:

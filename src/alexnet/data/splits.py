@@ -3,35 +3,68 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
 
 from alexnet.data.table import SPLITS, Table
 from alexnet.errors import DataError
+from alexnet.recipe import Data
 
 
-def split(table: Table, validation: float, test: float, seed: int) -> Table:
-    """Return the table with a split for every image.
+def split(table: Table, settings: Data) -> Table:
+    """Return the table with a split for every image, as `[data]` of a recipe says.
 
-    What the dataset declares stays. Where it declares nothing, `validation` and `test` are the shares held out of each class;
-    where it declares no `val`, that share is held out of `train`. Within a class, images are ordered by a hash of (seed, name)
-    and the first of them are held out: so the splits are stratified and disjoint, do not depend on the order of files, and
-    adding a file moves at most one file at each border.
+    What the dataset declares stays. Where it declares nothing, `validation` and `test` are the shares held out; where it
+    declares no `val`, that share is held out of `train`. The rule `hash`: within a class, images are ordered by a hash of
+    (seed, name) and the first of them are held out; so the splits are stratified and disjoint, do not depend on the order of
+    files, and adding a file moves at most one file at each border. The other rules of `RULES` choose the validation images
+    alone, as the tutorials do; a test share is held out by hash before.
 
     Raises:
         DataError: no image to train on or to validate with, or splits whose labels differ.
     """
     declared = {str(name) for name in np.unique(table.splits)} - {""}
-    splits = table.splits.copy()
+    splits, seed = table.splits.copy(), settings.split_seed
+    by_hash = settings.split == "hash"
     if not declared:
-        _hold_out(table, splits, np.arange(len(table)), {"val": validation, "test": test}, seed)
-    elif "val" not in declared:
-        _hold_out(table, splits, table.rows("train"), {"val": validation}, seed)
+        shares = {"val": settings.validation, "test": settings.test} if by_hash else {"test": settings.test}
+        _hold_out(table, splits, np.arange(len(table)), shares, seed)
+    elif "val" not in declared and by_hash:
+        _hold_out(table, splits, table.rows("train"), {"val": settings.validation}, seed)
+    if "val" not in declared and not by_hash:
+        splits[RULES[settings.split](np.flatnonzero(splits == "train"), settings.validation, seed)] = "val"
     done = replace(table, splits=splits)
     _check(done, declared)
     return done
+
+
+def _first(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    """Return the first rows (tutorials 002 and 003, whose text says the last)."""
+    return rows[: round(len(rows) * share)]
+
+
+def _keras_tail(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    """Return the last rows after a seeded shuffle (tutorial 000: Keras' `image_dataset_from_directory`)."""
+    shuffled = rows.copy()
+    np.random.RandomState(seed).shuffle(shuffled)  # the generator that Keras uses
+    return shuffled[len(rows) - int(len(rows) * share) :]
+
+
+def _scikit_learn(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    """Return what scikit-learn's `train_test_split` calls test (tutorial 001)."""
+    held_out: NDArray[np.int64] = train_test_split(rows, test_size=share, random_state=seed)[1]
+    return held_out
+
+
+RULES: dict[str, Callable[[NDArray[np.int64], float, int], NDArray[np.int64]]] = {
+    "first": _first,
+    "keras-tail": _keras_tail,
+    "train_test_split": _scikit_learn,
+}
 
 
 def _hold_out(table: Table, splits: NDArray[np.str_], rows: NDArray[np.int64], shares: dict[str, float], seed: int) -> None:

@@ -116,8 +116,10 @@ def predict_logits(
     was_training = network.training
     network.eval()
     try:
-        with torch.inference_mode(), autocast(device, precision):
-            found = network(to_input(images.to(device), how))
+        with torch.inference_mode():
+            x = to_input(images.to(device), how)
+            with autocast(device, precision):
+                found = network(x)
     finally:
         network.train(was_training)
     result: NDArray[np.float32] = found.float().cpu().numpy()

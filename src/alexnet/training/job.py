@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from alexnet.data.batches import parts
-from alexnet.data.dataset import Dataset, measure, open_dataset, preprocessing, resolve
+from alexnet.data.dataset import Dataset, open_dataset, preprocessing, resolve
 from alexnet.data.sources import open_table
+from alexnet.data.statistics import measure
 from alexnet.data.table import Table
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError
 from alexnet.measure.evaluate import Evaluation
@@ -46,6 +47,7 @@ def start(recipe: Recipe, out: Path, device: str | None, started: float) -> Trai
     where = choose_device(device)
     if (local := Path(recipe.data.dataset).expanduser()).exists():
         recipe = recipe.with_settings({"data.dataset": str(local.absolute())})  # the run is used from other folders too
+    recipe = recipe.with_settings({"train.tensorboard": time.strftime(recipe.train.tensorboard)})
     table = open_table(recipe.data.dataset, recipe.data.root)
     folder = create(out)
     write_text(folder.recipe, recipe.to_toml())  # from here on, --resume can begin anew
@@ -72,24 +74,24 @@ def resume(out: Path, device: str | None, started: float) -> Trained:
 
 
 def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device, started: float, *, resuming: bool) -> Trained:
-    with StopRequest() as stop, Monitor(folder.path, device) as monitor:
+    with StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
         keep_freed_memory()
         try:
             network = _network(recipe, table, device)
             recipe = resolve(recipe, table)
             dataset = open_dataset(table, preprocessing(recipe), recipe.data.workers, recipe.data)
-            recipe = measure(recipe, dataset)
+            recipe, mean_image = measure(recipe, dataset.images("train"))
         except Interrupted as error:
             way_on = f"stopped before training began; go on with: alexnet train --resume {folder.path}"
             raise Interrupted(way_on, error.code) from error
         write_text(folder.recipe, recipe.to_toml())
         precision = choose_precision(device, recipe.train.precision)
         write_json(folder.environment, environment(device, precision))
-        trainer = Trainer(recipe, dataset, network, folder, monitor, started)
+        trainer = Trainer(recipe, dataset, preprocessing(recipe, mean_image), network, folder, monitor, started)
         _say_plan(monitor, recipe, dataset, folder, f"{device.type}, {precision}", sum(p.numel() for p in network.parameters()))
         stop.deferred = True  # from here on there is something to save
         if resuming and trainer.resume():
-            monitor.say(f"going on in epoch {trainer.at.epoch}, batch {trainer.at.batch + 1} of {trainer.batches}")
+            monitor.say(f"going on in epoch {trainer.at.epoch}, batch {trainer.at.batch + 1} of {len(trainer.cuts)}")
         trainer.fit(stop)
         return _finish(recipe, trainer, folder, started)
 
@@ -135,13 +137,15 @@ def _say_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFol
     counts = table.counts()
     sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())
     no_test = "" if "test" in counts else " (no test set: validation chooses, test figures stay empty)"
-    batches = len(parts(counts["train"], train.batch))
+    batches = len(parts(counts["train"], train.batch, train.last_batch))
     length = f"{train.minutes:g} minutes" if train.minutes else f"{train.epochs} epochs"
+    side = recipe.images.stored
+    stored = "full images" if side == "full" else f"images stored at {side}x{side}"
     monitor.say(f"{table.name}: {sizes} images of {len(table.labels)} classes{no_test}")
     monitor.say(f"batches of up to {train.batch}: {batches} an epoch, {length}, recipe {recipe.name}, seed {train.seed}")
     monitor.say(
         f"network {recipe.model.variant}: {parameters:,} parameters, input {recipe.images.input}x{recipe.images.input} "
-        f"from images stored at {recipe.images.stored}x{recipe.images.stored}; {where}, {torch.get_num_threads()} threads"
+        f"from {stored}; {where}, {torch.get_num_threads()} threads"
     )
     if table.skipped:
         monitor.say(f"left out {len(table.skipped)} files:")
@@ -149,4 +153,4 @@ def _say_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFol
             monitor.say(f"  {skipped.image}: {skipped.reason}")
         if len(table.skipped) > SKIPPED_SHOWN:
             monitor.say(f"  and {len(table.skipped) - SKIPPED_SHOWN} more, in {folder.summary} at the end")
-    monitor.say(f"curves: tensorboard --logdir {folder.path / 'tensorboard'}")
+    monitor.say(f"curves: tensorboard --logdir {folder.path / train.tensorboard}")

@@ -5,25 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from alexnet.data.augment import augment
+from alexnet.data.augment import training_input
 from alexnet.data.batches import Batch, epoch_batches, parts
-from alexnet.data.dataset import Dataset, preprocessing
-from alexnet.data.images import to_input
-from alexnet.errors import DivergedError, Interrupted
+from alexnet.data.dataset import Dataset
+from alexnet.data.images import Preprocessing
+from alexnet.errors import DivergedError, Interrupted, RecipeError
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast
-from alexnet.recipe import Recipe
-from alexnet.run import Card, RunFolder, save_model, write_text
+from alexnet.recipe import Augment, Recipe
+from alexnet.run import Card, RunFolder, save_model, save_weights, write_text
 from alexnet.training import checkpoint
 from alexnet.training.monitor import Monitor
-from alexnet.training.optimizer import build_loss, build_optimizer, rate_at, set_rate
+from alexnet.training.optimizer import build_loss, build_optimizer, check_names, frozen, set_rate
+from alexnet.training.schedule import EarlyStop, Plateau, rate_at, table_at
 from alexnet.training.stop import StopRequest
 
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
@@ -41,21 +43,36 @@ class Progress:
     seconds_before: float = 0.0  # in earlier sessions
     best_epoch: int = 0
     best: tuple[float, float] = (-1.0, 0.0)  # top-1 of the best epoch, minus its loss
+    plateau: dict[str, Any] = field(default_factory=dict)  # where `Plateau` and `EarlyStop` stand
+    early_stop: dict[str, Any] = field(default_factory=dict)
+    ended: bool = False  # early
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Trainer:
     """Trains a network by a resolved recipe; can start from a checkpoint, and leaves one when it is stopped."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, network: AlexNet, folder: RunFolder, monitor: Monitor, started: float):
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        how: Preprocessing,
+        network: AlexNet,
+        folder: RunFolder,
+        monitor: Monitor,
+        started: float,
+    ) -> None:
         """`started` is the `time.monotonic()` that `train.minutes` counts from; the network is on its device."""
-        self.recipe, self.dataset, self.network, self.folder, self.monitor = recipe, dataset, network, folder, monitor
-        self.started = started
+        self.recipe, self.dataset, self.how, self.network = recipe, dataset, how, network
+        self.folder, self.monitor, self.started = folder, monitor, started
         self.device = next(network.parameters()).device
-        self.how = preprocessing(recipe)
         self.train, self.val = dataset.images("train"), dataset.images("val")
-        self.batches = len(parts(len(self.train), recipe.train.batch))
+        self.cuts = parts(len(self.train), recipe.train.batch, recipe.train.last_batch)
+        if not self.cuts:
+            raise RecipeError(f"train.batch is {recipe.train.batch}, but {len(self.train)} images train, and short ones drop")
         self.optimizer = build_optimizer(network, recipe.optimizer)
+        for row in recipe.schedule.table:
+            check_names(network, row.rate_factors, "schedule.table")
         self.loss = build_loss(recipe, self.train.targets, len(dataset.table.labels), self.device)
         self.at = Progress()
         self.best_weights: checkpoint.Tensors = {}
@@ -131,36 +148,42 @@ class Trainer:
         """Train on the batches of the epoch at work that are still to do, or until the time is over."""
         train, at = self.recipe.train, self.at
         self.network.train()
+        for layer in frozen(self.network, self.recipe.optimizer).values():
+            layer.eval()  # a frozen norm keeps its statistics
+        now = table_at(self.recipe.schedule, at.epoch)
+        factors = {**self.recipe.optimizer.rate_factors, **now.rate_factors}
+        noise = self.recipe.augment.colour_noise if now.colour_noise is None else now.colour_noise
+        changes = self.recipe.augment.model_copy(update={"colour_noise": noise})
         self._began = (time.monotonic(), at.seen)
-        for batch in epoch_batches(self.train, train.batch, train.seed, at.epoch, at.batch, self.recipe.data.workers):
-            self._step(batch)
+        workers, together = self.recipe.data.workers, changes.together
+        for batch in epoch_batches(self.train, self.cuts, train.seed, at.epoch, at.batch, workers, together):
+            set_rate(self.optimizer, self.rate, factors)
+            self._step(batch, changes)
             at.batch += 1
             left = self._seconds_left()
             self.monitor.step(
-                f"epoch {at.epoch}", at.batch, self.batches, self.rate, at.loss_sum / at.seen, at.right / at.seen, left
+                f"epoch {at.epoch}", at.batch, len(self.cuts), self.rate, at.loss_sum / at.seen, at.right / at.seen, left
             )
-            if stop.code is not None and at.batch < self.batches:
+            if stop.code is not None and at.batch < len(self.cuts):
                 self._save_and_stop(stop.code)
             if self._over():
                 break
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batch: Batch, changes: Augment) -> None:
         """One step on one batch; chance comes from (seed, epoch, batch) alone."""
         train, at, device = self.recipe.train, self.at, self.device
         torch.manual_seed(int(np.random.SeedSequence([train.seed, at.epoch, at.batch]).generate_state(1, np.uint64)[0] >> 1))
-        set_rate(self.optimizer, self.rate)
         assert batch.draws is not None
         images, targets = batch.images.to(device, non_blocking=True), batch.targets.to(device, non_blocking=True)
-        changes = self.recipe.augment
-        images = augment(images, batch.draws.to(device), shift=changes.shift, mirror=changes.mirror is True)
+        x = training_input(images, batch.draws.to(device), self.how, changes)
         with autocast(device, train.precision):
-            logits = self.network(to_input(images, self.how)).float()
+            logits = self.network(x).float()
         loss = self.loss(logits, targets)
         value = loss.item()
         if not np.isfinite(value):
             self._diverged(value)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimizer.step()
         at.seen += len(targets)
         at.loss_sum += value * len(targets)
@@ -190,7 +213,10 @@ class Trainer:
             at.best, at.best_epoch = (found["top1"], -found["loss"]), at.epoch
             if self.recipe.train.keep == "best":
                 self.best_weights = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        self._wait(row)
         write_metrics(self.folder, at.history)
+        if pattern := self.recipe.train.save_epochs:
+            save_weights(self.folder.path / "epochs" / f"{pattern.format(epoch=at.epoch)}.safetensors", self.network)
         of_epochs = "" if self.recipe.train.minutes else f"/{self.recipe.train.epochs}"
         at.epoch, at.batch, at.seen, at.loss_sum, at.right = at.epoch + 1, 0, 0, 0.0, 0
         self.monitor.epoch(row, of_epochs, self._seconds_left())
@@ -199,14 +225,33 @@ class Trainer:
 
     @property
     def rate(self) -> float:
-        """The learning rate of the step at work."""
-        return rate_at(self._share(0.5), self.recipe.optimizer.rate, self.recipe.schedule)
+        """The learning rate of the step at work, before the factors of layers."""
+        schedule, start = self.recipe.schedule, self.recipe.optimizer.rate
+        if schedule.kind == "plateau":
+            return float(self.at.plateau.get("rate", start))
+        return rate_at(schedule, start, self._share(0.5), self.at.epoch)
+
+    def _wait(self, row: Mapping[str, Any]) -> None:
+        """Let a plateau lower the rate, and early stopping end the training, after the epoch of `row`."""
+        at, schedule, stop = self.at, self.recipe.schedule, self.recipe.stop
+        figures = {**row, "val_error": 1 - row["val_top1"]}
+        if schedule.kind == "plateau":
+            state = {"rate": self.recipe.optimizer.rate, **at.plateau}
+            plateau = Plateau(
+                factor=schedule.factor, patience=schedule.patience, threshold=schedule.threshold, floor=schedule.floor, **state
+            )
+            plateau.update(figures[schedule.metric])
+            at.plateau = {"rate": plateau.rate, "best": plateau.best, "waited": plateau.waited}
+        if stop.patience:
+            early = EarlyStop(stop.patience, **at.early_stop)
+            at.ended = early.update(figures[stop.metric])
+            at.early_stop = {"best": early.best, "waited": early.waited}
 
     def _share(self, into_step: float = 0.0) -> float:
         """Return how much of the training is done, from 0 to 1: by the clock if the recipe names minutes, else by steps."""
         at, train = self.at, self.recipe.train
         if train.minutes is None:
-            return ((at.epoch - 1) * self.batches + at.batch + into_step) / (train.epochs * self.batches)
+            return ((at.epoch - 1) * len(self.cuts) + at.batch + into_step) / (train.epochs * len(self.cuts))
         return min(1.0, (time.monotonic() - self.started) / max(1.0, train.minutes * 60 - self._reserve()))
 
     def _reserve(self) -> float:
@@ -216,7 +261,7 @@ class Trainer:
         return 3.0 + pace / 3 * (2 * len(self.val) + len(self.dataset.table.rows("test")))
 
     def _over(self) -> bool:
-        self._ended = self._ended or self._share() >= 1.0  # for good: the reserve moves with the pace
+        self._ended = self._ended or self.at.ended or self._share() >= 1.0  # for good: the reserve moves with the pace
         return self._ended
 
     def _seconds_left(self) -> float:

@@ -22,8 +22,9 @@ from alexnet.progress import SECONDS_BETWEEN_LINES, clock, say
 class Monitor:
     """Writes to standard error, to `log.txt` and to TensorBoard. A context manager."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, tensorboard: str) -> None:
         self.device = device
+        self._board_folder = folder / tensorboard
         self._folder = folder
         self._process = psutil.Process()
         self._live = sys.stderr.isatty()
@@ -33,7 +34,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         from torch.utils.tensorboard import SummaryWriter  # a second to import
 
-        self._board = SummaryWriter(str(self._folder / "tensorboard"))
+        self._board = SummaryWriter(str(self._board_folder))
         self.usage()
         return self
 

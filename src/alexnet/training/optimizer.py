@@ -1,58 +1,146 @@
-"""Rate, loss and step."""
+"""Loss and step: stochastic gradient descent in the three forms of the texts."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from alexnet.errors import RecipeError, nearest
 from alexnet.network.alexnet import AlexNet
-from alexnet.recipe import Optimizer, Recipe, Schedule
+from alexnet.recipe import Optimizer, Recipe
 
 
-def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.SGD:
-    """Return SGD with momentum; weight decay acts on the weights of convolutions and dense layers alone.
+class VelocitySGD(torch.optim.Optimizer):
+    """SGD with the rate inside the velocity, so that a lower rate acts on the coming gradients alone.
 
-    Each group has, beside what PyTorch knows, a `rate_factor`, for `set_rate`.
+    2012 (paper, section 5): v = momentum * v - rate * (gradient + decay * w); w += v.
+    Keras 3 (`decoupled`): w -= rate * decay * w; then v = momentum * v - rate * gradient; w += v, or with `nesterov`
+    w += momentum * v - rate * gradient.
+    Groups and state (`momentum_buffer`) are named as in `torch.optim.SGD`.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, *, decoupled: bool, nesterov: bool) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
+        self.decoupled, self.nesterov = decoupled, nesterov
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take a step along the gradients; parameters without one stay."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._move(weight, weight.grad, group["lr"], group["momentum"], group["weight_decay"])
+
+    def _move(self, weight: Tensor, gradient: Tensor, rate: float, momentum: float, decay: float) -> None:
+        if decay and self.decoupled:
+            weight.mul_(1 - rate * decay)
+        elif decay:
+            gradient = gradient.add(weight, alpha=decay)
+        if not momentum:
+            weight.sub_(gradient, alpha=rate)
+            return
+        state = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        velocity = state["momentum_buffer"].mul_(momentum).sub_(gradient, alpha=rate)
+        if self.nesterov:
+            weight.add_(velocity, alpha=momentum).sub_(gradient, alpha=rate)
+        else:
+            weight.add_(velocity)
+
+
+def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimizer:
+    """Return the optimizer, with a group for each parameter, whose `name` (`conv1.bias`) is for `set_rate`.
+
+    Frozen layers take no gradient from here on.
 
     Raises:
-        RecipeError: a rate factor for a layer that the network does not have.
+        RecipeError: a rate factor for a layer, or a frozen layer, that the network does not have.
     """
-    if unknown := sorted(set(settings.rate_factors) - set(network.layer_names)):
-        raise RecipeError(f"optimizer.rate_factors names the layer {unknown[0]!r}: {nearest(unknown[0], network.layer_names)}")
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    layers = {**dict(network.features.named_children()), "fc8": network.head}
-    for name, layer in layers.items():
-        for parameter in layer.parameters():
-            decay = settings.weight_decay if parameter.ndim > 1 else 0.0  # not biases, scales and shifts of norms
-            groups.setdefault((decay, settings.rate_factors.get(name, 1.0)), []).append(parameter)
-    listed = [{"params": p, "weight_decay": decay, "rate_factor": factor} for (decay, factor), p in groups.items()]
+    check_names(network, settings.rate_factors, "optimizer.rate_factors")
+    still = frozen(network, settings)
+    groups = []
+    for name, layer in layers(network).items():
+        for kind, parameter in layer.named_parameters():
+            parameter.requires_grad_(name not in still)
+            decays = settings.decays == "all" or parameter.ndim > 1  # else not biases, scales and shifts of norms
+            decay = settings.weight_decay if decays else 0.0
+            groups.append({"params": [parameter], "weight_decay": decay, "name": f"{name}.{kind}"})
+    if settings.form != "pytorch":
+        keras = settings.form == "keras"
+        return VelocitySGD(groups, settings.rate, settings.momentum, decoupled=keras, nesterov=settings.nesterov)
     fused = network.head.weight.device.type in ("cpu", "cuda")  # one pass over 58 million weights instead of three
-    return torch.optim.SGD(listed, lr=settings.rate, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused)
+    return torch.optim.SGD(groups, lr=settings.rate, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its rate: `rate` times its factor."""
+def layers(network: AlexNet) -> dict[str, nn.Module]:
+    """Return the layers by name, `fc8` last."""
+    return {**dict(network.features.named_children()), "fc8": network.head}
+
+
+def frozen(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]:
+    """Return the layers that keep their first weights and statistics, by name.
+
+    Raises:
+        RecipeError: no such layer.
+    """
+    names = list(network.layer_names)
+    if settings.frozen is None:
+        return {}
+    if settings.frozen not in names:
+        raise RecipeError(f"optimizer.frozen is {settings.frozen!r}: {nearest(settings.frozen, names)}")
+    return {name: layers(network)[name] for name in names[: names.index(settings.frozen) + 1]}
+
+
+def check_names(network: AlexNet, factors: Mapping[str, float], key: str) -> None:
+    """Refuse factors for what the network does not have.
+
+    Raises:
+        RecipeError: naming `key` of the recipe and the nearest name.
+    """
+    known = {"bias"}
+    for name, layer in layers(network).items():
+        known |= {name, *(f"{name}.{kind}" for kind, _ in layer.named_parameters())}
+    if unknown := sorted(set(factors) - known):
+        raise RecipeError(f"{key} names {unknown[0]!r}: {nearest(unknown[0], known)}")
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, factors: Mapping[str, float] | None = None) -> None:
+    """Give every group its rate: `rate` times the `factors` that match its layer, its kind (`bias`) or both."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["rate_factor"]
+        layer, _, kind = group["name"].partition(".")
+        factor = 1.0
+        for key in (layer, "bias" if kind == "bias" and not layer.startswith("norm") else "", group["name"]):
+            factor *= (factors or {}).get(key, 1.0)
+        group["lr"] = rate * factor
 
 
-def rate_at(progress: float, peak: float, schedule: Schedule) -> float:
-    """Return the learning rate at `progress` (0 to 1) of the training: up in a line to `peak`, then down in a line to 0."""
-    if progress < schedule.warmup:
-        return peak * progress / schedule.warmup
-    return peak * max(0.0, 1 - progress) / (1 - schedule.warmup)
+def build_loss(
+    recipe: Recipe, targets: NDArray[np.int64], classes: int, device: torch.device
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss that the recipe asks for, of logits (N x classes) and targets (N); `targets` are the training images'.
 
-
-def build_loss(recipe: Recipe, targets: NDArray[np.int64], classes: int, device: torch.device) -> nn.CrossEntropyLoss:
-    """Return the cross-entropy that the recipe asks for; `targets` are those of the training images.
-
+    `binary` is the mean sigmoid cross-entropy of every class against all others: what Keras 3 makes of
+    `binary_crossentropy` on one-hot labels after a softmax, whose logits it finds (tutorial 001).
     Balanced weights are images / (classes * images of the class), so a class counts alike however rare it is.
     """
     weight = None
     if recipe.train.class_weights == "balanced":
         counts = np.bincount(targets, minlength=classes)
         weight = torch.tensor(len(targets) / (classes * counts.clip(1)), dtype=torch.float32, device=device)
-    return nn.CrossEntropyLoss(weight, label_smoothing=recipe.train.label_smoothing)
+    smoothing = recipe.train.label_smoothing
+    if recipe.train.loss == "binary":
+
+        def binary(logits: Tensor, wanted: Tensor) -> Tensor:
+            smooth = one_hot(wanted, classes).to(logits.dtype) * (1 - smoothing) + smoothing / 2
+            each = None if weight is None else weight[wanted][:, None].to(logits.dtype)
+            return binary_cross_entropy_with_logits(logits, smooth, each)
+
+        return binary
+    return nn.CrossEntropyLoss(weight, label_smoothing=smoothing)

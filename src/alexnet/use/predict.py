@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from alexnet.data.files import visible_files
-from alexnet.data.images import pixels
+from alexnet.data.images import PixelArray, pixels
 from alexnet.errors import DataError, ImageError
 from alexnet.measure.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
@@ -67,14 +67,14 @@ def predict(network: AlexNet, card: Card, sources: Iterable[Source], top: int = 
                     yield {"image": name, "predictions": _top(next(answers), card.labels, top)}
 
 
-def _pixels(source: Source, card: Card) -> NDArray[np.uint8] | str:
+def _pixels(source: Source, card: Card) -> PixelArray | str:
     try:
         return pixels(source, card.preprocessing)
     except ImageError as error:
         return str(error)
 
 
-def _probabilities(network: AlexNet, card: Card, images: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+def _probabilities(network: AlexNet, card: Card, images: list[PixelArray]) -> NDArray[np.float64]:
     logits = predict_logits(network, torch.from_numpy(np.stack(images)), card.preprocessing)
     result: NDArray[np.float64] = softmax(logits.astype(np.float64) / card.temperature, axis=1)
     return result

@@ -184,7 +184,7 @@ def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
 
         true, taken = int(evaluation.targets[i]), int(predicted[i])
         return {
-            "picture": thumbnail(images.pixels[images.rows[i]]),
+            "picture": thumbnail(images.pixels.stored(images.rows[i])),
             "file": names[i],
             "true": evaluation.labels[true],
             "taken": evaluation.labels[taken],
@@ -197,7 +197,7 @@ def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
         "samples": [card(i) for i in _by_chance(evaluation.targets)],
         "mistakes": [card(i) for i in worst],
         "wrong": len(wrong),
-        "pixelated": images.pixels.shape[1] < 88,
+        "pixelated": bool(images.pixels.shapes.max() < 88),
     }
 
 

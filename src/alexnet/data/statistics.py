@@ -1,0 +1,91 @@
+"""What a recipe leaves to the dataset: means, deviations, the mean image, the principal components of colour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data.batches import Images
+from alexnet.progress import track
+from alexnet.recipe import Recipe
+
+SAMPLE = 5000  # images for the figures of a channel; those of a tutorial (`one`, a mean image) are taken from all
+CHUNK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of pixel values from 0 to 1: `mean_image` S S 3, and `products` 3 3, the mean of each two channels' product."""
+
+    mean_image: NDArray[np.float64]
+    products: NDArray[np.float64]
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Of each channel."""
+        found: NDArray[np.float64] = self.mean_image.mean((0, 1))
+        return found
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """Of the channels, 3 3."""
+        return self.products - np.outer(self.mean, self.mean)
+
+    @property
+    def deviation(self) -> NDArray[np.float64]:
+        """Of each channel."""
+        found: NDArray[np.float64] = np.sqrt(np.diag(self.covariance).clip(0))
+        return found
+
+    def colour_axes(self, unit: str) -> NDArray[np.float64]:
+        """Return the principal components, a row each, as long as their `deviations` or their `variances`."""
+        variances, vectors = np.linalg.eigh(self.covariance)
+        lengths = np.sqrt(variances.clip(0)) if unit == "deviations" else variances
+        axes: NDArray[np.float64] = (vectors * lengths).T
+        return axes
+
+
+def gather(images: Images) -> Statistics:
+    """Look at every image once, with progress."""
+    side = images.pixels.how.side
+    total, products = np.zeros((side, side, 3)), np.zeros((3, 3))
+    starts = range(0, len(images), CHUNK)
+    for start in track(starts, "Measuring", len(starts)):
+        x = images.pixels.take(images.rows[start : start + CHUNK]).astype(np.float64) / 255
+        total += x.sum(0)
+        flat = x.reshape(-1, 3)
+        products += flat.T @ flat / (side * side)
+    return Statistics(total / len(images), products / len(images))
+
+
+def measure(recipe: Recipe, train: Images) -> tuple[Recipe, NDArray[np.float32] | None]:
+    """Return the recipe with what it leaves to the training images filled in, and their mean image if it asks for one.
+
+    `images.mean` and `images.deviation`, `augment.colour_axes`, and `train.epochs` where `train.max_images` allows fewer.
+    Numbers are in the units of `images.levels`; the mean image (S S 3 float32) is in grey levels.
+    """
+    images, changes = recipe.images, dict[str, Any]()
+    if recipe.train.max_images:
+        changes["train.epochs"] = min(recipe.train.epochs, max(1, round(recipe.train.max_images / len(train))))
+    noisy = recipe.augment.colour_noise > 0 and isinstance(recipe.augment.colour_axes, str)
+    wanted = {images.mean, images.deviation} & {"channels", "one", "image", "image-centre"}
+    if not wanted and not noisy:
+        return recipe.with_settings(changes), None
+    sample = train if wanted - {"channels"} else train.every(max(1, len(train) // SAMPLE))
+    found = gather(sample)
+    if images.mean == "channels":
+        changes["images.mean"] = tuple((found.mean * images.levels).round(4).tolist())
+    if images.deviation == "channels":  # images of one colour have none
+        changes["images.deviation"] = tuple((found.deviation.clip(1e-3) * images.levels).round(4).tolist())
+    if images.mean == "one":
+        changes["images.mean"] = float(found.mean.mean() * images.levels)
+    if images.deviation == "one":
+        spread = np.diag(found.products).mean() - found.mean.mean() ** 2
+        changes["images.deviation"] = float(max(1e-3, np.sqrt(max(0.0, spread))) * images.levels)
+    if noisy:
+        changes["augment.colour_axes"] = found.colour_axes(str(recipe.augment.colour_axes)).tolist()
+    mean_image = (found.mean_image * 255).astype(np.float32) if images.mean in ("image", "image-centre") else None
+    return recipe.with_settings(changes), mean_image
