@@ -25,6 +25,7 @@ from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
 from alexnet.run import find, load_model, read_recipe
 from alexnet.training import job
+from alexnet.training.pretrained import settings_of
 from alexnet.use.predict import find_images, predict
 from alexnet.use.report import write_report
 
@@ -82,10 +83,11 @@ class Run:
         shown = sources if sys.stdout.isatty() else track(sources, "Predicting", len(sources))
         return predict(self.network, self.card, shown, top)
 
-    def evaluate(self, data: str | Path | None = None, split: str | None = None) -> Evaluation:
+    def evaluate(self, data: str | Path | None = None, split: str | None = None, views: int = 1) -> Evaluation:
         """Evaluate on a dataset: the run's own if `data` is None, else all of `data`, or its test set where it has splits.
 
-        `split` is `train`, `val` or `test`; None takes `test` where there is one, else `val`. Its `to_json()` has the figures.
+        `split` is `train`, `val` or `test`; None takes `test` where there is one, else `val`. `views` of each image, 1, 2 (with
+        the mirror image) or 10 (crops, as in 2012), are averaged. The result's `to_json()` has the figures.
 
         Raises:
             DataError: no such data or split, or labels that the network does not know.
@@ -100,6 +102,7 @@ class Run:
             precision=recipe.train.precision,
             workers=recipe.data.workers,
             temperature=card.temperature,
+            count=views,
         )
 
     def dataset(self, data: str | Path | None = None, split: str | None = None) -> tuple[Dataset, str]:
@@ -136,6 +139,7 @@ def train(
     out: str | Path | None = None,
     device: str | None = None,
     threads: int | None = None,
+    weights: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     started: float | None = None,
 ) -> Run:
@@ -147,13 +151,16 @@ def train(
         out: the run folder, new; None makes one under `runs/`.
         device: such as `cpu` or `cuda:1`; None takes the accelerator, if there is one.
         threads: for the CPU; None takes all cores.
+        weights: what the features start from: a run folder (its variant is taken too), a file in torchvision's layout, or
+            `imagenet1k`; None is as the recipe says.
         settings: the recipe's keys to change, `{"train.epochs": 5}`.
         started: the `time.monotonic()` that the run's seconds count from; None is now.
 
     Raises:
         AlexNetError: whatever keeps it from training, in one line.
     """
-    changes = {**({} if data is None else {"data.dataset": str(data)}), **(settings or {})}
+    brought = {} if weights is None else settings_of(str(weights))
+    changes = {**({} if data is None else {"data.dataset": str(data)}), **brought, **(settings or {})}
     chosen = load_recipe(str(recipe)).with_settings(changes)
     if threads:
         torch.set_num_threads(threads)

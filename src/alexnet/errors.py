@@ -30,6 +30,10 @@ class VariantError(AlexNetError):
     """An architecture that cannot be built or fed: unknown name, input too small for its pools."""
 
 
+class WeightsError(AlexNetError):
+    """A file of weights that cannot be used: damaged, of another kind, or made for another network."""
+
+
 class RunError(AlexNetError):
     """A run folder that is missing, damaged, occupied or cannot be written."""
 

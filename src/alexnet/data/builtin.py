@@ -71,7 +71,7 @@ def load(name: str, data_root: Path | None) -> Table:
         raise DataError(f"no built-in dataset {name!r}; {nearest(name, NAMES)}")
     if name == "digits":
         return _digits()
-    root = data_root or _default_root()
+    root = data_root or default_root()
     try:
         return _cifar10(root) if name == "cifar10" else _fashion_mnist(root)
     except OSError as error:
@@ -79,7 +79,8 @@ def load(name: str, data_root: Path | None) -> Table:
         raise DataError(f"{reason}; name another folder with --data-root or ALEXNET_DATA") from error
 
 
-def _default_root() -> Path:
+def default_root() -> Path:
+    """Return the folder of downloads: ALEXNET_DATA, else one in the system's folder for caches."""
     if folder := os.environ.get("ALEXNET_DATA"):
         return Path(folder).expanduser()
     import pooch

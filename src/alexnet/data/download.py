@@ -17,7 +17,10 @@ MB = 1_000_000
 
 
 class Source(NamedTuple):
-    """A file to download: `sha256` and `size` in bytes are its own, or those of its unpacked contents if `unpacked`."""
+    """A file to download: `sha256` and `size` in bytes are its own, or those of its unpacked contents if `unpacked`.
+
+    Where less is known, `sha256` is the beginning of it, and `size` the most to expect.
+    """
 
     url: str
     file: str  # where it lies, relative to the data root
@@ -53,7 +56,7 @@ def _contents(path: Path, source: Source) -> bytes | None:
             content = stream.read(source.size + 1)  # never more, whatever the file would unpack to
         except (gzip.BadGzipFile, EOFError, zlib.error):
             return None
-    return content if hashlib.sha256(content).hexdigest() == source.sha256 else None
+    return content if hashlib.sha256(content).hexdigest().startswith(source.sha256) else None
 
 
 def _download(source: Source, place: Path) -> bytes:

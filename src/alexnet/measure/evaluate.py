@@ -13,9 +13,10 @@ from torch import nn
 
 from alexnet.data.batches import Batch, ordered_batches, parts
 from alexnet.data.dataset import Dataset
-from alexnet.data.images import Preprocessing, to_input
+from alexnet.data.images import Preprocessing
 from alexnet.data.table import Skipped
 from alexnet.measure import metrics
+from alexnet.measure.views import views
 from alexnet.network.device import autocast
 from alexnet.progress import track
 
@@ -82,12 +83,16 @@ def evaluate_split(
     precision: str,
     workers: int,
     temperature: float = 1.0,
+    count: int = 1,
 ) -> Evaluation:
-    """Evaluate the network on a split of a dataset (or on `all` of it), with progress; `workers` threads read ahead."""
+    """Evaluate the network on a split of a dataset (or on `all` of it), with progress; `workers` threads read ahead.
+
+    `count` is the number of views of each image (measure/views.py).
+    """
     images, table = dataset.images(split), dataset.table
     batches = ordered_batches(images, BATCH, workers)
     shown = track(batches, f"Evaluating {split}", len(parts(len(images), BATCH)))
-    found = evaluate(network, shown, how, table.labels, precision=precision, temperature=temperature)
+    found = evaluate(network, shown, how, table.labels, precision=precision, temperature=temperature, count=count)
     return replace(found, skipped=table.skipped)
 
 
@@ -99,28 +104,34 @@ def evaluate(
     *,
     precision: str = "auto",
     temperature: float = 1.0,
+    count: int = 1,
 ) -> Evaluation:
     """Run the network over the batches, without gradients and with dropout off."""
     logits, targets = [], []
     for batch in batches:
-        logits.append(predict_logits(network, batch.images, how, precision))
+        logits.append(predict_logits(network, batch.images, how, precision, count))
         targets.append(batch.targets.numpy())
     return Evaluation(np.concatenate(logits), np.concatenate(targets), labels, (3, how.input, how.input), temperature)
 
 
 def predict_logits(
-    network: nn.Module, images: torch.Tensor, how: Preprocessing, precision: str = "auto"
+    network: nn.Module, images: torch.Tensor, how: Preprocessing, precision: str = "auto", count: int = 1
 ) -> NDArray[np.float32]:
-    """Return the logits of a batch, N S S 3 uint8 -> N x classes float32; the network's mode is left as it was."""
+    """Return the logits of a batch, N S S 3 -> N x classes float32; the network's mode is left as it was.
+
+    With several views the logits are the logarithms of the mean probabilities.
+    """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            x = to_input(images.to(device), how)
-            with autocast(device, precision):
-                found = network(x)
+            found = []
+            for x in views(images.to(device), how, count):
+                with autocast(device, precision):
+                    found.append(network(x).float())
+            logits = found[0] if count == 1 else torch.stack(found).softmax(2).mean(0).log()
     finally:
         network.train(was_training)
-    result: NDArray[np.float32] = found.float().cpu().numpy()
+    result: NDArray[np.float32] = logits.cpu().numpy()
     return result

@@ -44,6 +44,11 @@ def save(run: Path, tensors: Tensors, state: dict[str, Any]) -> None:
         raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
+def exists(run: Path) -> bool:
+    """Tell whether the run in folder `run` has a checkpoint, good or damaged."""
+    return any((run / "checkpoint" / name).exists() for name in ("last", "before"))
+
+
 def load(run: Path) -> tuple[Tensors, dict[str, Any]] | None:
     """Return the newest checkpoint that checks out; None where there is none.
 

@@ -23,6 +23,7 @@ from alexnet.run import RunFolder, create, find, read_recipe, save_model, write_
 from alexnet.training import checkpoint
 from alexnet.training.loop import Trainer
 from alexnet.training.monitor import Monitor, environment
+from alexnet.training.pretrained import load_features
 from alexnet.training.stop import StopRequest
 
 SKIPPED_SHOWN = 10  # the summary lists them all
@@ -77,7 +78,7 @@ def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device
     with StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
         keep_freed_memory()
         try:
-            network = _network(recipe, table, device)
+            network = _network(recipe, table, device, fresh=not (resuming and checkpoint.exists(folder.path)))
             recipe = resolve(recipe, table)
             dataset = open_dataset(table, preprocessing(recipe), recipe.data.workers, recipe.data)
             recipe, mean_image = measure(recipe, dataset.images("train"))
@@ -96,14 +97,16 @@ def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device
         return _finish(recipe, trainer, folder, started)
 
 
-def _network(recipe: Recipe, table: Table, device: torch.device) -> AlexNet:
-    """Build the network on its device with its first weights, which depend on the recipe's seed alone."""
+def _network(recipe: Recipe, table: Table, device: torch.device, *, fresh: bool) -> AlexNet:
+    """Build the network on its device with its first weights: by the recipe's seed, or if `fresh` those that it starts from."""
     torch.manual_seed(recipe.train.seed)
     network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
     if recipe.images.input < network.smallest:
         raise RecipeError(
             f"images.input is {recipe.images.input}, but {recipe.model.variant!r} needs {network.smallest} pixels or more"
         )
+    if fresh and recipe.model.weights is not None:
+        load_features(network, recipe.model.weights, recipe.data.root)
     return place(network, device)
 
 

@@ -1,0 +1,67 @@
+"""Weights in the layout of torchvision's AlexNet, into the variant `owt`."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from alexnet.errors import WeightsError
+from alexnet.network.alexnet import AlexNet
+
+# torchvision's names (models/alexnet.py) and ours.
+LAYERS = {
+    "features.0": "features.conv1",
+    "features.3": "features.conv2",
+    "features.6": "features.conv3",
+    "features.8": "features.conv4",
+    "features.10": "features.conv5",
+    "classifier.1": "features.fc6",
+    "classifier.4": "features.fc7",
+    "classifier.6": "head",
+}
+
+
+def read_torchvision(content: bytes, origin: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file in torchvision's layout, `.pth` or safetensors, under our names.
+
+    Only tensors are read: whatever else a `.pth` would execute is refused.
+
+    Raises:
+        WeightsError: the file, which `origin` names, is no such file.
+    """
+    try:
+        if origin.suffix == ".safetensors":
+            found = safetensors.torch.load(content)
+        else:
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(f"{origin} is damaged, or not a file of weights: {str(error).splitlines()[0]}") from error
+    names = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in LAYERS.items() for kind in ("weight", "bias")}
+    if not isinstance(found, dict) or set(found) != set(names):
+        raise WeightsError(f"{origin} is not in the layout of torchvision's AlexNet (features.0.weight to classifier.6.bias)")
+    return {names[name]: tensor for name, tensor in found.items()}
+
+
+def copy_weights(tensors: dict[str, Tensor], network: AlexNet, origin: str, *, head: bool) -> None:
+    """Copy weights and statistics, under our names, into `network`, with or without its head; all of them or none.
+
+    Raises:
+        WeightsError: one that lacks, or has another shape; `origin` names where they come from.
+    """
+    state = {name: tensor for name, tensor in network.state_dict().items() if head or not name.startswith("head.")}
+    for name, tensor in state.items():
+        layer = name.removeprefix("features.")
+        if name not in tensors:
+            raise WeightsError(f"{origin} has no {layer}, which the variant {network.row.name!r} needs")
+        if tensors[name].shape != tensor.shape:
+            shapes = " and ".join("x".join(map(str, t.shape)) or "one" for t in (tensors[name], tensor))
+            raise WeightsError(f"{origin} does not fit the variant {network.row.name!r}: {layer} is {shapes} there and here")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(tensors[name])
