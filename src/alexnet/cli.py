@@ -41,12 +41,22 @@ class Split(StrEnum):
     test = "test"
 
 
+class Views(StrEnum):
+    """Looks at each image."""
+
+    one = "1"
+    two = "2"
+    ten = "10"
+
+
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as train leaves it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Device = Annotated[
     str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps …  [default: the accelerator, if there is one]")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.  [default: all cores]")]
+VariantName = Annotated[str, typer.Argument(metavar="VARIANT", help="A name of the list (alexnet model list).")]
+Classes = Annotated[int | None, typer.Option(min=1, max=10**9, metavar="N", help="Outputs.  [default: the variant's own]")]
 
 
 @app.callback()
@@ -74,6 +84,10 @@ def train(
     minutes: Annotated[
         float | None, typer.Option(min=0.01, metavar="M", help="Train until then, instead of by epochs.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="RUN|FILE|imagenet1k", help="Start from a run's features, or torchvision's ImageNet weights."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of first weights, order and augmentation.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
     data_root: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where downloads lie.  [env: ALEXNET_DATA]")] = None,
@@ -90,7 +104,7 @@ def train(
     Examples: alexnet train photos/ · alexnet train cifar10 --minutes 10 · alexnet train --resume runs/photos
     """
     if resume is not None:
-        given = [data, variant, out, epochs, minutes, seed, data_root, set_]
+        given = [data, variant, out, epochs, minutes, weights, seed, data_root, set_]
         if any(value is not None for value in given):
             raise typer.BadParameter("a resumed run keeps its recipe: give --resume RUN alone (with --device or --threads)")
         from alexnet import api
@@ -108,7 +122,16 @@ def train(
             **({} if epochs is None else {"train.epochs": epochs, "train.max_images": 0}),
         }
         settings = {**{key: value for key, value in flags.items() if value is not None}, **settings_from(set_ or ())}
-        run = api.train(data, recipe=recipe, out=out, device=device, threads=threads, settings=settings, started=STARTED)
+        run = api.train(
+            data,
+            recipe=recipe,
+            out=out,
+            device=device,
+            threads=threads,
+            weights=weights,
+            settings=settings,
+            started=STARTED,
+        )
     if as_json:
         _print_json(run.summary)
     else:
@@ -124,13 +147,16 @@ def evaluate(
     split: Annotated[
         Split | None, typer.Option(metavar="train|val|test", help="[default: test, else val; all of a DATA that is not split]")
     ] = None,
+    views: Annotated[
+        Views, typer.Option(metavar="1|2|10", help="Looks at each image: with its mirror image; ten crops, as in 2012.")
+    ] = Views.one,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run on its own dataset or on another one."""
     from alexnet import api
 
-    found = api.load(run, device).evaluate(data, split.value if split else None).to_json()
+    found = api.load(run, device).evaluate(data, split.value if split else None, int(views.value)).to_json()
     if as_json:
         _print_json(found)
     else:
@@ -179,6 +205,35 @@ def report(run: RunPath, device: Device = None) -> None:
     print(api.load(run, device).report())
 
 
+@app.command("import-keras")
+def import_keras(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What Keras saved: .keras, .weights.h5 or .h5.")],
+    variant: Annotated[str, typer.Option(metavar="NAME", help="The architecture (alexnet model list).")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder, new.")],
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Names of the outputs.  [default: the recipe's dataset's, else 0, 1, …]")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="How images were prepared.  [default: the recipe of the variant's name, else fast]"),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as images.stored=256."),
+    ] = None,
+) -> None:
+    """Make a run folder, which predicts, of a network that Keras trained.
+
+    Example: alexnet import-keras model.keras --variant cats-dogs --classes cat,dog --out runs/keras
+    """
+    from alexnet.recipe import settings_from
+    from alexnet.use import keras
+
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    run = keras.import_keras(file, variant=variant, classes=names, recipe=recipe, settings=settings_from(set_ or ()), out=out)
+    print(f"{'predict':10}  alexnet predict {run} IMAGE…")
+
+
 @recipes_app.command("list")
 def recipes_list() -> None:
     """List the recipes inside, with what each is for."""
@@ -202,7 +257,37 @@ def model_list() -> None:
     from alexnet.network.variants import ROWS
 
     for row in ROWS:
-        print(f"{row.name:10} {row.input_size}x{row.input_size}, {row.classes} classes: {row.source}")
+        print(f"{row.name:12} {row.input_size}x{row.input_size}, {row.classes} classes: {row.source}")
+
+
+@model_app.command("summary")
+def model_summary(name: VariantName, classes: Classes = None, as_json: AsJson = False) -> None:
+    """Print a variant layer by layer: shapes, parameters, and how the sizes come about."""
+    from alexnet.network.summary import summarize
+
+    summary = summarize(name, classes)
+    if as_json:
+        _print_json(summary.to_json())
+    else:
+        print(summary.table())
+
+
+@model_app.command("plot")
+def model_plot(
+    name: VariantName,
+    classes: Classes = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw this .svg or .png alone.  [default: VARIANT.svg and VARIANT.png]")
+    ] = None,
+) -> None:
+    """Draw a variant, maps as boxes and towers in rows, and print the paths of the drawings."""
+    from alexnet.network import diagram
+    from alexnet.network.summary import summarize
+
+    summary = summarize(name, classes)
+    for path in [out] if out else [Path(name + suffix) for suffix in diagram.FORMATS]:
+        diagram.save(summary, path)
+        print(path)
 
 
 class _counted:

@@ -1,0 +1,174 @@
+"""What is in a network: every layer with its output's shape, its parameters, and how the sizes come about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from alexnet.network.alexnet import AlexNet
+from alexnet.network.layers import Dropout2012, FlattenMaps
+from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
+from alexnet.network.variants import Variant
+
+KINDS: dict[type[nn.Module], str] = {
+    nn.ZeroPad2d: "zero padding",
+    nn.Conv2d: "convolution",
+    nn.MaxPool2d: "max pooling",
+    nn.BatchNorm2d: "batch normalisation",
+    LocalResponseNorm: "local response normalisation",
+    LocalMapNorm: "map normalisation",
+    nn.ReLU: "ReLU",
+    nn.Tanh: "tanh",
+    nn.Dropout: "dropout",
+    Dropout2012: "dropout",
+    FlattenMaps: "flatten",
+    nn.Linear: "dense",
+}
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """A layer as it stands in the network.
+
+    `output` is C, H, W of maps or N of a vector. `parameters` counts weights, biases, scales, shifts and moving statistics.
+    `formula` works out the output's height, which is its width too, or the length of the flat vector; of dense layers, the
+    parameters; "" where the shape stays as it is.
+    `window`, `stride` and `padding` are in pixels, 0 where there is none. `groups` is the number of parts into which the
+    channels fall that do not see each other, 1 where every output sees all of them, None where a channel sees itself alone.
+    """
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    parameters: int = 0
+    formula: str = ""
+    window: int = 0
+    stride: int = 0
+    padding: int = 0
+    groups: int | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A network, layer by layer.
+
+    `input` is C, H, W. `parameters` counts all that is stored, the moving means and variances of batch norms too, as Keras
+    does; `trainable` leaves those out. Where there are several `towers`, layers with as many groups stay inside them.
+    """
+
+    variant: str
+    input: tuple[int, int, int]
+    towers: int
+    parameters: int
+    trainable: int
+    layers: tuple[LayerSummary, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that `alexnet model summary --json` prints."""
+        keys = ("name", "kind", "output", "parameters", "formula")
+        layers = [{key: getattr(layer, key) for key in keys} | {"output": list(layer.output)} for layer in self.layers]
+        return {
+            "variant": self.variant,
+            "input": list(self.input),
+            "parameters": self.parameters,
+            "trainable": self.trainable,
+            "layers": layers,
+        }
+
+    def table(self) -> str:
+        """Return the table for people: the input first, a line for each layer, the totals last."""
+        rows = [("layer", "kind", "groups", "output", "parameters", "worked out")]
+        for layer in self.layers:
+            groups = str(layer.groups) if (layer.groups or 1) > 1 else ""
+            rows.append((layer.name, layer.kind, groups, sizes(layer.output), f"{layer.parameters:,}", layer.formula))
+        columns = [column for column in zip(*rows, strict=True) if column[0] != "groups" or any(column[1:])]
+        aligned = [_align(column, right=column[0] in ("groups", "parameters")) for column in columns]
+        lines = ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
+        towers = f", {self.towers} towers: a layer in groups keeps its channels apart" if self.towers > 1 else ""
+        head = f"{self.variant}: input {sizes(self.input)}, {self.layers[-1].output[0]:,} classes{towers}"
+        return "\n".join([head, "", *lines, "", *self._totals()])
+
+    def _totals(self) -> list[str]:
+        fixed, width = self.parameters - self.trainable, len(f"{self.parameters:,}")
+        return [
+            f"parameters     {self.parameters:,}",
+            f"trainable      {self.trainable:{width},}",
+            f"not trainable  {fixed:{width},}{'  moving means and variances' if fixed else ''}",
+        ]
+
+
+def summarize(row: str | Variant, classes: int | None = None) -> Summary:
+    """Return the summary of a variant, by name or a row of your own, at the row's own input size and full width.
+
+    The network runs once on torch's meta device: it has shapes there, but no memory and no arithmetic.
+
+    Args:
+        row: as `AlexNet` takes it.
+        classes: outputs; None takes the row's.
+
+    Raises:
+        VariantError: no such row.
+    """
+    with torch.device("meta"):
+        network = AlexNet(row, classes).eval()
+        size = network.row.input_size
+        _, outputs = network.activations(torch.empty(1, 3, size, size), network.layer_names)
+    layers: list[LayerSummary] = []
+    before: tuple[int, ...] = (3, size, size)
+    for name, module in (*network.features.named_children(), ("fc8", network.head)):
+        after = tuple(outputs[name].shape[1:])
+        layers.append(_layer(name, module, before, after))
+        before = after
+    return Summary(
+        variant=network.row.name,
+        input=(3, size, size),
+        towers=network.row.towers,
+        parameters=sum(layer.parameters for layer in layers),
+        trainable=sum(weights.numel() for weights in network.parameters()),
+        layers=tuple(layers),
+    )
+
+
+def sizes(shape: tuple[int, ...], sign: str = " x ") -> str:
+    """Write C, H, W as `H x W x C`, the order of the texts; N as it is."""
+    return sign.join(map(str, (*shape[1:], shape[0])))
+
+
+def _layer(name: str, module: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> LayerSummary:
+    kind = next(kind for layer, kind in KINDS.items() if isinstance(module, layer))
+    stored = sum(value.numel() for value in module.state_dict().values() if value.is_floating_point())  # not the step counter
+    window = stride = padding = 0
+    groups = None
+    formula = ""
+    match module:
+        case nn.Conv2d() | nn.MaxPool2d():
+            window, stride, padding = _first(module.kernel_size), _first(module.stride), _first(module.padding)
+            groups = module.groups if isinstance(module, nn.Conv2d) else None
+            exact = (before[1] + 2 * padding - window) / stride + 1
+            rounded = "" if exact == after[1] else f" -> {after[1]}"
+            formula = f"({before[1]} + 2*{padding} - {window}) / {stride} + 1 = {exact:g}{rounded}"
+        case nn.ZeroPad2d():
+            formula = f"{before[1]} + {sum(module.padding[2:])} = {after[1]}"  # left, right, top, bottom
+        case FlattenMaps():
+            formula = f"{sizes(before, ' * ')} = {after[0]}"
+        case nn.Linear():
+            groups = 1
+            formula = f"{before[0]} * {after[0]} + {after[0]} = {stored}"
+        case LocalResponseNorm():
+            groups = module.towers
+    return LayerSummary(name, kind, after, stored, formula, window, stride, padding, groups)
+
+
+def _first(sides: object) -> int:
+    """Return one number of torch's `int or (height, width)`; ours are square."""
+    first = sides[0] if isinstance(sides, tuple) else sides
+    assert isinstance(first, int)
+    return first
+
+
+def _align(column: tuple[str, ...], right: bool) -> list[str]:
+    width = max(map(len, column))
+    return [cell.rjust(width) if right else cell.ljust(width) for cell in column]

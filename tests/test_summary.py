@@ -1,0 +1,375 @@
+"""Summary and drawing of every variant, against the tables and counts that the texts print."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from alexnet.cli import main
+from alexnet.errors import AlexNetError, VariantError
+from alexnet.network.diagram import draw, save
+from alexnet.network.summary import LayerSummary, Summary, summarize
+from alexnet.network.variants import VARIANTS
+
+NAMES = sorted(VARIANTS)
+TOWERS = {name: 2 if name in {"paper", "code2012", "caffenet"} else 1 for name in NAMES}
+BOXES = ["conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5"]
+BARS = ["flatten", "fc6", "fc7", "fc8"]
+
+# What the texts print of each layer: its name here, height x width x channels or units, parameters (- where a text has none).
+PRINTED = {
+    # Tutorial 000, the summary of the network trained.
+    "annotated": """
+        conv1 54x54x96 34,944       norm1 54x54x96 384          pool1 26x26x96 0
+        conv2 26x26x256 614,656     norm2 26x26x256 1,024       pool2 12x12x256 0
+        conv3 12x12x384 885,120     norm3 12x12x384 1,536
+        conv4 12x12x384 1,327,488   norm4 12x12x384 1,536
+        conv5 12x12x256 884,992     norm5 12x12x256 1,024       pool5 5x5x256 0
+        flatten 6400 0              fc6 4096 26,218,496         dropout6 4096 0
+        fc7 4096 16,781,312         dropout7 4096 0             fc8 16 65,552
+    """,
+    # Tutorial 001, its summary.
+    "cats-dogs": """
+        conv1 55x55x96 34,944       pool1 27x27x96 0
+        conv2 27x27x256 614,656     pool2 13x13x256 0           norm2 13x13x256 1,024
+        conv3 13x13x384 885,120     conv4 13x13x384 1,327,488
+        conv5 13x13x256 884,992     pool5 6x6x256 0
+        flatten 9216 0              fc6 4096 37,752,832         dropout6 4096 0
+        fc7 4096 16,781,312         dropout7 4096 0             fc8 2 8,194
+    """,
+    # Tutorials 002 and 003 print the same summary, that of 002's network.
+    "cifar10-1x1": """
+        conv1 55x55x96 34,944       norm1 55x55x96 384          pool1 27x27x96 0
+        conv2 27x27x256 614,656     norm2 27x27x256 1,024       pool2 13x13x256 0
+        conv3 13x13x384 885,120     norm3 13x13x384 1,536
+        conv4 13x13x384 147,840     norm4 13x13x384 1,536
+        conv5 13x13x256 98,560      norm5 13x13x256 1,024       pool5 6x6x256 0
+        flatten 9216 0              fc6 4096 37,752,832         dropout6 4096 0
+        fc7 4096 16,781,312         dropout7 4096 0             fc8 10 40,970
+    """,
+    # Tutorial 001, its table of layers.
+    "table": """
+        conv1 55x55x96 -            pool1 27x27x96 -            norm1 27x27x96 -
+        conv2 27x27x256 -           pool2 13x13x256 -           norm2 13x13x256 -
+        conv3 13x13x384 -           conv4 13x13x384 -
+        conv5 13x13x256 -           pool5 6x6x256 -
+        fc6 4096 -                  dropout6 4096 -
+        fc7 4096 -                  dropout7 4096 -             fc8 1000 -
+    """,
+    # Tutorial 000, worked out in the text, and printed by its layers in NumPy.
+    "scratch": """
+        conv1 55x55x96 -            pool1 27x27x96 -
+        conv2 27x27x256 -           pool2 13x13x256 -
+        conv3 13x13x384 -           conv4 13x13x384 -
+        conv5 13x13x256 -           pool5 6x6x256 -
+        flatten 9216 -              fc6 4096 -                  fc7 4096 -                  fc8 1000 -
+    """,
+}
+# The code of tutorial 003 has 3x3 kernels in conv4 and conv5: seen in Keras.
+PRINTED["cifar10"] = PRINTED["cifar10-1x1"].replace("147,840", "1,327,488").replace("98,560", "884,992")
+
+
+Run = Callable[..., tuple[str, str]]
+
+
+def layer(summary: Summary, name: str) -> LayerSummary:
+    return next(found for found in summary.layers if found.name == name)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs `alexnet model` in this process and returns what it prints on both streams."""
+
+    def call(*arguments: object, code: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["alexnet", "model", *map(str, arguments)])
+        try:
+            main()
+            left = 0
+        except SystemExit as stopped:
+            left = int(stopped.code or 0)
+        assert left == code
+        return tuple(capsys.readouterr())
+
+    return call
+
+
+# The summary
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "parameters", "trainable"),
+    [
+        ("annotated", 16, 46_818_064, 46_815_312),  # printed by tutorial 000
+        ("cats-dogs", 2, 58_290_562, 58_290_050),  # by tutorial 001
+        ("cifar10-1x1", 10, 56_361_738, 56_358_986),  # by tutorials 002 and 003
+        ("cifar10", 10, 58_327_818, 58_325_066),  # the code of tutorial 003, seen in Keras
+        ("table", 1000, 62_378_344, 62_378_344),
+        ("scratch", 1000, 62_376_968, 62_376_968),
+        ("paper", 1000, 60_965_224, 60_965_224),
+        ("code2012", 1000, 60_965_224, 60_965_224),
+        ("caffenet", 1000, 60_965_224, 60_965_224),
+        ("owt", 1000, 61_100_840, 61_100_840),  # torchvision
+    ],
+)
+def test_totals_are_those_of_the_source(name: str, classes: int, parameters: int, trainable: int) -> None:
+    summary = summarize(name, classes)
+    assert (summary.parameters, summary.trainable) == (parameters, trainable)
+    assert sum(found.parameters for found in summary.layers) == parameters
+
+
+@pytest.mark.parametrize("name", sorted(PRINTED))
+def test_every_shape_and_count_that_a_text_prints(name: str) -> None:
+    words = PRINTED[name].split()
+    printed = list(zip(words[::3], words[1::3], words[2::3], strict=True))
+    found = {found.name: found for found in summarize(name).layers}
+    for layer_name, shape, count in printed:
+        *sides, channels = map(int, shape.split("x"))
+        assert found[layer_name].output == (channels, *sides), layer_name
+        assert count in ("-", f"{found[layer_name].parameters:,}"), layer_name
+    names = [layer_name for layer_name, _, _ in printed]
+    assert names == [layer_name for layer_name in found if layer_name in names]
+
+
+@pytest.mark.parametrize("name", ["paper", "code2012", "caffenet", "owt"])
+def test_maps_of_the_2012_network_and_its_kin_have_their_sizes(name: str) -> None:
+    summary = summarize(name)
+    assert [layer(summary, box).output[1:] for box in BOXES] == [(n, n) for n in (55, 27, 27, 13, 13, 13, 13, 6)]
+    channels = [64, 64, 192, 192, 384, 256, 256, 256] if name == "owt" else [96, 96, 256, 256, 384, 384, 256, 256]
+    assert [layer(summary, box).output[0] for box in BOXES] == channels
+    assert [layer(summary, bar).output for bar in BARS] == [(9216,), (4096,), (4096,), (1000,)]
+
+
+@pytest.mark.parametrize(
+    ("variant", "name", "formula"),
+    [
+        *(  # tutorial 000 works out each of these
+            ("scratch", name, formula)
+            for name, formula in {
+                "conv1": "(227 + 2*0 - 11) / 4 + 1 = 55",
+                "pool1": "(55 + 2*0 - 3) / 2 + 1 = 27",
+                "conv2": "(27 + 2*2 - 5) / 1 + 1 = 27",
+                "pool2": "(27 + 2*0 - 3) / 2 + 1 = 13",
+                "conv3": "(13 + 2*1 - 3) / 1 + 1 = 13",
+                "conv4": "(13 + 2*1 - 3) / 1 + 1 = 13",
+                "conv5": "(13 + 2*1 - 3) / 1 + 1 = 13",
+                "pool5": "(13 + 2*0 - 3) / 2 + 1 = 6",
+                "flatten": "6 * 6 * 256 = 9216",
+            }.items()
+        ),
+        ("annotated", "conv1", "(224 + 2*0 - 11) / 4 + 1 = 54.25 -> 54"),
+        ("annotated", "pool1", "(54 + 2*0 - 3) / 2 + 1 = 26.5 -> 26"),
+        ("annotated", "flatten", "5 * 5 * 256 = 6400"),
+        ("owt", "conv1", "(224 + 2*2 - 11) / 4 + 1 = 55.25 -> 55"),
+        ("code2012", "pad1", "224 + 3 = 227"),
+        ("code2012", "conv1", "(227 + 2*0 - 11) / 4 + 1 = 55"),
+        ("paper", "conv2", "(27 + 2*2 - 5) / 1 + 1 = 27"),
+        ("paper", "fc6", "9216 * 4096 + 4096 = 37752832"),
+        ("cifar10", "norm1", ""),
+        ("cifar10", "relu1", ""),
+        ("cifar10", "dropout7", ""),
+    ],
+)
+def test_formulas_show_how_a_size_comes_about(variant: str, name: str, formula: str) -> None:
+    assert layer(summarize(variant), name).formula == formula
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_formula_is_true_and_ends_in_what_the_layer_gives(name: str) -> None:
+    for found in summarize(name).layers:
+        if not found.formula:
+            assert found.kind in {"ReLU", "dropout"} or found.kind.endswith("normalisation")
+            continue
+        left, value, *rounded = re.split(" = | -> ", found.formula)
+        result = found.parameters if found.kind == "dense" else found.output[-1]
+        assert eval(left) == float(value)
+        assert int(rounded[0] if rounded else value) == int(float(value)) == result
+
+
+def test_kinds_are_the_words_of_the_field() -> None:
+    assert {found.kind for name in NAMES for found in summarize(name).layers} == {
+        *("convolution", "max pooling", "zero padding", "flatten", "dense", "ReLU", "dropout"),
+        *("batch normalisation", "local response normalisation", "map normalisation"),
+    }
+    tanh = summarize(replace(VARIANTS["owt"], activation="tanh"))
+    assert layer(tanh, "tanh1").kind == "tanh"
+
+
+def test_groups_say_which_layers_stay_in_a_tower() -> None:
+    grouped = {name: {f.name for f in summarize(name).layers if f.groups == 2} for name in NAMES}
+    convolutions = {"conv2", "conv4", "conv5"}
+    assert grouped.pop("paper") == convolutions | {"norm1", "norm2"}
+    assert grouped.pop("code2012") == convolutions | {"norm1", "norm2"}
+    assert grouped.pop("caffenet") == convolutions
+    assert not any(grouped.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_is_aligned_and_fits_110_columns(name: str) -> None:
+    summary = summarize(name)
+    lines = summary.table().splitlines()
+    size = VARIANTS[name].input_size
+    assert lines[0].startswith(f"{name}: input {size} x {size} x 3")
+    assert ("2 towers" in lines[0]) == (TOWERS[name] == 2) == ("groups" in lines[2])
+    assert max(map(len, lines)) <= 110
+    assert lines[-3:-1] == [f"parameters     {summary.parameters:,}", f"trainable      {summary.trainable:,}"]
+    end = lines[2].index("parameters") + len("parameters")
+    for line, found in zip(lines[3:], summary.layers, strict=False):
+        assert line[:end].split()[0] == found.name
+        assert line[:end].endswith(f" {found.parameters:,}")
+        assert line[end:].strip() == found.formula
+
+
+def test_a_summary_allocates_nothing_and_draws_no_random_number() -> None:
+    before = torch.random.get_rng_state()
+    assert summarize("owt", 10**9).parameters > 4e12
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_an_unknown_variant_names_the_nearest() -> None:
+    with pytest.raises(VariantError, match="did you mean 'paper'"):
+        summarize("papper")
+
+
+# The drawing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_drawing_is_svg_and_png_with_a_box_for_each_layer_and_tower(name: str, tmp_path: Path) -> None:
+    summary = summarize(name)
+    for suffix in ("svg", "png"):
+        save(summary, tmp_path / f"drawing.{suffix}")
+    with Image.open(tmp_path / "drawing.png") as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.width > image.height > 500
+        assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 20
+    root = ElementTree.parse(tmp_path / "drawing.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"input", *BOXES, *BARS, f"AlexNet: {name}"} <= set(texts)
+    ids = {element.get("id") for element in root.iter()}
+    for box in BOXES:
+        rows = {row for row in range(1, 5) if f"{box}-{row}" in ids}
+        assert rows == set(range(1, TOWERS[name] + 1)), box
+        channels = layer(summary, box).output[0]
+        assert texts.count(str(channels // TOWERS[name])) >= TOWERS[name]
+    assert all(f"{bar}-1" in ids and f"{bar}-2" not in ids for bar in ("input", *BARS))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_is_cut_off_or_overlaps_another(name: str) -> None:
+    figure = draw(summarize(name))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # gives the legend its place
+    renderer = canvas.get_renderer()
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    assert legend is not None
+    places = [(text.get_text(), text.get_window_extent(renderer)) for text in (*axes.texts, *legend.get_texts())]
+    for text, place in places:
+        assert figure.bbox.x0 + 10 < place.x0 < place.x1 < figure.bbox.x1 - 10, text
+        assert figure.bbox.y0 + 10 < place.y0 < place.y1 < figure.bbox.y1 - 10, text
+    for (one, place), (other, there) in combinations(places, 2):
+        assert not place.overlaps(there), (one, other)
+
+
+def test_lines_between_towers_are_drawn_where_the_network_has_them() -> None:
+    def crossing(name: str) -> tuple[int, int]:
+        """Lines of the legend's colour for another tower: those to a kernel's four corners, and the dashed ones of a norm."""
+        lines = [line for line in draw(summarize(name)).axes[0].lines if line.get_color() == "#d55e00"]
+        dashed = [line for line in lines if line.is_dashed()]
+        return len(lines) - len(dashed), len(dashed)
+
+    assert crossing("paper") == (8, 0)  # conv3 alone: a kernel's corners, from either tower to the other
+    assert crossing("caffenet") == (8, 2)  # and two norms that see all channels
+    assert crossing("owt") == (0, 0)
+
+
+@pytest.mark.parametrize("towers", [1, 4])
+def test_a_row_of_ones_own_is_drawn(towers: int, tmp_path: Path) -> None:
+    row = replace(VARIANTS["paper"], name="<$mine$>", towers=towers, input_size=96, activation="tanh", pool=(2, 2))
+    save(summarize(row, 100_000), tmp_path / "mine.svg")
+    root = ElementTree.parse(tmp_path / "mine.svg").getroot()
+    assert "AlexNet: <$mine$>" in [element.text for element in root.iter()]
+    assert {f"conv1-{row + 1}" for row in range(towers)} <= {element.get("id") for element in root.iter()}
+
+
+def test_a_drawing_is_the_same_every_time(tmp_path: Path) -> None:
+    for name in ("a.svg", "b.svg"):
+        save(summarize("owt"), tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["x.pdf", "x", "x.svg.gz"])
+def test_another_suffix_is_an_error(name: str, tmp_path: Path) -> None:
+    with pytest.raises(AlexNetError, match=r"must end in \.svg or \.png"):
+        save(summarize("owt"), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_drawing_replaces_a_file_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "old.svg").write_text("old")
+    save(summarize("owt"), tmp_path / "old.svg")
+    assert ElementTree.parse(tmp_path / "old.svg").getroot() is not None
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(AlexNetError, match=r"folder\.png': it is there and is no file"):
+        save(summarize("owt"), tmp_path / "folder.png")
+
+
+# The commands
+
+
+def test_summary_prints_the_table_or_json_with_exactly_its_keys(run: Run) -> None:
+    assert run("summary", "paper") == (summarize("paper").table() + "\n", "")
+    found = json.loads(run("summary", "annotated", "--classes", 3, "--json")[0])
+    assert list(found) == ["variant", "input", "parameters", "trainable", "layers"]
+    assert (found["variant"], found["input"]) == ("annotated", [3, 224, 224])
+    assert all(list(row) == ["name", "kind", "output", "parameters", "formula"] for row in found["layers"])
+    assert found["layers"][0] == {
+        "name": "conv1",
+        "kind": "convolution",
+        "output": [96, 54, 54],
+        "parameters": 34_944,
+        "formula": "(224 + 2*0 - 11) / 4 + 1 = 54.25 -> 54",
+    }
+    assert found["layers"][-1]["output"] == [3]
+    assert found["parameters"] == sum(row["parameters"] for row in found["layers"])
+
+
+def test_plot_writes_both_files_or_the_one_asked_for(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("plot", "owt", "--classes", 7) == ("owt.svg\nowt.png\n", "")
+    assert "7 classes out" in Path("owt.svg").read_text()
+    assert run("plot", "owt", "--out", tmp_path / "mine.PNG") == (f"{tmp_path / 'mine.PNG'}\n", "")
+    assert {path.name for path in tmp_path.iterdir()} == {"owt.svg", "owt.png", "mine.PNG"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("summary", "papper"), "did you mean 'paper'"),
+        (("plot", "owt", "--out", "x.pdf"), "must end in .svg or .png"),
+        (("plot", "owt", "--out", "nowhere/x.svg"), "cannot write 'nowhere/x.svg'"),
+    ],
+)
+def test_wrong_names_and_places_are_one_line(arguments: tuple[str, ...], message: str, run: Run) -> None:
+    out, errors = run(*arguments, code=1)
+    assert out == ""
+    (line,) = errors.splitlines()
+    assert line.startswith("alexnet: ")
+    assert message in line
+
+
+def test_no_classes_is_wrong_usage(run: Run) -> None:
+    assert "--classes" in run("summary", "owt", "--classes", 0, code=2)[1]
