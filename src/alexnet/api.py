@@ -99,7 +99,7 @@ class Run:
             dataset,
             chosen,
             card.preprocessing,
-            precision=recipe.train.precision,
+            precision=card.precision,
             workers=recipe.data.workers,
             temperature=card.temperature,
             count=views,

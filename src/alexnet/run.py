@@ -30,7 +30,8 @@ from alexnet.recipe import Recipe, parse
 class Card(BaseModel):
     """`model.json`: all that is needed beside the weights to predict.
 
-    `overrides` are the variant's fields that the recipe changed; `sha256` is that of `model.safetensors`.
+    `overrides` are the variant's fields that the recipe changed, `precision` is the recipe's, that to compute in; `sha256` is
+    that of `model.safetensors`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,7 @@ class Card(BaseModel):
     overrides: dict[str, Any] = {}
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     temperature: float = 1.0
     sha256: str = ""
 

@@ -108,7 +108,14 @@ class Trainer:
         """Return what belongs to the weights."""
         model = self.recipe.model
         labels = self.dataset.table.labels
-        return Card(variant=model.variant, width=model.width, overrides=model.overrides, labels=labels, preprocessing=self.how)
+        return Card(
+            variant=model.variant,
+            width=model.width,
+            overrides=model.overrides,
+            labels=labels,
+            preprocessing=self.how,
+            precision=self.recipe.train.precision,
+        )
 
     def resume(self) -> bool:
         """Take up the last checkpoint; False where there is none."""

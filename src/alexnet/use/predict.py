@@ -75,7 +75,7 @@ def _pixels(source: Source, card: Card) -> PixelArray | str:
 
 
 def _probabilities(network: AlexNet, card: Card, images: list[PixelArray]) -> NDArray[np.float64]:
-    logits = predict_logits(network, torch.from_numpy(np.stack(images)), card.preprocessing)
+    logits = predict_logits(network, torch.from_numpy(np.stack(images)), card.preprocessing, card.precision)
     result: NDArray[np.float64] = softmax(logits.astype(np.float64) / card.temperature, axis=1)
     return result
 
