@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench prove docs clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 12
@@ -18,11 +18,23 @@ lint: .venv/installed-dev  ## style and types
 bench: .venv/installed-dev  ## every benchmark, each against a peer in the same run
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
+prove: .venv/installed-dev .venv-keras/installed  ## the four tutorials against real Keras; downloads TensorFlow (600 MB), takes 5 minutes
+	rm -rf build/keras
+	.venv-keras/bin/python -m proof.keras_reference build/keras
+	$(BIN)/python -m proof.compare tests/golden/keras build/keras
+	ALEXNET_KERAS=build/keras $(BIN)/python -m pytest -q -s tests/test_keras.py tests/test_keras_data.py
+ifdef ALEXNET_TEST_DATA
+	.venv-keras/bin/python -m proof.keras_trained $(ALEXNET_TEST_DATA) build/keras-trained
+	$(BIN)/python -m proof.imported build/keras-trained
+else
+	@echo "ALEXNET_TEST_DATA names no folder of real images: networks trained in Keras and imported were not compared"
+endif
+
 docs: .venv/installed-docs  ## the site, into site/
 	$(BIN)/mkdocs build --strict
 
 clean:  ## remove what was installed and built; runs stay
-	rm -rf .venv site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-keras site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -38,3 +50,8 @@ clean:  ## remove what was installed and built; runs stay
 .venv/installed-docs: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@ .venv/installed
+
+.venv-keras/installed: proof/requirements.txt
+	$(PYTHON) -m venv .venv-keras
+	.venv-keras/bin/python -m pip install --quiet -r proof/requirements.txt
+	touch $@

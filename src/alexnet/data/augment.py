@@ -47,19 +47,20 @@ def training_input(images: Tensor, draws: Tensor, how: Preprocessing, changes: A
 def affine(
     images: Tensor, rotation: Tensor, down: Tensor, right: Tensor, shear: Tensor, zoom_down: Tensor, zoom_right: Tensor
 ) -> Tensor:
-    """Move each image by one affine map about its centre, as Keras' `apply_affine_transform` does.
+    """Move each image by one affine map about its centre, as Keras 3's `apply_affine_transform` does.
 
     The map from a pixel of the result to the place it is taken from is rotate, then shift, then shear, then zoom; bilinear
-    between pixels, the edge repeated outside.
+    between pixels, the edge repeated outside. Keras' x runs over columns here, though its generator draws `tx` from the range
+    of heights.
 
     Args:
         images: N S S 3, uint8 or float32.
-        rotation: N, degrees.
-        down: N, pixels (Keras' `tx`).
-        right: N, pixels (Keras' `ty`).
+        rotation: N, degrees (Keras' `theta`).
+        down: N, pixels (Keras' `ty`).
+        right: N, pixels (Keras' `tx`).
         shear: N, degrees.
-        zoom_down: N, factor on rows (Keras' `zx`); above 1 the image becomes smaller.
-        zoom_right: N, factor on columns (Keras' `zy`).
+        zoom_down: N, factor on rows (Keras' `zy`); above 1 the image becomes smaller.
+        zoom_right: N, factor on columns (Keras' `zx`).
 
     Returns:
         N S S 3 float32.
@@ -72,9 +73,9 @@ def affine(
         return torch.stack(values, 1).view(count, 3, 3)
 
     placed = (
-        matrix(turn.cos(), -turn.sin(), zero, turn.sin(), turn.cos(), zero, zero, zero, one)
+        matrix(turn.cos(), turn.sin(), zero, -turn.sin(), turn.cos(), zero, zero, zero, one)
         @ matrix(one, zero, down, zero, one, right, zero, zero, one)
-        @ matrix(one, -slant.sin(), zero, zero, slant.cos(), zero, zero, zero, one)
+        @ matrix(slant.cos(), zero, zero, -slant.sin(), one, zero, zero, zero, one)
         @ matrix(zoom_down, zero, zero, zero, zoom_right, zero, zero, zero, one)
     )
     at = torch.arange(side, device=images.device, dtype=torch.float32) - (side - 1) / 2  # from the centre

@@ -88,7 +88,7 @@ def open_cache(table: Table, how: Preprocessing, workers: int) -> Cache:
     key = _key(table, settings)
     index, data = folder / f"{key}.json", folder / f"{key}.u8"
     try:
-        if not index.exists():
+        if not (index.exists() and data.exists()):
             _make(table, how, workers, index, data)
         found = json.loads(index.read_text(encoding="utf-8"))
         shapes = np.array(found["shapes"], dtype=np.int64).reshape(-1, 2)

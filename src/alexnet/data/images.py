@@ -62,9 +62,12 @@ def decode(source: Path | NDArray[np.uint8], reduced_to: int = 1 << 30) -> Image
     1/2, 1/4 or 1/8 scale, as long as its shorter side is at least `reduced_to` pixels. `source` is a path, or H W 3 uint8.
 
     Raises:
-        ImageError: the file is missing, empty, not an image, truncated or too large; the message is the reason alone.
+        ImageError: the file is missing, empty, not an image, truncated or too large, or the array has another form; the
+            message is the reason alone.
     """
     if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+            raise ImageError(f"an array of {source.dtype}, {'x'.join(map(str, source.shape))}, but should be uint8, H x W x 3")
         return Image.fromarray(source)
     try:
         if source.stat().st_size == 0:
@@ -132,7 +135,9 @@ def fitted(stored: NDArray[np.uint8], how: Preprocessing) -> PixelArray:
     if how.fit == "crop":
         left, top, right, bottom = (int(edge) for edge in _centre(width, height))
         stored = stored[top:bottom, left:right]
-    x = torch.from_numpy(np.ascontiguousarray(stored)).float().permute(2, 0, 1)[None]  # 1 3 H W
+    if how.resize == "bilinear" and not how.antialias:
+        return _bilinear(_bilinear(stored.astype(np.float32), 1, how.input), 0, how.input)
+    x = torch.from_numpy(stored.astype(np.float32)).permute(2, 0, 1)[None]  # 1 3 H W
     result: NDArray[np.float32] = _resize(x, how)[0].permute(1, 2, 0).numpy()
     return result
 
@@ -195,8 +200,19 @@ def _resize(x: Tensor, how: Preprocessing) -> Tensor:
         return x
     if how.resize == "nearest":
         return torch.nn.functional.interpolate(x, size=size, mode="nearest-exact")
-    smaller = how.antialias and how.input < min(x.shape[2:])
+    smaller = how.antialias and how.input < max(x.shape[2:])  # a side that grows is as without
     return torch.nn.functional.interpolate(x, size=size, mode="bilinear", antialias=smaller)
+
+
+def _bilinear(image: NDArray[np.float32], axis: int, size: int) -> NDArray[np.float32]:
+    """Scale one axis of an H W 3 image to `size`, rounding where TensorFlow does: PyTorch is up to 1e-3 grey levels off it."""
+    count = image.shape[axis]
+    at = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * (np.float32(count) / np.float32(size)) - np.float32(0.5)
+    low, high = np.floor(at).clip(0).astype(int), np.ceil(at).clip(max=count - 1).astype(int)
+    share = (at - np.floor(at)).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    before = image.take(low, axis)
+    result: NDArray[np.float32] = before + (image.take(high, axis) - before) * share
+    return result
 
 
 def _centre(width: int, height: int) -> tuple[float, float, float, float]:

@@ -70,7 +70,8 @@ def measure(recipe: Recipe, train: Images) -> tuple[Recipe, NDArray[np.float32] 
     images, changes = recipe.images, dict[str, Any]()
     if recipe.train.max_images:
         changes["train.epochs"] = min(recipe.train.epochs, max(1, round(recipe.train.max_images / len(train))))
-    noisy = recipe.augment.colour_noise > 0 and isinstance(recipe.augment.colour_axes, str)
+    noises = (recipe.augment.colour_noise, *(row.colour_noise for row in recipe.schedule.table))
+    noisy = any(noises) and isinstance(recipe.augment.colour_axes, str)
     wanted = {images.mean, images.deviation} & {"channels", "one", "image", "image-centre"}
     if not wanted and not noisy:
         return recipe.with_settings(changes), None

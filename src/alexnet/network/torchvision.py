@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import pickle
+import warnings
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -36,14 +35,16 @@ def read_torchvision(content: bytes, origin: Path) -> dict[str, Tensor]:
         WeightsError: the file, which `origin` names, is no such file.
     """
     try:
-        if origin.suffix == ".safetensors":
-            found = safetensors.torch.load(content)
-        else:
-            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"{origin} is damaged, or not a file of weights: {str(error).splitlines()[0]}") from error
+        with warnings.catch_warnings(action="ignore"):  # a damaged pickle may look like one of another version
+            if origin.suffix == ".safetensors":
+                found = safetensors.torch.load(content)
+            else:
+                found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's reader raises a dozen kinds on damaged files, and advises to execute what it refuses
+        raise WeightsError(f"{origin} is damaged, or not a file of weights alone (nothing in it was executed)") from error
     names = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in LAYERS.items() for kind in ("weight", "bias")}
-    if not isinstance(found, dict) or set(found) != set(names):
+    tensors = isinstance(found, dict) and all(isinstance(tensor, Tensor) for tensor in found.values())
+    if not tensors or set(found) != set(names):
         raise WeightsError(f"{origin} is not in the layout of torchvision's AlexNet (features.0.weight to classifier.6.bias)")
     return {names[name]: tensor for name, tensor in found.items()}
 
@@ -52,8 +53,11 @@ def copy_weights(tensors: dict[str, Tensor], network: AlexNet, origin: str, *, h
     """Copy weights and statistics, under our names, into `network`, with or without its head; all of them or none.
 
     Raises:
-        WeightsError: one that lacks, or has another shape; `origin` names where they come from.
+        WeightsError: one that lacks, is too many, or has another shape; `origin` names where they come from.
     """
+    if spare := sorted(name for name in set(tensors) - set(network.state_dict()) if head or not name.startswith("head.")):
+        layer = spare[0].removeprefix("features.")
+        raise WeightsError(f"{origin} has {layer}, for which the variant {network.row.name!r} has no place")
     state = {name: tensor for name, tensor in network.state_dict().items() if head or not name.startswith("head.")}
     for name, tensor in state.items():
         layer = name.removeprefix("features.")

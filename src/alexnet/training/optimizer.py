@@ -72,11 +72,12 @@ def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimi
             decays = settings.decays == "all" or parameter.ndim > 1  # else not biases, scales and shifts of norms
             decay = settings.weight_decay if decays else 0.0
             groups.append({"params": [parameter], "weight_decay": decay, "name": f"{name}.{kind}"})
+    nesterov = settings.nesterov and settings.momentum > 0  # without momentum there is nothing to look ahead along
     if settings.form != "pytorch":
         keras = settings.form == "keras"
-        return VelocitySGD(groups, settings.rate, settings.momentum, decoupled=keras, nesterov=settings.nesterov)
+        return VelocitySGD(groups, settings.rate, settings.momentum, decoupled=keras, nesterov=nesterov)
     fused = network.head.weight.device.type in ("cpu", "cuda")  # one pass over 58 million weights instead of three
-    return torch.optim.SGD(groups, lr=settings.rate, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused)
+    return torch.optim.SGD(groups, lr=settings.rate, momentum=settings.momentum, nesterov=nesterov, fused=fused)
 
 
 def layers(network: AlexNet) -> dict[str, nn.Module]:
@@ -88,13 +89,17 @@ def frozen(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]:
     """Return the layers that keep their first weights and statistics, by name.
 
     Raises:
-        RecipeError: no such layer.
+        RecipeError: no such layer, or the last.
     """
     names = list(network.layer_names)
     if settings.frozen is None:
         return {}
     if settings.frozen not in names:
         raise RecipeError(f"optimizer.frozen is {settings.frozen!r}: {nearest(settings.frozen, names)}")
+    if settings.frozen == names[-1]:
+        raise RecipeError(
+            f"optimizer.frozen is {settings.frozen!r}, the last layer: name one before it, as nothing would train"
+        )
     return {name: layers(network)[name] for name in names[: names.index(settings.frozen) + 1]}
 
 

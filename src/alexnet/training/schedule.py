@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from alexnet.recipe import Change, Schedule
 
 
@@ -17,8 +19,8 @@ class EarlyStop:
     waited: int = 0
 
     def update(self, value: float) -> bool:
-        """Take an epoch's figure; tell whether it is time to stop."""
-        if self.best is None or value < self.best - self.threshold:
+        """Take an epoch's figure; tell whether it is time to stop. Figures are compared in float32, as Keras does."""
+        if self.best is None or np.float32(value + self.threshold) < np.float32(self.best):
             self.best, self.waited = value, 0
         else:
             self.waited += 1
@@ -41,7 +43,7 @@ class Plateau:
         """Take an epoch's figure; return the rate of the next."""
         wait = EarlyStop(self.patience, self.threshold, self.best, self.waited)
         if wait.update(value):
-            self.rate, wait.waited = max(self.rate * self.factor, self.floor), 0
+            self.rate, wait.waited = min(self.rate, max(self.rate * self.factor, self.floor)), 0
         self.best, self.waited = wait.best, wait.waited
         return self.rate
 

@@ -1,0 +1,178 @@
+"""The networks of the four tutorials against real Keras, at full width: answers, losses, steps, first weights."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+
+from alexnet import AlexNet
+from alexnet.recipe import Optimizer, load
+from alexnet.training.optimizer import build_loss, build_optimizer, set_rate
+from keras_golden import agree, golden, inputs, relative
+
+NETWORKS = pytest.mark.parametrize("question", inputs.QUESTIONS, ids=lambda question: question.name)
+
+# Our names of a layer's tensors by Keras' names.
+OURS = {
+    **{"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"},
+    **{"moving_mean": "running_mean", "moving_variance": "running_var"},
+}
+
+
+def tensors(network: AlexNet) -> dict[str, Tensor]:
+    """Return our tensors in the order and by the names of Keras': `conv1.kernel` ... `norm1.moving_variance` ... `fc8.bias`."""
+    found = {}
+    for name, layer in (*network.features.named_children(), ("fc8", network.head)):
+        kinds = list(inputs.DRAWS)[2:] if name.startswith("norm") else list(inputs.DRAWS)[:2]
+        found |= {f"{name}.{kind}": getattr(layer, OURS[kind]).detach() for kind in kinds if hasattr(layer, OURS[kind])}
+    return found
+
+
+def to_keras(tensor: Tensor) -> Tensor:
+    """O I H W -> H W I O; out x in -> in x out."""
+    return tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T if tensor.ndim == 2 else tensor
+
+
+@functools.cache
+def trained(question: inputs.Question, dtype: torch.dtype) -> dict[str, np.ndarray]:
+    """Return what our network answers, loses and becomes, in the form of the golden files as float64.
+
+    In float64 five steps are taken, in float32 one.
+    """
+    steps = inputs.STEPS if dtype == torch.float64 else 1
+    network = AlexNet(question.name, question.classes, dropout=0.0).to(dtype)
+    ours = tensors(network)
+    for name, values in inputs.draw_weights((name, tuple(to_keras(t).shape)) for name, t in ours.items()):
+        to_keras(ours[name]).copy_(torch.from_numpy(values))
+    start = {name: tensor.clone() for name, tensor in ours.items()}
+    array, numbers = inputs.draw_batch(question)
+    # Contiguous: over channels-last float32 maps PyTorch's batch norm sums less exactly (7e-6 in place of 4e-7).
+    images = torch.from_numpy(array).to(dtype).permute(0, 3, 1, 2).contiguous()
+    targets = torch.from_numpy(numbers)
+
+    recipe = load(question.name)
+    optimizer = build_optimizer(network, recipe.optimizer)
+    set_rate(optimizer, recipe.optimizer.rate)
+    loss_of = build_loss(recipe, numbers, question.classes, torch.device("cpu"))
+    with torch.no_grad():
+        logits = network.eval()(images)
+    found, losses = {"logits": logits, "probabilities": logits.softmax(1)}, []
+    network.train()
+    for step in range(1, steps + 1):
+        loss = loss_of(network(images), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+        if step in (1, inputs.STEPS):
+            found |= {f"step{step}/{name}": _summary(name, tensor, start[name]) for name, tensor in ours.items()}
+    return {key: value.double().numpy() for key, value in (found | {"losses": torch.stack(losses)}).items()}
+
+
+def _summary(name: str, after: Tensor, before: Tensor) -> Tensor:
+    norms = [torch.linalg.vector_norm(t, dtype=torch.float64) for t in (after, after - before)]
+    at = torch.from_numpy(inputs.places(name, after.numel()))
+    return torch.cat([torch.stack(norms) / math.sqrt(after.numel()), to_keras(after).reshape(-1)[at].double()])
+
+
+def answers(question: inputs.Question, dtype: torch.dtype, part: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield ours and Keras' arrays whose names begin with `part`."""
+    of_keras, ours = golden(question.name), trained(question, dtype)
+    prefix = str(dtype).removeprefix("torch.") + "/"
+    names = [key.removeprefix(prefix) for key in of_keras if key.startswith(prefix + part)]
+    assert names
+    assert names == [key for key in ours if key.startswith(part)]
+    for name in names:
+        yield ours[name], of_keras[prefix + name]
+
+
+def deviation(question: inputs.Question, dtype: torch.dtype, part: str) -> float:
+    return max(relative(found, expected) for found, expected in answers(question, dtype, part))
+
+
+def step_deviation(question: inputs.Question, dtype: torch.dtype, step: int) -> tuple[float, float]:
+    """Return the largest deviation of a tensor, and the largest in units of what the steps have changed in it."""
+    worst, worst_change = 0.0, 0.0
+    for found, expected in answers(question, dtype, f"step{step}/"):
+        (typical, change), off = expected[:2], np.abs(found[2:] - expected[2:]).max()
+        worst = max(worst, relative(found[2:], expected[2:], typical), relative(found[:1], expected[:1]))
+        worst_change = max(worst_change, off / change, relative(found[1:2], expected[1:2]))
+    return worst, worst_change
+
+
+@NETWORKS
+def test_a_network_in_float64_answers_and_loses_as_keras(question: inputs.Question) -> None:
+    for part in ("probabilities", "logits", "losses"):
+        agree(f"{part}, float64", question.name, 1e-9, deviation(question, torch.float64, part))
+
+
+@NETWORKS
+@pytest.mark.parametrize("step", [1, inputs.STEPS])
+def test_training_in_float64_changes_weights_and_statistics_as_keras(question: inputs.Question, step: int) -> None:
+    tensor, change = step_deviation(question, torch.float64, step)
+    agree(f"weights and statistics, step {step}, float64", question.name, 1e-9, tensor)
+    agree(f"their change since the start, step {step}, float64", question.name, 1e-6, change)
+
+
+@pytest.mark.parametrize("number", range(len(inputs.OPTIMIZERS)))
+def test_the_optimizer_steps_as_keras_with_momentum_decay_and_a_rate_that_changes(number: int) -> None:
+    settings = inputs.OPTIMIZERS[number]
+    ours = Optimizer(form="keras", decays="all", **{**settings, "weight_decay": settings["weight_decay"] or 0.0})
+    start, gradients = inputs.draw_gradients()
+    network = AlexNet("cifar10", len(start), width=1 / 64).double()
+    vector = network.head.bias
+    vector.data.copy_(torch.from_numpy(start))
+    optimizer, taken = build_optimizer(network, ours), []
+    for rate, gradient in zip(inputs.RATES, gradients, strict=True):
+        vector.grad = torch.from_numpy(gradient)
+        set_rate(optimizer, rate)
+        optimizer.step()
+        taken.append(vector.detach().clone().numpy())
+    off = relative(np.array(taken), golden("steps")["float64/steps"][number])
+    # Keras rounds momentum and decay to float32, whatever the weights are.
+    agree("steps of the optimizer, float64", f"optimizer {number + 1}", 1e-6, off)
+
+
+@NETWORKS
+def test_a_network_in_float32_answers_loses_and_changes_as_keras(question: inputs.Question) -> None:
+    for part in ("probabilities", "logits", "losses"):
+        agree(f"{part}, float32", question.name, 1e-5, deviation(question, torch.float32, part))
+    tensor, change = step_deviation(question, torch.float32, 1)
+    agree("weights and statistics, step 1, float32", question.name, 1e-4, tensor)
+    agree("their change since the start, step 1, float32", question.name, 1e-2, change)
+
+
+@NETWORKS
+def test_first_weights_follow_the_law_of_keras(question: inputs.Question) -> None:
+    """Kernels uniform within Glorot's limits, by Kolmogorov and Smirnov, against the law and against Keras' own weights."""
+    torch.manual_seed(0)
+    ours = tensors(AlexNet(question.name, question.classes))
+    of_keras = {key.removeprefix("first/"): v for key, v in golden(question.name).items() if key.startswith("first/")}
+    assert ours.keys() == of_keras.keys()
+    against_law, against_keras, outside = 0.0, 0.0, 0.0
+    for name, expected in of_keras.items():
+        if not name.endswith("kernel"):
+            assert ours[name].unique().tolist() == np.unique(expected).tolist(), name
+            continue
+        least, greatest, mean, spread, *sample = expected
+        kernel = to_keras(ours[name])
+        limit = inputs.glorot_limit(tuple(kernel.shape))
+        for moment, want in ((-least, limit), (greatest, limit), (spread, limit / np.sqrt(3))):
+            assert moment == pytest.approx(want, rel=0.03), f"{name}: Keras does not follow the law"
+        assert abs(mean) < 5 * spread / np.sqrt(kernel.numel()), f"{name}: Keras does not follow the law"
+        found = kernel.reshape(-1)[:: max(1, kernel.numel() // 20_000)].numpy()
+        pairs = len(found) * len(sample) / (len(found) + len(sample))
+        outside = max(outside, float(kernel.abs().max()) / limit - 1)
+        against_law = max(against_law, scipy.stats.kstest(found, "uniform", (-limit, 2 * limit)).statistic * len(found) ** 0.5)
+        against_keras = max(against_keras, scipy.stats.ks_2samp(found, sample).statistic * pairs**0.5)
+    agree("first weights outside Glorot's limits", question.name, 1e-6, outside)
+    # sqrt(n) times Kolmogorov's distance: above 2.3 for one sample in 20,000.
+    agree("first weights, distance from the law", question.name, 2.3, against_law)
+    agree("first weights, distance from Keras'", question.name, 2.3, against_keras)
