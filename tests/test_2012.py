@@ -417,5 +417,5 @@ def test_twenty_steps_equal_a_plain_network(name: str, plain: Callable[[Weights,
                 weight += velocity[key]
     for parameter, key in names.items():
         assert not torch.equal(parameter, before[key]), key
-        distance = (parameter - weights[key]).norm() / weights[key].norm()
+        distance = (parameter - weights[key]).detach().norm() / weights[key].detach().norm()
         assert float(distance) < 1e-10, key

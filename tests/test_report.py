@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet.data.cache import Pixels
 from alexnet.data.dataset import Dataset
+from alexnet.data.images import Preprocessing
 from alexnet.data.table import Skipped, Table
 from alexnet.errors import RunError
 from alexnet.measure.evaluate import Evaluation
@@ -89,7 +91,9 @@ class Case:
         names = [f"{labels[t]}/{i}.jpg" for i, t in enumerate(targets)]
         kept = np.random.default_rng(1).integers(0, 256, (50, side, side, 3), dtype=np.uint8)
         table = Table("pets", labels, names, targets, splits, root=self.folder.path, skipped=skipped)
-        return Dataset(table, kept[np.arange(len(splits)) % len(kept)])
+        how = Preprocessing(stored=side, input=side, fit="crop", reduced_decode=False, resize="bilinear")
+        pixels = kept[np.arange(len(splits)) % len(kept)]
+        return Dataset(table, Pixels(pixels.ravel(), np.full((len(pixels), 2), side), how))
 
     def _write(self) -> None:
         figures = self.evaluation.to_json()
