@@ -23,6 +23,7 @@ from alexnet.network.variants import VARIANTS
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Channels = tuple[float, float, float]
+Scale = Annotated[float, Field(gt=0)]
 
 
 class Settings(BaseModel):
@@ -71,7 +72,7 @@ class Images(Settings):
     crop: Positive | None = None  # pixels a side that are cut out of the stored image: the centre, but see augment.crop
     levels: Literal[1, 255] = 1  # pixel values run from 0 to this; mean, deviation and brightness are in its units
     mean: float | Channels | Literal["channels", "one", "image", "image-centre", "each"] = "channels"
-    deviation: float | Channels | Literal["channels", "one", "each"] = "channels"
+    deviation: Scale | tuple[Scale, Scale, Scale] | Literal["channels", "one", "each"] = "channels"
     mirror: bool = False  # turn every image left to right, validation and prediction too
     brightness: float = 0.0  # added to every image, validation and prediction too
     input: Positive = 227  # pixels a side at the network
@@ -261,13 +262,14 @@ def parse(tree: Mapping[str, Any], origin: str) -> Recipe:
     except ValidationError as error:
         # The first error is enough: the next shows once it is mended. A union's branches add their type's name to the path.
         first = error.errors()[0]
-        depth = 4 if first["loc"][:2] == ("schedule", "table") else 2
+        depth = {"schedule.table": 5, "optimizer.rate_factors": 3}.get(".".join(map(str, first["loc"][:2])), 2)
         place = first["loc"][:depth]
         key = ".".join(map(str, place))
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"{origin}: no setting {key!r}: {_nearest_key(key)}") from error
-        same = [e["msg"].removeprefix("Input should be ") for e in error.errors() if e["loc"][:depth] == place]
-        wanted = " or ".join(dict.fromkeys(same))
+        same = [e for e in error.errors() if e["loc"][:depth] == place]
+        words = ["given in full" if e["type"] == "missing" else e["msg"].removeprefix("Input should be ") for e in same]
+        wanted = " or ".join(dict.fromkeys(words))
         raise RecipeError(f"{origin}: {key} is {first['input']!r}, but should be {wanted}") from error
     if recipe.model.variant not in VARIANTS:
         raise RecipeError(f"{origin}: model.variant is {recipe.model.variant!r}: {nearest(recipe.model.variant, VARIANTS)}")
@@ -283,8 +285,13 @@ def _conflict(recipe: Recipe) -> str:
         return f"images.mean is {images.mean!r} and images.deviation {images.deviation!r}: 'each' goes with 'each'"
     if augment.crop and images.crop is None:
         return "augment.crop is true, but images.crop says no size to cut out"
+    noises = (augment.colour_noise, *(row.colour_noise for row in schedule.table))
+    if images.mean == "each" and any(noises):
+        return f"augment.colour_noise is {max(filter(None, noises))}, but images.mean 'each' leaves colours no common scale"
     if images.crop is not None and isinstance(images.stored, int) and images.crop > images.stored:
         return f"images.crop is {images.crop}, but images are stored at {images.stored}"
+    if images.crop is not None and images.stored == "full" and images.crop > images.input:
+        return f"images.crop is {images.crop}, but full images are scaled to images.input, {images.input}, before"
     if augment.zoom[0] > augment.zoom[1]:
         return f"augment.zoom is {list(augment.zoom)}, but the smaller factor comes first"
     if schedule.kind != "constant" and any(row.rate is not None for row in schedule.table):

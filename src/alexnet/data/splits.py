@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -56,6 +57,8 @@ def _keras_tail(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.
 
 def _scikit_learn(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
     """Return what scikit-learn's `train_test_split` calls test (tutorial 001)."""
+    if len(rows) <= math.ceil(len(rows) * share):  # scikit-learn would refuse; here `_check` says how many are too few
+        return rows
     held_out: NDArray[np.int64] = train_test_split(rows, test_size=share, random_state=seed)[1]
     return held_out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -130,7 +131,8 @@ def predict_logits(
             for x in views(images.to(device), how, count):
                 with autocast(device, precision):
                     found.append(network(x).float())
-            logits = found[0] if count == 1 else torch.stack(found).softmax(2).mean(0).log()
+            # In logarithms throughout: a probability that rounds to 0 would have an infinite loss.
+            logits = found[0] if count == 1 else torch.stack(found).log_softmax(2).logsumexp(0) - math.log(count)
     finally:
         network.train(was_training)
     result: NDArray[np.float32] = logits.cpu().numpy()

@@ -87,8 +87,8 @@ def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device
             raise Interrupted(way_on, error.code) from error
         write_text(folder.recipe, recipe.to_toml())
         precision = choose_precision(device, recipe.train.precision)
-        write_json(folder.environment, environment(device, precision))
         trainer = Trainer(recipe, dataset, preprocessing(recipe, mean_image), network, folder, monitor, started)
+        write_json(folder.environment, environment(device, precision))  # from here on, the folder stays
         _say_plan(monitor, recipe, dataset, folder, f"{device.type}, {precision}", sum(p.numel() for p in network.parameters()))
         stop.deferred = True  # from here on there is something to save
         if resuming and trainer.resume():
