@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 
+from alexnet.network.fused import fast_forms
 from alexnet.progress import SECONDS_BETWEEN_LINES, clock, say
 
 
@@ -91,7 +92,7 @@ class Monitor:
 
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """Return what a figure depends on beside the recipe: versions, processor, threads, precision, git commit."""
+    """Return what a figure depends on beside the recipe: versions, processor, threads, fast forms, git commit."""
     libraries = ("alexnet", "torch", "numpy", "pillow", "safetensors")
     capabilities = torch.cpu.get_capabilities()
     return {
@@ -103,6 +104,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": str(device),
         "precision": precision,
+        "fast_forms": list(fast_forms()) if device.type == "cpu" else [],
         "git_commit": _git_commit(),
     }
 

@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from alexnet.errors import RecipeError, nearest
 from alexnet.network.alexnet import AlexNet
+from alexnet.network.fused import velocity_step
 from alexnet.recipe import Optimizer, Recipe
 
 
@@ -38,17 +39,23 @@ class VelocitySGD(torch.optim.Optimizer):
                     self._move(weight, weight.grad, group["lr"], group["momentum"], group["weight_decay"])
 
     def _move(self, weight: Tensor, gradient: Tensor, rate: float, momentum: float, decay: float) -> None:
+        velocity = None
+        if momentum:
+            state = self.state[weight]
+            velocity = state.get("momentum_buffer")
+            if velocity is None:
+                velocity = state["momentum_buffer"] = torch.zeros_like(weight)
+        settings = {"rate": rate, "momentum": momentum, "decay": decay}
+        if velocity_step(weight, gradient, velocity, decoupled=self.decoupled, nesterov=self.nesterov, **settings):
+            return
         if decay and self.decoupled:
             weight.mul_(1 - rate * decay)
         elif decay:
             gradient = gradient.add(weight, alpha=decay)
-        if not momentum:
+        if velocity is None:
             weight.sub_(gradient, alpha=rate)
             return
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        velocity = state["momentum_buffer"].mul_(momentum).sub_(gradient, alpha=rate)
+        velocity.mul_(momentum).sub_(gradient, alpha=rate)
         if self.nesterov:
             weight.add_(velocity, alpha=momentum).sub_(gradient, alpha=rate)
         else:

@@ -1,0 +1,74 @@
+"""Response normalisation, forward and gradient, against `torch.nn.LocalResponseNorm` in float32, in turn in one process.
+
+The maps are those of the paper's layers 1 and 2, batch 32, two towers. PyTorch's has them as it likes them best, channels first
+and in one tower; ours channels last, in bfloat16 and in float32, with the kernels and with PyTorch's operations alone.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from alexnet.network import fused
+from alexnet.network.device import keep_freed_memory
+from alexnet.network.lrn import LocalResponseNorm
+
+ROUNDS, BATCH = 15, 32
+MAPS = {"layer 1": (96, 55), "layer 2": (256, 27)}
+
+
+def passes(norm: nn.Module, channels: int, side: int, kind: torch.dtype, layout: torch.memory_format) -> Callable[[], None]:
+    """Return a forward and backward pass over random maps."""
+    maps = torch.randn(BATCH, channels, side, side).to(kind).contiguous(memory_format=layout).requires_grad_()
+    gradient = torch.randn(BATCH, channels, side, side).to(kind).contiguous(memory_format=layout)
+
+    def run() -> None:
+        maps.grad = None
+        torch.autograd.backward(norm(maps), gradient)
+
+    return run
+
+
+class Plain(LocalResponseNorm):
+    """Ours without the kernels."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """N C H W -> the same."""
+        usable, fused.usable = fused.usable, lambda images: False
+        try:
+            return super().forward(images)
+        finally:
+            fused.usable = usable
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    found: dict[str, float] = {}
+    for name, (channels, side) in MAPS.items():
+        last, constants = torch.channels_last, (5, 1e-4, 0.75, 2.0)
+        peer = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+        ways = {
+            "peer": passes(peer, channels, side, torch.float32, torch.contiguous_format),
+            "bfloat16": passes(LocalResponseNorm(*constants, towers=2), channels, side, torch.bfloat16, last),
+            "float32": passes(LocalResponseNorm(*constants, towers=2), channels, side, torch.float32, last),
+            "float32, no kernels": passes(Plain(*constants, towers=2), channels, side, torch.float32, last),
+        }
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(ROUNDS + 2):
+            for way, run in ways.items():
+                start = time.perf_counter()
+                run()
+                if turn >= 2:  # the first are a warm-up
+                    times[way].append(time.perf_counter() - start)
+        print(f"{name}: {BATCH} x {channels} x {side} x {side}, {torch.get_num_threads()} threads")
+        for way, seconds in times.items():
+            ratios = [p / s for p, s in zip(times["peer"], seconds, strict=True)]
+            ratio = found[f"{name}, {way}"] = statistics.median(ratios)
+            spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
+            print(f"  {way:20} {statistics.median(seconds) * 1e3:7.1f} ms  {ratio:5.1f} times PyTorch's float32 ({spread})")
+    print(json.dumps({"benchmark": "lrn", "kernels": fused.library() is not None, **found}))

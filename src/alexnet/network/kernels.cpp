@@ -1,0 +1,194 @@
+// Fused CPU kernels: one pass over memory where PyTorch takes several. Plain C functions, called by fused.py through ctypes.
+// Maps are N H W C in memory (torch's channels_last); a pixel is a run of C values.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+struct bf16 {
+    uint16_t bits;
+};
+
+inline float load(float value) { return value; }
+inline float load(bf16 value) {
+    uint32_t wide = uint32_t(value.bits) << 16;
+    float result;
+    std::memcpy(&result, &wide, 4);
+    return result;
+}
+
+inline void store(float value, float& place) { place = value; }
+inline void store(float value, bf16& place) {
+    uint32_t wide;
+    std::memcpy(&wide, &value, 4);
+    const uint32_t rounded = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;  // to the nearest, ties to even
+    place.bits = (wide & 0x7fffffff) > 0x7f800000 ? uint16_t(0x7fc0) : uint16_t(rounded);
+}
+
+// Response normalisation: y = x * s ** -beta, s = k + alpha * (sum of squares over `size` channels of the tower).
+struct Norm {
+    long pixels;
+    int towers, channels;  // channels of one tower
+    int size;
+    float alpha, beta, k;
+
+    int before() const { return size / 2; }
+    int after() const { return size - 1 - size / 2; }
+};
+
+// Runs of channels (a tower's of a pixel) lie in a block of memory with zeros between them, `gap` apart, so that one long loop
+// over the block takes many runs at once and no window reaches from one into the next.
+struct Block {
+    static constexpr int kValues = 1024;  // a block's buffers stay in the first-level cache
+
+    int channels, gap, stride, runs, length;
+    std::vector<float> value, square, scale, weighted, gradient, result;
+
+    explicit Block(const Norm& norm)
+        : channels(norm.channels), gap(norm.size), stride(norm.channels + norm.size),
+          runs(stride > kValues ? 1 : kValues / stride), length(runs * stride) {
+        for (auto* buffer : {&value, &square, &scale, &weighted, &gradient, &result}) buffer->assign(length + 2 * gap, 0.0f);
+    }
+
+    template <class T>
+    void fill(std::vector<float>& buffer, const T* __restrict from, int count) const {
+        for (int run = 0; run < count; ++run) {
+            float* __restrict to = buffer.data() + gap + run * stride;
+            for (int i = 0; i < channels; ++i) to[i] = load(from[run * channels + i]);
+        }
+    }
+
+    template <class T>
+    void empty(const std::vector<float>& buffer, T* __restrict to, int count) const {
+        for (int run = 0; run < count; ++run) {
+            const float* __restrict from = buffer.data() + gap + run * stride;
+            for (int i = 0; i < channels; ++i) store(from[i], to[run * channels + i]);
+        }
+    }
+};
+
+// The sum of `size` values from `from` on; the paper's five are written out.
+inline float window(const float* from, int size) {
+    if (size == 5) return (from[0] + from[1]) + (from[2] + from[3]) + from[4];
+    float sum = 0.0f;
+    for (int j = 0; j < size; ++j) sum += from[j];
+    return sum;
+}
+
+// scale = s ** -beta; the paper's 0.75 by roots, which the processor takes many at a time. `inverse` = 1 / s.
+inline void power(float s, float beta, float& scale, float& inverse) {
+    const float root = 1.0f / std::sqrt(s);
+    inverse = root * root;
+    scale = beta == 0.75f ? root * std::sqrt(root) : std::pow(s, -beta);
+}
+
+template <bool paper>
+void block_forward(Block& block, const Norm& norm) {
+    const int size = paper ? 5 : norm.size, reach = norm.before();
+    const float alpha = norm.alpha, beta = paper ? 0.75f : norm.beta, k = norm.k;
+    const float* __restrict value = block.value.data() + block.gap;
+    float* __restrict square = block.square.data() + block.gap;
+    float* __restrict result = block.result.data() + block.gap;
+    for (int i = 0; i < block.length; ++i) square[i] = value[i] * value[i];
+    for (int i = 0; i < block.length; ++i) {
+        float scale, inverse;
+        power(k + alpha * window(square + i - reach, size), beta, scale, inverse);
+        result[i] = value[i] * scale;
+    }
+}
+
+// dx[i] = g[i] * s[i] ** -beta - 2 * alpha * beta * x[i] * sum of g[j] * x[j] * s[j] ** (-beta - 1) over all j whose window has i
+template <bool paper>
+void block_backward(Block& block, const Norm& norm) {
+    const int size = paper ? 5 : norm.size, before = norm.before(), after = norm.after();
+    const float alpha = norm.alpha, beta = paper ? 0.75f : norm.beta, k = norm.k, factor = 2 * alpha * beta;
+    const float* __restrict value = block.value.data() + block.gap;
+    const float* __restrict gradient = block.gradient.data() + block.gap;
+    float* __restrict square = block.square.data() + block.gap;
+    float* __restrict scaled = block.scale.data() + block.gap;
+    float* __restrict weighted = block.weighted.data() + block.gap;
+    float* __restrict result = block.result.data() + block.gap;
+    for (int i = 0; i < block.length; ++i) square[i] = value[i] * value[i];
+    for (int i = 0; i < block.length; ++i) {
+        float scale, inverse;
+        power(k + alpha * window(square + i - before, size), beta, scale, inverse);
+        scaled[i] = gradient[i] * scale;
+        weighted[i] = scaled[i] * value[i] * inverse;
+    }
+    for (int i = 0; i < block.length; ++i)
+        result[i] = scaled[i] - factor * value[i] * window(weighted + i - after, size);
+}
+
+template <class T>
+void norm_forward(const T* x, T* y, const Norm& norm) {
+    const long runs = norm.pixels * norm.towers;
+    const bool paper = norm.size == 5 && norm.beta == 0.75f;
+#pragma omp parallel
+    {
+        Block block(norm);
+#pragma omp for schedule(static)
+        for (long start = 0; start < runs; start += block.runs) {
+            const int count = int(std::min<long>(block.runs, runs - start));
+            const long at = start * norm.channels;
+            block.fill(block.value, x + at, count);
+            paper ? block_forward<true>(block, norm) : block_forward<false>(block, norm);
+            block.empty(block.result, y + at, count);
+        }
+    }
+}
+
+template <class T>
+void norm_backward(const T* x, const T* g, T* dx, const Norm& norm) {
+    const long runs = norm.pixels * norm.towers;
+    const bool paper = norm.size == 5 && norm.beta == 0.75f;
+#pragma omp parallel
+    {
+        Block block(norm);
+#pragma omp for schedule(static)
+        for (long start = 0; start < runs; start += block.runs) {
+            const int count = int(std::min<long>(block.runs, runs - start));
+            const long at = start * norm.channels;
+            block.fill(block.value, x + at, count);
+            block.fill(block.gradient, g + at, count);
+            paper ? block_backward<true>(block, norm) : block_backward<false>(block, norm);
+            block.empty(block.result, dx + at, count);
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// A step of training/optimizer.py's VelocitySGD on `count` weights; `v` may be null where there is no momentum.
+struct Step {
+    long count;
+    float rate, momentum, decay;
+    int decoupled, nesterov;
+};
+
+void velocity_step(float* __restrict w, const float* __restrict g, float* __restrict v, Step step) {
+    const float rate = step.rate, momentum = step.momentum;
+    const float keep = step.decoupled ? 1 - rate * step.decay : 1, pull = step.decoupled ? 0 : step.decay;
+#pragma omp parallel for simd schedule(static)
+    for (long i = 0; i < step.count; ++i) {
+        const float weight = w[i] * keep, move = rate * (g[i] + pull * weight);
+        if (!v) {
+            w[i] = weight - move;
+            continue;
+        }
+        const float velocity = momentum * v[i] - move;
+        v[i] = velocity;
+        w[i] = weight + (step.nesterov ? momentum * velocity - move : velocity);
+    }
+}
+
+void norm_forward_float32(const float* x, float* y, Norm norm) { norm_forward(x, y, norm); }
+void norm_forward_bfloat16(const bf16* x, bf16* y, Norm norm) { norm_forward(x, y, norm); }
+void norm_backward_float32(const float* x, const float* g, float* dx, Norm norm) { norm_backward(x, g, dx, norm); }
+void norm_backward_bfloat16(const bf16* x, const bf16* g, bf16* dx, Norm norm) { norm_backward(x, g, dx, norm); }
+}
