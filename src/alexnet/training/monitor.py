@@ -98,7 +98,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: version(name) for name in libraries},
+        "versions": {name: version(name) for name in libraries} | {"torch": str(torch.__version__)},  # with its build, +cu130
         "processor": capabilities.get("cpu_name") or platform.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
