@@ -36,7 +36,7 @@ class Model(Settings):
     """`[model]`: the network. A field left out is as the variant's row says."""
 
     variant: str = "cifar10"
-    weights: str | None = None  # start from these: imagenet1k, a file in torchvision's layout, or a run folder
+    weights: str = ""  # start from these: imagenet1k, a file in torchvision's layout, or a run folder
     width: Annotated[float, Field(gt=0)] = 1.0
     activation: Literal["relu", "tanh"] | None = None
     norm: Literal["batch", "local", "none"] | None = None
@@ -112,7 +112,7 @@ class Train(Settings):
     label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    save_epochs: str | None = None  # keep each epoch's weights under this name, such as "cp-{epoch:04d}"
+    save_epochs: str = ""  # keep each epoch's weights under this name, such as "cp-{epoch:04d}"
     tensorboard: str = "tensorboard"  # folder in the run; %Y, %m, %d, %H, %M, %S become the date and time
 
 
@@ -296,7 +296,7 @@ def _conflict(recipe: Recipe) -> str:
         return f"augment.zoom is {list(augment.zoom)}, but the smaller factor comes first"
     if schedule.kind != "constant" and any(row.rate is not None for row in schedule.table):
         return f"schedule.table sets rates, but schedule.kind is {schedule.kind!r}, not 'constant'"
-    if pattern is not None and not re.fullmatch(r"[\w.-]*\{epoch(:0?\d+d)?\}[\w.-]*", pattern):
+    if pattern and not re.fullmatch(r"[\w.-]*\{epoch(:0?\d+d)?\}[\w.-]*", pattern):
         return f"train.save_epochs is {pattern!r}, but should be a file's name with a place for the epoch: cp-{{epoch:04d}}"
     if Path(recipe.train.tensorboard).is_absolute() or ".." in Path(recipe.train.tensorboard).parts:
         return f"train.tensorboard is {recipe.train.tensorboard!r}, but should be a folder inside the run"

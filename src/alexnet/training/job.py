@@ -105,7 +105,7 @@ def _network(recipe: Recipe, table: Table, device: torch.device, *, fresh: bool)
         raise RecipeError(
             f"images.input is {recipe.images.input}, but {recipe.model.variant!r} needs {network.smallest} pixels or more"
         )
-    if fresh and recipe.model.weights is not None:
+    if fresh and recipe.model.weights:
         load_features(network, recipe.model.weights, recipe.data.root)
     return place(network, device)
 
