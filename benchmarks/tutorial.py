@@ -1,0 +1,105 @@
+"""A training step of `cifar10` at 227x227 against the tutorial's own Keras network in TensorFlow, taken in turn in one run.
+
+Keras runs in `.venv-keras` (`make prove` makes it), in a process of its own that computes only when it is asked to. Three
+peers: the tutorial as written, the same in Keras' mixed bfloat16, and PyTorch's plain autocast without channels last.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+
+import alexnet
+from alexnet.network.device import autocast, choose_device, keep_freed_memory, place
+from alexnet.recipe import load
+from alexnet.training.optimizer import build_optimizer
+
+ROUNDS, SIZE = 7, 227
+ROOT = Path(__file__).parents[1]
+PYTHON = ROOT / ".venv-keras" / "bin" / "python"
+
+
+def ours(batch: int, *, naive: bool) -> Callable[[], float]:
+    """Return a step that says how many seconds it took; `naive`: as one would write it with autocast alone."""
+    device, recipe = choose_device(), load("cifar10")
+    network = alexnet.AlexNet("cifar10", 10).to(device)
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(network.parameters(), lr=recipe.optimizer.rate)
+    images, targets = torch.randn(batch, 3, SIZE, SIZE, device=device), torch.randint(0, 10, (batch,), device=device)
+    if not naive:
+        optimizer = build_optimizer(place(network, device), recipe.optimizer)
+        images = images.contiguous(memory_format=torch.channels_last)
+
+    def step() -> float:
+        start = time.perf_counter()
+        with autocast(device, "bfloat16" if naive else recipe.train.precision):
+            logits = network(images).float()
+        loss = cross_entropy(logits, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        return time.perf_counter() - start
+
+    return step
+
+
+def keras(batch: int, policy: str) -> Callable[[], float]:
+    """Return the same of Keras."""
+    command = [str(PYTHON), "-m", "proof.keras_step", "cifar10", str(batch), policy]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    asked, answers = process.stdin, process.stdout
+    if answers.readline().strip() != "ready":
+        sys.exit(f"{' '.join(command)} failed: run it by hand to see why")
+
+    def step() -> float:
+        asked.write("\n")
+        asked.flush()
+        return float(answers.readline())
+
+    return step
+
+
+def measure(batch: int) -> dict[str, float]:
+    """Take all steps in turn, print a table, and return the ratios."""
+    ways = {
+        "ours": ours(batch, naive=False),
+        "plain autocast": ours(batch, naive=True),
+        "Keras as written": keras(batch, "float32"),
+        "Keras, mixed bfloat16": keras(batch, "mixed_bfloat16"),
+    }
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(ROUNDS + 1):
+        for way, step in ways.items():
+            seconds = step()
+            if turn:  # the first is a warm-up
+                times[way].append(seconds)
+    print(f"cifar10, batches of {batch}, {torch.get_num_threads()} threads")
+    found = {}
+    for way, taken in times.items():
+        ratios = [t / o for t, o in zip(taken, times["ours"], strict=True)]
+        found[way] = statistics.median(ratios)
+        rate = batch / statistics.median(taken)
+        print(
+            f"  {way:22} {rate:6.1f} images/s; ours is {found[way]:.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+    return found
+
+
+if __name__ == "__main__":
+    if not PYTHON.exists():
+        print("no .venv-keras here: make prove installs it; the step against Keras was not measured")
+    else:
+        keep_freed_memory()
+        print(json.dumps({"benchmark": "keras", **{str(batch): measure(batch) for batch in (32, 128)}}))
