@@ -58,7 +58,8 @@ def open_table(data: str | Path, data_root: Path | None = None) -> Table:
         raise DataError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
     if path.exists():
         raise DataError(f"{path} is not a dataset: give a folder, or a CSV or Parquet file")
-    raise DataError(f"no dataset {str(data)!r}: no such folder or file, and not a built-in one ({', '.join(builtin.NAMES)})")
+    known = f"not a built-in one ({', '.join(builtin.NAMES)})"
+    raise DataError(f"no dataset {str(data)!r}: no such folder or file, and {known}; name the folder of your images")
 
 
 def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], subject: str) -> Table:

@@ -53,8 +53,8 @@ def load_features(network: AlexNet, weights: str, data_root: Path | None) -> Non
     """
     path = Path(weights)
     if path.is_dir():
-        other, _ = load_model(find(path), torch.device("cpu"))
-        copy_weights(other.state_dict(), network, str(path), head=False)
+        other, card = load_model(find(path), torch.device("cpu"))
+        copy_weights(other.state_dict(), network, f"{path} (a run of --variant {card.variant})", head=False)
         return
     try:
         if weights == "imagenet1k":
