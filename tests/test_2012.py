@@ -52,7 +52,7 @@ def test_towers_have_48_128_192_192_128_channels(name: str) -> None:
 
 @BOTH
 def test_pools_overlap_and_dropout_halves_after_fc6_and_fc7(name: str) -> None:
-    layers = dict(on_meta(name).features.named_children())
+    layers = on_meta(name).layers
     pools = [layer for layer in layers.values() if isinstance(layer, nn.MaxPool2d)]
     assert [(p.kernel_size, p.stride, p.padding) for p in pools] == [(3, 2, 0)] * 3
     dropouts = {key: layer.p for key, layer in layers.items() if isinstance(layer, Dropout2012)}
@@ -62,8 +62,7 @@ def test_pools_overlap_and_dropout_halves_after_fc6_and_fc7(name: str) -> None:
 @BOTH
 def test_biases_start_at_one_in_conv2_conv4_conv5_fc6_and_fc7(name: str) -> None:
     network = AlexNet(name, 10, width=1 / 16)
-    layers = {**dict(network.features.named_children()), "fc8": network.head}
-    for key, layer in layers.items():
+    for key, layer in network.layers.items():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             assert layer.bias is not None
             assert set(layer.bias.tolist()) == {float(key in {"conv2", "conv4", "conv5", "fc6", "fc7"})}, key
@@ -124,8 +123,7 @@ def test_alpha_multiplies_the_sum_of_squares_and_is_divided_by_5_in_the_source(n
 def test_first_weights(name: str, wide: float) -> None:
     torch.manual_seed(0)
     network = AlexNet(name, 100, width=0.5)
-    layers = {**dict(network.features.named_children()), "fc8": network.head}
-    for key, layer in layers.items():
+    for key, layer in network.layers.items():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             deviation = wide if key in {"conv3", "conv4", "conv5"} else 0.01
             assert float(layer.weight.detach().std()) == pytest.approx(deviation, rel=0.03), key

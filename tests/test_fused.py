@@ -17,7 +17,7 @@ from alexnet.network.lrn import LocalResponseNorm
 from alexnet.recipe import Optimizer
 from alexnet.training.optimizer import build_optimizer, set_rate
 
-needs_kernels = pytest.mark.skipif(fused.library() is None, reason="no kernels here: no compiler, or another system than Linux")
+needs_kernels = pytest.mark.skipif(fused.kernels() is None, reason="no kernels here: no compiler, or another system than Linux")
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2**-8}  # relative to the largest value: a few roundings
 
 
@@ -71,13 +71,13 @@ def test_a_network_is_the_same_with_and_without_kernels(name: str, monkeypatch: 
         return [logits.detach(), *torch.autograd.grad(logits.square().sum(), list(network.parameters()))]
 
     with_kernels = gradients()
-    monkeypatch.setattr(fused, "library", lambda: None)
+    monkeypatch.setattr(fused, "kernels", lambda: None)
     for a, b in zip(with_kernels, gradients(), strict=True):
         assert float((a - b).norm()) <= 1e-4 * float(b.norm()) + 1e-12
 
 
 def test_they_are_switched_off_by_one_setting_and_missed_by_nobody(tmp_path: Path) -> None:
-    code = "from alexnet.network import fused; print(fused.library())"
+    code = "from alexnet.network import fused; print(fused.kernels())"
     for changes in ({"ALEXNET_KERNELS": "0"}, {"PATH": str(tmp_path)}, {"ALEXNET_CACHE": str(tmp_path / "file")}):
         (tmp_path / "file").touch()
         environment = {**os.environ, **changes}
@@ -108,6 +108,6 @@ def test_steps_are_the_same_with_and_without_kernels(
         return [parameter.detach() for parameter in network.parameters()]
 
     with_kernels = trained()
-    monkeypatch.setattr(fused, "library", lambda: None)
+    monkeypatch.setattr(fused, "kernels", lambda: None)
     for a, b in zip(with_kernels, trained(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

@@ -29,7 +29,7 @@ OURS = {
 def tensors(network: AlexNet) -> dict[str, Tensor]:
     """Return our tensors in the order and by the names of Keras': `conv1.kernel` ... `norm1.moving_variance` ... `fc8.bias`."""
     found = {}
-    for name, layer in (*network.features.named_children(), ("fc8", network.head)):
+    for name, layer in network.layers.items():
         kinds = list(inputs.DRAWS)[2:] if name.startswith("norm") else list(inputs.DRAWS)[:2]
         found |= {f"{name}.{kind}": getattr(layer, OURS[kind]).detach() for kind in kinds if hasattr(layer, OURS[kind])}
     return found

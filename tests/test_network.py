@@ -75,8 +75,7 @@ def test_initialisation_sets_every_weight_and_statistic(name: str) -> None:
 def test_the_paper_starts_from_deviation_001_with_ones_in_its_biases() -> None:
     torch.manual_seed(0)
     network = AlexNet("paper", 10)
-    layers = dict(network.features.named_children()) | {"fc8": network.head}
-    for name, layer in layers.items():
+    for name, layer in network.layers.items():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             assert float(layer.weight.detach().std()) == pytest.approx(0.01, rel=0.03), name
             assert float(layer.weight.detach().mean()) == pytest.approx(0, abs=3e-4), name

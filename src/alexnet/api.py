@@ -102,7 +102,7 @@ class Run:
             precision=card.precision,
             workers=recipe.data.workers,
             temperature=card.temperature,
-            count=views,
+            view_count=views,
         )
 
     def dataset(self, data: str | Path | None = None, split: str | None = None) -> tuple[Dataset, str]:

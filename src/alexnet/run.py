@@ -168,17 +168,17 @@ def save_weights(place: Path, network: AlexNet, more: Mapping[str, torch.Tensor]
     write(place, lambda part: safetensors.torch.save_file(tensors, part))
 
 
-def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, Card]:
-    """Return the network of a run on `device`, ready to predict, and its card.
+def read_card(folder: RunFolder) -> Card:
+    """Return what belongs to the weights of a run, but for a mean image, which lies with them.
 
     Raises:
-        RunError: a file is missing, damaged, or from a newer version.
+        RunError: it is missing, damaged, or from a newer version.
     """
     if not folder.card.exists():
         raise RunError(f"{folder.path} has no trained network yet: alexnet train --resume {folder.path} goes on with it")
     try:
         text = folder.card.read_text(encoding="utf-8")
-        card = Card.model_validate_json(text)
+        return Card.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         newer = "; it was written by a newer version of alexnet" if first["loc"] == ("version",) else ""
@@ -186,6 +186,15 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, Card]:
         raise RunError(f"{folder.card} cannot be used: {where}: {first['msg']}{newer}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{folder.card} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, Card]:
+    """Return the network of a run on `device`, ready to predict, and its card.
+
+    Raises:
+        RunError: a file is missing, damaged, or from a newer version.
+    """
+    card = read_card(folder)
     try:
         if sha256(folder.weights) != card.sha256:
             raise RunError(f"{folder.weights} is damaged: its SHA-256 is not the one in model.json")

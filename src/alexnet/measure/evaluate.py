@@ -84,16 +84,16 @@ def evaluate_split(
     precision: str,
     workers: int,
     temperature: float = 1.0,
-    count: int = 1,
+    view_count: int = 1,
 ) -> Evaluation:
     """Evaluate the network on a split of a dataset (or on `all` of it), with progress; `workers` threads read ahead.
 
-    `count` is the number of views of each image (measure/views.py).
+    `view_count` is the number of views of each image (measure/views.py).
     """
     images, table = dataset.images(split), dataset.table
     batches = ordered_batches(images, BATCH, workers)
     shown = track(batches, f"Evaluating {split}", len(parts(len(images), BATCH)))
-    found = evaluate(network, shown, how, table.labels, precision=precision, temperature=temperature, count=count)
+    found = evaluate(network, shown, how, table.labels, precision=precision, temperature=temperature, view_count=view_count)
     return replace(found, skipped=table.skipped)
 
 
@@ -105,18 +105,18 @@ def evaluate(
     *,
     precision: str = "auto",
     temperature: float = 1.0,
-    count: int = 1,
+    view_count: int = 1,
 ) -> Evaluation:
     """Run the network over the batches, without gradients and with dropout off."""
     logits, targets = [], []
     for batch in batches:
-        logits.append(predict_logits(network, batch.images, how, precision, count))
+        logits.append(predict_logits(network, batch.images, how, precision, view_count))
         targets.append(batch.targets.numpy())
     return Evaluation(np.concatenate(logits), np.concatenate(targets), labels, (3, how.input, how.input), temperature)
 
 
 def predict_logits(
-    network: nn.Module, images: torch.Tensor, how: Preprocessing, precision: str = "auto", count: int = 1
+    network: nn.Module, images: torch.Tensor, how: Preprocessing, precision: str = "auto", view_count: int = 1
 ) -> NDArray[np.float32]:
     """Return the logits of a batch, N S S 3 -> N x classes float32; the network's mode is left as it was.
 
@@ -128,11 +128,11 @@ def predict_logits(
     try:
         with torch.inference_mode():
             found = []
-            for x in views(images.to(device), how, count):
+            for x in views(images.to(device), how, view_count):
                 with autocast(device, precision):
                     found.append(network(x).float())
             # In logarithms throughout: a probability that rounds to 0 would have an infinite loss.
-            logits = found[0] if count == 1 else torch.stack(found).log_softmax(2).logsumexp(0) - math.log(count)
+            logits = found[0] if view_count == 1 else torch.stack(found).log_softmax(2).logsumexp(0) - math.log(view_count)
     finally:
         network.train(was_training)
     result: NDArray[np.float32] = logits.cpu().numpy()

@@ -74,7 +74,7 @@ class AlexNet(nn.Module):
         self._check(images, names)
         kept: dict[str, Tensor] = {}
         x = images
-        for name, layer in (*self.features.named_children(), ("fc8", self.head)):
+        for name, layer in self.layers.items():
             x = layer(x)
             if name in names:
                 kept[name] = x
@@ -83,7 +83,12 @@ class AlexNet(nn.Module):
     @property
     def layer_names(self) -> tuple[str, ...]:
         """Names of all layers in order, `fc8` last."""
-        return (*(name for name, _ in self.features.named_children()), "fc8")
+        return tuple(self.layers)
+
+    @property
+    def layers(self) -> dict[str, nn.Module]:
+        """All layers by name, in order; `fc8`, the head, is the last."""
+        return {**dict(self.features.named_children()), "fc8": self.head}
 
     def replace_head(self, classes: int) -> None:
         """Put a new `fc8` with `classes` outputs in place of the old one; the features stay as they are."""

@@ -27,7 +27,7 @@ SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def kernels() -> ctypes.CDLL | None:
     """Return the compiled kernels; None where they cannot be had."""
     compiler = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
     if compiler is None or sys.platform != "linux" or os.environ.get("ALEXNET_KERNELS") == "0":
@@ -56,7 +56,7 @@ def _compile(compiler: str, place: Path) -> None:
 
 def fast_forms() -> tuple[str, ...]:
     """Return what kernels compute here."""
-    return () if library() is None else ("response norm", "velocity step")
+    return () if kernels() is None else ("response norm", "velocity step")
 
 
 class _Norm(ctypes.Structure):
@@ -79,7 +79,7 @@ class _Step(ctypes.Structure):
 
 def usable(images: Tensor) -> bool:
     """Tell whether the kernels take this tensor: on a CPU, float32 or bfloat16."""
-    return images.device.type == "cpu" and images.dtype in SUFFIXES and library() is not None
+    return images.device.type == "cpu" and images.dtype in SUFFIXES and kernels() is not None
 
 
 def response_norm(images: Tensor, size: int, alpha: float, beta: float, k: float, towers: int) -> Tensor:
@@ -114,10 +114,10 @@ def _norm(images: Tensor, size: int, alpha: float, beta: float, k: float, towers
 
 
 def _call(name: str, *tensors: Tensor, norm: _Norm) -> None:
-    kernels = library()
-    assert kernels is not None
+    library = kernels()
+    assert library is not None
     places = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-    getattr(kernels, f"{name}_{SUFFIXES[tensors[0].dtype]}")(*places, norm)
+    getattr(library, f"{name}_{SUFFIXES[tensors[0].dtype]}")(*places, norm)
 
 
 def velocity_step(
@@ -133,11 +133,11 @@ def velocity_step(
 ) -> bool:
     """Take a step of `VelocitySGD` in place, in one pass over memory; False where the kernel does not take these tensors."""
     tensors = [weight, gradient] if velocity is None else [weight, gradient, velocity]
-    kernels = library()
+    library = kernels()
     # One run of memory each, all in the same order of axes: then the order does not matter.
     same = all(t.device.type == "cpu" and t.dtype == torch.float32 and t.stride() == weight.stride() for t in tensors)
-    if kernels is None or not same or not torch.ops.aten.is_non_overlapping_and_dense(weight):
+    if library is None or not same or not torch.ops.aten.is_non_overlapping_and_dense(weight):
         return False
     places = [ctypes.c_void_p(t.data_ptr()) for t in tensors] + [ctypes.c_void_p()] * (3 - len(tensors))
-    kernels.velocity_step(*places, _Step(weight.numel(), rate, momentum, decay, decoupled, nesterov))
+    library.velocity_step(*places, _Step(weight.numel(), rate, momentum, decay, decoupled, nesterov))
     return True

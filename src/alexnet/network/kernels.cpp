@@ -38,6 +38,7 @@ struct Norm {
 
     int before() const { return size / 2; }
     int after() const { return size - 1 - size / 2; }
+    bool paper() const { return size == 5 && beta == 0.75f; }  // its constants are worth loops of their own
 };
 
 // Runs of channels (a tower's of a pixel) lie in a block of memory with zeros between them, `gap` apart, so that one long loop
@@ -123,41 +124,36 @@ void block_backward(Block& block, const Norm& norm) {
         result[i] = scaled[i] - factor * value[i] * window(weighted + i - after, size);
 }
 
-template <class T>
-void norm_forward(const T* x, T* y, const Norm& norm) {
+// Call `body(block, first value, runs)` for all runs, a block at a time, on all threads.
+template <class Body>
+void over_blocks(const Norm& norm, Body body) {
     const long runs = norm.pixels * norm.towers;
-    const bool paper = norm.size == 5 && norm.beta == 0.75f;
 #pragma omp parallel
     {
         Block block(norm);
 #pragma omp for schedule(static)
-        for (long start = 0; start < runs; start += block.runs) {
-            const int count = int(std::min<long>(block.runs, runs - start));
-            const long at = start * norm.channels;
-            block.fill(block.value, x + at, count);
-            paper ? block_forward<true>(block, norm) : block_forward<false>(block, norm);
-            block.empty(block.result, y + at, count);
-        }
+        for (long start = 0; start < runs; start += block.runs)
+            body(block, start * norm.channels, int(std::min<long>(block.runs, runs - start)));
     }
 }
 
 template <class T>
+void norm_forward(const T* x, T* y, const Norm& norm) {
+    over_blocks(norm, [&](Block& block, long at, int count) {
+        block.fill(block.value, x + at, count);
+        norm.paper() ? block_forward<true>(block, norm) : block_forward<false>(block, norm);
+        block.empty(block.result, y + at, count);
+    });
+}
+
+template <class T>
 void norm_backward(const T* x, const T* g, T* dx, const Norm& norm) {
-    const long runs = norm.pixels * norm.towers;
-    const bool paper = norm.size == 5 && norm.beta == 0.75f;
-#pragma omp parallel
-    {
-        Block block(norm);
-#pragma omp for schedule(static)
-        for (long start = 0; start < runs; start += block.runs) {
-            const int count = int(std::min<long>(block.runs, runs - start));
-            const long at = start * norm.channels;
-            block.fill(block.value, x + at, count);
-            block.fill(block.gradient, g + at, count);
-            paper ? block_backward<true>(block, norm) : block_backward<false>(block, norm);
-            block.empty(block.result, dx + at, count);
-        }
-    }
+    over_blocks(norm, [&](Block& block, long at, int count) {
+        block.fill(block.value, x + at, count);
+        block.fill(block.gradient, g + at, count);
+        norm.paper() ? block_backward<true>(block, norm) : block_backward<false>(block, norm);
+        block.empty(block.result, dx + at, count);
+    });
 }
 
 }  // namespace

@@ -118,7 +118,7 @@ def summarize(row: str | Variant, classes: int | None = None) -> Summary:
         _, outputs = network.activations(torch.empty(1, 3, size, size), network.layer_names)
     layers: list[LayerSummary] = []
     before: tuple[int, ...] = (3, size, size)
-    for name, module in (*network.features.named_children(), ("fc8", network.head)):
+    for name, module in network.layers.items():
         after = tuple(outputs[name].shape[1:])
         layers.append(_layer(name, module, before, after))
         before = after

@@ -43,7 +43,7 @@ def slots(network: AlexNet) -> list[Slot]:
     """Return the layers of `network` that have weights, in order."""
     found: list[Slot] = []
     maps: FlattenMaps | None = None  # where the next dense layer reads them
-    for name, layer in (*network.features.named_children(), ("fc8", network.head)):
+    for name, layer in network.layers.items():
         if isinstance(layer, nn.Conv2d):
             views, kind = [layer.weight.permute(2, 3, 1, 0), layer.bias], CONVOLUTION  # O I H W -> H W I O
         elif isinstance(layer, nn.BatchNorm2d):

@@ -220,7 +220,7 @@ class Trainer:
             at.best, at.best_epoch = (found["top1"], -found["loss"]), at.epoch
             if self.recipe.train.keep == "best":
                 self.best_weights = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-        self._wait(row)
+        self._adapt(row)
         write_metrics(self.folder, at.history)
         if pattern := self.recipe.train.save_epochs:
             save_weights(self.folder.path / "epochs" / f"{pattern.format(epoch=at.epoch)}.safetensors", self.network)
@@ -238,7 +238,7 @@ class Trainer:
             return float(self.at.plateau.get("rate", start))
         return rate_at(schedule, start, self._share(0.5), self.at.epoch)
 
-    def _wait(self, row: Mapping[str, Any]) -> None:
+    def _adapt(self, row: Mapping[str, Any]) -> None:
         """Let a plateau lower the rate, and early stopping end the training, after the epoch of `row`."""
         at, schedule, stop = self.at, self.recipe.schedule, self.recipe.stop
         figures = {**row, "val_error": 1 - row["val_top1"]}

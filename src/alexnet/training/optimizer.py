@@ -73,7 +73,7 @@ def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimi
     check_names(network, settings.rate_factors, "optimizer.rate_factors")
     still = frozen(network, settings)
     groups = []
-    for name, layer in layers(network).items():
+    for name, layer in network.layers.items():
         for kind, parameter in layer.named_parameters():
             parameter.requires_grad_(name not in still)
             decays = settings.decays == "all" or parameter.ndim > 1  # else not biases, scales and shifts of norms
@@ -85,11 +85,6 @@ def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimi
         return VelocitySGD(groups, settings.rate, settings.momentum, decoupled=keras, nesterov=nesterov)
     fused = network.head.weight.device.type in ("cpu", "cuda")  # one pass over 58 million weights instead of three
     return torch.optim.SGD(groups, lr=settings.rate, momentum=settings.momentum, nesterov=nesterov, fused=fused)
-
-
-def layers(network: AlexNet) -> dict[str, nn.Module]:
-    """Return the layers by name, `fc8` last."""
-    return {**dict(network.features.named_children()), "fc8": network.head}
 
 
 def frozen(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]:
@@ -107,7 +102,7 @@ def frozen(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]:
         raise RecipeError(
             f"optimizer.frozen is {settings.frozen!r}, the last layer: name one before it, as nothing would train"
         )
-    return {name: layers(network)[name] for name in names[: names.index(settings.frozen) + 1]}
+    return {name: network.layers[name] for name in names[: names.index(settings.frozen) + 1]}
 
 
 def check_names(network: AlexNet, factors: Mapping[str, float], key: str) -> None:
@@ -117,7 +112,7 @@ def check_names(network: AlexNet, factors: Mapping[str, float], key: str) -> Non
         RecipeError: naming `key` of the recipe and the nearest name.
     """
     known = {"bias"}
-    for name, layer in layers(network).items():
+    for name, layer in network.layers.items():
         known |= {name, *(f"{name}.{kind}" for kind, _ in layer.named_parameters())}
     if unknown := sorted(set(factors) - known):
         raise RecipeError(f"{key} names {unknown[0]!r}: {nearest(unknown[0], known)}")

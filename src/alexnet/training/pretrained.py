@@ -13,7 +13,7 @@ from alexnet.data.download import Source, get
 from alexnet.errors import WeightsError
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.torchvision import copy_weights, read_torchvision
-from alexnet.run import find, load_model
+from alexnet.run import find, load_model, read_card
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1. The name holds the beginning of the SHA-256; the size is the most to expect.
 IMAGENET1K = Source(
@@ -35,7 +35,7 @@ def settings_of(weights: str) -> Mapping[str, Any]:
         return {"model.weights": str(path)}
     if not path.is_dir():
         raise WeightsError(f"no weights {weights!r}: name a run folder, a file in torchvision's layout, or imagenet1k")
-    _, card = load_model(find(path), torch.device("cpu"))
+    card = read_card(find(path))
     network = {f"model.{key}": value for key, value in card.overrides.items()}
     return {"model.weights": str(path), "model.variant": card.variant, "model.width": card.width, **network}
 
