@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from alexnet.network import fused
+from alexnet.network import fused, kernels
 from alexnet.network.device import keep_freed_memory
 from alexnet.network.lrn import LocalResponseNorm
 
@@ -71,4 +71,4 @@ if __name__ == "__main__":
             ratio = found[f"{name}, {way}"] = statistics.median(ratios)
             spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
             print(f"  {way:20} {statistics.median(seconds) * 1e3:7.1f} ms  {ratio:5.1f} times PyTorch's float32 ({spread})")
-    print(json.dumps({"benchmark": "lrn", "kernels": fused.kernels() is not None, **found}))
+    print(json.dumps({"benchmark": "lrn", "kernels": kernels.library() is not None, **found}))

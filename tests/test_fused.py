@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -10,14 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
 
 from alexnet import AlexNet
-from alexnet.network import fused
+from alexnet.network import fused, kernels
+from alexnet.network.device import autocast, place
+from alexnet.network.layers import BatchNorm, FlattenMaps
 from alexnet.network.lrn import LocalResponseNorm
+from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Optimizer
 from alexnet.training.optimizer import build_optimizer, set_rate
 
-needs_kernels = pytest.mark.skipif(fused.kernels() is None, reason="no kernels here: no compiler, or another system than Linux")
+needs_kernels = pytest.mark.skipif(
+    kernels.library() is None, reason="no kernels here: no compiler, or another system than Linux"
+)
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2**-8}  # relative to the largest value: a few roundings
 
 
@@ -60,24 +69,149 @@ def test_response_norm_keeps_what_is_not_a_number_and_takes_no_images_at_all() -
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", ["paper", "code2012", "caffenet", "table", "scratch"])
-def test_a_network_is_the_same_with_and_without_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    network = AlexNet(name, 5, width=1 / 8).eval()
-    images = torch.randn(2, 3, 99, 99).contiguous(memory_format=torch.channels_last)
+@given(data=st.data())
+@settings(max_examples=150)
+def test_relu_norm_and_pool_in_one_pass_equal_the_layers_in_float64(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(sorted(TOLERANCES, key=str)))
+    window, stride = data.draw(st.sampled_from([(3, 2), (2, 2), (3, 1), (5, 3)]))
+    sizes = st.integers(window, window + 9)
+    shape = (data.draw(st.integers(1, 4)), data.draw(st.integers(1, 70)), data.draw(sizes), data.draw(sizes))
+    chosen = data.draw(st.sampled_from([(0, 1), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)]))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    images = (torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 1).to(kind)
+    norm = BatchNorm(shape[1], 1e-3, 0.1)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(shape[1], generator=generator))  # some are negative: the least value becomes the greatest
+        norm.bias.copy_(torch.randn(shape[1], generator=generator))
+    narrow = [layer for i, layer in enumerate((nn.ReLU(), norm, nn.MaxPool2d(window, stride))) if i in chosen]
+    exact = copy.deepcopy(narrow)
 
-    def gradients() -> list[torch.Tensor]:
-        logits = network(images)
+    def passes(layers: list[nn.Module], x: torch.Tensor, fast: bool) -> list[torch.Tensor]:
+        x = x.clone().requires_grad_()
+        y = fused._relu_norm_pool(layers, x) if fast else nn.Sequential(*layers)(x)
+        gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(kind).to(x.dtype)
+        weights = [weight for layer in layers for weight in layer.parameters()]
+        moving = [statistic for layer in layers for statistic in layer.buffers()]
+        return [y.detach(), *torch.autograd.grad(y, [x, *weights], gradient), *moving]
+
+    found = passes(narrow, images, fast=True)
+    expected = passes([layer.double() for layer in exact], images.double(), fast=False)
+    for a, b in zip(found, expected, strict=True):
+        scale = float(b.abs().max()) + float(images.abs().max())
+        assert float((a.double() - b).abs().max()) <= 4 * TOLERANCES[kind] * scale * max(1, len(images)) ** 0.5
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_network_is_the_same_with_and_without_fast_forms(name: str, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = place(AlexNet(name, 5, width=1 / 8, dropout=0.0), torch.device("cpu")).train(training)
+    images = torch.randn(4, 3, 99, 99).contiguous(memory_format=torch.channels_last)
+
+    def passes(dtype: torch.dtype) -> list[torch.Tensor]:
+        own = copy.deepcopy(network).to(dtype)
+        logits = own(images.to(dtype))
+        return [
+            logits.detach(),
+            *torch.autograd.grad(logits.square().sum(), list(own.parameters())),
+            *(b.float() for b in own.buffers()),
+        ]
+
+    fast = passes(torch.float32)
+    monkeypatch.setattr(fused, "enabled", lambda: False)
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    exact = passes(torch.float64)
+    for a, b in zip(fast, exact, strict=True):
+        assert float((a - b).norm()) <= 1e-3 * float(b.norm()) + 1e-9
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("side", [25, 33])
+def test_a_folded_enlargement_is_the_enlarged_image(name: str, side: int) -> None:
+    torch.manual_seed(0)
+    network = AlexNet(name, 5, width=1 / 8).double().eval()
+    small = torch.randn(2, 3, side, side, dtype=torch.float64)
+
+    def passes(images: torch.Tensor, enlarge: int) -> list[torch.Tensor]:
+        logits = network(images, enlarge)
         return [logits.detach(), *torch.autograd.grad(logits.square().sum(), list(network.parameters()))]
 
-    with_kernels = gradients()
-    monkeypatch.setattr(fused, "kernels", lambda: None)
-    for a, b in zip(with_kernels, gradients(), strict=True):
-        assert float((a - b).norm()) <= 1e-4 * float(b.norm()) + 1e-12
+    enlarged = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    for a, b in zip(passes(small, 4), passes(enlarged, 1), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", ["HWC", "CHW"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (4, 3), (5, 5), (6, 6), (9, 7)])
+def test_a_folded_pooling_is_the_pooled_maps(order: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    flatten, dense = FlattenMaps(6, order), nn.Linear(6 * 6 * 5, 7).double()
+    maps = torch.randn(3, 5, *size, dtype=torch.float64)
+    folded, pooled = fused._flatten_dense(flatten, dense, maps), dense(flatten(maps))
+    torch.testing.assert_close(folded, pooled, rtol=1e-12, atol=1e-12)
+
+
+@needs_kernels
+def test_weights_in_bfloat16_follow_the_weights_whoever_changes_them() -> None:
+    device = torch.device("cpu")
+    torch.manual_seed(0)
+    network = place(AlexNet("cifar10", 3, width=1 / 16, dropout=0.0), device)
+    fused.narrow_gradients(network)
+    optimizer = build_optimizer(network, Optimizer(rate=1e-4, momentum=0.9, nesterov=True))
+    images = torch.randn(4, 3, 67, 67)
+
+    def right() -> None:
+        network.eval()
+        with torch.no_grad(), autocast(device, "bfloat16"):
+            found = network(images)
+            fresh = copy.deepcopy(network)(images)  # its parameters are new, so nothing is kept of them
+        assert torch.equal(found, fresh)
+        network.train()
+
+    for _ in range(3):
+        with autocast(device, "bfloat16"):
+            loss = network(images).float().square().sum()
+        loss.backward()
+        assert network.head.weight.grad is not None
+        assert network.head.weight.grad.dtype == torch.bfloat16
+        optimizer.step()
+        optimizer.zero_grad()
+        right()
+    with torch.no_grad():
+        network.head.weight.mul_(2)
+    right()
+    network.load_state_dict({name: tensor * 1.5 for name, tensor in network.state_dict().items()})
+    right()
+    network.head.weight.data = network.head.weight.data.clone() + 1
+    right()
+
+
+@needs_kernels
+def test_outputs_asked_for_and_hooks_see_each_layer_alone() -> None:
+    torch.manual_seed(0)
+    network = AlexNet("cifar10", 3, width=1 / 16).eval()
+    images = torch.randn(2, 3, 67, 67)
+    with torch.no_grad():
+        logits, maps = network.activations(images, network.layer_names)
+        seen: dict[str, torch.Tensor] = {}
+        hooks = [
+            layer.register_forward_hook(lambda layer, given, out, name=name: seen.update({name: out}))
+            for name, layer in network.layers.items()
+        ]
+        again = network(images)
+        for hook in hooks:
+            hook.remove()
+        joined = network(images)
+    assert list(seen) == list(network.layer_names) == list(maps)
+    for name in seen:
+        torch.testing.assert_close(seen[name], maps[name], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(again, logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(joined, logits, rtol=1e-5, atol=1e-5)
 
 
 def test_they_are_switched_off_by_one_setting_and_missed_by_nobody(tmp_path: Path) -> None:
-    code = "from alexnet.network import fused; print(fused.kernels())"
+    code = "from alexnet.network import kernels; print(kernels.library())"
     for changes in ({"ALEXNET_KERNELS": "0"}, {"PATH": str(tmp_path)}, {"ALEXNET_CACHE": str(tmp_path / "file")}):
         (tmp_path / "file").touch()
         environment = {**os.environ, **changes}
@@ -86,18 +220,18 @@ def test_they_are_switched_off_by_one_setting_and_missed_by_nobody(tmp_path: Pat
 
 
 @needs_kernels
-@pytest.mark.parametrize("form", ["2012", "keras"])
+@pytest.mark.parametrize("form", ["pytorch", "2012", "keras"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_steps_are_the_same_with_and_without_kernels(
     form: str, momentum: float, nesterov: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Optimizer(form=form, rate=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.01, decays="all")
+    how = Optimizer(form=form, rate=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.01, decays="all")
 
     def trained() -> list[torch.Tensor]:
         torch.manual_seed(0)
         network = AlexNet("cifar10", 3, width=1 / 16).to(memory_format=torch.channels_last)
-        optimizer = build_optimizer(network, settings)
+        optimizer = build_optimizer(network, how)
         for step in range(4):
             for parameter in network.parameters():
                 parameter.grad = torch.randn(parameter.shape)
@@ -108,6 +242,6 @@ def test_steps_are_the_same_with_and_without_kernels(
         return [parameter.detach() for parameter in network.parameters()]
 
     with_kernels = trained()
-    monkeypatch.setattr(fused, "kernels", lambda: None)
+    monkeypatch.setattr(kernels, "library", lambda: None)
     for a, b in zip(with_kernels, trained(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

@@ -26,7 +26,7 @@ from alexnet.recipe import Augment, Optimizer, Schedule
 from alexnet.run import RunFolder
 from alexnet.training import job
 from alexnet.training.loop import Trainer
-from alexnet.training.optimizer import VelocitySGD, build_optimizer, set_rate
+from alexnet.training.optimizer import SGD, build_optimizer, set_rate
 from alexnet.training.schedule import EarlyStop, Plateau, rate_at, table_at
 from conftest import picture
 from test_train import metrics
@@ -198,7 +198,7 @@ def walks(draw: st.DrawFn) -> list[tuple[np.ndarray, float]]:
 def test_steps_follow_the_formulas(steps: Any, form: str, nesterov: bool, momentum: float, decay: float) -> None:
     def made(weight: Tensor) -> torch.optim.Optimizer:
         group = {"params": [weight], "weight_decay": decay}
-        return VelocitySGD([group], 0.1, momentum, decoupled=form == "keras", nesterov=nesterov)
+        return SGD([group], 0.1, momentum, form=form, nesterov=nesterov)
 
     np.testing.assert_allclose(walked(made, steps), by_formula(form, nesterov, momentum, decay, steps), rtol=1e-12)
 
@@ -206,14 +206,23 @@ def test_steps_follow_the_formulas(steps: Any, form: str, nesterov: bool, moment
 @given(walks(), st.booleans(), st.sampled_from([0.5, 0.9]), st.floats(0, 0.5), st.floats(0.01, 0.3))
 def test_at_one_rate_the_2012_form_is_pytorchs(steps: Any, nesterov: bool, momentum: float, decay: float, rate: float) -> None:
     steps = [(gradient, rate) for gradient, _ in steps]
-    ours = walked(lambda w: VelocitySGD([{"params": [w], "weight_decay": decay}], rate, momentum, decoupled=False, nesterov=nesterov), steps)  # fmt: skip  # noqa: E501
+    ours = walked(lambda w: SGD([{"params": [w], "weight_decay": decay}], rate, momentum, form="2012", nesterov=nesterov), steps)  # fmt: skip  # noqa: E501
     theirs = walked(lambda w: torch.optim.SGD([w], rate, momentum, weight_decay=decay, nesterov=nesterov), steps)
     np.testing.assert_allclose(ours, theirs, rtol=1e-10)
 
 
+@given(walks(), st.booleans(), st.sampled_from([0.0, 0.5, 0.9]), st.floats(0, 0.5))
+def test_the_pytorch_form_is_pytorchs_at_any_rates(steps: Any, nesterov: bool, momentum: float, decay: float) -> None:
+    nesterov = nesterov and momentum > 0
+    groups = {"weight_decay": decay}
+    ours = walked(lambda w: SGD([{"params": [w], **groups}], 0.1, momentum, form="pytorch", nesterov=nesterov), steps)
+    theirs = walked(lambda w: torch.optim.SGD([w], 0.1, momentum, weight_decay=decay, nesterov=nesterov), steps)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-14)
+
+
 def test_where_the_rate_falls_the_2012_form_coasts_on_and_pytorchs_does_not() -> None:
     steps = [(np.ones(3), 0.1), (np.zeros(3), 0.0)]
-    velocity = walked(lambda w: VelocitySGD([{"params": [w]}], 0.1, 0.9, decoupled=False, nesterov=False), steps)
+    velocity = walked(lambda w: SGD([{"params": [w]}], 0.1, 0.9, form="2012", nesterov=False), steps)
     pytorch = walked(lambda w: torch.optim.SGD([w], 0.1, 0.9), steps)
     np.testing.assert_allclose(velocity, 1 - 0.1 - 0.09)
     np.testing.assert_allclose(pytorch, 1 - 0.1)

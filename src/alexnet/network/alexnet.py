@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import VariantError
+from alexnet.network import fused
 from alexnet.network import layers as made
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.network.variants import (
@@ -59,22 +60,25 @@ class AlexNet(nn.Module):
         self.to_empty(device=torch.get_default_device())
         initialize(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """N C H W floats, any size from `smallest` on -> logits, N classes."""
-        return self.activations(images, ())[0]
+    def forward(self, images: Tensor, enlarge: int = 1) -> Tensor:
+        """N C H W floats, any size from `smallest` on -> logits, N classes.
 
-    def activations(self, images: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        With `enlarge`, every pixel first becomes a block of enlarge x enlarge pixels.
+        """
+        return self.activations(images, (), enlarge)[0]
+
+    def activations(self, images: Tensor, names: Collection[str], enlarge: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and the outputs of the layers named, as they stand in the network's graph.
 
-        Maps are N C H W, vectors N units. `names` are those of `layer_names`.
+        Maps are N C H W, vectors N units. `names` are those of `layer_names`; images and `enlarge` as for `forward`.
 
         Raises:
             VariantError: an image smaller than the pools allow, or no such layer.
         """
-        self._check(images, names)
+        self._check(images, names, enlarge)
         kept: dict[str, Tensor] = {}
         x = images
-        for name, layer in self.layers.items():
+        for name, layer in fused.joined(self.layers, names, enlarge):
             x = layer(x)
             if name in names:
                 kept[name] = x
@@ -96,12 +100,13 @@ class AlexNet(nn.Module):
         self.head = nn.Linear(self.head.in_features, classes, device=old.device, dtype=old.dtype)
         initialize(self.head, self.row)
 
-    def _check(self, images: Tensor, names: Collection[str]) -> None:
+    def _check(self, images: Tensor, names: Collection[str], enlarge: int) -> None:
         if images.ndim != 4 or images.shape[1] != 3:
             raise VariantError(f"images must be N x 3 x H x W, not {' x '.join(map(str, images.shape))}")
-        if min(images.shape[2:]) < self.smallest:
+        height, width = images.shape[2] * enlarge, images.shape[3] * enlarge
+        if min(height, width) < self.smallest:
             raise VariantError(
-                f"images of {images.shape[2]}x{images.shape[3]} pixels are too small for {self.row.name!r}: "
+                f"images of {height}x{width} pixels are too small for {self.row.name!r}: "
                 f"its pools need at least {self.smallest}x{self.smallest} (images.input in the recipe)"
             )
         if unknown := set(names) - set(self.layer_names):

@@ -28,6 +28,17 @@ class BatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
         return normalised
 
+    @torch.no_grad()
+    def track(self, mean: Tensor, variance: Tensor) -> None:
+        """Let the moving statistics take those of a batch, whose variance is the biased one."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        assert self.num_batches_tracked is not None
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+        self.num_batches_tracked.add_(1)
+
 
 class Dropout2012(nn.Module):
     """Dropout as the paper has it (section 4.2): units are left out in training, later all outputs are times 1 - `p`."""
@@ -64,7 +75,19 @@ class FlattenMaps(nn.Module):
         if (height, width) != (self.grid, self.grid):
             rows, columns = self._bins(height, maps), self._bins(width, maps)
             maps = torch.einsum("gh,nchw,kw->ncgk", rows, maps, columns)
+        return self.vector(maps)
+
+    def vector(self, maps: Tensor) -> Tensor:
+        """N C H W -> N (H * W * C), as they are."""
         return (maps.permute(0, 2, 3, 1) if self.order == "HWC" else maps).flatten(1)
+
+    def fold(self, weight: Tensor, height: int, width: int) -> Tensor:
+        """Return the weights O (H * W * C) that read maps of H x W as `weight`, O (grid * grid * C), reads them once pooled."""
+        bins = torch.kron(self._bins(height, weight), self._bins(width, weight)).T  # H * W x grid * grid
+        cells = bins.shape[1]
+        if self.order == "HWC":
+            return (bins @ weight.reshape(len(weight), cells, -1)).flatten(1)
+        return (weight.reshape(len(weight), -1, cells) @ bins.T).flatten(1)
 
     def _bins(self, size: int, like: Tensor) -> Tensor:
         """Return the grid x size matrix of averages: bin i covers floor(i * size / grid) to ceil((i + 1) * size / grid)."""

@@ -104,7 +104,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": str(device),
         "precision": precision,
-        "fast_forms": list(fast_forms()) if device.type == "cpu" else [],
+        "fast_forms": fast_forms(device),
         "git_commit": _git_commit(),
     }
 

@@ -12,23 +12,24 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from alexnet.errors import RecipeError, nearest
+from alexnet.network import fused
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.fused import velocity_step
 from alexnet.recipe import Optimizer, Recipe
 
 
-class VelocitySGD(torch.optim.Optimizer):
-    """SGD with the rate inside the velocity, so that a lower rate acts on the coming gradients alone.
+class SGD(torch.optim.Optimizer):
+    """Stochastic gradient descent in the three forms of the texts, one pass over memory where there are kernels.
 
-    2012 (paper, section 5): v = momentum * v - rate * (gradient + decay * w); w += v.
-    Keras 3 (`decoupled`): w -= rate * decay * w; then v = momentum * v - rate * gradient; w += v, or with `nesterov`
-    w += momentum * v - rate * gradient.
-    Groups and state (`momentum_buffer`) are named as in `torch.optim.SGD`.
+    `pytorch`: v = momentum * v + gradient + decay * w; w -= rate * v, or with `nesterov`
+    w -= rate * (gradient + decay * w + momentum * v). In the others the rate is inside the velocity, so that a lower rate acts
+    on the coming gradients alone. `2012` (paper, section 5): v = momentum * v - rate * (gradient + decay * w); w += v.
+    `keras` (Keras 3): w -= rate * decay * w; then v = momentum * v - rate * gradient; w += v, or with `nesterov`
+    w += momentum * v - rate * gradient. Groups and state (`momentum_buffer`) are named as in `torch.optim.SGD`.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, *, decoupled: bool, nesterov: bool) -> None:
+    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, *, form: str, nesterov: bool) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
-        self.decoupled, self.nesterov = decoupled, nesterov
+        self.form, self.nesterov = form, nesterov
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -46,20 +47,22 @@ class VelocitySGD(torch.optim.Optimizer):
             if velocity is None:
                 velocity = state["momentum_buffer"] = torch.zeros_like(weight)
         settings = {"rate": rate, "momentum": momentum, "decay": decay}
-        if velocity_step(weight, gradient, velocity, decoupled=self.decoupled, nesterov=self.nesterov, **settings):
+        if fused.step(weight, gradient, velocity, form=self.form, nesterov=self.nesterov, **settings):
             return
-        if decay and self.decoupled:
+        if decay and self.form == "keras":
             weight.mul_(1 - rate * decay)
         elif decay:
             gradient = gradient.add(weight, alpha=decay)
         if velocity is None:
             weight.sub_(gradient, alpha=rate)
-            return
-        velocity.mul_(momentum).sub_(gradient, alpha=rate)
-        if self.nesterov:
+        elif self.form == "pytorch":
+            velocity.mul_(momentum).add_(gradient)
+            weight.sub_(gradient.add(velocity, alpha=momentum) if self.nesterov else velocity, alpha=rate)
+        elif self.nesterov:
+            velocity.mul_(momentum).sub_(gradient, alpha=rate)
             weight.add_(velocity, alpha=momentum).sub_(gradient, alpha=rate)
         else:
-            weight.add_(velocity)
+            weight.add_(velocity.mul_(momentum).sub_(gradient, alpha=rate))
 
 
 def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimizer:
@@ -80,11 +83,9 @@ def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimi
             decay = settings.weight_decay if decays else 0.0
             groups.append({"params": [parameter], "weight_decay": decay, "name": f"{name}.{kind}"})
     nesterov = settings.nesterov and settings.momentum > 0  # without momentum there is nothing to look ahead along
-    if settings.form != "pytorch":
-        keras = settings.form == "keras"
-        return VelocitySGD(groups, settings.rate, settings.momentum, decoupled=keras, nesterov=nesterov)
-    fused = network.head.weight.device.type in ("cpu", "cuda")  # one pass over 58 million weights instead of three
-    return torch.optim.SGD(groups, lr=settings.rate, momentum=settings.momentum, nesterov=nesterov, fused=fused)
+    if settings.form == "pytorch" and network.head.weight.device.type == "cuda":
+        return torch.optim.SGD(groups, lr=settings.rate, momentum=settings.momentum, nesterov=nesterov, fused=True)
+    return SGD(groups, settings.rate, settings.momentum, form=settings.form, nesterov=nesterov)
 
 
 def frozen(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]:

@@ -1,33 +1,6 @@
-// Fused CPU kernels: one pass over memory where PyTorch takes several. Plain C functions, called by fused.py through ctypes.
-// Maps are N H W C in memory (torch's channels_last); a pixel is a run of C values.
-
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <vector>
+#include "common.h"
 
 namespace {
-
-struct bf16 {
-    uint16_t bits;
-};
-
-inline float load(float value) { return value; }
-inline float load(bf16 value) {
-    uint32_t wide = uint32_t(value.bits) << 16;
-    float result;
-    std::memcpy(&result, &wide, 4);
-    return result;
-}
-
-inline void store(float value, float& place) { place = value; }
-inline void store(float value, bf16& place) {
-    uint32_t wide;
-    std::memcpy(&wide, &value, 4);
-    const uint32_t rounded = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;  // to the nearest, ties to even
-    place.bits = (wide & 0x7fffffff) > 0x7f800000 ? uint16_t(0x7fc0) : uint16_t(rounded);
-}
 
 // Response normalisation: y = x * s ** -beta, s = k + alpha * (sum of squares over `size` channels of the tower).
 struct Norm {
@@ -159,29 +132,6 @@ void norm_backward(const T* x, const T* g, T* dx, const Norm& norm) {
 }  // namespace
 
 extern "C" {
-
-// A step of training/optimizer.py's VelocitySGD on `count` weights; `v` may be null where there is no momentum.
-struct Step {
-    long count;
-    float rate, momentum, decay;
-    int decoupled, nesterov;
-};
-
-void velocity_step(float* __restrict w, const float* __restrict g, float* __restrict v, Step step) {
-    const float rate = step.rate, momentum = step.momentum;
-    const float keep = step.decoupled ? 1 - rate * step.decay : 1, pull = step.decoupled ? 0 : step.decay;
-#pragma omp parallel for simd schedule(static)
-    for (long i = 0; i < step.count; ++i) {
-        const float weight = w[i] * keep, move = rate * (g[i] + pull * weight);
-        if (!v) {
-            w[i] = weight - move;
-            continue;
-        }
-        const float velocity = momentum * v[i] - move;
-        v[i] = velocity;
-        w[i] = weight + (step.nesterov ? momentum * velocity - move : velocity);
-    }
-}
 
 void norm_forward_float32(const float* x, float* y, Norm norm) { norm_forward(x, y, norm); }
 void norm_forward_bfloat16(const bf16* x, bf16* y, Norm norm) { norm_forward(x, y, norm); }
