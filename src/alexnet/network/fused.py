@@ -108,8 +108,9 @@ _halves: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> (it
 
 def weight_of(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
     """Return the layer's weights to compute with: in bfloat16 and already converted, where autocast would convert them."""
-    narrow = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) == torch.bfloat16
-    if not (narrow and usable(x) and layer.weight.dtype == torch.float32 and not layer.weight.is_inference()):
+    if not usable(x) or layer.weight.dtype != torch.float32 or layer.weight.is_inference():
+        return layer.weight
+    if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
         return layer.weight
     result: Tensor = _Half.apply(layer.weight)  # type: ignore[no-untyped-call]
     return result
