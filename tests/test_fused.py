@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +102,45 @@ def test_relu_norm_and_pool_in_one_pass_equal_the_layers_in_float64(data: st.Dat
     for a, b in zip(found, expected, strict=True):
         scale = float(b.abs().max()) + float(images.abs().max())
         assert float((a.double() - b).abs().max()) <= 4 * TOLERANCES[kind] * scale * max(1, len(images)) ** 0.5
+
+
+def test_where_there_is_a_compiler_there_are_kernels() -> None:
+    if sys.platform != "linux" or shutil.which("g++") is None:
+        pytest.skip("no g++, or another system than Linux")
+    assert kernels.library() is not None
+
+
+@pytest.mark.skipif(not fused.has_winograd(), reason="needs AVX-512 bfloat16 and no AMX")
+@given(
+    count=st.integers(1, 200),
+    sides=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    channels=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    size=st.sampled_from([3, 5]),
+    bias=st.booleans(),
+)
+@settings(max_examples=40)
+def test_convolutions_in_fewer_products_equal_float64_within_bfloat16(
+    count: int, sides: tuple[int, int], channels: tuple[int, int], size: int, bias: bool
+) -> None:
+    torch.manual_seed(count)
+    count = max(1, count // (sides[0] * sides[1]))
+    inputs, outputs = channels[0] * 32, channels[1] * 32
+    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias).to(memory_format=torch.channels_last)
+    images = torch.randn(count, inputs, *sides).to(torch.bfloat16)
+    gradient = torch.randn(count, outputs, *sides).to(torch.bfloat16)
+    exact = copy.deepcopy(conv).double()
+    exact.weight.data = conv.weight.detach().to(torch.bfloat16).double()
+
+    def passes(forward: Callable[[torch.Tensor], torch.Tensor], layer: nn.Conv2d, x: torch.Tensor) -> list[torch.Tensor]:
+        x = x.requires_grad_()
+        y = forward(x)
+        return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], gradient.to(y.dtype))]
+
+    with autocast(torch.device("cpu"), "bfloat16"):
+        found = passes(partial(fused._convolve, conv), conv, images.clone())
+    expected = passes(exact, exact, images.double())
+    for a, b in zip(found, expected, strict=True):
+        assert float((a.double() - b).norm()) <= 0.006 * float(b.norm()) + 1e-6
 
 
 @needs_kernels

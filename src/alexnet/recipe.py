@@ -37,6 +37,7 @@ class Model(Settings):
 
     variant: str = "cifar10"
     weights: str = ""  # start from these: imagenet1k, a file in torchvision's layout, or a run folder
+    whiten: bool = False  # the first layer starts from the principal components of patches of training images
     width: Annotated[float, Field(gt=0)] = 1.0
     activation: Literal["relu", "tanh"] | None = None
     norm: Literal["batch", "local", "none"] | None = None
@@ -47,7 +48,7 @@ class Model(Settings):
     @property
     def overrides(self) -> dict[str, Any]:
         """The row's fields that this recipe changes."""
-        return self.model_dump(exclude={"variant", "weights", "width"}, exclude_none=True)
+        return self.model_dump(exclude={"variant", "weights", "whiten", "width"}, exclude_none=True)
 
 
 class Data(Settings):
@@ -78,6 +79,9 @@ class Images(Settings):
     input: Positive = 227  # pixels a side at the network
     resize: Literal["nearest", "bilinear"] = "bilinear"  # from the crop, or the stored image, to `input`
     antialias: bool = True  # where `resize` makes smaller
+    # Resize to input / enlarge instead, and make every pixel a block of enlarge x enlarge; as wide as the first layer's stride,
+    # that costs nothing (network/fused.py). auto: 4 for images that are no larger than input / 4, else 1.
+    enlarge: Positive | Literal["auto"] = 1
 
 
 class Augment(Settings):
@@ -86,6 +90,7 @@ class Augment(Settings):
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # up to this share of the side, each way; the border is reflected
     crop: bool = False  # images.crop from anywhere, instead of the centre
     mirror: bool | Literal["auto"] = "auto"  # half of the images; auto: unless the dataset says that left and right matter
+    alternate: bool = False  # mirror each image every other epoch, instead of by chance
     flip: bool = False  # half of the images, top to bottom
     together: Positive = 1  # images in a row that get the same crop and mirror
     # One affine map about the centre, as Keras' ImageDataGenerator: edge pixels are repeated outside.
@@ -127,6 +132,9 @@ class Optimizer(Settings):
     decays: Literal["weights", "all"] = "weights"  # all: biases, and the norms' scales and shifts too
     # By layer ({fc6 = 0.1}), for all biases ({bias = 2}), or for one of them ({"conv1.weight" = 0.1}); what matches multiplies.
     rate_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
+    # Convolutions move by orthogonalised momentum (Muon) at this rate, which follows `rate`'s schedule; 0: as all others do.
+    muon: Annotated[float, Field(ge=0)] = 0.0
+    muon_momentum: Fraction = 0.6
     frozen: str | None = None  # the last of the layers that keep their first weights and statistics, such as "pool5"
 
 
@@ -156,6 +164,8 @@ class Schedule(Settings):
     threshold: Annotated[float, Field(ge=0)] = 1e-4
     floor: Annotated[float, Field(ge=0)] = 0.0
     table: tuple[Change, ...] = ()
+    # Smaller inputs first: rows of (until this share of the training, this share of images.input); then images.input.
+    grow: tuple[tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], ...] = ()
 
 
 class Stop(Settings):
@@ -294,6 +304,8 @@ def _conflict(recipe: Recipe) -> str:
         return f"images.crop is {images.crop}, but full images are scaled to images.input, {images.input}, before"
     if augment.zoom[0] > augment.zoom[1]:
         return f"augment.zoom is {list(augment.zoom)}, but the smaller factor comes first"
+    if isinstance(images.enlarge, int) and images.input % images.enlarge:
+        return f"images.input is {images.input}, which is no multiple of images.enlarge, {images.enlarge}"
     if schedule.kind != "constant" and any(row.rate is not None for row in schedule.table):
         return f"schedule.table sets rates, but schedule.kind is {schedule.kind!r}, not 'constant'"
     if pattern and not re.fullmatch(r"[\w.-]*\{epoch(:0?\d+d)?\}[\w.-]*", pattern):

@@ -67,17 +67,28 @@ def parts(count: int, size: int, last: Literal["even", "short", "drop"] = "even"
 
 
 def epoch_batches(
-    images: Images, cuts: Sequence[tuple[int, int]], seed: int, epoch: int, start: int = 0, workers: int = 1, together: int = 1
+    images: Images,
+    cuts: Sequence[tuple[int, int]],
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    workers: int = 1,
+    together: int = 1,
+    alternate: bool = False,
 ) -> Iterator[Batch]:
     """Yield the shuffled batches of an epoch, cut as `parts` says, from batch `start` on.
 
-    `together` images in a row share the draws of their crop and mirror (2012 source, convdata_jpeg.py, `crop_chunk`).
+    `together` images in a row share the draws of their crop and mirror (2012 source, convdata_jpeg.py, `crop_chunk`). With
+    `alternate`, an image that is mirrored in one epoch is not in the next.
     """
     chance = np.random.default_rng([seed, epoch])
     order = chance.permutation(len(images))
     draws = chance.random((len(images), len(DRAWS)), dtype=np.float32)
     first = np.arange(len(images)) // together * together
     draws[:, SHARED] = draws[first][:, SHARED]
+    if alternate:
+        once = np.random.default_rng(seed).random(len(images), dtype=np.float32)  # by image, whatever the epoch
+        draws[:, DRAWS.index("mirror")] = (once[order] + epoch / 2) % 1
     yield from _ahead(images, [(order[a:b], draws[a:b]) for a, b in cuts[start:]], workers)
 
 

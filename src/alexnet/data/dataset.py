@@ -15,6 +15,8 @@ from alexnet.data.splits import split
 from alexnet.data.table import Table
 from alexnet.recipe import Data, Recipe
 
+ENLARGE = 4  # for small images: the stride of all first layers
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -48,19 +50,28 @@ def open_dataset(table: Table, how: Preprocessing, workers: int, data: Data | No
 
 
 def resolve(recipe: Recipe, table: Table) -> Recipe:
-    """Return the recipe with what it leaves to the dataset filled in: `images.stored` and `augment.mirror`."""
+    """Return the recipe with what it leaves to the dataset filled in: `stored` and `enlarge` of images, `augment.mirror`."""
     changes: dict[str, object] = {}
-    if recipe.images.stored == "auto":
-        if table.pixels is not None:
-            side: int | None = min(table.pixels.shape[1:3])
-        else:
-            sample = range(0, len(table), max(1, len(table) // 200))
-            side = typical_side(source for i in sample if isinstance(source := table.source(i), Path))
-        wanted = recipe.images.crop or recipe.images.input
-        changes["images.stored"] = min(side or wanted, wanted)
+    images = recipe.images
+    if "auto" in (images.stored, images.enlarge):
+        wanted = images.crop or images.input
+        side = min(_side(table) or wanted, wanted)
+        if images.stored == "auto":
+            changes["images.stored"] = side
+        if images.enlarge == "auto":
+            fits = side * ENLARGE <= images.input and images.input % ENLARGE == 0
+            changes["images.enlarge"] = ENLARGE if fits else 1
     if recipe.augment.mirror == "auto":
         changes["augment.mirror"] = table.mirror
     return recipe.with_settings(changes)
+
+
+def _side(table: Table) -> int | None:
+    """Return the usual shorter side of a table's images, in pixels; None where none reads."""
+    if table.pixels is not None:
+        return int(min(table.pixels.shape[1:3]))
+    sample = range(0, len(table), max(1, len(table) // 200))
+    return typical_side(source for i in sample if isinstance(source := table.source(i), Path))
 
 
 def preprocessing(recipe: Recipe, mean_image: NDArray[np.float32] | None = None) -> Preprocessing:

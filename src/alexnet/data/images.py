@@ -29,7 +29,8 @@ class Preprocessing(BaseModel):
 
     Sizes are pixels a side; `mean` and `deviation`, of each channel, and `brightness` are in units of `levels`, the value of
     white. `mean_image` (S S 3 float32, grey levels 0 to 255, S = `side`) is there where `mean` names one; it is kept beside the
-    weights.
+    weights. The last step, `enlarge`, is left to the network, whose first layer takes it for nothing: what `to_input` and the
+    like return is `resized` pixels a side (I below), and goes to the network together with `enlarge`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -47,12 +48,18 @@ class Preprocessing(BaseModel):
     input: int
     resize: Literal["nearest", "bilinear"]
     antialias: bool = True
+    enlarge: int = 1
     mean_image: NDArray[np.float32] | None = Field(default=None, exclude=True, repr=False)
 
     @property
     def side(self) -> int:
         """Pixels a side of an image as batches hold it."""
         return self.input if self.stored == "full" else self.stored
+
+    @property
+    def resized(self) -> int:
+        """Pixels a side before they are enlarged."""
+        return self.input // self.enlarge
 
 
 def decode(source: Path | NDArray[np.uint8], reduced_to: int = 1 << 30) -> Image.Image:
@@ -138,7 +145,7 @@ def fitted(stored: NDArray[np.uint8], how: Preprocessing) -> PixelArray:
     if how.resize == "bilinear" and not how.antialias:
         return _bilinear(_bilinear(stored.astype(np.float32), 1, how.input), 0, how.input)
     x = torch.from_numpy(stored.astype(np.float32)).permute(2, 0, 1)[None]  # 1 3 H W
-    result: NDArray[np.float32] = _resize(x, how)[0].permute(1, 2, 0).numpy()
+    result: NDArray[np.float32] = _resize(x, how.model_copy(update={"enlarge": 1}))[0].permute(1, 2, 0).numpy()
     return result
 
 
@@ -195,12 +202,12 @@ def finish(images: Tensor, how: Preprocessing) -> Tensor:
 
 def _resize(x: Tensor, how: Preprocessing) -> Tensor:
     """Scale N 3 H W floats to N 3 I I, pixel centres at halves."""
-    size = (how.input, how.input)
+    size = (how.resized, how.resized)
     if x.shape[2:] == size:
         return x
     if how.resize == "nearest":
         return torch.nn.functional.interpolate(x, size=size, mode="nearest-exact")
-    smaller = how.antialias and how.input < max(x.shape[2:])  # a side that grows is as without
+    smaller = how.antialias and how.resized < max(x.shape[2:])  # a side that grows is as without
     return torch.nn.functional.interpolate(x, size=size, mode="bilinear", antialias=smaller)
 
 

@@ -130,7 +130,7 @@ def predict_logits(
             found = []
             for x in views(images.to(device), how, view_count):
                 with autocast(device, precision):
-                    found.append(network(x).float())
+                    found.append(network(x, how.enlarge).float())
             # In logarithms throughout: a probability that rounds to 0 would have an infinite loss.
             logits = found[0] if view_count == 1 else torch.stack(found).log_softmax(2).logsumexp(0) - math.log(view_count)
     finally:

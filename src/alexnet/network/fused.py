@@ -2,7 +2,8 @@
 
 In PyTorch, on any device: an image enlarged pixel by pixel is folded into the first convolution, and maps that the first dense
 layer would have enlarged are folded into its weights. On a CPU, with the kernels in C++ (kernels/): response normalisation;
-ReLU, batch normalisation and pooling in one pass; a copy of the weights in bfloat16 that the optimizer's step keeps up to date.
+ReLU, batch normalisation and pooling in one pass; convolutions in fewer products (Winograd) where bfloat16 is computed in
+AVX-512; a copy of the weights in bfloat16 that the optimizer's step keeps up to date.
 ALEXNET_KERNELS=0 in the environment switches all of them off. Which are in use stands in `environment.json`.
 """
 
@@ -37,6 +38,7 @@ def fast_forms(device: torch.device) -> list[str]:
     found = ["folded enlargement", "folded pooling"]
     if device.type == "cpu" and kernels.library() is not None:
         found += ["response norm", "ReLU, norm and pool", "step", "bfloat16 weights"]
+        found += ["Winograd convolutions"] if has_winograd() else []
     return found
 
 
@@ -148,11 +150,63 @@ def _state(weight: Tensor) -> tuple[int, int, tuple[int, ...]]:
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    return conv2d(x, weight_of(conv, x), conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    weight = weight_of(conv, x)
+    if weight.dtype == torch.bfloat16 and _takes_winograd(conv) and 0 not in x.shape:
+        result: Tensor = _Winograd.apply(x, weight, conv.bias)  # type: ignore[no-untyped-call]
+        return result
+    return conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _dense(dense: nn.Linear, x: Tensor) -> Tensor:
     return linear(x, weight_of(dense, x), dense.bias)
+
+
+def has_winograd() -> bool:
+    """Tell whether this processor is one for Winograd's convolutions: bfloat16 in AVX-512, and no AMX, which outruns them."""
+    found = torch.cpu.get_capabilities()
+    return kernels.has("winograd_forward", torch.bfloat16) and not found.get("amx_bf16")
+
+
+def _takes_winograd(conv: nn.Conv2d) -> bool:
+    size, (inputs, outputs) = conv.kernel_size[0], (conv.in_channels, conv.out_channels)
+    same = size in (3, 5) and conv.stride == (1, 1) and conv.padding == (size // 2, size // 2)
+    return same and conv.groups == 1 and inputs % 32 == outputs % 32 == 0 and max(inputs, outputs) <= 4096 and has_winograd()
+
+
+class _Convolution(ctypes.Structure):
+    """As `Convolution` in kernels/winograd.cpp."""
+
+    _fields_ = [(name, ctypes.c_int) for name in ("images", "height", "width", "inputs", "outputs", "taps")]
+
+
+class _Winograd(torch.autograd.Function):
+    """A convolution in fewer products, of maps N C H W with weights O C K K in bfloat16 and a bias in float32 or none."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x, weight = (tensor.to(torch.bfloat16).contiguous(memory_format=torch.channels_last) for tensor in (x, weight))
+        count, inputs, height, width = x.shape
+        settings = _Convolution(count, height, width, inputs, len(weight), weight.shape[2])
+        shape = (count, len(weight), height, width)
+        result = torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
+        kernels.call("winograd_forward", torch.bfloat16, (x, weight, bias, result), settings)
+        context.save_for_backward(x, weight)
+        context.settings = settings
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = context.saved_tensors
+        wanted = context.needs_input_grad
+        gradient = gradient.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        to_x, to_weight = torch.empty_like(x), torch.empty_like(weight)
+        if wanted[0]:
+            kernels.call("winograd_input_gradient", torch.bfloat16, (gradient, weight, to_x), context.settings)
+        if wanted[1]:
+            kernels.call("winograd_weight_gradient", torch.bfloat16, (gradient, x, to_weight), context.settings)
+        to_bias = gradient.sum((0, 2, 3), dtype=torch.float32) if wanted[2] else None
+        return to_x if wanted[0] else None, to_weight if wanted[1] else None, to_bias
 
 
 class _Enlarged(nn.Module):

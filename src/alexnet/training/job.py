@@ -25,6 +25,7 @@ from alexnet.training.loop import Trainer
 from alexnet.training.monitor import Monitor, environment
 from alexnet.training.pretrained import load_features
 from alexnet.training.stop import StopRequest
+from alexnet.training.whiten import whiten
 
 SKIPPED_SHOWN = 10  # the summary lists them all
 
@@ -82,6 +83,8 @@ def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device
             recipe = resolve(recipe, table)
             dataset = open_dataset(table, preprocessing(recipe), recipe.data.workers, recipe.data)
             recipe, mean_image = measure(recipe, dataset.images("train"))
+            if recipe.model.whiten and not recipe.model.weights and not (resuming and checkpoint.exists(folder.path)):
+                whiten(network, dataset.images("train"), preprocessing(recipe, mean_image), recipe.train.seed)
         except Interrupted as error:
             way_on = f"stopped before training began; go on with: alexnet train --resume {folder.path}"
             raise Interrupted(way_on, error.code) from error

@@ -19,13 +19,14 @@ from alexnet.data.images import Preprocessing
 from alexnet.errors import DivergedError, Interrupted, RecipeError
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import autocast
+from alexnet.network.device import autocast, choose_precision
+from alexnet.network.fused import narrow_gradients
 from alexnet.recipe import Augment, Recipe
 from alexnet.run import Card, RunFolder, save_model, save_weights, write_text
 from alexnet.training import checkpoint
 from alexnet.training.monitor import Monitor
 from alexnet.training.optimizer import build_loss, build_optimizer, check_names, frozen, set_rate
-from alexnet.training.schedule import EarlyStop, Plateau, rate_at, table_at
+from alexnet.training.schedule import EarlyStop, Plateau, input_at, rate_at, table_at
 from alexnet.training.stop import StopRequest
 
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
@@ -71,6 +72,8 @@ class Trainer:
         if not self.cuts:
             raise RecipeError(f"train.batch is {recipe.train.batch}, but {len(self.train)} images train, and short ones drop")
         self.optimizer = build_optimizer(network, recipe.optimizer)
+        if choose_precision(self.device, recipe.train.precision) == "bfloat16":
+            narrow_gradients(network)
         for row in recipe.schedule.table:
             check_names(network, row.rate_factors, "schedule.table")
         self.loss = build_loss(recipe, self.train.targets, len(dataset.table.labels), self.device)
@@ -162,8 +165,8 @@ class Trainer:
         noise = self.recipe.augment.colour_noise if now.colour_noise is None else now.colour_noise
         changes = self.recipe.augment.model_copy(update={"colour_noise": noise})
         self._began = (time.monotonic(), at.seen)
-        workers, together = self.recipe.data.workers, changes.together
-        for batch in epoch_batches(self.train, self.cuts, train.seed, at.epoch, at.batch, workers, together):
+        workers, together, alternate = self.recipe.data.workers, changes.together, changes.alternate
+        for batch in epoch_batches(self.train, self.cuts, train.seed, at.epoch, at.batch, workers, together, alternate):
             set_rate(self.optimizer, self.rate, factors)
             self._step(batch, changes)
             at.batch += 1
@@ -182,9 +185,10 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence([train.seed, at.epoch, at.batch]).generate_state(1, np.uint64)[0] >> 1))
         assert batch.draws is not None
         images, targets = batch.images.to(device, non_blocking=True), batch.targets.to(device, non_blocking=True)
-        x = training_input(images, batch.draws.to(device), self.how, changes)
+        how = self.how.model_copy(update={"input": input_at(self.recipe, self._share(0.5), self.network.smallest)})
+        x = training_input(images, batch.draws.to(device), how, changes)
         with autocast(device, train.precision):
-            logits = self.network(x).float()
+            logits = self.network(x, how.enlarge).float()
         loss = self.loss(logits, targets)
         value = loss.item()
         if not np.isfinite(value):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alexnet.recipe import Change, Schedule
+from alexnet.recipe import Change, Recipe, Schedule
 
 
 @dataclass
@@ -66,6 +66,19 @@ def rate_at(schedule: Schedule, start: float, share: float, epoch: int) -> float
             return start * schedule.factor ** ((epoch - 1) // schedule.every)
         case _:
             return table_at(schedule, epoch).rate or start
+
+
+def input_at(recipe: Recipe, share: float, smallest: int) -> int:
+    """Return the pixels a side at the network, once a `share` of the training is done: `images.input`, or what leads there.
+
+    A multiple of `images.enlarge`, and not below `smallest`.
+    """
+    block = recipe.images.enlarge
+    assert isinstance(block, int)
+    for until, part in sorted(recipe.schedule.grow):
+        if share < until:
+            return max(-(-smallest // block), round(recipe.images.input * part / block)) * block
+    return recipe.images.input
 
 
 def table_at(schedule: Schedule, epoch: int) -> Change:

@@ -54,6 +54,11 @@ def _compile(compiler: str, place: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def has(name: str, kind: torch.dtype) -> bool:
+    """Tell whether there is a kernel `name` for numbers of type `kind` here."""
+    return hasattr(library(), f"{name}_{TYPES[kind]}")
+
+
 def call(name: str, kind: torch.dtype, tensors: tuple[Tensor | None, ...], settings: ctypes.Structure) -> None:
     """Call the kernel `name` for numbers of type `kind`: the tensors' places in memory (None: a null), then the settings."""
     found = library()

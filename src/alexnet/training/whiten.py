@@ -1,0 +1,52 @@
+"""First weights of the first layer from the training images: the principal components of their patches, whitened.
+
+As in the CIFAR-10 speed records (Page 2019; Jordan 2024, section 3.2), but for any kernel and any images.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alexnet.data.batches import Images
+from alexnet.data.images import Preprocessing, to_input
+from alexnet.network.alexnet import AlexNet
+
+IMAGES, PATCHES = 1000, 100  # enough for a covariance of 363 values: patches of an image, of so many images
+FLOOR = 1e-2  # of the mean variance: components below it are noise, and are not blown up
+
+
+@torch.no_grad()
+def whiten(network: AlexNet, images: Images, how: Preprocessing, seed: int) -> None:
+    """Set the weights of `conv1`, O x 3 x K x K, so that its outputs on patches of `images` are uncorrelated and alike in size.
+
+    The principal components come first, each with its negative, as ReLU keeps but one side; what outputs are left are random
+    mixtures of them. With `how.enlarge` patches are of the small image, and a weight is spread over the block of a pixel.
+    """
+    conv = network.layers["conv1"]
+    assert isinstance(conv, nn.Conv2d)
+    kernel, outputs = conv.kernel_size[0], conv.out_channels
+    block = torch.arange(kernel) // how.enlarge  # which of the small image's pixels each row of the kernel sees
+    cells = int(block[-1]) + 1
+    spread = torch.nn.functional.one_hot(block, cells).float()
+    spread = spread / spread.sum(0)  # K x cells; the weights of a block add up to its pixel's
+
+    values, components = _components(images, how, cells, seed)
+    filters = (components / (values + FLOOR * values.mean()).sqrt()).T[: outputs // 2]  # the largest first
+    count = outputs - 2 * len(filters)
+    mixed = torch.randn(count, len(filters), generator=torch.Generator().manual_seed(seed)) @ filters / len(filters) ** 0.5
+    small = torch.cat([filters, -filters, mixed]).view(outputs, 3, cells, cells)
+    conv.weight.copy_(torch.einsum("ocij,hi,wj->ochw", small, spread, spread))
+
+
+def _components(images: Images, how: Preprocessing, cells: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return variances, falling, and principal components, a column each, of patches of 3 x `cells` x `cells` pixels."""
+    chance = np.random.default_rng(seed)
+    chosen = chance.permutation(len(images))[:IMAGES]
+    x = to_input(images.take(chosen).images, how)
+    patches = x.unfold(2, cells, 1).unfold(3, cells, 1).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)  # N P 3 cells cells
+    places = torch.from_numpy(chance.integers(patches.shape[1], size=PATCHES))
+    sample = patches[:, places].flatten(0, 1).flatten(1).double()
+    values, components = torch.linalg.eigh(torch.cov(sample.T))
+    return values.flip(0).float(), components.flip(1).float()
