@@ -234,8 +234,23 @@ def _flatten_dense(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tens
     """Fold the enlargement of small maps into the weights that read them: maps of 2x2 in a grid of 6x6 read sums of 9."""
     if maps.shape[2] * maps.shape[3] >= flatten.grid**2:
         return _dense(dense, flatten(maps))
-    weight = flatten.fold(weight_of(dense, maps), *maps.shape[2:])
-    return linear(flatten.vector(maps), weight, dense.bias)
+    return linear(flatten.vector(maps), _folded(flatten, dense, maps), dense.bias)
+
+
+_folds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> (its state and the fold's, its values folded)
+
+
+def _folded(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tensor:
+    """Return the folded weights; where no gradient is wanted, those of the last call, as folding takes longer than one image."""
+    weight, (height, width) = weight_of(dense, maps), maps.shape[2:]
+    if torch.is_grad_enabled() or not usable(maps) or dense.weight.is_inference():
+        return flatten.fold(weight, height, width)
+    state = (_state(dense.weight), height, width, weight.dtype)
+    kept = _folds.get(dense.weight)  # type: ignore[no-untyped-call]
+    if kept is None or kept[0] != state:
+        kept = _folds[dense.weight] = (state, flatten.fold(weight, height, width))
+    folded: Tensor = kept[1]
+    return folded
 
 
 class _Maps(ctypes.Structure):

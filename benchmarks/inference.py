@@ -1,0 +1,143 @@
+"""Evaluation's throughput and the latency of one image, against onnxruntime with the same network, in turn in one process.
+
+Ours is `predict_logits`, as `alexnet evaluate` and `alexnet predict` call it: from uint8 images to logits, in the precision
+that suits the machine. onnxruntime runs the network exported in float32, on as many threads, on the inputs that the same
+preprocessing makes; `network alone` leaves the preprocessing out. Wanted of ours: no less throughput than onnxruntime's, and
+at most 1.2 times its latency.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import alexnet
+from alexnet.data.images import Preprocessing, to_input
+from alexnet.measure.evaluate import BATCH, predict_logits
+from alexnet.network.device import choose_precision, keep_freed_memory, place
+
+CLASSES = 10
+ROUNDS = {BATCH: 3, 1: 25}  # by the images of a batch
+WANTED = {BATCH: "1 or more", 1: "0.83 or more"}  # 0.83 is 1.2 times the latency
+PEER = "onnxruntime"
+
+
+class Case(NamedTuple):
+    """Pixels a side of the images as stored, and of the network's input, and how often it enlarges them itself."""
+
+    stored: int
+    input: int
+    enlarge: int = 1
+
+
+CASES = {"cifar10 at 227": Case(227, 227), "cifar10 at 128 from 32, as fast has it": Case(32, 128, enlarge=4)}
+
+
+def export(network: nn.Module, size: int, path: Path) -> None:
+    """Write the network as ONNX: float32, any number of images."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    network.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example, many = torch.randn(2, 3, size, size), torch.export.Dim("images", min=1, max=4 * BATCH)
+        torch.onnx.export(network, (example,), path, dynamo=True, dynamic_shapes=({0: many},), verbose=False)
+
+
+def session(path: Path, threads: int) -> Any:
+    """Return onnxruntime's session, on the CPU; its threads do not spin between runs, where others compute."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def compare(network: nn.Module, peer: Any, case: Case, count: int) -> dict[str, float]:
+    """Take batches of `count` images in turn, print a table, and return how often as fast ours is as each other way."""
+    how = Preprocessing(
+        stored=case.stored, input=case.input, enlarge=case.enlarge, fit="crop", reduced_decode=True, resize="bilinear"
+    )
+    images = torch.randint(0, 256, (count, case.stored, case.stored, 3), dtype=torch.uint8)
+    [name] = [given.name for given in peer.get_inputs()]
+
+    def planes(images: Tensor) -> NDArray[np.float32]:
+        large: Tensor = nn.functional.interpolate(to_input(images, how), scale_factor=case.enlarge, mode="nearest-exact")
+        return large.contiguous().numpy()
+
+    def run(ready: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = peer.run(None, {name: ready})[0]
+        return logits
+
+    ready = planes(images)
+    ways: dict[str, Callable[[], NDArray[np.float32]]] = {
+        "ours": lambda: predict_logits(network, images, how),
+        "ours, float32": lambda: predict_logits(network, images, how, "float32"),
+        PEER: lambda: run(planes(images)),
+    }
+    if count == 1:
+        ways[f"{PEER}, network alone"] = lambda: run(ready)
+    few = images[:4]
+    np.testing.assert_allclose(predict_logits(network, few, how, "float32"), run(planes(few)), rtol=1e-3, atol=1e-4)
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(ROUNDS[count] + 1):
+        for way, work in ways.items():
+            start = time.perf_counter()
+            work()
+            if turn:  # the first is a warm-up
+                times[way].append(time.perf_counter() - start)
+    found = {}
+    for way, seconds in times.items():
+        each = [s / o for s, o in zip(seconds, times["ours"], strict=True)]
+        found[way] = statistics.median(each)
+        low, middle, high = (f(seconds) for f in (min, statistics.median, max))
+        pace = f"{middle * 1e3:6.1f} ms ({low * 1e3:.1f} to {high * 1e3:.1f})"
+        if count > 1:
+            pace = f"{count / middle:6.1f} images/s ({count / high:.1f} to {count / low:.1f})"
+        ratio = f"; ours is {found[way]:.2f} times as fast ({min(each):.2f} to {max(each):.2f})"
+        wanted = f", wanted {WANTED[count]}" if way == PEER else ""
+        print(f"    {way:26} {pace}" + ("" if way == "ours" else ratio + wanted))
+    return found
+
+
+def main() -> None:
+    """Measure every case."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    threads, device, results = torch.get_num_threads(), torch.device("cpu"), {}
+    network = alexnet.AlexNet("cifar10", CLASSES)
+    for name, case in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            export(network, case.input, path)
+            peer = session(path, threads)
+        place(network, device)
+        print(f"{name}, {threads} threads, {choose_precision(device, 'auto')}")
+        for count in ROUNDS:
+            print("  one image" if count == 1 else f"  batches of {count}")
+            results[f"{name}, {count}"] = compare(network, peer, case, count)
+    print(json.dumps({"benchmark": "inference", "threads": threads, "precision": choose_precision(device, "auto"), **results}))
+
+
+if __name__ == "__main__":
+    os.environ["ORT_DISABLE_ALL_LOGGING"] = "1"
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        print(f"no {error.name} here: pip install -c constraints.txt onnx onnxscript onnxruntime; inference was not measured")
+    else:
+        main()

@@ -1,0 +1,231 @@
+"""How many images a second the input path feeds, beside a training step on the same images and tf.data, in turn in one run.
+
+The loader is all that a batch needs before the network's forward: taken from the cache in shuffled order, shifted, mirrored,
+normalised, resized. Decoding is what filling the cache costs, once a dataset: read, decode, fit, write. Training is loader and
+step together, as in `training/loop.py`. tf.data does the same work in `.venv-keras` (`proof/tf_data.py`), in a process of its
+own that computes only when it is asked to. Wanted: loader and decoding 3 times the step or more, training 0.9 of it or more.
+
+Reads cifar-10-batches-py and imagenette in the folder that ALEXNET_TEST_DATA names; the cache is a temporary folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import alexnet
+from alexnet.data.augment import training_input
+from alexnet.data.batches import Batch, Images, epoch_batches, parts
+from alexnet.data.cache import open_cache
+from alexnet.data.dataset import open_dataset, preprocessing, resolve
+from alexnet.data.images import Preprocessing
+from alexnet.data.sources import open_table
+from alexnet.data.statistics import measure
+from alexnet.network.device import autocast, choose_device, choose_precision, keep_freed_memory, place
+from alexnet.network.fused import narrow_gradients
+from alexnet.recipe import Recipe, load
+from alexnet.training.optimizer import build_loss, build_optimizer
+from alexnet.training.schedule import input_at
+
+ROUNDS = 5
+WANTED = {"loader": 3.0, "decoding": 3.0, "training": 0.9}  # times the step's images a second
+ROOT = Path(__file__).parents[1]
+PYTHON = ROOT / ".venv-keras" / "bin" / "python"
+Pass = Callable[[], float]  # does its work once and returns images a second
+
+
+class Case(NamedTuple):
+    """A dataset by `fast` with `settings`, once a `share` of the training is done, as the input grows.
+
+    The loader gives `images`; step and training take `steps` batches of `batch`.
+    """
+
+    dataset: str
+    share: float
+    settings: dict[str, Any]
+    images: int
+    batch: int
+    steps: int
+
+
+CASES = {
+    "CIFAR-10 stored at 32, first input": Case("cifar10", 0.0, {}, 5120, 256, 1),
+    "CIFAR-10 stored at 32, last input": Case("cifar10", 1.0, {}, 5120, 256, 1),
+    "Imagenette at 227": Case("imagenette", 1.0, {"images.stored": 227, "images.input": 227}, 1000, 64, 1),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Loader:
+    """The images of a case, and how they become input; a pass is an epoch of its first `count` images."""
+
+    case: Case
+    recipe: Recipe
+    how: Preprocessing
+    images: Images
+    device: torch.device
+
+    def inputs(self, count: int, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the network's inputs and the targets as `training/loop.py` makes them."""
+        images = Images(self.images.pixels, self.images.rows[:count], self.images.targets[:count])
+        cuts, workers = parts(count, self.case.batch), self.recipe.data.workers
+        seed, alternate = self.recipe.train.seed, self.recipe.augment.alternate
+        for batch in epoch_batches(images, cuts, seed, epoch, workers=workers, alternate=alternate):
+            yield self._input(batch), batch.targets.to(self.device, non_blocking=True)
+
+    def _input(self, batch: Batch) -> Tensor:
+        assert batch.draws is not None
+        images = batch.images.to(self.device, non_blocking=True)
+        return training_input(images, batch.draws.to(self.device), self.how, self.recipe.augment)
+
+
+def timed(count: int, work: Callable[[], object]) -> Pass:
+    """Return a pass that handles `count` images."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return count / (time.perf_counter() - start)
+
+    return run
+
+
+def stepping(loader: Loader, network: alexnet.AlexNet) -> Callable[[Tensor, Tensor], None]:
+    """Return a training step as `training/loop.py` takes it on an input that is ready."""
+    recipe, device = loader.recipe, loader.device
+    optimizer, loss_of = build_optimizer(network, recipe.optimizer), build_loss(recipe, loader.images.targets, 10, device)
+    if choose_precision(device, recipe.train.precision) == "bfloat16":
+        narrow_gradients(network)
+
+    def step(images: Tensor, targets: Tensor) -> None:
+        with autocast(device, recipe.train.precision):
+            logits = network(images, loader.how.enlarge).float()
+        loss = loss_of(logits, targets)
+        loss.item()
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        int((logits.argmax(1) == targets).sum())
+
+    return step
+
+
+def tf_data(count: int, settings: dict[str, Any]) -> Pass:
+    """Return a pass of tf.data's pipeline over `count` images."""
+    command = [str(PYTHON), "-m", "proof.tf_data", json.dumps(settings)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    asked, answers = process.stdin, process.stdout
+    if answers.readline().strip() != "ready":
+        sys.exit(f"{' '.join(command)} failed: run it by hand to see why")
+
+    def run() -> float:
+        asked.write("\n")
+        asked.flush()
+        return count / float(answers.readline())
+
+    return run
+
+
+def passes(case: Case, data: Path, scratch: Path) -> dict[str, Pass]:
+    """Open the case's dataset in `data` and return all that is to be measured of it, the step first."""
+    device = choose_device()
+    table = open_table(data / case.dataset if case.dataset == "imagenette" else case.dataset, data)
+    recipe = resolve(load("fast").with_settings(case.settings), table)
+    workers = recipe.data.workers
+    with mock.patch.dict(os.environ, ALEXNET_CACHE=str(scratch)):
+        images = open_dataset(table, preprocessing(recipe), workers, recipe.data).images("train")
+    recipe, mean_image = measure(recipe, images)
+    network = place(alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides), device)
+    how = preprocessing(recipe, mean_image)
+    how = how.model_copy(update={"input": input_at(recipe, case.share, network.smallest)})
+    chosen = np.random.default_rng(0).permutation(len(images))[: case.images]  # from everywhere in the cache
+    images = Images(images.pixels, images.rows[chosen], images.targets[chosen])
+    loader, few = Loader(case, recipe, how, images, device), case.steps * case.batch
+    step = stepping(loader, network)
+    ready, epochs = list(loader.inputs(few)), iter(range(1, 1000))
+    found = {
+        "step": timed(few, lambda: [step(*pair) for pair in ready]),
+        "training": timed(few, lambda: [step(*pair) for pair in loader.inputs(few, next(epochs))]),
+        "loader": timed(case.images, lambda: [None for _ in loader.inputs(case.images, next(epochs))]),
+    }
+    peer: dict[str, Any] = {
+        "batch": case.batch,
+        "side": how.side,
+        "input": how.resized,
+        "mean": how.mean,
+        "deviation": how.deviation,
+    }
+    peer |= {"shift": round(how.side * recipe.augment.shift), "mirror": recipe.augment.mirror, "threads": workers}
+    if PYTHON.exists():
+        np.save(scratch / "images.npy", images.pixels.take(images.rows))
+        found["tf.data, loader"] = tf_data(case.images, {**peer, "source": str(scratch / "images.npy")})
+    if table.pixels is None:
+        files = table.select(table.rows("train"))
+
+        def decode() -> None:
+            with tempfile.TemporaryDirectory(dir=scratch) as anew, mock.patch.dict(os.environ, ALEXNET_CACHE=anew):
+                open_cache(files, how, workers)
+
+        found["decoding"] = timed(len(files), decode)
+        if PYTHON.exists():
+            (scratch / "files.txt").write_text("\n".join(str(files.source(row)) for row in range(len(files))))
+            found["tf.data, decoding"] = tf_data(len(files), {**peer, "source": str(scratch / "files.txt")})
+    return found
+
+
+def compare(name: str, case: Case, ways: dict[str, Pass]) -> dict[str, float]:
+    """Take the passes in turn, print a table, and return the ratios to the step."""
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(ROUNDS + 1):
+        for way, run in ways.items():
+            rate = run()
+            if turn:  # the first is a warm-up
+                rates[way].append(rate)
+    print(f"{name}, batches of {case.batch}, {torch.get_num_threads()} threads, {os.cpu_count()} workers")
+    ratios = {}
+    for way, found in rates.items():
+        each = [rate / step for rate, step in zip(found, rates["step"], strict=True)]
+        ratios[way] = statistics.median(each)
+        wanted = f", wanted {WANTED[way]:g}" if way in WANTED else ""
+        line = f"  {way:18} {statistics.median(found):7.0f} images/s ({min(found):.0f} to {max(found):.0f})"
+        print(line + ("" if way == "step" else f"; {ratios[way]:.2f} of the step ({min(each):.2f} to {max(each):.2f}){wanted}"))
+    return ratios
+
+
+def main(data: Path) -> None:
+    """Measure every case."""
+    keep_freed_memory()
+    if not PYTHON.exists():
+        print("no .venv-keras here: make prove installs it; tf.data was not measured")
+    results = {}
+    for name, case in CASES.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            results[name] = compare(name, case, passes(case, data, Path(scratch)))
+    print(json.dumps({"benchmark": "loader", "threads": torch.get_num_threads(), "workers": os.cpu_count(), **results}))
+
+
+if __name__ == "__main__":
+    if folder := os.environ.get("ALEXNET_TEST_DATA"):
+        main(Path(folder))
+    else:
+        print("ALEXNET_TEST_DATA names no folder of real images: the input path was not measured")

@@ -1,0 +1,66 @@
+"""The loss curves of seeded runs, saved in float64 from plain PyTorch: no rewrite may change them.
+
+`python tests/test_golden_losses.py` writes them anew, for a change that is meant to.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch.nn.functional import cross_entropy, interpolate
+
+from alexnet import AlexNet
+from alexnet.network import fused, kernels
+from alexnet.network.device import place
+from alexnet.recipe import Optimizer
+from alexnet.training.optimizer import build_optimizer
+
+GOLDEN = Path(__file__).parent / "golden" / "losses.json"
+# Rates so low that a rounding does not grow from step to step: at 0.01 two float32 libraries part after three steps.
+RUNS: dict[str, dict[str, Any]] = {
+    "cifar10": {"form": "keras", "rate": 1e-4},
+    "table": {"form": "2012", "rate": 1e-2, "momentum": 0.9, "weight_decay": 5e-4},
+    "scratch": {"form": "pytorch", "rate": 1e-3, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+}
+
+
+def losses(name: str, dtype: torch.dtype) -> list[float]:
+    """Return the loss of each of 30 steps of 32 digits."""
+    torch.manual_seed(0)
+    network = place(AlexNet(name, 10, width=0.25, dropout=0.0), torch.device("cpu")).to(dtype).train()
+    optimizer = build_optimizer(network, Optimizer(**{"momentum": 0.0, "weight_decay": 0.0, **RUNS[name]}))
+    digits = load_digits()
+    images = torch.from_numpy(digits.images / 8 - 1).to(dtype)[:, None].expand(-1, 3, -1, -1)
+    noise = torch.randn(32, 3, 83, 83, dtype=torch.float64).to(dtype)  # else many values are equal, and rounding decides pools
+    found = []
+    for start in range(0, 30 * 32, 32):
+        small = images[start : start + 32]
+        batch = (interpolate(small, size=(83, 83), mode="bilinear") + noise).contiguous(memory_format=torch.channels_last)
+        loss = cross_entropy(network(batch), torch.from_numpy(digits.target[start : start + 32]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return found
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_loss_curve_of_a_float32_run_is_unchanged(name: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not fast:
+        monkeypatch.setattr(fused, "enabled", lambda: False)
+        monkeypatch.setattr(kernels, "library", lambda: None)
+    expected = json.loads(GOLDEN.read_text())[name]
+    np.testing.assert_allclose(losses(name, torch.float32), expected, rtol=0.02)
+    assert expected[-1] < expected[0]
+
+
+if __name__ == "__main__":
+    fused.enabled, kernels.library = (lambda: False), (lambda: None)  # type: ignore[assignment]
+    GOLDEN.write_text(json.dumps({name: losses(name, torch.float64) for name in RUNS}, indent=2) + "\n")
