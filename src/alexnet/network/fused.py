@@ -241,7 +241,7 @@ _folds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> (its
 
 
 def _folded(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tensor:
-    """Return the folded weights; where no gradient is wanted, those of the last call, as folding takes longer than one image."""
+    """Return the folded weights; where no gradient is wanted, those of the last call: folding takes longer than an image."""
     weight, (height, width) = weight_of(dense, maps), maps.shape[2:]
     if torch.is_grad_enabled() or not usable(maps) or dense.weight.is_inference():
         return flatten.fold(weight, height, width)

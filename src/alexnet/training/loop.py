@@ -30,6 +30,7 @@ from alexnet.training.schedule import EarlyStop, Plateau, input_at, rate_at, tab
 from alexnet.training.stop import StopRequest
 
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
+STEPS_TO_WARM_UP = 3  # they also find places in memory and plans of their operations
 
 
 @dataclass
@@ -82,6 +83,8 @@ class Trainer:
         self._saved = time.monotonic()
         self._began = (0.0, 0)  # when this epoch began, and how many of its images were done then
         self._ended = False
+        self._steps = self._images = 0  # of this session
+        self._paced: tuple[float, int] | None = None  # when its first steps were over, and the images of them
         self._fit_began = (0.0, 0.0)  # when training began or was taken up, and the share of it that was done then
 
     def fit(self, stop: StopRequest) -> None:
@@ -197,6 +200,9 @@ class Trainer:
         torch.autograd.backward(loss)
         self.optimizer.step()
         at.seen += len(targets)
+        self._steps, self._images = self._steps + 1, self._images + len(targets)
+        if self._steps == STEPS_TO_WARM_UP:
+            self._paced = (time.monotonic(), self._images)
         at.loss_sum += value * len(targets)
         at.right += int((logits.argmax(1) == targets).sum())
 
@@ -266,10 +272,17 @@ class Trainer:
         return min(1.0, (time.monotonic() - self.started) / max(1.0, train.minutes * 60 - self._reserve()))
 
     def _reserve(self) -> float:
-        """Return the seconds to keep for evaluating at the end, by this run's own pace: an image takes a third of a step's."""
-        images = len(self.train) * (self.at.epoch - 1) + self.at.seen
-        pace = (time.monotonic() - self.started) / images if images else 0.0
-        return 3.0 + pace / 3 * (2 * len(self.val) + len(self.dataset.table.rows("test")))
+        """Return the seconds to keep for evaluating at the end, by this session's pace: an image takes 0.4 of a step's.
+
+        The first steps do not count, as they are slow; and never more than half of the time is kept.
+        """
+        assert self.recipe.train.minutes is not None
+        pace = 0.0
+        if self._paced is not None and self._steps > STEPS_TO_WARM_UP:
+            began, images = self._paced
+            pace = (time.monotonic() - began) / max(1, self._images - images)
+        images = 2 * len(self.val) + len(self.dataset.table.rows("test"))
+        return min(3.0 + 0.4 * pace * images, self.recipe.train.minutes * 30)
 
     def _over(self) -> bool:
         self._ended = self._ended or self.at.ended or self._share() >= 1.0  # for good: the reserve moves with the pace
