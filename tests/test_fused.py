@@ -205,13 +205,13 @@ def test_weights_in_bfloat16_follow_the_weights_whoever_changes_them() -> None:
 
     def right() -> None:
         network.eval()
-        with torch.no_grad(), autocast(device, "bfloat16"):
+        with torch.inference_mode(), autocast(device, "bfloat16"):
             found = network(images)
             fresh = copy.deepcopy(network)(images)  # its parameters are new, so nothing is kept of them
         assert torch.equal(found, fresh)
         network.train()
 
-    for _ in range(3):
+    def train() -> None:
         with autocast(device, "bfloat16"):
             loss = network(images).float().square().sum()
         loss.backward()
@@ -220,9 +220,13 @@ def test_weights_in_bfloat16_follow_the_weights_whoever_changes_them() -> None:
         optimizer.step()
         optimizer.zero_grad()
         right()
+
+    train()
+    train()
     with torch.no_grad():
         network.head.weight.mul_(2)
     right()
+    train()
     network.load_state_dict({name: tensor * 1.5 for name, tensor in network.state_dict().items()})
     right()
     network.head.weight.data = network.head.weight.data.clone() + 1

@@ -109,7 +109,7 @@ class Train(Settings):
     epochs: Positive = 30
     max_images: Annotated[int, Field(ge=0)] = 0  # a large dataset takes fewer epochs, so that no more are drawn; 0: no limit
     minutes: Annotated[float, Field(gt=0)] | None = None  # if set, training ends then, however many epochs that makes
-    batch: Annotated[int, Field(ge=2)] = 128
+    batch: Annotated[int, Field(ge=2)] | Literal["auto"] = 128  # auto: a 20th of the training images, 32 to 256
     last_batch: Literal["even", "short", "drop"] = "even"  # even: all batches alike, none larger than `batch`
     seed: Annotated[int, Field(ge=0)] = 0
     keep: Literal["best", "last"] = "best"

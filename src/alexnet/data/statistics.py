@@ -64,10 +64,13 @@ def gather(images: Images) -> Statistics:
 def measure(recipe: Recipe, train: Images) -> tuple[Recipe, NDArray[np.float32] | None]:
     """Return the recipe with what it leaves to the training images filled in, and their mean image if it asks for one.
 
-    `images.mean` and `images.deviation`, `augment.colour_axes`, and `train.epochs` where `train.max_images` allows fewer.
+    `images.mean` and `images.deviation`, `augment.colour_axes`, `train.batch`, and `train.epochs` where `train.max_images`
+    allows fewer.
     Numbers are in the units of `images.levels`; the mean image (S S 3 float32) is in grey levels.
     """
     images, changes = recipe.images, dict[str, Any]()
+    if recipe.train.batch == "auto":
+        changes["train.batch"] = min(max(32, len(train) // 20), 256)
     if recipe.train.max_images:
         changes["train.epochs"] = min(recipe.train.epochs, max(1, round(recipe.train.max_images / len(train))))
     noises = (recipe.augment.colour_noise, *(row.colour_noise for row in recipe.schedule.table))

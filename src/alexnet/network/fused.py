@@ -125,7 +125,8 @@ class _Half(torch.autograd.Function):
     def forward(context: Any, weight: Tensor) -> Tensor:
         kept = _halves.get(weight)  # type: ignore[no-untyped-call]
         if kept is None or kept[0] != _state(weight):
-            kept = _halves[weight] = (_state(weight), weight.detach().to(torch.bfloat16))
+            with torch.inference_mode(False):  # it may be trained with later
+                kept = _halves[weight] = (_state(weight), weight.detach().to(torch.bfloat16))
         half: Tensor = kept[1]
         return half.detach()
 

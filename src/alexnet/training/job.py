@@ -143,6 +143,7 @@ def _say_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFol
     counts = table.counts()
     sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())
     no_test = "" if "test" in counts else " (no test set: validation chooses, test figures stay empty)"
+    assert isinstance(train.batch, int)  # resolved
     batches = len(parts(counts["train"], train.batch, train.last_batch))
     length = f"{train.minutes:g} minutes" if train.minutes else f"{train.epochs} epochs"
     side = recipe.images.stored

@@ -69,6 +69,7 @@ class Trainer:
         self.folder, self.monitor, self.started = folder, monitor, started
         self.device = next(network.parameters()).device
         self.train, self.val = dataset.images("train"), dataset.images("val")
+        assert isinstance(recipe.train.batch, int)  # resolved
         self.cuts = parts(len(self.train), recipe.train.batch, recipe.train.last_batch)
         if not self.cuts:
             raise RecipeError(f"train.batch is {recipe.train.batch}, but {len(self.train)} images train, and short ones drop")
