@@ -15,7 +15,7 @@ lint: .venv/installed-dev  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src/
 
-bench: .venv/installed-dev  ## every benchmark, each against a peer in the same run
+bench: .venv/installed-bench  ## every benchmark, each against a peer in the same run; those of Keras need make prove's .venv-keras
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 prove: .venv/installed-dev .venv-keras/installed  ## the four tutorials against real Keras; downloads TensorFlow (600 MB), takes 5 minutes
@@ -46,6 +46,10 @@ clean:  ## remove what was installed and built; runs stay
 .venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@ .venv/installed
+
+.venv/installed-bench: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,export]'
+	touch $@
 
 .venv/installed-docs: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'

@@ -14,63 +14,85 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
 import alexnet
-from alexnet.network.device import autocast, choose_device, keep_freed_memory, place
+from alexnet.network.device import autocast, choose_device, choose_precision, keep_freed_memory, place
+from alexnet.network.fused import fast_forms, narrow_gradients
 from alexnet.network.lrn import LocalResponseNorm
 from alexnet.recipe import load
 from alexnet.training.optimizer import build_optimizer
 
 ROUNDS = 7
+Step = Callable[[], object]
 
 
 class Case(NamedTuple):
-    """What to measure: a recipe, with a batch of its own if need be."""
+    """What to measure: a recipe, its batch, and how often its images of `side` pixels are enlarged."""
 
     recipe: str
     batch: int
+    side: int
+    enlarge: int = 1
 
 
-CASES = (Case("fast", 128), Case("cifar10", 32), Case("cifar10", 128), Case("paper", 32))
+CASES = (
+    Case("fast", 256, 25, 4),
+    Case("fast", 256, 32, 4),
+    Case("cifar10", 32, 227),
+    Case("cifar10", 128, 227),
+    Case("paper", 32, 227),
+)
 
 
-def ours(case: Case, device: torch.device) -> Callable[[], None]:
+def batch_of(case: Case, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return made-up images, N 3 S S with channels first, and targets."""
+    images = torch.randn(case.batch, 3, case.side, case.side, device=device)
+    return images, torch.randint(0, 10, (case.batch,), device=device)
+
+
+def ours(case: Case, device: torch.device) -> Step:
     """Return a step as `alexnet train` takes it."""
     recipe = load(case.recipe)
-    network = place(alexnet.AlexNet(recipe.model.variant, 10), device)
+    network = place(alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides), device)
     optimizer = build_optimizer(network, recipe.optimizer)
-    size = recipe.images.input
-    images = torch.randn(case.batch, size, size, 3, device=device).permute(0, 3, 1, 2)
-    targets = torch.randint(0, 10, (case.batch,), device=device)
+    if choose_precision(device, recipe.train.precision) == "bfloat16":
+        narrow_gradients(network)
+    images, targets = batch_of(case, device)
+    images = images.contiguous(memory_format=torch.channels_last)
 
-    def step() -> None:
+    def step() -> object:
         with autocast(device, recipe.train.precision):
-            logits = network(images).float()
+            logits = network(images, case.enlarge).float()
         optimizer.zero_grad(set_to_none=True)
-        cross_entropy(logits, targets).backward()
+        loss = cross_entropy(logits, targets)
+        loss.backward()
         optimizer.step()
+        return loss.item()
 
     return step
 
 
-def plain(case: Case, device: torch.device) -> Callable[[], None]:
-    """Return a step as a tutorial writes it."""
+def plain(case: Case, device: torch.device, precision: str = "float32") -> Step:
+    """Return a step as a tutorial writes it, in float32 or in PyTorch's plain autocast."""
     recipe = load(case.recipe)
-    network = alexnet.AlexNet(recipe.model.variant, 10)
+    network = alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides)
     for name, layer in network.features.named_children():
         if isinstance(layer, LocalResponseNorm):
             setattr(network.features, name, nn.LocalResponseNorm(layer.size, layer.alpha * layer.size, layer.beta, layer.k))
-    network.to(device)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    size = recipe.images.input
-    images = torch.randn(case.batch, 3, size, size, device=device)
-    targets = torch.randint(0, 10, (case.batch,), device=device)
+    layers = nn.Sequential(*network.layers.values()).to(device)  # the layers alone, without our fast forms
+    optimizer = torch.optim.SGD(layers.parameters(), lr=0.01, momentum=recipe.optimizer.momentum)
+    images, targets = batch_of(case, device)
+    large = interpolate(images, scale_factor=float(case.enlarge))
 
-    def step() -> None:
+    def step() -> object:
         optimizer.zero_grad()
-        cross_entropy(network(images), targets).backward()
+        with autocast(device, precision):
+            logits = layers(large).float()
+        loss = cross_entropy(logits, targets)
+        loss.backward()
         optimizer.step()
+        return loss.item()
 
     return step
 
@@ -79,26 +101,25 @@ def measure(case: Case, device: torch.device) -> dict[str, float]:
     """Take the steps in turn, print a table, and return images a second and the ratio."""
     steps = {"ours": ours(case, device), "plain": plain(case, device)}
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(ROUNDS + 1):
+    for turn in range(ROUNDS + 2):
         for name, step in steps.items():
             start = time.perf_counter()
             step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if turn:  # the first is a warm-up
+            if turn > 1:  # the first are a warm-up
                 times[name].append(time.perf_counter() - start)
-    print(f"{case.recipe}, {case.batch} images on {device}, {torch.get_num_threads()} threads")
+    size = f"{case.side}x{case.side}" + (f" enlarged {case.enlarge} times" if case.enlarge > 1 else "")
+    print(f"{case.recipe}, {case.batch} images of {size} on {device}, {torch.get_num_threads()} threads")
     for name, found in times.items():
         rates = sorted(case.batch / seconds for seconds in found)
-        print(f"  {name:6} {statistics.median(rates):6.0f} images/s, {rates[0]:.0f} to {rates[-1]:.0f}")
+        print(f"  {name:6} {statistics.median(rates):6.1f} images/s, {rates[0]:.1f} to {rates[-1]:.1f}")
     ratios = [p / o for o, p in zip(times["ours"], times["plain"], strict=True)]
     ratio = statistics.median(ratios)
-    print(f"  ours is {ratio:.1f} times as fast ({min(ratios):.1f} to {max(ratios):.1f})")
+    print(f"  ours is {ratio:.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
     return {**{name: case.batch / statistics.median(found) for name, found in times.items()}, "ratio": ratio}
 
 
 if __name__ == "__main__":
     keep_freed_memory()
     where = choose_device()
-    results = {f"{case.recipe}, {case.batch}": measure(case, where) for case in CASES}
-    print(json.dumps({"benchmark": "step", **results}))
+    results = {f"{case.recipe}, {case.batch}, {case.side}": measure(case, where) for case in CASES}
+    print(json.dumps({"benchmark": "step", "fast_forms": fast_forms(where), **results}))

@@ -15,40 +15,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.nn.functional import cross_entropy
 
-import alexnet
-from alexnet.network.device import autocast, choose_device, keep_freed_memory, place
-from alexnet.recipe import load
-from alexnet.training.optimizer import build_optimizer
+from alexnet.network.device import choose_device, keep_freed_memory
+from alexnet.network.fused import fast_forms
+from step import Case, Step, ours, plain
 
 ROUNDS, SIZE = 7, 227
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-keras" / "bin" / "python"
 
 
-def ours(batch: int, *, naive: bool) -> Callable[[], float]:
-    """Return a step that says how many seconds it took; `naive`: as one would write it with autocast alone."""
-    device, recipe = choose_device(), load("cifar10")
-    network = alexnet.AlexNet("cifar10", 10).to(device)
-    optimizer: torch.optim.Optimizer = torch.optim.SGD(network.parameters(), lr=recipe.optimizer.rate)
-    images, targets = torch.randn(batch, 3, SIZE, SIZE, device=device), torch.randint(0, 10, (batch,), device=device)
-    if not naive:
-        optimizer = build_optimizer(place(network, device), recipe.optimizer)
-        images = images.contiguous(memory_format=torch.channels_last)
+def timed(step: Step) -> Callable[[], float]:
+    """Return a step that says how many seconds it took."""
 
-    def step() -> float:
+    def run() -> float:
         start = time.perf_counter()
-        with autocast(device, "bfloat16" if naive else recipe.train.precision):
-            logits = network(images).float()
-        loss = cross_entropy(logits, targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        loss.item()
+        step()
         return time.perf_counter() - start
 
-    return step
+    return run
 
 
 def keras(batch: int, policy: str) -> Callable[[], float]:
@@ -73,9 +58,10 @@ def keras(batch: int, policy: str) -> Callable[[], float]:
 
 def measure(batch: int) -> dict[str, float]:
     """Take all steps in turn, print a table, and return the ratios."""
+    case, device = Case("cifar10", batch, SIZE), choose_device()
     ways = {
-        "ours": ours(batch, naive=False),
-        "plain autocast": ours(batch, naive=True),
+        "ours": timed(ours(case, device)),
+        "plain autocast": timed(plain(case, device, "bfloat16")),
         "Keras as written": keras(batch, "float32"),
         "Keras, mixed bfloat16": keras(batch, "mixed_bfloat16"),
     }
@@ -102,4 +88,5 @@ if __name__ == "__main__":
         print("no .venv-keras here: make prove installs it; the step against Keras was not measured")
     else:
         keep_freed_memory()
-        print(json.dumps({"benchmark": "keras", **{str(batch): measure(batch) for batch in (32, 128)}}))
+        found = {str(batch): measure(batch) for batch in (32, 128)}
+        print(json.dumps({"benchmark": "tutorial", "fast_forms": fast_forms(choose_device()), **found}))
