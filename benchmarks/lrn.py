@@ -14,8 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from alexnet.network import fused, kernels
+from alexnet.network import kernels
 from alexnet.network.device import keep_freed_memory
+from alexnet.network.kernels import operations
 from alexnet.network.lrn import LocalResponseNorm
 
 ROUNDS, BATCH = 15, 32
@@ -39,11 +40,11 @@ class Plain(LocalResponseNorm):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """N C H W -> the same."""
-        usable, fused.usable = fused.usable, lambda images: False
+        usable, operations.usable = operations.usable, lambda images: False
         try:
             return super().forward(images)
         finally:
-            fused.usable = usable
+            operations.usable = usable
 
 
 if __name__ == "__main__":

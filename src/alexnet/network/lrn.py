@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from alexnet.network import fused
+from alexnet.network.kernels import operations
 
 
 class LocalResponseNorm(nn.Module):
@@ -21,8 +21,8 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise N C H W; C divides by the towers. Same shape and type out."""
-        if self.k > 0 and fused.usable(images):  # a k of 0 divides nothing by nothing between the towers
-            return fused.response_norm(images, self.size, self.alpha, self.beta, self.k, self.towers)
+        if self.k > 0 and operations.usable(images):  # a k of 0 divides nothing by nothing between the towers
+            return operations.response_norm(images, self.size, self.alpha, self.beta, self.k, self.towers)
         wide = images if images.dtype == torch.float64 else images.float()
         count, channels, height, width = wide.shape
         squares = wide.square().view(count, self.towers, -1, height, width)  # N C H W -> N T C/T H W
