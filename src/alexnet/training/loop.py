@@ -43,6 +43,7 @@ class Progress:
     loss_sum: float = 0.0
     right: int = 0
     seconds_before: float = 0.0  # in earlier sessions
+    prelude: float | None = None  # seconds of the first session before its first step: decoding and the like
     best_epoch: int = 0
     best: tuple[float, float] = (-1.0, 0.0)  # top-1 of the best epoch, minus its loss
     plateau: dict[str, Any] = field(default_factory=dict)  # where `Plateau` and `EarlyStop` stand
@@ -95,6 +96,8 @@ class Trainer:
             DivergedError: the loss is not finite.
             Interrupted: `stop` noted a signal; everything is saved.
         """
+        if self.at.prelude is None:
+            self.at.prelude = time.monotonic() - self.started
         self._fit_began = (time.monotonic(), self._share())
         while not self._over():
             self._run_epoch(stop)
@@ -270,7 +273,9 @@ class Trainer:
         at, train = self.at, self.recipe.train
         if train.minutes is None:
             return ((at.epoch - 1) * len(self.cuts) + at.batch + into_step) / (train.epochs * len(self.cuts))
-        return min(1.0, (time.monotonic() - self.started) / max(1.0, train.minutes * 60 - self._reserve()))
+        prelude = at.prelude or 0.0
+        whole = train.minutes * 60 - self._reserve() - prelude
+        return min(1.0, (time.monotonic() - self.started - prelude) / max(1.0, whole))
 
     def _reserve(self) -> float:
         """Return the seconds to keep for evaluating at the end, by this session's pace: an image takes 0.4 of a step's.
