@@ -36,7 +36,8 @@ class Run:
     Attributes:
         path: the folder.
         labels: names of the classes, in the order of the network's outputs.
-        network: the trained network, a `torch.nn.Module`: N 3 H W normalised floats in, N x classes logits out.
+        network: the trained network, a `torch.nn.Module`: N 3 H W normalised floats in, N x classes logits out. Images of a
+            run with small ones go in as they are, with how often to enlarge them: `network(x, card.preprocessing.enlarge)`.
         card: what belongs to the weights: variant, preprocessing, temperature.
     """
 

@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from alexnet.errors import RecipeError, nearest
 from alexnet.network import fused
 from alexnet.network.alexnet import AlexNet
+from alexnet.network.device import has_fast_bfloat16
 from alexnet.recipe import Optimizer, Recipe
 
 
@@ -21,10 +22,10 @@ def orthogonal(matrix: Tensor, rounds: int = 3) -> Tensor:
     """Return about the orthogonal matrix next to `matrix`, R x C: all its singular values near 1, its directions kept.
 
     By the iteration of Muon (Jordan and others 2024), X <- aX + (bA + cA^2)X with A = X X^T, which draws singular values to
-    about 0.7 to 1.2. Computed in bfloat16, as it need not be exact; the result is float32.
+    about 0.7 to 1.2. Computed in bfloat16 where that is fast, as it need not be exact; the result is float32.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.to(torch.bfloat16)
+    x = matrix.to(torch.bfloat16 if has_fast_bfloat16(matrix.device) else torch.float32)
     if tall := x.shape[0] > x.shape[1]:
         x = x.T
     x = x / (x.norm() + 1e-7)
