@@ -94,6 +94,8 @@ def test_what_grows_is_refused_where_it_cannot_be() -> None:
     for settings, line in (
         ({"images.enlarge": 4, "images.input": 130}, "images.input is 130, which is no multiple of images.enlarge, 4"),
         ({"schedule.grow": [[0.5, 1.5]]}, "schedule.grow"),
+        ({"images.enlarge": 4, "images.stored": "full"}, "images.enlarge is 4, but full images"),
+        ({"augment.together": 2}, "augment.alternate is true, but augment.together is 2"),
     ):
         with pytest.raises(RecipeError, match=line):
             load("fast").with_settings(settings)

@@ -231,6 +231,52 @@ def test_weights_in_bfloat16_follow_the_weights_whoever_changes_them() -> None:
     right()
     network.head.weight.data = network.head.weight.data.clone() + 1
     right()
+    network.head.weight.data.mul_(2)  # leaves no trace in autograd's count of changes
+    right()
+
+
+def hooked_small(network: AlexNet) -> list[str]:
+    """Return the layers whose hooks are called for a small image that is to be enlarged."""
+    seen: list[str] = []
+    hooks = [
+        layer.register_forward_hook(lambda layer, given, out, name=name: seen.append(name))
+        for name, layer in network.layers.items()
+    ]
+    with torch.no_grad():
+        network(torch.randn(1, 3, 20, 20), 4)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+class Doubled(nn.Conv2d):
+    """A convolution that computes otherwise, as adapters do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def test_layers_of_another_kind_compute_as_they_say() -> None:
+    torch.manual_seed(0)
+    network = AlexNet("owt", 3, width=1 / 2).eval()
+    plain = network.layers["conv2"]
+    assert isinstance(plain, nn.Conv2d)
+    other = Doubled(plain.in_channels, plain.out_channels, 5, padding=2)
+    other.load_state_dict(plain.state_dict())
+    images = torch.randn(1, 3, 67, 67)
+    with torch.no_grad():
+        before = network.activations(images, ["conv2"])[1]["conv2"]
+        network.features.conv2 = other
+        after = network.activations(images, ["conv2"])[1]["conv2"]
+    torch.testing.assert_close(after, 2 * before)
+
+
+def test_a_network_in_bfloat16_throughout_is_left_to_pytorch() -> None:
+    network = AlexNet("cifar10", 3, width=1 / 3).eval().bfloat16()
+    images = torch.randn(1, 3, 67, 67).bfloat16()
+    with torch.no_grad():
+        found, exact = network(images), copy.deepcopy(network).float()(images.float())
+    assert float((found.float() - exact).norm()) < 0.1 * float(exact.norm())
 
 
 @needs_kernels
@@ -250,6 +296,7 @@ def test_outputs_asked_for_and_hooks_see_each_layer_alone() -> None:
             hook.remove()
         joined = network(images)
     assert list(seen) == list(network.layer_names) == list(maps)
+    assert hooked_small(network) == list(network.layer_names)
     for name in seen:
         torch.testing.assert_close(seen[name], maps[name], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(again, logits, rtol=1e-5, atol=1e-5)

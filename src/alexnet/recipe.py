@@ -79,8 +79,8 @@ class Images(Settings):
     input: Positive = 227  # pixels a side at the network
     resize: Literal["nearest", "bilinear"] = "bilinear"  # from the crop, or the stored image, to `input`
     antialias: bool = True  # where `resize` makes smaller
-    # Resize to input / enlarge instead, and make every pixel a block of enlarge x enlarge; as wide as the first layer's stride,
-    # that costs nothing (network/fused.py). auto: 4 for images that are no larger than input / 4, else 1.
+    # Resize to input / enlarge instead, and make every pixel a block of enlarge x enlarge. Where that is the first layer's
+    # stride and it has no padding, it costs nothing (network/fused.py). auto: 4 for images no larger than input / 4, else 1.
     enlarge: Positive | Literal["auto"] = 1
 
 
@@ -304,6 +304,10 @@ def _conflict(recipe: Recipe) -> str:
         return f"images.crop is {images.crop}, but full images are scaled to images.input, {images.input}, before"
     if augment.zoom[0] > augment.zoom[1]:
         return f"augment.zoom is {list(augment.zoom)}, but the smaller factor comes first"
+    if images.enlarge not in ("auto", 1) and images.stored == "full":
+        return f"images.enlarge is {images.enlarge}, but full images are scaled to images.input before"
+    if augment.alternate and augment.together > 1:
+        return f"augment.alternate is true, but augment.together is {augment.together}: images in a row are mirrored together"
     if isinstance(images.enlarge, int) and images.input % images.enlarge:
         return f"images.input is {images.input}, which is no multiple of images.enlarge, {images.enlarge}"
     if schedule.kind != "constant" and any(row.rate is not None for row in schedule.table):

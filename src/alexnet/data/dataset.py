@@ -15,7 +15,7 @@ from alexnet.data.splits import split
 from alexnet.data.table import Table
 from alexnet.recipe import Data, Recipe
 
-ENLARGE = 4  # for small images: the stride of all first layers
+ENLARGE = 4  # for small images: the stride of all first layers, which most of them fold it into
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +55,11 @@ def resolve(recipe: Recipe, table: Table) -> Recipe:
     images = recipe.images
     if "auto" in (images.stored, images.enlarge):
         wanted = images.crop or images.input
-        side = min(_side(table) or wanted, wanted)
-        if images.stored == "auto":
-            changes["images.stored"] = side
+        side = min(_side(table) or wanted, wanted) if images.stored == "auto" else images.stored
         if images.enlarge == "auto":
-            fits = side * ENLARGE <= images.input and images.input % ENLARGE == 0
+            fits = side != "full" and side * ENLARGE <= images.input and images.input % ENLARGE == 0
             changes["images.enlarge"] = ENLARGE if fits else 1
+        changes["images.stored"] = side
     if recipe.augment.mirror == "auto":
         changes["augment.mirror"] = table.mirror
     return recipe.with_settings(changes)

@@ -4,7 +4,8 @@ In PyTorch, on any device: an image enlarged pixel by pixel is folded into the f
 layer would have enlarged are folded into its weights. On a CPU, with the kernels in C++ (kernels/): response normalisation;
 ReLU, batch normalisation and pooling in one pass; convolutions in fewer products (Winograd) where bfloat16 is computed in
 AVX-512; a copy of the weights in bfloat16 that the optimizer's step keeps up to date.
-ALEXNET_KERNELS=0 in the environment switches all of them off. Which are in use stands in `environment.json`.
+ALEXNET_KERNELS=0 in the environment switches all of them off. Which are in use stands in `environment.json`. The kernels have
+first derivatives alone.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ def joined(layers: Mapping[str, nn.Module], names: Collection[str], enlarge: int
     Layers in `names` end such a group, as somebody wants to see what they give; where a layer has hooks, nothing is joined.
     The images are to be enlarged `enlarge` times.
     """
+    plain = not enabled() or any(_has_hooks(layer) for layer in layers.values())
     if enlarge > 1:
         first, conv = next(iter(layers.items()))
-        if enabled() and isinstance(conv, nn.Conv2d) and conv.stride == (enlarge, enlarge) and conv.padding == (0, 0):
+        if not plain and type(conv) is nn.Conv2d and conv.stride == (enlarge, enlarge) and conv.padding == (0, 0):
             layers = {first: _Enlarged(conv), **{name: layer for name, layer in layers.items() if name != first}}
         else:
             yield "", partial(interpolate, scale_factor=enlarge, mode="nearest-exact")
     waiting = list(layers.items())
-    plain = not enabled() or any(_has_hooks(layer) for layer in layers.values())
     while waiting:
         group = [waiting.pop(0)]
         if not plain:
@@ -76,7 +77,7 @@ ORDER = (nn.ReLU, BatchNorm, nn.MaxPool2d)  # of what one pass over the maps tak
 def _goes_on(group: list[nn.Module], layer: nn.Module) -> bool:
     """Tell whether `layer` joins the group before it."""
     if isinstance(group[-1], FlattenMaps):
-        return isinstance(layer, nn.Linear)
+        return type(layer) is nn.Linear
     place = [i for i, kind in enumerate(ORDER) if isinstance(group[-1], kind)]
     return bool(place) and isinstance(layer, ORDER[place[0] + 1 :])
 
@@ -87,9 +88,9 @@ def _form(group: list[nn.Module], plain: bool) -> Step:
             return layer
         case [FlattenMaps() as flatten, nn.Linear() as dense]:
             return partial(_flatten_dense, flatten, dense)
-        case [nn.Conv2d() as conv]:
+        case [nn.Conv2d() as conv] if type(conv) is nn.Conv2d:  # no subclass: it may compute otherwise
             return partial(_convolve, conv)
-        case [nn.Linear() as dense]:
+        case [nn.Linear() as dense] if type(dense) is nn.Linear:
             return partial(_dense, dense)
         case [*_, BatchNorm() | nn.MaxPool2d()]:
             return partial(_relu_norm_pool, group)
@@ -105,11 +106,12 @@ _halves: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> (it
 
 def weight_of(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
     """Return the layer's weights to compute with: in bfloat16 and already converted, where autocast would convert them."""
-    if not usable(x) or layer.weight.dtype != torch.float32 or layer.weight.is_inference():
-        return layer.weight
+    weight = layer.weight
+    if not usable(x) or weight.dtype != torch.float32 or weight.is_inference() or not isinstance(weight, nn.Parameter):
+        return weight
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
-        return layer.weight
-    result: Tensor = _Half.apply(layer.weight)  # type: ignore[no-untyped-call]
+        return weight
+    result: Tensor = _Half.apply(weight)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -137,9 +139,13 @@ def narrow_gradients(network: nn.Module) -> None:
             layer.weight.grad_dtype = torch.bfloat16
 
 
-def _state(weight: Tensor) -> tuple[int, int, tuple[int, ...]]:
-    """Return what changes when a parameter is given other values, or another place for them."""
-    return weight._version, weight.data_ptr(), weight.stride()
+def _state(weight: Tensor) -> tuple[object, ...]:
+    """Return what changes when a parameter is given other values, or another place for them.
+
+    Some of the values are looked at too, as what is done to `weight.data` leaves no other trace.
+    """
+    sample = weight.detach().as_strided((64,), (weight.numel() // 64,)) if weight.numel() >= 64 else weight.detach()
+    return weight._version, weight.data_ptr(), weight.stride(), sample.double().sum().item()
 
 
 # Layers.
@@ -147,7 +153,8 @@ def _state(weight: Tensor) -> tuple[int, int, tuple[int, ...]]:
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     weight = weight_of(conv, x)
-    if weight is not conv.weight and _takes_winograd(conv) and 0 not in x.shape:
+    wide_bias = conv.bias is None or conv.bias.dtype == torch.float32
+    if weight.dtype == torch.bfloat16 and wide_bias and usable(x) and _takes_winograd(conv) and 0 not in x.shape:
         return operations.convolve(x, weight, conv.bias)
     return conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
@@ -165,7 +172,8 @@ def has_winograd() -> bool:
 def _takes_winograd(conv: nn.Conv2d) -> bool:
     size, (inputs, outputs) = conv.kernel_size[0], (conv.in_channels, conv.out_channels)
     same = size in (3, 5) and conv.stride == (1, 1) and conv.padding == (size // 2, size // 2)
-    return same and conv.groups == 1 and inputs % 32 == outputs % 32 == 0 and max(inputs, outputs) <= 4096 and has_winograd()
+    same = same and conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
+    return same and inputs % 32 == outputs % 32 == 0 and max(inputs, outputs) <= 4096 and has_winograd()
 
 
 class _Enlarged(nn.Module):
@@ -218,6 +226,8 @@ def _relu_norm_pool(group: list[nn.Module], x: Tensor) -> Tensor:
     pool = next((layer for layer in group if isinstance(layer, nn.MaxPool2d)), None)
     still = norm is not None and not norm.training and torch.is_grad_enabled()  # a norm whose statistics do not move
     odd = pool is not None and (pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices) != (0, 1, False, False)
+    if pool is not None and not odd:
+        odd = not isinstance(pool.kernel_size, int) or pool.kernel_size > min(16, *x.shape[2:])  # a place is a byte
     if x.ndim != 4 or not usable(x) or still or odd or 0 in x.shape:
         for layer in group:
             x = layer(x)
@@ -234,5 +244,6 @@ def step(weight: Tensor, gradient: Tensor, velocity: Tensor | None, **settings: 
     half = kept[1] if kept is not None and kept[0] == _state(weight) else None
     done = operations.step(weight, gradient, velocity, half=half, **settings)
     if done and half is not None:
+        torch.autograd.graph.increment_version(half)
         _halves[weight] = (_state(weight), half)
     return done

@@ -135,6 +135,7 @@ class Trainer:
         tensors, state = found
         self.at = Progress(**{**state, "best": tuple(state["best"])})
         self.started -= self.at.seconds_before
+        self.at.prelude = self.at.prelude or 0.0
         kinds: dict[str, checkpoint.Tensors] = {"network": {}, "momentum": {}, "best": {}}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
@@ -313,9 +314,11 @@ class Trainer:
         saved = f"; the weights of epoch {self.at.best_epoch} are kept in {self.folder.path}" if self.best_weights else ""
         if self.best_weights:
             self._save_best()
+        optimizer = self.recipe.optimizer
+        muon = f" --set optimizer.muon={optimizer.muon / 3:.2g}" if optimizer.muon else ""
         raise DivergedError(
             f"the loss is {loss} in epoch {self.at.epoch}, batch {self.at.batch + 1}, and the step was not taken{saved}; "
-            f"try a lower rate: --set optimizer.rate={self.recipe.optimizer.rate / 3:.2g}"
+            f"try a lower rate: --set optimizer.rate={optimizer.rate / 3:.2g}{muon}"
         )
 
     def _save_best(self) -> None:

@@ -44,8 +44,8 @@ class SGD(torch.optim.Optimizer):
     on the coming gradients alone. `2012` (paper, section 5): v = momentum * v - rate * (gradient + decay * w); w += v.
     `keras` (Keras 3): w -= rate * decay * w; then v = momentum * v - rate * gradient; w += v, or with `nesterov`
     w += momentum * v - rate * gradient. `muon`: as `pytorch` with `nesterov`, but along the `orthogonal` matrix next to the
-    step, a row an output; decay is taken from the weights, times the rate. Groups say which form theirs is, else it is
-    `form`. Groups and state (`momentum_buffer`) are named as in `torch.optim.SGD`.
+    step, a row an output and whatever the groups; decay is taken from the weights, times the rate. Groups say which form
+    theirs is, else it is `form`. Groups and state (`momentum_buffer`) are named as in `torch.optim.SGD`.
     """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, *, form: str, nesterov: bool) -> None:

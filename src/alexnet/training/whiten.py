@@ -27,16 +27,18 @@ def whiten(network: AlexNet, images: Images, how: Preprocessing, seed: int) -> N
     conv = network.layers["conv1"]
     assert isinstance(conv, nn.Conv2d)
     kernel, outputs = conv.kernel_size[0], conv.out_channels
-    block = torch.arange(kernel) // how.enlarge  # which of the small image's pixels each row of the kernel sees
+    # Which of the small image's pixels each row of the kernel sees; padding shifts them.
+    block = (torch.arange(kernel) + -int(conv.padding[0]) % how.enlarge) // how.enlarge
     cells = int(block[-1]) + 1
     spread = torch.nn.functional.one_hot(block, cells).float()
     spread = spread / spread.sum(0)  # K x cells; the weights of a block add up to its pixel's
 
     values, components = _components(images, how, cells, seed)
-    filters = (components / (values + FLOOR * values.mean()).sqrt()).T[: outputs // 2]  # the largest first
-    count = outputs - 2 * len(filters)
+    floor = FLOOR * values.mean() + 1e-6  # images of one colour have no components at all
+    filters = (components / (values + floor).sqrt()).T[: max(1, outputs // 2)]  # the largest first
+    count = max(0, outputs - 2 * len(filters))
     mixed = torch.randn(count, len(filters), generator=torch.Generator().manual_seed(seed)) @ filters / len(filters) ** 0.5
-    small = torch.cat([filters, -filters, mixed]).view(outputs, 3, cells, cells)
+    small = torch.cat([filters, -filters, mixed])[:outputs].view(outputs, 3, cells, cells)
     conv.weight.copy_(torch.einsum("ocij,hi,wj->ochw", small, spread, spread))
 
 
@@ -45,8 +47,9 @@ def _components(images: Images, how: Preprocessing, cells: int, seed: int) -> tu
     chance = np.random.default_rng(seed)
     chosen = chance.permutation(len(images))[:IMAGES]
     x = to_input(images.take(chosen).images, how)
-    patches = x.unfold(2, cells, 1).unfold(3, cells, 1).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)  # N P 3 cells cells
-    places = torch.from_numpy(chance.integers(patches.shape[1], size=PATCHES))
-    sample = patches[:, places].flatten(0, 1).flatten(1).double()
+    windows = x.unfold(2, cells, 1).unfold(3, cells, 1)  # N 3 P P cells cells: a view, as all patches would fill the memory
+    across = windows.shape[3]
+    places = torch.from_numpy(chance.integers(windows.shape[2] * across, size=PATCHES))
+    sample = windows[:, :, places // across, places % across].permute(0, 2, 1, 3, 4).flatten(0, 1).flatten(1).double()
     values, components = torch.linalg.eigh(torch.cov(sample.T))
     return values.flip(0).float(), components.flip(1).float()

@@ -23,7 +23,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "fashion-mnist": FASHION_LABELS,
 }
 MEASURED = ("auto", "channels", "one", "image", "image-centre")  # words of `[images]` that stand for figures of a dataset
-EXAMPLES = {"stored": "256", "mean": "0", "deviation": "1"}
+EXAMPLES = {"stored": "256", "mean": "0", "deviation": "1", "enlarge": "1"}
 
 
 def import_keras(
@@ -53,7 +53,8 @@ def import_keras(
     """
     file, row = Path(file), find_variant(variant)
     name = recipe or (variant if variant in names() else "fast")
-    start = {"images.input": row.input_size, "train.precision": "float32"}  # float32, so that answers are Keras'
+    # As in Keras: float32, and images that are not enlarged on the way.
+    start = {"images.input": row.input_size, "images.enlarge": 1, "train.precision": "float32"}
     changes = {**start, **(settings or {}), "model.variant": variant}
     chosen = load_recipe(str(name)).with_settings(changes)
     _refuse_unmeasured(chosen)

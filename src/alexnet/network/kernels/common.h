@@ -1,4 +1,4 @@
-// Fused CPU kernels: one pass over memory where PyTorch takes several. Plain C functions, called by fused.py through ctypes.
+// Fused CPU kernels: one pass over memory where PyTorch takes several. Plain C functions, called by operations.py through ctypes.
 // Maps are N H W C in memory (torch's channels_last); a pixel is a run of C values.
 
 #pragma once

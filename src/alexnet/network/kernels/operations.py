@@ -18,7 +18,7 @@ from alexnet.network.layers import BatchNorm
 def usable(x: Tensor) -> bool:
     """Tell whether the kernels take this tensor: on a CPU, float32 or bfloat16, and not only traced."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    traced = traced or type(x) not in (Tensor, nn.Parameter)
+    traced = traced or type(x) not in (Tensor, nn.Parameter) or torch._C._are_functorch_transforms_active()
     return x.device.type == "cpu" and x.dtype in kernels.TYPES and not traced and kernels.library() is not None
 
 

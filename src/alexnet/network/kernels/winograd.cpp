@@ -1,4 +1,4 @@
-// Training convolutions for small maps in bfloat16: 3x3 (pad 1) and 5x5 (pad 2), stride 1.
+// Convolutions of small maps and their gradients in bfloat16: 3x3 (pad 1) and 5x5 (pad 2), stride 1.
 //
 // Winograd's minimal filtering with the points 0, 1, -1 and infinity only, whose transforms are
 // sums of few terms and therefore lose little precision. Along one axis two outputs of
@@ -497,15 +497,15 @@ void weight_gradient(const bf16* dy, const bf16* x, bf16* dw, const Map& map, in
     const int in = map.channels, lines = in / LANE, tiles = map.tiles();
     const Map result{map.n, map.height, map.width, out};
     const auto needed = needed_products<TAPS>(map);
-    const int threads = omp_get_max_threads();
-    const int share = ((tiles + 31) / 32 + threads - 1) / threads * 32;
-    const int block = std::min(BLOCK_TILES, share);
-    // Pairs of tiles: input[product][in / 32][pair][32], gradient[point][out / 16][pair][16].
-    // The odd ends avoid cache conflicts.
-    const size_t input_row = block / 2 * LANE + 16, gradient_row = block / 2 * 16 + 16;
-    std::vector<const float*> all_sums(threads);
-#pragma omp parallel num_threads(threads)
+    std::vector<const float*> all_sums(omp_get_max_threads());
+#pragma omp parallel
     {
+        const int threads = omp_get_num_threads();  // fewer may come than were asked for
+        const int share = ((tiles + 31) / 32 + threads - 1) / threads * 32;
+        const int block = std::min(BLOCK_TILES, share);
+        // Pairs of tiles: input[product][in / 32][pair][32], gradient[point][out / 16][pair][16].
+        // The odd ends avoid cache conflicts.
+        const size_t input_row = block / 2 * LANE + 16, gradient_row = block / 2 * 16 + 16;
         int* input = scratch<int>(0, Q * lines * input_row);
         int* gradient = scratch<int>(1, POINTS * (out / 16) * gradient_row);
         float* sums = scratch<float>(2, static_cast<size_t>(Q) * lines * out * LANE);
