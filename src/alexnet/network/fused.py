@@ -150,11 +150,14 @@ def _state(weight: Tensor) -> tuple[object, ...]:
 
 # Layers.
 
+PIXELS_FOR_WINOGRAD = 512  # in a batch; with fewer, transforming the weights takes longer than it saves
+
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     weight = weight_of(conv, x)
     wide_bias = conv.bias is None or conv.bias.dtype == torch.float32
-    if weight.dtype == torch.bfloat16 and wide_bias and usable(x) and _takes_winograd(conv) and 0 not in x.shape:
+    enough = x.shape[0] * x.shape[2] * x.shape[3] >= PIXELS_FOR_WINOGRAD
+    if weight.dtype == torch.bfloat16 and wide_bias and usable(x) and enough and _takes_winograd(conv):
         return operations.convolve(x, weight, conv.bias)
     return conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
