@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint bench prove docs clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
-	$(BIN)/alexnet train digits --epochs 6
+	$(BIN)/alexnet train digits --epochs 3
 
 test: .venv/installed-dev  ## all tests; those on real images need ALEXNET_TEST_DATA
 	$(BIN)/python -m pytest
