@@ -13,8 +13,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -40,11 +38,10 @@ from alexnet.network.fused import narrow_gradients
 from alexnet.recipe import Recipe, load
 from alexnet.training.optimizer import build_loss, build_optimizer
 from alexnet.training.schedule import input_at
+from tutorial import PYTHON, asked
 
 ROUNDS = 5
 WANTED = {"loader": 3.0, "decoding": 3.0, "training": 0.9}  # times the step's images a second
-ROOT = Path(__file__).parents[1]
-PYTHON = ROOT / ".venv-keras" / "bin" / "python"
 Pass = Callable[[], float]  # does its work once and returns images a second
 
 
@@ -128,22 +125,8 @@ def stepping(loader: Loader, network: alexnet.AlexNet) -> Callable[[Tensor, Tens
 
 def tf_data(count: int, settings: dict[str, Any]) -> Pass:
     """Return a pass of tf.data's pipeline over `count` images."""
-    command = [str(PYTHON), "-m", "proof.tf_data", json.dumps(settings)]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    asked, answers = process.stdin, process.stdout
-    if answers.readline().strip() != "ready":
-        sys.exit(f"{' '.join(command)} failed: run it by hand to see why")
-
-    def run() -> float:
-        asked.write("\n")
-        asked.flush()
-        return count / float(answers.readline())
-
-    return run
+    work = asked("proof.tf_data", json.dumps(settings))
+    return lambda: count / work()
 
 
 def passes(case: Case, data: Path, scratch: Path) -> dict[str, Pass]:

@@ -36,24 +36,27 @@ def timed(step: Step) -> Callable[[], float]:
     return run
 
 
-def keras(batch: int, policy: str) -> Callable[[], float]:
-    """Return the same of Keras."""
-    command = [str(PYTHON), "-m", "proof.keras_step", "cifar10", str(batch), policy]
+def asked(module: str, *arguments: str) -> Callable[[], float]:
+    """Start `module` in `.venv-keras`, and return a function that lets it do its work once and says how many seconds it took.
+
+    The process says that it is ready, then computes only when it is asked to, by a line, and answers with the seconds.
+    """
+    command = [str(PYTHON), "-m", module, *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    asked, answers = process.stdin, process.stdout
+    questions, answers = process.stdin, process.stdout
     if answers.readline().strip() != "ready":
         sys.exit(f"{' '.join(command)} failed: run it by hand to see why")
 
-    def step() -> float:
-        asked.write("\n")
-        asked.flush()
+    def work() -> float:
+        questions.write("\n")
+        questions.flush()
         return float(answers.readline())
 
-    return step
+    return work
 
 
 def measure(batch: int) -> dict[str, float]:
@@ -62,8 +65,8 @@ def measure(batch: int) -> dict[str, float]:
     ways = {
         "ours": timed(ours(case, device)),
         "plain autocast": timed(plain(case, device, "bfloat16")),
-        "Keras as written": keras(batch, "float32"),
-        "Keras, mixed bfloat16": keras(batch, "mixed_bfloat16"),
+        "Keras as written": asked("proof.keras_step", "cifar10", str(batch), "float32"),
+        "Keras, mixed bfloat16": asked("proof.keras_step", "cifar10", str(batch), "mixed_bfloat16"),
     }
     times: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(ROUNDS + 1):

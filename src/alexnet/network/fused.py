@@ -11,7 +11,6 @@ first derivatives alone.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -22,16 +21,11 @@ from torch.nn.functional import conv2d, interpolate, linear
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from alexnet.network import kernels
-from alexnet.network.kernels import operations
+from alexnet.network.kernels import enabled, operations
 from alexnet.network.kernels.operations import usable
 from alexnet.network.layers import BatchNorm, FlattenMaps
 
 Step = Callable[[Tensor], Tensor]
-
-
-def enabled() -> bool:
-    """Tell whether fast forms may be used at all."""
-    return os.environ.get("ALEXNET_KERNELS") != "0"
 
 
 def fast_forms(device: torch.device) -> list[str]:

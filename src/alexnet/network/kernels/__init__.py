@@ -25,11 +25,16 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fope
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # what they take, and how their names end
 
 
+def enabled() -> bool:
+    """Tell whether fast forms may be used at all."""
+    return os.environ.get("ALEXNET_KERNELS") != "0"
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernels; None where they cannot be had."""
     compiler = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
-    if compiler is None or sys.platform != "linux" or os.environ.get("ALEXNET_KERNELS") == "0":
+    if compiler is None or sys.platform != "linux" or not enabled():
         return None
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, timeout=20, check=True).stdout
