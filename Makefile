@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench prove docs clean
+.PHONY: demo by-hand test lint bench prove torture fuzz memory docs clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 3
@@ -29,6 +29,18 @@ ifdef ALEXNET_TEST_DATA
 else
 	@echo "ALEXNET_TEST_DATA names no folder of real images: networks trained in Keras and imported were not compared"
 endif
+
+by-hand: .venv/installed  ## train the network in NumPy alone on digits; a minute
+	$(BIN)/python -m alexnet.scratch
+
+torture: .venv/installed-dev  ## kill trainings at random moments, 205 times; takes a quarter of an hour
+	$(BIN)/python -m proof.torture
+
+memory: .venv/installed-dev  ## train from 50,000 images of 256x256 and watch the memory; takes 10 GB of disk
+	$(BIN)/python -m proof.memory
+
+fuzz: .venv/installed-dev  ## read 20,000 damaged images in every way
+	$(BIN)/python -m proof.fuzz
 
 docs: .venv/installed-docs  ## the site, into site/
 	$(BIN)/mkdocs build --strict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,9 @@ from official import archive, no_proxy, server  # noqa: F401 - fixtures
 settings.register_profile("ours", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("ours")
 
+TIME_COLUMNS = {"seconds", "images_per_second", "utilisation", "memory_gb"}
 TINY = {"model.width": 1 / 16, "images.input": 67, "train.batch": 32}
+SHORT = {**TINY, "train.epochs": 3, "train.batch": 8}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -72,3 +75,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> alexnet.R
     """A run of a narrow network on `photos`; not to be changed."""
     out = tmp_path_factory.mktemp("runs") / "photos"
     return alexnet.train(photos, out=out, settings={**TINY, "train.epochs": 8})
+
+
+@pytest.fixture(scope="session")
+def short(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A run of three epochs of four batches, never stopped; not to be changed."""
+    out = tmp_path_factory.mktemp("short") / "run"
+    alexnet.train(photos, out=out, settings=SHORT)
+    return out
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's `metrics.csv`, but for the columns that tell the time."""
+    with (run / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in csv.DictReader(file)]
+
+
+def weights(run: Path) -> bytes:
+    """Return the bytes of a run's weights."""
+    return (run / "model.safetensors").read_bytes()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.data.augment import DRAWS, training_input
-from alexnet.data.batches import Images, epoch_batches, parts
+from alexnet.data.batches import Images, epoch_batches, parts, share
 from alexnet.data.cache import Pixels
 from alexnet.data.images import Preprocessing
 from alexnet.recipe import Augment
@@ -59,6 +59,21 @@ def test_batches_are_the_same_for_any_workers_and_start(count: int, size: int, s
         assert a.draws is not None
         assert b.draws is not None
         assert torch.equal(a.draws, b.draws)
+
+
+@given(st.integers(1, 400), st.integers(1, 60), st.integers(1, 9), st.integers(0, 8), st.integers(1, 3), st.data())
+@settings(max_examples=40)
+def test_processes_share_the_epoch_exactly_once_from_any_start(
+    count: int, size: int, world: int, start: int, workers: int, data: st.DataObject
+) -> None:
+    images, cuts = made_images(count), parts(count, size, data.draw(st.sampled_from(["even", "short"])))
+    whole = list(epoch_batches(images, cuts, seed=3, epoch=1))[start:]
+    ranks = [list(epoch_batches(images, share(cuts, rank, world), 3, 1, start, workers)) for rank in range(world)]
+    for batch, *pieces in zip(whole, *ranks, strict=True):
+        assert torch.equal(torch.cat([piece.targets for piece in pieces]), batch.targets)
+        assert torch.equal(torch.cat([piece.images for piece in pieces]), batch.images)
+        sizes = [len(piece.targets) for piece in pieces]
+        assert max(sizes) - min(sizes) <= 1
 
 
 def test_epochs_and_seeds_differ() -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 from alexnet.data.batches import ordered_batches
 from alexnet.data.cache import cache_folder, open_cache
 from alexnet.data.dataset import open_dataset
-from alexnet.data.images import Preprocessing, decode, pixels, to_input
+from alexnet.data.decode import decode
+from alexnet.data.images import Preprocessing, pixels, to_input
 from alexnet.data.sources import open_table
 from alexnet.errors import DataError, ImageError
 from alexnet.recipe import Data
@@ -117,7 +118,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         "text.png": "not an image",
         "cut.jpg": "truncated",
         "cut.png": "truncated|Truncated",
-        "huge.png": "decompression bomb",
+        "huge.png": "too large to decode",
         "absent.png": "no such file",
     }
 

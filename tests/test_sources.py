@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.data.images import decode
+from alexnet.data.decode import decode
 from alexnet.data.sources import open_table
 from alexnet.data.splits import split
 from alexnet.data.table import Table

@@ -1,16 +1,11 @@
-"""Training: the same numbers again, the best epoch kept, nothing lost when it is stopped."""
+"""Training: the same numbers again, the best epoch kept."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +20,9 @@ from alexnet.data.sources import open_table
 from alexnet.errors import DivergedError, RecipeError, RunError
 from alexnet.recipe import Optimizer, Recipe, Schedule, Train
 from alexnet.recipe import load as load_recipe
-from alexnet.training import checkpoint
 from alexnet.training.optimizer import build_loss, build_optimizer, set_rate
 from alexnet.training.schedule import rate_at
-from conftest import TINY
-
-TIME_COLUMNS = {"seconds", "images_per_second", "utilisation", "memory_gb"}
-
-
-def metrics(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in csv.DictReader(file)]
-
-
-def weights(run: Path) -> bytes:
-    return (run / "model.safetensors").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    """A run of three epochs, never stopped."""
-    out = tmp_path_factory.mktemp("short") / "run"
-    alexnet.train(photos, out=out, settings={**TINY, "train.epochs": 3, "train.batch": 8})
-    return out
+from conftest import TINY, metrics, weights
 
 
 def test_a_run_holds_what_it_promises(trained: alexnet.Run) -> None:
@@ -99,101 +74,6 @@ def test_another_seed_gives_another_run(short: Path, photos: Path, tmp_path: Pat
     assert metrics(tmp_path / "r") != metrics(short)
 
 
-# Stopping
-
-
-def start_training(out: Path, photos: Path, **settings: Any) -> subprocess.Popen[str]:
-    keys = {**TINY, "train.batch": 8, **settings}
-    sets = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "alexnet", "train", str(photos), "--out", str(out), "--threads", "2", *sets]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_is_saved_says_how_to_go_on_and_ends_as_if_never_stopped(
-    short: Path, photos: Path, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    out = tmp_path / "run"
-    # So many epochs that it cannot be over before the signal comes; then the recipe is put back to three.
-    process = start_training(out, photos, **{"train.epochs": 3, "data.workers": 1})
-    wait_for(lambda: (out / "log.txt").exists() and "curves" in (out / "log.txt").read_text(), process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    assert errors.splitlines()[-1].endswith(f"go on with: alexnet train --resume {out}")
-    assert "Traceback" not in errors
-    assert not list(out.rglob("*.part"))
-    alexnet.resume(out)
-    assert metrics(out) == metrics(short)
-    assert weights(out) == weights(short)
-    assert not (out / "checkpoint").exists()
-
-
-@pytest.mark.parametrize("stop_after", [1, 4, 5, 9])
-def test_resume_in_the_middle_of_an_epoch_gives_the_same_bytes(
-    short: Path, photos: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from alexnet.training.loop import Trainer
-
-    steps = 0
-    step = Trainer._step
-
-    def counted(self: Trainer, *args: Any) -> None:
-        nonlocal steps
-        step(self, *args)
-        steps += 1
-        if steps == stop_after:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Trainer, "_step", counted)
-    with pytest.raises(alexnet.AlexNetError, match="go on with"):
-        alexnet.train(photos, out=tmp_path / "run", settings={**TINY, "train.epochs": 3, "train.batch": 8})
-    alexnet.resume(tmp_path / "run")
-    assert steps == 3 * 4, "four batches of 28 images, three epochs, none twice"
-    assert metrics(tmp_path / "run") == metrics(short)
-    assert weights(tmp_path / "run") == weights(short)
-
-
-def test_a_run_stopped_before_its_first_checkpoint_begins_again(short: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    out.mkdir()
-    (out / "recipe.toml").write_bytes((short / "recipe.toml").read_bytes())
-    alexnet.resume(out)
-    assert weights(out) == weights(short)
-
-
-def test_a_finished_run_is_not_resumed(short: Path) -> None:
-    with pytest.raises(RunError, match="finished"):
-        alexnet.resume(short)
-
-
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
-    for value in (1.0, 2.0):
-        checkpoint.save(tmp_path, {"a": torch.full((3,), value)}, {"epoch": int(value)})
-    folder = tmp_path / "checkpoint"
-    (folder / "last").rename(folder / "kept")
-    checkpoint.save(tmp_path, {"a": torch.full((3,), 3.0)}, {"epoch": 3})
-    (folder / "kept").rename(folder / "before")
-    content = bytearray((folder / "last" / "state.safetensors").read_bytes())
-    content[-1] ^= 1
-    (folder / "last" / "state.safetensors").write_bytes(content)
-    found = checkpoint.load(tmp_path)
-    assert found is not None
-    assert found[1] == {"epoch": 2}
-    assert found[0]["a"].tolist() == [2.0] * 3
-    (folder / "before" / "state.json").write_text("{")
-    with pytest.raises(RunError, match="is damaged"):
-        checkpoint.load(tmp_path)
-
-
 # What is kept
 
 
@@ -234,6 +114,7 @@ def test_training_by_the_clock_ends_in_time(photos: Path, tmp_path: Path) -> Non
     run = alexnet.train(photos, out=tmp_path / "run", settings={**TINY, "train.minutes": 0.15, "train.batch": 8})
     assert run.summary["epochs"] > 1
     assert time.monotonic() - started < 60, "9 seconds, and a slow machine's start"
+    assert len((run.path / "journal.txt").read_text().splitlines()) > run.summary["epochs"]
     assert float(metrics(tmp_path / "run")[-1]["rate"]) < 0.3 * run.recipe.optimizer.rate
 
 

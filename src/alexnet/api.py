@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.data.check import Findings
+from alexnet.data.check import check as check_table
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.sources import open_table
 from alexnet.errors import DataError, RunError
@@ -23,7 +24,7 @@ from alexnet.network.device import choose_device
 from alexnet.progress import track
 from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
-from alexnet.run import find, load_model, read_recipe
+from alexnet.run import find, load_model, read_json, read_recipe
 from alexnet.training import job
 from alexnet.training.pretrained import settings_of
 from alexnet.use.predict import find_images, predict
@@ -62,12 +63,11 @@ class Run:
         """What `alexnet train --json` printed.
 
         Raises:
-            RunError: the training has not ended.
+            RunError: the training has not ended, or the file is damaged.
         """
         if not self._folder.summary.exists():
             raise RunError(f"{self.path} is not finished: alexnet train --resume {self.path} goes on with it")
-        found: dict[str, Any] = json.loads(self._folder.summary.read_text(encoding="utf-8"))
-        return found
+        return read_json(self._folder.summary)
 
     def predict(self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]], top: int = 5) -> list[dict[str, Any]]:
         """Return an answer for each image, in order.
@@ -177,7 +177,26 @@ def resume(path: str | Path, *, device: str | None = None, threads: int | None =
     """
     if threads:
         torch.set_num_threads(threads)
+    folder = find(Path(path))
+    if folder.summary.exists() and not folder.report.exists():  # it was killed at the very end
+        job.tidy(folder)
+        run = Run(path, device)
+        run.report()
+        return run
     return _finished(job.resume(Path(path), device, time.monotonic() if started is None else started), device)
+
+
+def check(data: str | Path, data_root: str | Path | None = None) -> Findings:
+    """Look at every image of a dataset and return what is wrong with it; nothing is changed. `to_json()` has it all.
+
+    Args:
+        data: a built-in name, a folder, or a CSV or Parquet file.
+        data_root: where downloads of built-in datasets lie.
+
+    Raises:
+        DataError: nothing there, fewer than two classes, columns missing.
+    """
+    return check_table(open_table(data, None if data_root is None else Path(data_root)))
 
 
 def load(path: str | Path, device: str | None = None) -> Run:

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from alexnet.errors import AlexNetError, Interrupted
+from alexnet.errors import AlexNetError, Interrupted, printable
 
+PROBLEMS_SHOWN = 5  # of each kind
 STARTED = time.monotonic()  # before torch is imported: what a person waits for
 
 app = typer.Typer(
@@ -29,6 +30,8 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="How to train: the recipes inside.")
 model_app = typer.Typer(no_args_is_help=True, help="Architectures: the variants inside.")
+data_app = typer.Typer(no_args_is_help=True, help="Datasets: what is in them.")
+app.add_typer(data_app, name="data")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(model_app, name="model")
 
@@ -51,6 +54,7 @@ class Views(StrEnum):
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as train leaves it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+DataRoot = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where downloads lie.  [env: ALEXNET_DATA]")]
 Device = Annotated[
     str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps …  [default: the accelerator, if there is one]")
 ]
@@ -90,7 +94,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of first weights, order and augmentation.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
-    data_root: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where downloads lie.  [env: ALEXNET_DATA]")] = None,
+    data_root: DataRoot = None,
     device: Device = None,
     threads: Threads = None,
     set_: Annotated[
@@ -234,6 +238,32 @@ def import_keras(
     print(f"{'predict':10}  alexnet predict {run} IMAGE…")
 
 
+@data_app.command("check")
+def data_check(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="digits, cifar10, fashion-mnist, a folder, or a CSV or Parquet file.")
+    ],
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: image, kind, detail.")] = False,
+) -> None:
+    """Look at every image of DATA: what is damaged, odd, there twice, in two splits; nothing is changed."""
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv")
+    from alexnet.data.check import check
+    from alexnet.data.sources import open_table
+
+    found = check(open_table(data, data_root)).to_json()
+    if as_json:
+        _print_json(found)
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["image", "kind", "detail"])
+        writer.writerows([problem["image"], problem["kind"], problem["detail"]] for problem in found["problems"])
+    else:
+        _show_problems(found)
+
+
 @recipes_app.command("list")
 def recipes_list() -> None:
     """List the recipes inside, with what each is for."""
@@ -324,9 +354,9 @@ def _print_csv(answers: Iterable[dict[str, Any]]) -> None:
 
 def _show_predictions(answers: Iterable[dict[str, Any]]) -> None:
     for answer in answers:
-        print(answer["image"])
+        print(printable(answer["image"]))
         if "error" in answer:
-            print(f"    not read: {answer['error']}")
+            print(printable(f"    not read: {answer['error']}"))
         for guess in answer.get("predictions", ()):
             print(f"  {guess['probability']:6.1%}  {guess['label']}")
 
@@ -350,6 +380,23 @@ def _accuracy(found: dict[str, Any]) -> str:
     )
 
 
+def _show_problems(found: dict[str, Any]) -> None:
+    from itertools import groupby
+
+    from alexnet.data.check import KINDS
+
+    print(f"{found['images']:,} images of {len(found['classes'])} classes")
+    if not found["problems"]:
+        print("nothing is wrong with them")
+    for kind, alike in groupby(found["problems"], key=lambda problem: problem["kind"]):
+        problems = list(alike)
+        print(f"\n{len(problems):,} x {kind}: {KINDS[kind]}")
+        for problem in problems[:PROBLEMS_SHOWN]:
+            print(printable(f"    {problem['image'] or ''}{': ' if problem['image'] else ''}{problem['detail']}"))
+        if len(problems) > PROBLEMS_SHOWN:
+            print(f"    and {len(problems) - PROBLEMS_SHOWN:,} more: --csv or --json lists them all")
+
+
 def _show_evaluation(found: dict[str, Any]) -> None:
     print(_accuracy(found))
     scaling = f"before scaling {found['ece_raw']:.2%}, temperature {found['temperature']:.2f}"
@@ -359,7 +406,7 @@ def _show_evaluation(found: dict[str, Any]) -> None:
     for label, c in found["per_class"].items():
         print(f"{label:{width}}  {c['images']:6,}  {c['precision']:9.1%}  {c['recall']:6.1%}  {c['f1']:5.1%}")
     for skipped in found["skipped"]:
-        print(f"left out {skipped['image']}: {skipped['reason']}")
+        print(printable(f"left out {skipped['image']}: {skipped['reason']}"))
 
 
 def main() -> None:
@@ -379,7 +426,7 @@ def main() -> None:
     except AlexNetError as error:
         if debug:
             raise
-        print(f"alexnet: {error}", file=sys.stderr)
+        print(printable(f"alexnet: {error}"), file=sys.stderr)
         sys.exit(error.code if isinstance(error, Interrupted) else 1)
     except KeyboardInterrupt:
         print("alexnet: interrupted", file=sys.stderr)

@@ -7,7 +7,10 @@ with 1; in Python these are ordinary exceptions. All derive from `AlexNetError`.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they let a name read as another one
 
 
 class AlexNetError(Exception):
@@ -19,7 +22,14 @@ class DataError(AlexNetError):
 
 
 class ImageError(AlexNetError):
-    """A file that does not decode to an image; the message is the reason, without the file's name."""
+    """A file that does not decode to an image; the message is the reason, without the file's name.
+
+    `kind` is one of `missing`, `empty`, `not an image`, `truncated`, `corrupt`, `huge`, `slow`.
+    """
+
+    def __init__(self, message: str, kind: str = "corrupt") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class RecipeError(AlexNetError):
@@ -51,6 +61,18 @@ class Interrupted(AlexNetError):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with characters that would steer a terminal, control and direction, as \x1b or \u202e.
+
+    Names of files and labels are other people's; a newline among them stays one line.
+    """
+
+    def steers(char: str) -> bool:
+        return unicodedata.category(char) == "Cc" or char in DIRECTIONS
+
+    return "".join(char.encode("unicode_escape").decode() if steers(char) else char for char in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from alexnet.errors import printable
+
 T = TypeVar("T")
 
 SECONDS_BETWEEN_LINES = 20.0  # where there is no terminal, a line now and then
@@ -14,7 +16,7 @@ SECONDS_BETWEEN_LINES = 20.0  # where there is no terminal, a line now and then
 
 def say(text: str) -> None:
     """Write a line to standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T]:

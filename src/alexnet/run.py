@@ -13,15 +13,15 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from alexnet.data.images import Preprocessing
-from alexnet.errors import RunError, VariantError
+from alexnet.errors import RunError, VariantError, printable
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import place
 from alexnet.recipe import Recipe, parse
@@ -31,20 +31,32 @@ class Card(BaseModel):
     """`model.json`: all that is needed beside the weights to predict.
 
     `overrides` are the variant's fields that the recipe changed, `precision` is the recipe's, that to compute in; `sha256` is
-    that of `model.safetensors`.
+    that of `model.safetensors`, `checksum` that of this card, but for it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("labels")
+    @classmethod
+    def _plain(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if odd := [label for label in labels if printable(label) != label]:
+            raise ValueError(f"{odd[0]!r} holds control characters")
+        return labels
 
     version: Literal[1] = 1
     variant: str
     width: float = 1.0
     overrides: dict[str, Any] = {}
-    labels: tuple[str, ...]
+    labels: Annotated[tuple[str, ...], Field(min_length=1)]
     preprocessing: Preprocessing
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    temperature: float = 1.0
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     sha256: str = ""
+    checksum: str = ""
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all but `checksum`, in hexadecimal."""
+        return hashlib.sha256(self.model_dump_json(exclude={"checksum"}).encode("utf-8", "surrogatepass")).hexdigest()
 
     def network(self) -> AlexNet:
         """Return the network with its weights on no device yet (`meta`)."""
@@ -84,6 +96,16 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
+    def journal(self) -> Path:
+        """What a training by minutes decided by the clock: the share that was done before each step, a line each."""
+        return self.path / "journal.txt"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a process trains here."""
+        return self.path / "train.lock"
+
+    @property
     def environment(self) -> Path:
         """Versions, processor, threads."""
         return self.path / "environment.json"
@@ -103,7 +125,8 @@ def create(path: Path) -> RunFolder:
     try:
         if path.is_dir() and (path / "recipe.toml").exists():
             raise RunError(f"{path} holds a run already: go on with it (alexnet train --resume {path}) or name another --out")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        leftover = {"recipe.toml.part"}  # of a process that was killed before it wrote anything
+        if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - leftover):
             raise RunError(f"{path} exists and is not empty: name another --out")
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
@@ -136,7 +159,7 @@ def read_recipe(folder: RunFolder) -> Recipe:
     """
     try:
         tree = tomllib.loads(folder.recipe.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{folder.recipe} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return parse(tree, str(folder.recipe))
 
@@ -150,6 +173,7 @@ def save_model(folder: RunFolder, network: AlexNet, card: Card) -> Card:
     mean_image = card.preprocessing.mean_image
     save_weights(folder.weights, network, {} if mean_image is None else {"mean_image": torch.from_numpy(mean_image)})
     card = card.model_copy(update={"sha256": sha256(folder.weights)})
+    card = card.model_copy(update={"checksum": card.digest()})
     write_text(folder.card, card.model_dump_json(indent=2) + "\n")
     return card
 
@@ -177,8 +201,7 @@ def read_card(folder: RunFolder) -> Card:
     if not folder.card.exists():
         raise RunError(f"{folder.path} has no trained network yet: alexnet train --resume {folder.path} goes on with it")
     try:
-        text = folder.card.read_text(encoding="utf-8")
-        return Card.model_validate_json(text)
+        card = Card.model_validate_json(folder.card.read_text(encoding="utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
         newer = "; it was written by a newer version of alexnet" if first["loc"] == ("version",) else ""
@@ -186,6 +209,24 @@ def read_card(folder: RunFolder) -> Card:
         raise RunError(f"{folder.card} cannot be used: {where}: {first['msg']}{newer}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{folder.card} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if card.checksum and card.checksum != card.digest():
+        raise RunError(f'{folder.card} was changed since it was written; if you did that, remove "checksum" from it too')
+    return card
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of a run holds.
+
+    Raises:
+        RunError: it cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is not what training writes")
+    return found
 
 
 def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, Card]:
@@ -225,7 +266,7 @@ def write(place: Path, writer: Callable[[Path], object]) -> None:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(place)
-        _sync_folder(place.parent)
+        sync_folder(place.parent)
     except (OSError, safetensors.SafetensorError) as error:
         part.unlink(missing_ok=True)
         free = shutil.disk_usage(place.parent).free / 1e9 if place.parent.exists() else 0
@@ -248,8 +289,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flush a rename to disk, where the system lets folders be opened."""
+def sync_folder(folder: Path) -> None:
+    """Flush renames in a folder to disk, where the system lets folders be opened."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

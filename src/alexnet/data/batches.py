@@ -66,6 +66,11 @@ def parts(count: int, size: int, last: Literal["even", "short", "drop"] = "even"
     return list(pairwise(edges))
 
 
+def share(cuts: Sequence[tuple[int, int]], rank: int, world: int) -> list[tuple[int, int]]:
+    """Return the part of each batch that process `rank` of `world` takes; together they take all, as evenly as can be."""
+    return [(start + (end - start) * rank // world, start + (end - start) * (rank + 1) // world) for start, end in cuts]
+
+
 def epoch_batches(
     images: Images,
     cuts: Sequence[tuple[int, int]],

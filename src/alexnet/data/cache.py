@@ -11,9 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +20,17 @@ import numpy as np
 import PIL
 import pooch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from alexnet.data.images import PixelArray, Preprocessing, fitted, stored_pixels
+from alexnet.data.images import PixelArray, Preprocessing, fitted
 from alexnet.data.table import Skipped, Table
+from alexnet.data.workers import Answer, decoded
 from alexnet.errors import DataError, ImageError
 from alexnet.progress import track
+from alexnet.temporary import beside, clear
 
-CHUNK = 64  # images in flight at once, so that memory stays bounded
+IN_FLIGHT = 64_000_000  # bytes of images that are decoded ahead, about
+PIECE = 1 << 24  # bytes read at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +66,22 @@ class Pixels:
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """`pixels` are those of `rows` of the table; the other rows are `skipped`."""
+    """`pixels` are those of `rows` of the table, `sha256` is their bytes'; the other rows are `skipped`."""
 
     pixels: Pixels
     rows: NDArray[np.int64]
     skipped: tuple[Skipped, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies beside the bytes: as `Cache`, and height and width of each image."""
+
+    rows: list[int]
+    shapes: list[tuple[int, int]]
+    skipped: list[Skipped]
+    sha256: str
 
 
 def cache_folder() -> Path:
@@ -88,33 +101,69 @@ def open_cache(table: Table, how: Preprocessing, workers: int) -> Cache:
     key = _key(table, settings)
     index, data = folder / f"{key}.json", folder / f"{key}.u8"
     try:
-        if not (index.exists() and data.exists()):
+        if (found := _read(table, how, index, data)) is None:
             _make(table, how, workers, index, data)
-        found = json.loads(index.read_text(encoding="utf-8"))
-        shapes = np.array(found["shapes"], dtype=np.int64).reshape(-1, 2)
-        if not found["rows"]:
-            first = Skipped(*found["skipped"][0]) if found["skipped"] else Skipped("", "there are none")
-            raise DataError(f"{table.name} has no readable image; the first, {first.image}: {first.reason}")
-        memory = np.memmap(data, dtype=np.uint8, mode="r", shape=(int(shapes.prod(1).sum()) * 3,))
-    except (OSError, ValueError) as error:
+            found = _read(table, how, index, data)
+        _remove_others(index)
+        if found is None:
+            raise OSError(f"{data.name} is not what was written")
+    except OSError as error:
         raise DataError(
             f"cannot keep decoded images in {folder}: {getattr(error, 'strerror', None) or error}; "
             "make room there, or name another folder in the environment variable ALEXNET_CACHE"
         ) from error
-    rows, skipped = np.array(found["rows"], dtype=np.int64), tuple(Skipped(*s) for s in found["skipped"])
-    return Cache(Pixels(memory, shapes, how), rows, skipped)
+    if not len(found.rows):
+        first = found.skipped[0] if found.skipped else Skipped("", "there are none")
+        raise DataError(f"{table.name} has no readable image; the first, {first.image}: {first.reason}")
+    return found
+
+
+def _read(table: Table, how: Preprocessing, index: Path, data: Path) -> Cache | None:
+    """Return a cache that is whole, to its last bit; None where there is none, and it is to be made anew.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not (index.exists() and data.exists()):
+        return None
+    try:
+        listing = TypeAdapter(Listing).validate_python(json.loads(index.read_text(encoding="utf-8")))
+        rows = np.array(listing.rows, dtype=np.int64)
+        shapes = np.array(listing.shapes, dtype=np.int64).reshape(-1, 2)
+    except (ValueError, OverflowError, RecursionError):
+        return None
+    size = sum(height * width * 3 for height, width in listing.shapes)
+    in_order = len(rows) == len(shapes) and (np.diff(rows, prepend=-1) > 0).all() and (rows < len(table)).all()
+    if not in_order or (shapes < 1).any() or size != data.stat().st_size:
+        return None
+    if how.stored != "full" and (shapes != how.stored).any():
+        return None
+    if _file_digest(data, f"Checking {table.name}") != listing.sha256:
+        return None
+    memory = np.memmap(data, dtype=np.uint8, mode="r") if size else np.empty(0, dtype=np.uint8)
+    return Cache(Pixels(memory, shapes, how), rows, tuple(listing.skipped), listing.sha256)
+
+
+def _file_digest(path: Path, text: str) -> str:
+    """Return the SHA-256 of a file, with progress: some are larger than the memory."""
+    digest, total = hashlib.sha256(), -(-path.stat().st_size // PIECE)
+    with path.open("rb") as file:
+        for piece in track(iter(lambda: file.read(PIECE), b""), text, total):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _make(table: Table, how: Preprocessing, workers: int, index: Path, data: Path) -> None:
     index.parent.mkdir(parents=True, exist_ok=True)
-    needed = 0 if how.stored == "full" else len(table) * how.stored**2 * 3  # full sizes show as they are decoded
+    needed = len(table) * _typical_bytes(table, how, workers)
     free = shutil.disk_usage(index.parent).free
     if needed > free:
         raise OSError(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
     rows: list[int] = []
     shapes: list[tuple[int, ...]] = []
     skipped: list[Skipped] = []
-    part = data.with_suffix(f".{os.getpid()}.part")
+    digest = hashlib.sha256()
+    part = beside(data)
     try:
         with part.open("wb") as file:
             decoded = track(_decode_all(table, how, workers), f"Decoding {table.name}", len(table))
@@ -125,27 +174,36 @@ def _make(table: Table, how: Preprocessing, workers: int, index: Path, data: Pat
                     rows.append(row)
                     shapes.append(image.shape[:2])
                     file.write(np.ascontiguousarray(image).data)
+                    digest.update(np.ascontiguousarray(image).data)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(data)
     finally:
         part.unlink(missing_ok=True)
-    listing = index.with_suffix(f".{os.getpid()}.part")
-    listing.write_text(json.dumps({"rows": rows, "shapes": shapes, "skipped": skipped}), encoding="utf-8")
+    listing = beside(index)
+    content = {"rows": rows, "shapes": shapes, "skipped": skipped, "sha256": digest.hexdigest()}
+    listing.write_text(json.dumps(content), encoding="utf-8")
     listing.replace(index)
-    _remove_others(index)
 
 
 def _decode_all(table: Table, how: Preprocessing, workers: int) -> Iterator[NDArray[np.uint8] | str]:
     """Yield each image in order, or the reason why there is none."""
+    ahead = 0 if how.stored == "full" else min(256, IN_FLIGHT // (how.stored**2 * 3))
+    for _, answer in decoded("pixels", table.sources(), workers, ahead, **how.storing()):
+        yield str(answer) if isinstance(answer, ImageError) else answer.pixels
 
-    def one(row: int) -> NDArray[np.uint8] | str:
-        try:
-            return stored_pixels(table.source(row), how)
-        except ImageError as error:
-            return str(error)
 
-    with ThreadPoolExecutor(workers) as pool:  # threads, as Pillow lets go of the interpreter while it decodes
-        for start in range(0, len(table), CHUNK):
-            yield from pool.map(one, range(start, min(start + CHUNK, len(table))))
+def _typical_bytes(table: Table, how: Preprocessing, workers: int) -> int:
+    """Return what an image takes in the cache; where full images are kept, by the headers of some of them."""
+    if how.stored != "full":
+        return how.stored**2 * 3
+    return round(3 * np.mean([width * height for width, height in header_sizes(table, workers)] or [0]))
+
+
+def header_sizes(table: Table, workers: int) -> list[tuple[int, int]]:
+    """Return width and height, from the headers, of some 200 of a table's files."""
+    sample = table.sources(max(1, len(table) // 200))
+    return [tuple(answer.facts["size"]) for _, answer in decoded("size", sample, workers) if isinstance(answer, Answer)]
 
 
 def _key(table: Table, settings: str) -> str:
@@ -167,10 +225,10 @@ def _key(table: Table, settings: str) -> str:
 
 
 def _remove_others(index: Path) -> None:
-    """Remove older caches of this folder, and what a run that was killed has left; another run may be writing now."""
+    """Remove older caches of this folder, and what killed processes have left."""
+    clear(index.parent)
     for file in index.parent.iterdir():
-        fresh_part = file.suffix == ".part" and time.time() - file.stat().st_mtime < 24 * 3600
-        if not file.name.startswith(index.stem) and not fresh_part:
+        if file.suffix != ".part" and not file.name.startswith(index.stem):
             file.unlink(missing_ok=True)
 
 

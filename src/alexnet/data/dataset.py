@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.batches import Images
-from alexnet.data.cache import Pixels, open_cache
-from alexnet.data.images import Preprocessing, typical_side
+from alexnet.data.cache import Pixels, header_sizes, open_cache
+from alexnet.data.images import Preprocessing
 from alexnet.data.splits import split
 from alexnet.data.table import Table
 from alexnet.recipe import Data, Recipe
@@ -20,15 +22,22 @@ ENLARGE = 4  # for small images: the stride of all first layers, which most of t
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """`table` lists the readable images; `pixels` holds them in the same order."""
+    """`table` lists the readable images; `pixels` holds them in the same order, `sha256` is that of their bytes."""
 
     table: Table
     pixels: Pixels
+    sha256: str = ""
 
     def images(self, name: str) -> Images:
         """Return the images of a split, or of all splits (`all`), as batches take them."""
         rows = np.arange(len(self.table)) if name == "all" else self.table.rows(name)
         return Images(self.pixels, rows, self.table.targets[rows])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what a training depends on, to compare: the number of images, and the SHA-256 of listing and pixels."""
+        table = self.table
+        listing = json.dumps([list(table.images), table.labels, table.targets.tolist(), table.splits.tolist()])
+        return {"images": len(table), "listing": hashlib.sha256(listing.encode()).hexdigest(), "pixels": self.sha256}
 
     def names(self, name: str) -> list[str]:
         """Return the names of the images of a split (or `all`), in the same order."""
@@ -46,7 +55,7 @@ def open_dataset(table: Table, how: Preprocessing, workers: int, data: Data | No
     readable = table.select(cache.rows, cache.skipped)
     if data is not None:
         readable = split(readable, data)
-    return Dataset(readable, cache.pixels)
+    return Dataset(readable, cache.pixels, cache.sha256)
 
 
 def resolve(recipe: Recipe, table: Table) -> Recipe:
@@ -55,7 +64,7 @@ def resolve(recipe: Recipe, table: Table) -> Recipe:
     images = recipe.images
     if "auto" in (images.stored, images.enlarge):
         wanted = images.crop or images.input
-        side = min(_side(table) or wanted, wanted) if images.stored == "auto" else images.stored
+        side = min(_side(table, recipe.data.workers) or wanted, wanted) if images.stored == "auto" else images.stored
         if images.enlarge == "auto":
             fits = side != "full" and side * ENLARGE <= images.input and images.input % ENLARGE == 0
             changes["images.enlarge"] = ENLARGE if fits else 1
@@ -65,12 +74,10 @@ def resolve(recipe: Recipe, table: Table) -> Recipe:
     return recipe.with_settings(changes)
 
 
-def _side(table: Table) -> int | None:
+def _side(table: Table, workers: int) -> int | None:
     """Return the usual shorter side of a table's images, in pixels; None where none reads."""
-    if table.pixels is not None:
-        return int(min(table.pixels.shape[1:3]))
-    sample = range(0, len(table), max(1, len(table) // 200))
-    return typical_side(source for i in sample if isinstance(source := table.source(i), Path))
+    sizes = header_sizes(table, workers)
+    return int(np.median([min(size) for size in sizes])) if sizes else None
 
 
 def preprocessing(recipe: Recipe, mean_image: NDArray[np.float32] | None = None) -> Preprocessing:

@@ -1,27 +1,22 @@
-"""From a file to what the network sees: decode, fit, scale, normalise. Training and prediction come the same way."""
+"""From a file to what the network sees: fit, scale, normalise. Training and prediction come the same way."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from alexnet.errors import ImageError
-
-# Pillow warns at 89 megapixels and refuses at twice that, before it decodes; large photos are not worth a warning.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+from alexnet.data import decode
 
 Channels = tuple[float, float, float]
+# No camera's picture needs more at the network; a card that says so was made to take all memory.
+Side = Annotated[int, Field(ge=1, le=8192)]
 PixelArray = NDArray[np.uint8] | NDArray[np.float32]
-FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
 
 
 class Preprocessing(BaseModel):
@@ -35,20 +30,20 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    stored: int | Literal["full"]
+    stored: Side | Literal["full"]
     fit: Literal["crop", "stretch"]
     filter: Literal["bicubic", "nearest"] = "bicubic"
     reduced_decode: bool
-    crop: int | None = None
+    crop: Side | None = None
     levels: Literal[1, 255] = 1
     mean: Channels | Literal["image", "image-centre", "each"] = (0.0, 0.0, 0.0)
     deviation: Channels | Literal["each"] = (1.0, 1.0, 1.0)
     mirror: bool = False
     brightness: float = 0.0
-    input: int
+    input: Side
     resize: Literal["nearest", "bilinear"]
     antialias: bool = True
-    enlarge: int = 1
+    enlarge: Side = 1
     mean_image: NDArray[np.float32] | None = Field(default=None, exclude=True, repr=False)
 
     @property
@@ -61,74 +56,20 @@ class Preprocessing(BaseModel):
         """Pixels a side before they are enlarged."""
         return self.input // self.enlarge
 
-
-def decode(source: Path | NDArray[np.uint8], reduced_to: int = 1 << 30) -> Image.Image:
-    """Return an image as upright 8-bit RGB: the one way in for pixels.
-
-    The first frame of an animation; 16-bit levels are scaled to 8, transparency is laid on white. A JPEG may decode at
-    1/2, 1/4 or 1/8 scale, as long as its shorter side is at least `reduced_to` pixels. `source` is a path, or H W 3 uint8.
-
-    Raises:
-        ImageError: the file is missing, empty, not an image, truncated or too large, or the array has another form; the
-            message is the reason alone.
-    """
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-            raise ImageError(f"an array of {source.dtype}, {'x'.join(map(str, source.shape))}, but should be uint8, H x W x 3")
-        return Image.fromarray(source)
-    try:
-        if source.stat().st_size == 0:
-            raise ImageError("the file is empty")
-        with Image.open(source) as image:
-            image.draft(None, _draft_size(image, reduced_to))  # does nothing but for JPEG
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError("no such file") from error
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image, or of an unknown kind") from error
-    except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-        raise ImageError(reason.splitlines()[0]) from error
-
-
-def _draft_size(image: Image.Image, reduced_to: int) -> tuple[int, int]:
-    """Return the smallest size that JPEG may decode at: both sides in proportion, the shorter one `reduced_to`."""
-    scale = min(1.0, reduced_to / min(image.size))
-    return max(1, int(image.width * scale)), max(1, int(image.height * scale))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        levels = np.asarray(image, dtype=np.float64)
-        levels = levels / 257 if levels.max(initial=0) > 255 else levels  # 65,535 -> 255
-        return Image.fromarray(levels.clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    def storing(self) -> dict[str, Any]:
+        """Return the settings of `decode.stored_pixels`."""
+        return self.model_dump(include={"stored", "fit", "filter", "reduced_decode"})
 
 
 def stored_pixels(source: Path | NDArray[np.uint8], how: Preprocessing) -> NDArray[np.uint8]:
     """Decode an image to what the cache holds: `stored` x `stored` x 3 uint8, or H W 3 where `stored` is full.
 
-    `crop` scales the shorter side to `stored` and cuts out the centre; `stretch` scales both sides.
+    In this process; files from elsewhere go through `data.workers`, which does the same in another.
 
     Raises:
-        ImageError: as `decode`.
+        ImageError: as `decode.decode`.
     """
-    if how.stored == "full":
-        return np.asarray(decode(source))
-    image = decode(source, how.stored if how.reduced_decode else 1 << 30)
-    if image.size == (how.stored, how.stored):
-        return np.asarray(image)
-    width, height = image.size
-    box = _centre(width, height) if how.fit == "crop" else (0, 0, width, height)
-    gap = 2.0 if how.reduced_decode else None
-    return np.asarray(image.resize((how.stored, how.stored), FILTERS[how.filter], box=box, reducing_gap=gap))
+    return decode.stored_pixels(source, **how.storing())
 
 
 def fitted(stored: NDArray[np.uint8], how: Preprocessing) -> PixelArray:
@@ -140,7 +81,7 @@ def fitted(stored: NDArray[np.uint8], how: Preprocessing) -> PixelArray:
         return stored
     height, width = stored.shape[:2]
     if how.fit == "crop":
-        left, top, right, bottom = (int(edge) for edge in _centre(width, height))
+        left, top, right, bottom = (int(edge) for edge in decode.centre(width, height))
         stored = stored[top:bottom, left:right]
     if how.resize == "bilinear" and not how.antialias:
         return _bilinear(_bilinear(stored.astype(np.float32), 1, how.input), 0, how.input)
@@ -153,7 +94,7 @@ def pixels(source: Path | NDArray[np.uint8], how: Preprocessing) -> PixelArray:
     """Decode and fit an image: `side` x `side` x 3, uint8 or float32, grey levels 0 to 255.
 
     Raises:
-        ImageError: as `decode`.
+        ImageError: as `decode.decode`.
     """
     return fitted(stored_pixels(source, how), how)
 
@@ -220,22 +161,3 @@ def _bilinear(image: NDArray[np.float32], axis: int, size: int) -> NDArray[np.fl
     before = image.take(low, axis)
     result: NDArray[np.float32] = before + (image.take(high, axis) - before) * share
     return result
-
-
-def _centre(width: int, height: int) -> tuple[float, float, float, float]:
-    """Return left, top, right, bottom of the largest square in the middle."""
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
-
-
-def typical_side(sources: Iterable[Path]) -> int | None:
-    """Return the median of the images' shorter sides in pixels, read from their headers; None if none reads."""
-    sides = []
-    for source in sources:
-        try:
-            with Image.open(source) as image:
-                sides.append(min(image.size))
-        except Exception:  # noqa: S112 - a file that does not open is reported when it is decoded
-            continue
-    return int(np.median(sides)) if sides else None

@@ -13,7 +13,7 @@ import numpy as np
 from alexnet.data import builtin
 from alexnet.data.files import visible, visible_files
 from alexnet.data.table import SPLITS, Skipped, Table
-from alexnet.errors import DataError
+from alexnet.errors import DataError, printable
 
 # What people call the splits.
 SPLIT_NAMES = {
@@ -70,6 +70,8 @@ def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], subje
             f"{subject} {found}: put the images of each class into a folder of its own, begin each file's name with its label "
             "and a number (cat.17.jpg), or give a CSV file with the columns image and label"
         )
+    if odd := [label for label in labels if printable(label) != label]:
+        raise DataError(f"{subject} the label {odd[0]!r}, which holds control characters: name it otherwise")
     position = {label: i for i, label in enumerate(labels)}
     return Table(
         name=name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -57,6 +57,10 @@ class Table:
         assert self.root is not None
         path: Path = self.root / self.images[index]
         return path
+
+    def sources(self, step: int = 1) -> Iterator[Path | NDArray[np.uint8]]:
+        """Return all images, or each `step`-th, one after the other as `source` does."""
+        return (self.source(index) for index in range(0, len(self), step))
 
     def select(self, rows: NDArray[np.int64], skipped: Sequence[Skipped] = ()) -> Table:
         """Return the table of `rows` alone, in that order, with more files `skipped`."""

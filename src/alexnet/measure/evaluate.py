@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,14 +85,21 @@ def evaluate_split(
     workers: int,
     temperature: float = 1.0,
     view_count: int = 1,
+    between: Callable[[], object] = lambda: None,
 ) -> Evaluation:
     """Evaluate the network on a split of a dataset (or on `all` of it), with progress; `workers` threads read ahead.
 
-    `view_count` is the number of views of each image (measure/views.py).
+    `view_count` is the number of views of each image (measure/views.py). `between` is called before each batch; what it raises
+    ends the evaluation.
     """
     images, table = dataset.images(split), dataset.table
-    batches = ordered_batches(images, BATCH, workers)
-    shown = track(batches, f"Evaluating {split}", len(parts(len(images), BATCH)))
+
+    def batches() -> Iterator[Batch]:
+        for batch in ordered_batches(images, BATCH, workers):
+            between()
+            yield batch
+
+    shown = track(batches(), f"Evaluating {split}", len(parts(len(images), BATCH)))
     found = evaluate(network, shown, how, table.labels, precision=precision, temperature=temperature, view_count=view_count)
     return replace(found, skipped=table.skipped)
 

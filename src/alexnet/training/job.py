@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from alexnet.data.batches import parts
 from alexnet.data.dataset import Dataset, open_dataset, preprocessing, resolve
@@ -57,7 +60,7 @@ def start(recipe: Recipe, out: Path, device: str | None, started: float) -> Trai
         return _train(recipe, table, folder, where, started, resuming=False)
     except AlexNetError as error:
         if not isinstance(error, Interrupted) and not folder.environment.exists():
-            shutil.rmtree(folder.path)  # nothing was trained: the name is free again
+            shutil.rmtree(folder.path, ignore_errors=True)  # nothing was trained: the name is free again
         raise
 
 
@@ -69,14 +72,14 @@ def resume(out: Path, device: str | None, started: float) -> Trained:
     """
     folder = find(out)
     if folder.summary.exists():
-        raise RunError(f"{out} is finished, there is nothing to resume")
+        raise RunError(f"{out} is finished, there is nothing to resume (alexnet report {out} writes its page anew)")
     recipe = read_recipe(folder)
     table = open_table(recipe.data.dataset, recipe.data.root)
     return _train(recipe, table, folder, choose_device(device), started, resuming=True)
 
 
 def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device, started: float, *, resuming: bool) -> Trained:
-    with StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
+    with _alone(folder), StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
         keep_freed_memory()
         try:
             network = _network(recipe, table, device, fresh=not (resuming and checkpoint.exists(folder.path)))
@@ -88,16 +91,58 @@ def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device
         except Interrupted as error:
             way_on = f"stopped before training began; go on with: alexnet train --resume {folder.path}"
             raise Interrupted(way_on, error.code) from error
-        write_text(folder.recipe, recipe.to_toml())
         precision = choose_precision(device, recipe.train.precision)
         trainer = Trainer(recipe, dataset, preprocessing(recipe, mean_image), network, folder, monitor, started)
         write_json(folder.environment, environment(device, precision))  # from here on, the folder stays
         _say_plan(monitor, recipe, dataset, folder, f"{device.type}, {precision}", sum(p.numel() for p in network.parameters()))
-        stop.deferred = True  # from here on there is something to save
         if resuming and trainer.resume():
             monitor.say(f"going on in epoch {trainer.at.epoch}, batch {trainer.at.batch + 1} of {len(trainer.cuts)}")
-        trainer.fit(stop)
-        return _finish(recipe, trainer, folder, started)
+        write_text(folder.recipe, recipe.to_toml())
+        stop.deferred = True  # from here on there is something to save
+        try:
+            trainer.fit(stop)
+            return _finish(recipe, trainer, folder, started)
+        except RunError as error:
+            if not checkpoint.exists(folder.path):
+                raise
+            way_on = f"mend that and go on with: alexnet train --resume {folder.path}"
+            raise RunError(f"{error}. The last checkpoint is intact: {way_on}") from error
+
+
+def tidy(folder: RunFolder) -> None:
+    """Remove what a training that was killed at its very end has left beside a finished run.
+
+    Raises:
+        RunError: another process trains here.
+    """
+    with _alone(folder):
+        checkpoint.remove(folder.path)
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Hold the run's lock, which ends with the process however it ends; leave no temporary file.
+
+    Raises:
+        RunError: another process trains here, or the folder cannot be written.
+    """
+    try:
+        with FileLock(folder.lock, timeout=0):
+            _clear(folder)
+            try:
+                yield
+            finally:
+                folder.lock.unlink(missing_ok=True)
+    except Timeout as error:
+        raise RunError(f"another process is training in {folder.path}: wait for it, or stop it (Ctrl-C saves)") from error
+    except PermissionError as error:
+        raise RunError(f"cannot write {folder.lock}: {error.strerror or error}") from error
+
+
+def _clear(folder: RunFolder) -> None:
+    """Remove the temporary files that a killed process may have left."""
+    for part in (*folder.path.glob("*.part"), *(folder.path / "epochs").glob("*.part")):
+        part.unlink(missing_ok=True)
 
 
 def _network(recipe: Recipe, table: Table, device: torch.device, *, fresh: bool) -> AlexNet:

@@ -6,7 +6,7 @@ import csv
 import io
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,40 +16,23 @@ from alexnet.data.augment import training_input
 from alexnet.data.batches import Batch, epoch_batches, parts
 from alexnet.data.dataset import Dataset
 from alexnet.data.images import Preprocessing
-from alexnet.errors import DivergedError, Interrupted, RecipeError
+from alexnet.errors import DivergedError, Interrupted, RecipeError, RunError
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast, choose_precision
 from alexnet.network.fused import narrow_gradients
 from alexnet.recipe import Augment, Recipe
 from alexnet.run import Card, RunFolder, save_model, save_weights, write_text
-from alexnet.training import checkpoint
+from alexnet.training import checkpoint, state
+from alexnet.training.clock import Clock
 from alexnet.training.monitor import Monitor
 from alexnet.training.optimizer import build_loss, build_optimizer, check_names, frozen, set_rate
 from alexnet.training.schedule import EarlyStop, Plateau, input_at, rate_at, table_at
+from alexnet.training.state import Progress
 from alexnet.training.stop import StopRequest
 
-SECONDS_BETWEEN_CHECKPOINTS = 120.0
-STEPS_TO_WARM_UP = 3  # they also find places in memory and plans of their operations
-
-
-@dataclass
-class Progress:
-    """Where a training stands, beside its tensors; kept in the checkpoint."""
-
-    epoch: int = 1  # the one at work
-    batch: int = 0  # of it, done
-    seen: int = 0  # images of it
-    loss_sum: float = 0.0
-    right: int = 0
-    seconds_before: float = 0.0  # in earlier sessions
-    prelude: float | None = None  # seconds of the first session before its first step: decoding and the like
-    best_epoch: int = 0
-    best: tuple[float, float] = (-1.0, 0.0)  # top-1 of the best epoch, minus its loss
-    plateau: dict[str, Any] = field(default_factory=dict)  # where `Plateau` and `EarlyStop` stand
-    early_stop: dict[str, Any] = field(default_factory=dict)
-    ended: bool = False  # early
-    history: list[dict[str, Any]] = field(default_factory=list)
+SECONDS_BETWEEN_CHECKPOINTS = 120.0  # within an epoch; another is written after each epoch, but
+SHARE_FOR_CHECKPOINTS = 0.1  # of the time is the most that they may take
 
 
 class Trainer:
@@ -82,11 +65,13 @@ class Trainer:
         self.loss = build_loss(recipe, self.train.targets, len(dataset.table.labels), self.device)
         self.at = Progress()
         self.best_weights: checkpoint.Tensors = {}
-        self._saved = time.monotonic()
+        self.clock: Clock | None = None
+        if recipe.train.minutes is not None:
+            evaluated = 2 * len(self.val) + len(dataset.table.rows("test"))
+            self.clock = Clock(recipe.train.minutes, evaluated, started, folder.journal)
+        self._stop = StopRequest()
+        self._saved, self._saving = time.monotonic(), 0.0  # when, and the seconds that it took
         self._began = (0.0, 0)  # when this epoch began, and how many of its images were done then
-        self._ended = False
-        self._steps = self._images = 0  # of this session
-        self._paced: tuple[float, int] | None = None  # when its first steps were over, and the images of them
         self._fit_began = (0.0, 0.0)  # when training began or was taken up, and the share of it that was done then
 
     def fit(self, stop: StopRequest) -> None:
@@ -96,22 +81,33 @@ class Trainer:
             DivergedError: the loss is not finite.
             Interrupted: `stop` noted a signal; everything is saved.
         """
+        self._stop = stop
         if self.at.prelude is None:
             self.at.prelude = time.monotonic() - self.started
+        if self.clock is not None:
+            self.clock.prelude = self.at.prelude
         self._fit_began = (time.monotonic(), self._share())
-        while not self._over():
-            self._run_epoch(stop)
+        while self.at.batch or not self._over():  # the last epoch may have been stopped while it was evaluated
+            self._run_epoch()
             self._end_epoch()
-            if stop.code is not None and not self._over():
-                self._save_and_stop(stop.code)
         if self.recipe.train.keep == "best" and self.best_weights:
             self.network.load_state_dict(self.best_weights)
 
     def evaluate(self, split: str, temperature: float = 1.0) -> Evaluation:
-        """Return the network's evaluation on a split."""
-        precision, workers = self.recipe.train.precision, self.recipe.data.workers
+        """Return the network's evaluation on a split.
+
+        Raises:
+            Interrupted: a signal was noted; everything is saved.
+        """
         return evaluate_split(
-            self.network, self.dataset, split, self.how, precision=precision, workers=workers, temperature=temperature
+            self.network,
+            self.dataset,
+            split,
+            self.how,
+            precision=self.recipe.train.precision,
+            workers=self.recipe.data.workers,
+            temperature=temperature,
+            between=self._heed,
         )
 
     def card(self) -> Card:
@@ -128,41 +124,37 @@ class Trainer:
         )
 
     def resume(self) -> bool:
-        """Take up the last checkpoint; False where there is none."""
-        found = checkpoint.load(self.folder.path)
+        """Take up the last checkpoint; False where there is none.
+
+        Raises:
+            RunError: it is damaged, or the recipe or the dataset is not what it was.
+        """
+        found = state.load(self.folder, self.recipe, self.dataset)
         if found is None:
             return False
-        tensors, state = found
-        self.at = Progress(**{**state, "best": tuple(state["best"])})
+        self.at, tensors = found
         self.started -= self.at.seconds_before
-        self.at.prelude = self.at.prelude or 0.0
-        kinds: dict[str, checkpoint.Tensors] = {"network": {}, "momentum": {}, "best": {}}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition("/")
-            kinds[kind][rest] = tensor
-        self.network.load_state_dict(kinds["network"])
-        for name, parameter in self.network.named_parameters():
-            if name in kinds["momentum"]:
-                momentum = torch.empty_like(parameter).copy_(kinds["momentum"][name])
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum
-        self.best_weights = kinds["best"]
+        if self.clock is not None:
+            self.clock.started = self.started
+        state.put_back(tensors, self.network, self.optimizer, self.folder.path)
+        self.best_weights = tensors["best"]
         return True
 
     def save(self) -> None:
-        """Write a checkpoint: weights, momentum, the best weights, and where the training stands."""
-        momentum = {
-            name: self.optimizer.state[parameter]["momentum_buffer"]
-            for name, parameter in self.network.named_parameters()
-            if parameter in self.optimizer.state
-        }
-        kinds = {"network": self.network.state_dict(), "momentum": momentum, "best": self.best_weights}
-        all_tensors = ((f"{kind}/{name}", tensor) for kind, named in kinds.items() for name, tensor in named.items())
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in all_tensors}
-        state = {**asdict(self.at), "seconds_before": time.monotonic() - self.started}
-        checkpoint.save(self.folder.path, tensors, state)
-        self._saved = time.monotonic()
+        """Write a checkpoint: weights, momentum, the best weights, and where the training stands.
 
-    def _run_epoch(self, stop: StopRequest) -> None:
+        Raises:
+            RunError: it cannot be written; the one before is intact.
+        """
+        began = time.monotonic()
+        if self.clock is not None:
+            self.clock.flush()
+        at = replace(self.at, seconds_before=began - self.started)
+        state.save(self.folder, self.recipe, self.dataset, at, self.network, self.optimizer, self.best_weights)
+        self._saved = time.monotonic()
+        self._saving = self._saved - began
+
+    def _run_epoch(self) -> None:
         """Train on the batches of the epoch at work that are still to do, or until the time is over."""
         train, at = self.recipe.train, self.at
         self.network.train()
@@ -175,6 +167,8 @@ class Trainer:
         self._began = (time.monotonic(), at.seen)
         workers, together, alternate = self.recipe.data.workers, changes.together, changes.alternate
         for batch in epoch_batches(self.train, self.cuts, train.seed, at.epoch, at.batch, workers, together, alternate):
+            if self._over():
+                break
             set_rate(self.optimizer, self.rate, factors)
             self._step(batch, changes)
             at.batch += 1
@@ -182,34 +176,67 @@ class Trainer:
             self.monitor.step(
                 f"epoch {at.epoch}", at.batch, len(self.cuts), self.rate, at.loss_sum / at.seen, at.right / at.seen, left
             )
-            if stop.code is not None and at.batch < len(self.cuts):
-                self._save_and_stop(stop.code)
-            if self._over():
-                break
+            self._heed()
+            if time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
+                self.save()
 
     def _step(self, batch: Batch, changes: Augment) -> None:
         """One step on one batch; chance comes from (seed, epoch, batch) alone."""
-        train, at, device = self.recipe.train, self.at, self.device
-        torch.manual_seed(int(np.random.SeedSequence([train.seed, at.epoch, at.batch]).generate_state(1, np.uint64)[0] >> 1))
-        assert batch.draws is not None
-        images, targets = batch.images.to(device, non_blocking=True), batch.targets.to(device, non_blocking=True)
+        train, at = self.recipe.train, self.at
+        seed = int(np.random.SeedSequence([train.seed, at.epoch, at.batch]).generate_state(1, np.uint64)[0] >> 1)
         how = self.how.model_copy(update={"input": input_at(self.recipe, self._share(0.5), self.network.smallest)})
-        x = training_input(images, batch.draws.to(device), how, changes)
-        with autocast(device, train.precision):
-            logits = self.network(x, how.enlarge).float()
-        loss = self.loss(logits, targets)
-        value = loss.item()
-        if not np.isfinite(value):
-            self._diverged(value)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        while True:
+            torch.manual_seed(seed)
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                loss, right = self._gradient(batch, changes, how)
+                break
+            except torch.OutOfMemoryError:
+                self._halve(len(batch.targets))
         self.optimizer.step()
-        at.seen += len(targets)
-        self._steps, self._images = self._steps + 1, self._images + len(targets)
-        if self._steps == STEPS_TO_WARM_UP:
-            self._paced = (time.monotonic(), self._images)
-        at.loss_sum += value * len(targets)
-        at.right += int((logits.argmax(1) == targets).sum())
+        count = len(batch.targets)
+        at.seen += count
+        at.loss_sum += loss * count
+        at.right += right
+        if self.clock is not None:
+            self.clock.stepped(count)
+
+    def _gradient(self, batch: Batch, changes: Augment, how: Preprocessing) -> tuple[float, int]:
+        """Add the gradient of a batch, in `at.pieces` one after the other; return its loss and how many were right."""
+        assert batch.draws is not None
+        total, right, device = 0.0, 0, self.device
+        pieces = self.at.pieces
+        for images, all_targets, draws in zip(
+            batch.images.chunk(pieces), batch.targets.chunk(pieces), batch.draws.chunk(pieces), strict=True
+        ):
+            targets = all_targets.to(device, non_blocking=True)
+            x = training_input(images.to(device, non_blocking=True), draws.to(device), how, changes)
+            with autocast(device, self.recipe.train.precision):
+                logits = self.network(x, how.enlarge).float()
+            loss = self.loss(logits, targets) * (len(targets) / len(batch.targets))
+            value = loss.item()
+            if not np.isfinite(value):
+                self._diverged(value)
+            torch.autograd.backward(loss)
+            total += value
+            right += int((logits.argmax(1) == targets).sum())
+        return total, right
+
+    def _halve(self, count: int) -> None:
+        """Cut batches into twice as many pieces, after the device's memory was too small for one of `count` images.
+
+        Raises:
+            RunError: one image alone is too much.
+        """
+        before = -(-count // self.at.pieces)
+        if before == 1:
+            raise RunError(f"one image of {self.how.input} pixels a side is too much for the device: lower images.input")
+        self.at.pieces *= 2
+        torch.accelerator.memory.empty_cache()
+        self.monitor.say(
+            f"the device's memory is too small for {before} images at once: from here on {-(-count // self.at.pieces)}, "
+            "and their gradients are added up; a step stays that of the whole batch, but batch normalisation sees fewer images"
+        )
 
     def _end_epoch(self) -> None:
         """Validate, remember the best weights, write a row of metrics, begin the next epoch."""
@@ -242,7 +269,7 @@ class Trainer:
         of_epochs = "" if self.recipe.train.minutes else f"/{self.recipe.train.epochs}"
         at.epoch, at.batch, at.seen, at.loss_sum, at.right = at.epoch + 1, 0, 0, 0.0, 0
         self.monitor.epoch(row, of_epochs, self._seconds_left())
-        if time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS and not self._over():
+        if (time.monotonic() - self._saved) * SHARE_FOR_CHECKPOINTS > self._saving and not self._over():
             self.save()
 
     @property
@@ -271,44 +298,38 @@ class Trainer:
 
     def _share(self, into_step: float = 0.0) -> float:
         """Return how much of the training is done, from 0 to 1: by the clock if the recipe names minutes, else by steps."""
-        at, train = self.at, self.recipe.train
-        if train.minutes is None:
-            return ((at.epoch - 1) * len(self.cuts) + at.batch + into_step) / (train.epochs * len(self.cuts))
-        prelude = at.prelude or 0.0
-        whole = train.minutes * 60 - self._reserve() - prelude
-        return min(1.0, (time.monotonic() - self.started - prelude) / max(1.0, whole))
+        if self.clock is not None:
+            return self.clock.share
+        return (self._steps_done + into_step) / (self.recipe.train.epochs * len(self.cuts))
 
-    def _reserve(self) -> float:
-        """Return the seconds to keep for evaluating at the end, by this session's pace: an image takes 0.4 of a step's.
-
-        The first steps do not count, as they are slow; and never more than half of the time is kept.
-        """
-        assert self.recipe.train.minutes is not None
-        pace = 0.0
-        if self._paced is not None and self._steps > STEPS_TO_WARM_UP:
-            began, images = self._paced
-            pace = (time.monotonic() - began) / max(1, self._images - images)
-        images = 2 * len(self.val) + len(self.dataset.table.rows("test"))
-        return min(3.0 + 0.4 * pace * images, self.recipe.train.minutes * 30)
+    @property
+    def _steps_done(self) -> int:
+        return (self.at.epoch - 1) * len(self.cuts) + self.at.batch
 
     def _over(self) -> bool:
-        self._ended = self._ended or self.at.ended or self._share() >= 1.0  # for good: the reserve moves with the pace
-        return self._ended
+        if self.clock is not None:
+            self.clock.decide(self._steps_done)
+        return self.at.ended or self._share() >= 1.0
 
     def _seconds_left(self) -> float:
-        now, minutes = time.monotonic(), self.recipe.train.minutes
-        if minutes is not None:
-            return minutes * 60 - (now - self.started)
+        if self.clock is not None:
+            return self.clock.seconds_left
         began, share = self._fit_began
         done = self._share()
-        return (now - began) * (1 - done) / max(done - share, 1e-9)
+        return (time.monotonic() - began) * (1 - done) / max(done - share, 1e-9)
+
+    def _heed(self) -> None:
+        """Save and stop, if a signal asks for it."""
+        if self._stop.code is not None:
+            self._save_and_stop(self._stop.code)
 
     def _save_and_stop(self, code: int) -> None:
         self.save()
         if self.best_weights:  # so that what was reached can be used meanwhile
             self._save_best()
         way_on = f"go on with: alexnet train --resume {self.folder.path}"
-        raise Interrupted(f"stopped in epoch {self.at.epoch}, all is saved; {way_on}", code)
+        where = "after the last epoch" if not self.at.batch and self._over() else f"in epoch {self.at.epoch}"
+        raise Interrupted(f"stopped {where}, all is saved; {way_on}", code)
 
     def _diverged(self, loss: float) -> None:
         saved = f"; the weights of epoch {self.at.best_epoch} are kept in {self.folder.path}" if self.best_weights else ""

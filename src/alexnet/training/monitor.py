@@ -7,7 +7,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Any
 import psutil
 import torch
 
+from alexnet.errors import RunError
 from alexnet.network.fused import fast_forms
 from alexnet.progress import SECONDS_BETWEEN_LINES, clock, say
 
@@ -35,19 +37,21 @@ class Monitor:
     def __enter__(self) -> Monitor:
         from torch.utils.tensorboard import SummaryWriter  # a second to import
 
-        self._board = SummaryWriter(str(self._board_folder))
+        with _writing(self._folder):
+            self._board = SummaryWriter(str(self._board_folder))
         self.usage()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._board.close()
+        with suppress(OSError):  # a full disk was reported before
+            self._board.close()
 
     def say(self, text: str) -> None:
         """Write a line for people, and keep it."""
         if self._live:
             sys.stderr.write("\r\033[K")  # over the live line
         say(text)
-        with (self._folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as log:
+        with _writing(self._folder), (self._folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
     def step(self, epoch: str, done: int, total: int, rate: float, loss: float, top1: float, seconds_left: float) -> None:
@@ -74,10 +78,11 @@ class Monitor:
             f"val loss {row['val_loss']:.3f} top-1 {row['val_top1']:.1%}  "
             f"{row['images_per_second']:.0f} images/s  {device}{busy} {row['memory_gb']:.1f} GB  {clock(seconds_left)} left"
         )
-        for name in ("train_loss", "train_top1", "val_loss", "val_top1", "rate"):
-            part, _, figure = name.rpartition("_")
-            self._board.add_scalar(f"{figure}/{part}" if part else figure, row[name], row["epoch"])
-        self._board.flush()
+        with _writing(self._folder):
+            for name in ("train_loss", "train_top1", "val_loss", "val_top1", "rate"):
+                part, _, figure = name.rpartition("_")
+                self._board.add_scalar(f"{figure}/{part}" if part else figure, row[name], row["epoch"])
+            self._board.flush()
 
     def usage(self) -> dict[str, float | None]:
         """Return the device's `utilisation` since the last call, 0 to 1 (None: not to be had), and `memory_gb` in use."""
@@ -89,6 +94,14 @@ class Monitor:
             return {"utilisation": torch.cuda.utilization(self.device) / 100, "memory_gb": memory}
         except (ModuleNotFoundError, RuntimeError):  # it asks pynvml, which not everyone has
             return {"utilisation": None, "memory_gb": memory}
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write into {folder}: {error.strerror or error}") from error
 
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from alexnet.data.files import visible_files
-from alexnet.data.images import PixelArray, pixels
+from alexnet.data.images import PixelArray, Preprocessing, fitted
+from alexnet.data.workers import Source, decoded
 from alexnet.errors import DataError, ImageError
 from alexnet.measure.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import Card
 
 BATCH = 128
-
-Source = Path | NDArray[np.uint8]
 
 
 def find_images(names: Iterable[str | Path]) -> list[Path]:
@@ -51,27 +50,26 @@ def predict(network: AlexNet, card: Card, sources: Iterable[Source], top: int = 
     """Yield an answer for each source in order: `{"image", "predictions": [{"label", "probability"}]}` or `{"image", "error"}`.
 
     A source is a path or an H W 3 uint8 array. Probabilities are calibrated with the run's temperature. Images are decoded
-    by threads, a batch at a time, so memory stays bounded however many there are.
+    ahead by other processes and looked at a batch at a time, so memory stays bounded however many there are.
     """
-    remaining = iter(sources)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while batch := list(islice(remaining, BATCH)):
-            decoded = list(pool.map(lambda source: _pixels(source, card), batch))
-            images = [image for image in decoded if isinstance(image, np.ndarray)]
-            answers: Iterator[NDArray[np.float64]] = iter(_probabilities(network, card, images) if images else ())
-            for source, image in zip(batch, decoded, strict=True):
+    with closing(_fitted(sources, card.preprocessing)) as images:
+        while batch := list(islice(images, BATCH)):
+            readable = [image for _, image in batch if isinstance(image, np.ndarray)]
+            answers: Iterator[NDArray[np.float64]] = iter(_probabilities(network, card, readable) if readable else ())
+            for source, image in batch:
                 name = str(source) if isinstance(source, Path) else "array"
-                if isinstance(image, str):
-                    yield {"image": name, "error": image}
+                if isinstance(image, ImageError):
+                    yield {"image": name, "error": str(image)}
                 else:
                     yield {"image": name, "predictions": _top(next(answers), card.labels, top)}
 
 
-def _pixels(source: Source, card: Card) -> PixelArray | str:
-    try:
-        return pixels(source, card.preprocessing)
-    except ImageError as error:
-        return str(error)
+def _fitted(sources: Iterable[Source], how: Preprocessing) -> Generator[tuple[Source, PixelArray | ImageError], None, None]:
+    """Yield each source with its image as batches hold it, or with the reason for none."""
+    ahead = 0 if how.stored == "full" else BATCH
+    with closing(decoded("pixels", sources, os.cpu_count() or 1, ahead, **how.storing())) as found:
+        for source, answer in found:
+            yield source, answer if isinstance(answer, ImageError) else fitted(answer.pixels, how)
 
 
 def _probabilities(network: AlexNet, card: Card, images: list[PixelArray]) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shlex
 import time
 from importlib.metadata import version
@@ -15,7 +14,7 @@ from scipy.special import softmax
 
 from alexnet.errors import RunError
 from alexnet.measure.metrics import per_class
-from alexnet.run import read_recipe, write_text
+from alexnet.run import read_json, read_recipe, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +75,7 @@ def _run(folder: RunFolder, dataset: Dataset) -> Parts:
     best = max(history, key=lambda row: (row["val_top1"], -row["val_loss"]))
     summary: Parts = {"best_epoch": best["epoch"], "seconds": None, "validation": None}
     if finished:
-        summary = _json(folder.summary)
+        summary = read_json(folder.summary)
     kept = int(summary["best_epoch"])
     dated = folder.summary if finished else folder.metrics
     table = dataset.table
@@ -97,17 +96,9 @@ def _run(folder: RunFolder, dataset: Dataset) -> Parts:
         "skipped": table.skipped[:SKIPPED_SHOWN],
         "skipped_more": len(table.skipped) - SKIPPED_SHOWN,
         "recipe_text": folder.recipe.read_text(encoding="utf-8"),
-        "environment": _flat(_json(folder.environment)),
+        "environment": _flat(read_json(folder.environment)),
         "command": f"alexnet predict {shlex.quote(str(folder.path))} IMAGE…",
     }
-
-
-def _json(path: Path) -> Parts:
-    try:
-        found: Parts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return found
 
 
 def _history(folder: RunFolder) -> list[dict[str, float]]:

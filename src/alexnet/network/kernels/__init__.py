@@ -19,6 +19,8 @@ import pooch
 import torch
 from torch import Tensor
 
+from alexnet.temporary import beside, clear
+
 SOURCES = sorted(file for kind in ("*.h", "*.cpp") for file in Path(__file__).parent.glob(kind))
 # No -ffast-math: it would let the whole process flush small numbers to zero.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
@@ -43,6 +45,7 @@ def library() -> ctypes.CDLL | None:
         place = Path(os.environ.get("ALEXNET_CACHE") or pooch.os_cache("alexnet")).expanduser() / "kernels" / f"{digest}.so"
         if not place.exists():
             _compile(compiler, place)
+        clear(place.parent)
         return ctypes.CDLL(str(place))
     except (OSError, subprocess.SubprocessError):
         return None
@@ -50,7 +53,7 @@ def library() -> ctypes.CDLL | None:
 
 def _compile(compiler: str, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_suffix(f".{os.getpid()}.part")
+    part = beside(place)
     sources = [str(file) for file in SOURCES if file.suffix == ".cpp"]
     try:
         subprocess.run([compiler, *FLAGS, *sources, "-o", str(part)], capture_output=True, timeout=120, check=True)

@@ -1,0 +1,185 @@
+"""Damage images at random and read them: each must be decoded or reported, soon, in bounded memory, and nothing may crash.
+
+    python -m proof.fuzz [--images 20000] [--seed N]
+
+Bits are flipped, ends cut off, pieces of other files put in, over JPEG (both kinds), PNG, GIF, BMP, TIFF and WebP;
+every file goes through decoding, `data check` and `predict`. Prints a table; exit code 1 if anything was not as promised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+import alexnet
+from alexnet.data.check import check
+from alexnet.data.sources import open_table
+from alexnet.data.workers import decoded
+from alexnet.errors import ImageError
+
+FORMATS = {
+    "JPEG": {},
+    "JPEG progressive": {"progressive": True},
+    "PNG": {},
+    "GIF": {},
+    "BMP": {},
+    "TIFF": {"compression": "tiff_lzw"},
+    "WEBP": {},
+}
+CHANGES = ("flip", "cut", "splice")
+AT_ONCE = 2000  # files on the disk
+SECONDS = 5.0  # the most that an image may take, of the processor's time
+MEMORY = 1 << 30  # bytes above those at rest
+NARROW = {"model.width": 1 / 16, "images.input": 67, "train.batch": 16, "train.epochs": 1}
+
+
+def seeds(chance: np.random.Generator) -> dict[str, list[bytes]]:
+    """Return files to start from, by format: noisy shapes, and photos where ALEXNET_TEST_DATA has some."""
+    pictures = []
+    for kind in range(4):
+        size = (int(chance.integers(20, 90)), int(chance.integers(20, 90)))
+        levels = np.indices(size).sum(0)[..., None] * np.array([3, 5, 7]) % 256 * (kind + 1) // 4
+        pictures.append(Image.fromarray((levels + chance.integers(0, 60, (*size, 3))).clip(0, 255).astype(np.uint8)))
+    pictures += [pictures[0].convert(mode) for mode in ("L", "P", "1")]
+    if folder := os.environ.get("ALEXNET_TEST_DATA"):
+        pictures += [Image.open(path).convert("RGB") for path in sorted(Path(folder, "imagenette").rglob("*.JPEG"))[:3]]
+
+    def packed(picture: Image.Image, name: str) -> bytes:
+        file = io.BytesIO()
+        picture = picture.convert("RGB") if picture.mode in ("P", "1") and name.startswith(("JPEG", "WEBP")) else picture
+        picture.save(file, format=name.split()[0], **FORMATS[name])
+        return file.getvalue()
+
+    return {name: [packed(picture, name) for picture in pictures] for name in FORMATS}
+
+
+def damaged(content: bytes, other: bytes, change: str, chance: np.random.Generator) -> bytes:
+    """Return the file with bits flipped, its end cut off, or a piece of another one put in."""
+    array = bytearray(content)
+    at = int(len(array) * chance.random() ** 2)  # headers decide the most
+    if change == "cut":
+        return bytes(array[:at])
+    if change == "flip":
+        for _ in range(int(chance.integers(1, 12))):
+            array[int(len(array) * chance.random() ** 2)] ^= 1 << int(chance.integers(8))
+        return bytes(array)
+    start, length = int(chance.integers(len(other))), int(chance.integers(1, 400))
+    array[at : at + int(chance.integers(400))] = other[start : start + length]
+    return bytes(array)
+
+
+def files(folder: Path, count: int, chance: np.random.Generator) -> Iterator[tuple[Path, str, str]]:
+    """Write damaged files into class folders; yield each with its format and what was done to it."""
+    started = seeds(chance)
+    names = list(started)
+    for i in range(count):
+        name, change = names[i % len(names)], CHANGES[i // len(names) % len(CHANGES)]
+        other = started[names[int(chance.integers(len(names)))]]
+        content = damaged(started[name][int(chance.integers(len(started[name])))], other[0], change, chance)
+        path = folder / ("even", "odd")[i % 2] / f"{i:06}.{name.split()[0].lower()}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        yield path, name, change
+
+
+def fuzz(folder: Path, count: int, seed: int, run: alexnet.Run) -> tuple[Counter[tuple[str, str, str]], list[str]]:
+    """Read `count` damaged files in every way; return the counts by format, change and outcome, and what was wrong."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    faults: list[str] = []
+    written = list(files(folder, count, np.random.default_rng(seed)))
+    paths = [path for path, _, _ in written]
+    before = {path: path.read_bytes() for path in paths}
+    settings = {"stored": 64, "fit": "crop", "filter": "bicubic", "reduced_decode": True}
+    outcomes = {}
+    for (path, answer), (_, name, change) in zip(decoded("pixels", paths, 2, 64, **settings), written, strict=True):
+        outcomes[path] = answer.kind if isinstance(answer, ImageError) else "decoded"
+        counts[name, change, outcomes[path]] += 1
+        if isinstance(answer, ImageError) and "crashed" in str(answer):
+            faults.append(f"{path.name}: {answer}")
+    problems = {problem.image: problem for problem in check(open_table(folder)).problems}
+    for path, answer in zip(paths, run.stream(paths), strict=True):
+        image, found = path.relative_to(folder).as_posix(), "error" not in answer
+        if found != (outcomes[path] == "decoded"):
+            faults.append(f"{image}: {outcomes[path]} when decoded, but predict says {answer}")
+        if outcomes[path] != "decoded" and image not in problems:
+            faults.append(f"{image}: {outcomes[path]} when decoded, but data check has nothing about it")
+    faults += [f"{path.name}: changed" for path in paths if path.read_bytes() != before[path]]
+    return counts, faults
+
+
+class Watch:
+    """Notes the most memory that this process and its children take, and restarts no one."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self.rest = self.peak = self.now()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def now(self) -> int:
+        """Return bytes in use, shared pages counted once for each process."""
+        total = 0
+        for process in (self._process, *self._process.children(recursive=True)):
+            try:
+                total += process.memory_info().rss
+            except psutil.Error:  # it has just ended
+                continue
+        return total
+
+    def _run(self) -> None:
+        while True:
+            self.peak = max(self.peak, self.now())
+            time.sleep(0.02)
+
+
+def trained(folder: Path) -> alexnet.Run:
+    """Return a run of a narrow network, to predict with."""
+    return alexnet.train("digits", out=folder / "run", settings=NARROW)
+
+
+def main() -> int:
+    """Damage and read as many images as the command line says, print the table, return the exit code."""
+    parser = argparse.ArgumentParser(description="Read damaged images; see the file's head.")
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    began = time.monotonic()
+    counts: Counter[tuple[str, str, str]] = Counter()
+    faults: list[str] = []
+    with tempfile.TemporaryDirectory() as name:
+        run = trained(Path(name))
+        fuzz(Path(name) / "warm", 42, 0, run)
+        watch = Watch()
+        for part, start in enumerate(range(0, options.images, AT_ONCE)):
+            with tempfile.TemporaryDirectory() as inner:
+                found, wrong = fuzz(Path(inner), min(AT_ONCE, options.images - start), options.seed + part, run)
+            counts += found
+            faults += wrong
+            print(f"{counts.total():,} images, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        used = watch.peak - watch.rest
+    kinds = sorted({kind for _, _, kind in counts})
+    print(f"{'':18}{'':8}" + "".join(f"{kind:>14}" for kind in kinds))
+    for name in FORMATS:
+        for change in CHANGES:
+            print(f"{name:18}{change:8}" + "".join(f"{counts[name, change, kind]:14,}" for kind in kinds))
+    print(f"{counts.total():,} images in {time.monotonic() - began:.0f} s, {used / 1e6:.0f} MB above rest")
+    if used > MEMORY:
+        faults.append(f"{used / 1e6:.0f} MB above rest are more than {MEMORY / 1e6:.0f}")
+    print("\n".join(faults[:50]) or "every one was decoded or reported, and none was changed")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

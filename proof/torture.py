@@ -1,0 +1,222 @@
+"""Kill training at random moments, again and again: every run must end with the bytes of a run that was never stopped.
+
+    python -m proof.torture [--kills 200] [--full-kills 5] [--seed N]
+
+A kill is SIGKILL, aimed at a phase of the training (a thread of the child writes down where its main thread is) and then at a
+random moment of it. Several short runs of a narrow network, two at a time, then one at full width. Prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import mmap
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# By function, the innermost first: where a training can be.
+PHASES = {
+    "_make": "caching",
+    "save": "saving",
+    "save_model": "saving",
+    "write_json": "saving",
+    "write_metrics": "saving",
+    "write_report": "report",
+    "evaluate_split": "validation",
+    "_step": "step",
+}
+NAMES = ("start", *dict.fromkeys(PHASES.values()))
+TIME_COLUMNS = {"seconds", "images_per_second", "utilisation", "memory_gb"}
+NARROW = {"model.width": 1 / 16, "images.input": 67, "train.batch": 16, "train.epochs": 6, "data.workers": 2}
+KILLS_A_RUN = 20
+
+
+@dataclass
+class Outcome:
+    """What happened to one run: kills by phase, and what was wrong at the end."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+
+def torture(folder: Path, command: list[str], kills: int, seed: int) -> Outcome:
+    """Train by `command` in `folder`, killed so many times, and compare with a run of the same command that was not.
+
+    Args:
+        folder: empty; holds both runs and their cache of decoded images.
+        command: arguments of `alexnet train`, without `--out`.
+        kills: at least so many; the run begins anew if it is over before.
+        seed: of the moments.
+    """
+    chance, outcome = random.Random(seed), Outcome()  # noqa: S311
+    whole = folder / "whole"
+    _end(_start(folder, [*command, "--out", str(whole)]))
+    for number in itertools.count():
+        if (left := kills - outcome.kills.total()) <= 0:
+            return outcome
+        run = folder / f"killed-{number}"
+        for decoded in folder.glob("cache/*-*/*"):  # so that it is killed in there too; kernels stay
+            decoded.unlink()
+        for _ in range(min(KILLS_A_RUN, left)):
+            if (run / "report.html").exists():
+                break
+            if (phase := _kill(folder, _start(folder, _arguments(run, command)), chance)) == "":
+                break
+            outcome.kills[phase] += 1
+        if not (run / "report.html").exists():
+            _end(_start(folder, _arguments(run, command)))
+        outcome.faults += [f"{run.name}: {fault}" for fault in _differences(run, whole, folder / "cache")]
+    raise AssertionError
+
+
+def _arguments(run: Path, command: list[str]) -> list[str]:
+    return ["--resume", str(run)] if (run / "recipe.toml").exists() else [*command, "--out", str(run)]
+
+
+def _start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
+    phases = folder / "phase"
+    phases.write_bytes(b"\0")
+    environment = {**os.environ, "ALEXNET_CACHE": str(folder / "cache"), "PHASES": str(phases)}
+    child = [sys.executable, "-m", "proof.torture", "child", "train", *arguments]
+    root = Path(__file__).parent.parent
+    return subprocess.Popen(child, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=600)
+    if process.returncode:
+        raise RuntimeError(f"exit code {process.returncode}: {errors[-2000:]}")
+
+
+def _kill(folder: Path, process: subprocess.Popen[str], chance: random.Random) -> str:
+    """Kill a training in the phase that chance chose, or in another if that does not come; return which, "" if it was over."""
+    phases = folder / "phase"
+    cached = any(folder.glob("cache/*-*/*.u8"))
+    wanted = chance.choice([name for name in NAMES if not (cached and name == "caching")])
+    patience = time.monotonic() + 20
+    while process.poll() is None and time.monotonic() < patience and NAMES[phases.read_bytes()[0]] != wanted:
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 2.5) if wanted == "start" else chance.uniform(0, 0.05))
+    phase = NAMES[phases.read_bytes()[0]]
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    if process.returncode == -signal.SIGKILL:
+        return phase
+    if process.returncode:
+        raise RuntimeError(f"exit code {process.returncode}: {errors[-2000:]}")
+    return ""
+
+
+def _differences(run: Path, whole: Path, cache: Path) -> list[str]:
+    """Return what is not as in the run that was never stopped."""
+    faults = [f"left behind: {path}" for root in (run, cache) for path in root.rglob("*") if path.suffix in (".part", ".lock")]
+    if (run / "checkpoint").exists():
+        faults.append("its checkpoints are still there")
+    if (run / "model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes():
+        faults.append("other weights")
+    if _metrics(run) != _metrics(whole):
+        faults.append("other metrics")
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (run, whole)]
+    if len({json.dumps({**s, "run": "", "seconds": 0}) for s in summaries}) > 1:
+        faults.append("another summary")
+    return faults
+
+
+def _metrics(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in csv.DictReader(file)]
+
+
+def child() -> None:
+    """Run the command line, while a thread writes the phase into the file that PHASES names."""
+    main = threading.main_thread().ident
+    assert main is not None
+    with Path(os.environ["PHASES"]).open("r+b") as file:
+        shared = mmap.mmap(file.fileno(), 1)
+
+    def watch() -> None:
+        while True:
+            frame, phase = sys._current_frames().get(main), "start"
+            while frame is not None and phase == "start":
+                phase = PHASES.get(frame.f_code.co_name, "start") if "alexnet" in frame.f_code.co_filename else "start"
+                frame = frame.f_back
+            shared[0] = NAMES.index(phase)
+            time.sleep(0.001)
+
+    threading.Thread(target=watch, daemon=True).start()
+    from alexnet import cli
+
+    sys.argv = ["alexnet", *sys.argv[2:]]
+    cli.main()
+
+
+def pictures(folder: Path, count: int) -> Path:
+    """Fill class folders with noisy stripes, `count` of each direction, large enough that decoding takes a while."""
+    chance = np.random.default_rng(0)
+    stripes = np.arange(160)[:, None, None] // 8 % 2 * 120
+    for label, pattern in (("across", stripes), ("down", stripes.transpose(1, 0, 2))):
+        (folder / label).mkdir(parents=True)
+        for i in range(count):
+            noise = chance.integers(0, 135, (160, 160, 3))
+            Image.fromarray((pattern + noise).astype(np.uint8)).save(folder / label / f"{i:03}.png")
+    return folder
+
+
+def command(data: str, settings: dict[str, float], threads: int) -> list[str]:
+    """Return the arguments of `alexnet train` for a short run."""
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return [data, "--threads", str(threads), *sets]
+
+
+def main() -> int:
+    """Kill as often as the command line says, print the table, return the exit code."""
+    parser = argparse.ArgumentParser(description="Kill training at random moments; see the file's head.")
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--full-kills", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
+        folder = Path(name)
+        photos = str(pictures(folder / "photos", 120))
+        halves = [pool.submit(_narrow, folder / str(i), photos, options.kills, options.seed + i) for i in range(2)]
+        narrow = [half.result() for half in halves]
+        (folder / "full").mkdir()
+        digits = command("digits", {"train.epochs": 2, "train.max_images": 0}, 2)
+        full = torture(folder / "full", digits, options.full_kills, options.seed) if options.full_kills else Outcome()
+    kills = sum((outcome.kills for outcome in narrow), Counter[str]())
+    print(f"{'killed in':12}{'narrow':>8}{'full width':>12}")
+    for phase in NAMES:
+        print(f"{phase:12}{kills[phase]:8}{full.kills[phase]:12}")
+    faults = [fault for outcome in (*narrow, full) for fault in outcome.faults]
+    print(f"{'all':12}{kills.total():8}{full.kills.total():12}   in {time.monotonic() - began:.0f} s")
+    print("\n".join(faults) or "every run ended with the bytes of the one that was never stopped, and left nothing behind")
+    return 1 if faults else 0
+
+
+def _narrow(folder: Path, photos: str, kills: int, seed: int) -> Outcome:
+    folder.mkdir()
+    return torture(folder, command(photos, NARROW, 1), -(-kills // 2), seed)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["child"]:
+        child()
+    else:
+        sys.exit(main())

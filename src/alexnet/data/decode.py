@@ -1,0 +1,163 @@
+"""From a file to pixels: the one way in, for training, prediction, the data check and the server.
+
+Files may be damaged, or made to attack: the content decides and not the name, sizes are looked at before anything is decoded,
+and nothing is written. It knows nothing of torch, as the processes that decode (workers.py) are to start fast.
+"""
+
+from __future__ import annotations
+
+import stat
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from alexnet.errors import ImageError
+
+# What cameras, phones, browsers and microscopes write. Not all that Pillow opens: EPS, for one, would be run by Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+MAX_PIXELS = 120_000_000  # in the file: phones make 108 million
+MAX_DECODED = 50_000_000  # in memory, 4 bytes each, sometimes in three copies; a JPEG may decode at a smaller scale
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+ROWS = 256  # of an image of 16 or 32 bits, scaled at a time
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limits above are ours
+
+
+def decode(source: Path | NDArray[np.uint8], reduced_to: int = 1 << 30) -> Image.Image:
+    """Return an image as upright 8-bit RGB.
+
+    The first frame of an animation; 16-bit levels are scaled to 8, transparency is laid on white. A JPEG may decode at
+    1/2, 1/4 or 1/8 scale, as long as its shorter side is at least `reduced_to` pixels. `source` is a path, or H W 3 uint8.
+
+    Raises:
+        ImageError: the file is missing, empty, not an image, truncated or too large, or the array has another form; the
+            message is the reason alone.
+    """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+            raise ImageError(f"an array of {source.dtype}, {'x'.join(map(str, source.shape))}, but should be uint8, H x W x 3")
+        return Image.fromarray(source)
+    try:
+        with opened(source) as image:
+            image.draft(None, _draft_size(image, reduced_to))  # does nothing but for JPEG
+            _limit(image, MAX_DECODED, "decode")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
+        raise explained(error) from error
+
+
+def opened(source: Path) -> Image.Image:
+    """Open an image file, whose header alone is read; use it as a context manager.
+
+    Raises:
+        ImageError: it is no file, empty, or too large.
+        Exception: whatever Pillow raises.
+    """
+    status = source.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
+        raise ImageError("not a file", "not an image")
+    if status.st_size == 0:
+        raise ImageError("the file is empty", "empty")
+    image = Image.open(source, formats=FORMATS)
+    _limit(image, MAX_PIXELS, "open")
+    return image
+
+
+def size(source: Path | NDArray[np.uint8]) -> tuple[int, int]:
+    """Return width and height in pixels, from the file's header or of an H W 3 array.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    if isinstance(source, np.ndarray):
+        return source.shape[1], source.shape[0]
+    try:
+        with opened(source) as image:
+            return image.size
+    except Exception as error:
+        raise explained(error) from error
+
+
+def stored_pixels(
+    source: Path | NDArray[np.uint8],
+    stored: int | Literal["full"],
+    fit: Literal["crop", "stretch"],
+    filter: Literal["bicubic", "nearest"],
+    reduced_decode: bool,
+) -> NDArray[np.uint8]:
+    """Decode an image to what the cache holds: `stored` x `stored` x 3 uint8, or H W 3 where `stored` is full.
+
+    `crop` scales the shorter side to `stored` and cuts out the centre; `stretch` scales both sides.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    if stored == "full":
+        return np.asarray(decode(source))
+    image = decode(source, stored if reduced_decode else 1 << 30)
+    if image.size == (stored, stored):
+        return np.asarray(image)
+    width, height = image.size
+    box = centre(width, height) if fit == "crop" else (0, 0, width, height)
+    gap = 2.0 if reduced_decode else None
+    return np.asarray(image.resize((stored, stored), FILTERS[filter], box=box, reducing_gap=gap))
+
+
+def centre(width: int, height: int) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom of the largest square in the middle."""
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def explained(error: Exception) -> ImageError:
+    """Return what Pillow or the system raised as the reason that a person reads."""
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return ImageError("no such file", "missing")
+    if isinstance(error, UnidentifiedImageError):
+        return ImageError("not an image, or of an unknown kind", "not an image")
+    if isinstance(error, Image.DecompressionBombError | MemoryError):
+        return ImageError("too large to decode", "huge")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    truncated = "truncated" in reason.lower()
+    return ImageError(reason.splitlines()[0], "truncated" if truncated else "corrupt")
+
+
+def _limit(image: Image.Image, pixels: int, what: str) -> None:
+    if (count := image.width * image.height) > pixels:
+        wanted = f"{image.width}x{image.height}, {count / 1e6:.0f} megapixels, but {pixels / 1e6:.0f} are the most to {what}"
+        raise ImageError(f"{wanted}: make it smaller", "huge")
+
+
+def _draft_size(image: Image.Image, reduced_to: int) -> tuple[int, int]:
+    """Return the smallest size that JPEG may decode at: both sides in proportion, the shorter one `reduced_to`."""
+    scale = min(1.0, reduced_to / min(image.size))
+    return max(1, int(image.width * scale)), max(1, int(image.height * scale))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _eight_bits(image).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale levels above 255 as those of 16 bits, a few rows at a time: in float64 the whole would take twice its size."""
+    levels = np.asarray(image)
+    scale = 257 if levels.max(initial=0) > 255 else 1  # 65,535 -> 255
+    result = np.empty(levels.shape, dtype=np.uint8)
+    for top in range(0, len(levels), ROWS):
+        result[top : top + ROWS] = (levels[top : top + ROWS] / scale).clip(0, 255).round()
+    return Image.fromarray(result)

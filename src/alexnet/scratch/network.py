@@ -1,0 +1,128 @@
+"""AlexNet as a list of layers, and the step that teaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.scratch.layer import Array, Layer
+from alexnet.scratch.layers import Conv2D, Dense, Flatten, MaxPooling2D
+from alexnet.scratch.norms import BatchNormalization, LocalResponseNormalization, MapNormalization
+from alexnet.scratch.units import Dropout, ReLU, Softmax, Tanh, cross_entropy
+
+KINDS: dict[str, type[Layer]] = {
+    kind.__name__: kind
+    for kind in (
+        *(Conv2D, MaxPooling2D, Dense, Flatten, ReLU, Tanh, Dropout, Softmax),
+        *(LocalResponseNormalization, MapNormalization, BatchNormalization),
+    )
+}
+
+Facts = Iterable[Mapping[str, Any]]  # of each layer: its name in `KINDS` under "layer", and its settings
+
+
+def block(filters: int, kernel_size: int, *more: str, stride: int = 1, padding: str = "same") -> list[dict[str, Any]]:
+    """A convolution without bias, a ReLU, and perhaps `norm` and `pool` after it."""
+    after: dict[str, dict[str, Any]] = {
+        "norm": {"layer": "LocalResponseNormalization"},
+        "pool": {"layer": "MaxPooling2D", "pool_size": 3, "stride": 2},
+    }
+    conv = {"filters": filters, "kernel_size": kernel_size, "stride": stride, "padding": padding, "bias": False}
+    return [{"layer": "Conv2D", **conv}, {"layer": "ReLU"}, *(after[name] for name in more)]
+
+
+def hidden(units: int) -> list[dict[str, Any]]:
+    """A dense layer, a ReLU and dropout."""
+    return [{"layer": "Dense", "units": units}, {"layer": "ReLU"}, {"layer": "Dropout", "rate": 0.5}]
+
+
+# The network of the tutorial that builds it by hand: 227x227x3 -> 55 -> 27 -> 13 -> 6 pixels a side -> 1000 classes.
+SCRATCH: tuple[dict[str, Any], ...] = (
+    *block(96, 11, "norm", "pool", stride=4, padding="valid"),
+    *block(256, 5, "norm", "pool"),
+    *block(384, 3),
+    *block(384, 3),
+    *block(256, 3, "pool"),
+    {"layer": "Flatten"},
+    *hidden(4096),
+    *hidden(4096),
+    {"layer": "Dense", "units": 1000},
+)
+
+
+class AlexNet:
+    """A network of layers one after the other, ending in the classes' scores (logits).
+
+    Args:
+        facts: a row a layer, such as `{"layer": "Conv2D", "filters": 96, "kernel_size": 11, "stride": 4}`.
+        seed: of the first weights, and of dropout.
+
+    Raises:
+        ValueError: a layer that there is not.
+    """
+
+    def __init__(self, facts: Facts = SCRATCH, seed: int = 0) -> None:
+        self.layers: list[Layer] = []
+        for number, fact in enumerate(facts):
+            settings = {key: value for key, value in fact.items() if key != "layer"}
+            if fact["layer"] not in KINDS:
+                raise ValueError(f"no layer {fact['layer']!r}: known are {', '.join(KINDS)}")
+            if fact["layer"] in ("Conv2D", "Dense", "Dropout"):
+                settings["seed"] = [seed, number]
+            self.layers.append(KINDS[fact["layer"]](**settings))
+
+    def forward(self, images: Array, training: bool = False) -> Array:
+        """N H W C -> N classes: the scores before the softmax."""
+        x = images
+        for layer in self.layers:
+            x = layer.forward(x, training)
+        return x
+
+    def backward(self, gradient: Array) -> Array:
+        """Take the gradient by the scores back to the images; every layer then has those of its parameters."""
+        for layer in reversed(self.layers):
+            gradient = layer.backward(gradient)
+        return gradient
+
+    def predict(self, images: Array) -> Array:
+        """N H W C -> N classes: probabilities."""
+        return Softmax().forward(self.forward(images))
+
+    def learn(self, images: Array, targets: NDArray[np.int64], optimizer: SGD) -> float:
+        """Take one step on a batch, N H W C and N; return the loss before it."""
+        loss, gradient = cross_entropy(self.forward(images, training=True), targets)
+        self.backward(gradient)
+        optimizer.step(self.layers)
+        return loss
+
+    def summary(self, shape: tuple[int, int, int] = (227, 227, 3)) -> list[tuple[str, tuple[int, ...], int]]:
+        """Return each layer's name, the shape of its output for one image H W C, and its number of parameters."""
+        x, rows = np.zeros((1, *shape), np.float32), list[tuple[str, tuple[int, ...], int]]()
+        for layer in self.layers:
+            x = layer.forward(x)
+            rows.append((type(layer).__name__, x.shape[1:], sum(array.size for array in layer.parameters.values())))
+        return rows
+
+
+class SGD:
+    """Stochastic gradient descent: the velocity keeps a part of the last step, and weights decay (paper, section 5).
+
+    v = momentum * v - decay * rate * w - rate * dL/dw,   w = w + v
+    """
+
+    def __init__(self, rate: float = 0.01, momentum: float = 0.9, decay: float = 0.0) -> None:
+        self.rate, self.momentum, self.decay = rate, momentum, decay
+        self._velocity: dict[tuple[int, str], Array] = {}
+
+    def step(self, moved: Iterable[Layer]) -> None:
+        """Move the parameters of layers by their gradients."""
+        for number, layer in enumerate(moved):
+            for name, gradient in layer.gradients.items():
+                weight = layer.parameters[name]
+                velocity = self._velocity.setdefault((number, name), np.zeros_like(weight))
+                velocity *= self.momentum
+                velocity -= self.rate * (gradient + self.decay * weight)
+                weight += velocity

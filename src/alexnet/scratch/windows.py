@@ -1,0 +1,72 @@
+"""Windows that slide over images, and the zeros around: what convolution and pooling share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from alexnet.scratch.layer import Array
+
+Padding = Literal["valid", "same"] | int | tuple[int, int]  # zeros on both sides, or before and after
+BLOCK = 1 << 23  # values of windows that are copied at a time: bounds the memory of a convolution
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width, of a square if there is one number."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def _sides(padding: Padding, kernel: int) -> tuple[int, int]:
+    """Return the zeros before and after an axis; `same` is (K - 1) // 2 on both sides."""
+    if isinstance(padding, tuple):
+        return padding
+    size = {"valid": 0, "same": (kernel - 1) // 2}[padding] if isinstance(padding, str) else padding
+    return size, size
+
+
+def pad(images: Array, padding: Padding, kernel: tuple[int, int]) -> Array:
+    """Put zeros around images, N H W C."""
+    sides = (_sides(padding, kernel[0]), _sides(padding, kernel[1]))
+    return np.pad(images, ((0, 0), *sides, (0, 0))) if any(map(any, sides)) else images
+
+
+def unpad(padded: Array, padding: Padding, kernel: tuple[int, int], shape: tuple[int, ...]) -> Array:
+    """Cut the images of `shape` out again."""
+    (top, _), (left, _) = _sides(padding, kernel[0]), _sides(padding, kernel[1])
+    return padded[:, top : top + shape[1], left : left + shape[2]]
+
+
+def places(padded: Array, kernel: tuple[int, int], stride: tuple[int, int], name: str) -> tuple[int, int]:
+    """Return how many windows fit below each other and side by side: (W + 2P - K) / S + 1, rounded down."""
+    height, width = padded.shape[1:3]
+    if kernel[0] > height or kernel[1] > width:
+        raise ValueError(
+            f"{name}: a window of {kernel[0]}x{kernel[1]} is larger than the image of {height}x{width}, padding included"
+        )
+    return (height - kernel[0]) // stride[0] + 1, (width - kernel[1]) // stride[1] + 1
+
+
+def windows(images: Array, kernel: tuple[int, int], stride: tuple[int, int]) -> Iterator[tuple[slice, Array]]:
+    """Yield a few images at a time with their windows: a row for each place, K * K * C values, copied from a strided view."""
+    count, height, width, channels = images.shape
+    # A row of a window lies in one piece in memory, so it is taken as one axis of K * C values.
+    flat = np.ascontiguousarray(images).reshape(count, height, width * channels)
+    view = sliding_window_view(flat, (kernel[0], kernel[1] * channels), axis=(1, 2))
+    view = view[:, :: stride[0], :: stride[1] * channels]
+    step = max(1, BLOCK // int(np.prod(view.shape[1:])))
+    for start in range(0, count, step):
+        part = view[start : start + step]
+        yield slice(start, start + len(part)), part.reshape(-1, kernel[0] * kernel[1] * channels)
+
+
+def shifts(
+    kernel: tuple[int, int], stride: tuple[int, int], shape: tuple[int, ...]
+) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
+    """Yield each place (u, v) in a window, and the rows and columns of all pixels that lie there in some window."""
+    for u in range(kernel[0]):
+        for v in range(kernel[1]):
+            rows = slice(u, u + stride[0] * (shape[1] - 1) + 1, stride[0])
+            yield u, v, (rows, slice(v, v + stride[1] * (shape[2] - 1) + 1, stride[1]))

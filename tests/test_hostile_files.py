@@ -1,0 +1,135 @@
+"""Our own files, cut off, changed or made to attack: refused in one line, or as good as they were; nothing is executed."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import alexnet
+from alexnet.errors import AlexNetError
+from test_images import contents
+
+
+@pytest.fixture
+def run(trained: alexnet.Run, tmp_path: Path) -> Path:
+    """A copy of a finished run, to be damaged."""
+    return Path(shutil.copytree(trained.path, tmp_path / "run"))
+
+
+def used(run: Path, photo: Path) -> Any:
+    """Use a run in every way that reads its files; return what it predicts."""
+    opened = alexnet.load(run)
+    assert opened.summary
+    assert opened.recipe
+    opened.report()
+    return opened.predict(photo)
+
+
+FILES = ["model.safetensors", "model.json", "recipe.toml", "summary.json", "metrics.csv", "environment.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_run_with_a_damaged_file_is_refused_in_a_line_or_as_good_as_before(run: Path, photos: Path, name: str) -> None:
+    """Only a chart or a text of the report may show that a bit is another one; never a prediction."""
+    chance, whole = random.Random(name), (run / name).read_bytes()
+    expected = alexnet.load(run).predict(photos)
+    refusals = []
+    for attempt in range(30):
+        content = bytearray(whole)
+        if attempt % 2:
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        else:
+            del content[chance.randrange(len(content)) :]
+        (run / name).write_bytes(content)
+        try:
+            assert used(run, photos) == expected
+        except AlexNetError as error:
+            refusals.append(str(error))
+    assert refusals
+    assert all("\n" not in line and str(run) in line for line in refusals)
+    if name.startswith("model"):
+        assert len(refusals) >= 28, "all but those of a blank"
+
+
+@pytest.mark.parametrize("name", ["model.json", "summary.json", "environment.json", "recipe.toml"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", "", "\0", "x = " + "[" * 100_000])
+def test_a_file_that_is_something_else_is_refused(run: Path, photos: Path, name: str, text: str) -> None:
+    (run / name).write_text(text)
+    with pytest.raises(AlexNetError, match=name) as caught:
+        used(run, photos)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["cat", "dog\x1b[2J"]}, "control characters"),
+        ({"labels": []}, "labels"),
+        ({"labels": ["one", "two", "three"]}, "does not fit"),
+        ({"width": 1e300}, "does not fit|cannot be used"),
+        ({"temperature": 0}, "temperature"),
+        ({"variant": "../../etc/passwd"}, "does not fit"),
+        ({"overrides": {"__class__": "os.system"}}, "does not fit"),
+        ({"from_the_future": 1}, "from_the_future"),
+    ],
+)
+def test_a_card_that_was_made_to_attack_is_refused(run: Path, change: dict[str, Any], message: str) -> None:
+    card = json.loads((run / "model.json").read_text())
+    del card["checksum"]
+    (run / "model.json").write_text(json.dumps({**card, **change}))
+    with pytest.raises(AlexNetError, match=message) as caught:
+        alexnet.load(run)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_card_cannot_ask_for_all_memory(run: Path) -> None:
+    card = json.loads((run / "model.json").read_text())
+    del card["checksum"]
+    for key in ("input", "stored", "enlarge"):
+        changed = {**card, "preprocessing": {**card["preprocessing"], key: 10**9}}
+        (run / "model.json").write_text(json.dumps(changed))
+        with pytest.raises(AlexNetError, match=f"preprocessing.{key}"):
+            alexnet.load(run)
+
+
+def test_a_card_that_its_owner_changed_is_used_once_its_checksum_is_gone(run: Path, photos: Path) -> None:
+    card = json.loads((run / "model.json").read_text())
+    card["labels"] = ["horizontal", "vertical"]
+    (run / "model.json").write_text(json.dumps(card))
+    with pytest.raises(AlexNetError, match='was changed since it was written; if you did that, remove "checksum" from it too'):
+        alexnet.load(run)
+    del card["checksum"]
+    (run / "model.json").write_text(json.dumps(card))
+    assert alexnet.load(run).predict(photos / "down" / "000.png")[0]["predictions"][0]["label"] == "vertical"
+
+
+@pytest.mark.parametrize("length", [0, 2**20, 2**40, 2**63])
+def test_weights_whose_header_lies_are_refused(run: Path, length: int) -> None:
+    from alexnet.run import Card, sha256
+
+    weights = run / "model.safetensors"
+    weights.write_bytes(length.to_bytes(8, "little") + weights.read_bytes()[8:])
+    card = Card.model_validate_json((run / "model.json").read_text()).model_copy(update={"sha256": sha256(weights)})
+    (run / "model.json").write_text(card.model_copy(update={"checksum": card.digest()}).model_dump_json())
+    with pytest.raises(AlexNetError, match=r"does not fit model\.json"):
+        alexnet.load(run)
+
+
+OUTSIDE = [
+    *('save_epochs = "../../{epoch}"', 'save_epochs = "{epoch.__class__}"'),
+    *('tensorboard = "../elsewhere"', 'tensorboard = "/elsewhere"'),
+]
+
+
+@pytest.mark.parametrize("line", OUTSIDE)
+def test_a_recipe_writes_nothing_outside_of_its_run(tmp_path: Path, photos: Path, line: str) -> None:
+    (tmp_path / "recipe.toml").write_text(f"[train]\n{line}\n")
+    before = contents(tmp_path)
+    with pytest.raises(AlexNetError, match=r"train\.(save_epochs|tensorboard)"):
+        alexnet.train(photos, recipe=tmp_path / "recipe.toml", out=tmp_path / "run")
+    assert contents(tmp_path) == before

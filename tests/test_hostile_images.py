@@ -1,0 +1,223 @@
+"""Files that are damaged or made to attack: decoded or reported, never believed, never in the way of the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from proof.fuzz import fuzz
+
+import alexnet
+from alexnet.data import workers
+from alexnet.data.cache import cache_folder, open_cache
+from alexnet.data.decode import MAX_DECODED, MAX_PIXELS, decode
+from alexnet.data.images import Preprocessing
+from alexnet.data.sources import open_table
+from alexnet.data.workers import Answer, decoded
+from alexnet.errors import DataError, ImageError, printable
+from alexnet.temporary import HOST
+from conftest import picture
+
+HOW = Preprocessing(stored=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
+
+
+def test_500_damaged_images_are_decoded_or_reported(tmp_path: Path, trained: alexnet.Run) -> None:
+    counts, faults = fuzz(tmp_path, 500, time.time_ns() % 2**32, trained)
+    assert not faults
+    assert counts.total() == 500
+    assert len({outcome for _, _, outcome in counts}) > 3, "some decode, some do not, for several reasons"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a file"):
+        decode(tmp_path / "pipe.png")
+
+
+def test_a_program_in_postscript_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(ImageError, match="not an image"):
+        decode(tmp_path / "photo.jpg")
+
+
+@pytest.mark.parametrize(("width", "height", "limit"), [(12_001, 10_000, MAX_PIXELS), (7_100, 7_100, MAX_DECODED)])
+def test_what_is_too_large_is_refused_before_it_is_decoded(
+    tmp_path: Path, width: int, height: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("1", (width, height)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it decoded"))
+    with pytest.raises(ImageError, match=f"{width}x{height}, .* {limit / 1e6:.0f} are the most") as caught:
+        decode(tmp_path / "large.png")
+    assert caught.value.kind == "huge"
+
+
+def test_a_large_photo_decodes_where_a_smaller_one_will_do(tmp_path: Path) -> None:
+    Image.new("RGB", (10_000, 8_000), (9, 99, 200)).save(tmp_path / "large.jpg")
+    assert decode(tmp_path / "large.jpg", 227).size == (1250, 1000)
+    with pytest.raises(ImageError, match="80 megapixels"):
+        decode(tmp_path / "large.jpg")
+
+
+# Workers
+
+
+@pytest.fixture
+def ill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of pictures whose names make a worker hang in C, crash, or take all memory; others are well."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        """
+import os, re, signal
+from alexnet.data import decode
+well = decode.stored_pixels
+def ill(source, **settings):
+    if "hang" in source.name:
+        re.match(r"(a+)+$", "a" * 60 + "b")
+    if "crash" in source.name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "greedy" in source.name:
+        bytearray(1 << 40)
+    return well(source, **settings)
+decode.stored_pixels = ill
+"""
+    )
+    workers._end_all()
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    (tmp_path / "images").mkdir()
+    for i, name in enumerate(["a", "hang", "b", "crash", "greedy", "c", "crash2", "d"]):
+        picture(0, i).save(tmp_path / "images" / f"{name}.png")
+    yield tmp_path / "images"
+    workers._end_all()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the worker's illnesses are POSIX signals")
+def test_a_decoder_that_hangs_or_crashes_is_ended_and_the_others_go_on(ill: Path) -> None:
+    paths = [ill / f"{name}.png" for name in ("a", "hang", "b", "crash", "greedy", "c", "crash2", "d")]
+    found = list(decoded("pixels", paths, 2, 4, **HOW.storing()))
+    assert [source for source, _ in found] == paths
+    reasons = {path.stem: str(answer) for path, answer in found if isinstance(answer, ImageError)}
+    assert reasons == {
+        "hang": "decoding it takes more than 5 seconds",
+        "crash": "the decoder crashed on it (exit code -11)",
+        "crash2": "the decoder crashed on it (exit code -11)",
+        "greedy": "too large to decode",
+    }
+    pixels = {path.stem: answer.pixels for path, answer in found if isinstance(answer, Answer)}
+    assert all(np.array_equal(pixels[name], np.asarray(decode(ill / f"{name}.png").resize((32, 32), 3))) for name in "abcd")
+
+
+def test_no_more_than_two_workers_wait_and_they_end_with_the_process(photos: Path) -> None:
+    list(decoded("size", sorted(photos.rglob("*.png")), 5))
+    children = [child for child in psutil.Process().children() if "alexnet.data.worker" in child.cmdline()]
+    assert 1 <= len(children) <= 2
+    workers._end_all()
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_worker_that_cannot_start_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    workers._end_all()
+    (tmp_path / "sitecustomize.py").write_text("raise SystemExit(3)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(DataError, match=r"cannot decode images: .* ended with exit code"):
+        list(decoded("size", photos.rglob("*.png"), 2))
+
+
+def test_a_folder_with_modules_names_is_no_danger(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers._end_all()
+    (tmp_path / "numpy.py").write_text("raise SystemExit('run from the folder of photos')")
+    monkeypatch.chdir(tmp_path)
+    assert all(isinstance(answer, Answer) for _, answer in decoded("size", photos.rglob("*.png"), 1))
+
+
+# The cache
+
+
+def cached(photos: Path) -> tuple[np.ndarray, Path, Path]:
+    """Return the pixels of a cache, its index and its data."""
+    table = open_table(photos)
+    pixels = open_cache(table, HOW, 2).pixels.take(np.arange(len(table)))
+    (folder,) = cache_folder().glob(f"{table.name}-*")
+    return pixels, next(folder.glob("*.json")), next(folder.glob("*.u8"))
+
+
+@pytest.fixture
+def own(tmp_path: Path, make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight pictures with a cache of their own."""
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
+    return make_folder(tmp_path / "photos", 4)
+
+
+def test_a_cache_cut_or_changed_anywhere_is_made_anew(own: Path) -> None:
+    chance = random.Random(0)
+    whole, index, data = cached(own)
+    for attempt in range(40):
+        file = (index, data)[attempt % 2]
+        content = bytearray(file.read_bytes())
+        if attempt % 4 < 2:
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        else:
+            del content[chance.randrange(len(content)) :]
+        file.write_bytes(content)
+        assert np.array_equal(cached(own)[0], whole)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": [10**30] * 8},
+        {"rows": [-1, *range(7)]},
+        {"shapes": [[2**40, 2**40]] * 8},
+        {"shapes": [[0, 32]] * 8},
+        {"rows": "x"},
+    ],
+)
+def test_an_index_that_was_made_up_is_not_believed(own: Path, change: dict[str, object]) -> None:
+    whole, index, _ = cached(own)
+    index.write_text(json.dumps({**json.loads(index.read_text()), **change}))
+    assert np.array_equal(cached(own)[0], whole)
+    index.write_text("[" * 100_000)
+    assert np.array_equal(cached(own)[0], whole)
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(own: Path) -> None:
+    _, index, _ = cached(own)
+    dead, alive, elsewhere = (
+        index.with_name(f"k.{host}-{pid}.part") for host, pid in ((HOST, 2**22 + 1), (HOST, 1), ("other", 1))
+    )
+    for part in (dead, alive, elsewhere):
+        part.touch()
+    cached(own)
+    assert [part.exists() for part in (dead, alive, elsewhere)] == [False, True, True]
+
+
+def test_full_images_that_would_not_fit_the_disk_are_refused_with_both_sizes(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(own)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8 * 40 * 40 * 3 - 1))
+    with pytest.raises(DataError, match=r"[\d.]+ GB are needed, [\d.]+ GB are free"):
+        open_cache(open_table(own), HOW.model_copy(update={"stored": "full"}), 2)
+
+
+# Names
+
+
+def test_names_do_not_steer_the_terminal() -> None:
+    assert printable("cat\x1b[2J\n\u202egpj.exe") == "cat\\x1b[2J\\n\\u202egpj.exe"
+    assert printable("Äpfel 苹果 👩\u200d👩\u200d👧") == "Äpfel 苹果 👩\u200d👩\u200d👧"
+
+
+def test_a_label_with_control_characters_is_refused(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    make_folder(tmp_path / "photos", 4, ("cat", "dog\x1b[2J"))
+    with pytest.raises(DataError, match=r"the label 'dog\\x1b\[2J', which holds control characters"):
+        open_table(tmp_path / "photos")

@@ -1,0 +1,422 @@
+"""Nothing lost: a run that was stopped, killed or cut off ends as one that never was, or says why it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from proof.torture import NARROW, command, pictures, torture
+
+import alexnet
+from alexnet.errors import AlexNetError, DataError, RunError
+from alexnet.training import checkpoint, clock
+from alexnet.training.loop import Trainer
+from alexnet.training.monitor import Monitor
+from conftest import SHORT, TINY, metrics, picture, weights
+
+
+def start_training(out: Path, photos: Path, **settings: Any) -> subprocess.Popen[str]:
+    keys = {**TINY, "train.batch": 8, **settings}
+    sets = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "alexnet", "train", str(photos), "--out", str(out), "--threads", "2", *sets]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int) -> Callable[[], int]:
+    """Let Ctrl-C arrive during the so manieth call of a method of the trainer; return how many calls there were."""
+    count, original = 0, getattr(Trainer, method)
+
+    def counted(self: Trainer, *args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if method != "_step" and count == calls:
+            signal.raise_signal(signal.SIGINT)
+        result = original(self, *args)
+        if method == "_step" and count == calls:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(Trainer, method, counted)
+    return lambda: count
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of `SHORT` stopped in its second epoch, with two checkpoints."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, "_step", 6)
+        with pytest.raises(AlexNetError, match="go on with"):
+            alexnet.train(photos, out=tmp_path / "stopped", settings=SHORT)
+    return tmp_path / "stopped"
+
+
+# Stopping
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_is_saved_says_how_to_go_on_and_ends_as_if_never_stopped(
+    short: Path, photos: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "run"
+    process = start_training(out, photos, **{"train.epochs": 3, "data.workers": 1})
+    wait_for(lambda: (out / "log.txt").exists() and "curves" in (out / "log.txt").read_text(), process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert errors.splitlines()[-1].endswith(f"go on with: alexnet train --resume {out}")
+    assert "Traceback" not in errors
+    assert not list(out.rglob("*.part"))
+    alexnet.resume(out)
+    assert metrics(out) == metrics(short)
+    assert weights(out) == weights(short)
+    assert not (out / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 9, 12])
+def test_resume_in_the_middle_of_an_epoch_gives_the_same_bytes(
+    short: Path, photos: Path, tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = stop_after(monkeypatch, "_step", steps)
+    with pytest.raises(AlexNetError, match="go on with"):
+        alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
+    alexnet.resume(tmp_path / "run")
+    assert taken() == 3 * 4, "four batches of 28 images, three epochs, none twice"
+    assert metrics(tmp_path / "run") == metrics(short)
+    assert weights(tmp_path / "run") == weights(short)
+
+
+@pytest.mark.parametrize("evaluation", [1, 3, 4, 5])
+def test_a_signal_ends_an_evaluation_too(
+    short: Path, photos: Path, tmp_path: Path, evaluation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluations 1 to 3 are those of the epochs, 4 is the last one on validation, 5 that on the test images."""
+    stop_after(monkeypatch, "evaluate", evaluation)
+    where = "after the last epoch" if evaluation > 3 else f"in epoch {evaluation}"
+    with pytest.raises(AlexNetError, match=f"stopped {where}, all is saved"):
+        alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
+    run = alexnet.resume(tmp_path / "run")
+    assert metrics(run.path) == metrics(short)
+    assert weights(run.path) == weights(short)
+    assert run.summary["test"] == alexnet.load(short).summary["test"]
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(short: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "recipe.toml").write_bytes((short / "recipe.toml").read_bytes())
+    (out / "metrics.csv.part").write_text("of a process that was killed")
+    alexnet.resume(out)
+    assert weights(out) == weights(short)
+    assert not list(out.rglob("*.part"))
+
+
+def test_a_finished_run_is_not_resumed(short: Path) -> None:
+    with pytest.raises(RunError, match="finished"):
+        alexnet.resume(short)
+
+
+def test_two_processes_do_not_train_in_one_folder(photos: Path, tmp_path: Path) -> None:
+    process = start_training(tmp_path / "run", photos, **{"train.epochs": 500, "train.max_images": 0})
+    try:
+        wait_for(lambda: (tmp_path / "run" / "metrics.csv").exists(), process)
+        with pytest.raises(RunError, match="another process is training in"):
+            alexnet.resume(tmp_path / "run")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_five_kills_change_nothing(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos", 40)
+    outcome = torture(tmp_path, command(str(photos), {**NARROW, "train.epochs": 3}, 2), 5, seed=time.time_ns())
+    assert sum(outcome.kills.values()) == 5
+    assert not outcome.faults
+
+
+# By the clock
+
+
+def test_a_run_by_minutes_is_repeated_from_its_journal(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped, gone on with from the checkpoint, then once more from the journal alone: the clock decides nothing twice."""
+    settings = {**TINY, "train.minutes": 0.12, "train.batch": 8, "schedule.grow": [[0.5, 0.9]]}
+    with monkeypatch.context() as patch:
+        stop_after(patch, "_step", 6)
+        with pytest.raises(AlexNetError, match="go on with"):
+            alexnet.train(photos, out=tmp_path / "run", settings=settings)
+    before = (tmp_path / "run" / "journal.txt").read_bytes()
+    run = alexnet.resume(tmp_path / "run")
+    journal = (tmp_path / "run" / "journal.txt").read_bytes()
+    assert journal.startswith(before)
+    assert journal.endswith(b"\n1.0\n")
+    again = tmp_path / "again"
+    again.mkdir()
+    for name in ("recipe.toml", "journal.txt"):
+        shutil.copy(run.path / name, again / name)
+    alexnet.resume(again)
+    assert metrics(again) == metrics(run.path)
+    assert weights(again) == weights(run.path)
+    assert (again / "journal.txt").read_bytes() == journal
+
+
+def test_a_resumed_run_has_the_time_that_was_left(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {**TINY, "train.minutes": 100.0, "train.batch": 8}
+    stop_after(monkeypatch, "_step", 3)
+    with pytest.raises(AlexNetError):
+        alexnet.train(photos, out=tmp_path / "run", settings=settings, started=time.monotonic() - 5000)
+    left: list[float] = []
+    show = Monitor.step
+
+    def shown(self: Monitor, *args: Any) -> None:
+        left.append(args[-1])
+        show(self, *args)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Monitor, "step", shown)
+    with pytest.raises(AlexNetError):
+        alexnet.resume(tmp_path / "run")
+    assert 900 < left[0] < 1000
+
+
+@given(st.lists(st.floats(0, 1)).map(sorted), st.integers(0, 30))
+def test_a_journal_that_was_cut_off_keeps_its_whole_lines(shares: list[float], cut: int) -> None:
+    content = "".join(f"{share!r}\n" for share in shares).encode()
+    assert clock._shares(content) == shares
+    found = clock._shares(content[: max(0, len(content) - cut)])
+    assert found == shares[: len(found)]
+
+
+# Checkpoints
+
+
+def test_the_checkpoint_before_is_kept(stopped: Path) -> None:
+    folders = [stopped / "checkpoint" / name for name in ("last", "before")]
+    states = [json.loads((folder / "state.json").read_text())["state"]["at"] for folder in folders]
+    assert [(at["epoch"], at["batch"]) for at in states] == [(2, 2), (2, 0)]
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
+def test_a_checkpoint_cut_or_changed_anywhere_gives_way_to_the_one_before(stopped: Path, name: str) -> None:
+    chance, file = random.Random(0), stopped / "checkpoint" / "last" / name
+    whole, (_, newest) = file.read_bytes(), checkpoint.load(stopped) or ({}, {})
+    before = json.loads((stopped / "checkpoint" / "before" / "state.json").read_text())["state"]["at"]
+    for attempt in range(100):
+        content = bytearray(whole)
+        if attempt % 2:
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        else:
+            del content[chance.randrange(len(content)) :]
+        file.write_bytes(content)
+        found = checkpoint.load(stopped)
+        assert found is not None
+        same = name == "state.json" and found[1] == newest  # a blank that is another blank now
+        assert same or found[1]["at"] == before, attempt
+    file.write_bytes(whole[:-1])
+    shutil.rmtree(stopped / "checkpoint" / "before")
+    with pytest.raises(RunError, match=r"last is damaged, and there is no good one before it"):
+        alexnet.resume(stopped)
+
+
+def test_a_resume_from_the_checkpoint_before_ends_the_same(stopped: Path, short: Path) -> None:
+    os.truncate(stopped / "checkpoint" / "last" / "state.safetensors", 1000)
+    alexnet.resume(stopped)
+    assert weights(stopped) == weights(short)
+    assert metrics(stopped) == metrics(short)
+
+
+def rewrite(run: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], Any]) -> None:
+    """Change the newest checkpoint as someone would who knows how its checksum is made."""
+    tensors, state = checkpoint.load(run) or ({}, {})
+    change(tensors, state)
+    checkpoint.save(run, tensors, state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, state: state.pop("at"),
+        lambda tensors, state: state.update(at=[]),
+        lambda tensors, state: state["at"].update(epoch="second"),
+        lambda tensors, state: state["at"].update(from_the_future=1),
+        lambda tensors, state: state.update(recipe="= no TOML"),
+        lambda tensors, state: state.update(dataset=None),
+        lambda tensors, state: tensors.update({"network/head.weight": torch.zeros(1)}),
+        lambda tensors, state: tensors.update({"momentum/head.weight": torch.zeros(7)}),
+        lambda tensors, state: tensors.update({"elsewhere/head.weight": torch.zeros(1)}),
+        lambda tensors, state: tensors.pop("network/head.weight"),
+    ],
+)
+def test_a_checkpoint_that_was_made_up_is_refused_in_one_line(stopped: Path, change: Callable[..., Any]) -> None:
+    rewrite(stopped, change)
+    with pytest.raises(AlexNetError) as caught:
+        alexnet.resume(stopped)
+    assert "\n" not in str(caught.value)
+    assert str(stopped) in str(caught.value)
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = checkpoint.load(stopped)
+    assert found is not None
+    with monkeypatch.context() as newer:
+        newer.setattr(checkpoint, "VERSION", 2)
+        checkpoint.save(stopped, *found)
+    with pytest.raises(RunError, match="written by another version of alexnet"):
+        alexnet.resume(stopped)
+
+
+def test_a_recipe_that_was_changed_is_reported(stopped: Path) -> None:
+    recipe = stopped / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("epochs = 3", "epochs = 5"))
+    with pytest.raises(RunError, match=r"train\.epochs was 3 and is 5; put it back"):
+        alexnet.resume(stopped)
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "moved", "repainted"])
+def test_a_dataset_that_was_changed_is_reported_before_anything_is_trained(
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    photos = make_folder(tmp_path / "photos")
+    with monkeypatch.context() as patch:
+        stop_after(patch, "_step", 6)
+        with pytest.raises(AlexNetError):
+            alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
+    wanted = {
+        "added": "it had 40 readable images and has 41",
+        "removed": "it had 40 readable images and has 39",
+        "moved": "names, labels or splits are not what they were",
+        "repainted": "images have other pixels than they had",
+    }
+    first = photos / "across" / "000.png"
+    if change == "added":
+        picture(0, 99).save(photos / "across" / "more.png")
+    elif change == "removed":
+        first.unlink()
+    elif change == "moved":
+        first.rename(photos / "down" / "000b.png")
+    else:
+        picture(0, 99).save(first)
+    monkeypatch.setattr(Trainer, "_step", lambda *_: pytest.fail("it trained"))
+    with pytest.raises(DataError, match=wanted[change]):
+        alexnet.resume(tmp_path / "run")
+
+
+def test_a_dataset_that_was_moved_as_a_whole_is_found_again(stopped: Path, short: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "elsewhere")
+    recipe = stopped / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace(str(photos), str(tmp_path / "elsewhere")))
+    alexnet.resume(stopped)
+    assert weights(stopped) == weights(short)
+
+
+# Disks
+
+
+@contextmanager
+def no_file_larger(size: int) -> Iterator[None]:
+    """Let the system refuse to write more than `size` bytes into a file, as a full disk would."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_save_that_cannot_be_finished_leaves_the_last_one_intact(stopped: Path) -> None:
+    found = checkpoint.load(stopped)
+    assert found is not None
+    size = (stopped / "checkpoint" / "last" / "state.safetensors").stat().st_size
+    for limit in random.Random(0).sample(range(size), 30):
+        with no_file_larger(limit), pytest.raises(RunError, match=r"cannot write .*GB free"):
+            checkpoint.save(stopped, *found)
+        assert not (stopped / "checkpoint" / "next").exists()
+    again = checkpoint.load(stopped)
+    assert again is not None
+    assert again[1] == found[1]
+    assert safetensors.torch.save(again[0]) == safetensors.torch.save(found[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk takes root on Linux")
+def test_a_disk_that_fills_up_while_training_is_named_and_the_checkpoint_goes_on(
+    short: Path, photos: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        size = sum(tensor.nbytes for tensor in safetensors.torch.load_file(short / "model.safetensors").values())
+        filler = disk / "filler"
+        filler.write_bytes(bytes(24 * 2**20 - round(5 * size)))  # one checkpoint of three fits, the next one does not
+        with pytest.raises(RunError, match=r"cannot write .*The last checkpoint is intact: mend that and go on with"):
+            alexnet.train(photos, out=disk / "run", settings=SHORT)
+        filler.unlink()
+        alexnet.resume(disk / "run")
+        assert weights(disk / "run") == weights(short)
+        assert not list(disk.rglob("*.part"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_folder_that_goes_away_under_the_run_is_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Trainer._step
+
+    def removing(self: Trainer, *args: Any) -> None:
+        step(self, *args)
+        if self.at.epoch == 2:
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    monkeypatch.setattr(Trainer, "_step", removing)
+    with pytest.raises(RunError, match=f"cannot write .*{tmp_path}/run"):
+        alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
+    assert not (tmp_path / "run").exists()
+
+
+# Memory
+
+
+def test_a_batch_too_large_for_the_memory_is_cut_and_its_gradients_are_added_up(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a device of so much memory: three images at a time. Without batch norm the weights are those of whole batches."""
+    plain = {**SHORT, "model.variant": "owt", "model.whiten": False, "train.precision": "float32", "data.workers": 1}
+    whole = alexnet.train(photos, out=tmp_path / "whole", settings=plain)
+    forward = alexnet.AlexNet.forward
+
+    def small(self: alexnet.AlexNet, images: torch.Tensor, enlarge: int = 1) -> torch.Tensor:
+        if self.training and len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, images, enlarge)
+
+    monkeypatch.setattr(alexnet.AlexNet, "forward", small)
+    run = alexnet.train(photos, out=tmp_path / "run", settings=plain)
+    said = capsys.readouterr().err
+    assert said.count("memory is too small for") == 2
+    assert "7 images at once: from here on 4" in said
+    assert "4 images at once: from here on 2" in said
+    for name, tensor in run.network.state_dict().items():
+        torch.testing.assert_close(tensor, whole.network.state_dict()[name], rtol=1e-3, atol=1e-5)

@@ -1,0 +1,349 @@
+"""AlexNet by hand: every layer equals PyTorch's forward, and central differences backward; the whole network equals ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+import alexnet
+from alexnet import scratch
+from alexnet.network.variants import ROWS, Act, BatchNorm, Conv, Dense, Drop, Flatten, LocalNorm, MapNorm, Norm, Pool, Variant
+from alexnet.scratch import Layer, __main__
+
+CHANCE = np.random.default_rng(0)
+
+
+def drawn(*shape: int, dtype: Any = np.float64) -> np.ndarray:
+    return CHANCE.standard_normal(shape).astype(dtype)
+
+
+def torch_images(x: np.ndarray, pad: int = 0) -> torch.Tensor:
+    """N H W C -> N C H W, with zeros around."""
+    return F.pad(torch.from_numpy(x).permute(0, 3, 1, 2), (pad,) * 4)
+
+
+def assert_near(found: np.ndarray, wanted: torch.Tensor, dtype: Any) -> None:
+    """Compare N H W C with N C H W."""
+    wanted = wanted.detach().permute(0, 2, 3, 1).numpy() if wanted.ndim == 4 else wanted.detach().numpy()
+    tolerance = 1e-5 if dtype == np.float32 else 1e-10
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * max(1.0, float(np.abs(wanted).max())))
+
+
+DTYPES = st.sampled_from([np.float32, np.float64])
+SIZES = st.integers(1, 14)
+
+
+# Forward, against PyTorch
+
+
+@given(st.data(), DTYPES, st.sampled_from([1, 2, 3]), st.sampled_from(["valid", "same", 1]))
+@settings(max_examples=150)
+def test_convolution_equals_pytorchs(data: st.DataObject, dtype: Any, groups: int, padding: Any) -> None:
+    kernel, stride = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5))), data.draw(st.integers(1, 4))
+    pads = [{"valid": 0, "same": (k - 1) // 2}.get(padding, padding) for k in kernel]
+    height, width = (data.draw(st.integers(max(1, k - 2 * p), 14)) for k, p in zip(kernel, pads, strict=True))
+    x = drawn(data.draw(st.integers(1, 3)), height, width, groups * data.draw(st.integers(1, 3)), dtype=dtype)
+    layer = scratch.Conv2D(2 * groups, kernel, stride, padding, groups)
+    y = layer.forward(x)
+    layer.parameters["bias"] = drawn(2 * groups, dtype=dtype)
+    weight = torch.from_numpy(layer.parameters["weight"]).permute(3, 2, 0, 1)
+    padded = F.pad(torch_images(x), (pads[1], pads[1], pads[0], pads[0]))
+    wanted = F.conv2d(padded, weight, torch.from_numpy(layer.parameters["bias"]), stride, groups=groups)
+    assert_near(y + layer.parameters["bias"], wanted, dtype)
+    assert_near(layer.forward(x), wanted, dtype)
+
+
+@given(st.data(), DTYPES, st.sampled_from(["valid", "same"]), st.integers(1, 4), st.integers(1, 4))
+@settings(max_examples=100)
+def test_pooling_equals_pytorchs_on_images_padded_with_zeros(
+    data: st.DataObject, dtype: Any, padding: Any, size: int, stride: int
+) -> None:
+    pad = (size - 1) // 2 if padding == "same" else 0
+    height, width = (data.draw(st.integers(max(1, size - 2 * pad), 14)) for _ in range(2))
+    x = drawn(2, height, width, 3, dtype=dtype) - 1  # below 0 mostly, so that the zeros show
+    assert_near(scratch.MaxPooling2D(size, stride, padding).forward(x), F.max_pool2d(torch_images(x, pad), size, stride), dtype)
+
+
+@given(DTYPES, st.integers(1, 12), st.integers(0, 4), st.floats(0.5, 3), st.floats(1e-4, 1))
+@settings(max_examples=60)
+def test_response_norm_equals_pytorchs(dtype: Any, channels: int, reach: int, bias: float, alpha: float) -> None:
+    """PyTorch's takes alpha divided by the window's size."""
+    x, size = drawn(2, 3, 4, channels, dtype=dtype), 2 * reach + 1
+    wanted = F.local_response_norm(torch_images(x), size, alpha * size, 0.75, bias)
+    assert_near(scratch.LocalResponseNormalization(size, bias, alpha, 0.75).forward(x), wanted, dtype)
+
+
+@given(DTYPES, st.integers(2, 6), st.booleans())
+@settings(max_examples=30)
+def test_batch_norm_equals_pytorchs_and_keras_moving_statistics(dtype: Any, count: int, training: bool) -> None:
+    x, layer = drawn(count, 3, 2, 4, dtype=dtype) * 2 + 1, scratch.BatchNormalization()
+    layer.forward(x, training=True)
+    mean, variance = (torch.from_numpy(layer.moving[name].copy()) for name in ("mean", "variance"))
+    np.testing.assert_allclose(mean, 0.01 * x.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(variance, 0.99 + 0.01 * x.var((0, 1, 2)), rtol=1e-4)
+    wanted = F.batch_norm(torch_images(x), mean, variance, training=training, eps=1e-3)
+    assert_near(layer.forward(x, training), wanted, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_small_layers_equal_pytorchs(dtype: Any) -> None:
+    x = drawn(5, 7, dtype=dtype)
+    t = torch.from_numpy(x)
+    dense = scratch.Dense(3)
+    y = dense.forward(x)
+    assert_near(y, t @ torch.from_numpy(dense.parameters["weight"]), dtype)
+    assert_near(scratch.ReLU().forward(x), t.relu(), dtype)
+    assert_near(scratch.Tanh().forward(x), t.tanh(), dtype)
+    assert_near(scratch.Softmax().forward(100 * x), (100 * t).softmax(1), dtype)
+    assert scratch.Flatten().forward(drawn(2, 3, 4, 5)).shape == (2, 60)
+    loss, gradient = scratch.cross_entropy(x, np.array([0, 1, 2, 3, 6]))
+    logits = t.clone().requires_grad_()
+    wanted = F.cross_entropy(logits, torch.tensor([0, 1, 2, 3, 6]))
+    wanted.backward()
+    assert loss == pytest.approx(wanted.item(), rel=1e-6)
+    assert logits.grad is not None
+    assert_near(gradient, logits.grad, dtype)
+
+
+def test_dropout_leaves_out_its_share_and_keeps_the_mean() -> None:
+    x = np.ones((200, 500))
+    today, then = scratch.Dropout(0.3), scratch.Dropout(0.3, scales="testing")
+    assert np.array_equal(today.forward(x), x)
+    assert today.forward(x, training=True).mean() == pytest.approx(1, abs=0.02)
+    assert (today.forward(x, training=True) == 0).mean() == pytest.approx(0.3, abs=0.01)
+    assert then.forward(x, training=True).mean() == pytest.approx(then.forward(x).mean(), abs=0.02)
+    y = today.forward(x, training=True)
+    assert np.array_equal(today.backward(x), y)
+
+
+def test_one_image_gives_what_a_batch_of_one_gives() -> None:
+    x = drawn(1, 9, 8, 4)
+    makers: list[Callable[[], Layer]] = [
+        lambda: scratch.Conv2D(3, 3, 2, "same"),
+        lambda: scratch.MaxPooling2D(3, 2),
+        lambda: scratch.LocalResponseNormalization(),
+        lambda: scratch.MapNormalization(),
+    ]
+    for make in makers:
+        one, many = make(), make()
+        y = one.forward(x[0])
+        assert np.array_equal(y, many.forward(x)[0])
+        g = drawn(*y.shape)
+        assert np.array_equal(one.backward(g), many.backward(g[None])[0])
+
+
+# Backward, against central differences
+
+
+LAYERS: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
+    "conv": (lambda: scratch.Conv2D(4, 3, 2, "same"), (2, 7, 6, 3)),
+    "conv, groups": (lambda: scratch.Conv2D(4, (3, 2), (1, 2), (1, 2), groups=2), (2, 5, 6, 4)),
+    "conv, valid": (lambda: scratch.Conv2D(2, 4, 3, bias=False), (2, 11, 10, 2)),
+    "pool": (lambda: scratch.MaxPooling2D(3, 2), (2, 8, 7, 3)),
+    "pool, same": (lambda: scratch.MaxPooling2D(3, 1, "same"), (2, 4, 5, 2)),
+    "dense": (lambda: scratch.Dense(4), (3, 5)),
+    "response norm": (lambda: scratch.LocalResponseNormalization(5, 2.0, 0.3, 0.75), (2, 3, 2, 8)),
+    "response norm, groups": (lambda: scratch.LocalResponseNormalization(3, 1.0, 0.5, 0.6, groups=2), (2, 2, 2, 6)),
+    "map norm": (lambda: scratch.MapNormalization(3, 1.0, 0.4), (2, 5, 4, 2)),
+    "batch norm": (lambda: scratch.BatchNormalization(), (4, 3, 2, 3)),
+    "batch norm of units": (lambda: scratch.BatchNormalization(), (6, 3)),
+    "relu": (lambda: scratch.ReLU(), (4, 5)),
+    "tanh": (lambda: scratch.Tanh(), (4, 5)),
+    "softmax": (lambda: scratch.Softmax(), (4, 5)),
+    "flatten": (lambda: scratch.Flatten(), (2, 3, 2, 4)),
+    "flatten, CHW": (lambda: scratch.Flatten("CHW"), (2, 3, 2, 4)),
+}
+
+
+def differences(f: Callable[[], float], x: np.ndarray, step: float = 1e-5) -> np.ndarray:
+    """Return the gradient of `f` by `x`, which it reads, by central differences of fourth order."""
+    gradient = np.zeros_like(x)
+    for index in np.ndindex(*x.shape):
+        kept, values = x[index], []
+        for shift in (-2, -1, 1, 2):
+            x[index] = kept + shift * step
+            values.append(f())
+        x[index] = kept
+        gradient[index] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
+    return gradient
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_are_those_of_central_differences(name: str, training: bool) -> None:
+    make, shape = LAYERS[name]
+    layer, x = make(), drawn(*shape)
+    y = layer.forward(x, training)
+    for key, parameter in layer.parameters.items():
+        layer.parameters[key] = parameter + 0.1 * drawn(*parameter.shape)
+    weights = drawn(*y.shape)
+
+    def loss() -> float:
+        return float((layer.forward(x, training) * weights).sum())
+
+    loss()
+    found = {"input": layer.backward(weights), **layer.gradients}
+    wanted = {"input": differences(loss, x), **{key: differences(loss, array) for key, array in layer.parameters.items()}}
+    assert found.keys() == wanted.keys()
+    for key in wanted:
+        assert np.linalg.norm(found[key] - wanted[key]) <= 1e-6 * np.linalg.norm(wanted[key]), key
+
+
+# The whole network
+
+
+def facts(row: Variant, width: float = 1.0, classes: int = 10) -> list[dict[str, Any]]:
+    """Return a row of the variant table as plain data."""
+    found: list[dict[str, Any]] = []
+    pool = {"layer": "MaxPooling2D", "pool_size": row.pool[0], "stride": row.pool[1]}
+    for record in row.layers:
+        match record:
+            case Conv():
+                groups = row.towers if record.grouped else 1
+                padding = (record.padding, record.padding + record.padding_after)
+                conv = {"kernel_size": record.kernel, "stride": record.stride, "padding": padding, "groups": groups}
+                found.append(
+                    {"layer": "Conv2D", "filters": row.scaled(record.channels, width), "bias": record.bias is not None} | conv
+                )
+            case Dense():
+                found.append({"layer": "Dense", "units": row.scaled(record.units, width)})
+            case Act():
+                found.append({"layer": {"relu": "ReLU", "tanh": "Tanh"}[row.activation]})
+            case Norm() if isinstance(row.norm, BatchNorm):
+                found.append({"layer": "BatchNormalization"})
+            case Norm() if isinstance(row.norm, LocalNorm):
+                n, groups = row.norm, 1 if row.norm.across else row.towers
+                constants = {"depth_radius": n.size, "bias": n.k, "alpha": n.alpha, "beta": n.beta, "groups": groups}
+                found.append({"layer": "LocalResponseNormalization"} | constants)
+            case MapNorm():
+                m = {"size": record.size, "bias": record.k, "alpha": record.alpha, "beta": record.beta}
+                found.append({"layer": "MapNormalization"} | m)
+            case Pool():
+                found.append(pool)
+            case Flatten():
+                found.append({"layer": "Flatten", "order": row.flatten})
+            case Drop():
+                found.append({"layer": "Dropout", "rate": 0.0})
+    return [*found, {"layer": "Dense", "units": classes}]
+
+
+def both(row: Variant, width: float) -> tuple[alexnet.AlexNet, scratch.AlexNet, np.ndarray]:
+    """Return our network in torch and the one by hand on the same weights, with a batch of images; all in float64.
+
+    In float32 a ReLU or a pool that decides within rounding moves whole gradients.
+    """
+    torch.manual_seed(0)
+    ours, hand = alexnet.AlexNet(row.name, 10, width=width, dropout=0.0).double(), scratch.AlexNet(facts(row, width))
+    x = drawn(2, row.input_size, row.input_size, 3)
+    hand.forward(x)
+    with torch.no_grad():
+        for layer, (name, module) in zip(with_parameters(hand), modules(ours), strict=True):
+            if row.init == "normal":
+                module.weight.mul_(0.05 * module.weight[0].numel() ** -0.5 / module.weight.std() * 20)  # small ones vanish
+            for key, tensor in module.named_parameters():
+                layer.parameters[ours_to_hand(layer, key)] = as_hand(tensor, name)
+    return ours, hand, x
+
+
+def with_parameters(network: scratch.AlexNet) -> list[Layer]:
+    return [layer for layer in network.layers if layer.parameters]
+
+
+def modules(network: alexnet.AlexNet) -> list[tuple[str, torch.nn.Module]]:
+    return [(name, module) for name, module in network.layers.items() if list(module.parameters())]
+
+
+def ours_to_hand(layer: Layer, key: str) -> str:
+    return {"weight": "gamma", "bias": "beta"}[key] if isinstance(layer, scratch.BatchNormalization) else key
+
+
+def as_hand(tensor: torch.Tensor, name: str) -> np.ndarray:
+    """O I H W -> H W I O, (out, in) -> (in, out)."""
+    axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[tensor.ndim]
+    return np.ascontiguousarray(tensor.detach().permute(axes).numpy())
+
+
+@pytest.mark.parametrize(
+    ("row", "width"), [(row, 1.0 if row.name in ("scratch", "table", "cifar10") else 0.25) for row in ROWS]
+)
+def test_the_whole_network_and_all_its_gradients_equal_the_torch_variant(row: Variant, width: float) -> None:
+    ours, hand, x = both(row, width)
+    logits = ours.train()(torch_images(x))
+    loss = F.cross_entropy(logits, torch.tensor([3, 7]))
+    torch.autograd.backward(loss)
+    scores = hand.forward(x, training=True)
+    value, gradient = scratch.cross_entropy(scores, np.array([3, 7]))
+    hand.backward(gradient)
+    assert np.linalg.norm(scores - logits.detach().numpy()) <= 1e-8 * np.linalg.norm(scores)
+    assert value == pytest.approx(loss.item(), rel=1e-8)
+    for layer, (name, module) in zip(with_parameters(hand), modules(ours), strict=True):
+        for key, tensor in module.named_parameters():
+            assert tensor.grad is not None
+            found, wanted = layer.gradients[ours_to_hand(layer, key)], as_hand(tensor.grad, name)
+            assert np.linalg.norm(found - wanted) <= 1e-8 * np.linalg.norm(wanted), (name, key)
+
+
+def test_the_default_network_is_the_tutorials() -> None:
+    rows = scratch.AlexNet().summary()
+    shapes = [shape for kind, shape, _ in rows if kind in ("Conv2D", "MaxPooling2D")]
+    assert shapes == [
+        *((55, 55, 96), (27, 27, 96), (27, 27, 256), (13, 13, 256)),
+        *((13, 13, 384), (13, 13, 384), (13, 13, 256), (6, 6, 256)),
+    ]
+    assert sum(count for *_, count in rows) == 62_376_968
+    assert rows[-1][1] == (1000,)
+
+
+def test_the_step_is_the_papers() -> None:
+    layer, optimizer = scratch.Dense(1), scratch.SGD(0.1, momentum=0.9, decay=0.01)
+    layer.forward(np.ones((1, 1)))
+    w, v = 2.0, 0.0
+    layer.parameters = {"weight": np.array([[w]])}
+    for gradient in (1.0, -3.0, 0.5):
+        layer.gradients = {"weight": np.array([[gradient]])}
+        optimizer.step([layer])
+        v = 0.9 * v - 0.01 * 0.1 * w - 0.1 * gradient
+        w += v
+        assert layer.parameters["weight"][0, 0] == pytest.approx(w, rel=1e-12)
+
+
+def test_it_learns_digits() -> None:
+    assert __main__.main() >= 0.95
+
+
+# Misuse
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: scratch.Conv2D(4, 3).forward(drawn(5, 5)), "Conv2D takes images N x H x W x C, or one H x W x C, not 5 x 5"),
+        (
+            lambda: scratch.Conv2D(4, 3, groups=3).forward(drawn(1, 5, 5, 4)),
+            "4 channels and 4 filters do not divide by 3 groups",
+        ),
+        (lambda: scratch.Conv2D(4, 6).forward(drawn(1, 5, 5, 4)), "a window of 6x6 is larger than the image of 5x5"),
+        (lambda: scratch.MaxPooling2D(3).forward(drawn(1, 2, 5, 4)), "a window of 3x3 is larger than the image of 2x5"),
+        (lambda: scratch.Dense(4).forward(drawn(1, 2, 5, 4)), "put Flatten before it"),
+        (lambda: scratch.ReLU().backward(drawn(3)), "ReLU: backward comes after forward"),
+        (lambda: scratch.Conv2D(4, 3).backward(drawn(3)), "Conv2D: backward comes after forward"),
+        (
+            lambda: scratch.LocalResponseNormalization(groups=2).forward(drawn(1, 2, 2, 3)),
+            "3 channels do not divide by 2 groups",
+        ),
+        (lambda: scratch.BatchNormalization().forward(drawn(3)), "takes N x H x W x C or N x units, not 3"),
+        (lambda: scratch.AlexNet([{"layer": "Convolution"}]), "no layer 'Convolution'"),
+        (lambda: scratch.cross_entropy(drawn(2, 3), np.array([0, 3])), "targets run from 0 to 3, but there are 3 classes"),
+    ],
+)
+def test_misuse_is_explained(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
