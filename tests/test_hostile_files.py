@@ -59,6 +59,8 @@ def test_a_run_with_a_damaged_file_is_refused_in_a_line_or_as_good_as_before(run
 @pytest.mark.parametrize("name", ["model.json", "summary.json", "environment.json", "recipe.toml"])
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", "", "\0", "x = " + "[" * 100_000])
 def test_a_file_that_is_something_else_is_refused(run: Path, photos: Path, name: str, text: str) -> None:
+    if (name, text) == ("recipe.toml", ""):
+        pytest.skip("nothing in it is a recipe: all keys as they are by default")
     (run / name).write_text(text)
     with pytest.raises(AlexNetError, match=name) as caught:
         used(run, photos)

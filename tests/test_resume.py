@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -24,7 +25,7 @@ from proof.torture import NARROW, command, pictures, torture
 
 import alexnet
 from alexnet.errors import AlexNetError, DataError, RunError
-from alexnet.training import checkpoint, clock
+from alexnet.training import checkpoint, clock, loop
 from alexnet.training.loop import Trainer
 from alexnet.training.monitor import Monitor
 from conftest import SHORT, TINY, metrics, picture, weights
@@ -361,8 +362,9 @@ def test_a_save_that_cannot_be_finished_leaves_the_last_one_intact(stopped: Path
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk takes root on Linux")
 def test_a_disk_that_fills_up_while_training_is_named_and_the_checkpoint_goes_on(
-    short: Path, photos: Path, tmp_path: Path
+    short: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "SHARE_FOR_CHECKPOINTS", math.inf)  # one after each epoch, however long it takes
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True)

@@ -178,7 +178,7 @@ def resume(path: str | Path, *, device: str | None = None, threads: int | None =
     if threads:
         torch.set_num_threads(threads)
     folder = find(Path(path))
-    if folder.summary.exists() and not folder.report.exists():  # it was killed at the very end
+    if folder.summary.exists() and folder.metrics.exists() and not folder.report.exists():  # it was killed at the very end
         job.tidy(folder)
         run = Run(path, device)
         run.report()

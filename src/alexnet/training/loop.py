@@ -232,7 +232,8 @@ class Trainer:
         if before == 1:
             raise RunError(f"one image of {self.how.input} pixels a side is too much for the device: lower images.input")
         self.at.pieces *= 2
-        torch.accelerator.memory.empty_cache()
+        if torch.accelerator.is_available():
+            torch.accelerator.memory.empty_cache()
         self.monitor.say(
             f"the device's memory is too small for {before} images at once: from here on {-(-count // self.at.pieces)}, "
             "and their gradients are added up; a step stays that of the whole batch, but batch normalisation sees fewer images"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from alexnet.data.dataset import Dataset
@@ -26,6 +26,8 @@ FREE = ("data.dataset", "data.root", "data.workers", "train.tensorboard")
 @dataclass
 class Progress:
     """Where a training stands, beside its tensors."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     epoch: int = 1  # the one at work
     batch: int = 0  # of it, done

@@ -48,7 +48,13 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
         loader=PackageLoader("alexnet.use"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     pages.filters |= {"percent": "{:.1%}".format, "duration": duration}
-    parts = _run(folder, dataset) | _figures(dataset, split, evaluation)
+    try:
+        parts = _run(folder, dataset)
+    except (LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            f"a file in {folder.path} is damaged, summary.json or another: {type(error).__name__} {error}"
+        ) from error
+    parts |= _figures(dataset, split, evaluation)
     parts |= _confusion(evaluation) | _images(dataset, split, evaluation)
     write_text(folder.report, printable(pages.get_template("report.html").render(parts)))
     return folder.report
