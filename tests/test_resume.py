@@ -405,7 +405,7 @@ def test_a_batch_too_large_for_the_memory_is_cut_and_its_gradients_are_added_up(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a device of so much memory: three images at a time. Without batch norm the weights are those of whole batches."""
-    plain = {**SHORT, "model.variant": "owt", "model.whiten": False, "train.precision": "float32", "data.workers": 1}
+    plain = {**SHORT, "model.variant": "owt", "model.whiten": False, "train.precision": "float32", "optimizer.muon": 0.0}
     whole = alexnet.train(photos, out=tmp_path / "whole", settings=plain)
     forward = alexnet.AlexNet.forward
 

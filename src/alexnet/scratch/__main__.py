@@ -22,11 +22,12 @@ SMALL = (
     *block(64, 3),
     *block(48, 3, "pool"),  # -> 2
     {"layer": "Flatten"},
-    *hidden(128),
-    *hidden(128),
+    *hidden(256),
+    *hidden(256),
     {"layer": "Dense", "units": 10},
 )
-EPOCHS, BATCH, RATE = 12, 32, 0.01
+EPOCHS, BATCH, RATE = 10, 32, 0.01
+WARM_UP = 45  # steps until the rate is reached: before, large ones would kill ReLUs
 TEST = 359  # a fifth, held out
 
 
@@ -49,12 +50,14 @@ def main() -> float:
     train, test = slice(TEST, None), slice(TEST)
     network, optimizer = AlexNet(SMALL), SGD(RATE, momentum=0.9, decay=5e-4)
     chance, began = np.random.default_rng(1), time.monotonic()
-    count = len(targets) - TEST
+    count, step = len(targets) - TEST, 0
+    steps = EPOCHS * -(-count // BATCH)
     for epoch in range(EPOCHS):
-        optimizer.rate = RATE * (1 - epoch / EPOCHS)
         losses = []
         order = chance.permutation(count)
         for start in range(0, count, BATCH):
+            step += 1
+            optimizer.rate = RATE * min(1, step / WARM_UP) * (1 - step / steps)
             batch = order[start : start + BATCH]
             losses.append(network.learn(images[train][batch], targets[train][batch], optimizer))
         left = (time.monotonic() - began) / (epoch + 1) * (EPOCHS - epoch - 1)
