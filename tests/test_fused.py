@@ -52,7 +52,8 @@ def test_response_norm_equals_float64_on_a_thousand_random_shapes(kind: torch.dt
         if generator.random() < 0.5:
             images = images.contiguous(memory_format=torch.channels_last)
         exact, narrow = images.double().requires_grad_(), images.requires_grad_()
-        expected, found = norm(exact), norm(narrow)
+        relu = bool(generator.random() < 0.5)
+        expected, found = norm(exact, relu=relu), norm(narrow, relu=relu)
         assert found.dtype == kind
         (wanted,) = torch.autograd.grad(expected, exact, gradient.double())
         (got,) = torch.autograd.grad(found, narrow, gradient)
@@ -69,6 +70,7 @@ def test_response_norm_keeps_what_is_not_a_number_and_takes_no_images_at_all() -
     found = norm(images).flatten()
     assert torch.isnan(found[1:6]).all(), "all whose window it is in"
     assert torch.isfinite(found[[0, 6, 7]]).all()
+    torch.testing.assert_close(norm(images, relu=True).flatten(), found, rtol=0, atol=0, equal_nan=True)
     assert norm(torch.empty(0, 8, 3, 3)).shape == (0, 8, 3, 3)
 
 
@@ -115,18 +117,20 @@ def test_where_there_is_a_compiler_there_are_kernels() -> None:
 @given(
     count=st.integers(1, 200),
     sides=st.tuples(st.integers(1, 14), st.integers(1, 14)),
-    channels=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    channels=st.tuples(st.sampled_from([24, 32, 48, 64, 128, 160]), st.integers(1, 5)),
+    groups=st.integers(1, 3),
     size=st.sampled_from([3, 5]),
     bias=st.booleans(),
 )
-@settings(max_examples=40)
+@settings(max_examples=60)
 def test_convolutions_in_fewer_products_equal_float64_within_bfloat16(
-    count: int, sides: tuple[int, int], channels: tuple[int, int], size: int, bias: bool
+    count: int, sides: tuple[int, int], channels: tuple[int, int], groups: int, size: int, bias: bool
 ) -> None:
     torch.manual_seed(count)
     count = max(1, count // (sides[0] * sides[1]))
-    inputs, outputs = channels[0] * 32, channels[1] * 32
-    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias).to(memory_format=torch.channels_last)
+    inputs, outputs = channels[0] * groups, channels[1] * 32 * groups
+    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias, groups=groups).to(memory_format=torch.channels_last)
+    assert fused._takes_winograd(conv)
     images = torch.randn(count, inputs, *sides).to(torch.bfloat16)
     gradient = torch.randn(count, outputs, *sides).to(torch.bfloat16)
     exact = copy.deepcopy(conv).double()

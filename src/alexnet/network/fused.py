@@ -1,9 +1,9 @@
 """Exact fast forms, beneath the network: they compute what its layers say, to rounding, in fewer operations.
 
 In PyTorch, on any device: an image enlarged pixel by pixel is folded into the first convolution, and maps that the first dense
-layer would have enlarged are folded into its weights. On a CPU, with the kernels in C++ (kernels/): response normalisation;
-ReLU, batch normalisation and pooling in one pass; convolutions in fewer products (Winograd) where bfloat16 is computed in
-AVX-512; a copy of the weights in bfloat16 that the optimizer's step keeps up to date.
+layer would have enlarged are folded into its weights. On a CPU, with the kernels in C++ (kernels/): ReLU and response
+normalisation; ReLU, batch normalisation and pooling in one pass; convolutions in fewer products (Winograd) where bfloat16 is
+computed in AVX-512; a copy of the weights in bfloat16 that the optimizer's step keeps up to date.
 ALEXNET_KERNELS=0 in the environment switches all of them off. Which are in use stands in `environment.json`. The kernels have
 first derivatives alone.
 """
@@ -22,8 +22,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from alexnet.network import kernels
 from alexnet.network.kernels import enabled, operations
-from alexnet.network.kernels.operations import usable
+from alexnet.network.kernels.operations import LANE, usable
 from alexnet.network.layers import BatchNorm, FlattenMaps
+from alexnet.network.lrn import LocalResponseNorm
 
 Step = Callable[[Tensor], Tensor]
 
@@ -72,6 +73,8 @@ def _goes_on(group: list[nn.Module], layer: nn.Module) -> bool:
     """Tell whether `layer` joins the group before it."""
     if isinstance(group[-1], FlattenMaps):
         return type(layer) is nn.Linear
+    if isinstance(layer, LocalResponseNorm):
+        return isinstance(group[-1], nn.ReLU)
     place = [i for i, kind in enumerate(ORDER) if isinstance(group[-1], kind)]
     return bool(place) and isinstance(layer, ORDER[place[0] + 1 :])
 
@@ -86,6 +89,8 @@ def _form(group: list[nn.Module], plain: bool) -> Step:
             return partial(_convolve, conv)
         case [nn.Linear() as dense] if type(dense) is nn.Linear:
             return partial(_dense, dense)
+        case [nn.ReLU(), LocalResponseNorm() as norm]:
+            return partial(norm, relu=True)
         case [*_, BatchNorm() | nn.MaxPool2d()]:
             return partial(_relu_norm_pool, group)
         case [layer]:
@@ -152,7 +157,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     wide_bias = conv.bias is None or conv.bias.dtype == torch.float32
     enough = x.shape[0] * x.shape[2] * x.shape[3] >= PIXELS_FOR_WINOGRAD
     if weight.dtype == torch.bfloat16 and wide_bias and usable(x) and enough and _takes_winograd(conv):
-        return operations.convolve(x, weight, conv.bias)
+        return operations.convolve(x, weight, conv.bias, conv.groups)
     return conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
@@ -167,10 +172,11 @@ def has_winograd() -> bool:
 
 
 def _takes_winograd(conv: nn.Conv2d) -> bool:
-    size, (inputs, outputs) = conv.kernel_size[0], (conv.in_channels, conv.out_channels)
+    size, inputs, outputs = conv.kernel_size[0], conv.in_channels // conv.groups, conv.out_channels // conv.groups
     same = size in (3, 5) and conv.stride == (1, 1) and conv.padding == (size // 2, size // 2)
-    same = same and conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
-    return same and inputs % 32 == outputs % 32 == 0 and max(inputs, outputs) <= 4096 and has_winograd()
+    same = same and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
+    full = outputs % LANE == 0 and -inputs % LANE <= inputs // 3  # zeros are added to few channels only
+    return same and full and max(inputs, outputs) <= 4096 and has_winograd()
 
 
 class _Enlarged(nn.Module):

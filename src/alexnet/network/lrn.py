@@ -19,10 +19,11 @@ class LocalResponseNorm(nn.Module):
         super().__init__()
         self.size, self.alpha, self.beta, self.k, self.towers = size, alpha, beta, k, towers
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalise N C H W; C divides by the towers. Same shape and type out."""
+    def forward(self, images: Tensor, *, relu: bool = False) -> Tensor:
+        """Normalise N C H W, or with `relu` what a ReLU leaves of it; C divides by the towers. Same shape and type out."""
         if self.k > 0 and operations.usable(images):  # a k of 0 divides nothing by nothing between the towers
-            return operations.response_norm(images, self.size, self.alpha, self.beta, self.k, self.towers)
+            return operations.response_norm(images, self.size, self.alpha, self.beta, self.k, self.towers, relu=relu)
+        images = images.relu() if relu else images
         wide = images if images.dtype == torch.float64 else images.float()
         count, channels, height, width = wide.shape
         squares = wide.square().view(count, self.towers, -1, height, width)  # N C H W -> N T C/T H W

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from alexnet.network import kernels
 from alexnet.network.layers import BatchNorm
@@ -107,10 +108,24 @@ class _Convolution(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int) for name in ("images", "height", "width", "inputs", "outputs", "taps")]
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolve N C H W with O C K K, zeros around: bfloat16, K 3 or 5, C and O multiples of 32; `bias` O float32, or None."""
-    result: Tensor = _Winograd.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return result
+LANE = 32  # channels that the convolutions take together
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
+    """Convolve N C H W with O C/groups K K, zeros around: bfloat16, K 3 or 5; `bias` O float32, or None.
+
+    O/groups is a multiple of 32; where C/groups is not, channels of zeros are added.
+    """
+    if groups == 1 and not x.shape[1] % LANE:
+        result: Tensor = _Winograd.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return result
+    missing = -weight.shape[1] % LANE
+    biases = [None] * groups if bias is None else bias.chunk(groups)
+    parts = [
+        convolve(pad(maps, (0, 0, 0, 0, 0, missing)), pad(kernels, (0, 0, 0, 0, 0, missing)), shift)
+        for maps, kernels, shift in zip(x.chunk(groups, 1), weight.chunk(groups), biases, strict=True)
+    ]
+    return torch.cat(parts, 1)
 
 
 class _Winograd(torch.autograd.Function):
@@ -148,24 +163,26 @@ class _Norm(ctypes.Structure):
 
     _fields_ = [
         *(("pixels", ctypes.c_long), ("towers", ctypes.c_int), ("channels", ctypes.c_int), ("size", ctypes.c_int)),
-        *(("alpha", ctypes.c_float), ("beta", ctypes.c_float), ("k", ctypes.c_float)),
+        *(("alpha", ctypes.c_float), ("beta", ctypes.c_float), ("k", ctypes.c_float), ("relu", ctypes.c_int)),
     ]
 
 
-def response_norm(images: Tensor, size: int, alpha: float, beta: float, k: float, towers: int) -> Tensor:
+def response_norm(images: Tensor, size: int, alpha: float, beta: float, k: float, towers: int, *, relu: bool) -> Tensor:
     """Normalise N C H W as `lrn.LocalResponseNorm` does, forward and gradient in one pass each; `images` must be `usable`."""
-    result: Tensor = _ResponseNorm.apply(images, (size, alpha, beta, k, towers))  # type: ignore[no-untyped-call]
+    count, channels, height, width = images.shape
+    norm = _Norm(count * height * width, towers, channels // towers, size, alpha, beta, k, relu)
+    result: Tensor = _ResponseNorm.apply(images, norm)  # type: ignore[no-untyped-call]
     return result
 
 
 class _ResponseNorm(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, images: Tensor, constants: tuple[int, float, float, float, int]) -> Tensor:
+    def forward(context: Any, images: Tensor, norm: _Norm) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
         context.save_for_backward(images)
-        context.constants = constants
+        context.norm = norm
         result = torch.empty_like(images)
-        kernels.call("norm_forward", images.dtype, (images, result), _norm(images, *constants))
+        kernels.call("norm_forward", images.dtype, (images, result), norm)
         return result
 
     @staticmethod
@@ -174,13 +191,8 @@ class _ResponseNorm(torch.autograd.Function):
         (images,) = context.saved_tensors
         gradient = gradient.to(images.dtype).contiguous(memory_format=torch.channels_last)
         result = torch.empty_like(images)
-        kernels.call("norm_backward", images.dtype, (images, gradient, result), _norm(images, *context.constants))
+        kernels.call("norm_backward", images.dtype, (images, gradient, result), context.norm)
         return result, None
-
-
-def _norm(images: Tensor, size: int, alpha: float, beta: float, k: float, towers: int) -> _Norm:
-    count, channels, height, width = images.shape
-    return _Norm(count * height * width, towers, channels // towers, size, alpha, beta, k)
 
 
 class _Step(ctypes.Structure):

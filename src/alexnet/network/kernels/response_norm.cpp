@@ -2,12 +2,14 @@
 
 namespace {
 
-// Response normalisation: y = x * s ** -beta, s = k + alpha * (sum of squares over `size` channels of the tower).
+// Response normalisation: y = x * s ** -beta, s = k + alpha * (sum of squares over `size` channels of the tower). With `relu`,
+// x is first max(x, 0).
 struct Norm {
     long pixels;
     int towers, channels;  // channels of one tower
     int size;
     float alpha, beta, k;
+    int relu;
 
     int before() const { return size / 2; }
     int after() const { return size - 1 - size / 2; }
@@ -34,6 +36,16 @@ struct Block {
             float* __restrict to = buffer.data() + gap + run * stride;
             for (int i = 0; i < channels; ++i) to[i] = load(from[run * channels + i]);
         }
+    }
+
+    // As nn.ReLU: what is not a number stays so.
+    void rectify() {
+        for (float& x : value) x = x < 0.0f ? 0.0f : x;
+    }
+
+    // The gradient of a ReLU before the norm.
+    void cut_off() {
+        for (size_t i = 0; i < value.size(); ++i) result[i] = value[i] == 0.0f ? 0.0f : result[i];
     }
 
     template <class T>
@@ -114,6 +126,7 @@ template <class T>
 void norm_forward(const T* x, T* y, const Norm& norm) {
     over_blocks(norm, [&](Block& block, long at, int count) {
         block.fill(block.value, x + at, count);
+        if (norm.relu) block.rectify();
         norm.paper() ? block_forward<true>(block, norm) : block_forward<false>(block, norm);
         block.empty(block.result, y + at, count);
     });
@@ -123,8 +136,10 @@ template <class T>
 void norm_backward(const T* x, const T* g, T* dx, const Norm& norm) {
     over_blocks(norm, [&](Block& block, long at, int count) {
         block.fill(block.value, x + at, count);
+        if (norm.relu) block.rectify();
         block.fill(block.gradient, g + at, count);
         norm.paper() ? block_backward<true>(block, norm) : block_backward<false>(block, norm);
+        if (norm.relu) block.cut_off();
         block.empty(block.result, dx + at, count);
     });
 }
