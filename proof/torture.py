@@ -92,7 +92,7 @@ def _start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
     phases = folder / "phase"
     phases.write_bytes(b"\0")
     environment = {**os.environ, "ALEXNET_CACHE": str(folder / "cache"), "PHASES": str(phases)}
-    child = [sys.executable, "-m", "proof.torture", "child", "train", *arguments]
+    child = [sys.executable, "-X", "faulthandler", "-m", "proof.torture", "child", "train", *arguments]
     root = Path(__file__).parent.parent
     return subprocess.Popen(child, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 

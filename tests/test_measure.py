@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import binomtest
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, top_k_accuracy_score
 
 from alexnet import AlexNet
@@ -60,7 +61,22 @@ def test_calibration_error_counts_confidence_against_accuracy() -> None:
     high, low = np.log([0.8, 0.2]), np.log([0.6, 0.4])
     logits = np.array([high] * 10 + [low] * 10)
     targets = np.array(([0] * 6 + [1] * 4) * 2)
-    assert metrics.calibration_error(logits, targets) == pytest.approx(0.1)
+    assert metrics.reliability(logits, targets).error == pytest.approx(0.1)
+
+
+@given(st.integers(1, 300), st.integers(2, 12), st.integers(0, 9), st.floats(0.3, 3))
+@settings(max_examples=40)
+def test_reliability_equals_scikit_learns_calibration_curve(count: int, classes: int, seed: int, temperature: float) -> None:
+    logits, targets = made(count, classes, seed)
+    probabilities = softmax(logits.astype(np.float64) / temperature, axis=1)
+    right = probabilities.argmax(1) == targets
+    accuracy, confidence = calibration_curve(right, probabilities.max(1), n_bins=metrics.BINS)
+    found = metrics.reliability(logits, targets, temperature)
+    filled = found.images > 0
+    assert found.images.sum() == count
+    np.testing.assert_allclose(found.accuracy[filled], accuracy)
+    np.testing.assert_allclose(found.confidence[filled], confidence)
+    assert 0 <= found.error <= 1
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 3.0])

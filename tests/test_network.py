@@ -204,6 +204,12 @@ def test_a_recipe_changes_a_field_of_the_row(overrides: dict[str, str], present:
     assert absent not in kinds
 
 
+def test_a_recipe_changes_the_pools() -> None:
+    pool = narrow("cifar10", pool=[2, 2]).features.pool1
+    assert isinstance(pool, nn.MaxPool2d)
+    assert (pool.kernel_size, pool.stride) == (2, 2)
+
+
 def test_batch_norm_takes_keras_constants_unless_told_otherwise() -> None:
     def norm(**overrides: object) -> nn.BatchNorm2d:
         layer = narrow("cifar10", **overrides).features.norm1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import html
 import json
 import re
@@ -13,7 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import softmax
+from scipy.stats import entropy
 
+import alexnet
 from alexnet.data.cache import Pixels
 from alexnet.data.dataset import Dataset
 from alexnet.data.images import Preprocessing
@@ -22,6 +27,7 @@ from alexnet.errors import RunError
 from alexnet.measure.evaluate import Evaluation
 from alexnet.recipe import Recipe
 from alexnet.run import RunFolder
+from alexnet.use.filters import filter_sheet
 from alexnet.use.report import duration, write_report
 
 PLAIN = ("<script>alert(1)</script>", "$x^2$", "$\\frac{$", "猫", "{{ 7*7 }}", "a\"b'c&d", "bad\ufffd", "x\ufffd\ufffdy")
@@ -134,7 +140,7 @@ def test_figures_are_those_of_summary_and_evaluation(tmp_path: Path) -> None:
 def test_classes_are_listed_worst_first_with_their_figures(tmp_path: Path) -> None:
     case = Case(tmp_path / "run")
     expected = sorted(case.evaluation.to_json()["per_class"].items(), key=lambda item: item[1]["f1"])
-    table = case.text[case.text.index('<table class="classes">') :]
+    table = case.text[case.text.index('<table class="classes sortable">') :]
     places = [table.index(f">{label}</div>") for label, _ in expected]
     assert places == sorted(places)
     for place, (_, row) in zip(places, expected, strict=True):
@@ -148,31 +154,78 @@ def test_cells_of_a_small_confusion_matrix_are_its_counts(tmp_path: Path) -> Non
     assert [int(n) for n in re.findall(r"<td[^>]*>(\d+)</td>", table)] == case.evaluation.confusion.ravel().tolist()
 
 
-def test_worst_mistakes_are_those_with_the_highest_probability(tmp_path: Path) -> None:
+def files(part: str) -> list[str]:
+    return re.findall(r'<code class="name">(.*?)</code>', part)
+
+
+def test_worst_mistakes_have_the_highest_probability_and_least_certain_answers_the_most_entropy(tmp_path: Path) -> None:
     case = Case(tmp_path / "run", skill=0.5)
     logits = case.evaluation.logits.astype(float) / case.evaluation.temperature
-    given = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    given = softmax(logits, axis=1)
     wrong = np.flatnonzero(logits.argmax(1) != case.evaluation.targets)
     worst = wrong[np.argsort(-given[wrong].max(1))][:12]
-    listed = re.findall(r'<code class="name">(.*?)</code>', case.text)
-    assert listed == [case.dataset.names("test")[i] for i in worst]
-    assert f"{given[worst[0]].max():.1%}" in case.text
+    names = case.dataset.names("test")
+    mistakes, uncertain = case.text.split("Least certain")
+    assert files(mistakes.partition("Worst mistakes")[2]) == [names[i] for i in worst]
+    assert f"{given[worst[0]].max():.1%}" in mistakes
+    least_certain = np.argsort(-entropy(given, axis=1))[:8]
+    assert files(uncertain.partition("</ul>")[0]) == [names[i] for i in least_certain]
 
 
 def test_nothing_outside_the_file_is_referred_to(tmp_path: Path) -> None:
     case = Case(tmp_path / "run", labels=tuple(f"class {i}" for i in range(30)))
     assert all(address.startswith(("data:image/", "#")) for address in case.page.addresses)
     assert not re.search(r"https?:|@import|url\((?!#)|<!DOCTYPE svg|<\?xml", case.text)
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in case.page.tags}
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in case.page.tags}
+
+
+def test_the_page_allows_its_own_script_and_no_other(tmp_path: Path) -> None:
+    text = Case(tmp_path / "run").text
+    [script] = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert "default-src 'none'" in text
+
+
+def test_calibration_is_drawn_and_told_before_and_after(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run")
+    found = case.summary["test"]
+    assert case.page.values["ece-chart"] == found["ece"]
+    assert case.page.values["ece-raw"] == found["ece_raw"]
+    told = f"{found['ece']:.1%} off the truth on average, before calibration {found['ece_raw']:.1%}"
+    assert f"Probabilities are {told}" in case.text
+
+
+def test_the_data_check_is_told(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run")  # 50 images, of which some stand in two splits
+    assert "× leak" in case.text
+    assert "which is in train" in case.text
+
+
+def test_the_first_layer_is_drawn_tower_by_tower(tmp_path: Path) -> None:
+    weights = np.zeros((8, 3, 5, 5), dtype=np.float32)
+    weights[3, 0] = 2.0  # the last of the first tower: red
+    weights[4, 2] = -0.5  # the first of the second: no blue
+    sheet = filter_sheet(weights, towers=2)
+    assert sheet.shape == (5 + 3 + 5, 4 * 6 - 1, 3)
+    assert sheet[:5, 18:].reshape(-1, 3).tolist() == [[255, 128, 128]] * 25
+    assert sheet[8:, :5].reshape(-1, 3).tolist() == [[128, 128, 1]] * 25
+    assert (sheet[5:8] == 255).all()
+    assert "first layer looks for" not in Case(tmp_path / "stopped").text, "no weights, no picture"
+
+
+def test_a_real_run_shows_its_first_layer(trained: alexnet.Run) -> None:
+    page = (trained.path / "report.html").read_text(encoding="utf-8")
+    assert "The 6 kernels of the first layer, 11 by 11 pixels each" in page
 
 
 def test_ids_are_unique_and_charts_have_words(tmp_path: Path) -> None:
     case = Case(tmp_path / "run", labels=tuple(f"class {i}" for i in range(30)))
     assert len(case.page.ids) == len(set(case.page.ids))
     charts = [found["aria-label"] for _, found in case.page.tags if found.get("role") == "img"]
-    assert len(charts) == 4
+    assert len(charts) == 5
     assert "Validation accuracy rises from 16.0% to 80.0% over 5 epochs; that of training goes from 12.0% to 60.0%." in charts
-    assert case.text.count("<svg") == 4
+    assert case.text.count("<svg") == 5
 
 
 @pytest.mark.parametrize("more", [0, 20])
@@ -180,8 +233,8 @@ def test_hostile_labels_and_names_are_shown_as_they_are(tmp_path: Path, more: in
     labels = (*HOSTILE, *(f"class {i}" for i in range(more)))
     skipped = tuple(Skipped(f"<b>{i}\udce9.jpg", "not an image & <i>more</i>") for i in range(60))
     case = Case(tmp_path / "run \udcff<i>", labels=labels, images=120, skipped=skipped)
-    assert "script" not in {tag for tag, _ in case.page.tags}
-    table = html.unescape(case.text[case.text.index('<table class="classes">') :])
+    assert [tag for tag, _ in case.page.tags].count("script") == 1
+    table = html.unescape(case.text[case.text.index('<table class="classes sortable">') :])
     for label in PLAIN:
         assert f">{label}</div>" in table
     assert not more or (">$x^2$</text>" in case.text and ">猫</text>" in case.text)

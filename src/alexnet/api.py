@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,8 @@ from alexnet.data.check import Findings
 from alexnet.data.check import check as check_table
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.sources import open_table
-from alexnet.errors import DataError, RunError
+from alexnet.data.workers import Source
+from alexnet.errors import DataError, ImageError, RunError
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.device import choose_device
 from alexnet.progress import track
@@ -26,9 +27,19 @@ from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
 from alexnet.run import find, load_model, read_json, read_recipe
 from alexnet.training import job
+from alexnet.training.find_rate import Curve
+from alexnet.training.find_rate import draw as draw_curve
+from alexnet.training.find_rate import find_rate as sweep_rates
 from alexnet.training.pretrained import settings_of
+from alexnet.use import plans
+from alexnet.use.ablate import ablate as train_plan
+from alexnet.use.compare import compare as compare_runs
+from alexnet.use.explain import Explanation, explain
+from alexnet.use.features import Features, features, stream_features
 from alexnet.use.predict import find_images, predict
 from alexnet.use.report import write_report
+from alexnet.use.search import add_images, search_images
+from alexnet.use.sheet import write_sheet
 
 
 class Run:
@@ -75,11 +86,11 @@ class Run:
         `images` are paths of files or folders, globs, or H W 3 uint8 arrays; answers are
         `{"image", "predictions": [{"label", "probability"}]}`, best first, or `{"image", "error"}` for what cannot be read.
         """
-        return list(self.stream([images] if isinstance(images, str | Path) else images, top))
+        return list(self.stream(images, top))
 
-    def stream(self, images: Iterable[str | Path | NDArray[np.uint8]], top: int = 5) -> Iterator[dict[str, Any]]:
+    def stream(self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]], top: int = 5) -> Iterator[dict[str, Any]]:
         """Yield the answers of `predict` as they come, a batch in memory at a time."""
-        sources = [s for item in images for s in (find_images([item]) if isinstance(item, str | Path) else [item])]
+        sources = _sources(images)
         # On a terminal the answers themselves show how far it is, and a bar would be drawn over them.
         shown = sources if sys.stdout.isatty() else track(sources, "Predicting", len(sources))
         return predict(self.network, self.card, shown, top)
@@ -105,6 +116,94 @@ class Run:
             temperature=card.temperature,
             view_count=views,
         )
+
+    def explanations(
+        self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]]
+    ) -> Iterator[tuple[Source, Explanation | ImageError]]:
+        """Yield each image, as for `predict`, with its `Explanation` as arrays, or with the reason why it cannot be read.
+
+        Raises:
+            AlexNetError: captum is not installed.
+        """
+        return explain(self.network, self.card, _sources(images))
+
+    def explain(
+        self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]], out: str | Path | None = None, arrays: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """Draw for each image why the network says what it says, and yield an answer for each, in order, as they come.
+
+        Answers are `{"image", "predictions": [{"label", "probability"}], "figure"}`, with `arrays` also `"arrays"`, the path of
+        a NumPy archive of all that is drawn, or `{"image", "error"}`. Files lie in `out`, as `<image>-explained.png`, and with
+        them `filters.png`, the kernels of the first layer; None is the folder `explain` of the run.
+
+        Raises:
+            RunError: `out` cannot be written.
+            AlexNetError: captum is not installed.
+        """
+        from alexnet.use.explain_figure import write_explanations  # with matplotlib, a second that `predict` need not wait
+
+        folder = Path(out) if out is not None else self.path / "explain"
+        return write_explanations(self.network, self.card, _sources(images), folder, arrays=arrays)
+
+    def features(
+        self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]], layers: Sequence[str] = ("fc7",)
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return what the layers named give for each image, in order: maps N C H W, vectors N units, float32.
+
+        `images` are those of `predict`, `layers` names of `network.layer_names`: `conv5` are a convolution's own sums, `relu5`
+        those after its activation. Computed in float32, dropout off. `stream_features` is for what does not fit into memory.
+
+        Raises:
+            DataError: an image that cannot be read, as all rows after it would be shifted; or none at all.
+            VariantError: no such layer.
+        """
+        sources = _sources(images)
+        return features(self.network, self.card, track(sources, "Looking", len(sources)), layers)
+
+    def stream_features(
+        self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]], layers: Sequence[str] = ("fc7",)
+    ) -> Iterator[Features]:
+        """Yield the arrays of `features` batch by batch, with the images' names; those that cannot be read are `errors`."""
+        sources = _sources(images)
+        return stream_features(self.network, self.card, track(sources, "Looking", len(sources)), layers)
+
+    def index(self, folder: str | Path, out: str | Path | None = None, bits: int | None = None) -> dict[str, Any]:
+        """Bring an index for `search` up to date with the images in `folder`, beside those that it already has.
+
+        The index lies in `out`; None is the folder `search` of the run. Short codes for a search with `binary` have `bits`,
+        None is 128. Returns `{"index", "images", "added", "bits", "skipped": [{"image", "reason"}]}`.
+
+        Raises:
+            AlexNetError: no image, an index that is damaged, of other weights or other bits; faiss is not installed.
+        """
+        return add_images(self._search(out), self.network, self.card, Path(folder), bits)
+
+    def search(
+        self,
+        images: str | Path | Iterable[str | Path | NDArray[np.uint8]],
+        top: int = 10,
+        *,
+        binary: bool = False,
+        index: str | Path | None = None,
+        out: str | Path | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return for each image, as for `predict`, the `top` most alike of an index, as `index` left it in that folder.
+
+        Answers are `{"image", "neighbours": [{"image", "distance"}]}`, nearest first, or `{"image", "error"}`. Distances are
+        Euclidean, between codes of the last hidden layer, or with `binary` the bits in which short codes differ. With `out` a
+        contact sheet is drawn there, a PNG.
+
+        Raises:
+            AlexNetError: no index, a damaged one, or one of other weights; faiss is not installed.
+        """
+        sources = _sources(images)
+        answers = list(search_images(self._search(index), self.network, self.card, sources, top, binary))
+        if out is not None:
+            write_sheet(Path(out), sources, answers)
+        return answers
+
+    def _search(self, place: str | Path | None) -> Path:
+        return self.path / "search" if place is None else Path(place)
 
     def dataset(self, data: str | Path | None = None, split: str | None = None) -> tuple[Dataset, str]:
         """Return a dataset with targets in this network's order of labels, and the split of it to use, as for `evaluate`."""
@@ -160,13 +259,96 @@ def train(
     Raises:
         AlexNetError: whatever keeps it from training, in one line.
     """
-    brought = {} if weights is None else settings_of(str(weights))
-    changes = {**({} if data is None else {"data.dataset": str(data)}), **brought, **(settings or {})}
-    chosen = load_recipe(str(recipe)).with_settings(changes)
+    chosen = _chosen(data, recipe, weights, settings)
     if threads:
         torch.set_num_threads(threads)
     folder = Path(out) if out is not None else default_out(chosen)
     return _finished(job.start(chosen, folder, device, time.monotonic() if started is None else started), device)
+
+
+def find_rate(
+    data: str | Path | None = None,
+    *,
+    recipe: str | Path = "fast",
+    out: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    weights: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[Curve, Path]:
+    """Find the learning rate to train with, without training: return the curve of a hundred steps, and its drawing's path.
+
+    Arguments are those of `train`; `curve.settings` are the keys to train with. The drawing lies beside `out`, under its name
+    with `-rate.png`.
+
+    Raises:
+        AlexNetError: whatever keeps it from training; or the loss falls at no rate.
+    """
+    chosen = _chosen(data, recipe, weights, settings)
+    if threads:
+        torch.set_num_threads(threads)
+    curve = sweep_rates(chosen, device)
+    run = Path(out) if out is not None else default_out(chosen)
+    place = run.with_name(f"{run.name}-rate.png")
+    draw_curve(curve, place)
+    return curve, place
+
+
+def ablate(
+    data: str | Path | None = None,
+    *,
+    study: str | None = None,
+    vary: Iterable[str] = (),
+    recipe: str | Path | None = None,
+    out: str | Path | None = None,
+    minutes: float | None = None,
+    seeds: int = 3,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Train the same network with one thing changed, over several seeds, and return what that changed.
+
+    Args:
+        data: as for `train`; None takes the study's, or the recipe's.
+        study: a name of `alexnet.use.studies.STUDIES`.
+        vary: instead of a study, keys with their values, `["optimizer.rate=0.01,0.001"]`: every combination is trained.
+        recipe: as for `train`; None takes the study's, or `fast`.
+        out: the study's folder; what is not done of the study in it is done. None makes one under `runs/`.
+        minutes: for all trainings together; None trains each as long as the recipe says.
+        seeds: trainings of each arm.
+        settings: keys of the recipe, the same in all arms.
+        device: as for `train`.
+        threads: as for `train`.
+
+    Raises:
+        AlexNetError: no such study or key, a folder of another study, or whatever keeps an arm from training.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    varied = list(vary)
+    if study is None and not varied:
+        return train_plan(None, Path(out or ""), device)
+    row = None if study is None else plans.find_study(study)
+    chosen = load_recipe(str(recipe or (row.recipe if row else "fast")))
+    dataset = data if data is not None else row.dataset if row else None
+    if dataset is not None:
+        chosen = chosen.with_settings({"data.dataset": str(dataset)})
+    if row is None:
+        plan = plans.plan_variation(varied, chosen, settings or {}, seeds=seeds, minutes=minutes)
+    else:
+        plan = plans.plan_study(row, chosen, settings or {}, seeds=seeds, minutes=minutes)
+    named = chosen.model_copy(update={"name": study or "vary"})
+    return train_plan(plan, Path(out) if out is not None else default_out(named), device)
+
+
+def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
+    """Return the figures of several runs, and the settings in which they differ; see `alexnet.use.compare`.
+
+    Raises:
+        RunError: no run, one that is not finished, or a damaged one.
+    """
+    return compare_runs([Path(run) for run in runs])
 
 
 def resume(path: str | Path, *, device: str | None = None, threads: int | None = None, started: float | None = None) -> Run:
@@ -207,6 +389,21 @@ def load(path: str | Path, device: str | None = None) -> Run:
 def default_out(recipe: Recipe) -> Path:
     """Return `runs/<data>-<recipe>-<date>-<time>`."""
     return Path("runs") / f"{Path(recipe.data.dataset).stem}-{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _chosen(
+    data: str | Path | None, recipe: str | Path, weights: str | Path | None, settings: Mapping[str, Any] | None
+) -> Recipe:
+    """Return the recipe with what is asked for, data first, then what `weights` bring along, then `settings`."""
+    brought = {} if weights is None else settings_of(str(weights))
+    changes = {**({} if data is None else {"data.dataset": str(data)}), **brought, **(settings or {})}
+    return load_recipe(str(recipe)).with_settings(changes)
+
+
+def _sources(images: str | Path | Iterable[str | Path | NDArray[np.uint8]]) -> list[Source]:
+    """Return paths for names of files, folders and globs; arrays stay."""
+    given = [images] if isinstance(images, str | Path) else images
+    return [s for item in given for s in (find_images([item]) if isinstance(item, str | Path) else [item])]
 
 
 def _finished(trained: job.Trained, device: str | None) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from alexnet.errors import AlexNetError, Interrupted, printable
+from alexnet.use.studies import STUDIES
 
 PROBLEMS_SHOWN = 5  # of each kind
 STARTED = time.monotonic()  # before torch is imported: what a person waits for
@@ -31,6 +33,8 @@ app = typer.Typer(
 recipes_app = typer.Typer(no_args_is_help=True, help="How to train: the recipes inside.")
 model_app = typer.Typer(no_args_is_help=True, help="Architectures: the variants inside.")
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: what is in them.")
+search_app = typer.Typer(no_args_is_help=True, help="Nearest images: index folders, and look what is alike.")
+app.add_typer(search_app, name="search")
 app.add_typer(data_app, name="data")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(model_app, name="model")
@@ -94,6 +98,9 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of first weights, order and augmentation.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    find_rate: Annotated[
+        bool, typer.Option("--find-rate", help="Train nothing: find the learning rate, and draw its curve.")
+    ] = False,
     data_root: DataRoot = None,
     device: Device = None,
     threads: Threads = None,
@@ -109,7 +116,7 @@ def train(
     """
     if resume is not None:
         given = [data, variant, out, epochs, minutes, weights, seed, data_root, set_]
-        if any(value is not None for value in given):
+        if find_rate or any(value is not None for value in given):
             raise typer.BadParameter("a resumed run keeps its recipe: give --resume RUN alone (with --device or --threads)")
         from alexnet import api
 
@@ -126,6 +133,11 @@ def train(
             **({} if epochs is None else {"train.epochs": epochs, "train.max_images": 0}),
         }
         settings = {**{key: value for key, value in flags.items() if value is not None}, **settings_from(set_ or ())}
+        if find_rate:
+            how: dict[str, Any] = {"device": device, "threads": threads, "weights": weights, "settings": settings}
+            curve, figure = api.find_rate(data, recipe=recipe, out=out, **how)
+            _show_rate(curve.to_json() | {"figure": str(figure)}, as_json)
+            return
         run = api.train(
             data,
             recipe=recipe,
@@ -140,6 +152,83 @@ def train(
         _print_json(run.summary)
     else:
         _show_summary(run.summary)
+
+
+@app.command()
+def ablate(
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="A dataset as for train.  [default: the study's, else the recipe's]")
+    ] = None,
+    study: Annotated[str | None, typer.Option(metavar="NAME", help=f"A claim: {', '.join(STUDIES)}.")] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=A,B,…", help="Or a setting and its values; several: every combination is trained."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, metavar="M", help="For all trainings together.  [default: the recipe's epochs]")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Trainings of each arm.  [default: 3]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The study's folder; alone, it is gone on with.  [default: in runs/]")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A name or a TOML file.  [default: the study's, else fast]")
+    ] = None,
+    data_root: DataRoot = None,
+    device: Device = None,
+    threads: Threads = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, in all arms.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train with one thing changed, over several seeds: what is it worth? A table with intervals and a figure.
+
+    Examples: alexnet ablate --study pooling · alexnet ablate photos/ --vary optimizer.rate=0.01,0.001
+    """
+    if (study is None) == (not vary):
+        given = [study, data, minutes, seeds, recipe, data_root, set_]
+        if study is not None or out is None or any(value is not None for value in given):
+            raise typer.BadParameter("say what to train: --study NAME or --vary KEY=A,B (or --out alone, to go on with it)")
+    from alexnet import api
+    from alexnet.recipe import settings_from
+
+    root = {} if data_root is None else {"data.root": str(data_root.expanduser().absolute())}
+    found = api.ablate(
+        data,
+        study=study,
+        vary=vary or (),
+        recipe=recipe,
+        out=out,
+        minutes=minutes,
+        seeds=seeds or 3,
+        settings={**root, **settings_from(set_ or ())},
+        device=device,
+        threads=threads,
+    )
+    if as_json:
+        _print_json(found)
+    else:
+        _show_study(found)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders; all are compared with the first.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show runs side by side: their figures, and the settings in which they differ."""
+    if len(runs) < 2:
+        raise typer.BadParameter("name two runs or more")
+    from alexnet import api
+    from alexnet.use.compare import table
+
+    found = api.compare(runs)
+    if as_json:
+        _print_json(found)
+    else:
+        for line in table(found).splitlines():
+            print(printable(line))
 
 
 @app.command()
@@ -185,7 +274,7 @@ def predict(
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
     from alexnet import api
 
-    names = [name for given in images for name in (_lines(sys.stdin) if given == "-" else [given])]
+    names = _names(images)
     answers = _counted(api.load(run, device).stream(names, top))
     if as_json:
         _print_json(list(answers.items))
@@ -196,9 +285,38 @@ def predict(
         _print_csv(answers.items)
     else:
         _show_predictions(answers.items)
-    if answers.errors:
-        print(f"{answers.errors} of {answers.total} images could not be read", file=sys.stderr)
-        raise typer.Exit(1)
+    _fail_if_unread(answers)
+
+
+@app.command()
+def explain(
+    run: RunPath,
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE|FOLDER|GLOB|-…", help="What to look at; - reads paths from standard input, one a line."),
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the pictures go.  [default: RUN/explain]")] = None,
+    arrays: Annotated[bool, typer.Option("--arrays", help="Write a NumPy archive (.npz) for each image, too.")] = False,
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Draw why the network says what it says: what it looks at, what it needs to see, what its layers show.
+
+    Example: alexnet explain runs/photos cat.jpg
+    """
+    from alexnet import api
+    from alexnet.progress import track
+
+    names = _names(images)
+    answers = _counted(track(api.load(run, device).explain(names, out, arrays), "Explaining"))
+    if as_json:
+        _print_json(list(answers.items))
+    else:
+        for answer in answers.items:
+            best = "".join(f"{p['label']} {p['probability']:.1%}" for p in answer.get("predictions", ())[:1])
+            told = f"not read: {answer['error']}" if "error" in answer else f"{best}: {answer['figure']}"
+            print(printable(f"{answer['image']}: {told}"))
+    _fail_if_unread(answers)
 
 
 @app.command()
@@ -238,6 +356,63 @@ def import_keras(
     print(f"{'predict':10}  alexnet predict {run} IMAGE…")
 
 
+@search_app.command("index")
+def search_index(
+    run: RunPath,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images to be found, in it and in folders inside.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="INDEX", help="The index, new or to add to.  [default: RUN/search]")
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(min=8, metavar="N", help="Length of short codes, a multiple of 8.  [default: 128]")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Index the images in FOLDER; again with another one, or the same: what is new or has changed is added.
+
+    Example: alexnet search index runs/photos photos/
+    """
+    from alexnet import api
+
+    found = api.load(run, device).index(folder, out, bits)
+    for skipped in found["skipped"]:
+        print(printable(f"left out {skipped['image']}: {skipped['reason']}"), file=sys.stderr)
+    short = f"short codes of {found['bits']} bits" if found["bits"] else "no short codes"
+    print(f"{'index':10}  {found['index']}: {found['images']:,} images, {found['added']:,} coded now; {short}")
+    other = f" --index {shlex.quote(found['index'])}" if out else ""
+    print(f"{'search':10}  alexnet search query {shlex.quote(str(run))} IMAGE…{other}")
+
+
+@search_app.command("query")
+def search_query(
+    run: RunPath,
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE|FOLDER|GLOB|-…", help="What to look for; - reads paths from standard input, one a line."),
+    ],
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Images for each.")] = 10,
+    binary: Annotated[bool, typer.Option("--binary", help="Compare short codes: faster, a little less exact.")] = False,
+    index: Annotated[Path | None, typer.Option(metavar="INDEX", help="Where to look.  [default: RUN/search]")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw a contact sheet, a row for each IMAGE.")] = None,
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Find the images most alike, nearest first; exit code 1 if one of IMAGE… was unreadable.
+
+    Example: alexnet search query runs/photos cat.jpg --out alike.png
+    """
+    from alexnet import api
+
+    answers = _counted(api.load(run, device).search(_names(images), top, binary=binary, index=index, out=out))
+    if as_json:
+        _print_json(list(answers.items))
+    else:
+        _show_neighbours(answers.items)
+        if out is not None:
+            print(out)
+    _fail_if_unread(answers)
+
+
 @data_app.command("check")
 def data_check(
     data: Annotated[
@@ -262,6 +437,35 @@ def data_check(
         writer.writerows([problem["image"], problem["kind"], problem["detail"]] for problem in found["problems"])
     else:
         _show_problems(found)
+
+
+@data_app.command("show")
+def data_show(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="digits, cifar10, fashion-mnist, a folder, or a CSV or Parquet file.")
+    ],
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Show what this recipe's random changes make of the images, beside them."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PNG", help="The picture.  [default: <data>.png]")] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Draw samples of DATA with their names; with --recipe, images before and after its random changes.
+
+    Examples: alexnet data show photos/ · alexnet data show photos/ --recipe cats-dogs
+    """
+    from alexnet.data.sources import open_table
+    from alexnet.recipe import load
+    from alexnet.use import show
+
+    table = open_table(data, data_root)
+    path = out or Path(f"{table.name}{f'-{Path(recipe).stem}' if recipe else ''}.png")
+    if recipe is None:
+        show.show_samples(table, path)
+    else:
+        show.show_changes(table, load(recipe), path)
+    print(path)
 
 
 @recipes_app.command("list")
@@ -334,6 +538,17 @@ class _counted:
             yield answer
 
 
+def _fail_if_unread(answers: _counted) -> None:
+    if answers.errors:
+        print(f"{answers.errors} of {answers.total} images could not be read", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _names(images: list[str]) -> list[str]:
+    """Replace - by the lines of standard input."""
+    return [name for given in images for name in (_lines(sys.stdin) if given == "-" else [given])]
+
+
 def _lines(stream: Iterable[str]) -> list[str]:
     return [name for line in stream if (name := line.rstrip("\r\n"))]
 
@@ -361,6 +576,15 @@ def _show_predictions(answers: Iterable[dict[str, Any]]) -> None:
             print(f"  {guess['probability']:6.1%}  {guess['label']}")
 
 
+def _show_neighbours(answers: Iterable[dict[str, Any]]) -> None:
+    for answer in answers:
+        print(printable(answer["image"]))
+        if "error" in answer:
+            print(printable(f"    not read: {answer['error']}"))
+        for near in answer.get("neighbours", ()):
+            print(printable(f"  {near['distance']:8.2f}  {near['image']}"))
+
+
 def _show_summary(summary: dict[str, Any]) -> None:
     from alexnet.progress import clock
 
@@ -370,6 +594,27 @@ def _show_summary(summary: dict[str, Any]) -> None:
     print(f"{'time':10}  {clock(summary['seconds'])}, {summary['epochs']} epochs, best {summary['best_epoch']}")
     print(f"{'report':10}  {summary['run']}/report.html")
     print(f"{'predict':10}  alexnet predict {summary['run']} IMAGE…")
+
+
+def _show_rate(found: dict[str, Any], as_json: bool) -> None:
+    """Print the suggestion, and the command that was given as one that trains with it."""
+    if as_json:
+        _print_json(found)
+        return
+    given = [argument for argument in sys.argv[1:] if argument not in ("--find-rate", "--debug")]
+    changes = [part for key, value in found["settings"].items() for part in ("--set", f"{key}={value:g}")]
+    rate = found["settings"]["optimizer.rate"]
+    print(f"{'rate':10}  {rate:g}, where the loss falls fastest; from {found['rises_from']:.2g} on it rises")
+    print(f"{'curve':10}  {found['figure']}")
+    print(f"{'train':10}  alexnet {shlex.join([*given, *changes])}")
+
+
+def _show_study(found: dict[str, Any]) -> None:
+    from alexnet.use.outcomes import table
+
+    print(table(found))
+    print(f"{'figure':10}  {found['figures'][0]}")
+    print(f"{'compare':10}  alexnet compare {shlex.join(run['run'] for arm in found['arms'] for run in arm['runs'])}")
 
 
 def _accuracy(found: dict[str, Any]) -> str:

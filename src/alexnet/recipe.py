@@ -42,6 +42,7 @@ class Model(Settings):
     activation: Literal["relu", "tanh"] | None = None
     norm: Literal["batch", "local", "none"] | None = None
     batch_norm_momentum: Fraction | None = None
+    pool: tuple[Positive, Positive] | None = None  # window and stride, in pixels
     dropout: Fraction | None = None
     towers: Positive | None = None
 
@@ -169,10 +170,14 @@ class Schedule(Settings):
 
 
 class Stop(Settings):
-    """`[stop]`: end early, once `metric` has not improved for `patience` epochs; 0: never."""
+    """`[stop]`: end early, once `metric` has not improved for `patience` epochs, or an epoch's training error is small enough.
+
+    0: never.
+    """
 
     metric: Literal["train_loss", "val_loss", "val_error"] = "val_loss"
     patience: Annotated[int, Field(ge=0)] = 0
+    train_error: Fraction = 0.0  # top-1 on the training images as they are trained on
 
 
 class Recipe(Settings):
@@ -205,6 +210,11 @@ class Recipe(Settings):
                 raise RecipeError(f"no setting {key!r}: {_nearest_key(key)}")
             tree[section] = {**tree[section], name: value}
         return parse(tree, "recipe")
+
+    def scaled_rates(self, scale: float) -> dict[str, float]:
+        """Return the keys, with their values, that make all rates `scale` times as high; the factors of layers stay."""
+        rates = {"optimizer.rate": self.optimizer.rate, "optimizer.muon": self.optimizer.muon}
+        return {key: float(f"{rate * scale:.3g}") for key, rate in rates.items() if rate}
 
 
 def names() -> list[str]:

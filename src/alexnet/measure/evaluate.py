@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import nn
 
 from alexnet.data.batches import Batch, ordered_batches, parts
@@ -53,6 +55,16 @@ class Evaluation:
         """Counts by true class (rows) and predicted class (columns)."""
         return metrics.confusion(self.logits.argmax(1), self.targets, len(self.labels))
 
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """N x classes, calibrated with the temperature."""
+        found: NDArray[np.float64] = softmax(self.logits.astype(np.float64) / self.temperature, axis=1)
+        return found
+
+    def reliability(self, temperature: float = 1.0) -> metrics.Reliability:
+        """Return how far probabilities, of logits divided by `temperature`, can be believed."""
+        return metrics.reliability(self.logits, self.targets, temperature)
+
     def calibrated(self) -> Evaluation:
         """Return this with the temperature that fits its own logits best: for the validation set alone."""
         return replace(self, temperature=metrics.fit_temperature(self.logits, self.targets))
@@ -66,8 +78,8 @@ class Evaluation:
             "top1": top1,
             "top1_interval": list(metrics.wilson_interval(top1, len(self.targets))),
             "top5": metrics.top_k(self.logits, self.targets, 5),
-            "ece": metrics.calibration_error(self.logits, self.targets, self.temperature),
-            "ece_raw": metrics.calibration_error(self.logits, self.targets),
+            "ece": self.reliability(self.temperature).error,
+            "ece_raw": self.reliability().error,
             "temperature": self.temperature,
             "input": list(self.input),
             "per_class": dict(zip(self.labels, metrics.per_class(self.confusion), strict=True)),

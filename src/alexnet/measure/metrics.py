@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
@@ -29,13 +31,30 @@ def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[floa
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
-def calibration_error(logits: Floats, targets: Ints, temperature: float = 1.0, bins: int = 15) -> float:
-    """Return the expected calibration error: mean distance of confidence and accuracy, over 15 bins of confidence."""
+BINS = 15  # of confidence, as in Guo and others 2017
+
+
+class Reliability(NamedTuple):
+    """Images by the probability of the label that they were given, in `BINS` equal bins: one number a bin, 0 in empty ones."""
+
+    images: Ints
+    confidence: Floats
+    accuracy: Floats
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the mean distance of confidence and accuracy, an image counting once."""
+        return float(np.abs(self.accuracy - self.confidence) @ self.images / max(1, self.images.sum()))
+
+
+def reliability(logits: Floats, targets: Ints, temperature: float = 1.0) -> Reliability:
+    """Return how often images that were given their label with some probability got the right one."""
     probabilities = softmax(logits.astype(np.float64) / temperature, axis=1)
     confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(bin_of, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(targets))
+    bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    images = np.bincount(bin_of, minlength=BINS)
+    sums = (np.bincount(bin_of, weights=values, minlength=BINS) for values in (confidence, right))
+    return Reliability(images, *(total / np.maximum(1, images) for total in sums))
 
 
 def fit_temperature(logits: Floats, targets: Ints) -> float:

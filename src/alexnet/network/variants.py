@@ -302,6 +302,21 @@ ROWS = (
             *(Flatten(), Drop(), Dense(4096), Act(), Drop(), Dense(4096), Act()),
         ),
     ),
+    Variant(
+        "four-layer",
+        "Krizhevsky, Sutskever, Hinton 2012, figure 1: the four-layer network that learns CIFAR-10 with ReLU and with tanh. "
+        "The text gives no sizes: those of cuda-convnet's layers-18pct.cfg are taken, all pools by maximum (two of its three "
+        "take the mean), without normalisation, and Keras' first weights, which suit both activations",
+        input_size=32,
+        classes=10,
+        init="keras",
+        layers=(
+            *(Conv(32, 5, padding=2), Act(), Pool()),
+            *(Conv(32, 5, padding=2), Act(), Pool()),
+            *(Conv(64, 5, padding=2), Act(), Pool()),
+            Flatten(),
+        ),
+    ),
 )
 
 VARIANTS = {row.name: row for row in ROWS}
@@ -313,7 +328,7 @@ NORMS: dict[str, BatchNorm | LocalNorm | None] = {"batch": BatchNorm(), "local":
 def variant(name: str, overrides: Mapping[str, Any] | None = None) -> Variant:
     """Return the row called `name`, with `overrides` of its fields as a recipe writes them.
 
-    `overrides` may hold `activation`, `norm` (a key of `NORMS`), `batch_norm_momentum`, `dropout` and `towers`.
+    `overrides` may hold `activation`, `norm` (a key of `NORMS`), `batch_norm_momentum`, `pool`, `dropout` and `towers`.
 
     Raises:
         VariantError: no such row.
@@ -329,4 +344,6 @@ def variant(name: str, overrides: Mapping[str, Any] | None = None) -> Variant:
     momentum = changes.pop("batch_norm_momentum", None)
     if momentum is not None and isinstance(norm, BatchNorm):
         norm = replace(norm, momentum=momentum)
+    if "pool" in changes:
+        changes["pool"] = tuple(changes["pool"])  # a list, where it comes from JSON
     return replace(row, norm=norm, **changes)

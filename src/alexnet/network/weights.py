@@ -14,7 +14,7 @@ from alexnet.errors import WeightsError
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.keras_files import KINDS, Stored, open_layers
 from alexnet.network.layers import FlattenMaps
-from alexnet.network.variants import ROWS, Dense, Variant
+from alexnet.network.variants import ROWS, Variant
 
 CONVOLUTION, DENSE, NORM = KINDS.values()
 PARTS = {
@@ -141,19 +141,27 @@ def _difference(layers: Sequence[Stored], network: AlexNet) -> str | None:
 def _way_out(layers: Sequence[Stored], network: AlexNet) -> str:
     """Name the classes, the width or the variant that fits the file."""
     inputs, classes = _head(layers)
-    hidden = next(record.units for record in reversed(network.row.layers) if isinstance(record, Dense))
-    width = inputs / hidden
+
+    def width(row: Variant, units: int) -> float:
+        with torch.device("meta"):  # takes no memory
+            return units / AlexNet(row).head.in_features
 
     def fits(row: Variant) -> bool:
-        with torch.device("meta"):  # takes no memory; but a damaged file may name sizes that not even that can do
-            return width < 100 and classes < 1e6 and not _difference(layers, AlexNet(row, classes, width=width))
+        if width(row, inputs) >= 100 or classes >= 1e6:  # a damaged file may name sizes that not even `meta` can do
+            return False
+        with torch.device("meta"):
+            return not _difference(layers, AlexNet(row, classes, width=width(row, inputs)))
 
-    at_width = "" if inputs == network.head.in_features else f" at model.width={width:g}"
+    def at_width(row: Variant) -> str:
+        wanted = width(row, inputs)
+        return "" if wanted == width(network.row, network.head.in_features) else f" at model.width={wanted:g}"
+
     if not fits(network.row):
-        rows = " or ".join(repr(row.name) for row in ROWS if fits(row))
-        return f"it fits the variant {rows}{at_width}" if rows else "it fits no variant of `alexnet model list`"
-    if at_width:
-        return f"it fits{at_width}"
+        rows = [row for row in ROWS if fits(row)]
+        names = " or ".join(repr(row.name) for row in rows)
+        return f"it fits the variant {names}{at_width(rows[0])}" if rows else "it fits no variant of `alexnet model list`"
+    if at_width(network.row):
+        return f"it fits{at_width(network.row)}"
     return f"it has {classes} classes, this network {network.head.out_features}: name its classes with --classes"
 
 

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from alexnet.data.batches import parts
 from alexnet.data.dataset import Dataset, open_dataset, preprocessing, resolve
+from alexnet.data.images import Preprocessing
 from alexnet.data.sources import open_table
 from alexnet.data.statistics import measure
 from alexnet.data.table import Table
@@ -82,17 +83,13 @@ def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device
     with _alone(folder), StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
         keep_freed_memory()
         try:
-            network = _network(recipe, table, device, fresh=not (resuming and checkpoint.exists(folder.path)))
-            recipe = resolve(recipe, table)
-            dataset = open_dataset(table, preprocessing(recipe), recipe.data.workers, recipe.data)
-            recipe, mean_image = measure(recipe, dataset.images("train"))
-            if recipe.model.whiten and not recipe.model.weights and not (resuming and checkpoint.exists(folder.path)):
-                whiten(network, dataset.images("train"), preprocessing(recipe, mean_image), recipe.train.seed)
+            fresh = not (resuming and checkpoint.exists(folder.path))
+            recipe, dataset, how, network = prepare(recipe, table, device, fresh=fresh)
         except Interrupted as error:
             way_on = f"stopped before training began; go on with: alexnet train --resume {folder.path}"
             raise Interrupted(way_on, error.code) from error
         precision = choose_precision(device, recipe.train.precision)
-        trainer = Trainer(recipe, dataset, preprocessing(recipe, mean_image), network, folder, monitor, started)
+        trainer = Trainer(recipe, dataset, how, network, folder, monitor, started)
         write_json(folder.environment, environment(device, precision))  # from here on, the folder stays
         _say_plan(monitor, recipe, dataset, folder, f"{device.type}, {precision}", sum(p.numel() for p in network.parameters()))
         if resuming and trainer.resume():
@@ -107,6 +104,26 @@ def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device
                 raise
             way_on = f"mend that and go on with: alexnet train --resume {folder.path}"
             raise RunError(f"{error}. The last checkpoint is intact: {way_on}") from error
+
+
+def prepare(
+    recipe: Recipe, table: Table, device: torch.device, *, fresh: bool = True
+) -> tuple[Recipe, Dataset, Preprocessing, AlexNet]:
+    """Return what a training begins with: the recipe as resolved, the images, how they become input, and the network.
+
+    The network is on its device; if `fresh`, with the first weights that the recipe asks for.
+
+    Raises:
+        AlexNetError: the recipe, the dataset and the network do not fit each other.
+    """
+    network = _network(recipe, table, device, fresh=fresh)
+    recipe = resolve(recipe, table)
+    dataset = open_dataset(table, preprocessing(recipe), recipe.data.workers, recipe.data)
+    recipe, mean_image = measure(recipe, dataset.images("train"))
+    how = preprocessing(recipe, mean_image)
+    if fresh and recipe.model.whiten and not recipe.model.weights:
+        whiten(network, dataset.images("train"), how, recipe.train.seed)
+    return recipe, dataset, how, network
 
 
 def tidy(folder: RunFolder) -> None:

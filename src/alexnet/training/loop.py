@@ -296,6 +296,7 @@ class Trainer:
             early = EarlyStop(stop.patience, **at.early_stop)
             at.ended = early.update(figures[stop.metric])
             at.early_stop = {"best": early.best, "waited": early.waited}
+        at.ended |= bool(stop.train_error) and 1 - row["train_top1"] <= stop.train_error
 
     def _share(self, into_step: float = 0.0) -> float:
         """Return how much of the training is done, from 0 to 1: by the clock if the recipe names minutes, else by steps."""

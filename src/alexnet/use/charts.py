@@ -7,7 +7,8 @@ import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -17,12 +18,15 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet.measure.metrics import BINS, Reliability
+
 # Okabe and Ito's colours, told apart by colour-blind eyes; the page has a lighter twin of each for dark screens.
 BLUE, ORANGE = "#0072b2", "#d55e00"
 GREY = "#808080"
 DOTTED = 15  # epochs up to which each one gets a dot
 TICKS = 40  # class names along an axis of the confusion map
 NAME_LENGTH = 18
+DOTS_PER_INCH = 110  # of pictures in files of their own
 THUMBNAIL = 176  # pixels a side at most: twice what is shown, for sharp screens
 
 # Not text: lone surrogates stand for bytes of a file name that are not UTF-8, and neither they nor controls can be in a page.
@@ -111,6 +115,37 @@ def _line(axes: Axes, history: Sequence[Row], key: str, color: str, *, dashed: b
     axes.plot(epochs, values, color=color, linewidth=1.8, linestyle=style, marker=marker, markersize=3.5)
 
 
+def reliability(before: Reliability, after: Reliability) -> Chart:
+    """Return the reliability diagram: how often the network is right by how sure it says it is, and below how many images."""
+    figure = Figure(figsize=(5.2, 4.0))
+    axes, below = figure.add_axes((0.11, 0.34, 0.84, 0.64)), figure.add_axes((0.11, 0.11, 0.84, 0.17))
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
+    for found, color, style in ((before, ORANGE, (0, (4, 2))), (after, BLUE, "-")):
+        filled = found.images > 0
+        axes.plot(found.confidence[filled], found.accuracy[filled], color=color, linewidth=1.8, linestyle=style)
+        sizes = 10 + 110 * np.sqrt(found.images[filled] / found.images.max())
+        axes.scatter(found.confidence[filled], found.accuracy[filled], s=sizes, color=color, alpha=0.75, linewidths=0)
+    edges, total = np.linspace(0, 1, BINS + 1), after.images.sum()
+    below.bar(edges[:-1], after.images / total, width=1 / BINS, align="edge", color=BLUE, alpha=0.75)
+    for part in (axes, below):
+        part.set_xlim(0, 1)
+        part.xaxis.set_major_formatter(PercentFormatter(1.0))
+        part.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        part.spines[["top", "right", "left"]].set_visible(False)
+        part.spines["bottom"].set_color(GREY)
+        part.tick_params(length=0, pad=5, labelsize=10)
+        part.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.7)
+    axes.set_ylim(0, 1.02)
+    axes.tick_params(labelbottom=False)
+    below.yaxis.set_major_locator(MaxNLocator(2))
+    sure = "too sure" if (after.confidence - after.accuracy) @ after.images > 0 else "not sure enough"
+    finding = (
+        f"Probabilities are {after.error:.1%} off the truth on average, before calibration {before.error:.1%}; all in all the "
+        f"network is {sure}. {after.images[-1] / total:.0%} of its answers have a probability above {edges[-2]:.0%}."
+    )
+    return Chart(_svg(figure, "reliability"), finding)
+
+
 def shades(counts: NDArray[np.int64], least: float = 0.08) -> NDArray[np.float64]:
     """Return how strongly to tint each cell of a confusion matrix: from `least` to 1, as the root of its share of the row.
 
@@ -172,11 +207,23 @@ def _tag(tag: str, name: str) -> str:
     return tag.replace(BLUE, "var(--blue)").replace(ORANGE, "var(--orange)")
 
 
+def save_png(figure: Figure, path: Path) -> None:
+    """Draw a figure to a PNG file, the same bytes each time; characters that its font lacks become boxes, without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+
+
 def thumbnail(pixels: NDArray[np.uint8]) -> str:
     """Return an image as a `data:` address: small ones as they are, photos as JPEG of `THUMBNAIL` pixels at most."""
     image = Image.fromarray(np.asarray(pixels))
-    kind, options = ("png", {}) if max(image.size) <= THUMBNAIL // 2 else ("jpeg", {"quality": 82})
+    small = max(image.size) <= THUMBNAIL // 2
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return address(image, "png") if small else address(image, "jpeg", quality=82)
+
+
+def address(image: Image.Image, kind: str, **options: Any) -> str:
+    """Return an image, packed as `kind`, as a `data:` address."""
     out = io.BytesIO()
     image.save(out, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"

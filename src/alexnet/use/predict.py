@@ -52,7 +52,7 @@ def predict(network: AlexNet, card: Card, sources: Iterable[Source], top: int = 
     A source is a path or an H W 3 uint8 array. Probabilities are calibrated with the run's temperature. Images are decoded
     ahead by other processes and looked at a batch at a time, so memory stays bounded however many there are.
     """
-    with closing(_fitted(sources, card.preprocessing)) as images:
+    with closing(fitted_images(sources, card.preprocessing)) as images:
         while batch := list(islice(images, BATCH)):
             readable = [image for _, image in batch if isinstance(image, np.ndarray)]
             answers: Iterator[NDArray[np.float64]] = iter(_probabilities(network, card, readable) if readable else ())
@@ -64,8 +64,10 @@ def predict(network: AlexNet, card: Card, sources: Iterable[Source], top: int = 
                     yield {"image": name, "predictions": _top(next(answers), card.labels, top)}
 
 
-def _fitted(sources: Iterable[Source], how: Preprocessing) -> Generator[tuple[Source, PixelArray | ImageError], None, None]:
-    """Yield each source with its image as batches hold it, or with the reason for none."""
+def fitted_images(
+    sources: Iterable[Source], how: Preprocessing
+) -> Generator[tuple[Source, PixelArray | ImageError], None, None]:
+    """Yield each source with its image as batches hold it (S S 3), or with the reason for none; others decode ahead."""
     ahead = 0 if how.stored == "full" else BATCH
     with closing(decoded("pixels", sources, os.cpu_count() or 1, ahead, **how.storing())) as found:
         for source, answer in found:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import shlex
 import time
 from importlib.metadata import version
+from importlib.resources import files
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from PIL import Image
+from safetensors import safe_open
 
+from alexnet.data.check import KINDS, check_decoded
 from alexnet.errors import RunError
-from alexnet.measure.metrics import per_class
-from alexnet.run import read_json, read_recipe, write_text
+from alexnet.measure.metrics import per_class, wilson_interval
+from alexnet.network.variants import variant
+from alexnet.run import read_card, read_json, read_recipe, write_text
+from alexnet.use.filters import filter_sheet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +36,8 @@ NUMBERED = 20  # classes up to which the confusion matrix is a table with number
 PAIRS_SHOWN = 12
 SAMPLES_SHOWN = 16
 MISTAKES_SHOWN = 12
+UNCERTAIN_SHOWN = 8
+PROBLEMS_SHOWN = 5  # of each kind
 SKIPPED_SHOWN = 50
 FIGURES = ("epoch", "rate", "train_loss", "train_top1", "val_loss", "val_top1")
 
@@ -48,14 +58,16 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
         loader=PackageLoader("alexnet.use"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     pages.filters |= {"percent": "{:.1%}".format, "duration": duration}
+    script = (files("alexnet.use") / "templates" / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # the page runs this script alone
     try:
-        parts = _run(folder, dataset)
+        parts = _run(folder, dataset) | _first_layer(folder) | {"script": script, "script_digest": digest}
     except (LookupError, TypeError, ValueError) as error:
         raise RunError(
             f"a file in {folder.path} is damaged, summary.json or another: {type(error).__name__} {error}"
         ) from error
     parts |= _figures(dataset, split, evaluation)
-    parts |= _confusion(evaluation) | _images(dataset, split, evaluation)
+    parts |= _confusion(evaluation) | _reliability(evaluation) | _images(dataset, split, evaluation) | _checked(dataset)
     write_text(folder.report, printable(pages.get_template("report.html").render(parts)))
     return folder.report
 
@@ -139,6 +151,7 @@ def _figures(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
         "has_test": "test" in dataset.table.counts(),
         "found": found,
         "right": round(found["top1"] * found["images"]),
+        "top5_interval": wilson_interval(found["top5"], found["images"]),
         "guess": counts.sum(1).max() / found["images"],
         "classes": sorted(rows, key=lambda row: (row["images"] == 0, row["f1"], row["recall"])),
     }
@@ -168,33 +181,70 @@ def _confusion(evaluation: Evaluation) -> Parts:
     }
 
 
+def _reliability(evaluation: Evaluation) -> Parts:
+    from alexnet.use.charts import reliability
+
+    return {"reliability": reliability(evaluation.reliability(), evaluation.reliability(evaluation.temperature))}
+
+
 def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
-    """Images to look at: some by chance, and the mistakes made with the highest probability."""
-    probabilities = softmax(evaluation.logits.astype(np.float64) / evaluation.temperature, axis=1)
+    """Images to look at: some by chance, the mistakes made with the highest probability, and the least certain answers."""
+    probabilities = evaluation.probabilities
     predicted = evaluation.logits.argmax(1)
     wrong = np.flatnonzero(predicted != evaluation.targets)
     worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:MISTAKES_SHOWN]
+    entropy = -np.sum(probabilities * np.log(np.maximum(probabilities, 1e-300)), axis=1)
+    uncertain = np.argsort(-entropy, kind="stable")[:UNCERTAIN_SHOWN]
     images, names = dataset.images(split), dataset.names(split)
 
     def card(i: int) -> Parts:
         from alexnet.use.charts import thumbnail
 
-        true, taken = int(evaluation.targets[i]), int(predicted[i])
+        true, (taken, second) = int(evaluation.targets[i]), np.argsort(-probabilities[i], kind="stable")[:2].tolist()
         return {
             "picture": thumbnail(images.pixels.stored(images.rows[i])),
             "file": names[i],
             "true": evaluation.labels[true],
             "taken": evaluation.labels[taken],
+            "second": evaluation.labels[second],
             "right": true == taken,
             "true_probability": float(probabilities[i, true]),
             "probability": float(probabilities[i, taken]),
+            "second_probability": float(probabilities[i, second]),
         }
 
     return {
         "samples": [card(i) for i in _by_chance(evaluation.targets)],
         "mistakes": [card(i) for i in worst],
+        "uncertain": [card(i) for i in uncertain],
         "wrong": len(wrong),
         "pixelated": bool(images.pixels.shapes.max() < 88),
+    }
+
+
+def _first_layer(folder: RunFolder) -> Parts:
+    """The kernels of the first layer as a picture; a training that was stopped early has none yet."""
+    if not (folder.card.exists() and folder.weights.exists()):
+        return {"filters": None}
+    from alexnet.use.charts import address
+
+    card = read_card(folder)
+    with safe_open(folder.weights, "numpy") as tensors:
+        weights = tensors.get_tensor("features.conv1.weight")
+    towers = variant(card.variant, card.overrides).towers
+    sheet = Image.fromarray(filter_sheet(weights.astype(np.float32), towers))
+    return {"filters": {"picture": address(sheet, "png"), "count": len(weights), "size": weights.shape[2], "towers": towers}}
+
+
+def _checked(dataset: Dataset) -> Parts:
+    """What the data check found, by kind."""
+    found = check_decoded(dataset).problems
+    kinds = [(kind, list(alike)) for kind, alike in groupby(found, key=lambda problem: problem.kind)]
+    return {
+        "problems": [
+            {"kind": kind, "meaning": KINDS[kind], "count": len(alike), "first": alike[:PROBLEMS_SHOWN]}
+            for kind, alike in kinds
+        ]
     }
 
 

@@ -1,0 +1,204 @@
+"""The learning-rate finder: steps at rates that climb, and the loss they lead to (Smith 2017). Nothing of them stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+
+from alexnet.data.augment import training_input
+from alexnet.data.batches import Batch, epoch_batches, parts
+from alexnet.data.sources import open_table
+from alexnet.errors import AlexNetError, RecipeError
+from alexnet.network.device import autocast, choose_device, choose_precision, keep_freed_memory
+from alexnet.network.fused import narrow_gradients
+from alexnet.progress import track
+from alexnet.recipe import Recipe
+from alexnet.run import write
+from alexnet.training.job import prepare
+from alexnet.training.optimizer import build_loss, build_optimizer, set_rate
+from alexnet.training.schedule import input_at
+
+STEPS = 100
+LOWEST, HIGHEST = 1e-3, 1e2  # times the recipe's rates
+SMOOTH = 3.0  # steps, the deviation of the bell that losses are averaged under
+BLOWN = 4.0  # times the least loss so far: it has blown up
+MARGIN = 4.0  # below the rate from which on the loss rises
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#808080"  # Okabe and Ito's, told apart by colour-blind eyes
+
+
+class Trial:
+    """The first steps of a training, at rates to choose; of the network nothing is kept.
+
+    Attributes:
+        recipe: as resolved for its dataset.
+        images: by split, how many there are.
+        pixels: a side of the network's input; `schedule.grow` may begin with smaller ones.
+    """
+
+    def __init__(self, recipe: Recipe, device: str | None = None, share: float = 0.0) -> None:
+        """Make ready to train as `recipe` says once a `share` of its training is done.
+
+        Raises:
+            AlexNetError: whatever keeps it from training, in one line.
+        """
+        keep_freed_memory()
+        self._device = choose_device(device)
+        table = open_table(recipe.data.dataset, recipe.data.root)
+        self.recipe, dataset, how, self._network = prepare(recipe, table, self._device)
+        self.images = dataset.table.counts()
+        self.pixels = input_at(self.recipe, share, self._network.smallest)
+        self._how, self._train = how.model_copy(update={"input": self.pixels}), dataset.images("train")
+        self._cuts = parts(len(self._train), self.batch, self.recipe.train.last_batch)
+        if not self._cuts:
+            raise RecipeError(f"train.batch is {self.batch}, but {len(self._train)} images train, and short ones drop")
+        self._optimizer = build_optimizer(self._network, self.recipe.optimizer)
+        if choose_precision(self._device, self.recipe.train.precision) == "bfloat16":
+            narrow_gradients(self._network)
+        self._loss = build_loss(self.recipe, self._train.targets, len(dataset.table.labels), self._device)
+
+    @property
+    def batch(self) -> int:
+        """Images of a step, at most."""
+        assert isinstance(self.recipe.train.batch, int)  # resolved
+        return self.recipe.train.batch
+
+    def losses(self, scales: Iterable[float]) -> Iterator[float]:
+        """Take a step at the recipe's rates times each of `scales` and yield the loss before it, until that is not finite."""
+        self._network.train()
+        optimizer = self.recipe.optimizer
+        torch.manual_seed(self.recipe.train.seed)
+        for scale, batch in zip(scales, self._batches(), strict=False):
+            assert batch.draws is not None
+            set_rate(self._optimizer, optimizer.rate * scale, optimizer.rate_factors)
+            self._optimizer.zero_grad(set_to_none=True)
+            images, draws = batch.images.to(self._device), batch.draws.to(self._device)
+            x = training_input(images, draws, self._how, self.recipe.augment)
+            with autocast(self._device, self.recipe.train.precision):
+                logits = self._network(x, self._how.enlarge).float()
+            loss = self._loss(logits, batch.targets.to(self._device))
+            if not torch.isfinite(loss):
+                return
+            torch.autograd.backward(loss)
+            self._optimizer.step()
+            yield loss.item()
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield the batches of one epoch after the other."""
+        for epoch in count(1):
+            yield from epoch_batches(self._train, self._cuts, self.recipe.train.seed, epoch, workers=self.recipe.data.workers)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The `losses`, N, of steps at the rates of the recipe `start` times `scales`, N, which climb; and what follows."""
+
+    start: Recipe
+    scales: NDArray[np.float64]
+    losses: NDArray[np.float64]
+
+    @property
+    def rates(self) -> NDArray[np.float64]:
+        """`optimizer.rate` of each step."""
+        return self.scales * self.start.optimizer.rate
+
+    @property
+    def smooth(self) -> NDArray[np.float64]:
+        """The losses, each averaged with those around it."""
+        found: NDArray[np.float64] = gaussian_filter1d(self.losses, SMOOTH, mode="nearest")
+        return found
+
+    @property
+    def least(self) -> int:
+        """The step with the least smooth loss: at higher rates it rises."""
+        return int(self.smooth.argmin())
+
+    @property
+    def suggestion(self) -> int:
+        """The step at whose rate the smooth loss falls most steeply, but well below the rate where it begins to rise.
+
+        Raises:
+            AlexNetError: at no rate does it fall.
+        """
+        below = self.scales <= self.scales[self.least] / MARGIN
+        if not below.any():
+            raise AlexNetError(
+                f"the loss falls at no rate from {self.rates[0]:.2g} to {self.rates[-1]:.2g}: "
+                "start from another one (--set optimizer.rate=…)"
+            )
+        return int(np.gradient(self.smooth)[below].argmin())
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The recipe's keys to train with."""
+        return self.start.scaled_rates(float(f"{self.scales[self.suggestion]:.2g}"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the suggestion and the curve."""
+        columns = (self.rates, self.losses, self.smooth)
+        steps = [{"rate": r, "loss": loss, "smooth": s} for r, loss, s in zip(*(c.tolist() for c in columns), strict=True)]
+        return {"settings": self.settings, "rises_from": float(self.rates[self.least]), "steps": steps}
+
+
+def find_rate(recipe: Recipe, device: str | None = None) -> Curve:
+    """Train for a hundred steps, each at a higher rate than the one before, until the loss blows up; return the curve.
+
+    All rates of the recipe climb together, from a thousandth of what they are to a hundred times that.
+
+    Raises:
+        AlexNetError: whatever keeps it from training, in one line.
+    """
+    trial = Trial(recipe, device)
+    scales = np.geomspace(LOWEST, HIGHEST, STEPS)
+    losses = list(_until_blown(track(trial.losses(scales), "Finding the rate", STEPS)))
+    if len(losses) < 2:
+        raise AlexNetError(f"the loss is not finite at a rate of {recipe.optimizer.rate * LOWEST:.2g}: look at the images")
+    return Curve(trial.recipe, scales[: len(losses)], np.array(losses))
+
+
+def _until_blown(losses: Iterable[float]) -> Iterator[float]:
+    """Yield losses up to the first of which the running mean is far above the least one."""
+    mean = least = None
+    for loss in losses:
+        yield loss
+        mean = loss if mean is None else 0.7 * mean + 0.3 * loss
+        least = mean if least is None else min(least, mean)
+        if mean > BLOWN * least:
+            return
+
+
+def draw(curve: Curve, path: Path) -> None:
+    """Draw the curve into a PNG file; its folder is made.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    from matplotlib.figure import Figure  # half a second that other commands need not wait
+
+    figure = Figure(figsize=(7.0, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.semilogx(curve.rates, curve.losses, color=GREY, alpha=0.5, linewidth=1, label="loss of each step")
+    axes.semilogx(curve.rates, curve.smooth, color=BLUE, linewidth=2.2, label="smoothed")
+    chosen, least = curve.suggestion, curve.least
+    words = ", ".join(f"{key.partition('.')[2]} {value:g}" for key, value in curve.settings.items())
+    axes.axvline(curve.rates[chosen], color=ORANGE, linewidth=1.4, linestyle=(0, (4, 2)))
+    axes.plot(curve.rates[chosen], curve.smooth[chosen], "o", color=ORANGE, markersize=8, label=f"suggested: {words}")
+    axes.plot(curve.rates[least], curve.smooth[least], "s", color=BLUE, markersize=6, label="from here on it rises")
+    top = max(curve.smooth[: least + 1].max(), curve.smooth[0]) * 1.3
+    axes.set_ylim(max(0.0, float(curve.losses.min()) - 0.03 * top), top)
+    axes.set_xlabel("optimizer.rate (all other rates climb with it)")
+    axes.set_ylabel("training loss")
+    recipe = curve.start
+    axes.set_title(f"{Path(recipe.data.dataset).stem}, recipe {recipe.name}", loc="left", parse_math=False)
+    axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="best")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, lambda part: figure.savefig(part, format="png", dpi=160))

@@ -1,0 +1,191 @@
+"""Why a network says what it says of an image: class activation, occlusion, integrated gradients, feature maps.
+
+All of it is computed in float32, about the label that comes first, at the network's input of I x I pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from alexnet.data.images import Preprocessing, to_input
+from alexnet.data.workers import Source
+from alexnet.errors import AlexNetError, ImageError
+from alexnet.measure.evaluate import predict_logits
+from alexnet.network.alexnet import AlexNet
+from alexnet.run import Card
+from alexnet.use.predict import fitted_images
+
+PATCH = 1 / 6  # of the image's side is covered at a time (occlusion), half a patch from one place to the next
+STEPS = 32  # of the path from a grey image (integrated gradients)
+BATCH = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What the network made of an image.
+
+    Attributes:
+        pixels: S S 3 uint8, the image as it goes in, before its colours are scaled.
+        labels: of the network's outputs.
+        probabilities: float64, one a label, calibrated.
+        target: position of the label that the heat maps are about.
+        grad_cam: I I float32, 0 or more: where the last maps speak for the label (Selvaraju and others 2017).
+        occlusion: I I float32: how far the label's log-odds fall when a patch there is grey (Zeiler and Fergus 2014).
+        integrated_gradients: I I float32: what each pixel adds to the label's logit (Sundararajan and others 2017).
+        maps: C H W float32 by convolution (`conv1` …), after its activation.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    target: int
+    grad_cam: NDArray[np.float32]
+    occlusion: NDArray[np.float32]
+    integrated_gradients: NDArray[np.float32]
+    maps: dict[str, NDArray[np.float32]]
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """Return the most probable labels with their probabilities, best first."""
+        best = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.labels[i], float(self.probabilities[i])) for i in best]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return all of it by name, for `numpy.savez`."""
+        heat = {name: getattr(self, name) for name in ("grad_cam", "occlusion", "integrated_gradients")}
+        return {
+            "pixels": self.pixels,
+            "labels": np.array(self.labels),
+            "probabilities": self.probabilities,
+            "target": np.array(self.target),
+            **heat,
+            **self.maps,
+        }
+
+
+def explain(network: AlexNet, card: Card, sources: Iterable[Source]) -> Iterator[tuple[Source, Explanation | ImageError]]:
+    """Yield each source, a path or an H W 3 uint8 array, with its explanation, or with the reason for none.
+
+    Raises:
+        AlexNetError: captum is not installed.
+    """
+    with closing(fitted_images(sources, card.preprocessing)) as images:
+        for source, image in images:
+            yield source, image if isinstance(image, ImageError) else _explained(network, card, torch.from_numpy(image.copy()))
+
+
+def _explained(network: AlexNet, card: Card, image: Tensor) -> Explanation:
+    how = card.preprocessing
+    device = next(network.parameters()).device
+    x = to_input(image[None].to(device), how)
+    names = map_layers(network)
+    with torch.no_grad():
+        _, maps = network.activations(x, list(names.values()), how.enlarge)
+    logits = predict_logits(network, image[None], how, card.precision)[0]  # as `predict` has them, in its precision
+    probabilities = softmax(logits.astype(np.float64) / card.temperature)
+    target = int(logits.argmax())
+    return Explanation(
+        pixels=as_seen(image.numpy(), how),
+        labels=card.labels,
+        probabilities=probabilities,
+        target=target,
+        grad_cam=grad_cam(network, x, target, how.enlarge),
+        occlusion=occlusion(network, x, target, how.enlarge),
+        integrated_gradients=integrated_gradients(network, x, target, how.enlarge),
+        maps={conv: maps[layer][0].float().cpu().numpy() for conv, layer in names.items()},
+    )
+
+
+def map_layers(network: AlexNet) -> dict[str, str]:
+    """Return for each convolution the layer that activates it: `{"conv1": "relu1", …}`."""
+    names = network.layer_names
+    activated = {conv: f"{network.row.activation}{conv.removeprefix('conv')}" for conv in names if conv.startswith("conv")}
+    return {conv: layer for conv, layer in activated.items() if layer in names}
+
+
+def as_seen(image: NDArray[Any], how: Preprocessing) -> NDArray[np.uint8]:
+    """Return the part of an image S S 3 that goes into the network, with its own colours: uint8."""
+    if how.crop is not None:
+        edge = (image.shape[0] - how.crop) // 2
+        image = image[edge : edge + how.crop, edge : edge + how.crop]
+    seen: NDArray[np.uint8] = image.round().clip(0, 255).astype(np.uint8)
+    return seen[:, ::-1] if how.mirror else seen
+
+
+def grad_cam(network: AlexNet, x: Tensor, target: int, enlarge: int = 1) -> NDArray[np.float32]:
+    """Return where the last maps speak for a label: their sum, each weighted by its mean gradient, without what speaks against.
+
+    Args:
+        network: in evaluation mode.
+        x: 1 3 I I, as the network takes it.
+        target: position of the label.
+        enlarge: as the network takes it.
+
+    Returns:
+        I I float32.
+    """
+    last = list(map_layers(network).values())[-1]
+    with torch.enable_grad():  # x takes a gradient so that the maps have one, even where all weights are frozen
+        logits, kept = network.activations(x.detach().clone().requires_grad_(), [last], enlarge)
+        (gradient,) = torch.autograd.grad(logits[0, target], kept[last])
+    heat = (gradient.mean((2, 3), keepdim=True) * kept[last].detach()).sum(1, keepdim=True).relu()
+    return _numpy(interpolate(heat, size=x.shape[2:], mode="bilinear")[0, 0])
+
+
+def occlusion(network: AlexNet, x: Tensor, target: int, enlarge: int = 1) -> NDArray[np.float32]:
+    """Return how far a label's log-odds fall when a patch is made grey, by pixel: the mean over the patches that cover it.
+
+    Arguments and result as for `grad_cam`.
+    """
+    side = x.shape[2]
+    patch = max(1, round(side * PATCH))
+    starts = sorted({*range(0, side - patch, max(1, patch // 2)), side - patch})
+    places = [(top, left) for top in starts for left in starts]
+    heat, covered = torch.zeros(side, side), torch.zeros(side, side)
+    with torch.no_grad():
+        whole = _log_odds(network(x, enlarge), target)
+        for first in range(0, len(places), BATCH):
+            some = places[first : first + BATCH]
+            hidden = x.repeat(len(some), 1, 1, 1)
+            for image, (top, left) in zip(hidden, some, strict=True):
+                image[:, top : top + patch, left : left + patch] = 0  # the mean of the training images: grey
+            falls = (whole - _log_odds(network(hidden, enlarge), target)).tolist()
+            for fall, (top, left) in zip(falls, some, strict=True):
+                heat[top : top + patch, left : left + patch] += fall
+                covered[top : top + patch, left : left + patch] += 1
+    return _numpy(heat / covered)
+
+
+def _log_odds(logits: Tensor, target: int) -> Tensor:
+    """Log p / (1 - p) of a label; unlike p it still moves where the network is sure."""
+    others = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1).float()
+    return logits[:, target].float() - others.logsumexp(1)
+
+
+def integrated_gradients(network: AlexNet, x: Tensor, target: int, enlarge: int = 1) -> NDArray[np.float32]:
+    """Return what each pixel adds to a label's logit on the way from a grey image; arguments and result as for `grad_cam`.
+
+    Raises:
+        AlexNetError: captum is not installed.
+    """
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError as error:
+        raise AlexNetError(f"explaining needs captum ({error}): pip install 'alexnet[explain]'") from error
+    method = IntegratedGradients(lambda images: network(images, enlarge))
+    found = method.attribute(x, baselines=0.0, target=target, n_steps=STEPS, internal_batch_size=BATCH)
+    return _numpy(found[0].sum(0))
+
+
+def _numpy(heat: Tensor) -> NDArray[np.float32]:
+    result: NDArray[np.float32] = heat.detach().float().cpu().numpy()
+    return result

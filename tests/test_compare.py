@@ -1,0 +1,81 @@
+"""Runs side by side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import alexnet
+from alexnet import api
+from alexnet.errors import RunError
+from alexnet.measure.metrics import wilson_interval
+from alexnet.run import write_json
+from alexnet.use.compare import _difference, table
+from conftest import SHORT
+from test_cli import error, run
+
+
+@pytest.fixture(scope="module")
+def other(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as `short`, with another activation and seed; not to be changed."""
+    out = tmp_path_factory.mktemp("other") / "run"
+    alexnet.train(photos, out=out, settings={**SHORT, "model.activation": "tanh", "train.seed": 1})
+    return out
+
+
+def test_figures_are_those_of_the_runs_and_settings_those_that_differ(short: Path, other: Path) -> None:
+    found = api.compare([short, other])
+    assert found["split"] == "test"
+    assert found["settings"] == {"model.activation": [None, "tanh"], "train.seed": [0, 1]}
+    for row, path in zip(found["runs"], (short, other), strict=True):
+        run_ = alexnet.load(path)
+        test = run_.summary["test"]
+        assert {key: row[key] for key in ("images", "top1", "top1_interval", "loss", "ece")} == {
+            key: test[key] for key in ("images", "top1", "top1_interval", "loss", "ece")
+        }
+        assert (row["run"], row["epochs"], row["seconds"]) == (str(path), 3, run_.summary["seconds"])
+        assert row["parameters"] == sum(p.numel() for p in run_.network.parameters())
+    first, second = found["runs"]
+    assert first["difference"] is None
+    assert second["difference"][0] == second["top1"] - first["top1"]
+
+
+def test_runs_without_test_images_are_compared_on_validation(short: Path, other: Path, tmp_path: Path) -> None:
+    shutil.copytree(other, tmp_path / "run")
+    summary = json.loads((other / "summary.json").read_text())
+    write_json(tmp_path / "run" / "summary.json", {**summary, "test": None})
+    found = api.compare([short, tmp_path / "run"])
+    assert found["split"] == "validation"
+    assert found["runs"][0]["top1"] == alexnet.load(short).summary["validation"]["top1"]
+
+
+def test_the_interval_of_a_difference_is_newcombe_s() -> None:
+    """His example: 56 of 70 against 48 of 80, a difference of 0.2 (0.0524 to 0.3339)."""
+    rows = []
+    for right, of in ((56, 70), (48, 80)):
+        rows.append({"top1": right / of, "top1_interval": wilson_interval(right / of, of)})
+    assert _difference(*rows) == pytest.approx([0.2, 0.0524, 0.3339], abs=5e-5)
+
+
+def test_what_is_no_finished_run_is_one_line(short: Path, tmp_path: Path) -> None:
+    assert "no such folder" in error("compare", short, tmp_path / "none")
+    shutil.copytree(short, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text("{}")
+    with pytest.raises(RunError, match="damaged"):
+        api.compare([short, tmp_path / "run"])
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(RunError, match="is not finished: alexnet train --resume"):
+        api.compare([short, tmp_path / "run"])
+
+
+def test_the_command_prints_a_table_or_json(short: Path, other: Path) -> None:
+    text = run("compare", short, other).stdout
+    assert text.splitlines() == [line.rstrip() for line in table(api.compare([short, other])).splitlines()]
+    assert "model.activation" in text
+    assert "test top-1" in text
+    assert json.loads(run("compare", short, other, "--json").stdout) == api.compare([short, other])
+    assert "their recipes are the same" in run("compare", short, short).stdout
+    run("compare", short, code=2)

@@ -1,0 +1,73 @@
+"""Pictures of a dataset: what is drawn is what is there, and what training sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from alexnet.cli import app
+from alexnet.data.augment import DRAWS, training_input
+from alexnet.data.images import Preprocessing
+from alexnet.data.table import Table
+from alexnet.recipe import Augment, names
+from alexnet.use import show
+
+
+def test_samples_are_of_as_many_classes_as_can_be() -> None:
+    targets = np.repeat(np.arange(30), [1000] + [2] * 29)
+    table = Table("t", tuple(map(str, range(30))), [str(i) for i in range(len(targets))], targets, np.full(len(targets), ""))
+    chosen = show._by_class(table, 24)
+    assert len(set(chosen.targets.tolist())) == 24
+    assert chosen.targets.tolist() == sorted(chosen.targets.tolist())
+    few = show._by_class(table, 60)
+    assert sorted(np.bincount(few.targets, minlength=30).tolist()) == [2] * 30
+    assert show._by_class(table, 24).images == chosen.images, "the same each time"
+
+
+@pytest.mark.parametrize("mean", [(0.5, 0.4, 0.3), "each"])
+def test_the_networks_input_is_drawn_in_its_own_colours(mean: tuple[float, float, float] | str) -> None:
+    deviation = "each" if mean == "each" else (0.2, 0.25, 0.3)
+    how = Preprocessing(
+        stored=32, input=32, fit="crop", reduced_decode=False, resize="bilinear", mean=mean, deviation=deviation
+    )
+    images = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[0, 0, 0], images[0, 0, 1] = 0, 255
+    x = training_input(images, torch.rand(1, len(DRAWS)), how, Augment(mirror=False))
+    assert np.abs(show._levels(x[0], how).astype(int) - images[0].numpy()).max() <= 1
+
+
+@pytest.mark.parametrize("recipe", names())
+def test_every_recipe_is_shown(recipe: str, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "changes.png"
+    result = CliRunner().invoke(app, ["data", "show", str(photos), "--recipe", recipe, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{out}\n"
+    assert np.asarray(Image.open(out)).std() > 20, "there is something on it"
+
+
+def test_names_of_others_and_unreadable_files_do_not_stop_the_picture(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(tmp_path / "photos", 3, ("$x_1$", "\\frac{", "猫"))
+    for label in ("$x_1$", "猫"):
+        (folder / label / "broken.png").write_bytes(b"\x89PNG no more")
+    before = {path: path.read_bytes() for path in folder.rglob("*.png")}
+    out = tmp_path / "samples.png"
+    result = CliRunner().invoke(app, ["data", "show", str(folder), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert Image.open(out).width > 1000
+    assert {path: path.read_bytes() for path in folder.rglob("*.png")} == before
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_dataset_without_a_readable_image_is_one_line(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "x.png").write_bytes(b"no image")
+    result = CliRunner().invoke(app, ["data", "show", str(tmp_path), "--out", str(tmp_path / "out.png")])
+    assert "none of 2 images could be read; the first, a/x.png: not an image" in str(result.exception)
+    assert not (tmp_path / "out.png").exists()
