@@ -80,6 +80,7 @@ def torture(folder: Path, command: list[str], kills: int, seed: int) -> Outcome:
             outcome.kills[phase] += 1
         if not (run / "report.html").exists():
             _end(_start(folder, _arguments(run, command)))
+        print(f"{folder.name}: killed {outcome.kills.total()} of {kills} times", file=sys.stderr, flush=True)
         outcome.faults += [f"{run.name}: {fault}" for fault in _differences(run, whole, folder / "cache")]
     raise AssertionError
 
@@ -100,7 +101,7 @@ def _start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
 def _end(process: subprocess.Popen[str]) -> None:
     _, errors = process.communicate(timeout=600)
     if process.returncode:
-        raise RuntimeError(f"exit code {process.returncode}: {errors[-2000:]}")
+        raise RuntimeError(f"exit code {process.returncode}: {errors[:3000]}")
 
 
 def _kill(folder: Path, process: subprocess.Popen[str], chance: random.Random) -> str:
@@ -118,7 +119,7 @@ def _kill(folder: Path, process: subprocess.Popen[str], chance: random.Random) -
     if process.returncode == -signal.SIGKILL:
         return phase
     if process.returncode:
-        raise RuntimeError(f"exit code {process.returncode}: {errors[-2000:]}")
+        raise RuntimeError(f"exit code {process.returncode}: {errors[:3000]}")
     return ""
 
 
