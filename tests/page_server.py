@@ -1,6 +1,6 @@
 """A stand-in for `alexnet serve`: the page's own files, the same headers, canned answers with pictures made of the photo.
 
-    python tests/page_server.py [--port 8000] [--side 227] [--slow 1]      # to look at the page without a network
+python tests/page_server.py [--port 8000] [--side 227] [--slow 1]      # to look at the page without a network
 """
 
 from __future__ import annotations
@@ -25,9 +25,26 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-LABELS = ["English springer", "French horn", "golf ball", "church", "parachute", "tench", "garbage truck", "gas pump", "cassette player", "chain saw"]
+LABELS = [
+    "English springer",
+    "French horn",
+    "golf ball",
+    "church",
+    "parachute",
+    "tench",
+    "garbage truck",
+    "gas pump",
+    "cassette player",
+    "chain saw",
+]
 SURE, TORN = [0.914, 0.052, 0.021, 0.0081, 0.0004], [0.412, 0.387, 0.12, 0.05, 0.02]
-LAYERS = {"conv1": (96, 4.13, 1), "conv2": (256, 8.4, 2), "conv3": (384, 17.4, 3), "conv4": (384, 17.4, 4), "conv5": (256, 17.4, 5)}
+LAYERS = {
+    "conv1": (96, 4.13, 1),
+    "conv2": (256, 8.4, 2),
+    "conv3": (384, 17.4, 3),
+    "conv4": (384, 17.4, 4),
+    "conv5": (256, 17.4, 5),
+}
 MAPS = 16
 
 
@@ -35,7 +52,8 @@ class PageServer:
     """Answers on a free port of this machine until `stop`; `start` again answers on the same one.
 
     What a test may change: `busy` (so many requests get 429), `key` (what X-API-Key must be), `slow` (seconds an answer takes),
-    `refuse` (names of files that get an error), `side` (pixels of the network's input), `limits`, `labels`. `asked` keeps each request.
+    `refuse` (names of files that get an error), `side` (pixels of the network's input), `limits`, `labels`.
+    `asked` keeps each request.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -66,7 +84,14 @@ class PageServer:
         return {**told, "temperature": 1.21, "accuracy": self.accuracy, "limits": self.limits}
 
     def predictions(self, name: str) -> list[dict[str, Any]]:
-        start = next((i for i, label in enumerate(self.labels) if set(label.lower().split()) & set(name.lower().replace(".", "-").split("-"))), 1)
+        start = next(
+            (
+                i
+                for i, label in enumerate(self.labels)
+                if set(label.lower().split()) & set(name.lower().replace(".", "-").split("-"))
+            ),
+            1,
+        )
         shares = (TORN if "torn" in name else SURE)[: len(self.labels)]
         return [
             {"label": self.labels[(start + i) % len(self.labels)], "probability": share}
@@ -134,7 +159,9 @@ class _Handler(BaseHTTPRequestHandler):
         except (UnidentifiedImageError, OSError):
             return {"image": name, "error": f"{name}: not an image that can be read"}
         ours = self.server.ours
-        return ours.explanation(name, photo) if self.path == "/explain" else {"image": name, "predictions": ours.predictions(name)}
+        return (
+            ours.explanation(name, photo) if self.path == "/explain" else {"image": name, "predictions": ours.predictions(name)}
+        )
 
     def _answer(self, value: Any) -> None:
         ours = self.server.ours
@@ -150,7 +177,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, kind: str, body: bytes, more: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        headers = {"Content-Type": kind, "Content-Length": str(len(body)), "Content-Security-Policy": POLICY, "Cache-Control": "no-store"}
+        headers = {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            "Content-Security-Policy": POLICY,
+            "Cache-Control": "no-store",
+        }
         for name, value in {**headers, "X-Content-Type-Options": "nosniff", **(more or {})}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -183,13 +215,19 @@ def _fine(grey: Image.Image) -> tuple[Image.Image, Image.Image]:
     inside = _blob(grey.width, 0.34)
     soft = grey.filter(ImageFilter.GaussianBlur(1.2))
     return tuple(  # type: ignore[return-value]
-        ImageChops.multiply(ImageChops.subtract(*pair).point(lambda v: min(255, v * 9)), inside) for pair in ((grey, soft), (soft, grey))
+        ImageChops.multiply(ImageChops.subtract(*pair).point(lambda v: min(255, v * 9)), inside)
+        for pair in ((grey, soft), (soft, grey))
     )
 
 
 def _map(grey: Image.Image, size: int, depth: int, place: int) -> str:
     """Edges at one angle, and what of them is left when it is seen from further away."""
-    kernel = [[-1, 0, 1, -2, 0, 2, -1, 0, 1], [1, 2, 1, 0, 0, 0, -1, -2, -1], [0, 1, 2, -1, 0, 1, -2, -1, 0], [0, -1, 0, -1, 4, -1, 0, -1, 0]]
+    kernel = [
+        [-1, 0, 1, -2, 0, 2, -1, 0, 1],
+        [1, 2, 1, 0, 0, 0, -1, -2, -1],
+        [0, 1, 2, -1, 0, 1, -2, -1, 0],
+        [0, -1, 0, -1, 4, -1, 0, -1, 0],
+    ]
     values = [value * (1 if place % 8 < 4 else -1) for value in kernel[place % 4]]
     found = grey.filter(ImageFilter.GaussianBlur(depth / 3 + place // 8)).filter(ImageFilter.Kernel((3, 3), values, scale=1))
     found = ImageOps.autocontrast(found.resize((size, size), Image.Resampling.BOX), cutoff=1)

@@ -21,7 +21,7 @@ export function showAnswer(one, model) {
   get("which").textContent = one.name;
   get("label").textContent = best?.label ?? { failed: "No answer.", thinking: "Looking…", sending: "Sending…" }[one.state] ?? "Waiting…";
   get("label").classList.toggle("long", (best?.label.length ?? 0) > 16);
-  get("sure").textContent = best ? sureness(one.predictions, model.labels.length) : (one.error ?? "");
+  get("sure").textContent = best ? sureness(one.predictions, model.labels.length) : sentence(one.error ?? "");
   get("again").hidden = one.state !== "failed" || !one.mayRetry;
   bars(one.predictions ?? []);
   get("gloss").textContent = best ? gloss(best.probability) : "";
@@ -35,6 +35,8 @@ export function spoken(one, model) {
   const [best] = one.predictions;
   return `${one.name}: ${quoted(best.label)}, ${percent(best.probability)}. ${sureness(one.predictions, model.labels.length)}`;
 }
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$|^$/.test(text) ? "" : ".");
 
 function bars(predictions) {
   get("bars").hidden = predictions.length === 0;

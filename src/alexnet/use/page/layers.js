@@ -58,7 +58,6 @@ function tab(name, { shape, pictures }) {
   button.dataset.layer = name;
   button.setAttribute("role", "tab");
   button.setAttribute("aria-controls", "panel");
-  button.setAttribute("aria-label", `${name}: ${shape[0]} maps of ${shape[1]} by ${shape[2]}`);
   const face = document.createElement("span");
   const picture = document.createElement("img");
   const size = document.createElement("small");
@@ -69,7 +68,7 @@ function tab(name, { shape, pictures }) {
   words.textContent = name;
   size.textContent = `${count(shape[0])} × ${shape[1]}²`;
   if (shape[1] !== shape[2]) size.textContent = `${count(shape[0])} × ${shape[1]} × ${shape[2]}`;
-  button.append(face, words, size);
+  button.append(face, words, " ", size);
   return button;
 }
 

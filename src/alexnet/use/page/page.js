@@ -42,10 +42,11 @@ function add(files) {
   if (wrong.length) {
     const more = wrong.length > 3 ? ` And ${wrong.length - 3} more.` : "";
     const words = `Left out: ${wrong.slice(0, 3).join(" ")}${more}`;
-    notice("left-out", words, { label: "All right", act: () => dismiss("left-out") });
+    notice("left-out", words, { label: "OK", act: () => dismiss("left-out") });
   }
   if (!added.length) return;
   photos.push(...added);
+  window.scrollTo({ top: 0, behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   select(added[0]);
 }
 

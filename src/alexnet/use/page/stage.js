@@ -40,7 +40,8 @@ export function showStage(one) {
   frame.dataset.view = there;
   frame.classList.toggle("whole", view === "photo");
   frame.classList.toggle("thinking", one.state === "thinking" || (one.state === "answered" && !found && !one.unexplained));
-  get("slider").classList.toggle("off", view === "photo" || view === "pixels");
+  get("strength").disabled = view === "photo" || view === "pixels";
+  get("stage").dataset.state = one.state;
   const label = one.predictions?.[0].label;
   frame.setAttribute("role", "img");
   frame.setAttribute("aria-label", { photo: one.name, pixels: `${one.name}, as it goes in` }[there] ?? `${one.name} under a heat map`);

@@ -26,7 +26,7 @@ export function showStrip(photos, current) {
   if (!input.checked) {
     input.checked = true;
     // Not scrollIntoView, which would move the page as well.
-    thumbs.scrollLeft = label.offsetLeft - thumbs.offsetLeft - (thumbs.clientWidth - label.clientWidth) / 2;
+    thumbs.scrollLeft = label.offsetLeft - (thumbs.clientWidth - label.clientWidth) / 2;
   }
   place.textContent = `${photos.indexOf(current) + 1} of ${photos.length}`;
 }
