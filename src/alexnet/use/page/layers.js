@@ -88,7 +88,7 @@ function show(name) {
   const stands = one > 1 ? ` One pixel of a map stands for about ${one} × ${one} of the ${across} × ${across} that went in.` : "";
   get("layer-words").textContent = layer(names.indexOf(name), names.length) + stands;
   const all = pictures.length === channels;
-  get("maps-legend").textContent = all ? `All ${count(channels)} maps` : `${pictures.length} of its ${count(channels)} maps`;
+  get("maps-legend").textContent = all ? `All ${count(channels)} maps` : `The ${pictures.length} strongest of its ${count(channels)} maps`;
   get("maps").replaceChildren(...pictures.map((picture, place) => choice(picture, place)));
   large(Math.min(chosen, pictures.length - 1), false);
 }

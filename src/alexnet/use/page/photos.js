@@ -2,6 +2,7 @@
 import { bytes, count } from "./words.js";
 
 const UNREADABLE = ["image/svg+xml"]; // drawings, not photos
+const AROUND = 1024; // bytes that a request has beside each photo, with room to spare
 const EXPLAINED = 12; // photos whose maps stay in memory; those of others are asked for again
 
 let made = 0;
@@ -16,7 +17,7 @@ export function photo(file) {
 export function fault(file, limits) {
   if (!file.type.startsWith("image/") || UNREADABLE.includes(file.type)) return "is not a photo (JPEG, PNG, WebP and the like)";
   if (file.size === 0) return "is empty";
-  if (limits && file.size > limits.bytes) return `has ${bytes(file.size)}; this server takes up to ${bytes(limits.bytes)}`;
+  if (limits && file.size + AROUND > limits.bytes) return `has ${bytes(file.size)}; this server takes up to ${bytes(limits.bytes)}`;
   return null;
 }
 
@@ -46,7 +47,7 @@ export function group(photos, limits) {
   let size = 0;
   for (const one of photos) {
     if (one.state !== "waiting") continue;
-    size += one.file.size;
+    size += one.file.size + AROUND;
     if (some.length && (one.alone || size > limits.bytes || some.length >= Math.min(8, limits.files ?? 1))) break;
     some.push(one);
     if (one.alone) break;

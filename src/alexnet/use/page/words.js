@@ -35,9 +35,9 @@ export function gloss(share) {
 export function accuracy(model) {
   const found = model.accuracy;
   if (!found) return "How often it is right was not measured.";
-  const [low, high] = found.top1_interval.map(measured);
+  const interval = found.top1_interval ? ` (95% interval: ${found.top1_interval.map(measured).join(" to ")})` : "";
   const images = `${count(found.images)} ${found.split} ${found.images === 1 ? "image" : "images"}`;
-  return `How often it is right: ${measured(found.top1)} of ${images} (95% interval: ${low} to ${high}).`;
+  return `How often it is right: ${measured(found.top1)} of ${images}${interval}.`;
 }
 
 export function kinds(labels) {
