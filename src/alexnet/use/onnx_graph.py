@@ -86,15 +86,15 @@ def tensor(name: str, kind: DTypeLike, shape: Sequence[int | str] | None) -> onn
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
 
 
-def chained(models: dict[str, onnx.ModelProto]) -> onnx.ModelProto:
-    """Join graphs, the output of each the input of the next; what is inside each gets its name in front."""
-    named = [
-        compose.add_prefix(model, f"{name}/", rename_inputs=False, rename_outputs=False) for name, model in models.items()
-    ]
-    whole = named[0]
-    for after in named[1:]:
-        io = [(whole.graph.output[0].name, after.graph.input[0].name)]
-        whole = compose.merge_models(whole, after, io)
+def chained(first: onnx.ModelProto, **others: onnx.ModelProto) -> onnx.ModelProto:
+    """Join graphs, the output of each the input of the next; inside the others, names get the graph's own in front.
+
+    Only `first` may hold choices: onnx renames nothing inside of them.
+    """
+    whole = first
+    for name, model in others.items():
+        after = compose.add_prefix(model, f"{name}/", rename_inputs=False, rename_outputs=False)
+        whole = compose.merge_models(whole, after, [(whole.graph.output[0].name, after.graph.input[0].name)])
     return whole
 
 
