@@ -52,12 +52,15 @@ class _Prepare(nn.Module):
         return to_input(pixels, self.how).contiguous()
 
 
+def preparation(how: Preprocessing) -> onnx.ModelProto:
+    """Return all that makes of an image, H W 3 uint8 of any size, the network's `images`, 1 3 I I float32."""
+    return chained(fit_graph(how), prepare=_traced(_Prepare(how), torch.zeros(1, how.side, how.side, 3), "pixels", "images"))
+
+
 def save(model: onnx.ModelProto, card: Card, place: Path, *, bare: bool) -> Path:
     """Write a network's model, unless it is to be `bare` with all that stands before and after it; return `place`."""
     if not bare:
-        how = card.preprocessing
-        prepare = _traced(_Prepare(how), torch.zeros(1, how.side, how.side, 3), "pixels", "images")
-        model = chained(fit_graph(how), prepare=prepare, network=model, calibrate=_calibration(card))
+        model = chained(preparation(card.preprocessing), network=model, calibrate=_calibration(card))
     onnx.save(tidied(model, _metadata(card)), place)
     return place
 
@@ -130,6 +133,8 @@ def quantised(model: onnx.ModelProto, images: Iterator[NDArray[Any]], how: Prepr
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
+            op_types_to_quantize=["Conv", "Relu", "MaxPool", "Gemm"],  # norms lose more than they save
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},  # logits in 255 steps are too coarse
         )
     return onnx.load(after)
 
