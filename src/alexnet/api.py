@@ -19,10 +19,10 @@ from alexnet.data.check import check as check_table
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.sources import open_table
 from alexnet.data.workers import Source
-from alexnet.errors import DataError, ImageError, RunError
+from alexnet.errors import AlexNetError, DataError, ImageError, RunError
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.device import choose_device
-from alexnet.progress import track
+from alexnet.progress import say, track
 from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
 from alexnet.run import find, load_model, read_json, read_recipe
@@ -35,6 +35,7 @@ from alexnet.use import plans
 from alexnet.use.ablate import ablate as train_plan
 from alexnet.use.compare import compare as compare_runs
 from alexnet.use.explain import Explanation, explain
+from alexnet.use.export import export
 from alexnet.use.features import Features, features, stream_features
 from alexnet.use.predict import find_images, predict
 from alexnet.use.report import write_report
@@ -201,6 +202,27 @@ class Run:
         if out is not None:
             write_sheet(Path(out), sources, answers)
         return answers
+
+    def export(self, out: str | Path | None = None, *, bare: bool = False, int8: bool = False) -> dict[str, Any]:
+        """Write the network as ONNX to `out`, once onnxruntime has been found to say the same as PyTorch.
+
+        The file takes an image, H W 3 uint8 of any size, and gives calibrated probabilities; `bare`, it takes batches as the
+        network does and gives logits. `int8` is a quarter as large, and calibrated on training images. None as `out` is
+        `model.onnx` in the folder `export` of the run, `model-bare.onnx` and so on. Images of the run's validation split are
+        compared, or made-up ones where its dataset is not at hand. Returns what `alexnet.use.export.export` does.
+
+        Raises:
+            RunError: the comparison failed; `out` cannot be written; no dataset for `int8`.
+            AlexNetError: onnx, onnxscript or onnxruntime is not installed.
+        """
+        name = f"model{'-bare' if bare else ''}{'-int8' if int8 else ''}.onnx"
+        place = Path(out) if out is not None else self.path / "export" / name
+        try:
+            dataset = self.dataset(split="val")[0]
+        except AlexNetError as error:
+            say(f"the run's dataset is not at hand, made-up images take its place: {error}")
+            dataset = None
+        return export(self.network, self.card, dataset, place, bare=bare, int8=int8)
 
     def _search(self, place: str | Path | None) -> Path:
         return self.path / "search" if place is None else Path(place)
