@@ -122,6 +122,14 @@ def probabilities(run: alexnet.Run, image: NDArray[np.uint8]) -> NDArray[np.floa
 
 
 @pytest.fixture(scope="module")
+def plain(trained: alexnet.Run) -> alexnet.Run:
+    """The run in float32, as the file computes: bfloat16 alone may move a probability by 0.01 (proof/export.py)."""
+    run = alexnet.load(trained.path)
+    run.card = run.card.model_copy(update={"precision": "float32"})
+    return run
+
+
+@pytest.fixture(scope="module")
 def exported(trained: alexnet.Run, tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSession:
     place = tmp_path_factory.mktemp("export") / "model.onnx"
     trained.export(place)
@@ -143,22 +151,22 @@ def odd_files(folder: Path) -> dict[str, Path]:
 
 
 def test_predict_and_the_file_say_the_same_of_files_of_all_kinds(
-    trained: alexnet.Run, exported: onnxruntime.InferenceSession, tmp_path: Path
+    plain: alexnet.Run, exported: onnxruntime.InferenceSession, tmp_path: Path
 ) -> None:
     for name, path in odd_files(tmp_path).items():
         image = np.asarray(decode(path))
-        assert np.abs(exported.run(None, {"image": image})[0] - probabilities(trained, image)).max() < 0.01, name
+        assert np.abs(exported.run(None, {"image": image})[0] - probabilities(plain, image)).max() < 0.01, name
 
 
 @settings(max_examples=25)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 9))
 def test_predict_and_the_file_say_the_same_of_images_of_any_size(
-    trained: alexnet.Run, exported: onnxruntime.InferenceSession, height: int, width: int, seed: int
+    plain: alexnet.Run, exported: onnxruntime.InferenceSession, height: int, width: int, seed: int
 ) -> None:
     image = np.asarray(picture(seed % 3, seed, (width, height)))
     found = exported.run(None, {"image": image})[0]
     assert found.shape == (2,)
-    assert np.abs(found - probabilities(trained, image)).max() < 0.01
+    assert np.abs(found - probabilities(plain, image)).max() < 0.01
 
 
 def test_eight_bits_are_a_quarter_as_large_and_their_cost_is_told(trained: alexnet.Run, tmp_path: Path) -> None:

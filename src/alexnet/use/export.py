@@ -98,16 +98,19 @@ def export(
 
 @contextmanager
 def _workshop(place: Path) -> Iterator[Path]:
-    """Make a folder beside `place` for the time being."""
+    """Make a folder beside `place` for the time being.
+
+    Raises:
+        RunError: it, or what is done in it, cannot be written.
+    """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
             raise IsADirectoryError(21, "it is a folder")
-        folder = tempfile.TemporaryDirectory(prefix=".export-", dir=place.parent)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=place.parent) as name:
+            yield Path(name)
     except OSError as error:
         raise RunError(f"cannot write {place}: {error.strerror or error}") from error
-    with folder as name:
-        yield Path(name)
 
 
 def _training(dataset: Dataset) -> Iterator[NDArray[Any]]:
@@ -149,7 +152,7 @@ def _compared(network: AlexNet, card: Card, files: dict[str, Path], samples: Sam
     """Run the files, of which the last is in question, and the network on the same images; return what `export` tells.
 
     Raises:
-        RunError: they say otherwise.
+        RunError: they say otherwise, or there are no images.
     """
     ways: dict[str, Way] = {"torch": lambda image: _torch_probabilities(network, card, image)}
     ways |= {name: _onnx_probabilities(file, card) for name, file in files.items()}
@@ -162,6 +165,8 @@ def _compared(network: AlexNet, card: Card, files: dict[str, Path], samples: Sam
             start = time.perf_counter()
             answers[way].append(run(image))
             seconds[way] += time.perf_counter() - start
+    if not targets:
+        raise RunError(f"{place} was not written, as no image is left to compare on: none of {samples.name} decodes whole")
     known = None not in targets
     found = {
         **{"compared_on": samples.name, "images": len(targets)},
