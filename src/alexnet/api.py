@@ -281,9 +281,9 @@ def train(
     Raises:
         AlexNetError: whatever keeps it from training, in one line.
     """
-    chosen = _chosen(data, recipe, weights, settings)
-    if threads:
-        torch.set_num_threads(threads)
+    chosen = _chosen(data, recipe, weights, {**(settings or {}), **({"train.threads": threads} if threads else {})})
+    if chosen.train.threads:
+        torch.set_num_threads(chosen.train.threads)
     folder = Path(out) if out is not None else default_out(chosen)
     return _finished(job.start(chosen, folder, device, time.monotonic() if started is None else started), device)
 
@@ -374,14 +374,14 @@ def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
 
 
 def resume(path: str | Path, *, device: str | None = None, threads: int | None = None, started: float | None = None) -> Run:
-    """Go on with an unfinished run from its last checkpoint and return it; arguments as for `train`.
+    """Go on with an unfinished run from its last checkpoint and return it; as for `train`; `threads`: as it began with.
 
     Raises:
         AlexNetError: no run there, or a finished one, or whatever keeps it from training.
     """
-    if threads:
-        torch.set_num_threads(threads)
     folder = find(Path(path))
+    if wanted := threads or read_recipe(folder).train.threads:
+        torch.set_num_threads(wanted)
     if folder.summary.exists() and folder.metrics.exists() and not folder.report.exists():  # it was killed at the very end
         job.tidy(folder)
         run = Run(path, device)
