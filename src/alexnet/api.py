@@ -19,7 +19,7 @@ from alexnet.data.check import check as check_table
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.sources import open_table
 from alexnet.data.workers import Source
-from alexnet.errors import DataError, ImageError, RunError
+from alexnet.errors import AlexNetError, DataError, ImageError, RunError
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.device import choose_device
 from alexnet.progress import track
@@ -201,6 +201,21 @@ class Run:
         if out is not None:
             write_sheet(Path(out), sources, answers)
         return answers
+
+    def serve(self, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None) -> None:
+        """Answer `predict` and `explain` over HTTP, until Ctrl-C or SIGTERM; the environment's ALEXNET_API_KEY is asked for.
+
+        Raises:
+            AlexNetError: the extra `serve` is not installed, or nothing can listen there.
+            Interrupted: always, at the end: what had come was answered.
+        """
+        try:
+            from alexnet.use.serving.server import serve
+        except ImportError as error:
+            raise AlexNetError(f"serving needs FastAPI and uvicorn ({error}): pip install 'alexnet[serve]'") from error
+        if threads:
+            torch.set_num_threads(threads)
+        serve(self._folder, self.network, self.card, host, port)
 
     def _search(self, place: str | Path | None) -> Path:
         return self.path / "search" if place is None else Path(place)
