@@ -263,9 +263,9 @@ def slow(attack: Attack) -> None:
     slow_heads = [endless(b"GET / HTTP/1.1\r\n", b"X: y\r\n", 1.0) for _ in range(60)]
     silent = [[b""] for _ in range(60)]
     with ThreadPoolExecutor(3) as pool:
-        for name, pieces in (("slow bodies", slow_bodies), ("slow heads", slow_heads), ("nothing said", silent)):
-            pool.submit(attack.together, name, pieces, 60, seconds)
-    began = time.monotonic()
+        waiting = (("slow bodies", slow_bodies), ("slow heads", slow_heads), ("nothing said", silent))
+        for done in [pool.submit(attack.together, name, pieces, 60, seconds) for name, pieces in waiting]:
+            done.result()
     held = [socket.create_connection(("127.0.0.1", attack.port), 60) for _ in range(20)]
     for connection in held:  # their answers are not read
         connection.settimeout(1)
@@ -289,7 +289,6 @@ def slow(attack: Attack) -> None:
         connection.close()
     time.sleep(1)
     attack.send("and after that", [whole(b"x")])
-    attack.slowest["slow, all"] = round(1000 * (time.monotonic() - began))
 
 
 def fuzz(attack: Attack, count: int, seed: int) -> None:

@@ -318,6 +318,22 @@ def test_what_takes_too_long_is_told_so_and_the_next_is_answered(start: Callable
         until(lambda: client.predict(photo()).status == 200)
 
 
+def test_a_network_that_fails_is_one_line_and_the_next_is_answered(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet.use.serving.engine.probabilities", lambda *_: 1 / 0)
+    failed = client.predict(photo())
+    assert (failed.status, failed.json) == (500, {"error": "something went wrong in the server: its log says what"})
+    monkeypatch.undo()
+    assert client.predict(photo()).status == 200
+
+
+def test_a_worker_that_was_killed_is_replaced(client: Client) -> None:
+    for child in psutil.Process().children():
+        if "alexnet.data.worker" in child.cmdline():
+            child.kill()
+            child.wait()
+    assert [client.predict(photo()).json[0].get("error") for _ in range(4)] == [None] * 4
+
+
 def test_a_bomb_is_answered(client: Client) -> None:
     file = io.BytesIO()
     Image.new("1", (12_001, 10_000)).save(file, "png")

@@ -13,11 +13,13 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from alexnet.errors import printable
+from alexnet.network.device import give_back_memory
 from alexnet.use.serving.limits import Limits, Refused, Rooms
 
 FIELD = "images"
 RAW_NAME = "image"
 NAME_LENGTH = 200
+LARGE = 16 << 20  # bytes held at once, after which memory is given back
 PART_HEADERS = 8
 PART_HEADER_BYTES = 2048
 
@@ -66,6 +68,9 @@ async def received(request: Request, limits: Limits, rooms: Rooms) -> AsyncItera
             yield uploads
     finally:
         rooms.held.give(size)
+        if rooms.held.taken == 0 and rooms.held.peak > LARGE:
+            rooms.held.peak = 0
+            asyncio.get_running_loop().call_later(1, give_back_memory)  # when nothing refers to it any more
 
 
 def _declared(request: Request, limits: Limits) -> None:

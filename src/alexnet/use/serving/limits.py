@@ -59,7 +59,7 @@ class Room:
     """Counts something that is there for a while, and refuses what would be too much."""
 
     def __init__(self, most: int, full: str, again: int = AGAIN) -> None:
-        self.most, self.taken, self._full, self._again = most, 0, full, again
+        self.most, self.taken, self.peak, self._full, self._again = most, 0, 0, full, again
 
     def check(self, count: int = 1) -> None:
         """Refuse if so many more would be too much."""
@@ -70,6 +70,7 @@ class Room:
         """Count so many more, or refuse."""
         self.check(count)
         self.taken += count
+        self.peak = max(self.peak, self.taken)
 
     def give(self, count: int = 1) -> None:
         """Count so many less."""

@@ -74,7 +74,8 @@ def serve(folder: RunFolder, network: AlexNet, card: Card, host: str, port: int)
     server = make_server(Engine(network, card, limits), folder, card, limits, listening, os.environ.get(KEY) or None)
     with listening:
         server.run([listening])
-    raise Interrupted("terminated: what had come was answered", server.code or 143)
+    how = "interrupted" if server.code == 130 else "terminated"
+    raise Interrupted(f"{how}: what had come was answered", server.code or 143)
 
 
 def make_server(
