@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import io
 import json
 import os
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,79 +27,15 @@ from PIL import Image
 import alexnet
 from alexnet.errors import AlexNetError
 from alexnet.run import RunFolder
-from conftest import picture
 
 pytest.importorskip("uvicorn")
 from fastapi.openapi.models import OpenAPI
 
 from alexnet.use.serving import page
-from alexnet.use.serving.engine import Engine
 from alexnet.use.serving.headers import POLICY
 from alexnet.use.serving.limits import Limits
 from alexnet.use.serving.server import listen, make_server
-
-
-@dataclass
-class Reply:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Gated(Engine):
-    """An engine that notes each batch's size, and waits before the network while `open` is not set."""
-
-    def __init__(self, run: alexnet.Run, limits: Limits) -> None:
-        super().__init__(run.network, run.card, limits)
-        self.open, self.sizes = threading.Event(), list[int]()
-        self.open.set()
-
-    def look(self, images: list[Any]) -> list[Any]:
-        self.open.wait(60)
-        self.sizes.append(len(images))
-        return super().look(images)
-
-
-@dataclass
-class Client:
-    port: int
-    engine: Gated
-
-    def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, **more: Any) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, path, body, headers or {}, **more)
-            answer = connection.getresponse()
-            return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
-
-    def predict(self, body: Any, path: str = "/predict", **headers: str) -> Reply:
-        return self.ask("POST", path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-
-    def form(self, files: list[tuple[str, bytes]], path: str = "/predict", field: str = "images") -> Reply:
-        return self.predict(multipart(files, field), path, Content_Type="multipart/form-data; boundary=XX")
-
-    def raw(self, sent: bytes) -> bytes:
-        """Send bytes as they are, and return all that comes back until the connection ends."""
-        with socket.create_connection(("127.0.0.1", self.port), 60) as connection:
-            connection.sendall(sent)
-            return b"".join(iter(lambda: connection.recv(65536), b""))
-
-
-def multipart(files: list[tuple[str, bytes]], field: str = "images") -> bytes:
-    head = '--XX\r\nContent-Disposition: form-data; name="{}"; filename="{}"\r\n\r\n'
-    return b"".join(head.format(field, name).encode() + content + b"\r\n" for name, content in files) + b"--XX--\r\n"
-
-
-def photo(kind: int = 0, seed: int = 0, **how: Any) -> bytes:
-    file = io.BytesIO()
-    picture(kind, seed).save(file, **{"format": "PNG", **how})
-    return file.getvalue()
+from asking import Client, Gated, multipart, photo, until
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +65,6 @@ def start(trained: alexnet.Run) -> Callable[..., Any]:
 def client(start: Callable[..., Any]) -> Iterator[Client]:
     with start() as found:
         yield found
-
-
-def until(true: Callable[[], Any]) -> None:
-    ends = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
 
 
 # Answers
@@ -385,13 +312,13 @@ def test_every_answer_has_the_headers(client: Client) -> None:
 # The process
 
 
-def test_the_log_has_lines_of_json_and_nothing_of_an_image(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_has_lines_of_json_and_nothing_of_an_image(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", written := io.StringIO())
     client.form([("marker-name.png", photo() + b"marker-content"), ("x", b"marker")], "/predict?top=1&x=marker")
     client.ask("GET", "/a%0ab%1b")
-    seen = ""
-    while "/a" not in seen:
-        seen += capsys.readouterr().err
-    lines = [json.loads(line) for line in seen.splitlines()]
+    until(lambda: "/a" in written.getvalue())
+    seen = written.getvalue()
+    lines = [json.loads(line) for line in seen.splitlines()][-2:]  # before them, what an earlier test's request left
     assert [(line["method"], line["path"], line["status"], line["images"]) for line in lines] == [
         ("POST", "/predict", 200, 2),
         ("GET", "/a\nb\x1b", 404, 0),

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,8 @@ from typing import Any
 def write(**fields: Any) -> None:
     """Write a line to standard error."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    print(json.dumps({"time": time, **fields}), file=sys.stderr, flush=True)  # ASCII: no name steers a terminal
+    with suppress(OSError, ValueError):  # nobody reads any more: no reason not to answer
+        print(json.dumps({"time": time, **fields}), file=sys.stderr, flush=True)  # ASCII: no name steers a terminal
 
 
 class _Lines(logging.Handler):
