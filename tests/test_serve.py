@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -330,9 +330,11 @@ def test_the_log_has_lines_of_json_and_nothing_of_an_image(client: Client, monke
 @pytest.mark.skipif(os.name != "posix", reason="SIGTERM")
 def test_sigterm_answers_what_has_come_and_nothing_new(trained: alexnet.Run) -> None:
     command = [sys.executable, "-m", "alexnet", "serve", str(trained.path), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with popen as process, ExitStack() as stack:
         assert process.stdout is not None
         assert process.stderr is not None
+        stack.callback(process.kill)
         port = int(re.search(r"http://127.0.0.1:(\d+)", process.stdout.readline())[1])
         children = psutil.Process(process.pid).children()
         assert children, "processes that decode"

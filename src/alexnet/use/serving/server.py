@@ -31,13 +31,22 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which notes the signal that ended it instead of dying of it: workers are to be ended, too.
+    """uvicorn's server, which says where it is, and notes the signal that ended it instead of dying of it.
 
     Attributes:
         code: the exit code that a shell expects, 128 and the signal's number; None before.
     """
 
     code: int | None = None
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and print where it is as soon as it listens."""
+        await super().startup(sockets)
+        print(f"{'serve':10}  {self._url}  (Ctrl-C ends it)", flush=True)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -90,7 +99,7 @@ def make_server(
     if not local and key is None:
         log.write(level="warning", message=f"whoever reaches this machine may ask: set {KEY} to ask for a key")
     config = uvicorn.Config(
-        _announced(guarded, f"http://{name}:{port}"),
+        guarded,
         http=limited(limits),
         ws="none",
         lifespan="on",
@@ -101,21 +110,7 @@ def make_server(
         timeout_keep_alive=max(1, int(limits.head_seconds)),
         timeout_graceful_shutdown=int(limits.body_seconds + limits.answer_seconds),
     )
-    return Server(config)
-
-
-def _announced(app: Any, url: str) -> Any:
-    """Return the application, which prints where it is as soon as it can answer."""
-
-    async def announced(scope: Any, receive: Any, send: Any) -> None:
-        async def said(message: Any) -> None:
-            await send(message)
-            if message["type"] == "lifespan.startup.complete":
-                print(f"{'serve':10}  {url}  (Ctrl-C ends it)", flush=True)
-
-        await app(scope, receive, said if scope["type"] == "lifespan" else send)
-
-    return announced
+    return Server(config, f"http://{name}:{port}")
 
 
 def listen(host: str, port: int) -> socket.socket:
