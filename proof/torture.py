@@ -75,11 +75,13 @@ def torture(folder: Path, command: list[str], kills: int, seed: int) -> Outcome:
         for _ in range(min(KILLS_A_RUN, left)):
             if (run / "report.html").exists():
                 break
-            if (phase := _kill(folder, _start(folder, _arguments(run, command)), chance)) == "":
+            phase = _kill(folder, _start(folder, _arguments(run, command)), chance, outcome)
+            if phase == "":
                 break
             outcome.kills[phase] += 1
         if not (run / "report.html").exists():
             _end(_start(folder, _arguments(run, command)))
+        print(f"{folder.name}: killed {outcome.kills.total()} of {kills} times", file=sys.stderr, flush=True)
         outcome.faults += [f"{run.name}: {fault}" for fault in _differences(run, whole, folder / "cache")]
     raise AssertionError
 
@@ -100,10 +102,10 @@ def _start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
 def _end(process: subprocess.Popen[str]) -> None:
     _, errors = process.communicate(timeout=600)
     if process.returncode:
-        raise RuntimeError(f"exit code {process.returncode}: {errors[-2000:]}")
+        raise RuntimeError(f"exit code {process.returncode}: {errors[:3000]}")
 
 
-def _kill(folder: Path, process: subprocess.Popen[str], chance: random.Random) -> str:
+def _kill(folder: Path, process: subprocess.Popen[str], chance: random.Random, outcome: Outcome) -> str:
     """Kill a training in the phase that chance chose, or in another if that does not come; return which, "" if it was over."""
     phases = folder / "phase"
     cached = any(folder.glob("cache/*-*/*.u8"))
@@ -118,7 +120,7 @@ def _kill(folder: Path, process: subprocess.Popen[str], chance: random.Random) -
     if process.returncode == -signal.SIGKILL:
         return phase
     if process.returncode:
-        raise RuntimeError(f"exit code {process.returncode}: {errors[-2000:]}")
+        outcome.faults.append(f"exit code {process.returncode}, by itself: {errors[:3000]}")
     return ""
 
 
@@ -149,20 +151,26 @@ def child() -> None:
     with Path(os.environ["PHASES"]).open("r+b") as file:
         shared = mmap.mmap(file.fileno(), 1)
 
+    over = threading.Event()
+
     def watch() -> None:
-        while True:
+        while not over.wait(0.001):
             frame, phase = sys._current_frames().get(main), "start"
             while frame is not None and phase == "start":
                 phase = PHASES.get(frame.f_code.co_name, "start") if "alexnet" in frame.f_code.co_filename else "start"
                 frame = frame.f_back
             shared[0] = NAMES.index(phase)
-            time.sleep(0.001)
 
-    threading.Thread(target=watch, daemon=True).start()
-    from alexnet import cli
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        from alexnet import cli
 
-    sys.argv = ["alexnet", *sys.argv[2:]]
-    cli.main()
+        sys.argv = ["alexnet", *sys.argv[2:]]
+        cli.main()
+    finally:  # it holds frames of the main thread, and with them tensors, which must not outlive the interpreter
+        over.set()
+        watcher.join()
 
 
 def pictures(folder: Path, count: int) -> Path:

@@ -22,7 +22,7 @@ from alexnet.data.workers import Source
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.device import choose_device
-from alexnet.progress import track
+from alexnet.progress import say, track
 from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
 from alexnet.run import find, load_model, read_json, read_recipe
@@ -35,6 +35,7 @@ from alexnet.use import plans
 from alexnet.use.ablate import ablate as train_plan
 from alexnet.use.compare import compare as compare_runs
 from alexnet.use.explain import Explanation, explain
+from alexnet.use.export import export
 from alexnet.use.features import Features, features, stream_features
 from alexnet.use.predict import find_images, predict
 from alexnet.use.report import write_report
@@ -202,6 +203,27 @@ class Run:
             write_sheet(Path(out), sources, answers)
         return answers
 
+    def export(self, out: str | Path | None = None, *, bare: bool = False, int8: bool = False) -> dict[str, Any]:
+        """Write the network as ONNX to `out`, once onnxruntime has been found to say the same as PyTorch.
+
+        The file takes an image, H W 3 uint8 of any size, and gives calibrated probabilities; `bare`, it takes batches as the
+        network does and gives logits. `int8` is a quarter as large, and calibrated on training images. None as `out` is
+        `model.onnx` in the folder `export` of the run, `model-bare.onnx` and so on. Images of the run's validation split are
+        compared, or made-up ones where its dataset is not at hand. Returns what `alexnet.use.export.export` does.
+
+        Raises:
+            RunError: the comparison failed; `out` cannot be written; no dataset for `int8`.
+            AlexNetError: onnx, onnxscript or onnxruntime is not installed.
+        """
+        name = f"model{'-bare' if bare else ''}{'-int8' if int8 else ''}.onnx"
+        place = Path(out) if out is not None else self.path / "export" / name
+        try:
+            dataset = self.dataset(split="val")[0]
+        except AlexNetError as error:
+            say(f"the run's dataset is not at hand, made-up images take its place: {error}")
+            dataset = None
+        return export(self.network, self.card, dataset, place, bare=bare, int8=int8)
+
     def serve(self, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None) -> None:
         """Answer `predict` and `explain` over HTTP, until Ctrl-C or SIGTERM; the environment's ALEXNET_API_KEY is asked for.
 
@@ -274,9 +296,9 @@ def train(
     Raises:
         AlexNetError: whatever keeps it from training, in one line.
     """
-    chosen = _chosen(data, recipe, weights, settings)
-    if threads:
-        torch.set_num_threads(threads)
+    chosen = _chosen(data, recipe, weights, {**(settings or {}), **({"train.threads": threads} if threads else {})})
+    if chosen.train.threads:
+        torch.set_num_threads(chosen.train.threads)
     folder = Path(out) if out is not None else default_out(chosen)
     return _finished(job.start(chosen, folder, device, time.monotonic() if started is None else started), device)
 
@@ -367,14 +389,14 @@ def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
 
 
 def resume(path: str | Path, *, device: str | None = None, threads: int | None = None, started: float | None = None) -> Run:
-    """Go on with an unfinished run from its last checkpoint and return it; arguments as for `train`.
+    """Go on with an unfinished run from its last checkpoint and return it; as for `train`; `threads`: as it began with.
 
     Raises:
         AlexNetError: no run there, or a finished one, or whatever keeps it from training.
     """
-    if threads:
-        torch.set_num_threads(threads)
     folder = find(Path(path))
+    if wanted := threads or read_recipe(folder).train.threads:
+        torch.set_num_threads(wanted)
     if folder.summary.exists() and folder.metrics.exists() and not folder.report.exists():  # it was killed at the very end
         job.tidy(folder)
         run = Run(path, device)

@@ -320,6 +320,34 @@ def explain(
 
 
 @app.command()
+def export(
+    run: RunPath,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="The network alone: batches N 3 I I, float32, normalised in; logits out.")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="In whole numbers of 8 bits: a quarter as large; what it costs is measured.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="[default: RUN/export/model.onnx, model-bare.onnx, model-int8.onnx …]")
+    ] = None,
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Write an ONNX file, which needs no PyTorch: an RGB image of any size in (H W 3, uint8), calibrated probabilities out.
+
+    Labels, in JSON, and preprocessing are in its metadata. It is run in onnxruntime and compared before it is called done.
+    """
+    from alexnet import api
+
+    found = api.load(run, device).export(out, bare=bare, int8=int8)
+    if as_json:
+        _print_json(found)
+    else:
+        _show_export(found)
+
+
+@app.command()
 def serve(
     run: RunPath,
     host: Annotated[str, typer.Option(metavar="NAME", help="Where to listen; 0.0.0.0 is for all who reach it.")] = "127.0.0.1",
@@ -591,6 +619,17 @@ def _show_predictions(answers: Iterable[dict[str, Any]]) -> None:
             print(printable(f"    not read: {answer['error']}"))
         for guess in answer.get("predictions", ()):
             print(f"  {guess['probability']:6.1%}  {guess['label']}")
+
+
+def _show_export(found: dict[str, Any]) -> None:
+    smaller = f", {found['bytes'] / found['float_bytes']:.2f} of the float file" if found["int8"] else ""
+    print(printable(f"{'file':10}  {found['file']}, {found['bytes'] / 1e6:.1f} MB{smaller}"))
+    same = f"the same label for {found['same_top1']:.1%}, probabilities within {found['largest_difference']:.2g}"
+    print(printable(f"{'compared':10}  {found['images']:,} images ({found['compared_on']}): {same}"))
+    if found["top1"]:
+        print(f"{'top-1':10}  {', '.join(f'{way} {share:.2%}' for way, share in found['top1'].items())}")
+    paces = ", ".join(f"{way} {pace:,.0f}" for way, pace in found["images_per_second"].items())
+    print(f"{'images/s':10}  {paces}, one at a time")
 
 
 def _show_neighbours(answers: Iterable[dict[str, Any]]) -> None:

@@ -118,6 +118,7 @@ class Train(Settings):
     label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0  # of the CPU; 0: a core each. Other numbers round otherwise, so resuming keeps it
     save_epochs: str = ""  # keep each epoch's weights under this name, such as "cp-{epoch:04d}"
     tensorboard: str = "tensorboard"  # folder in the run; %Y, %m, %d, %H, %M, %S become the date and time
 

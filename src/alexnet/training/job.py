@@ -90,12 +90,12 @@ def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device
             raise Interrupted(way_on, error.code) from error
         precision = choose_precision(device, recipe.train.precision)
         trainer = Trainer(recipe, dataset, how, network, folder, monitor, started)
-        write_json(folder.environment, environment(device, precision))  # from here on, the folder stays
+        stop.deferred = True  # from here on, the folder stays, and a signal finds something to save
+        write_json(folder.environment, environment(device, precision))
         _say_plan(monitor, recipe, dataset, folder, f"{device.type}, {precision}", sum(p.numel() for p in network.parameters()))
         if resuming and trainer.resume():
             monitor.say(f"going on in epoch {trainer.at.epoch}, batch {trainer.at.batch + 1} of {len(trainer.cuts)}")
         write_text(folder.recipe, recipe.to_toml())
-        stop.deferred = True  # from here on there is something to save
         try:
             trainer.fit(stop)
             return _finish(recipe, trainer, folder, started)

@@ -20,7 +20,7 @@ from alexnet.training.checkpoint import Tensors
 
 KINDS = ("network", "momentum", "best")
 # Keys of a recipe that may change between sessions: the numbers do not depend on them.
-FREE = ("data.dataset", "data.root", "data.workers", "train.tensorboard")
+FREE = ("data.dataset", "data.root", "data.workers", "train.threads", "train.tensorboard")
 
 
 @dataclass

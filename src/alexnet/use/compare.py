@@ -12,7 +12,7 @@ from alexnet.progress import clock
 from alexnet.run import RunFolder, find, read_card, read_json, read_recipe
 
 SPLITS = ("test", "validation")
-APART = ("data.root", "data.workers", "train.tensorboard")  # no figure depends on them
+APART = ("data.root", "data.workers", "train.threads", "train.tensorboard")  # no figure depends on them
 Interval = Sequence[float]
 
 

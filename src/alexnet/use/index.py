@@ -125,6 +125,9 @@ class Index:
     @cached_property
     def binary(self) -> Any:
         """The faiss index of all short codes; an empty one if there are none."""
+        return self._binary()
+
+    def _binary(self) -> Any:
         library, file = faiss(), self.catalogue.binary
         if file is None or self.coder is None:
             return library.IndexBinaryFlat(8)
@@ -181,7 +184,7 @@ class Index:
                 return self
             coder = codes.learn(self._sample(), bits)
             changes["coder"] = self._write("coder", bits, "safetensors", lambda part: codes.save(coder, part))
-        index = self.binary if self.catalogue.binary else library.IndexBinaryFlat(coder.bits)
+        index = self._binary() if self.catalogue.binary else library.IndexBinaryFlat(coder.bits)
         if index.ntotal == len(self.entries):
             return self
         for part in self._codes(index.ntotal):

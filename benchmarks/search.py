@@ -1,0 +1,149 @@
+"""Nearest images of CIFAR-10 by a run's codes: how many are of the image's class, what they weigh, how long a search takes.
+
+Needs a run trained on CIFAR-10, `python benchmarks/search.py RUN`, and ALEXNET_TEST_DATA. Peers, in the same run: pixels and
+chance for the precision, NumPy over all codes in memory for the time. Takes 1.5 GB of disk and 3 GB of memory for a while.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import alexnet
+from alexnet.use.features import stream_features
+from alexnet.use.index import SHARD, Entry, Index, new_index, open_index
+from alexnet.use.predict import find_images, fitted_images
+from alexnet.use.search import BITS, code_layer
+
+TOP, ROWS, ROUNDS, MADE_UP = 10, 500, 30, 1_000_000
+
+
+def made(place: Path, paths: list[str], codes: np.ndarray, rows: int = SHARD, bits: int = BITS) -> Index:
+    """Build an index of codes by the steps of `Run.index`."""
+    index = new_index(place, "", "", codes.shape[1])
+    place.mkdir()
+    for first in range(0, len(codes), rows):
+        entries = [Entry(path, 0, 0) for path in paths[first : first + rows]]
+        index = index.plus(entries, codes[first : first + rows])
+    return index.shortened(bits)
+
+
+def precision(labels: np.ndarray, found: Callable[[slice], np.ndarray]) -> float:
+    """Return the mean share of the 10 nearest that have the query's label. Each image is a query, itself left out.
+
+    `found` returns the rows of the 11 nearest to a slice of queries, nearest first.
+    """
+    near = np.concatenate([found(slice(first, first + ROWS)) for first in range(0, len(labels), ROWS)])
+    shares = [np.mean(labels[rows[rows != own][:TOP]] == labels[own]) for own, rows in enumerate(near)]
+    return float(np.mean(shares))
+
+
+def nearest(x: np.ndarray, squares: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
+    """Return the rows of x nearest to each query by brute force in NumPy, nearest first."""
+    distances = squares - 2 * queries @ x.T  # |x|² - 2 q x, which is the distance but for |q|²
+    best = np.argpartition(distances, count, axis=1)[:, :count]
+    return np.take_along_axis(best, np.take_along_axis(distances, best, 1).argsort(1), 1)
+
+
+def precisions(run: alexnet.Run, folder: Path, place: Path) -> dict[str, float]:
+    """Measure on the images of a folder of class folders."""
+    paths = find_images([folder])
+    labels = np.unique([path.parent.name for path in paths], return_inverse=True)[1]
+    layer, how = code_layer(run.network), run.card
+    codes = np.concatenate([b.layers[layer] for b in stream_features(run.network, how, paths, [layer], how.precision)])
+    pixels = np.stack([image for _, image in fitted_images(paths, how.preprocessing)]).reshape(len(paths), -1)
+    pixels, counts = pixels.astype(np.float32), np.bincount(labels)
+    squares = np.square(pixels).sum(1)
+    found = {"chance": float((counts * (counts - 1)).sum() / len(labels) / (len(labels) - 1))}
+    found["pixels"] = precision(labels, lambda part: nearest(pixels, squares, pixels[part], TOP + 1))
+    for bits in (64, BITS):
+        index = made(place / str(bits), list(map(str, paths)), codes, bits=bits)
+        short = index.coder.encode(codes)
+        found[f"{bits} bits"] = precision(labels, lambda part, b=index.binary, s=short: b.search(s[part], TOP + 1)[1])
+    found["exact"] = precision(labels, lambda part: index.exact.search(codes[part], TOP + 1)[1])
+    for name, share in found.items():
+        print(f"  precision at {TOP}: {share:6.1%}  {name}")
+    return found
+
+
+def timed(ways: dict[str, Callable[[int], object]]) -> dict[str, float]:
+    """Take all ways in turn, with query after query; print and return the median milliseconds."""
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(-2, ROUNDS):  # two warm up
+        for way, call in ways.items():
+            start = time.perf_counter()
+            call(turn)
+            if turn >= 0:
+                times[way].append(1000 * (time.perf_counter() - start))
+    for way, taken in times.items():
+        print(f"  {way:34} median {statistics.median(taken):8.2f} ms, {min(taken):.2f} to {max(taken):.2f}")
+    return {way: statistics.median(taken) for way, taken in times.items()}
+
+
+def of_files(run: alexnet.Run, folder: Path, place: Path) -> dict[str, Any]:
+    """Index the files of a folder by `Run.index`, weigh the index, and search it for images of its own."""
+    start = time.perf_counter()
+    images = run.index(folder, place)["images"]
+    seconds = time.perf_counter() - start
+    print(f"  {images:,} files indexed in {seconds:.0f} s by Run.index: decoded, coded, written, short codes learned")
+    index = open_index(place, run.card.sha256)
+    kept = index.catalogue
+    exact, binary, coder = sum(file.bytes for file in kept.exact), kept.binary.bytes, kept.coder.bytes
+    print(f"  exact {exact / 1e6:,.1f} MB, binary {binary / 1e6:.2f} MB: 1/{exact / binary:.0f}; coder {coder / 1e6:.2f} MB")
+    codes = np.concatenate(list(index._codes(0)))
+    squares, short = np.square(codes).sum(1), index.coder.encode(codes).view(np.uint64)
+    paths = [Path(entry.path) for entry in index.entries if entry]
+    chosen = np.random.default_rng(0).integers(0, len(paths), ROUNDS + 2)
+
+    def hamming(query: np.ndarray) -> np.ndarray:
+        return np.argpartition(np.bitwise_count(short ^ index.coder.encode(query).view(np.uint64)).sum(1), TOP)[:TOP]
+
+    for row in chosen[:5]:  # the product and NumPy find the same
+        near = [path for path, _ in index.nearest(codes[row], TOP, False, str(paths[row]))]
+        others = nearest(codes, squares, codes[[row]], TOP + 1)[0]
+        assert len({*near} & {str(paths[other]) for other in others}) >= TOP - 1
+    medians = timed(
+        {
+            "exact": lambda turn: index.nearest(codes[chosen[turn]], TOP, False),
+            "exact, NumPy": lambda turn: nearest(codes, squares, codes[chosen[[turn]]], TOP),
+            "binary": lambda turn: index.nearest(codes[chosen[turn]], TOP, True),
+            "binary, NumPy": lambda turn: hamming(codes[chosen[[turn]]]),
+            "an image file, exact": lambda turn: run.search(paths[chosen[turn]], TOP, index=place),
+            "an image file, binary": lambda turn: run.search(paths[chosen[turn]], TOP, index=place, binary=True),
+        }
+    )
+    ratios = {"ratio": exact / binary, "ratio_with_coder": exact / (binary + coder)}
+    return {"images": images, "index_seconds": seconds, "binary_mb": binary / 1e6, **ratios, "ms": medians}
+
+
+def of_a_million(place: Path) -> float:
+    """Search made-up short codes, of codes of 128 numbers so that they need no file of 16 GB; return the milliseconds."""
+    chance = np.random.default_rng(0)
+    codes = chance.standard_normal((MADE_UP, 128), dtype=np.float32)
+    index = made(place, [f"/images/{row:07}.jpg" for row in range(MADE_UP)], codes, rows=MADE_UP // 8)
+    queries = chance.standard_normal((ROUNDS + 2, 128), dtype=np.float32)
+    return timed({f"binary, {MADE_UP:,} made up": lambda turn: index.nearest(queries[turn], TOP, True)}).popitem()[1]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not (root := os.environ.get("ALEXNET_TEST_DATA")):
+        sys.exit("usage: python benchmarks/search.py RUN, of a run trained on CIFAR-10; ALEXNET_TEST_DATA names real images")
+    run = alexnet.load(sys.argv[1])
+    print(f"{sys.argv[1]}, {torch.get_num_threads()} threads")
+    with tempfile.TemporaryDirectory() as place:
+        found = {"precision": precisions(run, Path(root, "cifar10", "test"), Path(place))}
+    with tempfile.TemporaryDirectory() as place:
+        found |= of_files(run, Path(root, "cifar10"), Path(place, "index"))
+    with tempfile.TemporaryDirectory() as place:
+        found["ms_million"] = of_a_million(Path(place, "index"))
+    print(json.dumps({"benchmark": "search", **found}))

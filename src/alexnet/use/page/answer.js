@@ -1,0 +1,58 @@
+// What the network says of a photo, and how far to believe it.
+import { accuracy, closed, gloss, kinds, percent, quoted, sureness } from "./words.js";
+
+const get = (id) => document.querySelector(`#${id}`);
+let shown = null;
+
+export function showWelcome(model) {
+  get("which").textContent = "";
+  get("label").textContent = "Show it a photo.";
+  if (!model) return;
+  get("gloss").textContent = `It says which of these it sees: ${kinds(model.labels)}.`;
+  get("accuracy").textContent = accuracy(model);
+}
+
+export function showAnswer(one, model) {
+  const state = `${one.id} ${one.state} ${one.error}`;
+  if (state === shown) return;
+  shown = state;
+  const best = one.predictions?.[0];
+  get("answer").dataset.state = one.state;
+  get("which").textContent = one.name;
+  get("label").textContent = best?.label ?? { failed: "No answer.", thinking: "Looking…", sending: "Sending…" }[one.state] ?? "Waiting…";
+  get("label").classList.toggle("long", (best?.label.length ?? 0) > 16);
+  get("sure").textContent = best ? sureness(one.predictions, model.labels.length) : sentence(one.error ?? "");
+  get("again").hidden = one.state !== "failed" || !one.mayRetry;
+  bars(one.predictions ?? []);
+  get("gloss").textContent = best ? gloss(best.probability) : "";
+  get("accuracy").textContent = best ? accuracy(model) : "";
+  get("closed").textContent = best ? closed(model.labels.length) : "";
+}
+
+// For who does not see the page.
+export function spoken(one, model) {
+  if (one.state === "failed") return `${one.name}: no answer. ${one.error}`;
+  const [best] = one.predictions;
+  return `${one.name}: ${quoted(best.label)}, ${percent(best.probability)}. ${sureness(one.predictions, model.labels.length)}`;
+}
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$|^$/.test(text) ? "" : ".");
+
+function bars(predictions) {
+  get("bars").hidden = predictions.length === 0;
+  const list = predictions.map(({ label, probability }) => {
+    const item = document.createElement("li");
+    const name = document.createElement("span");
+    const share = document.createElement("data");
+    const bar = document.createElement("i");
+    name.className = "name";
+    name.textContent = label;
+    share.value = probability;
+    share.textContent = percent(probability);
+    bar.setAttribute("aria-hidden", "true");
+    bar.style.setProperty("--share", probability);
+    item.append(name, " ", share, bar);
+    return item;
+  });
+  get("bars").replaceChildren(...list);
+}

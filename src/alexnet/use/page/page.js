@@ -1,0 +1,177 @@
+// The page: takes photos, asks the server about them one thing at a time, shows what is known of the one that is looked at.
+import { showAnswer, showWelcome, spoken } from "./answer.js";
+import { askKey } from "./key.js";
+import { showLayers, startLayers } from "./layers.js";
+import { dismiss, notice } from "./notices.js";
+import { fault, group, keepExplanation, photo, tooLarge } from "./photos.js";
+import { startPicking } from "./pick.js";
+import * as server from "./server.js";
+import { showStage, startStage } from "./stage.js";
+import { showStrip, startStrip } from "./strip.js";
+
+const SETTLE = 250; // milliseconds on a photo before its explanation is asked for: who walks through many asks for none
+const photos = [];
+let current = null;
+let model = null;
+let running = false;
+let halted = false;
+let stop = new AbortController(); // of the explanation that is under way
+
+const say = (text) => (document.querySelector("#live").textContent = text);
+const pause = (time) => new Promise((resolve) => setTimeout(resolve, time));
+
+function render() {
+  const state = (document.body.dataset.state = current ? "photo" : "empty");
+  for (const button of document.querySelectorAll(".pick button")) button.textContent = button.dataset[state];
+  if (!current) return showWelcome(model);
+  showStrip(photos, current);
+  showStage(current);
+  if (model) showAnswer(current, model);
+  showLayers(current);
+}
+
+function add(files) {
+  dismiss("left-out");
+  const wrong = [];
+  const added = [];
+  for (const file of files) {
+    const reason = fault(file, model?.limits);
+    if (reason) wrong.push(`“${file.name}” ${reason}.`);
+    else added.push(photo(file));
+  }
+  if (wrong.length) {
+    const more = wrong.length > 3 ? ` And ${wrong.length - 3} more.` : "";
+    const words = `Left out: ${wrong.slice(0, 3).join(" ")}${more}`;
+    notice("left-out", words, { label: "OK", act: () => dismiss("left-out") });
+  }
+  if (!added.length) return;
+  photos.push(...added);
+  window.scrollTo({ top: 0, behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  select(added[0]);
+}
+
+function select(one) {
+  if (one === current) return;
+  current = one;
+  stop.abort();
+  if (one.predictions && model) say(spoken(one, model));
+  render();
+  work();
+}
+
+// One request at a time, that a small server stays free for others; what is looked at goes first.
+async function work() {
+  if (running || halted) return;
+  running = true;
+  for (let job = next(); job && !halted; job = next()) await job();
+  running = false;
+}
+
+function next() {
+  if (!model) return greet;
+  if (current?.state === "waiting") return () => predict([current]);
+  if (current?.state === "answered" && !current.explanation && !current.unexplained) return () => explain(current);
+  const some = group(photos, model.limits);
+  return some.length ? () => predict(some) : null;
+}
+
+async function greet() {
+  try {
+    model = await server.model();
+    document.querySelector("#run").textContent = model.run;
+    document.title = `${model.run} · AlexNet`;
+    dismiss("halt");
+  } catch (error) {
+    await halt(error);
+  }
+  render();
+}
+
+async function predict(some) {
+  for (const one of some) {
+    one.state = "sending";
+    one.sent = 0;
+    const reason = fault(one.file, model.limits);
+    const error = reason ? `This file ${reason}.` : await tooLarge(one, model.limits);
+    if (error) fail(one, error, false);
+  }
+  const sent = some.filter((one) => one.state === "sending");
+  if (!sent.length) return render();
+  const progress = (share) => {
+    for (const one of sent) Object.assign(one, { sent: share, state: share < 1 ? "sending" : "thinking" });
+    render();
+  };
+  progress(0);
+  try {
+    const answers = await server.send("/predict?top=5", sent.map((one) => one.file), { progress });
+    sent.forEach((one, place) => {
+      const { predictions, error } = answers[place] ?? {};
+      if (predictions?.length) Object.assign(one, { predictions, state: "answered" });
+      else fail(one, error ?? "The server gave no answer for it.", !error);
+    });
+    dismiss("halt");
+  } catch (error) {
+    const refused = error.kind === "refused";
+    for (const one of sent) {
+      if (refused && sent.length === 1) fail(one, error.message, true);
+      else Object.assign(one, { state: "waiting", alone: refused || one.alone }); // one of them may spoil it for all
+    }
+    if (!refused) await halt(error);
+  }
+  if (current && sent.includes(current) && (current.predictions || current.error)) say(spoken(current, model));
+  render();
+}
+
+function fail(one, error, mayRetry) {
+  Object.assign(one, { state: "failed", error, mayRetry });
+}
+
+async function explain(one) {
+  await pause(SETTLE);
+  if (one !== current) return;
+  stop = new AbortController();
+  try {
+    const found = await server.send("/explain", [one.file], { signal: stop.signal });
+    keepExplanation(one, found);
+    if (one === current) say("Heat maps and layers are there.");
+  } catch (error) {
+    if (error.kind === "refused") one.unexplained = error.message;
+    else if (error.kind !== "stopped") await halt(error);
+  }
+  render();
+}
+
+// The server is gone, busy or wants a key: all stands still, nothing is lost, and there is a way on.
+async function halt(error) {
+  if (error.kind === "key") {
+    const typed = await askKey(server.hasKey());
+    if (typed) return server.useKey(typed);
+  }
+  halted = true;
+  const label = { key: "Enter the key", busy: "Try now" }[error.kind] ?? "Try again";
+  const act = () => {
+    clearTimeout(timer);
+    halted = false;
+    dismiss("halt");
+    work();
+  };
+  const wait = error.kind === "busy" ? error.wait * 1000 : null;
+  const timer = wait && setTimeout(act, wait);
+  const lost = current ? " Your photos are kept." : "";
+  notice("halt", `${error.message}${lost}`, { label, act, until: wait && Date.now() + wait });
+}
+
+startStrip(
+  (id) => select(photos.find((one) => one.id === id)),
+  (by) => select(photos[(photos.indexOf(current) + by + photos.length) % photos.length]),
+);
+startStage();
+startLayers();
+startPicking(add);
+document.querySelector("#again").addEventListener("click", () => {
+  Object.assign(current, { state: "waiting", error: null });
+  document.querySelector("#label").focus();
+  render();
+  work();
+});
+work();

@@ -1,0 +1,34 @@
+// Photos come in by choosing, by a phone's camera, by dropping and by pasting.
+import { notice } from "./notices.js";
+
+const get = (id) => document.querySelector(`#${id}`);
+
+export function startPicking(add) {
+  for (const [button, input] of [["choose", "files"], ["take", "camera"]]) {
+    get(button).addEventListener("click", () => get(input).click());
+    get(input).addEventListener("change", () => {
+      add([...get(input).files]);
+      get(input).value = ""; // the same file may be chosen again
+    });
+  }
+  document.addEventListener("paste", (event) => {
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (files.length) add(files);
+    else if (!event.target.closest?.("input")) notice("left-out", "There is no picture in what was pasted.");
+  });
+  let inside = 0; // dragenter and dragleave come for every element on the way
+  const over = (by) => {
+    inside = Math.max(0, inside + by);
+    document.body.classList.toggle("dragging", inside > 0);
+  };
+  document.addEventListener("dragenter", () => over(1));
+  document.addEventListener("dragleave", () => over(-1));
+  document.addEventListener("dragover", (event) => event.preventDefault()); // else the browser would open the file
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    over(-inside);
+    const files = [...event.dataTransfer.files];
+    if (files.length) add(files);
+    else notice("left-out", "That is a link, not a file: save the picture first, or copy and paste it.");
+  });
+}

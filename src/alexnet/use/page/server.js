@@ -1,0 +1,84 @@
+// Talks with the server. XMLHttpRequest, for fetch does not tell how much has been sent.
+
+const PATIENCE = 180_000; // milliseconds: an explanation on a slow processor takes its time
+const KEY = "alexnet-key";
+
+// Why there is no answer. `kind`: "gone" (no server), "busy", "key", "refused" (this request, for good), "stopped" (by the page).
+export class Trouble extends Error {
+  constructor(kind, message, wait = 0) {
+    super(message);
+    this.kind = kind;
+    this.wait = wait; // seconds
+  }
+}
+
+let key = null;
+try {
+  key = sessionStorage.getItem(KEY);
+} catch {
+  // Storage is switched off: the key lives as long as the page.
+}
+
+export const hasKey = () => Boolean(key);
+
+export function useKey(text) {
+  key = text;
+  try {
+    sessionStorage.setItem(KEY, text);
+  } catch {
+    // As above.
+  }
+}
+
+export const model = () => ask("GET", "/model");
+
+// `progress` is called with the share that has been sent, and with 1 when the server has it all.
+export function send(path, files, { progress, signal } = {}) {
+  const form = new FormData();
+  for (const file of files) form.append("images", file, file.name || "pasted.png");
+  return ask("POST", path, form, progress, signal);
+}
+
+function ask(method, path, body = null, progress = () => {}, signal = null) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    const gone = () => reject(new Trouble("gone", "The server does not answer."));
+    request.open(method, path);
+    request.timeout = PATIENCE;
+    try {
+      if (key) request.setRequestHeader("X-API-Key", key);
+    } catch {
+      return reject(new Trouble("key", "A key has plain letters only.")); // what no header can carry
+    }
+    request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
+    request.upload.onload = () => progress(1);
+    request.onerror = gone;
+    request.ontimeout = () => reject(new Trouble("gone", "The server takes too long."));
+    request.onabort = () => reject(new Trouble("stopped", "Stopped."));
+    request.onload = () => {
+      if (request.status === 0) return gone();
+      const answer = parsed(request.responseText);
+      if (request.status < 400 && answer !== null) return resolve(answer);
+      reject(trouble(request, answer));
+    };
+    signal?.addEventListener("abort", () => request.abort());
+    request.send(body);
+  });
+}
+
+function trouble(request, answer) {
+  const message = answer?.error ?? `The server answered with an error (${request.status}).`;
+  const wait = Number(request.getResponseHeader("Retry-After")) || 5;
+  if (request.status === 401) return new Trouble("key", message);
+  if (request.status === 429) return new Trouble("busy", message, wait);
+  if ([502, 503, 504].includes(request.status)) return new Trouble("gone", message);
+  return new Trouble("refused", message);
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,263 @@
+"""Exports: the file says what the run says, of images of all kinds; one that does not is not written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from PIL import Image
+from typer.testing import CliRunner
+
+import alexnet
+from alexnet.cli import app
+from alexnet.data.decode import decode
+from alexnet.data.images import Preprocessing, pixels, to_input
+from alexnet.errors import AlexNetError, RunError
+from alexnet.network.alexnet import AlexNet
+from alexnet.network.variants import VARIANTS
+from alexnet.run import Card
+from alexnet.use import onnx_model
+from alexnet.use.export import agreement, export
+from conftest import picture
+
+MEAN = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
+# As the recipes have them, at smaller sizes.
+WAYS = {
+    "fast": {"stored": 32, "fit": "crop", "reduced_decode": True, "input": 64, "enlarge": 2, "mean": (0.5, 0.4, 0.3)},
+    "fast, photos": {"stored": 64, "fit": "crop", "reduced_decode": True, "input": 64, "deviation": (0.2, 0.3, 0.4)},
+    "finetune": {"stored": 48, "fit": "crop", "reduced_decode": True, "crop": 40, "input": 40},
+    "annotated": {"stored": "full", "fit": "stretch", "antialias": False, "levels": 255, "mirror": True, "input": 50},
+    "annotated, cropped": {"stored": "full", "fit": "crop", "input": 50, "brightness": 0.2},
+    "nearest, full": {"stored": "full", "fit": "crop", "resize": "nearest", "input": 33},
+    "cats-dogs": {"stored": 67, "fit": "stretch", "filter": "nearest", "input": 67},
+    "cifar10": {"stored": 32, "fit": "crop", "antialias": False, "levels": 255, "mean": "each", "input": 67},
+    "paper": {"stored": 48, "fit": "crop", "crop": 40, "levels": 255, "mean": "image", "mean_image": MEAN, "input": 40},
+    "code2012": {"stored": 48, "fit": "stretch", "crop": 40, "mean": "image-centre", "mean_image": MEAN, "input": 20},
+}
+SIZES = [(1, 1), (1, 90), (300, 1), (2, 3), (40, 40), (67, 67), (64, 65), (99, 61), (500, 70), (333, 500), (900, 30), (31, 800)]
+
+
+def preprocessing(**settings: object) -> Preprocessing:
+    return Preprocessing(**{"resize": "bilinear", "reduced_decode": False, **settings})
+
+
+def opened(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
+    content = model if isinstance(model, Path) else model.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def wild(network: AlexNet) -> AlexNet:
+    """Give the norms statistics, so that leaving one out would show."""
+    for name, buffer in network.named_buffers():
+        if buffer.is_floating_point():
+            torch.nn.init.uniform_(buffer, *((0.5, 2.0) if name.endswith("var") else (-0.3, 0.3)))
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_says_the_same_in_onnxruntime(name: str) -> None:
+    torch.manual_seed(0)
+    network = wild(AlexNet(name, 5, width=1 / 16))
+    side = network.row.input_size
+    model = onnx_model.network_model(network, preprocessing(stored=side, fit="crop", input=side))
+    images = torch.randn(3, 3, side, side)
+    with torch.no_grad():
+        ours = network(images).softmax(1).numpy()
+    session = opened(model)
+    for count in (1, 3):
+        theirs = torch.from_numpy(session.run(None, {"images": images[:count].numpy()})[0]).softmax(1).numpy()
+        assert np.abs(theirs - ours[:count]).max() < 1e-4
+    assert {node.domain for node in model.graph.node} == {""}, "nothing but standard operators"
+
+
+def test_a_network_that_enlarges_small_images_comes_out_with_the_weights_that_were_trained() -> None:
+    torch.manual_seed(0)
+    network = wild(AlexNet("cifar10", 5, width=1 / 16))
+    model = onnx_model.network_model(network, preprocessing(stored=32, fit="crop", input=128, enlarge=4))
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert all(np.array_equal(weights[f"{name}.weight"], network.layers[name].weight.detach()) for name in ("conv1", "fc6"))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        ours = network(images, 4).softmax(1).numpy()
+    theirs = torch.from_numpy(opened(model).run(None, {"images": images.numpy()})[0]).softmax(1).numpy()
+    assert np.abs(theirs - ours).max() < 1e-4
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_images_of_any_size_are_prepared_as_for_training(way: str) -> None:
+    how = preprocessing(**WAYS[way])
+    session = opened(onnx_model.preparation(how))
+    white = how.levels / min(how.deviation) if how.deviation != "each" else 4.0
+    for size in SIZES:
+        image = noise(*size)
+        ours = to_input(torch.from_numpy(pixels(image, how).copy())[None], how).numpy()
+        theirs = session.run(None, {"image": image})[0]
+        assert theirs.shape == ours.shape == (1, 3, how.resized, how.resized)
+        off = np.abs(theirs - ours) / white
+        assert off.max() < 3 / 255
+        assert off.mean() < 1e-5, "of noise, a pixel in ten thousand may be rounded the other way"
+
+
+def probabilities(run: alexnet.Run, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return what `predict` says, in the order of the labels."""
+    found = {guess["label"]: guess["probability"] for guess in run.predict([image])[0]["predictions"]}
+    return np.array([found[label] for label in run.labels])
+
+
+@pytest.fixture(scope="module")
+def plain(trained: alexnet.Run) -> alexnet.Run:
+    """The run in float32, as the file computes: bfloat16 alone may move a probability by 0.01 (proof/export.py)."""
+    run = alexnet.load(trained.path)
+    run.card = run.card.model_copy(update={"precision": "float32"})
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(trained: alexnet.Run, tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSession:
+    place = tmp_path_factory.mktemp("export") / "model.onnx"
+    trained.export(place)
+    return opened(place)
+
+
+def odd_files(folder: Path) -> dict[str, Path]:
+    """Write a file of each kind that is not plain RGB."""
+    image, exif = picture(0, 5, (90, 60)), Image.Exif()
+    exif[0x0112] = 6
+    clear = image.convert("RGBA")
+    clear.putalpha(Image.fromarray(noise(60, 90)[..., 0]))
+    kinds = {"cmyk.jpg": image.convert("CMYK"), "grey.png": image.convert("L"), "palette.gif": image.convert("P")}
+    kinds |= {"deep.png": Image.fromarray(noise(60, 90)[..., 0].astype(np.uint16) * 257), "clear.png": clear}
+    for name, kind in kinds.items():
+        kind.save(folder / name)
+    image.save(folder / "turned.jpg", exif=exif)
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+def test_predict_and_the_file_say_the_same_of_files_of_all_kinds(
+    plain: alexnet.Run, exported: onnxruntime.InferenceSession, tmp_path: Path
+) -> None:
+    for name, path in odd_files(tmp_path).items():
+        image = np.asarray(decode(path))
+        assert np.abs(exported.run(None, {"image": image})[0] - probabilities(plain, image)).max() < 0.01, name
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 9))
+def test_predict_and_the_file_say_the_same_of_images_of_any_size(
+    plain: alexnet.Run, exported: onnxruntime.InferenceSession, height: int, width: int, seed: int
+) -> None:
+    image = np.asarray(picture(seed % 3, seed, (width, height)))
+    found = exported.run(None, {"image": image})[0]
+    assert found.shape == (2,)
+    assert np.abs(found - probabilities(plain, image)).max() < 0.01
+
+
+def test_eight_bits_are_a_quarter_as_large_and_their_cost_is_told(trained: alexnet.Run, tmp_path: Path) -> None:
+    for bare in (False, True):
+        place = tmp_path / f"{bare}.onnx"
+        found = trained.export(place, bare=bare, int8=True)
+        assert found["bytes"] == place.stat().st_size <= 0.3 * found["float_bytes"]
+        assert list(found["top1"]) == ["torch", "onnx", "int8"]
+        assert found["top1"]["torch"] - found["top1"]["int8"] <= 0.1
+        assert found == json.loads(Path(f"{place}.json").read_text())
+        quantised = [node for node in onnx.load(place).graph.node if "QuantizeLinear" in node.op_type]
+        assert quantised
+        assert bare or all(node.input[1].startswith("network/") for node in quantised), "none in the preprocessing"
+
+
+def test_labels_and_all_that_is_needed_are_inside(tmp_path: Path) -> None:
+    labels = ('a "b", c', "naïve ☃", "\udcff no UTF-8", "", "a=b;c")
+    how = preprocessing(stored=67, fit="crop", input=67)
+    card = Card(variant="cifar10", width=1 / 16, labels=labels, preprocessing=how, temperature=0.7, sha256="ab")
+    torch.manual_seed(0)
+    place = tmp_path / "new" / "model.onnx"
+    found = export(AlexNet("cifar10", 5, width=1 / 16), card, None, place)
+    assert found["compared_on"] == "made-up images"
+    told = opened(place).get_modelmeta().custom_metadata_map
+    assert tuple(json.loads(told["labels"])) == labels
+    assert Preprocessing.model_validate_json(told["preprocessing"]) == how
+    assert (told["variant"], told["input"], told["sha256"]) == ("cifar10", "[3, 67, 67]", "ab")
+    assert told["version"] == alexnet.__version__
+    assert str(Path(alexnet.__file__).parent).encode() not in place.read_bytes(), "no paths of this machine"
+    onnx.checker.check_model(place, full_check=True)
+
+
+def test_a_file_that_says_otherwise_is_not_left(trained: alexnet.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = onnx_model.network_model
+    torch.manual_seed(1)
+    other = AlexNet("cifar10", 2, width=1 / 16)
+    monkeypatch.setattr(onnx_model, "network_model", lambda _, how: true(other, how))
+    with pytest.raises(RunError, match=r"was not written, as onnxruntime says otherwise than PyTorch") as error:
+        trained.export(tmp_path / "model.onnx")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [np.nan, 0.04])
+def test_numbers_that_are_none_or_other_labels_do_not_pass(wrong: float) -> None:
+    ours = np.full((40, 2), [0.52, 0.48])
+    theirs = ours.copy()
+    assert agreement(ours, theirs, Path("x"), int8=False)["same_top1"] == 1
+    theirs[3] = [wrong, 1 - wrong]
+    with pytest.raises(RunError, match="says otherwise"):
+        agreement(ours, theirs, Path("x"), int8=False)
+
+
+def test_without_its_dataset_a_run_is_compared_on_made_up_images(
+    trained: alexnet.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained.path, tmp_path / "run")
+    recipe = tmp_path / "run" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace(trained.recipe.data.dataset, str(tmp_path / "gone")))
+    run = alexnet.load(tmp_path / "run")
+    found = run.export(bare=True)
+    assert (found["compared_on"], found["top1"]) == ("made-up images", None)
+    assert "dataset is not at hand" in capsys.readouterr().err
+    with pytest.raises(RunError, match="int8 needs training images"):
+        run.export(int8=True)
+    assert sorted(path.name for path in (run.path / "export").iterdir()) == ["model-bare.onnx", "model-bare.onnx.json"]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_a_missing_package_is_one_line(
+    package: str, trained: alexnet.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(AlexNetError, match=r"pip install 'alexnet\[export\]'"):
+        trained.export(tmp_path / "model.onnx")
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_done(trained: alexnet.Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "model.onnx"):
+        with pytest.raises(RunError, match=r"^cannot write"):
+            trained.export(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_command_prints_what_it_compared(trained: alexnet.Run, tmp_path: Path) -> None:
+    place = tmp_path / "m.onnx"
+    result = CliRunner().invoke(app, ["export", str(trained.path), "--bare", "--out", str(place), "--json"])
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found == json.loads((tmp_path / "m.onnx.json").read_text())
+    assert (found["file"], found["images"], found["same_top1"]) == (str(place), 4, 1.0)
+    assert found["largest_difference"] < 1e-4
+    assert CliRunner().invoke(app, ["export", str(tmp_path)]).exit_code == 1

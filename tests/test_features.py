@@ -1,0 +1,150 @@
+"""Activations as arrays: the network's own, a row an image, in order, however many; the network stays as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import alexnet
+from alexnet.data.images import Preprocessing
+from alexnet.errors import AlexNetError, DataError, VariantError
+from alexnet.network.alexnet import AlexNet
+from alexnet.network.summary import summarize
+from alexnet.network.variants import VARIANTS
+from alexnet.run import Card
+from alexnet.use.features import BATCH, features, stream_features
+from conftest import picture
+
+
+def card_of(network: AlexNet) -> Card:
+    """Return a card whose images go into the network as they are."""
+    side = network.row.input_size
+    how = Preprocessing(stored=side, fit="crop", reduced_decode=True, input=side, resize="bilinear")
+    return Card(variant=network.row.name, labels=("a", "b"), preprocessing=how)
+
+
+def arrays(count: int, side: int = 40) -> list[np.ndarray]:
+    """Return pictures that are all different."""
+    return [np.asarray(picture(i % 3, i, (side, side))) for i in range(count)]
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> list[Path]:
+    """Four files, of which the third is no image."""
+    paths = [tmp_path / f"{name}.png" for name in "abcd"]
+    for i, path in enumerate(paths):
+        picture(i % 3, i).save(path)
+    paths[2].write_bytes(b"no image")
+    return paths
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_layer_of_every_variant_has_the_shape_that_its_summary_tells(name: str) -> None:
+    with torch.device("meta"):
+        network = AlexNet(name)
+    network.to_empty(device="cpu").requires_grad_(False)
+    for tensor in network.state_dict().values():
+        tensor.zero_()
+    found = features(network, card_of(network), arrays(1, network.row.input_size), network.layer_names)
+    told = {layer.name: (1, *layer.output) for layer in summarize(name).layers}
+    assert {layer: array.shape for layer, array in found.items()} == told
+    assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_layer_gives_what_the_layers_give_one_after_the_other(name: str) -> None:
+    """Asked for alone, too, where the network takes several layers in one step."""
+    torch.manual_seed(0)
+    network = AlexNet(name, 2, width=1 / 16).eval()
+    images, card = arrays(2, network.row.input_size), card_of(network)
+    found = features(network, card, images, network.layer_names)
+    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255  # N H W C -> N C H W
+    with torch.no_grad():
+        _, own = network.activations(x, network.layer_names)
+        for layer_name, layer in network.layers.items():
+            x = layer(x)
+            close = {"rtol": 1e-3, "atol": 1e-4 * max(1e-6, float(x.abs().max()))}
+            np.testing.assert_allclose(found[layer_name], x, **close)
+            np.testing.assert_allclose(found[layer_name], own[layer_name], **close)
+    for layer_name in ("conv1", network.layer_names[-2]):
+        alone = features(network, card, images, [layer_name])
+        assert list(alone) == [layer_name]
+        np.testing.assert_allclose(alone[layer_name], found[layer_name], rtol=1e-3, atol=1e-4)
+
+
+def test_rows_are_in_order_and_a_stream_of_batches_is_the_whole(trained: alexnet.Run) -> None:
+    images, layers = arrays(2 * BATCH + 20), ("pool5", "fc7")
+    whole = trained.features(images, layers)
+    batches = list(trained.stream_features(iter(images), layers))
+    assert [len(batch.images) for batch in batches] == [BATCH, BATCH, 20]
+    assert not any(batch.errors for batch in batches)
+    for layer in layers:
+        np.testing.assert_array_equal(np.concatenate([batch.layers[layer] for batch in batches]), whole[layer])
+    for row in (0, 1, BATCH - 1, BATCH, len(images) - 1):
+        one = trained.features([images[row]], layers)
+        for layer in layers:
+            np.testing.assert_allclose(one[layer][0], whole[layer][row], rtol=1e-3, atol=1e-4)
+    assert len({row.tobytes() for row in whole["fc7"]}) == len(images)
+
+
+def test_files_give_what_their_pixels_give(trained: alexnet.Run, photos: Path) -> None:
+    paths = sorted((photos / "down").glob("*.png"))[:5]
+    pixels = [np.asarray(picture(1, 100 + i)) for i in range(5)]
+    np.testing.assert_array_equal(trained.features(paths)["fc7"], trained.features(pixels)["fc7"])
+    (batch,) = trained.stream_features(paths)
+    assert batch.images == [str(path) for path in paths]
+    assert list(batch.layers) == ["fc7"]
+
+
+def test_an_unreadable_image_is_an_error_of_the_stream_which_goes_on(trained: alexnet.Run, mixed: list[Path]) -> None:
+    (batch,) = trained.stream_features(mixed)
+    readable = [*mixed[:2], mixed[3]]
+    assert batch.images == [str(path) for path in readable]
+    assert batch.errors == [{"image": str(mixed[2]), "error": "not an image, or of an unknown kind"}]
+    np.testing.assert_array_equal(batch.layers["fc7"], trained.features(readable)["fc7"])
+
+
+def test_an_unreadable_image_ends_features_in_a_line(trained: alexnet.Run, mixed: list[Path]) -> None:
+    with pytest.raises(DataError, match=r"c\.png cannot be read: not an image, or of an unknown kind; leave it out") as caught:
+        trained.features(mixed)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_batch_without_a_readable_image_has_no_rows(name: str, precision: str, mixed: list[Path]) -> None:
+    network = AlexNet(name, 2, width=1 / 16).eval()
+    (batch,) = stream_features(network, card_of(network), [mixed[2]], network.layer_names, precision)
+    assert batch.images == []
+    assert batch.errors
+    assert {len(array) for array in batch.layers.values()} == {0}
+
+
+def test_no_image_at_all_is_said(trained: alexnet.Run) -> None:
+    with pytest.raises(DataError, match="no images"):
+        trained.features([])
+    assert list(trained.stream_features([])) == []
+
+
+def test_an_unknown_layer_is_refused_with_the_known_ones(trained: alexnet.Run) -> None:
+    for ask in (trained.features, lambda *given: list(trained.stream_features(*given))):
+        with pytest.raises(VariantError, match=r"no layer 'fc9' in 'cifar10': known are conv1, .*fc8"):
+            ask(arrays(1), ["fc7", "fc9"])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_is_left_as_it_was(trained: alexnet.Run, training: bool) -> None:
+    network = alexnet.load(trained.path).network.train(training)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    expected = trained.features(arrays(3), ["norm1", "fc7"])
+    found = features(network, trained.card, arrays(3), ["norm1", "fc7"])
+    with pytest.raises(AlexNetError):
+        features(network, trained.card, arrays(3), ["nothing"])
+    assert network.training is training
+    assert all(module.training is training for module in network.modules())
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    for layer, array in expected.items():
+        np.testing.assert_array_equal(found[layer], array, err_msg="dropout is off, statistics are the run's")
