@@ -125,7 +125,7 @@ def test_the_run_is_described(client: Client, trained: alexnet.Run) -> None:
     found = client.ask("GET", "/model").json
     assert found["labels"] == list(trained.labels)
     assert found["accuracy"]["top1"] == trained.summary["test"]["top1"]
-    assert (found["run"], found["key"], found["limits"]["images"]) == (trained.path.name, False, 64)
+    assert (found["run"], found["key"], found["limits"]["files"]) == (trained.path.name, False, 64)
     assert client.ask("GET", "/healthz").json == {"status": "ok"}
 
 

@@ -69,14 +69,14 @@ class Accuracy(_Form):
     split: Literal["test", "validation"]
     images: int
     top1: float
-    interval: tuple[float, float]
+    top1_interval: tuple[float, float]
 
 
 class LimitsSaid(_Form):
     """What is too much: bytes of a request, images of a request, pixels of an image, seconds for a body and for an answer."""
 
     bytes: int
-    images: int
+    files: int
     pixels: int
     body_seconds: float
     answer_seconds: float

@@ -150,7 +150,7 @@ def describe(folder: RunFolder, card: Card, limits: Limits, key: str | None) -> 
         "accuracy": _accuracy(read_json(folder.summary)) if folder.summary.exists() else None,
         "limits": {
             "bytes": limits.body,
-            "images": limits.files,
+            "files": limits.files,
             "pixels": MAX_PIXELS,
             "body_seconds": limits.body_seconds,
             "answer_seconds": limits.answer_seconds,
@@ -162,5 +162,5 @@ def describe(folder: RunFolder, card: Card, limits: Limits, key: str | None) -> 
 def _accuracy(summary: dict[str, Any]) -> dict[str, Any] | None:
     for split in ("test", "validation"):
         if found := summary.get(split):
-            return {"split": split, "images": found["images"], "top1": found["top1"], "interval": found["top1_interval"]}
+            return {"split": split, "images": found["images"], "top1": found["top1"], "top1_interval": found["top1_interval"]}
     return None
