@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo by-hand test lint bench prove torture fuzz memory pages docs clean
+.PHONY: demo by-hand test lint bench prove torture fuzz memory load attack pages docs clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 3
@@ -42,6 +42,12 @@ memory: .venv/installed-dev  ## train from 50,000 images of 256x256 and watch th
 fuzz: .venv/installed-dev  ## read 20,000 damaged images in every way
 	$(BIN)/python -m proof.fuzz
 
+load: .venv/installed-bench  ## 10,000 requests to RUN="runs/…", against a plain loop; needs ALEXNET_TEST_DATA
+	$(BIN)/python -m proof.load $(RUN)
+
+attack: .venv/installed-attack  ## everything that a server should survive, 20,000 damaged images among it
+	$(BIN)/python -m proof.attack
+
 pages: .venv/installed-pages  ## open the reports of RUNS="runs/…" in Chromium; needs chromium
 	$(BIN)/python -m proof.pages $(RUNS)
 
@@ -68,6 +74,10 @@ clean:  ## remove what was installed and built; runs stay
 
 .venv/installed-pages: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,pages]'
+	touch $@
+
+.venv/installed-attack: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,attack]'
 	touch $@
 
 .venv/installed-docs: .venv/bin/python pyproject.toml constraints.txt

@@ -224,6 +224,21 @@ class Run:
             dataset = None
         return export(self.network, self.card, dataset, place, bare=bare, int8=int8)
 
+    def serve(self, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None) -> None:
+        """Answer `predict` and `explain` over HTTP, until Ctrl-C or SIGTERM; the environment's ALEXNET_API_KEY is asked for.
+
+        Raises:
+            AlexNetError: the extra `serve` is not installed, or nothing can listen there.
+            Interrupted: always, at the end: what had come was answered.
+        """
+        try:
+            from alexnet.use.serving.server import serve
+        except ImportError as error:
+            raise AlexNetError(f"serving needs FastAPI and uvicorn ({error}): pip install 'alexnet[serve]'") from error
+        if threads:
+            torch.set_num_threads(threads)
+        serve(self._folder, self.network, self.card, host, port)
+
     def _search(self, place: str | Path | None) -> Path:
         return self.path / "search" if place is None else Path(place)
 

@@ -348,6 +348,23 @@ def export(
 
 
 @app.command()
+def serve(
+    run: RunPath,
+    host: Annotated[str, typer.Option(metavar="NAME", help="Where to listen; 0.0.0.0 is for all who reach it.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="0: any that is free.")] = 8000,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Answer over HTTP: a page, POST /predict, POST /explain; ALEXNET_API_KEY in the environment is then asked for.
+
+    Example: alexnet serve runs/photos, then curl -F images=@cat.jpg http://127.0.0.1:8000/predict
+    """
+    from alexnet import api
+
+    api.load(run, device).serve(host, port, threads)
+
+
+@app.command()
 def report(run: RunPath, device: Device = None) -> None:
     """Write RUN/report.html anew and print its path."""
     from alexnet import api

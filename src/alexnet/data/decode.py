@@ -6,6 +6,7 @@ and nothing is written. It knows nothing of torch, as the processes that decode 
 
 from __future__ import annotations
 
+import io
 import stat
 import warnings
 from pathlib import Path
@@ -27,11 +28,15 @@ ROWS = 256  # of an image of 16 or 32 bits, scaled at a time
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limits above are ours
 
 
-def decode(source: Path | NDArray[np.uint8], reduced_to: int = 1 << 30) -> Image.Image:
+File = Path | bytes  # a file's path, or what is in it
+
+
+def decode(source: File | NDArray[np.uint8], reduced_to: int = 1 << 30) -> Image.Image:
     """Return an image as upright 8-bit RGB.
 
     The first frame of an animation; 16-bit levels are scaled to 8, transparency is laid on white. A JPEG may decode at
-    1/2, 1/4 or 1/8 scale, as long as its shorter side is at least `reduced_to` pixels. `source` is a path, or H W 3 uint8.
+    1/2, 1/4 or 1/8 scale, as long as its shorter side is at least `reduced_to` pixels. `source` is a path, a file's bytes, or
+    H W 3 uint8.
 
     Raises:
         ImageError: the file is missing, empty, not an image, truncated or too large, or the array has another form; the
@@ -51,24 +56,28 @@ def decode(source: Path | NDArray[np.uint8], reduced_to: int = 1 << 30) -> Image
         raise explained(error) from error
 
 
-def opened(source: Path) -> Image.Image:
+def opened(source: File) -> Image.Image:
     """Open an image file, whose header alone is read; use it as a context manager.
 
     Raises:
         ImageError: it is no file, empty, or too large.
         Exception: whatever Pillow raises.
     """
-    status = source.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
-        raise ImageError("not a file", "not an image")
-    if status.st_size == 0:
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
+            raise ImageError("not a file", "not an image")
+        size = status.st_size
+    if size == 0:
         raise ImageError("the file is empty", "empty")
-    image = Image.open(source, formats=FORMATS)
+    image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     _limit(image, MAX_PIXELS, "open")
     return image
 
 
-def size(source: Path | NDArray[np.uint8]) -> tuple[int, int]:
+def size(source: File | NDArray[np.uint8]) -> tuple[int, int]:
     """Return width and height in pixels, from the file's header or of an H W 3 array.
 
     Raises:
@@ -84,7 +93,7 @@ def size(source: Path | NDArray[np.uint8]) -> tuple[int, int]:
 
 
 def stored_pixels(
-    source: Path | NDArray[np.uint8],
+    source: File | NDArray[np.uint8],
     stored: int | Literal["full"],
     fit: Literal["crop", "stretch"],
     filter: Literal["bicubic", "nearest"],

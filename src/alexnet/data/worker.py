@@ -1,7 +1,8 @@
 """The process that decodes: `python -m alexnet.data.worker`, for workers.py.
 
-It reads a line of JSON for each image, `{"path", "work", "settings"}`, and answers with a line, `{"bytes", ...}`, and then so
-many bytes. It ends when its input does, so with the process that started it.
+It reads a line of JSON for each image, `{"path", "work", "settings"}`, or with "bytes" in place of "path", and then so many
+bytes of the file itself. It answers with a line, `{"bytes", ...}`, and then so many bytes. It ends when its input does, so with
+the process that started it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from PIL import Image
 
 from alexnet.data import decode
 
-Source = Path | NDArray[np.uint8]
+Source = decode.File | NDArray[np.uint8]
 CPU_SECONDS = 5.0  # for one image: of the processor's time, so that a busy machine changes nothing
 THUMBNAIL = 16  # pixels a side
 MEMORY = 3 << 30  # bytes of addresses; more than any image within the limits of decode.py takes
@@ -64,7 +65,8 @@ WORK: dict[str, Callable[..., tuple[dict[str, Any], bytes]]] = {"pixels": _pixel
 
 def main() -> None:
     """Answer until there is no more input."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the process that trains or serves, which has images to come yet
+        signal.signal(number, signal.SIG_IGN)
     with suppress(ImportError, ValueError, OSError):  # Windows; a limit that is lower already
         import resource
 
@@ -75,10 +77,11 @@ def main() -> None:
     answers.flush()
     for line in sys.stdin.buffer:
         request = json.loads(line)
+        source = Path(request["path"]) if "path" in request else sys.stdin.buffer.read(request["bytes"])
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # the system ends the process then
         try:
-            found, body = WORK[request["work"]](Path(request["path"]), **request["settings"])
+            found, body = WORK[request["work"]](source, **request["settings"])
         except Exception as error:
             reason = decode.explained(error)
             found, body = {"error": str(reason), "kind": reason.kind}, b""

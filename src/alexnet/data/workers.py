@@ -66,13 +66,14 @@ class _Worker:
         if not self._from.readline():
             raise DataError(f"cannot decode images: {' '.join(command)} ended with exit code {self._process.wait()}")
 
-    def ask(self, request: bytes) -> Answer | ImageError:
-        """Return the answer to a line of JSON, or the reason for none; the process may have died of it."""
+    def ask(self, request: dict[str, Any], content: bytes = b"") -> Answer | ImageError:
+        """Return the answer to a request with `content` after it, or the reason for none; the process may have died of it."""
         timer = threading.Timer(WALL_SECONDS, self._expire)
         timer.daemon = True
         timer.start()
         try:
-            self._to.write(request)
+            self._to.write(json.dumps(request).encode() + b"\n")
+            self._to.write(content)
             self._to.flush()
             facts: dict[str, Any] = json.loads(self._from.readline())
             body = self._from.read(facts["bytes"])
@@ -128,7 +129,7 @@ def decoded(
     pool = ThreadPoolExecutor(workers)
     try:
         for source in sources:
-            waiting.append((source, pool.submit(_one, work, source, settings)))
+            waiting.append((source, pool.submit(answer_one, work, source, settings)))
             if len(waiting) > max(ahead, 2 * workers):
                 first, answer = waiting.popleft()
                 yield first, answer.result()
@@ -141,15 +142,19 @@ def decoded(
             _idle.pop().end()
 
 
-def _one(work: str, source: Source, settings: dict[str, Any]) -> Answer | ImageError:
+def answer_one(work: str, source: Source | bytes, settings: dict[str, Any]) -> Answer | ImageError:
+    """Do `work` on one source, here a file's own bytes too, by a process that this thread waits for; the rest as `decoded`."""
     if isinstance(source, np.ndarray):
         try:
             return Answer(*WORK[work](source, **settings))
         except ImageError as error:
             return error
     worker = _take()
-    path = os.path.abspath(source)  # a worker stays in the folder where it was started
-    answer = worker.ask(json.dumps({"path": path, "work": work, "settings": settings}).encode() + b"\n")
+    request = {"work": work, "settings": settings}
+    if isinstance(source, bytes):
+        answer = worker.ask({**request, "bytes": len(source)}, source)
+    else:
+        answer = worker.ask({**request, "path": os.path.abspath(source)})  # a worker stays in the folder where it was started
     if worker.alive:
         _idle.append(worker)
     return answer

@@ -50,6 +50,15 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
+def give_back_memory() -> None:
+    """Give back to the system what this process has freed, where the C library is glibc; elsewhere do nothing.
+
+    Once glibc has seen blocks of up to 32 MB it keeps them for later: a server that was sent large files would for ever.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 is computed by hardware: on a CPU by AMX or AVX-512 BF16, on CUDA from Ampere on."""
     if device.type == "cpu":

@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet.measure.metrics import BINS, Reliability
+from alexnet.use.colours import BLUE, GREY, ORANGE
 
-# Okabe and Ito's colours, told apart by colour-blind eyes; the page has a lighter twin of each for dark screens.
-BLUE, ORANGE = "#0072b2", "#d55e00"
-GREY = "#808080"
 DOTTED = 15  # epochs up to which each one gets a dot
 TICKS = 40  # class names along an axis of the confusion map
 NAME_LENGTH = 18

@@ -17,7 +17,7 @@ from scipy.special import softmax
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from alexnet.data.images import Preprocessing, to_input
+from alexnet.data.images import PixelArray, Preprocessing, to_input
 from alexnet.data.workers import Source
 from alexnet.errors import AlexNetError, ImageError
 from alexnet.measure.evaluate import predict_logits
@@ -80,11 +80,12 @@ def explain(network: AlexNet, card: Card, sources: Iterable[Source]) -> Iterator
     """
     with closing(fitted_images(sources, card.preprocessing)) as images:
         for source, image in images:
-            yield source, image if isinstance(image, ImageError) else _explained(network, card, torch.from_numpy(image.copy()))
+            yield source, image if isinstance(image, ImageError) else explained(network, card, image)
 
 
-def _explained(network: AlexNet, card: Card, image: Tensor) -> Explanation:
-    how = card.preprocessing
+def explained(network: AlexNet, card: Card, fitted: PixelArray) -> Explanation:
+    """Explain an image S S 3, as `fitted_images` yields it; raises as `explain`."""
+    how, image = card.preprocessing, torch.from_numpy(fitted.copy())
     device = next(network.parameters()).device
     x = to_input(image[None].to(device), how)
     names = map_layers(network)
@@ -110,6 +111,18 @@ def map_layers(network: AlexNet) -> dict[str, str]:
     names = network.layer_names
     activated = {conv: f"{network.row.activation}{conv.removeprefix('conv')}" for conv in names if conv.startswith("conv")}
     return {conv: layer for conv, layer in activated.items() if layer in names}
+
+
+def shares(heat: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return a heat map from -1 (against the label) to 1 (for it), and how opaque each pixel is to be drawn, 0 to 0.85."""
+    most = float(np.quantile(np.abs(heat), 0.995)) or 1.0  # a few single pixels would leave all others pale
+    share = (heat / most).clip(-1, 1)
+    return share, np.abs(share) ** 0.7 * 0.85
+
+
+def strongest(maps: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Return those of the maps C H W with the greatest means, strongest first, `count` at most."""
+    return maps[np.argsort(-maps.mean((1, 2)), kind="stable")[:count]]
 
 
 def as_seen(image: NDArray[Any], how: Preprocessing) -> NDArray[np.uint8]:

@@ -21,14 +21,15 @@ from alexnet.data.workers import Source
 from alexnet.errors import ImageError, RunError
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import Card, write
-from alexnet.use.charts import BLUE, GREY, ORANGE, printable, save_png
-from alexnet.use.explain import Explanation, explain
+from alexnet.use.charts import printable, save_png
+from alexnet.use.colours import BLUE, GREY, NEUTRAL, ORANGE
+from alexnet.use.explain import Explanation, explain, shares, strongest
 from alexnet.use.filters import filter_sheet
 
 MAPS_SHOWN = 12  # of each convolution, the strongest first
 LABELS_SHOWN = 5
 NAME_LENGTH = 22
-FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for and against", [BLUE, "#f7f7f7", ORANGE])
+FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for and against", [BLUE, NEUTRAL, ORANGE])
 
 
 def write_explanations(
@@ -102,10 +103,8 @@ def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Expla
             axes.imshow(explanation.pixels)
             continue
         axes.imshow(255 - (255 - grey) * 0.45, cmap="gray", vmin=0, vmax=255)
-        most = float(np.quantile(np.abs(heat), 0.995)) or 1.0  # a few single pixels would leave all others pale
-        shares = (heat / most).clip(-1, 1)
-        over, strength = (-0.5, width - 0.5, height - 0.5, -0.5), np.abs(shares) ** 0.7 * 0.85
-        axes.imshow(shares, cmap=FOR_AND_AGAINST, vmin=-1, vmax=1, alpha=strength, extent=over, interpolation="bilinear")
+        (share, strength), over = shares(heat), (-0.5, width - 0.5, height - 0.5, -0.5)
+        axes.imshow(share, cmap=FOR_AND_AGAINST, vmin=-1, vmax=1, alpha=strength, extent=over, interpolation="bilinear")
     figure.text(0.985, 0.915, "orange: for the label", fontsize=9, color=ORANGE, ha="right")
     figure.text(0.855, 0.915, "blue: against it", fontsize=9, color=BLUE, ha="right")
 
@@ -127,11 +126,11 @@ def _maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Explanatio
     """A row a convolution, its strongest maps first, each from its least to its greatest value."""
     for row, (name, maps) in enumerate(explanation.maps.items()):
         axes = figure.add_subplot(grid[row])
-        strongest = np.argsort(-maps.mean((1, 2)), kind="stable")[:MAPS_SHOWN]
+        shown = strongest(maps, MAPS_SHOWN)
         height, width = maps.shape[1:]
         size = f"{height}x{width}" if (height, width) != (1, 1) else "one pixel"
-        axes.set_title(f"{name}: the {len(strongest)} strongest of {len(maps)} maps, {size}", fontsize=9, loc="left", pad=3)
-        axes.imshow(_strip([maps[i] for i in strongest]), cmap="cividis", interpolation="nearest")
+        axes.set_title(f"{name}: the {len(shown)} strongest of {len(maps)} maps, {size}", fontsize=9, loc="left", pad=3)
+        axes.imshow(_strip(list(shown)), cmap="cividis", interpolation="nearest")
         axes.set_anchor("W")
         axes.set_axis_off()
 

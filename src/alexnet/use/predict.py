@@ -55,13 +55,13 @@ def predict(network: AlexNet, card: Card, sources: Iterable[Source], top: int = 
     with closing(fitted_images(sources, card.preprocessing)) as images:
         while batch := list(islice(images, BATCH)):
             readable = [image for _, image in batch if isinstance(image, np.ndarray)]
-            answers: Iterator[NDArray[np.float64]] = iter(_probabilities(network, card, readable) if readable else ())
+            answers: Iterator[NDArray[np.float64]] = iter(probabilities(network, card, readable) if readable else ())
             for source, image in batch:
                 name = str(source) if isinstance(source, Path) else "array"
                 if isinstance(image, ImageError):
                     yield {"image": name, "error": str(image)}
                 else:
-                    yield {"image": name, "predictions": _top(next(answers), card.labels, top)}
+                    yield {"image": name, "predictions": best(next(answers), card.labels, top)}
 
 
 def fitted_images(
@@ -74,12 +74,14 @@ def fitted_images(
             yield source, answer if isinstance(answer, ImageError) else fitted(answer.pixels, how)
 
 
-def _probabilities(network: AlexNet, card: Card, images: list[PixelArray]) -> NDArray[np.float64]:
+def probabilities(network: AlexNet, card: Card, images: list[PixelArray]) -> NDArray[np.float64]:
+    """Return N x classes, calibrated, of images S S 3 as `fitted_images` yields them."""
     logits = predict_logits(network, torch.from_numpy(np.stack(images)), card.preprocessing, card.precision)
     result: NDArray[np.float64] = softmax(logits.astype(np.float64) / card.temperature, axis=1)
     return result
 
 
-def _top(probabilities: NDArray[np.float64], labels: tuple[str, ...], top: int) -> list[dict[str, Any]]:
-    best = np.argsort(-probabilities, kind="stable")[:top]
-    return [{"label": labels[i], "probability": float(probabilities[i])} for i in best]
+def best(row: NDArray[np.float64], labels: tuple[str, ...], top: int) -> list[dict[str, Any]]:
+    """Return the `top` labels of an image with their probabilities, best first."""
+    first = np.argsort(-row, kind="stable")[:top]
+    return [{"label": labels[i], "probability": float(row[i])} for i in first]
