@@ -8,15 +8,15 @@ demo: .venv/installed  ## train on real handwritten digits, print the test accur
 	$(BIN)/alexnet train digits --epochs 3
 
 test: .venv/installed-dev  ## all tests; those on real images need ALEXNET_TEST_DATA
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/installed-dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src/
 
-bench: .venv/installed-bench  ## every benchmark, each against a peer in the same run; those of Keras need make prove's .venv-keras
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+bench: .venv/installed-bench  ## every benchmark; needs RUN=a run of CIFAR-10, ALEXNET_TEST_DATA, and .venv-keras of make prove
+	for file in benchmarks/*.py; do $(BIN)/python $$file $(RUN) || exit 1; done
 
 prove: .venv/installed-dev .venv-keras/installed  ## the four tutorials against real Keras; downloads TensorFlow (600 MB), takes 5 minutes
 	rm -rf build/keras

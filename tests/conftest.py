@@ -16,6 +16,10 @@ from PIL import Image
 import alexnet
 from official import archive, no_proxy, server  # noqa: F401 - fixtures
 
+# One thread, in processes that tests start too: figures do not depend on the machine's cores, and `make test` runs several files
+# at once, whose threads would wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # Time is never a test; and in CI, chance must not decide whether a change lands.
 settings.register_profile("ours", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("ours")
@@ -27,9 +31,9 @@ SHORT = {**TINY, "train.epochs": 3, "train.batch": 8}
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep decoded images out of the user's cache, and the numbers independent of the machine's cores."""
+    """Keep decoded images out of the user's cache."""
     os.environ["ALEXNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

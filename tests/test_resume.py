@@ -34,7 +34,7 @@ from conftest import SHORT, TINY, metrics, picture, weights
 def start_training(out: Path, photos: Path, **settings: Any) -> subprocess.Popen[str]:
     keys = {**TINY, "train.batch": 8, **settings}
     sets = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "alexnet", "train", str(photos), "--out", str(out), "--threads", "2", *sets]
+    command = [sys.executable, "-m", "alexnet", "train", str(photos), "--out", str(out), "--threads", "1", *sets]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -40,9 +40,7 @@ def _small() -> Iterator[None]:
             patch.setattr(module, "SHARD", 16)
         patch.setattr(codes, "LEAST", 24)
         patch.setattr(codes, "STEPS", 40)
-        torch.set_num_threads(1)
         yield
-        torch.set_num_threads(2)  # as in conftest.py
 
 
 @pytest.fixture(scope="module")
