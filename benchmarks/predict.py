@@ -72,6 +72,8 @@ if __name__ == "__main__":
         print(f"{way:12} median {statistics.median(found):7.0f} files/s, {min(found):.0f} to {max(found):.0f}")
     ratios = [ours / theirs for ours, theirs in zip(*rates.values(), strict=True)]
     same = np.mean([a == b for a, b in zip(*answers.values(), strict=True)])
-    print(f"{statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f}); the same label for {same:.1%}")
+    print(
+        f"{statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f}); the same label for {same:.1%}"
+    )
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB at most")
     print(json.dumps({"benchmark": "predict", "ratio": statistics.median(ratios), "same": same}))

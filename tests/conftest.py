@@ -16,8 +16,8 @@ from PIL import Image
 import alexnet
 from official import archive, no_proxy, server  # noqa: F401 - fixtures
 
-# One thread, in processes that tests start too: figures do not depend on the machine's cores, and `make test` runs several files
-# at once, whose threads would wait for each other.
+# One thread, in processes that tests start too: figures do not depend on the machine's cores, and `make test` runs several
+# files at once, whose threads would wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # Time is never a test; and in CI, chance must not decide whether a change lands.

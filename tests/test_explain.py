@@ -45,7 +45,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> alexnet.Run:
         (folder / "images" / label).mkdir(parents=True)
         for i in range(200):
             planted(kind, i)[0].save(folder / "images" / label / f"{i:03}.png")
-    settings = {**TINY, "model.width": 1 / 8, "images.input": 128, "images.stored": 64, "images.enlarge": 1, "train.epochs": 6}
+    settings = {**TINY, "model.width": 1 / 8, "images.input": 128, "images.stored": 64, "images.enlarge": 1, "train.epochs": 12}
     return alexnet.train(folder / "images", out=folder / "run", settings=settings)
 
 

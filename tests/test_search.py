@@ -15,7 +15,6 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import alexnet
@@ -149,6 +148,18 @@ def test_an_index_grows_by_what_is_new_and_recodes_nothing_else(
     assert all(len(distances(run.search(other, 100, binary=binary, index=place))) == 20 * 19 for binary in (False, True))
     kinds = [path.name.partition("-")[0] for path in place.iterdir() if "exact" not in path.name]
     assert sorted(kinds) == ["binary", "coder", "images", CATALOGUE, "search.lock"], "nothing is left behind"
+
+
+def test_who_searches_while_images_are_added_is_told_to_ask_again(
+    run: alexnet.Run, photos: Path, copied: Callable[[], Path], tmp_path: Path
+) -> None:
+    place = copied()
+    before = open_index(place, run.card.sha256)
+    index._opened.cache_clear()  # as in another process
+    picture(2, 1).save(tmp_path / "another.png")
+    run.index(tmp_path, place)
+    refused(lambda: before.entries, "ask again")
+    assert len(open_index(place, run.card.sha256).alive) == 41
 
 
 def test_too_few_images_for_short_codes_are_searched_exactly(

@@ -251,10 +251,19 @@ class Index:
         try:
             sound = place.stat().st_size == file.bytes >= file.rows * row and sha256(place) == file.sha256
         except OSError as error:
+            if self._grown():
+                raise RunError(f"images were added to {self.folder} meanwhile: ask again") from error
             raise RunError(f"{place} cannot be read: {error.strerror or error}; {self._anew}") from error
         if not sound:
             raise RunError(f"{place} is damaged: its size or SHA-256 is not the one in {CATALOGUE}; {self._anew}")
         return place
+
+    def _grown(self) -> bool:
+        """Tell whether another process has added to the index since it was opened, whose files are then others."""
+        try:
+            return bool(read_json(self.folder / CATALOGUE).get("number", 0) != self.catalogue.number)
+        except RunError:
+            return False
 
     def _read(self, place: Path, file: File, dimension: int, reader: Callable[[], Any]) -> Any:
         try:
