@@ -20,7 +20,7 @@ FLOORS = {
     **{"network": 2, "data": 2, "recipe": 2, "recipes": 2},
     **{"measure": 3, "run": 3},
     **{"training": 4, "use": 4},
-    "api": 5,
+    **{"api": 5, "printed": 5},
     "cli": 6,
     **{"__init__": 7, "__main__": 7},
 }

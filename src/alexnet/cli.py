@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import shlex
@@ -16,9 +15,23 @@ from typing import Annotated, Any
 import typer
 
 from alexnet.errors import AlexNetError, Interrupted, printable
+from alexnet.printed import (
+    print_csv,
+    print_json,
+    print_problems,
+    show_evaluation,
+    show_explained,
+    show_export,
+    show_index,
+    show_neighbours,
+    show_predictions,
+    show_problems,
+    show_rate,
+    show_study,
+    show_summary,
+)
 from alexnet.use.studies import STUDIES
 
-PROBLEMS_SHOWN = 5  # of each kind
 STARTED = time.monotonic()  # before torch is imported: what a person waits for
 
 app = typer.Typer(
@@ -136,7 +149,7 @@ def train(
         if find_rate:
             how: dict[str, Any] = {"device": device, "threads": threads, "weights": weights, "settings": settings}
             curve, figure = api.find_rate(data, recipe=recipe, out=out, **how)
-            _show_rate(curve.to_json() | {"figure": str(figure)}, as_json)
+            show_rate(curve.to_json() | {"figure": str(figure)}, as_json)
             return
         run = api.train(
             data,
@@ -149,9 +162,9 @@ def train(
             started=STARTED,
         )
     if as_json:
-        _print_json(run.summary)
+        print_json(run.summary)
     else:
-        _show_summary(run.summary)
+        show_summary(run.summary)
 
 
 @app.command()
@@ -207,9 +220,9 @@ def ablate(
         threads=threads,
     )
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
-        _show_study(found)
+        show_study(found)
 
 
 @app.command()
@@ -225,7 +238,7 @@ def compare(
 
     found = api.compare(runs)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         for line in table(found).splitlines():
             print(printable(line))
@@ -251,9 +264,9 @@ def evaluate(
 
     found = api.load(run, device).evaluate(data, split.value if split else None, int(views.value)).to_json()
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
-        _show_evaluation(found)
+        show_evaluation(found)
 
 
 @app.command()
@@ -277,14 +290,14 @@ def predict(
     names = _names(images)
     answers = _counted(api.load(run, device).stream(names, top))
     if as_json:
-        _print_json(list(answers.items))
+        print_json(list(answers.items))
     elif jsonl:
         for answer in answers.items:
             print(json.dumps(answer, ensure_ascii=False), flush=True)
     elif as_csv:
-        _print_csv(answers.items)
+        print_csv(answers.items)
     else:
-        _show_predictions(answers.items)
+        show_predictions(answers.items)
     _fail_if_unread(answers)
 
 
@@ -310,12 +323,9 @@ def explain(
     names = _names(images)
     answers = _counted(track(api.load(run, device).explain(names, out, arrays), "Explaining"))
     if as_json:
-        _print_json(list(answers.items))
+        print_json(list(answers.items))
     else:
-        for answer in answers.items:
-            best = "".join(f"{p['label']} {p['probability']:.1%}" for p in answer.get("predictions", ())[:1])
-            told = f"not read: {answer['error']}" if "error" in answer else f"{best}: {answer['figure']}"
-            print(printable(f"{answer['image']}: {told}"))
+        show_explained(answers.items)
     _fail_if_unread(answers)
 
 
@@ -342,9 +352,9 @@ def export(
 
     found = api.load(run, device).export(out, bare=bare, int8=int8)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
-        _show_export(found)
+        show_export(found)
 
 
 @app.command()
@@ -420,12 +430,7 @@ def search_index(
     from alexnet import api
 
     found = api.load(run, device).index(folder, out, bits)
-    for skipped in found["skipped"]:
-        print(printable(f"left out {skipped['image']}: {skipped['reason']}"), file=sys.stderr)
-    short = f"short codes of {found['bits']} bits" if found["bits"] else "no short codes"
-    print(f"{'index':10}  {found['index']}: {found['images']:,} images, {found['added']:,} coded now; {short}")
-    other = f" --index {shlex.quote(found['index'])}" if out else ""
-    print(f"{'search':10}  alexnet search query {shlex.quote(str(run))} IMAGE…{other}")
+    show_index(found, run, f" --index {shlex.quote(found['index'])}" if out else "")
 
 
 @search_app.command("query")
@@ -450,9 +455,9 @@ def search_query(
 
     answers = _counted(api.load(run, device).search(_names(images), top, binary=binary, index=index, out=out))
     if as_json:
-        _print_json(list(answers.items))
+        print_json(list(answers.items))
     else:
-        _show_neighbours(answers.items)
+        show_neighbours(answers.items)
         if out is not None:
             print(out)
     _fail_if_unread(answers)
@@ -475,13 +480,11 @@ def data_check(
 
     found = check(open_table(data, data_root)).to_json()
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["image", "kind", "detail"])
-        writer.writerows([problem["image"], problem["kind"], problem["detail"]] for problem in found["problems"])
+        print_problems(found)
     else:
-        _show_problems(found)
+        show_problems(found)
 
 
 @data_app.command("show")
@@ -546,7 +549,7 @@ def model_summary(name: VariantName, classes: Classes = None, as_json: AsJson = 
 
     summary = summarize(name, classes)
     if as_json:
-        _print_json(summary.to_json())
+        print_json(summary.to_json())
     else:
         print(summary.table())
 
@@ -596,118 +599,6 @@ def _names(images: list[str]) -> list[str]:
 
 def _lines(stream: Iterable[str]) -> list[str]:
     return [name for line in stream if (name := line.rstrip("\r\n"))]
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-def _print_csv(answers: Iterable[dict[str, Any]]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["image", "rank", "label", "probability", "error"])
-    for answer in answers:
-        if "error" in answer:
-            writer.writerow([answer["image"], "", "", "", answer["error"]])
-        for rank, guess in enumerate(answer.get("predictions", ()), 1):
-            writer.writerow([answer["image"], rank, guess["label"], f"{guess['probability']:.6f}", ""])
-
-
-def _show_predictions(answers: Iterable[dict[str, Any]]) -> None:
-    for answer in answers:
-        print(printable(answer["image"]))
-        if "error" in answer:
-            print(printable(f"    not read: {answer['error']}"))
-        for guess in answer.get("predictions", ()):
-            print(f"  {guess['probability']:6.1%}  {guess['label']}")
-
-
-def _show_export(found: dict[str, Any]) -> None:
-    smaller = f", {found['bytes'] / found['float_bytes']:.2f} of the float file" if found["int8"] else ""
-    print(printable(f"{'file':10}  {found['file']}, {found['bytes'] / 1e6:.1f} MB{smaller}"))
-    same = f"the same label for {found['same_top1']:.1%}, probabilities within {found['largest_difference']:.2g}"
-    print(printable(f"{'compared':10}  {found['images']:,} images ({found['compared_on']}): {same}"))
-    if found["top1"]:
-        print(f"{'top-1':10}  {', '.join(f'{way} {share:.2%}' for way, share in found['top1'].items())}")
-    paces = ", ".join(f"{way} {pace:,.0f}" for way, pace in found["images_per_second"].items())
-    print(f"{'images/s':10}  {paces}, one at a time")
-
-
-def _show_neighbours(answers: Iterable[dict[str, Any]]) -> None:
-    for answer in answers:
-        print(printable(answer["image"]))
-        if "error" in answer:
-            print(printable(f"    not read: {answer['error']}"))
-        for near in answer.get("neighbours", ()):
-            print(printable(f"  {near['distance']:8.2f}  {near['image']}"))
-
-
-def _show_summary(summary: dict[str, Any]) -> None:
-    from alexnet.progress import clock
-
-    for name in ("validation", "test"):
-        if summary[name]:
-            print(f"{name:10}  {_accuracy(summary[name])}")
-    print(f"{'time':10}  {clock(summary['seconds'])}, {summary['epochs']} epochs, best {summary['best_epoch']}")
-    print(f"{'report':10}  {summary['run']}/report.html")
-    print(f"{'predict':10}  alexnet predict {summary['run']} IMAGE…")
-
-
-def _show_rate(found: dict[str, Any], as_json: bool) -> None:
-    """Print the suggestion, and the command that was given as one that trains with it."""
-    if as_json:
-        _print_json(found)
-        return
-    given = [argument for argument in sys.argv[1:] if argument not in ("--find-rate", "--debug")]
-    changes = [part for key, value in found["settings"].items() for part in ("--set", f"{key}={value:g}")]
-    rate = found["settings"]["optimizer.rate"]
-    print(f"{'rate':10}  {rate:g}, where the loss falls fastest; from {found['rises_from']:.2g} on it rises")
-    print(f"{'curve':10}  {found['figure']}")
-    print(f"{'train':10}  alexnet {shlex.join([*given, *changes])}")
-
-
-def _show_study(found: dict[str, Any]) -> None:
-    from alexnet.use.outcomes import table
-
-    print(table(found))
-    print(f"{'figure':10}  {found['figures'][0]}")
-    print(f"{'compare':10}  alexnet compare {shlex.join(run['run'] for arm in found['arms'] for run in arm['runs'])}")
-
-
-def _accuracy(found: dict[str, Any]) -> str:
-    low, high = found["top1_interval"]
-    interval = f"({low:.1%} to {high:.1%})"
-    return (
-        f"top-1 {found['top1']:.2%} {interval}, top-5 {found['top5']:.2%}, loss {found['loss']:.4f}, {found['images']:,} images"
-    )
-
-
-def _show_problems(found: dict[str, Any]) -> None:
-    from itertools import groupby
-
-    from alexnet.data.check import KINDS
-
-    print(f"{found['images']:,} images of {len(found['classes'])} classes")
-    if not found["problems"]:
-        print("nothing is wrong with them")
-    for kind, alike in groupby(found["problems"], key=lambda problem: problem["kind"]):
-        problems = list(alike)
-        print(f"\n{len(problems):,} x {kind}: {KINDS[kind]}")
-        for problem in problems[:PROBLEMS_SHOWN]:
-            print(printable(f"    {problem['image'] or ''}{': ' if problem['image'] else ''}{problem['detail']}"))
-        if len(problems) > PROBLEMS_SHOWN:
-            print(f"    and {len(problems) - PROBLEMS_SHOWN:,} more: --csv or --json lists them all")
-
-
-def _show_evaluation(found: dict[str, Any]) -> None:
-    print(_accuracy(found))
-    scaling = f"before scaling {found['ece_raw']:.2%}, temperature {found['temperature']:.2f}"
-    print(f"calibration error {found['ece']:.2%} ({scaling})\n")
-    width = max(5, *(len(label) for label in found["per_class"]))
-    print(f"{'class':{width}}  images  precision  recall     F1")
-    for label, c in found["per_class"].items():
-        print(f"{label:{width}}  {c['images']:6,}  {c['precision']:9.1%}  {c['recall']:6.1%}  {c['f1']:5.1%}")
-    for skipped in found["skipped"]:
-        print(printable(f"left out {skipped['image']}: {skipped['reason']}"))
 
 
 def main() -> None:
