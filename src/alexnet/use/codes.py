@@ -1,7 +1,7 @@
 """Short binary codes of images: an auto-encoder of the codes that a hidden layer gives, with a bottleneck of bits.
 
 The 2012 paper proposes it (section 6.1) and names Krizhevsky and Hinton's auto-encoders of 2011. Theirs are deep and start from
-pixels; from the hidden layer one layer each way does better than two (docs/log.md). Noise before the bottleneck's tanh drives
+pixels; from the hidden layer one layer each way is enough: 128 bits find what the codes find (docs/benchmarks.md). Noise before the bottleneck's tanh drives
 the hidden values apart, so that little is lost when only their signs are kept; normalising them over the batch keeps each bit
 balanced.
 """
