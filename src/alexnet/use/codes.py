@@ -1,9 +1,9 @@
 """Short binary codes of images: an auto-encoder of the codes that a hidden layer gives, with a bottleneck of bits.
 
 The 2012 paper proposes it (section 6.1) and names Krizhevsky and Hinton's auto-encoders of 2011. Theirs are deep and start from
-pixels; from the hidden layer one layer each way is enough: 128 bits find what the codes find (docs/benchmarks.md). Noise before the bottleneck's tanh drives
-the hidden values apart, so that little is lost when only their signs are kept; normalising them over the batch keeps each bit
-balanced.
+pixels; from the hidden layer one layer each way is enough: 128 bits find what the codes find (docs/benchmarks.md). Noise
+before the bottleneck's tanh drives the hidden values apart, so that little is lost when only their signs are kept; normalising
+them over the batch keeps each bit balanced.
 """
 
 from __future__ import annotations
