@@ -87,6 +87,17 @@ def test_the_temperature_that_was_put_in_is_found(true: float) -> None:
     assert metrics.fit_temperature(logits * true, targets) == pytest.approx(true, rel=0.05)
 
 
+def test_the_temperature_is_1_where_the_images_cannot_tell_it_from_1() -> None:
+    logits, _ = made(2_000, 5, 1)
+    found = []
+    for seed in range(200):
+        chance = np.random.default_rng(seed)
+        rows = logits[chance.integers(0, len(logits), 100)]
+        targets = np.array([chance.choice(5, p=p) for p in softmax(rows.astype(np.float64), axis=1)])
+        found.append(metrics.fit_temperature(rows, targets))
+    assert 0.9 <= np.mean(np.array(found) == 1) < 1, "at 5 %, one in twenty is told apart by chance"
+
+
 def test_the_temperature_never_makes_the_loss_of_its_own_images_worse() -> None:
     for seed in range(20):
         logits, targets = made(30, 4, seed)
