@@ -190,7 +190,15 @@ def test_an_out_that_holds_a_run_or_anything_else_is_refused(short: Path, photos
 
 def test_the_first_losses_are_those_of_a_plain_loop(photos: Path, tmp_path: Path) -> None:
     """Two steps in float32 without augmentation and dropout, against PyTorch written out by hand."""
-    settings = {**TINY, "train.epochs": 1, "train.batch": 14, "train.precision": "float32", "model.dropout": 0.0}
+    side = 131  # at 67 the last maps are single pixels, whose batch norm over 14 values makes much of rounding
+    settings = {
+        **TINY,
+        "images.input": side,
+        "train.epochs": 1,
+        "train.batch": 14,
+        "train.precision": "float32",
+        "model.dropout": 0.0,
+    }
     off = {"augment.shift": 0.0, "augment.mirror": False, "train.keep": "last", "model.whiten": False, "optimizer.muon": 0}
     run = alexnet.train(photos, out=tmp_path / "run", settings={**settings, **off, "schedule.grow": []})
     recipe = run.recipe
@@ -204,7 +212,7 @@ def test_the_first_losses_are_those_of_a_plain_loop(photos: Path, tmp_path: Path
     for step, part in enumerate(np.array_split(order, 2)):
         x = torch.from_numpy(train.pixels.take(train.rows[part])).permute(0, 3, 1, 2) / 255
         x = (x - torch.tensor(recipe.images.mean).view(3, 1, 1)) / torch.tensor(recipe.images.deviation).view(3, 1, 1)
-        x = torch.nn.functional.interpolate(x.float(), size=67, mode="bilinear")
+        x = torch.nn.functional.interpolate(x.float(), size=side, mode="bilinear")
         loss = torch.nn.functional.cross_entropy(network(x), torch.from_numpy(train.targets[part]), label_smoothing=0.1)
         losses.append(loss.item())
         progress = (step + 0.5) / 2
@@ -219,7 +227,7 @@ def test_the_first_losses_are_those_of_a_plain_loop(photos: Path, tmp_path: Path
                     gradient = gradient + recipe.optimizer.weight_decay * parameter
                 velocity[parameter] = 0.9 * velocity[parameter] + gradient
                 parameter -= rate * factor * (gradient + 0.9 * velocity[parameter])  # Nesterov
-    assert float(metrics(tmp_path / "run")[0]["train_loss"]) == pytest.approx(np.mean(losses), rel=1e-4)
+    assert float(metrics(tmp_path / "run")[0]["train_loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
     saved = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(saved[name], parameter.detach(), rtol=1e-3, atol=1e-5, msg=name)
