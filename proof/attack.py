@@ -29,7 +29,8 @@ import numpy as np
 import psutil
 from PIL import Image
 from proof.fuzz import CHANGES, damaged, seeds, trained
-from proof.served import Server, Watch
+from proof.served import Server
+from proof.watch import Watch
 
 from alexnet.use.serving.limits import Limits
 

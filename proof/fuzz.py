@@ -13,15 +13,14 @@ import io
 import os
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 from PIL import Image
+from proof.watch import Watch
 
 import alexnet
 from alexnet.data.check import check
@@ -119,30 +118,6 @@ def fuzz(folder: Path, count: int, seed: int, run: alexnet.Run) -> tuple[Counter
     return counts, faults
 
 
-class Watch:
-    """Notes the most memory that this process and its children take, and restarts no one."""
-
-    def __init__(self) -> None:
-        self._process = psutil.Process()
-        self.rest = self.peak = self.now()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def now(self) -> int:
-        """Return bytes in use, shared pages counted once for each process."""
-        total = 0
-        for process in (self._process, *self._process.children(recursive=True)):
-            try:
-                total += process.memory_info().rss
-            except psutil.Error:  # it has just ended
-                continue
-        return total
-
-    def _run(self) -> None:
-        while True:
-            self.peak = max(self.peak, self.now())
-            time.sleep(0.02)
-
-
 def trained(folder: Path) -> alexnet.Run:
     """Return a run of a narrow network, to predict with."""
     return alexnet.train("digits", out=folder / "run", settings=NARROW)
@@ -161,14 +136,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         run = trained(Path(name))
         fuzz(Path(name) / "warm", 42, 0, run)
-        watch = Watch()
-        for part, start in enumerate(range(0, options.images, AT_ONCE)):
-            with tempfile.TemporaryDirectory() as inner:
-                found, wrong = fuzz(Path(inner), min(AT_ONCE, options.images - start), options.seed + part, run)
-            counts += found
-            faults += wrong
-            print(f"{counts.total():,} images, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        used = watch.peak - watch.rest
+        with Watch(os.getpid(), 0.02) as watch:
+            rest = watch.now()
+            for part, start in enumerate(range(0, options.images, AT_ONCE)):
+                with tempfile.TemporaryDirectory() as inner:
+                    found, wrong = fuzz(Path(inner), min(AT_ONCE, options.images - start), options.seed + part, run)
+                counts += found
+                faults += wrong
+                print(f"{counts.total():,} images, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        used = max(memory for _, memory in watch.samples) - rest
     kinds = sorted({kind for _, _, kind in counts})
     print(f"{'':18}{'':8}" + "".join(f"{kind:>14}" for kind in kinds))
     for name in FORMATS:

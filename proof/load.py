@@ -28,7 +28,8 @@ import numpy as np
 import psutil
 import torch
 from benchmarks.inference import export, session
-from proof.served import Server, Watch
+from proof.served import Server
+from proof.watch import Watch
 from torch.nn.functional import interpolate
 
 import alexnet

@@ -1,4 +1,4 @@
-"""A server in a process of its own, and its memory, for load.py and attack.py."""
+"""A server in a process of its own, for load.py and attack.py."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 from types import TracebackType
-
-import psutil
 
 
 class Server:
@@ -44,35 +40,3 @@ class Server:
         """Return what the server has written so far."""
         self._log.seek(0)
         return self._log.read()
-
-
-class Watch:
-    """Notes a process's memory, its children's with it, while the context lasts: `samples` of seconds and bytes."""
-
-    def __init__(self, pid: int, every: float = 0.2) -> None:
-        self._process, self._every, self._end = psutil.Process(pid), every, threading.Event()
-        self.samples: list[tuple[float, int]] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._end.set()
-        self._thread.join()
-        self.samples.append((time.monotonic(), self.now()))
-
-    def now(self) -> int:
-        """Return bytes in use."""
-        total = 0
-        for process in (self._process, *self._process.children(recursive=True)):
-            try:
-                total += process.memory_info().rss
-            except psutil.Error:  # it has just ended
-                continue
-        return total
-
-    def _run(self) -> None:
-        while not self._end.wait(self._every):
-            self.samples.append((time.monotonic(), self.now()))
