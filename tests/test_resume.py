@@ -81,13 +81,13 @@ def stopped(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def test_a_stopped_run_is_saved_says_how_to_go_on_and_ends_as_if_never_stopped(
     short: Path, photos: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    out = tmp_path / "run"
+    out = tmp_path / "a run"
     process = start_training(out, photos, **{"train.epochs": 3, "data.workers": 1})
     wait_for(lambda: (out / "log.txt").exists() and "curves" in (out / "log.txt").read_text(), process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
-    assert errors.splitlines()[-1].endswith(f"go on with: alexnet train --resume {out}")
+    assert errors.splitlines()[-1].endswith(f"go on with: alexnet train --resume '{out}'"), "as a shell takes it"
     assert "Traceback" not in errors
     assert not list(out.rglob("*.part"))
     alexnet.resume(out)

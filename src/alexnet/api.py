@@ -19,7 +19,7 @@ from alexnet.data.check import check as check_table
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.sources import open_table
 from alexnet.data.workers import Source
-from alexnet.errors import AlexNetError, DataError, ImageError, RunError
+from alexnet.errors import AlexNetError, DataError, ImageError, RunError, quoted
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.device import choose_device
 from alexnet.progress import say, track
@@ -78,7 +78,7 @@ class Run:
             RunError: the training has not ended, or the file is damaged.
         """
         if not self._folder.summary.exists():
-            raise RunError(f"{self.path} is not finished: alexnet train --resume {self.path} goes on with it")
+            raise RunError(f"{self.path} is not finished: alexnet train --resume {quoted(self.path)} goes on with it")
         return read_json(self._folder.summary)
 
     def predict(self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]], top: int = 5) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alexnet.errors import AlexNetError, Interrupted, printable
+from alexnet.errors import AlexNetError, Interrupted, printable, quoted
 from alexnet.printed import (
     print_csv,
     print_json,
@@ -408,7 +407,7 @@ def import_keras(
 
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     run = keras.import_keras(file, variant=variant, classes=names, recipe=recipe, settings=settings_from(set_ or ()), out=out)
-    print(f"{'predict':10}  alexnet predict {run} IMAGE…")
+    print(f"{'predict':10}  alexnet predict {quoted(run)} IMAGE…")
 
 
 @search_app.command("index")
@@ -430,7 +429,7 @@ def search_index(
     from alexnet import api
 
     found = api.load(run, device).index(folder, out, bits)
-    show_index(found, run, f" --index {shlex.quote(found['index'])}" if out else "")
+    show_index(found, run, f" --index {quoted(found['index'])}" if out else "")
 
 
 @search_app.command("query")

@@ -7,6 +7,7 @@ with 1; in Python these are ordinary exceptions. All derive from `AlexNetError`.
 from __future__ import annotations
 
 import difflib
+import shlex
 import unicodedata
 from collections.abc import Iterable
 
@@ -61,6 +62,11 @@ class Interrupted(AlexNetError):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+def quoted(path: object) -> str:
+    """Return a path as a shell takes it, for a command to copy."""
+    return shlex.quote(str(path))
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import printable
+from alexnet.errors import printable, quoted
 
 PROBLEMS_SHOWN = 5  # of each kind
 
@@ -55,7 +55,7 @@ def show_index(found: dict[str, Any], run: Path, other: str) -> None:
         print(printable(f"left out {skipped['image']}: {skipped['reason']}"), file=sys.stderr)
     short = f"short codes of {found['bits']} bits" if found["bits"] else "no short codes"
     print(f"{'index':10}  {found['index']}: {found['images']:,} images, {found['added']:,} coded now; {short}")
-    print(f"{'search':10}  alexnet search query {shlex.quote(str(run))} IMAGE…{other}")
+    print(f"{'search':10}  alexnet search query {quoted(run)} IMAGE…{other}")
 
 
 def show_export(found: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def show_summary(summary: dict[str, Any]) -> None:
             print(f"{name:10}  {_accuracy(summary[name])}")
     print(f"{'time':10}  {clock(summary['seconds'])}, {summary['epochs']} epochs, best {summary['best_epoch']}")
     print(f"{'report':10}  {summary['run']}/report.html")
-    print(f"{'predict':10}  alexnet predict {shlex.quote(summary['run'])} IMAGE…")
+    print(f"{'predict':10}  alexnet predict {quoted(summary['run'])} IMAGE…")
 
 
 def show_rate(found: dict[str, Any], as_json: bool) -> None:

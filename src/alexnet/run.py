@@ -21,7 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from alexnet.data.images import Preprocessing
-from alexnet.errors import RunError, VariantError, printable
+from alexnet.errors import RunError, VariantError, printable, quoted
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import place
 from alexnet.recipe import Recipe, parse
@@ -124,7 +124,9 @@ def create(path: Path) -> RunFolder:
     """
     try:
         if path.is_dir() and (path / "recipe.toml").exists():
-            raise RunError(f"{path} holds a run already: go on with it (alexnet train --resume {path}) or name another --out")
+            raise RunError(
+                f"{path} holds a run already: go on with it (alexnet train --resume {quoted(path)}) or name another --out"
+            )
         leftover = {"recipe.toml.part"}  # of a process that was killed before it wrote anything
         if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - leftover):
             raise RunError(f"{path} exists and is not empty: name another --out")
@@ -199,7 +201,9 @@ def read_card(folder: RunFolder) -> Card:
         RunError: it is missing, damaged, or from a newer version.
     """
     if not folder.card.exists():
-        raise RunError(f"{folder.path} has no trained network yet: alexnet train --resume {folder.path} goes on with it")
+        raise RunError(
+            f"{folder.path} has no trained network yet: alexnet train --resume {quoted(folder.path)} goes on with it"
+        )
     try:
         card = Card.model_validate_json(folder.card.read_text(encoding="utf-8"))
     except ValidationError as error:

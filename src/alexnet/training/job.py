@@ -18,7 +18,7 @@ from alexnet.data.images import Preprocessing
 from alexnet.data.sources import open_table
 from alexnet.data.statistics import measure
 from alexnet.data.table import Table
-from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError
+from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, quoted
 from alexnet.measure.evaluate import Evaluation
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, choose_precision, keep_freed_memory, place
@@ -73,7 +73,7 @@ def resume(out: Path, device: str | None, started: float) -> Trained:
     """
     folder = find(out)
     if folder.summary.exists():
-        raise RunError(f"{out} is finished, there is nothing to resume (alexnet report {out} writes its page anew)")
+        raise RunError(f"{out} is finished, there is nothing to resume (alexnet report {quoted(out)} writes its page anew)")
     recipe = read_recipe(folder)
     table = open_table(recipe.data.dataset, recipe.data.root)
     return _train(recipe, table, folder, choose_device(device), started, resuming=True)
@@ -86,7 +86,7 @@ def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device
             fresh = not (resuming and checkpoint.exists(folder.path))
             recipe, dataset, how, network = prepare(recipe, table, device, fresh=fresh)
         except Interrupted as error:
-            way_on = f"stopped before training began; go on with: alexnet train --resume {folder.path}"
+            way_on = f"stopped before training began; go on with: alexnet train --resume {quoted(folder.path)}"
             raise Interrupted(way_on, error.code) from error
         precision = choose_precision(device, recipe.train.precision)
         trainer = Trainer(recipe, dataset, how, network, folder, monitor, started)
@@ -102,7 +102,7 @@ def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device
         except RunError as error:
             if not checkpoint.exists(folder.path):
                 raise
-            way_on = f"mend that and go on with: alexnet train --resume {folder.path}"
+            way_on = f"mend that and go on with: alexnet train --resume {quoted(folder.path)}"
             raise RunError(f"{error}. The last checkpoint is intact: {way_on}") from error
 
 
@@ -222,4 +222,4 @@ def _say_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFol
             monitor.say(f"  {skipped.image}: {skipped.reason}")
         if len(table.skipped) > SKIPPED_SHOWN:
             monitor.say(f"  and {len(table.skipped) - SKIPPED_SHOWN} more, in {folder.summary} at the end")
-    monitor.say(f"curves: tensorboard --logdir {folder.path / train.tensorboard}")
+    monitor.say(f"curves: tensorboard --logdir {quoted(folder.path / train.tensorboard)}")

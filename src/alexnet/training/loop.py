@@ -16,7 +16,7 @@ from alexnet.data.augment import training_input
 from alexnet.data.batches import Batch, epoch_batches, parts
 from alexnet.data.dataset import Dataset
 from alexnet.data.images import Preprocessing
-from alexnet.errors import DivergedError, Interrupted, RecipeError, RunError
+from alexnet.errors import DivergedError, Interrupted, RecipeError, RunError, quoted
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast, choose_precision
@@ -329,7 +329,7 @@ class Trainer:
         self.save()
         if self.best_weights:  # so that what was reached can be used meanwhile
             self._save_best()
-        way_on = f"go on with: alexnet train --resume {self.folder.path}"
+        way_on = f"go on with: alexnet train --resume {quoted(self.folder.path)}"
         where = "after the last epoch" if not self.at.batch and self._over() else f"in epoch {self.at.epoch}"
         raise Interrupted(f"stopped {where}, all is saved; {way_on}", code)
 

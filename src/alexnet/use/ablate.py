@@ -10,7 +10,7 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import AlexNetError, DivergedError, Interrupted, RunError
+from alexnet.errors import AlexNetError, DivergedError, Interrupted, RunError, quoted
 from alexnet.progress import clock, say
 from alexnet.run import RunFolder, read_json, write_json, write_text
 from alexnet.training import job
@@ -45,7 +45,7 @@ def ablate(plan: Plan | None, out: Path, device: str | None = None) -> dict[str,
                     trainings.train(arm, seed, scale)
             return _write(plan, trainings, scales)
     except Interrupted as error:
-        raise Interrupted(f"stopped, all is saved; go on with: alexnet ablate --out {out}", error.code) from error
+        raise Interrupted(f"stopped, all is saved; go on with: alexnet ablate --out {quoted(out)}", error.code) from error
 
 
 def _agreed(plan: Plan | None, out: Path, device: str | None) -> Plan:
@@ -54,7 +54,7 @@ def _agreed(plan: Plan | None, out: Path, device: str | None) -> Plan:
     if place.exists():
         found = read_plan(place)
         if plan is not None and (differs := found.difference(plan)):
-            way_on = f"go on with it (alexnet ablate --out {out}) or name another --out"
+            way_on = f"go on with it (alexnet ablate --out {quoted(out)}) or name another --out"
             raise RunError(f"{out} holds a study of which {differs!r} is not what is asked for: {way_on}")
         return found
     if plan is None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import RunError
+from alexnet.errors import RunError, quoted
 from alexnet.progress import clock
 from alexnet.run import RunFolder, find, read_card, read_json, read_recipe
 
@@ -41,7 +41,7 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
 def _finished(path: Path) -> RunFolder:
     folder = find(path)
     if not folder.summary.exists():
-        raise RunError(f"{path} is not finished: alexnet train --resume {path} goes on with it")
+        raise RunError(f"{path} is not finished: alexnet train --resume {quoted(path)} goes on with it")
     return folder
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from alexnet.data.check import KINDS, check_decoded
-from alexnet.errors import RunError
+from alexnet.errors import RunError, quoted
 from alexnet.measure.metrics import per_class, wilson_interval
 from alexnet.network.variants import variant
 from alexnet.run import read_card, read_json, read_recipe, write_text
@@ -127,7 +127,7 @@ def _history(folder: RunFolder) -> list[dict[str, float]]:
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder.metrics} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not rows:
-        raise RunError(f"{folder.metrics} has no epoch yet: alexnet train --resume {folder.path} goes on with the run")
+        raise RunError(f"{folder.metrics} has no epoch yet: alexnet train --resume {quoted(folder.path)} goes on with the run")
     return rows
 
 
