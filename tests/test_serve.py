@@ -185,7 +185,7 @@ def chunks(size: int, count: int) -> Iterator[bytes]:
 
 
 def test_a_body_too_large_is_refused_with_and_without_its_length(start: Callable[..., Any]) -> None:
-    with start(body=100_000, held=150_000) as client:
+    with start(body=100_000, held=100_000) as client:
         replies = [
             client.predict(bytes(100_001)),
             client.ask("POST", "/predict", chunks(10_000, 30), encode_chunked=True, headers={"Transfer-Encoding": "chunked"}),

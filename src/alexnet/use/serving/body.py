@@ -53,10 +53,10 @@ async def received(request: Request, limits: Limits, rooms: Rooms) -> AsyncItera
         try:
             async with asyncio.timeout(limits.body_seconds):
                 async for chunk in request.stream():
+                    if size + len(chunk) > limits.body:  # before it is held: to come again would not help
+                        raise _too_large(limits)
                     rooms.held.take(len(chunk))
                     size += len(chunk)
-                    if size > limits.body:
-                        raise _too_large(limits)
                     reader.write(chunk)
         except TimeoutError as error:
             raise Refused(408, f"the body took more than {limits.body_seconds:g} s to come") from error
