@@ -42,6 +42,8 @@ from alexnet.use.report import write_report
 from alexnet.use.search import add_images, search_images
 from alexnet.use.sheet import write_sheet
 
+Images = str | Path | Iterable[str | Path | NDArray[np.uint8]]  # names of files, folders and globs; H W 3 arrays
+
 
 class Run:
     """A folder that training left: predicts, evaluates, explains itself.
@@ -81,7 +83,7 @@ class Run:
             raise RunError(f"{self.path} is not finished: alexnet train --resume {quoted(self.path)} goes on with it")
         return read_json(self._folder.summary)
 
-    def predict(self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]], top: int = 5) -> list[dict[str, Any]]:
+    def predict(self, images: Images, top: int = 5) -> list[dict[str, Any]]:
         """Return an answer for each image, in order.
 
         `images` are paths of files or folders, globs, or H W 3 uint8 arrays; answers are
@@ -89,7 +91,7 @@ class Run:
         """
         return list(self.stream(images, top))
 
-    def stream(self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]], top: int = 5) -> Iterator[dict[str, Any]]:
+    def stream(self, images: Images, top: int = 5) -> Iterator[dict[str, Any]]:
         """Yield the answers of `predict` as they come, a batch in memory at a time."""
         sources = _sources(images)
         # On a terminal the answers themselves show how far it is, and a bar would be drawn over them.
@@ -118,9 +120,7 @@ class Run:
             view_count=views,
         )
 
-    def explanations(
-        self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]]
-    ) -> Iterator[tuple[Source, Explanation | ImageError]]:
+    def explanations(self, images: Images) -> Iterator[tuple[Source, Explanation | ImageError]]:
         """Yield each image, as for `predict`, with its `Explanation` as arrays, or with the reason why it cannot be read.
 
         Raises:
@@ -128,9 +128,7 @@ class Run:
         """
         return explain(self.network, self.card, _sources(images))
 
-    def explain(
-        self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]], out: str | Path | None = None, arrays: bool = False
-    ) -> Iterator[dict[str, Any]]:
+    def explain(self, images: Images, out: str | Path | None = None, arrays: bool = False) -> Iterator[dict[str, Any]]:
         """Draw for each image why the network says what it says, and yield an answer for each, in order, as they come.
 
         Answers are `{"image", "predictions": [{"label", "probability"}], "figure"}`, with `arrays` also `"arrays"`, the path of
@@ -146,9 +144,7 @@ class Run:
         folder = Path(out) if out is not None else self.path / "explain"
         return write_explanations(self.network, self.card, _sources(images), folder, arrays=arrays)
 
-    def features(
-        self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]], layers: Sequence[str] = ("fc7",)
-    ) -> dict[str, NDArray[np.float32]]:
+    def features(self, images: Images, layers: Sequence[str] = ("fc7",)) -> dict[str, NDArray[np.float32]]:
         """Return what the layers named give for each image, in order: maps N C H W, vectors N units, float32.
 
         `images` are those of `predict`, `layers` names of `network.layer_names`: `conv5` are a convolution's own sums, `relu5`
@@ -161,9 +157,7 @@ class Run:
         sources = _sources(images)
         return features(self.network, self.card, track(sources, "Looking", len(sources)), layers)
 
-    def stream_features(
-        self, images: str | Path | Iterable[str | Path | NDArray[np.uint8]], layers: Sequence[str] = ("fc7",)
-    ) -> Iterator[Features]:
+    def stream_features(self, images: Images, layers: Sequence[str] = ("fc7",)) -> Iterator[Features]:
         """Yield the arrays of `features` batch by batch, with the images' names; those that cannot be read are `errors`."""
         sources = _sources(images)
         return stream_features(self.network, self.card, track(sources, "Looking", len(sources)), layers)
@@ -181,7 +175,7 @@ class Run:
 
     def search(
         self,
-        images: str | Path | Iterable[str | Path | NDArray[np.uint8]],
+        images: Images,
         top: int = 10,
         *,
         binary: bool = False,
@@ -235,8 +229,7 @@ class Run:
             from alexnet.use.serving.server import serve
         except ImportError as error:
             raise AlexNetError(f"serving needs FastAPI and uvicorn ({error}): pip install 'alexnet[serve]'") from error
-        if threads:
-            torch.set_num_threads(threads)
+        _use(threads)
         serve(self._folder, self.network, self.card, host, port)
 
     def _search(self, place: str | Path | None) -> Path:
@@ -297,8 +290,7 @@ def train(
         AlexNetError: whatever keeps it from training, in one line.
     """
     chosen = _chosen(data, recipe, weights, {**(settings or {}), **({"train.threads": threads} if threads else {})})
-    if chosen.train.threads:
-        torch.set_num_threads(chosen.train.threads)
+    _use(chosen.train.threads)
     folder = Path(out) if out is not None else default_out(chosen)
     return _finished(job.start(chosen, folder, device, time.monotonic() if started is None else started), device)
 
@@ -322,8 +314,7 @@ def find_rate(
         AlexNetError: whatever keeps it from training; or the loss falls at no rate.
     """
     chosen = _chosen(data, recipe, weights, settings)
-    if threads:
-        torch.set_num_threads(threads)
+    _use(threads)
     curve = sweep_rates(chosen, device)
     run = Path(out) if out is not None else default_out(chosen)
     place = run.with_name(f"{run.name}-rate.png")
@@ -361,8 +352,7 @@ def ablate(
     Raises:
         AlexNetError: no such study or key, a folder of another study, or whatever keeps an arm from training.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    _use(threads)
     varied = list(vary)
     if study is None and not varied:
         return train_plan(None, Path(out or ""), device)
@@ -395,8 +385,7 @@ def resume(path: str | Path, *, device: str | None = None, threads: int | None =
         AlexNetError: no run there, or a finished one, or whatever keeps it from training.
     """
     folder = find(Path(path))
-    if wanted := threads or read_recipe(folder).train.threads:
-        torch.set_num_threads(wanted)
+    _use(threads or read_recipe(folder).train.threads)
     if folder.summary.exists() and folder.metrics.exists() and not folder.report.exists():  # it was killed at the very end
         job.tidy(folder)
         run = Run(path, device)
@@ -428,6 +417,12 @@ def default_out(recipe: Recipe) -> Path:
     return Path("runs") / f"{Path(recipe.data.dataset).stem}-{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def _use(threads: int | None) -> None:
+    """Compute with so many threads; None or 0: as many as there are."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
 def _chosen(
     data: str | Path | None, recipe: str | Path, weights: str | Path | None, settings: Mapping[str, Any] | None
 ) -> Recipe:
@@ -437,7 +432,7 @@ def _chosen(
     return load_recipe(str(recipe)).with_settings(changes)
 
 
-def _sources(images: str | Path | Iterable[str | Path | NDArray[np.uint8]]) -> list[Source]:
+def _sources(images: Images) -> list[Source]:
     """Return paths for names of files, folders and globs; arrays stay."""
     given = [images] if isinstance(images, str | Path) else images
     return [s for item in given for s in (find_images([item]) if isinstance(item, str | Path) else [item])]
