@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import os
@@ -31,7 +32,7 @@ from alexnet.run import RunFolder
 pytest.importorskip("uvicorn")
 from fastapi.openapi.models import OpenAPI
 
-from alexnet.use.serving import page
+from alexnet.use.serving import body, page
 from alexnet.use.serving.headers import POLICY
 from alexnet.use.serving.limits import Limits
 from alexnet.use.serving.server import listen, make_server
@@ -198,6 +199,21 @@ def test_a_body_too_large_is_refused_with_and_without_its_length(start: Callable
     ] * 2
 
 
+@pytest.mark.parametrize("kind", ["image/png", "multipart/form-data; boundary=XX"])
+def test_nothing_is_kept_of_a_body_that_was_refused(start: Callable[..., Any], kind: str) -> None:
+    part = [b'--XX\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'] * kind.startswith("multipart")
+    sent = {"encode_chunked": True, "headers": {"Transfer-Encoding": "chunked", "Content-Type": kind}}
+    gc.collect()
+    gc.disable()  # or chance would decide
+    try:
+        with start(body=1_000_000) as client:
+            assert client.ask("POST", "/predict", [*part, *chunks(10_000, 300)], **sent).status == 413
+            readers = [found for found in gc.get_objects() if type(found) in (body._Form, body._Raw)]
+            until(lambda: not any(reader._chunks for reader in readers))
+    finally:
+        gc.enable()
+
+
 def test_too_many_files_and_forms_that_are_none(client: Client) -> None:
     assert client.form([("a", b"a")] * 65).json == {"error": "more than 64 images: send fewer at a time"}
     assert client.form([("a", b"a")] * 5000).status == 413
@@ -206,8 +222,8 @@ def test_too_many_files_and_forms_that_are_none(client: Client) -> None:
     bad = {f"{kind}; boundary=XX": [b"", b"--XX\r\n", b"x" * 500, multipart([("a", b"b")])[:-6]], kind: [b"--\r\n"]}
     bad |= {"image/png": [b""], f"{kind}; boundary={'x' * 200}": [b"x"], f"{kind}; boundary=XX; ": [b"--XX--\r\n"]}
     for content_type, bodies in bad.items():
-        for body in bodies:
-            assert client.predict(body, Content_Type=content_type).status == 400, (content_type, body)
+        for sent in bodies:
+            assert client.predict(sent, Content_Type=content_type).status == 400, (content_type, sent)
     assert client.predict(b"x", Content_Type="multipart/mixed; boundary=XX").status == 415
     assert client.predict(b"x", Content_Encoding="gzip").status == 415
     assert client.predict(photo(), "/predict?top=0").json == {"error": "top: Input should be greater than or equal to 1"}
@@ -338,14 +354,14 @@ def test_sigterm_answers_what_has_come_and_nothing_new(trained: alexnet.Run) -> 
         port = int(re.search(r"http://127.0.0.1:(\d+)", process.stdout.readline())[1])
         children = psutil.Process(process.pid).children()
         assert children, "processes that decode"
-        body = photo()
+        sent = photo()
         with socket.create_connection(("127.0.0.1", port), 60) as begun:
-            begun.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:100])
+            begun.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(sent) + sent[:100])
             time.sleep(0.3)
             for receiver in (process, *children):  # as a service manager does, to all of a group
                 receiver.send_signal(signal.SIGTERM)
             until(lambda: refused(port))
-            begun.sendall(body[100:])
+            begun.sendall(sent[100:])
             assert begun.recv(65536).startswith(b"HTTP/1.1 200 ")
         assert process.wait(60) == 143
         assert process.stderr.read().splitlines()[-1] == "alexnet: terminated: what had come was answered"

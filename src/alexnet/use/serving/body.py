@@ -38,6 +38,8 @@ class _Reader(Protocol):
 
     def end(self) -> list[Upload]: ...
 
+    def forget(self) -> None: ...
+
 
 @asynccontextmanager
 async def received(request: Request, limits: Limits, rooms: Rooms) -> AsyncIterator[list[Upload]]:
@@ -67,6 +69,7 @@ async def received(request: Request, limits: Limits, rooms: Rooms) -> AsyncItera
         with rooms.requests.taking(), rooms.images.taking(len(uploads)):
             yield uploads
     finally:
+        reader.forget()
         rooms.held.give(size)
         if rooms.held.taken == 0 and rooms.held.peak > LARGE:
             rooms.held.peak = 0
@@ -108,6 +111,9 @@ class _Raw:
         content = b"".join(self._chunks)
         return [Upload(RAW_NAME, content)] if content else []
 
+    def forget(self) -> None:
+        self._chunks = []
+
 
 class _Form:
     """Several images in memory; no temporary files, as the whole body is bounded."""
@@ -145,6 +151,10 @@ class _Form:
         if not self._complete:
             raise Refused(400, "the body is no well-formed multipart/form-data: it ends before its last boundary")
         return self._uploads
+
+    def forget(self) -> None:
+        """Let go of what came: a form and its parser refer to each other, so Python would keep it for long."""
+        self._chunks, self._uploads = [], []
 
     def _begin(self) -> None:
         if len(self._uploads) == self._most:
