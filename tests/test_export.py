@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
+from scipy.special import softmax
 from typer.testing import CliRunner
 
 import alexnet
@@ -24,10 +25,11 @@ from alexnet.cli import app
 from alexnet.data.decode import decode
 from alexnet.data.images import Preprocessing, pixels, to_input
 from alexnet.errors import AlexNetError, RunError
+from alexnet.measure.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.variants import VARIANTS
 from alexnet.run import Card
-from alexnet.use import onnx_model
+from alexnet.use import onnx_model, predict
 from alexnet.use.export import agreement, export
 from conftest import picture
 
@@ -134,6 +136,22 @@ def exported(trained: alexnet.Run, tmp_path_factory: pytest.TempPathFactory) -> 
     place = tmp_path_factory.mktemp("export") / "model.onnx"
     trained.export(place)
     return opened(place)
+
+
+def test_close_answers_are_those_of_float32_where_a_run_computes_in_bfloat16(trained: alexnet.Run) -> None:
+    card = trained.card.model_copy(update={"precision": "bfloat16", "temperature": 10.0})
+    side = card.preprocessing.side
+    images = [np.asarray(picture(i % 2, i, (side, side))) // (1 + i % 5) for i in range(40)]
+
+    def said(precision: str) -> NDArray[np.float64]:
+        logits = predict_logits(trained.network, torch.from_numpy(np.stack(images)), card.preprocessing, precision)
+        return softmax(logits.astype(np.float64) / card.temperature, axis=1)
+
+    wide, narrow, found = said("float32"), said("bfloat16"), predict.probabilities(trained.network, card, images)
+    close = np.abs(narrow[:, 0] - narrow[:, 1]) < predict.LEAD
+    assert 5 < close.sum() < 35
+    assert np.abs(found - wide)[close].max() < 1e-6 < np.abs(narrow - wide)[close].max()
+    assert np.array_equal(found[~close], narrow[~close])
 
 
 def odd_files(folder: Path) -> dict[str, Path]:

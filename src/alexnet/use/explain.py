@@ -13,17 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from alexnet.data.images import PixelArray, Preprocessing, to_input
 from alexnet.data.workers import Source
 from alexnet.errors import AlexNetError, ImageError
-from alexnet.measure.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import Card
-from alexnet.use.predict import fitted_images
+from alexnet.use.predict import fitted_images, probabilities
 
 PATCH = 1 / 6  # of the image's side is covered at a time (occlusion), half a patch from one place to the next
 STEPS = 32  # of the path from a grey image (integrated gradients)
@@ -91,13 +89,12 @@ def explained(network: AlexNet, card: Card, fitted: PixelArray) -> Explanation:
     names = map_layers(network)
     with torch.no_grad():
         _, maps = network.activations(x, list(names.values()), how.enlarge)
-    logits = predict_logits(network, image[None], how, card.precision)[0]  # as `predict` has them, in its precision
-    probabilities = softmax(logits.astype(np.float64) / card.temperature)
-    target = int(logits.argmax())
+    [said] = probabilities(network, card, [fitted])
+    target = int(said.argmax())
     return Explanation(
         pixels=as_seen(image.numpy(), how),
         labels=card.labels,
-        probabilities=probabilities,
+        probabilities=said,
         target=target,
         grad_cam=grad_cam(network, x, target, how.enlarge),
         occlusion=occlusion(network, x, target, how.enlarge),
