@@ -36,7 +36,7 @@ from alexnet.data.statistics import measure
 from alexnet.network.device import autocast, choose_device, choose_precision, keep_freed_memory, place
 from alexnet.network.fused import narrow_gradients
 from alexnet.recipe import Recipe, load
-from alexnet.training.optimizer import build_loss, build_optimizer
+from alexnet.training.optimizer import Loss, build_optimizer
 from alexnet.training.schedule import input_at
 from tutorial import PYTHON, asked
 
@@ -106,7 +106,7 @@ def timed(count: int, work: Callable[[], object]) -> Pass:
 def stepping(loader: Loader, network: alexnet.AlexNet) -> Callable[[Tensor, Tensor], None]:
     """Return a training step as `training/loop.py` takes it on an input that is ready."""
     recipe, device = loader.recipe, loader.device
-    optimizer, loss_of = build_optimizer(network, recipe.optimizer), build_loss(recipe, loader.images.targets, 10, device)
+    optimizer, loss_of = build_optimizer(network, recipe.optimizer), Loss(recipe.train, loader.images.targets, 10, device)
     if choose_precision(device, recipe.train.precision) == "bfloat16":
         narrow_gradients(network)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alexnet import AlexNet
 from alexnet.recipe import Optimizer, load
-from alexnet.training.optimizer import build_loss, build_optimizer, set_rate
+from alexnet.training.optimizer import Loss, build_optimizer, set_rate
 from keras_golden import agree, golden, inputs, relative
 
 NETWORKS = pytest.mark.parametrize("question", inputs.QUESTIONS, ids=lambda question: question.name)
@@ -60,7 +60,7 @@ def trained(question: inputs.Question, dtype: torch.dtype) -> dict[str, np.ndarr
     recipe = load(question.name)
     optimizer = build_optimizer(network, recipe.optimizer)
     set_rate(optimizer, recipe.optimizer.rate)
-    loss_of = build_loss(recipe, numbers, question.classes, torch.device("cpu"))
+    loss_of = Loss(recipe.train, numbers, question.classes, torch.device("cpu"))
     with torch.no_grad():
         logits = network.eval()(images)
     found, losses = {"logits": logits, "probabilities": logits.softmax(1)}, []

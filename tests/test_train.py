@@ -20,7 +20,7 @@ from alexnet.data.sources import open_table
 from alexnet.errors import DivergedError, RecipeError, RunError
 from alexnet.recipe import Optimizer, Recipe, Schedule, Train
 from alexnet.recipe import load as load_recipe
-from alexnet.training.optimizer import build_loss, build_optimizer, set_rate
+from alexnet.training.optimizer import Loss, build_optimizer, set_rate
 from alexnet.training.schedule import rate_at
 from conftest import TINY, metrics, weights
 
@@ -158,7 +158,7 @@ def test_a_layer_may_have_a_rate_of_its_own() -> None:
 def test_balanced_weights_make_a_rare_class_count_alike() -> None:
     targets = np.array([0] * 90 + [1] * 10)
     recipe = Recipe(train=Train(class_weights="balanced"))
-    loss = build_loss(recipe, targets, 2, torch.device("cpu"))
+    loss = Loss(recipe.train, targets, 2, torch.device("cpu"))
     logits, first = torch.randn(100, 2), torch.from_numpy(targets)
     each = torch.nn.functional.cross_entropy(logits, first, reduction="none")
     torch.testing.assert_close(loss(logits, first), (each[:90].mean() + each[90:].mean()) / 2)

@@ -25,12 +25,14 @@ from alexnet.network.device import choose_device
 from alexnet.progress import say, track
 from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
-from alexnet.run import find, load_model, read_json, read_recipe
+from alexnet.run import RunFolder, find, load_model, read_json, read_recipe
 from alexnet.training import job
 from alexnet.training.find_rate import Curve
 from alexnet.training.find_rate import draw as draw_curve
 from alexnet.training.find_rate import find_rate as sweep_rates
+from alexnet.training.parallel import Parallel
 from alexnet.training.pretrained import settings_of
+from alexnet.training.processes import Group, joined
 from alexnet.use import plans
 from alexnet.use.ablate import ablate as train_plan
 from alexnet.use.compare import compare as compare_runs
@@ -271,9 +273,12 @@ def train(
     threads: int | None = None,
     weights: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    parallel: Parallel = "data",
     started: float | None = None,
 ) -> Run:
     """Train a network and return the run.
+
+    Under torchrun all processes call this, and train it together.
 
     Args:
         data: a built-in name, a folder, or a CSV or Parquet file; None takes the recipe's.
@@ -284,15 +289,22 @@ def train(
         weights: what the features start from: a run folder (its variant is taken too), a file in torchvision's layout, or
             `imagenet1k`; None is as the recipe says.
         settings: the recipe's keys to change, `{"train.epochs": 5}`.
+        parallel: what processes divide, if there are several (`alexnet.training.parallel`).
         started: the `time.monotonic()` that the run's seconds count from; None is now.
 
     Raises:
         AlexNetError: whatever keeps it from training, in one line.
     """
-    chosen = _chosen(data, recipe, weights, {**(settings or {}), **({"train.threads": threads} if threads else {})})
-    _use(chosen.train.threads)
-    folder = Path(out) if out is not None else default_out(chosen)
-    return _finished(job.start(chosen, folder, device, time.monotonic() if started is None else started), device)
+    now = time.monotonic() if started is None else started
+    with joined() as group:
+        chosen = _chosen(data, recipe, weights, {**(settings or {}), **({"train.threads": threads} if threads else {})})
+        _use(chosen.train.threads)
+        if out is None and group.limit:
+            raise AlexNetError("name the run folder with --out, so that training finds it again when torchrun restarts it")
+        folder = Path(group.told(str(out if out is not None else default_out(chosen))))
+        if group.restarts and group.told(RunFolder(folder).recipe.exists()):
+            return _resumed(folder, device, now, group, parallel)
+        return _finished(job.start(chosen, folder, device, now, group, parallel), device, group)
 
 
 def find_rate(
@@ -378,20 +390,36 @@ def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
     return compare_runs([Path(run) for run in runs])
 
 
-def resume(path: str | Path, *, device: str | None = None, threads: int | None = None, started: float | None = None) -> Run:
+def resume(
+    path: str | Path,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    parallel: Parallel = "data",
+    started: float | None = None,
+) -> Run:
     """Go on with an unfinished run from its last checkpoint and return it; as for `train`; `threads`: as it began with.
+
+    It need not be as many processes as before, nor divided alike.
 
     Raises:
         AlexNetError: no run there, or a finished one, or whatever keeps it from training.
     """
-    folder = find(Path(path))
-    _use(threads or read_recipe(folder).train.threads)
-    if folder.summary.exists() and folder.metrics.exists() and not folder.report.exists():  # it was killed at the very end
+    now = time.monotonic() if started is None else started
+    with joined() as group:
+        _use(threads or group.told(read_recipe(find(Path(path))).train.threads if group.first else 0))
+        return _resumed(Path(path), device, now, group, parallel)
+
+
+def _resumed(path: Path, device: str | None, started: float, group: Group, parallel: Parallel) -> Run:
+    folder = RunFolder(path)
+    over = folder.summary.exists() and folder.metrics.exists() and not folder.report.exists()  # killed at the very end
+    if not group.told(over):
+        return _finished(job.resume(path, device, started, group, parallel), device, group)
+    if group.first:
         job.tidy(folder)
-        run = Run(path, device)
-        run.report()
-        return run
-    return _finished(job.resume(Path(path), device, time.monotonic() if started is None else started), device)
+        Run(path, device).report()
+    return _opened(path, device, group)
 
 
 def check(data: str | Path, data_root: str | Path | None = None) -> Findings:
@@ -438,6 +466,15 @@ def _sources(images: Images) -> list[Source]:
     return [s for item in given for s in (find_images([item]) if isinstance(item, str | Path) else [item])]
 
 
-def _finished(trained: job.Trained, device: str | None) -> Run:
-    write_report(trained.folder, trained.dataset, trained.split, trained.evaluation)
-    return Run(trained.folder.path, device)
+def _finished(trained: job.Trained, device: str | None, group: Group) -> Run:
+    if group.first:
+        write_report(trained.folder, trained.dataset, trained.split, trained.evaluation)
+    return _opened(trained.folder.path, device, group)
+
+
+def _opened(path: Path, device: str | None, group: Group) -> Run:
+    """Return the finished run; processes on a machine that does not have it end here, as there is nothing left to do."""
+    group.agreed(1)  # once the first has written all of it
+    if not path.exists():
+        raise SystemExit(0)
+    return Run(path, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,7 @@ from alexnet.printed import (
     show_study,
     show_summary,
 )
+from alexnet.progress import silent
 from alexnet.use.studies import STUDIES
 
 STARTED = time.monotonic()  # before torch is imported: what a person waits for
@@ -58,6 +60,14 @@ class Split(StrEnum):
     train = "train"
     val = "val"
     test = "test"
+
+
+class Parallel(StrEnum):
+    """What processes divide."""
+
+    data = "data"
+    towers = "towers"
+    hybrid = "hybrid"
 
 
 class Views(StrEnum):
@@ -113,6 +123,10 @@ def train(
     find_rate: Annotated[
         bool, typer.Option("--find-rate", help="Train nothing: find the learning rate, and draw its curve.")
     ] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes of this machine that train together.  [default: one]")
+    ] = None,
+    parallel: Annotated[Parallel, typer.Option(help="What they divide (docs/scale.md).")] = Parallel.data,
     data_root: DataRoot = None,
     device: Device = None,
     threads: Threads = None,
@@ -126,13 +140,19 @@ def train(
 
     Examples: alexnet train photos/ · alexnet train cifar10 --minutes 10 · alexnet train --resume runs/photos
     """
+    if processes is not None and processes > 1 and not find_rate and "WORLD_SIZE" not in os.environ:
+        from alexnet.training.launch import launch
+
+        raise typer.Exit(launch(processes, sys.argv[1:]))
     if resume is not None:
         given = [data, variant, out, epochs, minutes, weights, seed, data_root, set_]
         if find_rate or any(value is not None for value in given):
-            raise typer.BadParameter("a resumed run keeps its recipe: give --resume RUN alone (with --device or --threads)")
+            raise typer.BadParameter(
+                "a resumed run keeps its recipe: give --resume RUN alone (with --device, --threads, --processes or --parallel)"
+            )
         from alexnet import api
 
-        run = api.resume(resume, device=device, threads=threads, started=STARTED)
+        run = api.resume(resume, device=device, threads=threads, parallel=parallel.value, started=STARTED)
     else:
         from alexnet import api
         from alexnet.recipe import settings_from
@@ -158,8 +178,11 @@ def train(
             threads=threads,
             weights=weights,
             settings=settings,
+            parallel=parallel.value,
             started=STARTED,
         )
+    if silent():  # another process speaks
+        return
     if as_json:
         print_json(run.summary)
     else:
@@ -617,7 +640,8 @@ def main() -> None:
     except AlexNetError as error:
         if debug:
             raise
-        print(printable(f"alexnet: {error}"), file=sys.stderr)
+        if not silent():  # else the first of the processes that train together has said it
+            print(printable(f"alexnet: {error}"), file=sys.stderr)
         sys.exit(error.code if isinstance(error, Interrupted) else 1)
     except KeyboardInterrupt:
         print("alexnet: interrupted", file=sys.stderr)

@@ -13,14 +13,31 @@ T = TypeVar("T")
 
 SECONDS_BETWEEN_LINES = 20.0  # where there is no terminal, a line now and then
 
+_silent = False
+
+
+def silence() -> None:
+    """Say and show nothing from here on: of the processes that train together, the first speaks."""
+    global _silent
+    _silent = True
+
+
+def silent() -> bool:
+    """Whether `silence` was called."""
+    return _silent
+
 
 def say(text: str) -> None:
     """Write a line to standard error."""
-    print(printable(text), file=sys.stderr, flush=True)
+    if not _silent:
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T]:
     """Yield `items`; meanwhile show `text`, a bar and the time left (a terminal), or a line every 20 s (a file)."""
+    if _silent:
+        yield from items
+        return
     if sys.stderr.isatty():
         yield from _bar(items, text, total)
         return

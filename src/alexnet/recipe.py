@@ -119,6 +119,8 @@ class Train(Settings):
     class_weights: Literal["none", "balanced"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0  # of the CPU; 0: a core each. Other numbers round otherwise, so resuming keeps it
+    # On several processes that each have a part of a batch: norms take the statistics of all of it, else of their part.
+    synchronised_norm: bool = True
     save_epochs: str = ""  # keep each epoch's weights under this name, such as "cp-{epoch:04d}"
     tensorboard: str = "tensorboard"  # folder in the run; %Y, %m, %d, %H, %M, %S become the date and time
 

@@ -42,9 +42,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def every(self, step: int) -> Images:
-        """Return each `step`-th image."""
-        return Images(self.pixels, self.rows[::step], self.targets[::step])
+    def cut(self, part: slice) -> Images:
+        """Return those at the positions of `part`."""
+        return Images(self.pixels, self.rows[part], self.targets[part])
 
     def take(self, order: NDArray[np.int64], draws: NDArray[np.float32] | None = None) -> Batch:
         """Return the images at the positions `order` as a batch."""

@@ -78,7 +78,7 @@ def measure(recipe: Recipe, train: Images) -> tuple[Recipe, NDArray[np.float32] 
     wanted = {images.mean, images.deviation} & {"channels", "one", "image", "image-centre"}
     if not wanted and not noisy:
         return recipe.with_settings(changes), None
-    sample = train if wanted - {"channels"} else train.every(max(1, len(train) // SAMPLE))
+    sample = train if wanted - {"channels"} else train.cut(slice(None, None, max(1, len(train) // SAMPLE)))
     found = gather(sample)
     if images.mean == "channels":
         changes["images.mean"] = tuple((found.mean * images.levels).round(4).tolist())

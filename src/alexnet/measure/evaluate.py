@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet.data.batches import Batch, ordered_batches, parts
 from alexnet.data.dataset import Dataset
@@ -98,22 +98,27 @@ def evaluate_split(
     temperature: float = 1.0,
     view_count: int = 1,
     between: Callable[[], object] = lambda: None,
+    part: Callable[[int], slice] = slice,
+    joined: Callable[[Tensor, int], Tensor] = lambda logits, _: logits,
 ) -> Evaluation:
     """Evaluate the network on a split of a dataset (or on `all` of it), with progress; `workers` threads read ahead.
 
     `view_count` is the number of views of each image (measure/views.py). `between` is called before each batch; what it raises
-    ends the evaluation.
+    ends the evaluation. Of several processes each evaluates the `part` that it returns of so many images, and `joined` returns
+    all logits for its own.
     """
     images, table = dataset.images(split), dataset.table
+    ours = images.cut(part(len(images)))
 
     def batches() -> Iterator[Batch]:
-        for batch in ordered_batches(images, BATCH, workers):
+        for batch in ordered_batches(ours, BATCH, workers):
             between()
             yield batch
 
-    shown = track(batches(), f"Evaluating {split}", len(parts(len(images), BATCH)))
+    shown = track(batches(), f"Evaluating {split}", len(parts(len(ours), BATCH)))
     found = evaluate(network, shown, how, table.labels, precision=precision, temperature=temperature, view_count=view_count)
-    return replace(found, skipped=table.skipped)
+    logits = joined(torch.from_numpy(found.logits), len(images)).numpy()
+    return replace(found, logits=logits, targets=images.targets, skipped=table.skipped)
 
 
 def evaluate(
@@ -127,7 +132,7 @@ def evaluate(
     view_count: int = 1,
 ) -> Evaluation:
     """Run the network over the batches, without gradients and with dropout off."""
-    logits, targets = [], []
+    logits, targets = [np.empty((0, len(labels)), np.float32)], [np.empty(0, np.int64)]  # there may be no batch
     for batch in batches:
         logits.append(predict_logits(network, batch.images, how, precision, view_count))
         targets.append(batch.targets.numpy())
@@ -135,7 +140,7 @@ def evaluate(
 
 
 def predict_logits(
-    network: nn.Module, images: torch.Tensor, how: Preprocessing, precision: str = "auto", view_count: int = 1
+    network: nn.Module, images: Tensor, how: Preprocessing, precision: str = "auto", view_count: int = 1
 ) -> NDArray[np.float32]:
     """Return the logits of a batch, N S S 3 -> N x classes float32; the network's mode is left as it was.
 

@@ -29,7 +29,7 @@ from alexnet.network.variants import (
 )
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}  # never in place: explanations need the input
-DROPOUTS: dict[str, type[nn.Module]] = {"training": nn.Dropout, "testing": made.Dropout2012}
+DROPOUTS: dict[str, type[nn.Module]] = {"training": made.Dropout, "testing": made.Dropout2012}
 
 
 class AlexNet(nn.Module):

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation whose moving variance takes the batch's biased variance, as Keras 3 does (PyTorch's: unbiased)."""
+    """Batch normalisation whose moving variance takes the batch's biased variance, as Keras 3 does (PyTorch's: unbiased).
+
+    Where other processes have the rest of the batch, `total` returns a tensor summed over all of them, and the statistics are
+    the whole batch's.
+    """
+
+    total: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """N C H W -> N C H W."""
         if not self.training:
             return super().forward(images)
+        if self.total is not None:
+            return self._over_processes(images, self.total)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
@@ -28,6 +39,16 @@ class BatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
         return normalised
 
+    def _over_processes(self, images: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+        wide = images.to(torch.promote_types(images.dtype, torch.float32))
+        one = wide.new_full((1,), images.numel() // images.shape[1])
+        sums = _summed(torch.cat([wide.sum((0, 2, 3)), one]), total)
+        mean = (sums[:-1] / sums[-1])[:, None, None]
+        variance = (_summed((wide - mean).square().sum((0, 2, 3)), total) / sums[-1].detach())[:, None, None]
+        self.track(mean.flatten(), variance.flatten())
+        normalised = (wide - mean) * (variance + self.eps).rsqrt()
+        return (normalised * self.weight[:, None, None] + self.bias[:, None, None]).to(images.dtype)
+
     @torch.no_grad()
     def track(self, mean: Tensor, variance: Tensor) -> None:
         """Let the moving statistics take those of a batch, whose variance is the biased one."""
@@ -40,22 +61,52 @@ class BatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
 
 
-class Dropout2012(nn.Module):
-    """Dropout as the paper has it (section 4.2): units are left out in training, later all outputs are times 1 - `p`."""
+def _summed(x: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+    result: Tensor = _Summed.apply(x, total)  # type: ignore[no-untyped-call]
+    return result
 
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
+
+class _Summed(torch.autograd.Function):
+    """A sum over processes: what any of them does with it comes back to all."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+        context.total = total
+        return total(x)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return context.total(gradient), None
+
+
+class Dropout(nn.Dropout):
+    """PyTorch's dropout, that one process can also do a part of.
+
+    Where a process has a part of the batch, or of the units, `whole` returns for the part's shape that of all together, and
+    where in it the part lies. The draws are then those of one process alone, so the result is too.
+    """
+
+    whole: Callable[[Sequence[int]], tuple[Sequence[int], tuple[slice, ...]]] | None = None
+
+    def kept(self, units: Tensor) -> Tensor:
+        """Return 1 for each of the units that stays, 0 for the others."""
+        shape, where = (units.shape, ()) if self.whole is None else self.whole(units.shape)
+        drawn = torch.empty(shape, dtype=units.dtype, device=units.device).bernoulli_(1 - self.p)
+        return drawn[where]
 
     def forward(self, units: Tensor) -> Tensor:
         """N x units -> N x units."""
-        if not self.training:
-            return units * (1 - self.p)
-        return units * torch.empty_like(units).bernoulli_(1 - self.p)
+        if not self.training or not self.p:
+            return units
+        return units * self.kept(units).div_(1 - self.p)
 
-    def extra_repr(self) -> str:
-        """Show the constant in `print(network)`."""
-        return f"p={self.p}"
+
+class Dropout2012(Dropout):
+    """Dropout as the paper has it (section 4.2): units are left out in training, later all outputs are times 1 - `p`."""
+
+    def forward(self, units: Tensor) -> Tensor:
+        """N x units -> N x units."""
+        return units * (self.kept(units) if self.training else 1 - self.p)
 
 
 class FlattenMaps(nn.Module):

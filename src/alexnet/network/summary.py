@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.layers import Dropout2012, FlattenMaps
+from alexnet.network.layers import FlattenMaps
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.network.variants import Variant
 
@@ -23,7 +23,6 @@ KINDS: dict[type[nn.Module], str] = {
     nn.ReLU: "ReLU",
     nn.Tanh: "tanh",
     nn.Dropout: "dropout",
-    Dropout2012: "dropout",
     FlattenMaps: "flatten",
     nn.Linear: "dense",
 }

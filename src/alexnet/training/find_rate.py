@@ -23,7 +23,7 @@ from alexnet.progress import track
 from alexnet.recipe import Recipe
 from alexnet.run import write
 from alexnet.training.job import prepare
-from alexnet.training.optimizer import build_loss, build_optimizer, set_rate
+from alexnet.training.optimizer import Loss, build_optimizer, set_rate
 from alexnet.training.schedule import input_at
 
 STEPS = 100
@@ -62,7 +62,7 @@ class Trial:
         self._optimizer = build_optimizer(self._network, self.recipe.optimizer)
         if choose_precision(self._device, self.recipe.train.precision) == "bfloat16":
             narrow_gradients(self._network)
-        self._loss = build_loss(self.recipe, self._train.targets, len(dataset.table.labels), self._device)
+        self._loss = Loss(self.recipe.train, self._train.targets, len(dataset.table.labels), self._device)
 
     @property
     def batch(self) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
+import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +23,14 @@ from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, quo
 from alexnet.measure.evaluate import Evaluation
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, choose_precision, keep_freed_memory, place
-from alexnet.recipe import Recipe
+from alexnet.recipe import Recipe, parse
 from alexnet.run import RunFolder, create, find, read_recipe, save_model, write_json, write_text
 from alexnet.training import checkpoint
 from alexnet.training.loop import Trainer
 from alexnet.training.monitor import Monitor, environment
+from alexnet.training.parallel import Parallel
 from alexnet.training.pretrained import load_features
+from alexnet.training.processes import ALONE, Group
 from alexnet.training.stop import StopRequest
 from alexnet.training.whiten import whiten
 
@@ -44,8 +47,12 @@ class Trained:
     evaluation: Evaluation
 
 
-def start(recipe: Recipe, out: Path, device: str | None, started: float) -> Trained:
+def start(
+    recipe: Recipe, out: Path, device: str | None, started: float, group: Group = ALONE, parallel: Parallel = "data"
+) -> Trained:
     """Train by `recipe` into the new run folder `out`; `started` is the `time.monotonic()` that its seconds count from.
+
+    Where processes train together, all of them call it, with the same arguments; the first writes.
 
     Raises:
         AlexNetError: whatever keeps it from training, in one line; `Interrupted` after a signal, with everything saved.
@@ -53,49 +60,68 @@ def start(recipe: Recipe, out: Path, device: str | None, started: float) -> Trai
     where = choose_device(device)
     if (local := Path(recipe.data.dataset).expanduser()).exists():
         recipe = recipe.with_settings({"data.dataset": str(local.absolute())})  # the run is used from other folders too
-    recipe = recipe.with_settings({"train.tensorboard": time.strftime(recipe.train.tensorboard)})
+    recipe = recipe.with_settings({"train.tensorboard": group.told(time.strftime(recipe.train.tensorboard))})
     table = open_table(recipe.data.dataset, recipe.data.root)
-    folder = create(out)
-    write_text(folder.recipe, recipe.to_toml())  # from here on, --resume can begin anew
+    folder = create(out) if group.first else RunFolder(out)
+    if group.first:
+        write_text(folder.recipe, recipe.to_toml())  # from here on, --resume can begin anew
     try:
-        return _train(recipe, table, folder, where, started, resuming=False)
+        return _train(recipe, table, folder, where, started, group, parallel, resuming=False)
     except AlexNetError as error:
-        if not isinstance(error, Interrupted) and not folder.environment.exists():
+        if group.first and not isinstance(error, Interrupted) and not folder.environment.exists():
             shutil.rmtree(folder.path, ignore_errors=True)  # nothing was trained: the name is free again
         raise
 
 
-def resume(out: Path, device: str | None, started: float) -> Trained:
-    """Go on with the run in `out` from its last checkpoint, or from its recipe where there is none.
+def resume(out: Path, device: str | None, started: float, group: Group = ALONE, parallel: Parallel = "data") -> Trained:
+    """Go on with the run in `out` from its last checkpoint, or from its recipe where there is none; processes as for `start`.
 
     Raises:
         AlexNetError: as `start`; `RunError` where there is no run, or a finished one.
     """
-    folder = find(out)
-    if folder.summary.exists():
+    folder = find(out) if group.first else RunFolder(out)  # another machine need not have it
+    if group.first and folder.summary.exists():
         raise RunError(f"{out} is finished, there is nothing to resume (alexnet report {quoted(out)} writes its page anew)")
-    recipe = read_recipe(folder)
+    text = group.told(read_recipe(folder).to_toml() if group.first else "")
+    recipe = parse(tomllib.loads(text), str(folder.recipe))
     table = open_table(recipe.data.dataset, recipe.data.root)
-    return _train(recipe, table, folder, choose_device(device), started, resuming=True)
+    return _train(recipe, table, folder, choose_device(device), started, group, parallel, resuming=True)
 
 
-def _train(recipe: Recipe, table: Table, folder: RunFolder, device: torch.device, started: float, *, resuming: bool) -> Trained:
-    with _alone(folder), StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
+def _train(
+    recipe: Recipe,
+    table: Table,
+    folder: RunFolder,
+    device: torch.device,
+    started: float,
+    group: Group,
+    parallel: Parallel,
+    *,
+    resuming: bool,
+) -> Trained:
+    alone = _alone(folder) if group.first else nullcontext()
+    with alone, StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
         keep_freed_memory()
         try:
-            fresh = not (resuming and checkpoint.exists(folder.path))
-            recipe, dataset, how, network = prepare(recipe, table, device, fresh=fresh)
+            fresh = not (resuming and group.told(checkpoint.exists(folder.path)))
+            with group.in_turn():
+                recipe, dataset, how, network = prepare(recipe, table, device, fresh=fresh)
         except Interrupted as error:
             way_on = f"stopped before training began; go on with: alexnet train --resume {quoted(folder.path)}"
             raise Interrupted(way_on, error.code) from error
         precision = choose_precision(device, recipe.train.precision)
-        trainer = Trainer(recipe, dataset, how, network, folder, monitor, started)
+        network.load_state_dict(group.told_tensors(network.state_dict()))  # another machine may round otherwise
+        trainer = Trainer(recipe, dataset, how, network, folder, monitor, started, group, parallel)
         stop.deferred = True  # from here on, the folder stays, and a signal finds something to save
-        write_json(folder.environment, environment(device, precision))
-        _say_plan(monitor, recipe, dataset, folder, f"{device.type}, {precision}", sum(p.numel() for p in network.parameters()))
+        if group.first:
+            write_json(folder.environment, environment(device, precision, group.world, parallel))
+        together = f", {group.world} processes ({parallel} parallel)" if group.world > 1 else ""
+        where = f"{device.type}, {precision}, {torch.get_num_threads()} threads{together}"
+        _say_plan(monitor, recipe, dataset, folder, where, sum(p.numel() for p in network.parameters()))
         if resuming and trainer.resume():
             monitor.say(f"going on in epoch {trainer.at.epoch}, batch {trainer.at.batch + 1} of {len(trainer.cuts)}")
-        write_text(folder.recipe, recipe.to_toml())
+        if group.first:
+            write_text(folder.recipe, recipe.to_toml())
         try:
             trainer.fit(stop)
             return _finish(recipe, trainer, folder, started)
@@ -179,7 +205,8 @@ def _finish(recipe: Recipe, trainer: Trainer, folder: RunFolder, started: float)
     """Calibrate on validation, look at the test set once, write model and summary."""
     validation = trainer.evaluate("val").calibrated()
     card = trainer.card().model_copy(update={"temperature": validation.temperature})
-    save_model(folder, trainer.network, card)
+    if trainer.group.first:
+        save_model(folder, trainer.network, card)
     table = trainer.dataset.table
     test: Evaluation | None = trainer.evaluate("test", validation.temperature) if len(table.rows("test")) else None
     history = trainer.at.history
@@ -194,8 +221,9 @@ def _finish(recipe: Recipe, trainer: Trainer, folder: RunFolder, started: float)
         "test": test.to_json() if test else None,
         "skipped": [skipped._asdict() for skipped in table.skipped],
     }
-    write_json(folder.summary, summary)
-    checkpoint.remove(folder.path)
+    if trainer.group.first:
+        write_json(folder.summary, summary)
+        checkpoint.remove(folder.path)
     return Trained(folder, trainer.dataset, "test" if test else "val", test or validation)
 
 
@@ -214,7 +242,7 @@ def _say_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFol
     monitor.say(f"batches of up to {train.batch}: {batches} an epoch, {length}, recipe {recipe.name}, seed {train.seed}")
     monitor.say(
         f"network {recipe.model.variant}: {parameters:,} parameters, input {recipe.images.input}x{recipe.images.input} "
-        f"from {stored}; {where}, {torch.get_num_threads()} threads"
+        f"from {stored}; {where}"
     )
     if table.skipped:
         monitor.say(f"left out {len(table.skipped)} files:")

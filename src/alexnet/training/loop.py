@@ -6,7 +6,7 @@ import csv
 import io
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,9 @@ from alexnet.run import Card, RunFolder, save_model, save_weights, write_text
 from alexnet.training import checkpoint, state
 from alexnet.training.clock import Clock
 from alexnet.training.monitor import Monitor
-from alexnet.training.optimizer import build_loss, build_optimizer, check_names, frozen, set_rate
+from alexnet.training.optimizer import Loss, build_optimizer, check_names, frozen, set_rate
+from alexnet.training.parallel import Parallel, Share
+from alexnet.training.processes import ALONE, Group
 from alexnet.training.schedule import EarlyStop, Plateau, input_at, rate_at, table_at
 from alexnet.training.state import Progress
 from alexnet.training.stop import StopRequest
@@ -47,8 +49,16 @@ class Trainer:
         folder: RunFolder,
         monitor: Monitor,
         started: float,
+        group: Group = ALONE,
+        parallel: Parallel = "data",
     ) -> None:
-        """`started` is the `time.monotonic()` that `train.minutes` counts from; the network is on its device."""
+        """`started` is the `time.monotonic()` that `train.minutes` counts from; the network is on its device.
+
+        Of the processes of `group`, the first writes into the folder.
+
+        Raises:
+            RecipeError: the network or the batches cannot be divided so.
+        """
         self.recipe, self.dataset, self.how, self.network = recipe, dataset, how, network
         self.folder, self.monitor, self.started = folder, monitor, started
         self.device = next(network.parameters()).device
@@ -57,19 +67,26 @@ class Trainer:
         self.cuts = parts(len(self.train), recipe.train.batch, recipe.train.last_batch)
         if not self.cuts:
             raise RecipeError(f"train.batch is {recipe.train.batch}, but {len(self.train)} images train, and short ones drop")
-        self.optimizer = build_optimizer(network, recipe.optimizer)
-        if choose_precision(self.device, recipe.train.precision) == "bfloat16":
+        if (least := min(end - start for start, end in self.cuts)) < group.world:
+            raise RecipeError(f"the smallest batch has {least} images, too few for {group.world} processes: raise train.batch")
+        self.group = group
+        self.share = Share(network, group, parallel, synchronised=recipe.train.synchronised_norm)
+        if parallel == "towers" and recipe.optimizer.muon:
+            raise RecipeError("--parallel towers divides convolutions, which Muon needs whole: --set optimizer.muon=0")
+        self.optimizer = build_optimizer(self.share.network, recipe.optimizer)
+        if choose_precision(self.device, recipe.train.precision) == "bfloat16" and group.world == 1:
             narrow_gradients(network)
         for row in recipe.schedule.table:
             check_names(network, row.rate_factors, "schedule.table")
-        self.loss = build_loss(recipe, self.train.targets, len(dataset.table.labels), self.device)
+        self.loss = Loss(recipe.train, self.train.targets, len(dataset.table.labels), self.device)
         self.at = Progress()
         self.best_weights: checkpoint.Tensors = {}
         self.clock: Clock | None = None
-        if recipe.train.minutes is not None:
+        self._by_clock = 0.0  # the share of the training that is done, where it is by the clock
+        if recipe.train.minutes is not None and group.first:
             evaluated = 2 * len(self.val) + len(dataset.table.rows("test"))
             self.clock = Clock(recipe.train.minutes, evaluated, started, folder.journal)
-        self._stop = StopRequest()
+        self._stop, self._code, self._wish = StopRequest(), 0, False  # what all agreed on: to stop with a code, to save
         self._saved, self._saving = time.monotonic(), 0.0  # when, and the seconds that it took
         self._began = (0.0, 0)  # when this epoch began, and how many of its images were done then
         self._fit_began = (0.0, 0.0)  # when training began or was taken up, and the share of it that was done then
@@ -90,8 +107,9 @@ class Trainer:
         while self.at.batch or not self._over():  # the last epoch may have been stopped while it was evaluated
             self._run_epoch()
             self._end_epoch()
-        if self.recipe.train.keep == "best" and self.best_weights:
-            self.network.load_state_dict(self.best_weights)
+        self.share.give()
+        if self.recipe.train.keep == "best" and self.at.best_epoch:
+            self.network.load_state_dict(self.group.told_tensors(self.best_weights))
 
     def evaluate(self, split: str, temperature: float = 1.0) -> Evaluation:
         """Return the network's evaluation on a split.
@@ -107,7 +125,10 @@ class Trainer:
             precision=self.recipe.train.precision,
             workers=self.recipe.data.workers,
             temperature=temperature,
-            between=self._heed,
+            # Alone, a signal is heeded at once; of several processes all must, so it waits for the next step.
+            between=self._heed if self.group.world == 1 else lambda: None,
+            part=self.group.part,
+            joined=lambda logits, total: self.group.gather(logits, 0, total),
         )
 
     def card(self) -> Card:
@@ -129,14 +150,19 @@ class Trainer:
         Raises:
             RunError: it is damaged, or the recipe or the dataset is not what it was.
         """
-        found = state.load(self.folder, self.recipe, self.dataset)
-        if found is None:
+        found = state.load(self.folder, self.recipe, self.dataset) if self.group.first else None
+        at, tensors = found or (None, {kind: {} for kind in state.KINDS})
+        told = self.group.told(None if at is None else asdict(at))
+        if told is None:
             return False
-        self.at, tensors = found
+        self.at = Progress(**told)
+        if self.group.world > 1:
+            self.at.pieces = 1
         self.started -= self.at.seconds_before
         if self.clock is not None:
             self.clock.started = self.started
-        state.put_back(tensors, self.network, self.optimizer, self.folder.path)
+        network, momentum = (self.group.told_tensors(tensors[kind]) for kind in ("network", "momentum"))
+        state.put_back(network, momentum, self.share, self.optimizer, self.folder.path)
         self.best_weights = tensors["best"]
         return True
 
@@ -150,15 +176,18 @@ class Trainer:
         if self.clock is not None:
             self.clock.flush()
         at = replace(self.at, seconds_before=began - self.started)
-        state.save(self.folder, self.recipe, self.dataset, at, self.network, self.optimizer, self.best_weights)
+        self.share.give()
+        momentum = state.momentum(self.share, self.optimizer)
+        if self.group.first:
+            state.save(self.folder, self.recipe, self.dataset, at, self.network, momentum, self.best_weights)
         self._saved = time.monotonic()
         self._saving = self._saved - began
 
     def _run_epoch(self) -> None:
         """Train on the batches of the epoch at work that are still to do, or until the time is over."""
         train, at = self.recipe.train, self.at
-        self.network.train()
-        for layer in frozen(self.network, self.recipe.optimizer).values():
+        self.share.network.train()
+        for layer in frozen(self.share.network, self.recipe.optimizer).values():
             layer.eval()  # a frozen norm keeps its statistics
         now = table_at(self.recipe.schedule, at.epoch)
         factors = {**self.recipe.optimizer.rate_factors, **now.rate_factors}
@@ -166,7 +195,8 @@ class Trainer:
         changes = self.recipe.augment.model_copy(update={"colour_noise": noise})
         self._began = (time.monotonic(), at.seen)
         workers, together, alternate = self.recipe.data.workers, changes.together, changes.alternate
-        for batch in epoch_batches(self.train, self.cuts, train.seed, at.epoch, at.batch, workers, together, alternate):
+        cuts = self.share.cuts(self.cuts)
+        for batch in epoch_batches(self.train, cuts, train.seed, at.epoch, at.batch, workers, together, alternate):
             if self._over():
                 break
             set_rate(self.optimizer, self.rate, factors)
@@ -177,14 +207,16 @@ class Trainer:
                 f"epoch {at.epoch}", at.batch, len(self.cuts), self.rate, at.loss_sum / at.seen, at.right / at.seen, left
             )
             self._heed()
-            if time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
+            if self._wish:
                 self.save()
 
     def _step(self, batch: Batch, changes: Augment) -> None:
-        """One step on one batch; chance comes from (seed, epoch, batch) alone."""
+        """One step on one batch, or this process's part of it; chance comes from (seed, epoch, batch) alone."""
         train, at = self.recipe.train, self.at
         seed = int(np.random.SeedSequence([train.seed, at.epoch, at.batch]).generate_state(1, np.uint64)[0] >> 1)
         how = self.how.model_copy(update={"input": input_at(self.recipe, self._share(0.5), self.network.smallest)})
+        start, end = self.cuts[at.batch]
+        self.share.images = count = end - start
         while True:
             torch.manual_seed(seed)
             self.optimizer.zero_grad(set_to_none=True)
@@ -192,33 +224,38 @@ class Trainer:
                 loss, right = self._gradient(batch, changes, how)
                 break
             except torch.OutOfMemoryError:
-                self._halve(len(batch.targets))
+                if self.group.world > 1:
+                    raise
+                self._halve(count)
+        loss, hits = self.share.sum(loss, right)
+        if not np.isfinite(loss):
+            self._diverged(loss)
         self.optimizer.step()
-        count = len(batch.targets)
+        self._agree()
         at.seen += count
         at.loss_sum += loss * count
-        at.right += right
+        at.right += round(hits)
         if self.clock is not None:
             self.clock.stepped(count)
 
     def _gradient(self, batch: Batch, changes: Augment, how: Preprocessing) -> tuple[float, int]:
-        """Add the gradient of a batch, in `at.pieces` one after the other; return its loss and how many were right."""
+        """Add the gradient of a batch, in `at.pieces` one after the other; return its loss and how many were right.
+
+        With other processes: of this one's part of the batch, and what it adds to the loss.
+        """
         assert batch.draws is not None
         total, right, device = 0.0, 0, self.device
-        pieces = self.at.pieces
-        for images, all_targets, draws in zip(
-            batch.images.chunk(pieces), batch.targets.chunk(pieces), batch.draws.chunk(pieces), strict=True
-        ):
-            targets = all_targets.to(device, non_blocking=True)
+        wanted = self.share.targets(batch)
+        [whole] = self.share.sum(self.loss.total(wanted))
+        parts = (tensor.chunk(self.at.pieces) for tensor in (batch.images, wanted, batch.draws))
+        for images, some, draws in zip(*parts, strict=True):
+            targets = some.to(device, non_blocking=True)
             x = training_input(images.to(device, non_blocking=True), draws.to(device), how, changes)
             with autocast(device, self.recipe.train.precision):
-                logits = self.network(x, how.enlarge).float()
-            loss = self.loss(logits, targets) * (len(targets) / len(batch.targets))
-            value = loss.item()
-            if not np.isfinite(value):
-                self._diverged(value)
+                logits = self.share.forward(x, how.enlarge).float()
+            loss = self.loss(logits, targets) * (self.loss.total(some) / whole)
             torch.autograd.backward(loss)
-            total += value
+            total += loss.item()
             right += int((logits.argmax(1) == targets).sum())
         return total, right
 
@@ -244,6 +281,7 @@ class Trainer:
         at = self.at
         began, seen = self._began
         pace = (at.seen - seen) / max(1e-9, time.monotonic() - began)
+        self.share.give()
         found = self.evaluate("val").to_json()
         row = {
             "epoch": at.epoch,
@@ -261,16 +299,18 @@ class Trainer:
         at.history.append(row)
         if (found["top1"], -found["loss"]) > at.best:
             at.best, at.best_epoch = (found["top1"], -found["loss"]), at.epoch
-            if self.recipe.train.keep == "best":
+            if self.recipe.train.keep == "best" and self.group.first:
                 self.best_weights = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         self._adapt(row)
-        write_metrics(self.folder, at.history)
-        if pattern := self.recipe.train.save_epochs:
-            save_weights(self.folder.path / "epochs" / f"{pattern.format(epoch=at.epoch)}.safetensors", self.network)
+        if self.group.first:
+            write_metrics(self.folder, at.history)
+            if pattern := self.recipe.train.save_epochs:
+                save_weights(self.folder.path / "epochs" / f"{pattern.format(epoch=at.epoch)}.safetensors", self.network)
         of_epochs = "" if self.recipe.train.minutes else f"/{self.recipe.train.epochs}"
         at.epoch, at.batch, at.seen, at.loss_sum, at.right = at.epoch + 1, 0, 0, 0.0, 0
         self.monitor.epoch(row, of_epochs, self._seconds_left())
-        if (time.monotonic() - self._saved) * SHARE_FOR_CHECKPOINTS > self._saving and not self._over():
+        enough = (time.monotonic() - self._saved) * SHARE_FOR_CHECKPOINTS > self._saving
+        if self.group.agreed(enough) and not self._over():
             self.save()
 
     @property
@@ -300,8 +340,8 @@ class Trainer:
 
     def _share(self, into_step: float = 0.0) -> float:
         """Return how much of the training is done, from 0 to 1: by the clock if the recipe names minutes, else by steps."""
-        if self.clock is not None:
-            return self.clock.share
+        if self.recipe.train.minutes is not None:
+            return self._by_clock
         return (self._steps_done + into_step) / (self.recipe.train.epochs * len(self.cuts))
 
     @property
@@ -311,6 +351,9 @@ class Trainer:
     def _over(self) -> bool:
         if self.clock is not None:
             self.clock.decide(self._steps_done)
+            self._by_clock = self.clock.share
+        if self.recipe.train.minutes is not None:
+            self._by_clock = self.group.agreed(self._by_clock)
         return self.at.ended or self._share() >= 1.0
 
     def _seconds_left(self) -> float:
@@ -320,10 +363,18 @@ class Trainer:
         done = self._share()
         return (time.monotonic() - began) * (1 - done) / max(done - share, 1e-9)
 
+    def _agree(self) -> None:
+        """Let all processes know of a signal that one of them noted, and of the first one's wish to save."""
+        late = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+        code = self._stop.code
+        interrupted, terminated, saving = self.group.sum(code == 130, code == 143, late and self.group.first)
+        self._code, self._wish = 143 if terminated else 130 if interrupted else 0, bool(saving)
+
     def _heed(self) -> None:
         """Save and stop, if a signal asks for it."""
-        if self._stop.code is not None:
-            self._save_and_stop(self._stop.code)
+        code = self._stop.code if self.group.world == 1 else self._code
+        if code:
+            self._save_and_stop(code)
 
     def _save_and_stop(self, code: int) -> None:
         self.save()

@@ -19,22 +19,24 @@ import torch
 
 from alexnet.errors import RunError
 from alexnet.network.fused import fast_forms
-from alexnet.progress import SECONDS_BETWEEN_LINES, clock, say
+from alexnet.progress import SECONDS_BETWEEN_LINES, clock, say, silent
 
 
 class Monitor:
-    """Writes to standard error, to `log.txt` and to TensorBoard. A context manager."""
+    """Writes to standard error, to `log.txt` and to TensorBoard; if this process is silent, nowhere. A context manager."""
 
     def __init__(self, folder: Path, device: torch.device, tensorboard: str) -> None:
         self.device = device
         self._board_folder = folder / tensorboard
         self._folder = folder
         self._process = psutil.Process()
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr.isatty() and not silent()
         self._shown = time.monotonic()
         self._board: Any = None
 
     def __enter__(self) -> Monitor:
+        if silent():
+            return self
         from torch.utils.tensorboard import SummaryWriter  # a second to import
 
         with _writing(self._folder):
@@ -43,11 +45,14 @@ class Monitor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with suppress(OSError):  # a full disk was reported before
-            self._board.close()
+        if self._board is not None:
+            with suppress(OSError):  # a full disk was reported before
+                self._board.close()
 
     def say(self, text: str) -> None:
         """Write a line for people, and keep it."""
+        if silent():
+            return
         if self._live:
             sys.stderr.write("\r\033[K")  # over the live line
         say(text)
@@ -78,6 +83,8 @@ class Monitor:
             f"val loss {row['val_loss']:.3f} top-1 {row['val_top1']:.1%}  "
             f"{row['images_per_second']:.0f} images/s  {device}{busy} {row['memory_gb']:.1f} GB  {clock(seconds_left)} left"
         )
+        if self._board is None:
+            return
         with _writing(self._folder):
             for name in ("train_loss", "train_top1", "val_loss", "val_top1", "rate"):
                 part, _, figure = name.rpartition("_")
@@ -104,8 +111,8 @@ def _writing(folder: Path) -> Iterator[None]:
         raise RunError(f"cannot write into {folder}: {error.strerror or error}") from error
 
 
-def environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """Return what a figure depends on beside the recipe: versions, processor, threads, fast forms, git commit."""
+def environment(device: torch.device, precision: str, processes: int = 1, parallel: str = "data") -> dict[str, Any]:
+    """Return what a figure depends on beside the recipe: versions, processor, threads, processes, fast forms, git commit."""
     libraries = ("alexnet", "torch", "numpy", "pillow", "safetensors")
     capabilities = torch.cpu.get_capabilities()
     return {
@@ -115,6 +122,8 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "processor": capabilities.get("cpu_name") or platform.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": processes,
+        "parallel": parallel if processes > 1 else None,
         "device": str(device),
         "precision": precision,
         "fast_forms": fast_forms(device),

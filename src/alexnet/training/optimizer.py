@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 from alexnet.errors import RecipeError, nearest
 from alexnet.network import fused
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import has_fast_bfloat16
-from alexnet.recipe import Optimizer, Recipe
+from alexnet.recipe import Optimizer, Train
 
 
 def orthogonal(matrix: Tensor, rounds: int = 3) -> Tensor:
@@ -162,26 +162,33 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float, factors: Mapping[str
         group["lr"] = rate * factor
 
 
-def build_loss(
-    recipe: Recipe, targets: NDArray[np.int64], classes: int, device: torch.device
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss that the recipe asks for, of logits (N x classes) and targets (N); `targets` are the training images'.
+class Loss:
+    """The loss that a recipe asks for: a mean over images.
 
     `binary` is the mean sigmoid cross-entropy of every class against all others: what Keras 3 makes of
     `binary_crossentropy` on one-hot labels after a softmax, whose logits it finds (tutorial 001).
     Balanced weights are images / (classes * images of the class), so a class counts alike however rare it is.
     """
-    weight = None
-    if recipe.train.class_weights == "balanced":
-        counts = np.bincount(targets, minlength=classes)
-        weight = torch.tensor(len(targets) / (classes * counts.clip(1)), dtype=torch.float32, device=device)
-    smoothing = recipe.train.label_smoothing
-    if recipe.train.loss == "binary":
 
-        def binary(logits: Tensor, wanted: Tensor) -> Tensor:
-            smooth = one_hot(wanted, classes).to(logits.dtype) * (1 - smoothing) + smoothing / 2
-            each = None if weight is None else weight[wanted][:, None].to(logits.dtype)
-            return binary_cross_entropy_with_logits(logits, smooth, each)
+    def __init__(self, train: Train, targets: NDArray[np.int64], classes: int, device: torch.device) -> None:
+        """`targets` are the training images'."""
+        self.binary, self.smoothing, self.classes = train.loss == "binary", train.label_smoothing, classes
+        self.weights: Tensor | None = None  # of the classes
+        if train.class_weights == "balanced":
+            counts = np.bincount(targets, minlength=classes)
+            self.weights = torch.tensor(len(targets) / (classes * counts.clip(1)), dtype=torch.float32, device=device)
 
-        return binary
-    return nn.CrossEntropyLoss(weight, label_smoothing=smoothing)
+    def __call__(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Return the loss of logits N x classes whose targets are `wanted`, N int64."""
+        if not self.binary:
+            weights = None if self.weights is None else self.weights.to(logits.dtype)
+            return cross_entropy(logits, wanted, weights, label_smoothing=self.smoothing)
+        smooth = one_hot(wanted, self.classes).to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
+        each = None if self.weights is None else self.weights[wanted][:, None].to(logits.dtype)
+        return binary_cross_entropy_with_logits(logits, smooth, each)
+
+    def total(self, wanted: Tensor) -> float:
+        """Return what a mean over images of these targets divides by: their number, or the sum of their weights."""
+        if self.binary or self.weights is None:
+            return len(wanted)
+        return self.weights.cpu()[wanted.cpu()].double().sum().item()

@@ -17,6 +17,7 @@ from alexnet.recipe import Recipe
 from alexnet.run import RunFolder
 from alexnet.training import checkpoint
 from alexnet.training.checkpoint import Tensors
+from alexnet.training.parallel import Share
 
 KINDS = ("network", "momentum", "best")
 # Keys of a recipe that may change between sessions: the numbers do not depend on them.
@@ -51,7 +52,7 @@ def save(
     dataset: Dataset,
     at: Progress,
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    momentum: Tensors,
     best: Tensors,
 ) -> None:
     """Write a checkpoint; `best` are the weights of the best epoch.
@@ -59,11 +60,6 @@ def save(
     Raises:
         RunError: it cannot be written; the one before is intact.
     """
-    momentum = {
-        name: optimizer.state[parameter]["momentum_buffer"]
-        for name, parameter in network.named_parameters()
-        if parameter in optimizer.state
-    }
     named = zip(KINDS, (network.state_dict(), momentum, best), strict=True)
     tensors = {f"{kind}/{name}": t.detach().cpu().contiguous() for kind, those in named for name, t in those.items()}
     belongs = {"recipe": recipe.to_toml(), "dataset": dataset.fingerprint()}
@@ -94,18 +90,26 @@ def load(folder: RunFolder, recipe: Recipe, dataset: Dataset) -> tuple[Progress,
     return at, tensors
 
 
-def put_back(tensors: dict[str, Tensors], network: nn.Module, optimizer: torch.optim.Optimizer, run: Path) -> None:
-    """Give the network its weights back, and the optimizer its momentum.
+def momentum(share: Share, optimizer: torch.optim.Optimizer) -> Tensors:
+    """Return the optimizer's momentum by the parameters' names, whole: with other processes, all of them call it."""
+    parameters = share.network.named_parameters()
+    kept = {name: optimizer.state[p]["momentum_buffer"] for name, p in parameters if p in optimizer.state}
+    return {name: share.gathered(name, tensor) for name, tensor in kept.items()}
+
+
+def put_back(network: Tensors, momentum: Tensors, share: Share, optimizer: torch.optim.Optimizer, run: Path) -> None:
+    """Give the network its weights back, and the optimizer its momentum; of both, a process takes its part.
 
     Raises:
         RunError: they are another network's; `run` names where they lie.
     """
     try:
-        network.load_state_dict(tensors["network"])
-        for name, parameter in network.named_parameters():
-            if name in tensors["momentum"]:
-                momentum = torch.empty_like(parameter).copy_(tensors["momentum"][name])
-                optimizer.state[parameter]["momentum_buffer"] = momentum
+        share.whole.load_state_dict(network)
+        share.take()
+        for name, parameter in share.network.named_parameters():
+            if name in momentum:
+                kept = torch.empty_like(parameter).copy_(share.part(name, momentum[name]))
+                optimizer.state[parameter]["momentum_buffer"] = kept
     except RuntimeError as error:
         raise _foreign(run) from error
 

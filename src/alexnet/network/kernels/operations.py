@@ -59,6 +59,7 @@ class _ReluNormPool(torch.autograd.Function):
             if norm.training:
                 sums = torch.empty(2, channels, dtype=torch.float64)
                 kernels.call("map_sums", x.dtype, (x, sums), maps)
+                sums, count = _of_all(norm, sums, count)
                 mean = sums[0] / count
                 variance = (sums[1] / count - mean.square()).clamp_min(0)
                 norm.track(mean, variance)
@@ -76,7 +77,7 @@ class _ReluNormPool(torch.autograd.Function):
         place = torch.empty_like(result, dtype=torch.uint8) if wanted else None
         kernels.call("map_forward", x.dtype, (x, factor, offset, result, place), maps)
         context.save_for_backward(x, place, scale, mean, deviation)
-        context.maps = maps
+        context.maps, context.norm, context.count = maps, norm, count
         return result
 
     @staticmethod
@@ -89,17 +90,26 @@ class _ReluNormPool(torch.autograd.Function):
         if scale is not None:
             sums = torch.empty(2, maps.channels, dtype=torch.float64)
             kernels.call("map_gradient_sums", x.dtype, (x, gradient, place, sums), maps)
-            count = maps.images * maps.height * maps.width
             to_shift, to_scale = sums[0], (sums[1] - mean * sums[0]) / deviation
             # dx = scale / deviation * (dy - mean of dy - normalised x * mean of (dy * normalised x)), a line in x and dy
+            # where the sums are those of all processes: each has its part of the gradient of scale and shift
             factor = scale / deviation
-            slope = -factor * to_scale / (count * deviation)
-            offset = -factor * to_shift / count - slope * mean
+            sums, _ = _of_all(context.norm, sums, 0)
+            slope = -factor * (sums[1] - mean * sums[0]) / (context.count * deviation.square())
+            offset = -factor * sums[0] / context.count - slope * mean
             factor, slope, offset = factor.float(), slope.float(), offset.float()
             to_scale, to_shift = to_scale.to(scale.dtype), to_shift.to(scale.dtype)
         result = torch.empty_like(x)
         kernels.call("map_backward", x.dtype, (x, gradient, place, factor, slope, offset, result), maps)
         return result, to_scale, to_shift, None, None
+
+
+def _of_all(norm: BatchNorm, sums: Tensor, count: int) -> tuple[Tensor, float]:
+    """Return `sums` and `count` summed over the processes that share a batch, if there are such."""
+    if norm.total is None:
+        return sums, count
+    found = norm.total(torch.cat([sums.flatten(), sums.new_tensor([count])]))
+    return found[:-1].view_as(sums), found[-1].item()
 
 
 class _Convolution(ctypes.Structure):
