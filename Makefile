@@ -52,7 +52,7 @@ pages: .venv/installed-pages  ## open the reports of RUNS="runs/…" in Chromium
 	$(BIN)/python -m proof.pages $(RUNS)
 
 docs: .venv/installed-docs  ## the site, into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove what was installed and built; runs stay
 	rm -rf .venv .venv-keras site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
