@@ -52,7 +52,11 @@ pages: .venv/installed-pages  ## open the reports of RUNS="runs/…" in Chromium
 	$(BIN)/python -m proof.pages $(RUNS)
 
 docs: .venv/installed-docs  ## the site, into site/
+	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-check: .venv/installed-dev docs  ## run the code of the site and of README, and look at links; ten minutes
+	$(BIN)/python -m proof.docs
 
 clean:  ## remove what was installed and built; runs stay
 	rm -rf .venv .venv-keras site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

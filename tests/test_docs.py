@@ -1,0 +1,112 @@
+"""The site: what it takes from the program is what the program says, and what is public says what it is."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from proof import docs
+
+import alexnet
+from alexnet import api
+from alexnet.network.variants import VARIANTS
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def generate() -> dict[str, Any]:
+    """What docs/generate.py defines."""
+    return runpy.run_path(str(ROOT / "docs" / "generate.py"))
+
+
+def text(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def test_the_page_of_commands_is_what_they_print(generate: dict[str, Any]) -> None:
+    assert text("commands.md") == generate["commands_page"](), "python docs/generate.py writes it anew"
+
+
+@pytest.mark.parametrize("words", [(), ("train",), ("search", "query")], ids=" ".join)
+def test_a_command_prints_its_part_of_the_page(words: tuple[str, ...]) -> None:
+    environment = os.environ | {"COLUMNS": "80"}
+    command = [sys.executable, "-m", "alexnet", *words, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    heading = f"# {' '.join(('alexnet', *words))}\n"
+    assert f"{heading}\n```text\n{done.stdout.strip()}\n```\n" in text("commands.md")
+
+
+def test_every_command_has_its_heading(generate: dict[str, Any]) -> None:
+    commands = list(generate["commands"]())
+    assert len(commands) > 20
+    for words in commands:
+        assert f"# {' '.join(('alexnet', *words))}\n" in text("commands.md")
+
+
+def test_shapes_and_table_of_the_network_are_the_program_s(generate: dict[str, Any]) -> None:
+    assert text("shapes.json") == generate["shapes"](), "python docs/generate.py writes it anew"
+    assert [shape["variant"] for shape in json.loads(text("shapes.json"))] == list(VARIANTS)
+    assert text("network.md") == generate["network_page"](text("network.md")), "python docs/generate.py writes it anew"
+
+
+PUBLIC = [
+    *((name, getattr(alexnet, name)) for name in alexnet.__all__),
+    *((name, getattr(api, name)) for name in ("find_rate", "ablate", "compare")),
+    *((f"Run.{name}", value) for name, value in vars(api.Run).items() if not name.startswith("_")),
+    *((f"AlexNet.{name}", value) for name, value in vars(alexnet.AlexNet).items() if not name.startswith("_")),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), PUBLIC, ids=[name for name, _ in PUBLIC])
+def test_every_public_name_says_what_it_is(name: str, value: object) -> None:
+    assert inspect.getdoc(getattr(value, "func", value)), f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", [*alexnet.__all__, "find_rate", "ablate", "compare"])
+def test_every_public_name_is_in_the_python_reference(name: str) -> None:
+    home = getattr(alexnet if name in alexnet.__all__ else api, name)
+    page = text("python.md")
+    assert f"::: {home.__module__}.{name}\n" in page or (home.__module__ == "alexnet.errors" and name in page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    assert not list(docs.wrong_links(page, page.name, page.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_says_whether_it_is_run(page: Path) -> None:
+    if f"docs/{page.name}" in docs.UNMARKED:
+        pytest.skip("its blocks are not marked yet")
+    for block in docs.blocks(page.read_text(encoding="utf-8")):
+        assert block.mark or block.language not in docs.CODE, f"{page.name}:{block.line}: say whether this is run"
+
+
+def test_marks_are_read_and_blocks_are_run(tmp_path: Path) -> None:
+    page = "<!-- run -->\n```python\nprint(1 + 1)\n```\n\n<!-- output -->\n```text\n2\n```\n"
+    assert [(b.line, b.language, b.mark) for b in docs.blocks(page)] == [(2, "python", "run"), (7, "text", "output")]
+    assert list(docs.run_page("page.md", page)) == []
+    (wrong,) = docs.run_page("page.md", page.replace("\n2\n", "\n3\n"))
+    assert "page.md:7: it prints\n2" in wrong
+    wrong, *_ = docs.run_page("page.md", page.replace("```python\nprint(1 + 1)", "```bash\nfalse"))
+    assert "exit code 1" in wrong
+    (wrong,) = docs.run_page("page.md", "text\n\n```bash\nls\n```\n")
+    assert "say above this block" in wrong
+
+
+def test_a_page_that_loads_from_elsewhere_is_found(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    page = tmp_path / "site" / "index.html"
+    page.write_text('<a href="https://a.example">a</a><script src="b.js"></script>')
+    assert list(docs.loaded_from_elsewhere(tmp_path / "site")) == []
+    page.write_text('<script src=https://a.example/b.js></script><link rel="stylesheet" href="//c.example/d.css">')
+    assert len(list(docs.loaded_from_elsewhere(tmp_path / "site"))) == 2
