@@ -58,6 +58,11 @@ def farthest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> 
     return max(float(d / theirs[name].double().norm().clamp_min(1e-30)) for name, d in differences.items())
 
 
+def moved(last: dict[str, torch.Tensor], first: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return how far tensors have moved."""
+    return {name: tensor.double() - first[name].double() for name, tensor in last.items()}
+
+
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
     """Return for each number of processes what `parallel_steps.py` wrote."""
@@ -81,6 +86,9 @@ def test_losses_and_weights_of_twenty_steps_are_those_of_one_process(
     )
     assert alone[f"{case.name}/losses"].shape == (20,)
     assert farthest(ours, alone) < (1e-9 if case.dtype == torch.float64 else 1e-4)
+    if case.dtype == torch.float64:  # of what the weights moved by, too
+        first = {name: steps[1].get(f"first {name}", torch.zeros(20)) for name in alone}
+        assert farthest(moved(ours, first), moved(alone, first)) < 1e-9
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +164,23 @@ def test_a_killed_worker_costs_nothing_under_torchrun(tmp_path: Path) -> None:
     assert process.wait(120) == 0, said
     assert "going on in epoch" in said
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+LATE = """
+import os, sys, time
+from datetime import timedelta
+from alexnet.training import processes
+processes.MEETING = timedelta(seconds=4)
+if os.environ["RANK"] == "1":
+    time.sleep(6)
+with processes.joined() as group:
+    print(group.sum(group.rank + 1.0))
+"""
+
+
+def test_processes_that_miss_each_other_try_again(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(LATE)
+    assert run(*torchrun(2, tmp_path / "late.py")).stdout.split() == ["[3.0]", "[3.0]"]
 
 
 WRONG: dict[str, tuple[Callable[[], list[str]], str]] = {

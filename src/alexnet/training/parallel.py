@@ -70,7 +70,7 @@ class Share:
                 layer.whole = partial(self._place, BATCH, 0)
         ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
         ignore(self.network, [*self.divided, *(["head.bias"] if self.divided else [])])  # that of the head is the same on all
-        self.forward = DistributedDataParallel(self.network, broadcast_buffers=False)
+        self.forward = DistributedDataParallel(self.network, forward_sync_buffers=False)
         self.forward.register_comm_hook(None, lambda _, bucket: _sum_each(bucket))
 
     def cuts(self, cuts: Cuts) -> list[tuple[int, int]]:

@@ -15,10 +15,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, _set_pg_timeout
+from torch.distributed.rendezvous import rendezvous
 
 from alexnet.data.batches import share
 from alexnet.progress import silence
 
+MEETING, ATTEMPTS = timedelta(seconds=60), 3
 PATIENCE = timedelta(days=1)  # for one that decodes a large dataset; where one dies, the others' connections end at once
 
 
@@ -104,10 +107,11 @@ class Group:
         if self.world == 1:
             return whole
         lengths = self._lengths(whole.shape[dim])
-        parts = [_longer(part, dim, max(lengths)) for part in torch.split(_rows(whole), lengths, _place(dim, whole.ndim))]
-        mine = torch.empty_like(parts[0])
-        dist.reduce_scatter(mine, parts)
-        return _maps(_shorter(mine, dim, lengths[self.rank]))
+        parts = torch.split(_rows(whole), lengths, _place(dim, whole.ndim))
+        sent = torch.stack([_longer(part, dim, max(lengths)) for part in parts])
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent)  # half of what Gloo's reduce_scatter sends, which sums all for everyone
+        return _maps(_shorter(received.sum(0), dim, lengths[self.rank]))
 
     def _lengths(self, total: int) -> list[int]:
         return [end - start for rank in range(self.world) for start, end in share([(0, total)], rank, self.world)]
@@ -146,6 +150,27 @@ def _number(name: str) -> int:
     return int(os.environ.get(name, "0"))
 
 
+def _meet() -> None:
+    """Connect the processes: by Gloo for tensors on CPUs, by NCCL for those on CUDA.
+
+    Now and then Gloo's connections all wait for each other for ever (seen once in some sixty starts), so after a minute all
+    try again. Who has arrived waits for the others, so that all or none go on.
+    """
+    os.environ["TORCH_DIST_INIT_BARRIER"] = "1"
+    store, rank, world = next(iter(rendezvous("env://")))
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            place = PrefixStore(f"attempt {attempt}", store)
+            dist.init_process_group(store=place, rank=rank, world_size=world, timeout=MEETING)
+            break
+        except RuntimeError:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            if attempt == ATTEMPTS:
+                raise
+    _set_pg_timeout(PATIENCE)
+
+
 @contextmanager
 def joined() -> Iterator[Group]:
     """Join the processes that torchrun started, for as long as the context lasts; alone if it did not.
@@ -162,7 +187,7 @@ def joined() -> Iterator[Group]:
         silence()
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(group.local % torch.accelerator.device_count())
-    dist.init_process_group(timeout=PATIENCE)  # gloo for tensors on CPUs, NCCL for those on CUDA
+    _meet()
     try:
         yield group
     finally:
