@@ -115,6 +115,14 @@ def test_a_run_of_two_processes_is_that_of_one_and_is_used_alike(parallel: str, 
     assert alexnet.load(out).summary["test"]["top1"] == pytest.approx(alexnet.load(alone).summary["test"]["top1"], abs=0.003)
 
 
+def test_norms_of_their_own_are_evaluated_as_they_are_saved(tmp_path: Path) -> None:
+    out, own = tmp_path / "run", ("--set", "train.synchronised_norm=false", "--set", "model.width=0.0625")
+    train("digits", "--epochs", "1", *own, "--set", "train.precision=float32", "--processes", "2", "--out", out)
+    run = alexnet.load(out)
+    found = run.evaluate(split="val")
+    assert found.loss == pytest.approx(run.summary["validation"]["loss"], rel=1e-4)
+
+
 def stopped(out: Path, *how: str) -> None:
     """Train, and send SIGINT once an epoch is over."""
     command = [sys.executable, "-m", "alexnet", "train", "digits", "--epochs", "2", *QUICK, *how, "--out", str(out)]
@@ -186,6 +194,7 @@ def test_processes_that_miss_each_other_try_again(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[Callable[[], list[str]], str]] = {
     "towers": (lambda: ["--processes", "2", "--parallel", "towers"], "--variant paper or code2012"),
     "hybrid": (lambda: ["--processes", "2", "--parallel", "hybrid", "--variant", "four-layer"], "hidden dense layers"),
+    "nobody": (lambda: ["--parallel", "hybrid"], "add --processes 2"),
     "batches": (lambda: ["--processes", "3", "--set", "train.batch=2"], "raise train.batch"),
     "no data": (lambda: ["nowhere", "--processes", "2"], "nowhere"),
 }

@@ -54,7 +54,10 @@ class Share:
         self.divided: dict[str, int] = {}
         self.images = 0  # of the whole batch at work
         self.forward: nn.Module = network
+        self._own_norms = not synchronised and kind != "towers" and group.world > 1
         if group.world == 1:
+            if kind != "data":
+                raise RecipeError(f"--parallel {kind} divides a network over processes, and there is one: add --processes 2")
             return
         if kind != "data":
             self.network = copy.deepcopy(network)
@@ -86,7 +89,10 @@ class Share:
         return self.group.sum(*numbers) if self.kind == "data" else list(numbers)
 
     def give(self) -> None:
-        """Bring what was trained into `whole`; all processes call it."""
+        """Bring what was trained into `whole`; all processes call it. Where each has norms of its own, the first's count."""
+        if self._own_norms:
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, 0)
         if self.network is not self.whole:
             theirs = self.whole.state_dict()
             for name, tensor in self.network.state_dict().items():
