@@ -174,23 +174,6 @@ def test_a_killed_worker_costs_nothing_under_torchrun(tmp_path: Path) -> None:
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
-LATE = """
-import os, sys, time
-from datetime import timedelta
-from alexnet.training import processes
-processes.MEETING = timedelta(seconds=4)
-if os.environ["RANK"] == "1":
-    time.sleep(6)
-with processes.joined() as group:
-    print(group.sum(group.rank + 1.0))
-"""
-
-
-def test_processes_that_miss_each_other_try_again(tmp_path: Path) -> None:
-    (tmp_path / "late.py").write_text(LATE)
-    assert run(*torchrun(2, tmp_path / "late.py")).stdout.split() == ["[3.0]", "[3.0]"]
-
-
 WRONG: dict[str, tuple[Callable[[], list[str]], str]] = {
     "towers": (lambda: ["--processes", "2", "--parallel", "towers"], "--variant paper or code2012"),
     "hybrid": (lambda: ["--processes", "2", "--parallel", "hybrid", "--variant", "four-layer"], "hidden dense layers"),

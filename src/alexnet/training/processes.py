@@ -15,13 +15,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore, _set_pg_timeout
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from alexnet.data.batches import share
 from alexnet.progress import silence
 
-MEETING, ATTEMPTS = timedelta(seconds=60), 3
 PATIENCE = timedelta(days=1)  # for one that decodes a large dataset; where one dies, the others' connections end at once
 
 
@@ -150,27 +149,6 @@ def _number(name: str) -> int:
     return int(os.environ.get(name, "0"))
 
 
-def _meet() -> None:
-    """Connect the processes: by Gloo for tensors on CPUs, by NCCL for those on CUDA.
-
-    Now and then Gloo's connections all wait for each other for ever (seen once in some sixty starts), so after a minute all
-    try again. Who has arrived waits for the others, so that all or none go on.
-    """
-    os.environ["TORCH_DIST_INIT_BARRIER"] = "1"
-    store, rank, world = next(iter(rendezvous("env://")))
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            place = PrefixStore(f"attempt {attempt}", store)
-            dist.init_process_group(store=place, rank=rank, world_size=world, timeout=MEETING)
-            break
-        except RuntimeError:
-            if dist.is_initialized():
-                dist.destroy_process_group()
-            if attempt == ATTEMPTS:
-                raise
-    _set_pg_timeout(PATIENCE)
-
-
 @contextmanager
 def joined() -> Iterator[Group]:
     """Join the processes that torchrun started, for as long as the context lasts; alone if it did not.
@@ -187,7 +165,10 @@ def joined() -> Iterator[Group]:
         silence()
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(group.local % torch.accelerator.device_count())
-    _meet()
+    # Under torchrun the store outlives a restart, and with it the addresses of processes that are gone: a name for each start.
+    store, rank, world = next(iter(rendezvous("env://")))
+    store = PrefixStore(f"start {group.restarts}", store)
+    dist.init_process_group(store=store, rank=rank, world_size=world, timeout=PATIENCE)  # Gloo for CPUs, NCCL for CUDA
     try:
         yield group
     finally:
