@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo by-hand test lint bench prove torture fuzz memory load attack pages docs clean
+.PHONY: demo by-hand test lint bench prove torture fuzz memory workers load attack pages docs clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 3
@@ -35,6 +35,9 @@ by-hand: .venv/installed  ## train the network in NumPy alone on digits; a minut
 
 torture: .venv/installed-dev  ## kill trainings at random moments, 205 times; takes a quarter of an hour
 	$(BIN)/python -m proof.torture
+
+workers: .venv/installed-dev  ## kill a random worker of trainings on several processes, 20 times; takes a quarter of an hour
+	$(BIN)/python -m proof.workers
 
 memory: .venv/installed-dev  ## train from 50,000 images of 256x256 and watch the memory; takes 10 GB of disk
 	$(BIN)/python -m proof.memory

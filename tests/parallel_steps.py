@@ -2,7 +2,7 @@
 
     [torchrun --nproc-per-node N] tests/parallel_steps.py OUT.safetensors
 
-Writes the losses, and the final weights, whole.
+Writes the losses, and the first and the final weights, whole.
 """
 
 from __future__ import annotations
@@ -67,10 +67,11 @@ CASES += [Case("towers", "paper", torch.float64, {"norm": "batch"}), Case("data"
 
 
 def run(case: Case, group: Group) -> dict[str, Tensor]:
-    """Return the loss of each step, and the weights and statistics after the last."""
+    """Return the loss of each step, and the weights and statistics before the first and after the last."""
     torch.manual_seed(1)
     network = place(AlexNet(case.variant, CLASSES, width=1 / 16, **case.overrides).to(case.dtype), torch.device("cpu"))
     share = Share(network, group, case.kind, synchronised=True)
+    first = {f"first {case.name}/{name}": tensor.clone() for name, tensor in network.state_dict().items()}
     optimizer = build_optimizer(share.network, Optimizer(form="2012", rate=RATE))
     targets = np.random.default_rng(0).integers(CLASSES, size=IMAGES * STEPS)
     train = Train(class_weights="balanced" if case.balanced else "none")
@@ -93,7 +94,7 @@ def run(case: Case, group: Group) -> dict[str, Tensor]:
         losses += share.sum(loss.item())
     share.give()
     weights = {f"{case.name}/{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
-    return {f"{case.name}/losses": torch.tensor(losses, dtype=torch.float64), **weights}
+    return {f"{case.name}/losses": torch.tensor(losses, dtype=torch.float64), **weights, **first}
 
 
 def main() -> None:

@@ -58,6 +58,11 @@ def farthest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> 
     return max(float(d / theirs[name].double().norm().clamp_min(1e-30)) for name, d in differences.items())
 
 
+def moved(last: dict[str, torch.Tensor], first: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return how far tensors have moved."""
+    return {name: tensor.double() - first[name].double() for name, tensor in last.items()}
+
+
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
     """Return for each number of processes what `parallel_steps.py` wrote."""
@@ -81,6 +86,9 @@ def test_losses_and_weights_of_twenty_steps_are_those_of_one_process(
     )
     assert alone[f"{case.name}/losses"].shape == (20,)
     assert farthest(ours, alone) < (1e-9 if case.dtype == torch.float64 else 1e-4)
+    if case.dtype == torch.float64:  # of what the weights moved by, too
+        first = {name: steps[1].get(f"first {name}", torch.zeros(20)) for name in alone}
+        assert farthest(moved(ours, first), moved(alone, first)) < 1e-9
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +113,14 @@ def test_a_run_of_two_processes_is_that_of_one_and_is_used_alike(parallel: str, 
             assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=1e-4), key
     assert {path.name for path in out.iterdir()} == {path.name for path in alone.iterdir()}
     assert alexnet.load(out).summary["test"]["top1"] == pytest.approx(alexnet.load(alone).summary["test"]["top1"], abs=0.003)
+
+
+def test_norms_of_their_own_are_evaluated_as_they_are_saved(tmp_path: Path) -> None:
+    out, own = tmp_path / "run", ("--set", "train.synchronised_norm=false", "--set", "model.width=0.0625")
+    train("digits", "--epochs", "1", *own, "--set", "train.precision=float32", "--processes", "2", "--out", out)
+    run = alexnet.load(out)
+    found = run.evaluate(split="val")
+    assert found.loss == pytest.approx(run.summary["validation"]["loss"], rel=1e-4)
 
 
 def stopped(out: Path, *how: str) -> None:
@@ -161,6 +177,7 @@ def test_a_killed_worker_costs_nothing_under_torchrun(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[Callable[[], list[str]], str]] = {
     "towers": (lambda: ["--processes", "2", "--parallel", "towers"], "--variant paper or code2012"),
     "hybrid": (lambda: ["--processes", "2", "--parallel", "hybrid", "--variant", "four-layer"], "hidden dense layers"),
+    "nobody": (lambda: ["--parallel", "hybrid"], "add --processes 2"),
     "batches": (lambda: ["--processes", "3", "--set", "train.batch=2"], "raise train.batch"),
     "no data": (lambda: ["nowhere", "--processes", "2"], "nowhere"),
 }

@@ -110,7 +110,8 @@ def _train(
             way_on = f"stopped before training began; go on with: alexnet train --resume {quoted(folder.path)}"
             raise Interrupted(way_on, error.code) from error
         precision = choose_precision(device, recipe.train.precision)
-        network.load_state_dict(group.told_tensors(network.state_dict()))  # another machine may round otherwise
+        if group.world > 1:  # another machine may round otherwise
+            network.load_state_dict(group.told_tensors(network.state_dict()))
         trainer = Trainer(recipe, dataset, how, network, folder, monitor, started, group, parallel)
         stop.deferred = True  # from here on, the folder stays, and a signal finds something to save
         if group.first:

@@ -54,7 +54,10 @@ class Share:
         self.divided: dict[str, int] = {}
         self.images = 0  # of the whole batch at work
         self.forward: nn.Module = network
+        self._own_norms = not synchronised and kind != "towers" and group.world > 1
         if group.world == 1:
+            if kind != "data":
+                raise RecipeError(f"--parallel {kind} divides a network over processes, and there is one: add --processes 2")
             return
         if kind != "data":
             self.network = copy.deepcopy(network)
@@ -70,7 +73,7 @@ class Share:
                 layer.whole = partial(self._place, BATCH, 0)
         ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
         ignore(self.network, [*self.divided, *(["head.bias"] if self.divided else [])])  # that of the head is the same on all
-        self.forward = DistributedDataParallel(self.network, broadcast_buffers=False)
+        self.forward = DistributedDataParallel(self.network, forward_sync_buffers=False)
         self.forward.register_comm_hook(None, lambda _, bucket: _sum_each(bucket))
 
     def cuts(self, cuts: Cuts) -> list[tuple[int, int]]:
@@ -86,7 +89,10 @@ class Share:
         return self.group.sum(*numbers) if self.kind == "data" else list(numbers)
 
     def give(self) -> None:
-        """Bring what was trained into `whole`; all processes call it."""
+        """Bring what was trained into `whole`; all processes call it. Where each has norms of its own, the first's count."""
+        if self._own_norms:
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, 0)
         if self.network is not self.whole:
             theirs = self.whole.state_dict()
             for name, tensor in self.network.state_dict().items():

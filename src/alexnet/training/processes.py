@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from alexnet.data.batches import share
 from alexnet.progress import silence
@@ -104,10 +106,11 @@ class Group:
         if self.world == 1:
             return whole
         lengths = self._lengths(whole.shape[dim])
-        parts = [_longer(part, dim, max(lengths)) for part in torch.split(_rows(whole), lengths, _place(dim, whole.ndim))]
-        mine = torch.empty_like(parts[0])
-        dist.reduce_scatter(mine, parts)
-        return _maps(_shorter(mine, dim, lengths[self.rank]))
+        parts = torch.split(_rows(whole), lengths, _place(dim, whole.ndim))
+        sent = torch.stack([_longer(part, dim, max(lengths)) for part in parts])
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent)  # half of what Gloo's reduce_scatter sends, which sums all for everyone
+        return _maps(_shorter(received.sum(0), dim, lengths[self.rank]))
 
     def _lengths(self, total: int) -> list[int]:
         return [end - start for rank in range(self.world) for start, end in share([(0, total)], rank, self.world)]
@@ -162,7 +165,10 @@ def joined() -> Iterator[Group]:
         silence()
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(group.local % torch.accelerator.device_count())
-    dist.init_process_group(timeout=PATIENCE)  # gloo for tensors on CPUs, NCCL for those on CUDA
+    # Under torchrun the store outlives a restart, and with it the addresses of processes that are gone: a name for each start.
+    store, rank, world = next(iter(rendezvous("env://")))
+    store = PrefixStore(f"start {group.restarts}", store)
+    dist.init_process_group(store=store, rank=rank, world_size=world, timeout=PATIENCE)  # Gloo for CPUs, NCCL for CUDA
     try:
         yield group
     finally:
