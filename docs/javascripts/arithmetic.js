@@ -116,7 +116,10 @@
       before = found.after;
     });
     rows.parentElement?.classList.toggle("failed", Boolean(failed));
-    told.textContent = failed || summary(before);
+    const wrong = place.querySelector("[aria-invalid=true]");
+    told.textContent = wrong
+      ? `${wrong.getAttribute("aria-label")} must be a whole number from ${wrong.min} on; what stood there before is still counted with.`
+      : failed || summary(before);
   }
 
   function summary(side) {
