@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo by-hand test lint bench prove torture fuzz memory workers load attack pages docs clean
+.PHONY: demo by-hand test lint bench prove torture fuzz memory workers load attack pages docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 3
