@@ -58,7 +58,7 @@ docs: .venv/installed-docs  ## the site, into site/
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-docs-check: .venv/installed-dev docs  ## run the code of the site and of README, and look at links; ten minutes
+docs-check: .venv/installed-dev docs  ## run the code of the site and of README, and look at links; a quarter of an hour
 	$(BIN)/python -m proof.docs
 
 clean:  ## remove what was installed and built; runs stay
