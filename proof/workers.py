@@ -32,7 +32,7 @@ SETTINGS += ("images.enlarge=1", "schedule.grow=[]", "optimizer.muon=0", "model.
 def command(processes: int, parallel: str, variant: str, out: Path) -> list[str]:
     """Return what trains under torchrun."""
     torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--rdzv-backend=c10d", "--max-restarts=3"]
-    train = ["-m", "alexnet", "train", "digits", "--epochs", "8", "--parallel", parallel, "--variant", variant]
+    train = ["-m", "alexnet", "train", "digits", "--epochs", "5", "--parallel", parallel, "--variant", variant]
     chosen = [word for setting in SETTINGS for word in ("--set", setting)]
     return [sys.executable, *torchrun, "--rdzv-endpoint=localhost:0", *train, *chosen, "--out", str(out)]
 
@@ -71,19 +71,23 @@ def main() -> int:
     hits: collections.Counter[str] = collections.Counter()
     folder = Path(tempfile.mkdtemp(prefix="alexnet-workers-"))
     whole, wrong = dict[tuple[int, str, str], tuple[float, bytes]](), 0
-    for number in range(options.kills):
-        way = WAYS[number % len(WAYS)]
+    number = kills = 0
+    while kills < options.kills:
+        way, out = WAYS[number % len(WAYS)], folder / f"{number}"
+        number += 1
         if way not in whole:
-            out = folder / f"whole-{way[0]}-{way[1]}"
-            whole[way] = (run(way, out, None, chance)[0], (out / "model.safetensors").read_bytes())
+            place = folder / f"whole-{way[0]}-{way[1]}"
+            whole[way] = (run(way, place, None, chance)[0], (place / "model.safetensors").read_bytes())
         seconds, weights = whole[way]
-        out = folder / f"{number}"
         _, hit = run(way, out, seconds * chance.uniform(0.2, 0.9), chance)
+        if hit == "nowhere":  # it was over
+            continue
+        kills += 1
         same = (out / "model.safetensors").read_bytes() == weights
         wrong += not same
         hits[hit.split(" epoch")[0]] += 1
         print(
-            f"{number + 1:3}  {way[0]} processes, {way[1]:7} killed {hit:16} {'same weights' if same else 'OTHER WEIGHTS'}",
+            f"{kills:3}  {way[0]} processes, {way[1]:7} killed {hit:16} {'same weights' if same else 'OTHER WEIGHTS'}",
             flush=True,
         )
     seconds = round(time.monotonic() - began)
