@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 SECONDS = 900  # for a block
 CODE = {"bash", "sh", "console", "python", ""}
 # Pages whose blocks are not marked yet: they are counted, and said to be so.
-UNMARKED = {"README.md", "docs/benchmarks.md", "docs/log.md", "docs/scale.md", "docs/claims.md"}
+UNMARKED = {"README.md", "docs/benchmarks.md", "docs/log.md", "docs/claims.md"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:\A|\n)\n((?:    .*\n)(?:(?:    .*)?\n)*)")

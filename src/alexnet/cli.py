@@ -126,7 +126,9 @@ def train(
     processes: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Processes of this machine that train together.  [default: one]")
     ] = None,
-    parallel: Annotated[Parallel, typer.Option(help="What they divide (docs/scale.md).")] = Parallel.data,
+    parallel: Annotated[
+        Parallel, typer.Option(help="What several processes divide: batches, the two towers, or batches and dense layers.")
+    ] = Parallel.data,
     data_root: DataRoot = None,
     device: Device = None,
     threads: Threads = None,
@@ -138,7 +140,8 @@ def train(
 ) -> None:
     """Train a network on DATA and leave a run folder that predicts.
 
-    Examples: alexnet train photos/ · alexnet train cifar10 --minutes 10 · alexnet train --resume runs/photos
+    Examples: alexnet train photos/ · alexnet train cifar10 --minutes 10 · alexnet train --resume runs/photos · alexnet train
+    photos/ --processes 2
     """
     if processes is not None and processes > 1 and not find_rate and "WORLD_SIZE" not in os.environ:
         from alexnet.training.launch import launch
