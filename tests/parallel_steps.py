@@ -70,7 +70,7 @@ def run(case: Case, group: Group) -> dict[str, Tensor]:
     """Return the loss of each step, and the weights and statistics before the first and after the last."""
     torch.manual_seed(1)
     network = place(AlexNet(case.variant, CLASSES, width=1 / 16, **case.overrides).to(case.dtype), torch.device("cpu"))
-    share = Share(network, group, case.kind, synchronised=True)
+    share = Share(network, group, case.kind if group.world > 1 else "data", synchronised=True)
     first = {f"first {case.name}/{name}": tensor.clone() for name, tensor in network.state_dict().items()}
     optimizer = build_optimizer(share.network, Optimizer(form="2012", rate=RATE))
     targets = np.random.default_rng(0).integers(CLASSES, size=IMAGES * STEPS)
