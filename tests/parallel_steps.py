@@ -71,7 +71,10 @@ def run(case: Case, group: Group) -> dict[str, Tensor]:
     torch.manual_seed(1)
     network = place(AlexNet(case.variant, CLASSES, width=1 / 16, **case.overrides).to(case.dtype), torch.device("cpu"))
     share = Share(network, group, case.kind if group.world > 1 else "data", synchronised=True)
-    first = {f"first {case.name}/{name}": tensor.clone() for name, tensor in network.state_dict().items()}
+    first = {
+        f"first {case.name}/{name}": tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
+    }
     optimizer = build_optimizer(share.network, Optimizer(form="2012", rate=RATE))
     targets = np.random.default_rng(0).integers(CLASSES, size=IMAGES * STEPS)
     train = Train(class_weights="balanced" if case.balanced else "none")
