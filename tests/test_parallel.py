@@ -149,6 +149,20 @@ def test_a_run_that_was_stopped_goes_on_with_another_number_of_processes(
     assert farthest(weights(out), weights(alone)) < 1e-4
 
 
+TWICE = """
+from alexnet.training import processes
+
+for _ in range(3):
+    with processes.joined() as group:
+        print(group.sum(group.rank + 1.0))
+"""
+
+
+def test_a_script_trains_more_than_once(tmp_path: Path) -> None:
+    (tmp_path / "twice.py").write_text(TWICE)
+    assert run(*torchrun(4, tmp_path / "twice.py")).stdout.replace("\n", "") == "[10.0]" * 12  # lines of four processes mix
+
+
 def kill_one(parent: int, number: int) -> None:
     """Kill one of the processes that a process has started."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()

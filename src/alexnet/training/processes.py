@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,6 +144,7 @@ def _shorter(x: Tensor, dim: int, length: int) -> Tensor:
 
 
 ALONE = Group()
+_meetings = itertools.count(1)  # of this process; all of a group have met as often
 
 
 def _number(name: str) -> int:
@@ -165,10 +167,11 @@ def joined() -> Iterator[Group]:
         silence()
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(group.local % torch.accelerator.device_count())
-    # Under torchrun the store outlives a restart, and with it the addresses of processes that are gone: a name for each start.
-    store, rank, world = next(iter(rendezvous("env://")))
-    store = PrefixStore(f"start {group.restarts}", store)
-    dist.init_process_group(store=store, rank=rank, world_size=world, timeout=PATIENCE)  # Gloo for CPUs, NCCL for CUDA
+    # torchrun's store outlives restarts and trainings, and with it addresses that nobody listens at: a name for each meeting.
+    store, _, _ = next(iter(rendezvous("env://")))
+    store = PrefixStore(f"start {group.restarts}, meeting {next(_meetings)}", store)
+    # Gloo for tensors on CPUs, NCCL for those on CUDA
+    dist.init_process_group(store=store, rank=group.rank, world_size=group.world, timeout=PATIENCE)
     try:
         yield group
     finally:
