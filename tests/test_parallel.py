@@ -163,6 +163,33 @@ def test_a_script_trains_more_than_once(tmp_path: Path) -> None:
     assert run(*torchrun(4, tmp_path / "twice.py")).stdout.replace("\n", "") == "[10.0]" * 12  # lines of four processes mix
 
 
+IN_TURN = """
+import os, sys, time
+import alexnet
+from alexnet.training import job
+
+opened = job.open_table
+
+def slow(*given):
+    with open(sys.argv[1], "a") as log:
+        print("begin", os.environ["RANK"], file=log, flush=True)
+        time.sleep(1)
+        found = opened(*given)
+        print("end", os.environ["RANK"], file=log, flush=True)
+        return found
+
+job.open_table = slow
+settings = {"model.width": 1 / 16, "train.epochs": 1, "train.max_images": 0}
+alexnet.train("digits", out=sys.argv[2], settings=settings)
+"""
+
+
+def test_one_process_of_a_machine_downloads_for_the_others(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(IN_TURN)
+    run(*torchrun(2, tmp_path / "slow.py", tmp_path / "log", tmp_path / "run"))
+    assert (tmp_path / "log").read_text().splitlines() == ["begin 0", "end 0", "begin 1", "end 1"]
+
+
 def kill_one(parent: int, number: int) -> None:
     """Kill one of the processes that a process has started."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
@@ -186,6 +213,14 @@ def test_a_killed_worker_costs_nothing_under_torchrun(tmp_path: Path) -> None:
     assert process.wait(120) == 0, said
     assert said.count("batches of up to") == 2, "it began twice"
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_a_worker_killed_when_all_is_done_costs_nothing_either(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = weights(alone)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    for again in (["digits", "--out", alone], ["--resume", alone]):
+        assert json.loads(train(*again, "--json").stdout) == read_json(alone / "summary.json")
+    assert farthest(weights(alone), before) == 0
 
 
 WRONG: dict[str, tuple[Callable[[], list[str]], str]] = {

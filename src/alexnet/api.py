@@ -413,6 +413,8 @@ def resume(
 
 def _resumed(path: Path, device: str | None, started: float, group: Group, parallel: Parallel) -> Run:
     folder = RunFolder(path)
+    if group.restarts and group.told(folder.summary.exists() and folder.report.exists()):  # killed when all was done
+        return _opened(path, device, group)
     over = folder.summary.exists() and folder.metrics.exists() and not folder.report.exists()  # killed at the very end
     if not group.told(over):
         return _finished(job.resume(path, device, started, group, parallel), device, group)

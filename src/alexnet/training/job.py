@@ -61,7 +61,8 @@ def start(
     if (local := Path(recipe.data.dataset).expanduser()).exists():
         recipe = recipe.with_settings({"data.dataset": str(local.absolute())})  # the run is used from other folders too
     recipe = recipe.with_settings({"train.tensorboard": group.told(time.strftime(recipe.train.tensorboard))})
-    table = open_table(recipe.data.dataset, recipe.data.root)
+    with group.in_turn():  # it may be downloaded
+        table = open_table(recipe.data.dataset, recipe.data.root)
     folder = create(out) if group.first else RunFolder(out)
     if group.first:
         write_text(folder.recipe, recipe.to_toml())  # from here on, --resume can begin anew
@@ -84,7 +85,8 @@ def resume(out: Path, device: str | None, started: float, group: Group = ALONE, 
         raise RunError(f"{out} is finished, there is nothing to resume (alexnet report {quoted(out)} writes its page anew)")
     text = group.told(read_recipe(folder).to_toml() if group.first else "")
     recipe = parse(tomllib.loads(text), str(folder.recipe))
-    table = open_table(recipe.data.dataset, recipe.data.root)
+    with group.in_turn():  # it may be downloaded
+        table = open_table(recipe.data.dataset, recipe.data.root)
     return _train(recipe, table, folder, choose_device(device), started, group, parallel, resuming=True)
 
 
