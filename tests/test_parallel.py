@@ -47,6 +47,14 @@ def train(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProces
     return run(sys.executable, "-m", "alexnet", "train", *arguments, expect=expect)
 
 
+def only_line(failed: subprocess.CompletedProcess[str]) -> str:
+    """Return what a failed command said, if it is a single clear line."""
+    lines = [line for line in failed.stderr.splitlines() if line.startswith("alexnet: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in failed.stderr
+    return lines[0]
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(run / "model.safetensors")
 
@@ -235,9 +243,33 @@ WRONG: dict[str, tuple[Callable[[], list[str]], str]] = {
 @pytest.mark.parametrize("what", WRONG)
 def test_what_cannot_be_divided_is_said_once(what: str, tmp_path: Path) -> None:
     arguments, expected = WRONG[what]
-    done = train(*arguments(), "--out", tmp_path / "run", expect=1)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("alexnet: ")]
-    assert len(lines) == 1
-    assert expected in lines[0]
-    assert "Traceback" not in done.stderr
+    assert expected in only_line(train(*arguments(), "--out", tmp_path / "run", expect=1))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("way", [["digits", "--out"], ["--resume"]])
+def test_what_only_the_first_can_find_wrong_ends_all_in_one_line(way: list[str], alone: Path) -> None:
+    assert str(alone) in only_line(train(*way, alone, "--processes", "2", expect=1))
+
+
+LEAVES = """
+import sys
+from alexnet.errors import AlexNetError
+from alexnet.training.processes import joined
+
+try:
+    with joined() as group:
+        if group.rank == int(sys.argv[1]):
+            raise AlexNetError("its disk is full")
+        group.sum(1)
+except AlexNetError as error:
+    print(f"{error}, {group.rank} knows", flush=True)
+"""
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_whoever_leaves_with_a_reason_all_know_it(who: int, tmp_path: Path) -> None:
+    script = tmp_path / "leaves.py"
+    script.write_text(LEAVES)
+    said = run(*torchrun(2, script, str(who))).stdout
+    assert all(f"its disk is full, {rank} knows" in said for rank in (0, 1))

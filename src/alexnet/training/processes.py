@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from alexnet.data.batches import share
+from alexnet.errors import AlexNetError
 from alexnet.progress import silence
 
 PATIENCE = timedelta(days=1)  # for one that decodes a large dataset; where one dies, the others' connections end at once
@@ -156,6 +157,9 @@ def joined() -> Iterator[Group]:
     """Join the processes that torchrun started, for as long as the context lasts; alone if it did not.
 
     All but the first are silent. Each takes the accelerator of its number, where there are some.
+
+    Raises:
+        AlexNetError: what one raises ends all of them.
     """
     rank, local = _number("RANK"), _number("LOCAL_RANK")
     restarts, limit = _number("TORCHELASTIC_RESTART_COUNT"), _number("TORCHELASTIC_MAX_RESTARTS")
@@ -174,5 +178,12 @@ def joined() -> Iterator[Group]:
     dist.init_process_group(store=store, rank=group.rank, world_size=group.world, timeout=PATIENCE)
     try:
         yield group
+    except AlexNetError as error:
+        store.set("failed", str(error))
+        raise
+    except RuntimeError as error:  # a connection broke: did somebody leave with a reason?
+        if store.check(["failed"]):
+            raise AlexNetError(store.get("failed").decode()) from error
+        raise
     finally:
         dist.destroy_process_group()
