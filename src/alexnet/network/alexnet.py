@@ -45,14 +45,18 @@ class AlexNet(nn.Module):
         overrides: fields of the row to change, as in a recipe: `activation="tanh"`, `norm="none"`, `dropout=0.2`, `towers=1`.
 
     Raises:
-        VariantError: no such row.
+        VariantError: no such row, or a field that cannot be so.
     """
 
     def __init__(
         self, row: str | Variant = "cifar10", classes: int | None = None, *, width: float = 1.0, **overrides: Any
     ) -> None:
         super().__init__()
-        self.row = row if isinstance(row, Variant) else variant(row, overrides)
+        self.row = variant(row, overrides)
+        if classes is not None and classes < 1:
+            raise VariantError(f"classes is {classes}: it may be 1 or more")
+        if not width > 0:
+            raise VariantError(f"width is {width:g}: it may be any number above 0")
         self.smallest = _smallest_input(self.row)
         with torch.device("meta"):  # not on a device yet: the layers' own first weights would be thrown away
             self.features, units = _features(self.row, width)
