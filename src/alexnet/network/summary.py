@@ -158,6 +158,8 @@ def _layer(name: str, module: nn.Module, before: tuple[int, ...], after: tuple[i
             formula = f"{before[0]} * {after[0]} + {after[0]} = {stored}"
         case LocalResponseNorm():
             groups = module.towers
+        case LocalMapNorm():
+            window, stride, padding = module.size, 1, module.size // 2
     return LayerSummary(name, kind, after, stored, formula, window, stride, padding, groups)
 
 
