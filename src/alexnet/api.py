@@ -395,7 +395,7 @@ def train(
     Under torchrun all processes call this, and train it together.
 
     Args:
-        data: a folder, a CSV or Parquet file, or a built-in name, `digits`, `cifar10`, `fashion-mnist`; None takes the recipe's.
+        data: a folder, a CSV or Parquet file, or a built-in name (`digits`, `cifar10`, `fashion-mnist`); None: the recipe's.
         recipe: a name (`alexnet recipes list`) or a TOML file.
         out: the run folder, new; None makes one under `runs/`.
         device: such as `cpu` or `cuda:1`; None takes the accelerator, if there is one.

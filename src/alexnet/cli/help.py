@@ -76,7 +76,7 @@ def _write_parameters(params: list[Any], formatter: Any) -> None:
 
 def _row(param: Any) -> tuple[str, str]:
     """Return a parameter's name, and what it does with its default, unless the text says that."""
-    names = ", ".join(param.opts) if param.param_type_name == "option" else ""
+    names = ", ".join(sorted(param.opts, key=len)) if param.param_type_name == "option" else ""
     default = param.default.value if isinstance(param.default, Enum) else param.default
     shown = "" if default is None or default is False else f"  [default: {default}]"
     needed = "  [required]" if names and param.required else ""  # of an argument the first line shows it

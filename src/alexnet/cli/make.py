@@ -45,14 +45,15 @@ Weights = Annotated[
     ),
 ]
 Epochs = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Look at all training images so many times.  [default: the recipe's]")
+    int | None, typer.Option(min=1, metavar="N", help="Go through the training images so many times.  [default: the recipe's]")
 ]
 Minutes = Annotated[
     float | None,
     typer.Option(
         min=0.01,
         metavar="M",
-        help="Instead of --epochs: be done so long after the command's start, validation and test at the end included.",
+        help="Instead of --epochs: be done M minutes after the command's start, validation and test included; it trains as many "
+        "epochs as fit.",
     ),
 ]
 Out = Annotated[
