@@ -22,9 +22,11 @@ class Command(TyperCommand):
         self.help, self.epilog = _text_and_examples(self.help)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return what stands behind the command's name: arguments first, as people write them."""
-        arguments: list[Any] = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
-        return [*(a.metavar if a.required else f"[{a.metavar}]" for a in arguments), "[OPTIONS]"]
+        """Return what stands behind the command's name: arguments, and options that must be given, as people write them."""
+        params: list[Any] = self.get_params(ctx)
+        arguments = [p.metavar if p.required else f"[{p.metavar}]" for p in params if p.param_type_name == "argument"]
+        needed = [f"{p.opts[0]} {p.metavar}" for p in params if p.param_type_name == "option" and p.required]
+        return [*arguments, *needed, "[OPTIONS]"]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options."""
@@ -59,7 +61,7 @@ class Group(TyperGroup):
 
 
 def _panel(command: Any) -> str:
-    return command.rich_help_panel if command.rich_help_panel in PANELS else OTHERS
+    return next((panel for panel in PANELS if panel == command.rich_help_panel), OTHERS)
 
 
 def _text_and_examples(text: str | None) -> tuple[str, str]:
@@ -79,8 +81,7 @@ def _row(param: Any) -> tuple[str, str]:
     names = ", ".join(sorted(param.opts, key=len)) if param.param_type_name == "option" else ""
     default = param.default.value if isinstance(param.default, Enum) else param.default
     shown = "" if default is None or default is False else f"  [default: {default}]"
-    needed = "  [required]" if names and param.required else ""  # of an argument the first line shows it
-    return f"{names} {param.metavar or ''}".strip(), f"{param.help}{shown}{needed}"
+    return f"{names} {param.metavar or ''}".strip(), f"{param.help}{shown}"
 
 
 def _write_examples(examples: str | None, formatter: Any) -> None:

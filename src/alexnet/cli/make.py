@@ -52,8 +52,8 @@ Minutes = Annotated[
     typer.Option(
         min=0.01,
         metavar="M",
-        help="Instead of --epochs: be done M minutes after the command's start, validation and test included; it trains as many "
-        "epochs as fit.",
+        help="Instead of --epochs: be done M minutes after the command's start, validation and test included; it trains "
+        "as many epochs as fit.",
     ),
 ]
 Out = Annotated[
@@ -262,8 +262,8 @@ def import_keras(
     It predicts like any other run.
 
     Examples:
-        alexnet import-keras cats.keras --variant cats-dogs --out runs/keras
-        alexnet import-keras w.weights.h5 --variant owt --classes cat,dog --out runs/w
+        alexnet import-keras m.keras --variant cats-dogs --classes cat,dog --out runs/m
+        alexnet import-keras c.h5 --variant cifar10 --set images.stored=32 --out runs/c
     """
     from alexnet.recipe import settings_from
     from alexnet.use import keras

@@ -41,7 +41,8 @@ def predict(
 ) -> None:
     """Say what is on images, the most probable label first.
 
-    Probabilities are calibrated: of answers given 80 %, about 80 % are right. Exit code 1 if an image could not be read.
+    Probabilities are calibrated on the run's validation images. Exit code 1 if an image could not be read; the others are
+    answered.
 
     Examples:
         alexnet predict runs/photos cat.jpg dog.jpg
