@@ -128,7 +128,7 @@ def raised(found: Callable[..., Any]) -> set[str]:
     except (OSError, TypeError):  # it was not written, as a dataclass's __init__
         return set()
     calls = [node.exc.func for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
-    return {call.id for call in calls if isinstance(call, ast.Name)} & ERRORS
+    return {getattr(call, "id", getattr(call, "attr", "")) for call in calls} & ERRORS
 
 
 PUBLIC = public()

@@ -65,7 +65,7 @@ def parsed(arguments: list[str]) -> Any:
 def test_help_fits_80_columns_and_shows_no_types_and_ranges(words: tuple[str, ...]) -> None:
     text = help_of(words)
     assert max(map(len, text.splitlines())) <= 80
-    assert not re.search(r"<(str|path|int|float|list\[)|\d?x?[<>]=|[{}]|\.\.\.$|None", text, re.MULTILINE), text
+    assert not re.search(r"<(str|path|int|float|list\[)|[<>]=|[{}]|\w\.\.\.$|None", text, re.MULTILINE), text
 
 
 @each_command
@@ -96,11 +96,22 @@ def assert_known(context: Any, param: Any, line: str) -> None:
         assert value in known or re.search(r"[/.]", value), f"{line}: no {param.name} {value!r}"
 
 
-def test_a_wrong_example_would_be_found() -> None:
-    for wrong in ("train photos/ --rate 3", "predict runs/photos", "evaluate runs/a --split tset", "train --minutes soon"):
-        with pytest.raises(Exception, match=r"No such option|Missing argument|[Ii]nvalid|should be|unable") as caught:
-            parsed(wrong.split())
-        assert type(caught.value).__module__.endswith("exceptions"), caught.value
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("train photos/ --rate 3", "No such option"),
+        ("predict runs/photos", "Missing parameter"),
+        ("evaluate runs/a --split tset", "'tset' is not one of"),
+        ("train --minutes soon", "should be a valid number"),
+        ("search runs/photos", "is a group"),
+    ],
+)
+def test_a_wrong_example_would_be_found(wrong: str, why: str) -> None:
+    with pytest.raises(Exception, match=why):
+        parsed(wrong.split())
+
+
+def test_a_wrong_name_in_an_example_would_be_found() -> None:
     context = parsed(["train", "--recipe", "fsat"])
     with pytest.raises(AssertionError, match="no recipe 'fsat'"):
         assert_known(context, next(p for p in context.command.params if p.name == "recipe"), "")
@@ -157,7 +168,7 @@ def test_bash_completes_with_the_script_that_is_shown(tmp_path: Path) -> None:
         'alexnet --install-completion > /dev/null && source "$HOME/.bashrc"\n'
         "complete -p alexnet\n"
         'COMP_WORDS=(alexnet train --variant ow) COMP_CWORD=3; _alexnet_completion alexnet; echo "${COMPREPLY[@]}"\n'
-        'diff <(alexnet --show-completion) "$HOME/.bash_completions/alexnet.sh" && echo the same\n'
+        'diff <(alexnet --show-completion) <(cat "$HOME/.bash_completions/alexnet.sh"; echo) && echo the same\n'
     )
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"HOME": str(tmp_path), "PATH": path}

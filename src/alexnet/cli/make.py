@@ -262,8 +262,8 @@ def import_keras(
     It predicts like any other run.
 
     Examples:
-        alexnet import-keras m.keras --variant cats-dogs --classes cat,dog --out runs/m
-        alexnet import-keras c.h5 --variant cifar10 --set images.stored=32 --out runs/c
+        alexnet import-keras m.h5 --variant cats-dogs --classes cat,dog --out runs/m
+        alexnet import-keras c.h5 --variant cifar10 --set images.stored=32 --out run
     """
     from alexnet.recipe import settings_from
     from alexnet.use import keras

@@ -102,8 +102,8 @@ class Curve:
 
     Attributes:
         start: the recipe, as resolved for its dataset.
-        scales: N float64: what its rates were multiplied by, step by step.
-        losses: N float64: the loss before each step, in nats.
+        scales: what its rates were multiplied by at each of N steps, N float64.
+        losses: the loss before each step in nats, N float64.
     """
 
     start: Recipe
