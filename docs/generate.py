@@ -3,10 +3,12 @@
 commands.md     the --help of each command, as it is printed
 shapes.json     `alexnet model summary VARIANT --json` of every variant, for the arithmetic in network.md
 network.md      its table of `paper`, between two comments
+built.md        what is in each file of the program, between two comments
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -20,7 +22,10 @@ from alexnet.network.summary import sizes, summarize
 from alexnet.network.variants import VARIANTS
 
 FOLDER = Path(__file__).parent
-BEGIN, END = "<!-- table of `paper`: written by docs/generate.py -->", "<!-- end of table -->"
+SOURCE = FOLDER.parent / "src" / "alexnet"
+FOLDERS = ("", "cli", "training", "use", "use/serving", "measure", "data", "network", "network/kernels", "recipes", "scratch")
+TABLE = "<!-- table of `paper`: written by docs/generate.py -->", "<!-- end of table -->"
+FILES = "<!-- files: written by docs/generate.py -->", "<!-- end of files -->"
 HEAD = """\
 # Commands
 
@@ -79,20 +84,49 @@ def unbroken(shape: tuple[int, ...]) -> str:
     return sizes(shape, "&nbsp;x&nbsp;")
 
 
+def between(marks: tuple[str, str], text: str, new: str) -> str:
+    """Return a page with what stands between two comments anew."""
+    begin, end = map(re.escape, marks)
+    page, count = re.subn(f"({begin}\n).*?({end})", lambda found: f"{found[1]}\n{new}\n\n{found[2]}", text, flags=re.DOTALL)
+    assert count == 1, f"{marks[0]} is there {count} times"
+    return page
+
+
 def network_page(text: str) -> str:
     """Return network.md with its table anew."""
-    pattern = re.compile(f"({re.escape(BEGIN)}\n).*?({re.escape(END)})", re.DOTALL)
-    new, count = pattern.subn(lambda found: f"{found[1]}\n{table('paper')}\n\n{found[2]}", text)
-    assert count == 1, f"network.md has {count} tables to write"
-    return new
+    return between(TABLE, text, table("paper"))
+
+
+def built_page(text: str) -> str:
+    """Return built.md with its list of files anew, by folder."""
+    parts = []
+    for name in FOLDERS:
+        folder = SOURCE / name
+        files = [file for file in sorted(folder.iterdir()) if file.suffix in (".py", ".toml") and file.stem != "__init__"]
+        rows = [f"| `{file.name}` | {says(file)} |" for file in files]
+        anchor = f"{{#folder-{name.replace('/', '-')}}}" if name else "{#folder-alexnet}"
+        parts += [
+            f"### {name or 'alexnet'}/ {anchor}",
+            says(folder / "__init__.py") + ".",
+            "\n".join(["| file | |", "|---|---|", *rows]),
+        ]
+    return between(FILES, text, "\n\n".join(parts))
+
+
+def says(file: Path) -> str:
+    """Return the first line of a file's docstring, or of its head."""
+    text = file.read_text(encoding="utf-8")
+    said = ast.get_docstring(ast.parse(text)) or "" if file.suffix == ".py" else text.removeprefix("# ")
+    return said.partition("\n")[0].rstrip(".").replace("|", "\\|")
 
 
 if __name__ == "__main__":
-    network = FOLDER / "network.md"
-    written = {
-        FOLDER / "commands.md": commands_page(),
-        FOLDER / "shapes.json": shapes(),
-        network: network_page(network.read_text(encoding="utf-8")),
+    write = {
+        "commands.md": lambda _: commands_page(),
+        "shapes.json": lambda _: shapes(),
+        "network.md": network_page,
+        "built.md": built_page,
     }
-    for path, text in written.items():
-        path.write_text(text, encoding="utf-8")
+    for name, page in write.items():
+        path = FOLDER / name
+        path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")

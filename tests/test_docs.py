@@ -14,6 +14,7 @@ import pytest
 from proof import docs
 
 import alexnet
+import test_floors
 from alexnet.network.variants import VARIANTS
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +55,17 @@ def test_shapes_and_table_of_the_network_are_the_program_s(generate: dict[str, A
     assert text("shapes.json") == generate["shapes"](), "python docs/generate.py writes it anew"
     assert [shape["variant"] for shape in json.loads(text("shapes.json"))] == list(VARIANTS)
     assert text("network.md") == generate["network_page"](text("network.md")), "python docs/generate.py writes it anew"
+
+
+def test_the_house_and_its_files_are_those_of_the_program(generate: dict[str, Any]) -> None:
+    page = text("built.md")
+    assert page == generate["built_page"](page), "python docs/generate.py writes it anew"
+    for file in test_floors.FILES:
+        assert file.stem == "__init__" or f"| `{file.name}` |" in page
+    house = runpy.run_path(str(ROOT / "docs" / "draw_house.py"))
+    assert text("figures/house.svg") == house["house"](), "python docs/draw_house.py draws it anew"
+    drawn = {name: floor for floor, rooms in house["ROOMS"].items() for name, _ in rooms} | {house["SHED"][0]: 0}
+    assert drawn == {name: floor for name, floor in test_floors.FLOORS.items() if floor < 7 and name != "recipes"}
 
 
 @pytest.mark.parametrize("name", alexnet.__all__)

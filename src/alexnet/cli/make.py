@@ -259,7 +259,7 @@ def import_keras(
 ) -> None:
     """Make a run folder of a network that Keras trained.
 
-    It predicts like any other run.
+    It predicts like any other run. It needs h5py: pip install 'alexnet[keras]'.
 
     Examples:
         alexnet import-keras m.h5 --variant cats-dogs --classes cat,dog --out runs/m
