@@ -29,7 +29,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "python.md").read_text(encoding=
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.AlexNetError)}
 
 SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises):\n((?:[ ]+.*\n|\n)+)", re.MULTILINE)
-ENTRY = re.compile(r"^ {4}(\w+): ", re.MULTILINE)
+ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 SHAPE = re.compile(r"\b[NCHSI] (x )?([CHWSI3]|classes|units)\b|, N\b|`\w+` N\b|\bone a (label|class)\b|classes x classes")
 DTYPE = re.compile(r"float32|float64|uint8|int64|[Cc]ounts")
 UNIT = re.compile(r"\bshare|0 to 1|second|minute|pixel|percent|factor|\bnats?\b|points|times|dataset's units|[Rr]ate")
@@ -75,7 +75,7 @@ def text_of(value: Any, name: str, others: Mapping[str, Any]) -> str:
 
 def referred(text: str, others: Mapping[str, Any]) -> str:
     """Return the docstrings that a text refers to: "as for `train`"."""
-    names = re.findall(r"(?:as for|as|of|answers of) `([\w.]+)`", text)
+    names = re.findall(r"(?:as for|as|of) `([\w.]+)`", text)
     return "".join(text_of(others[n], n, others) for name in names for n in (name, f"Run.{name}") if n in others)
 
 
@@ -92,31 +92,35 @@ def lacks(name: str, value: Any, others: Mapping[str, Any]) -> Iterator[str]:
     if not text.strip():
         yield "a docstring"
         return
-    both, sections = text + referred(text, others), dict(SECTION.findall(text))
+    sections = dict(SECTION.findall(text))
+    told = dict(ENTRY.findall(sections.get("Args", "") + sections.get("Attributes", "")))
     hints = typing.get_type_hints(function(value))
     returned = hints.pop("return", type(None))
     fields = getattr(value, "__dataclass_fields__", getattr(value, "_fields", ())) if inspect.isclass(value) else ()
     hints = typing.get_type_hints(value) if fields else hints
     for parameter in fields or hints:
-        if parameter not in ENTRY.findall(text) and not re.search(rf"`{parameter}`", text):
+        if parameter not in told and f"`{parameter}`" not in text:
             yield f"what {parameter!r} is"
     if returned is not type(None) and not is_property(value) and not re.search(r"\b([Rr]eturns?|[Yy]ields?)\b", text):
         yield "what it returns"
-    for error in ENTRY.findall(sections.get("Raises", "")):
-        if error not in ERRORS:
-            yield f"an error of alexnet.errors in the place of {error!r}"
-    told = [getattr(errors, error) for error in ENTRY.findall(sections.get("Raises", "")) if error in ERRORS]
+    named = dict(ENTRY.findall(sections.get("Raises", "")))
+    for error in named.keys() - ERRORS:
+        yield f"an error of alexnet.errors in the place of {error!r}"
+    bases = tuple(getattr(errors, error) for error in named.keys() & ERRORS)
     for error in raised(function(value)):
-        if not any(issubclass(getattr(errors, error), base) for base in told):
+        if not issubclass(getattr(errors, error), bases):
             yield f"that it raises {error}"
-    kinds = [kind for hint in (*hints.values(), returned) for kind in types_in(hint)]
-    if any(kind is Tensor or typing.get_origin(kind) is np.ndarray for kind in kinds):
-        if not SHAPE.search(both):
-            yield "a shape"
-        if not DTYPE.search(both):
-            yield "a dtype"
-    if float in kinds and not UNIT.search(both):
-        yield "a unit"
+    result = text.replace(sections.get("Args", "\0"), "")
+    for what, hint in {**hints, "the result": returned}.items():
+        said = result if what == "the result" else told.get(what, text)
+        said, kinds = said + referred(said, others), list(types_in(hint))
+        if any(kind is Tensor or typing.get_origin(kind) is np.ndarray for kind in kinds):
+            if not SHAPE.search(said):
+                yield f"the shape of {what}"
+            if not DTYPE.search(said):
+                yield f"the dtype of {what}"
+        if float in kinds and not UNIT.search(said):
+            yield f"the unit of {what}"
     if re.search(r"\bpaper\b|\b2012\b", text) and not re.search(r"section|figure|2012 source", text):
         yield "the place in the paper"
 
@@ -161,7 +165,7 @@ def half(images: Tensor, seconds: float) -> NDArray[np.float32]:
 
 
 def full(images: Tensor, seconds: float) -> NDArray[np.float32]:
-    """Return the mean of images, as in the paper (section 4.1).
+    """Return the mean of images, as in the paper (section 4.1), C H W float32.
 
     Args:
         images: N C H W float32.
@@ -185,10 +189,12 @@ def test_what_lacks_is_named() -> None:
         "what it returns",
         "an error of alexnet.errors in the place of 'KeyError'",
         "that it raises DataError",
-        "a dtype",
-        "a unit",
+        "the dtype of images",
+        "the unit of seconds",
+        "the dtype of the result",
         "the place in the paper",
     ]
     assert list(lacks("full", full, {})) == []
-    assert list(lacks("leaning", leaning, {})) == ["a shape", "a dtype"]
+    parts = [f"the {kind} of {what}" for what in ("images", "the result") for kind in ("shape", "dtype")]
+    assert list(lacks("leaning", leaning, {})) == parts
     assert list(lacks("leaning", leaning, {"full": full})) == []

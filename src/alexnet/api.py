@@ -163,7 +163,7 @@ class Run:
         )
 
     def explanations(self, images: Images) -> Iterator[tuple[Source, Explanation | ImageError]]:
-        """Yield each image with its `Explanation` as arrays, or with the reason why it cannot be read.
+        """Yield each image with the arrays of `Explanation`, or with the reason why it cannot be read.
 
         Args:
             images: as for `predict`.
@@ -492,7 +492,7 @@ def ablate(
         vary: instead of a study, keys with their values, `["optimizer.rate=0.01,0.001"]`: every combination is trained.
         recipe: as for `train`; None takes the study's, or `fast`.
         out: the study's folder; what is not done of the study in it is done. None makes one under `runs/`.
-        minutes: for all trainings together; None trains each as long as the recipe says.
+        minutes: for all trainings together, in minutes; None trains each as long as the recipe says.
         seeds: trainings of each arm.
         settings: keys of the recipe, the same in all arms.
         device: as for `train`.

@@ -31,11 +31,11 @@ class Evaluation:
     """What the network said of a set of images, and what follows from it.
 
     Attributes:
-        logits: N x classes float32; with several views the logarithms of mean probabilities.
-        targets: N int64, positions in `labels`.
+        logits: N x classes float32; of several views, the logarithms of mean probabilities.
+        targets: the position of each image's class in `labels`, N int64.
         labels: names of the classes.
         input: the network's C, H, W, in pixels.
-        temperature: what logits are divided by for probabilities, found on validation images (Guo and others 2017).
+        temperature: the factor by which logits are too large for probabilities, by the validation images (Guo and others 2017).
         skipped: files that were left out, each with its reason.
     """
 

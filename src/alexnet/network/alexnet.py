@@ -66,7 +66,7 @@ class AlexNet(nn.Module):
         initialize(self)
 
     def forward(self, images: Tensor, enlarge: int = 1) -> Tensor:
-        """Return the logits of images, N x classes.
+        """Return the logits of images, N x classes float32 (bfloat16 where torch's autocast is on).
 
         Args:
             images: N 3 H W float32, normalised, of any size from `smallest` on.
@@ -86,7 +86,7 @@ class AlexNet(nn.Module):
             enlarge: as for `AlexNet.forward`.
 
         Returns:
-            Logits, and by layer maps N C H W or vectors N units, in the precision that the network computes in.
+            Logits, and by layer maps N C H W or vectors N units: float32, or bfloat16 where torch's autocast is on.
 
         Raises:
             VariantError: images smaller than the pools allow, or of another shape; no such layer.
