@@ -159,8 +159,21 @@ def completions(line: str) -> list[str]:
         ("alexnet train photos --out ", []),
     ],
 )
-def test_a_shell_completes_what_has_a_name(line: str, words: list[str]) -> None:
+def test_a_shell_completes_what_has_a_name(
+    line: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert completions(line) == list(words)
+
+
+def test_a_name_does_not_hide_paths_that_begin_like_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cats", "dogs", ".c"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "fast.toml").touch()
+    assert completions("alexnet train c") == ["cifar10", "cats/"]
+    assert completions("alexnet train --recipe fas") == ["fast", "fast.toml"]
+    assert completions("alexnet train ca") == [], "bash offers cats/ itself"
 
 
 def test_bash_completes_with_the_script_that_is_shown(tmp_path: Path) -> None:
@@ -177,7 +190,7 @@ def test_bash_completes_with_the_script_that_is_shown(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["complete -o default -F _alexnet_completion alexnet", "owt", "the same"]
 
 
-def test_completion_does_not_load_torch() -> None:
+def test_completion_does_not_load_torch(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "os.environ |= {'_ALEXNET_COMPLETE': 'complete_bash', 'COMP_WORDS': sys.argv.pop(), 'COMP_CWORD': '3'}\n"
@@ -193,5 +206,6 @@ def test_completion_does_not_load_torch() -> None:
         ("alexnet data check ", list(NAMES)),
         ("alexnet ablate --study ", list(STUDIES)),
     ):
-        done = subprocess.run([sys.executable, "-c", code, line], check=True, capture_output=True, text=True)
+        command = [sys.executable, "-c", code, line]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
         assert done.stdout.split() == words

@@ -24,6 +24,7 @@ from alexnet.cli.options import (
     recipe_option,
     set_option,
     variants,
+    weights,
 )
 from alexnet.errors import quoted
 from alexnet.printed import print_json, show_rate, show_study, show_summary
@@ -41,7 +42,7 @@ Weights = Annotated[
         metavar="RUN|FILE",
         help="Start from what another network learned: a run, whose variant is taken too; a file in torchvision's layout; or "
         "imagenet1k, torchvision's own, which is fetched (both want --variant owt).",
-        autocompletion=lambda: ["imagenet1k"],
+        autocompletion=weights,
     ),
 ]
 Epochs = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,18 +34,23 @@ class Views(StrEnum):
     ten = "10"
 
 
-def datasets() -> tuple[str, ...]:
-    """Names of the datasets inside."""
+def datasets(incomplete: str) -> list[str]:
+    """Names of the datasets inside, and paths."""
     from alexnet.data.builtin import NAMES
 
-    return NAMES
+    return _or_paths(NAMES, incomplete)
 
 
-def recipes() -> list[str]:
-    """Names of the recipes inside."""
+def recipes(incomplete: str) -> list[str]:
+    """Names of the recipes inside, and paths."""
     from alexnet import recipe
 
-    return recipe.names()
+    return _or_paths(recipe.names(), incomplete)
+
+
+def weights(incomplete: str) -> list[str]:
+    """The name of torchvision's weights, and paths."""
+    return _or_paths(["imagenet1k"], incomplete)
 
 
 def variants() -> list[str]:
@@ -57,6 +63,13 @@ def variants() -> list[str]:
 def devices() -> list[str]:
     """Kinds of devices."""
     return ["cpu", "cuda", "mps"]
+
+
+def _or_paths(names: Iterable[str], incomplete: str) -> list[str]:
+    """Return the names that begin so, with what begins so in this folder; if there are none, a shell offers paths itself."""
+    found = [name for name in names if name.startswith(incomplete)]
+    paths = (path for path in sorted(Path().glob(f"{incomplete}*")) if path.name[0] != ".") if found else ()
+    return [*found, *(f"{path}/" if path.is_dir() else str(path) for path in paths)]
 
 
 def data_argument(text: str = "A folder, a CSV or Parquet file, or digits, cifar10, fashion-mnist.", default: str = "") -> Any:
