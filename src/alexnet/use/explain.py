@@ -53,12 +53,12 @@ class Explanation:
     maps: dict[str, NDArray[np.float32]]
 
     def top(self, count: int) -> list[tuple[str, float]]:
-        """Return the most probable labels with their probabilities, best first."""
+        """Return the `count` most probable labels with their probabilities, shares from 0 to 1, best first."""
         best = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(self.labels[i], float(self.probabilities[i])) for i in best]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all of it by name, for `numpy.savez`."""
+        """Return all of it by name, for `numpy.savez`: arrays as of `Explanation`, maps under their layers' names."""
         heat = {name: getattr(self, name) for name in ("grad_cam", "occlusion", "integrated_gradients")}
         return {
             "pixels": self.pixels,
