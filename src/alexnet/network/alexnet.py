@@ -39,7 +39,7 @@ class AlexNet(nn.Module):
         row: name of a variant, or a `Variant` of your own.
         classes: outputs; None takes the row's.
         width: factor on channels and units (1/16 makes a network of a few hundred thousand weights).
-        overrides: fields of a variant that is named, to change as in a recipe: `activation="tanh"`, `norm="none"`,
+        overrides: fields of the row to change, as in a recipe: `activation="tanh"`, `norm="none"`,
             `dropout=0.2`, `towers=1`.
 
     Attributes:
