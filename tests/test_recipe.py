@@ -65,6 +65,16 @@ def test_set_takes_values_as_toml_and_plain_words() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("optimizer.form=2012", "2012"), ("data.dataset = 7", "7"), ("train.tensorboard=1", "1"), ("data.root=7", Path("7"))],
+)
+def test_a_key_that_takes_text_gets_it_whatever_it_looks_like(setting: str, value: object) -> None:
+    changed = recipe.load("fast").with_settings(recipe.settings_from([setting]))
+    section, _, key = setting.partition("=")[0].strip().partition(".")
+    assert getattr(getattr(changed, section), key) == value
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'fast'"):
         recipe.load("fats")

@@ -58,9 +58,7 @@ def start(
         AlexNetError: whatever keeps it from training, in one line; `Interrupted` after a signal, with everything saved.
     """
     where = choose_device(device)
-    if (local := Path(recipe.data.dataset).expanduser()).exists():
-        recipe = recipe.with_settings({"data.dataset": str(local.absolute())})  # the run is used from other folders too
-    recipe = recipe.with_settings({"train.tensorboard": group.told(time.strftime(recipe.train.tensorboard))})
+    recipe = recipe.from_anywhere().with_settings({"train.tensorboard": group.told(time.strftime(recipe.train.tensorboard))})
     with group.in_turn():  # it may be downloaded
         table = open_table(recipe.data.dataset, recipe.data.root)
     folder = create(out) if group.first else RunFolder(out)
