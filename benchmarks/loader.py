@@ -27,7 +27,7 @@ from torch import Tensor
 
 import alexnet
 from alexnet.data.augment import training_input
-from alexnet.data.batches import Batch, Images, epoch_batches, parts
+from alexnet.data.batches import Batch, Images, batch_cuts, epoch_batches
 from alexnet.data.cache import open_cache
 from alexnet.data.dataset import open_dataset, preprocessing, resolve
 from alexnet.data.images import Preprocessing
@@ -79,7 +79,7 @@ class Loader:
     def inputs(self, count: int, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the network's inputs and the targets as `training/loop.py` makes them."""
         images = Images(self.images.pixels, self.images.rows[:count], self.images.targets[:count])
-        cuts, workers = parts(count, self.case.batch), self.recipe.data.workers
+        cuts, workers = batch_cuts(count, self.case.batch), self.recipe.data.workers
         seed, alternate = self.recipe.train.seed, self.recipe.augment.alternate
         for batch in epoch_batches(images, cuts, seed, epoch, workers=workers, alternate=alternate):
             yield self._input(batch), batch.targets.to(self.device, non_blocking=True)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from alexnet import AlexNet
 from alexnet.data.augment import DRAWS, training_input
-from alexnet.data.batches import Images, epoch_batches, parts
+from alexnet.data.batches import Images, batch_cuts, epoch_batches
 from alexnet.data.cache import Pixels
 from alexnet.data.dataset import preprocessing
 from alexnet.network.layers import Dropout2012
@@ -193,7 +193,7 @@ def made_pixels(count: int, side: int) -> Images:
 def test_crops_of_the_source_have_33_by_33_places_and_two_sides_one_for_32_images_in_a_row() -> None:
     recipe = load("code2012").with_settings({"images.mean": 0.0, "augment.colour_noise": 0.0})
     images, how, seen = made_pixels(256, 256), preprocessing(recipe), set()
-    for batch in epoch_batches(images, parts(256, 128), seed=0, epoch=1, together=recipe.augment.together):
+    for batch in epoch_batches(images, batch_cuts(256, 128), seed=0, epoch=1, together=recipe.augment.together):
         assert batch.draws is not None
         x = training_input(batch.images, batch.draws, how, recipe.augment)
         assert x.shape == (128, 3, 224, 224)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -29,8 +30,9 @@ from alexnet.measure.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.variants import VARIANTS
 from alexnet.run import Card
+from alexnet.temporary import HOST
 from alexnet.use import onnx_model, predict
-from alexnet.use.export import agreement, export
+from alexnet.use.export import _workshop, agreement, export
 from conftest import picture
 
 MEAN = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
@@ -226,6 +228,16 @@ def test_a_file_that_says_otherwise_is_not_left(trained: alexnet.Run, tmp_path: 
         trained.export(tmp_path / "model.onnx")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one_and_nothing_of_others(tmp_path: Path) -> None:
+    killed, at_work, others = (f".export.a.{HOST}-{2**30}.part", f".export.b.{HOST}-{os.getpid()}.part", "film.part")
+    for name in (killed, at_work, others):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "float.onnx").touch()
+    with _workshop(tmp_path / "model.onnx") as folder:
+        assert folder.is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {at_work, others}
 
 
 @pytest.mark.parametrize("wrong", [np.nan, 0.04])

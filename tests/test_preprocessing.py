@@ -20,7 +20,7 @@ from scipy.special import softmax
 
 import alexnet
 from alexnet.data.augment import DRAWS, affine, training_input
-from alexnet.data.batches import Images, epoch_batches, parts
+from alexnet.data.batches import Images, batch_cuts, epoch_batches
 from alexnet.data.cache import Pixels, cache_folder, open_cache
 from alexnet.data.images import Preprocessing, fitted, pixels, stored_pixels, to_input
 from alexnet.data.sources import open_table
@@ -355,7 +355,7 @@ def test_images_together_share_crop_and_mirror_and_nothing_else_however_batches_
         return np.concatenate([b.draws for b in epoch_batches(images, cut, 0, epoch, together=together) if b.draws is not None])
 
     alone = drawn([(0, count)], 1)
-    for cut in (parts(count, batch, "short"), parts(count, batch, "even")):
+    for cut in (batch_cuts(count, batch, "short"), batch_cuts(count, batch, "even")):
         found = drawn(cut, together)
         for i, name in enumerate(DRAWS):
             shared = name in ("mirror", "crop_down", "crop_right")

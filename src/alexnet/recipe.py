@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, ValidationError
 
-from alexnet.errors import RecipeError, nearest
+from alexnet.errors import RecipeError, nearest, reason_of
 from alexnet.network.variants import VARIANTS
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -256,7 +256,7 @@ def read_text(name: str) -> str:
         return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         if name.endswith(".toml"):
-            raise RecipeError(f"cannot read the recipe {name}: {getattr(error, 'strerror', None) or error}") from error
+            raise RecipeError(f"cannot read the recipe {name}: {reason_of(error)}") from error
         raise RecipeError(f"no recipe {name!r}: {nearest(name, names())} (a file of your own ends in .toml)") from error
 
 
