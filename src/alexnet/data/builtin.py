@@ -148,7 +148,7 @@ def _cifar_files(root: Path) -> tuple[Path, dict[str, bytes]]:
     files = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-            for member in track(archive, "files of CIFAR-10", 9):
+            for member in track(archive, "Unpacking CIFAR-10", 9):
                 stream = archive.extractfile(member) if member.name in wanted and member.isfile() else None
                 if stream is not None:
                     files[wanted[member.name]] = _bounded(stream, path / member.name)

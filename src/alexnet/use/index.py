@@ -116,6 +116,7 @@ class Index:
         return self._binary()
 
     def _binary(self) -> Any:
+        """Read it anew: what is to grow must not be what others search."""
         library, file = faiss(), self.catalogue.binary
         if file is None or self.coder is None:
             return library.IndexBinaryFlat(8)
