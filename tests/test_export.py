@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
+from proof.pictures import picture
 from scipy.special import softmax
 from typer.testing import CliRunner
 
@@ -33,7 +34,7 @@ from alexnet.run import Card
 from alexnet.temporary import HOST
 from alexnet.use import onnx_model, predict
 from alexnet.use.export import _workshop, agreement, export
-from conftest import picture
+from conftest import in_float32
 
 MEAN = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
 # As the recipes have them, at smaller sizes.
@@ -128,9 +129,7 @@ def probabilities(run: alexnet.Run, image: NDArray[np.uint8]) -> NDArray[np.floa
 @pytest.fixture(scope="module")
 def plain(trained: alexnet.Run) -> alexnet.Run:
     """The run in float32, as the file computes: bfloat16 alone may move a probability by 0.01 (proof/export.py)."""
-    run = alexnet.load(trained.path)
-    run.card = run.card.model_copy(update={"precision": "float32"})
-    return run
+    return in_float32(trained)
 
 
 @pytest.fixture(scope="module")
