@@ -30,7 +30,7 @@ from alexnet.use.predict import name_of
 
 MAPS_SHOWN = 12  # of each convolution, the strongest first
 LABELS_SHOWN = 5
-NAME_LENGTH = 22
+_short = partial(short, length=22, end=True)  # for a name
 FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for and against", [BLUE, NEUTRAL, ORANGE])
 
 
@@ -84,12 +84,7 @@ def save_figure(explanation: Explanation, path: Path, name: str) -> None:
         _maps(figure, GridSpecFromSubplotSpec(len(explanation.maps), 1, below[1], hspace=0.28), explanation)
         [first] = explanation.top(1)
         figure.text(
-            0.03,
-            0.955,
-            f"{short(first['label'], NAME_LENGTH, end=True)}, {first['probability']:.1%}",
-            fontsize=19,
-            fontweight="bold",
-            va="center",
+            0.03, 0.955, f"{_short(first['label'])}, {first['probability']:.1%}", fontsize=19, fontweight="bold", va="center"
         )
         figure.text(0.985, 0.955, short(name, 60, end=True), fontsize=10, color="#555555", ha="right", va="center")
         save_png(figure, path)
@@ -124,7 +119,7 @@ def _labels(axes: Axes, explanation: Explanation) -> None:
     axes.barh(places, [each["probability"] for each in best], height=0.32, color=BLUE)
     axes.barh(places, [1.0] * len(best), height=0.32, color=GREY, alpha=0.15)
     for place, each in zip(places, best, strict=True):
-        axes.text(0, place - 0.27, short(each["label"], NAME_LENGTH, end=True), fontsize=10, va="bottom")
+        axes.text(0, place - 0.27, _short(each["label"]), fontsize=10, va="bottom")
         axes.text(1, place - 0.27, f"{each['probability']:.1%}", fontsize=10, va="bottom", ha="right", color="#555555")
     axes.set_xlim(0, 1)
     axes.set_ylim(LABELS_SHOWN - 0.4, -0.75)

@@ -32,7 +32,7 @@ SAMPLES, COLUMNS = 24, 6
 CHANGED, DRAWN = 6, 5  # images that are changed, and how often each
 LARGEST = 224  # pixels a side of a sample
 INCHES = 1.75  # a side of a picture
-NAME_LENGTH = 26
+_short = partial(short, length=26, end=True)  # for a name
 WORKERS = os.cpu_count() or 1
 
 
@@ -132,5 +132,5 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, NDArray[Any]]:
 
 def _name(axes: Axes, table: Table, row: int) -> None:
     alike: dict[str, Any] = {"transform": axes.transAxes, "parse_math": False}  # a `$` in a name is a `$`
-    axes.text(0, 1.13, short(table.labels[table.targets[row]], NAME_LENGTH, end=True), fontsize=9.5, fontweight="bold", **alike)
-    axes.text(0, 1.025, short(table.images[row], NAME_LENGTH, end=True), fontsize=7.5, color="#555555", **alike)
+    axes.text(0, 1.13, _short(table.labels[table.targets[row]]), fontsize=9.5, fontweight="bold", **alike)
+    axes.text(0, 1.025, _short(table.images[row]), fontsize=7.5, color="#555555", **alike)
