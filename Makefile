@@ -1,6 +1,8 @@
 # `make demo` and `make test` are all that a fresh machine needs; both install into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+BENCHMARKS := $(filter-out turns,$(basename $(notdir $(wildcard benchmarks/*.py))))
+export RUN
 
 .PHONY: demo by-hand test lint bench prove torture fuzz memory workers load attack pages docs docs-check clean
 
@@ -15,8 +17,9 @@ lint: .venv/installed-dev  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src/
 
-bench: .venv/installed-bench  ## every benchmark; needs RUN=a run of CIFAR-10, ALEXNET_TEST_DATA, and .venv-keras of make prove
-	for file in benchmarks/*.py; do $(BIN)/python $$file $(RUN) || exit 1; done
+bench: .venv/installed-bench  ## every benchmark; those that lack RUN=a run of CIFAR-10, ALEXNET_TEST_DATA or .venv-keras say so
+	failed=; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
 prove: .venv/installed-dev .venv-keras/installed  ## the four tutorials against real Keras; downloads TensorFlow (600 MB), takes 5 minutes
 	rm -rf build/keras

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from benchmarks.step import Case, ours
+from benchmarks.turns import in_turn, timed
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -20,7 +21,6 @@ import alexnet
 from alexnet.network.device import keep_freed_memory
 from alexnet.network.fused import fast_forms
 from alexnet.recipe import load
-from step import Case, ours
 
 CASES = (Case("cifar10", 32, 227), Case("cifar10", 128, 227), Case("fast", 256, 32, 4), Case("paper", 32, 227))
 STEPS = 5
@@ -34,12 +34,7 @@ PARTS = {  # operations as the profiler names them
 
 def median_seconds(work: Callable[[], object]) -> float:
     """Return the median of ten runs, after two."""
-    times = []
-    for _ in range(12):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[2:])
+    return statistics.median(in_turn({"": timed(work)}, 10, warm_up=2)[""])
 
 
 def machine() -> tuple[float, float]:

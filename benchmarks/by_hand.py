@@ -9,15 +9,15 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 
 import numpy as np
 import torch
+from benchmarks.turns import in_turn, ratios, spread, timed
 
 import alexnet
 from alexnet import scratch
 
-ROUNDS = 5
+ROUNDS = 20
 MEMORY = """
 import resource, numpy as np
 from alexnet import scratch
@@ -84,37 +84,27 @@ def looped(network: scratch.AlexNet, image: np.ndarray) -> np.ndarray:
     return x
 
 
-def seconds(call: object) -> float:
-    """Return how long a call takes, once."""
-    start = time.perf_counter()
-    call()  # type: ignore[operator]
-    return time.perf_counter() - start
-
-
 if __name__ == "__main__":
     network, ours = scratch.AlexNet(), alexnet.AlexNet("scratch").eval()
     image = np.random.default_rng(0).standard_normal((227, 227, 3)).astype(np.float32)
     fast = network.forward(image[None])
     batch = torch.from_numpy(image).permute(2, 0, 1)[None]
     pairs = {
-        "by hand": lambda: network.forward(image[None]),
-        "PyTorch, float32": lambda: ours(batch),
+        "by hand": timed(lambda: network.forward(image[None])),
+        "PyTorch, float32": timed(lambda: ours(batch)),
     }
     with torch.inference_mode():
-        for call in pairs.values():
-            call()
-        rounds = [{name: seconds(call) for name, call in pairs.items()} for _ in range(4 * ROUNDS)]
-    loops = [seconds(lambda: looped(network, image)) for _ in range(3)]
+        found = in_turn(pairs, ROUNDS)
+    found |= in_turn({"loops": timed(lambda: looped(network, image))}, 3, warm_up=0)
     slow = looped(network, image)
     assert np.allclose(slow, fast, rtol=1e-3, atol=1e-3 * np.abs(fast).max())
-    found = {name: [r[name] for r in rounds] for name in pairs} | {"loops": loops}
     for name, times in found.items():
         print(f"{name:18} median {1000 * statistics.median(times):9.1f} ms, {1000 * min(times):.1f} to {1000 * max(times):.1f}")
-    hand = statistics.median(found["by hand"])
-    ratios = [r["by hand"] / r["PyTorch, float32"] for r in rounds]
-    print(f"{statistics.median(loops) / hand:.0f} times as fast as the loops")
-    print(f"{statistics.median(ratios):.2f} times PyTorch's time ({min(ratios):.2f} to {max(ratios):.2f})")
+    loops = statistics.median(found["loops"]) / statistics.median(found["by hand"])
+    times = ratios(found["by hand"], found["PyTorch, float32"])
+    print(f"{loops:.0f} times as fast as the loops")
+    print(f"{spread(times)} times PyTorch's time")
     before, after = map(int, subprocess.check_output([sys.executable, "-c", MEMORY], text=True).split())
     print(f"eight images: {after / 1e6:.2f} GB in all at most, {before / 1e6:.2f} GB with one")
-    result = {"loops": statistics.median(loops) / hand, "pytorch": statistics.median(ratios), "peak_gb": after / 1e6}
+    result = {"loops": loops, "pytorch": statistics.median(times), "peak_gb": after / 1e6}
     print(json.dumps({"benchmark": "by_hand", **result}))

@@ -6,8 +6,10 @@ import json
 import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
+
+from benchmarks.turns import in_turn, timed
 
 RUNS = 10
 COMMANDS = {
@@ -16,18 +18,11 @@ COMMANDS = {
 }
 
 
-def seconds(command: list[str]) -> float:
-    """Return how long a command takes, once."""
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - start
-
-
 if __name__ == "__main__":
-    for command in COMMANDS.values():
-        seconds(command)  # files into memory
-    rounds = [{name: seconds(command) for name, command in COMMANDS.items()} for _ in range(RUNS)]
-    found = {name: [r[name] for r in rounds] for name in COMMANDS}
+    starts = {
+        name: timed(partial(subprocess.run, command, check=True, capture_output=True)) for name, command in COMMANDS.items()
+    }
+    found = in_turn(starts, RUNS)
     for name, times in found.items():
         print(f"{name:15} median {statistics.median(times):.3f} s, {min(times):.3f} to {max(times):.3f}")
     print(json.dumps({"benchmark": "help", **{name: statistics.median(times) for name, times in found.items()}}))

@@ -13,7 +13,6 @@ import logging
 import os
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from benchmarks.turns import in_turn, ratios, skip, spread, timed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -93,25 +93,17 @@ def compare(network: nn.Module, peer: Any, case: Case, count: int) -> dict[str, 
         ways[f"{PEER}, network alone"] = lambda: run(ready)
     few = images[:4]
     np.testing.assert_allclose(predict_logits(network, few, how, "float32"), run(planes(few)), rtol=1e-3, atol=1e-4)
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(ROUNDS[count] + 1):
-        for way, work in ways.items():
-            start = time.perf_counter()
-            for _ in range(IN_A_ROW[count]):
-                work()
-            if turn:  # the first is a warm-up
-                times[way].append((time.perf_counter() - start) / IN_A_ROW[count])
+    times = in_turn({way: timed(work, IN_A_ROW[count]) for way, work in ways.items()}, ROUNDS[count])
     found = {}
     for way, seconds in times.items():
-        each = [s / o for s, o in zip(seconds, times["ours"], strict=True)]
+        each = ratios(seconds, times["ours"])
         found[way] = statistics.median(each)
         low, middle, high = (f(seconds) for f in (min, statistics.median, max))
         pace = f"{middle * 1e3:6.1f} ms ({low * 1e3:.1f} to {high * 1e3:.1f})"
         if count > 1:
             pace = f"{count / middle:6.1f} images/s ({count / high:.1f} to {count / low:.1f})"
-        ratio = f"; ours is {found[way]:.2f} times as fast ({min(each):.2f} to {max(each):.2f})"
         wanted = f", wanted {WANTED[count]}" if way == PEER else ""
-        print(f"    {way:26} {pace}" + ("" if way == "ours" else ratio + wanted))
+        print(f"    {way:26} {pace}" + ("" if way == "ours" else f"; ours is {spread(each)} times as fast{wanted}"))
     return found
 
 
@@ -140,6 +132,5 @@ if __name__ == "__main__":
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        print(f"no {error.name} here: pip install -c constraints.txt onnx onnxscript onnxruntime; inference was not measured")
-    else:
-        main()
+        skip(f"no {error.name} here: pip install -c constraints.txt onnx onnxscript onnxruntime")
+    main()

@@ -23,11 +23,13 @@ from unittest import mock
 
 import numpy as np
 import torch
+from benchmarks.turns import Measured, in_turn, ratios, real_data, spread
+from benchmarks.tutorial import PYTHON, asked
 from torch import Tensor
 
 import alexnet
 from alexnet.data.augment import training_input
-from alexnet.data.batches import Batch, Images, epoch_batches, parts
+from alexnet.data.batches import Batch, Images, batch_cuts, epoch_batches
 from alexnet.data.cache import open_cache
 from alexnet.data.dataset import open_dataset, preprocessing, resolve
 from alexnet.data.images import Preprocessing
@@ -38,11 +40,9 @@ from alexnet.network.fused import narrow_gradients
 from alexnet.recipe import Recipe, load
 from alexnet.training.optimizer import Loss, build_optimizer
 from alexnet.training.schedule import input_at
-from tutorial import PYTHON, asked
 
 ROUNDS = 5
 WANTED = {"loader": 3.0, "decoding": 3.0, "training": 0.9}  # times the step's images a second
-Pass = Callable[[], float]  # does its work once and returns images a second
 
 
 class Case(NamedTuple):
@@ -79,7 +79,7 @@ class Loader:
     def inputs(self, count: int, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the network's inputs and the targets as `training/loop.py` makes them."""
         images = Images(self.images.pixels, self.images.rows[:count], self.images.targets[:count])
-        cuts, workers = parts(count, self.case.batch), self.recipe.data.workers
+        cuts, workers = batch_cuts(count, self.case.batch), self.recipe.data.workers
         seed, alternate = self.recipe.train.seed, self.recipe.augment.alternate
         for batch in epoch_batches(images, cuts, seed, epoch, workers=workers, alternate=alternate):
             yield self._input(batch), batch.targets.to(self.device, non_blocking=True)
@@ -90,7 +90,7 @@ class Loader:
         return training_input(images, batch.draws.to(self.device), self.how, self.recipe.augment)
 
 
-def timed(count: int, work: Callable[[], object]) -> Pass:
+def rated(count: int, work: Callable[[], object]) -> Measured:
     """Return a pass that handles `count` images."""
 
     def run() -> float:
@@ -123,13 +123,13 @@ def stepping(loader: Loader, network: alexnet.AlexNet) -> Callable[[Tensor, Tens
     return step
 
 
-def tf_data(count: int, settings: dict[str, Any]) -> Pass:
+def tf_data(count: int, settings: dict[str, Any]) -> Measured:
     """Return a pass of tf.data's pipeline over `count` images."""
     work = asked("proof.tf_data", json.dumps(settings))
     return lambda: count / work()
 
 
-def passes(case: Case, data: Path, scratch: Path) -> dict[str, Pass]:
+def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
     """Open the case's dataset in `data` and return all that is to be measured of it, the step first."""
     device = choose_device()
     table = open_table(data / case.dataset if case.dataset == "imagenette" else case.dataset, data)
@@ -147,9 +147,9 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Pass]:
     step = stepping(loader, network)
     ready, epochs = list(loader.inputs(few)), iter(range(1, 1000))
     found = {
-        "step": timed(few, lambda: [step(*pair) for pair in ready]),
-        "training": timed(few, lambda: [step(*pair) for pair in loader.inputs(few, next(epochs))]),
-        "loader": timed(case.images, lambda: [None for _ in loader.inputs(case.images, next(epochs))]),
+        "step": rated(few, lambda: [step(*pair) for pair in ready]),
+        "training": rated(few, lambda: [step(*pair) for pair in loader.inputs(few, next(epochs))]),
+        "loader": rated(case.images, lambda: [None for _ in loader.inputs(case.images, next(epochs))]),
     }
     peer: dict[str, Any] = {
         "batch": case.batch,
@@ -169,30 +169,25 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Pass]:
             with tempfile.TemporaryDirectory(dir=scratch) as anew, mock.patch.dict(os.environ, ALEXNET_CACHE=anew):
                 open_cache(files, how, workers)
 
-        found["decoding"] = timed(len(files), decode)
+        found["decoding"] = rated(len(files), decode)
         if PYTHON.exists():
             (scratch / "files.txt").write_text("\n".join(str(files.source(row)) for row in range(len(files))))
             found["tf.data, decoding"] = tf_data(len(files), {**peer, "source": str(scratch / "files.txt")})
     return found
 
 
-def compare(name: str, case: Case, ways: dict[str, Pass]) -> dict[str, float]:
+def compare(name: str, case: Case, ways: dict[str, Measured]) -> dict[str, float]:
     """Take the passes in turn, print a table, and return the ratios to the step."""
-    rates: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(ROUNDS + 1):
-        for way, run in ways.items():
-            rate = run()
-            if turn:  # the first is a warm-up
-                rates[way].append(rate)
+    rates = in_turn(ways, ROUNDS)
     print(f"{name}, batches of {case.batch}, {torch.get_num_threads()} threads, {os.cpu_count()} workers")
-    ratios = {}
+    of_step = {}
     for way, found in rates.items():
-        each = [rate / step for rate, step in zip(found, rates["step"], strict=True)]
-        ratios[way] = statistics.median(each)
+        each = ratios(found, rates["step"])
+        of_step[way] = statistics.median(each)
         wanted = f", wanted {WANTED[way]:g}" if way in WANTED else ""
-        line = f"  {way:18} {statistics.median(found):7.0f} images/s ({min(found):.0f} to {max(found):.0f})"
-        print(line + ("" if way == "step" else f"; {ratios[way]:.2f} of the step ({min(each):.2f} to {max(each):.2f}){wanted}"))
-    return ratios
+        line = f"  {way:18} {spread(found, '.0f')} images/s"
+        print(line + ("" if way == "step" else f"; {spread(each)} of the step{wanted}"))
+    return of_step
 
 
 def main(data: Path) -> None:
@@ -208,7 +203,4 @@ def main(data: Path) -> None:
 
 
 if __name__ == "__main__":
-    if folder := os.environ.get("ALEXNET_TEST_DATA"):
-        main(Path(folder))
-    else:
-        print("ALEXNET_TEST_DATA names no folder of real images: the input path was not measured")
+    main(real_data())

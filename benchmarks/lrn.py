@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from benchmarks.turns import in_turn, ratios, spread, timed
 from torch import nn
 
 from alexnet.network import kernels
@@ -59,17 +59,10 @@ if __name__ == "__main__":
             "float32": passes(LocalResponseNorm(*constants, towers=2), channels, side, torch.float32, last),
             "float32, no kernels": passes(Plain(*constants, towers=2), channels, side, torch.float32, last),
         }
-        times: dict[str, list[float]] = {way: [] for way in ways}
-        for turn in range(ROUNDS + 2):
-            for way, run in ways.items():
-                start = time.perf_counter()
-                run()
-                if turn >= 2:  # the first are a warm-up
-                    times[way].append(time.perf_counter() - start)
+        times = in_turn({way: timed(run) for way, run in ways.items()}, ROUNDS, warm_up=2)
         print(f"{name}: {BATCH} x {channels} x {side} x {side}, {torch.get_num_threads()} threads")
         for way, seconds in times.items():
-            ratios = [p / s for p, s in zip(times["peer"], seconds, strict=True)]
-            ratio = found[f"{name}, {way}"] = statistics.median(ratios)
-            spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
-            print(f"  {way:20} {statistics.median(seconds) * 1e3:7.1f} ms  {ratio:5.1f} times PyTorch's float32 ({spread})")
+            faster = ratios(times["peer"], seconds)
+            found[f"{name}, {way}"] = statistics.median(faster)
+            print(f"  {way:20} {statistics.median(seconds) * 1e3:7.1f} ms  {spread(faster, '.1f')} times PyTorch's float32")
     print(json.dumps({"benchmark": "lrn", "kernels": kernels.library() is not None, **found}))

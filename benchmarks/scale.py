@@ -1,6 +1,6 @@
 """Data, hybrid and tower parallel: bytes on the wire and time of a step, of the 2012 network on two processes.
 
-    python benchmarks/scale.py [--variant paper] [--images 256] [--rates 0,1000]
+    python -m benchmarks.scale [--variant paper] [--images 256] [--rates 0,1000]
 
 Each process has a network namespace of its own, and all they have in common is a cable, whose bytes the kernel counts and
 whose rate (in Mbit/s, 0: unlimited) it holds down. That needs Linux, `ip` and `tc`, and root's privileges; without them
@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from benchmarks.turns import skip
 
 import alexnet
 from alexnet.data.batches import Batch
@@ -137,7 +138,17 @@ def measure(names: list[str], kind: str, options: argparse.Namespace) -> dict[st
     for rank, name in enumerate(names):
         torchrun = {"RANK": str(rank), "WORLD_SIZE": str(PROCESSES), "LOCAL_RANK": "0"}
         where = {"MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29400", "GLOO_SOCKET_IFNAME": name, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, "--work", kind, "--variant", options.variant, "--images", str(options.images)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.scale",
+            "--work",
+            kind,
+            "--variant",
+            options.variant,
+            "--images",
+            str(options.images),
+        ]
         command = ["ip", "netns", "exec", name, *command, "--wire", name]
         environment = {**os.environ, **torchrun, **where}
         running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
@@ -162,8 +173,7 @@ def main() -> None:
         work(options.work, options.variant, options.images, options.wire)
         return
     if not (shutil.which("ip") and shutil.which("tc")) or not hasattr(os, "geteuid") or os.geteuid():
-        print("skipped: benchmarks/scale.py needs Linux, ip, tc and root's privileges for a cable of a limited rate")
-        return
+        skip("a cable of a limited rate needs Linux, ip, tc and root's privileges")
     rows: list[dict[str, object]] = []
     with cable() as names:
         for rate in map(int, options.rates.split(",")):

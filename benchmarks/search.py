@@ -1,23 +1,24 @@
 """Nearest images of CIFAR-10 by a run's codes: how many are of the image's class, what they weigh, how long a search takes.
 
-Needs a run trained on CIFAR-10, `python benchmarks/search.py RUN`, and ALEXNET_TEST_DATA. Peers, in the same run: pixels and
+Needs a run trained on CIFAR-10, `python -m benchmarks.search RUN`, and ALEXNET_TEST_DATA. Peers, in the same run: pixels and
 chance for the precision, NumPy over all codes in memory for the time. Takes 1.5 GB of disk and 3 GB of memory for a while.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.turns import in_turn, real_data, spread, timed, trained_run
 
 import alexnet
 from alexnet.use.features import stream_features
@@ -76,17 +77,12 @@ def precisions(run: alexnet.Run, folder: Path, place: Path) -> dict[str, float]:
     return found
 
 
-def timed(ways: dict[str, Callable[[int], object]]) -> dict[str, float]:
-    """Take all ways in turn, with query after query; print and return the median milliseconds."""
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(-2, ROUNDS):  # two warm up
-        for way, call in ways.items():
-            start = time.perf_counter()
-            call(turn)
-            if turn >= 0:
-                times[way].append(1000 * (time.perf_counter() - start))
+def queried(ways: dict[str, Callable[[int], object]]) -> dict[str, float]:
+    """Take all ways in turn, with query after query, each by its number; print and return the median milliseconds."""
+    calls = {way: timed(partial(lambda call, numbers: call(next(numbers)), call, count())) for way, call in ways.items()}
+    times = {way: [1000 * seconds for seconds in taken] for way, taken in in_turn(calls, ROUNDS, warm_up=2).items()}
     for way, taken in times.items():
-        print(f"  {way:34} median {statistics.median(taken):8.2f} ms, {min(taken):.2f} to {max(taken):.2f}")
+        print(f"  {way:34} {spread(taken)} ms")
     return {way: statistics.median(taken) for way, taken in times.items()}
 
 
@@ -112,7 +108,7 @@ def of_files(run: alexnet.Run, folder: Path, place: Path) -> dict[str, Any]:
         near = [path for path, _ in index.nearest(codes[row], TOP, False, str(paths[row]))]
         others = nearest(codes, squares, codes[[row]], TOP + 1)[0]
         assert len({*near} & {str(paths[other]) for other in others}) >= TOP - 1
-    medians = timed(
+    medians = queried(
         {
             "exact": lambda turn: index.nearest(codes[chosen[turn]], TOP, False),
             "exact, NumPy": lambda turn: nearest(codes, squares, codes[chosen[[turn]]], TOP),
@@ -132,18 +128,16 @@ def of_a_million(place: Path) -> float:
     codes = chance.standard_normal((MADE_UP, 128), dtype=np.float32)
     index = made(place, [f"/images/{row:07}.jpg" for row in range(MADE_UP)], codes, rows=MADE_UP // 8)
     queries = chance.standard_normal((ROUNDS + 2, 128), dtype=np.float32)
-    return timed({f"binary, {MADE_UP:,} made up": lambda turn: index.nearest(queries[turn], TOP, True)}).popitem()[1]
+    return queried({f"binary, {MADE_UP:,} made up": lambda turn: index.nearest(queries[turn], TOP, True)}).popitem()[1]
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not (root := os.environ.get("ALEXNET_TEST_DATA")):
-        sys.exit("usage: python benchmarks/search.py RUN, of a run trained on CIFAR-10; ALEXNET_TEST_DATA names real images")
-    run = alexnet.load(sys.argv[1])
-    print(f"{sys.argv[1]}, {torch.get_num_threads()} threads")
+    root, run = real_data(), trained_run()
+    print(f"{run.path}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as place:
-        found = {"precision": precisions(run, Path(root, "cifar10", "test"), Path(place))}
+        found = {"precision": precisions(run, root / "cifar10" / "test", Path(place))}
     with tempfile.TemporaryDirectory() as place:
-        found |= of_files(run, Path(root, "cifar10"), Path(place, "index"))
+        found |= of_files(run, root / "cifar10", Path(place, "index"))
     with tempfile.TemporaryDirectory() as place:
         found["ms_million"] = of_a_million(Path(place, "index"))
     print(json.dumps({"benchmark": "search", **found}))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from benchmarks.turns import in_turn, ratios, spread, timed
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
@@ -100,22 +100,15 @@ def plain(case: Case, device: torch.device, precision: str = "float32") -> Step:
 def measure(case: Case, device: torch.device) -> dict[str, float]:
     """Take the steps in turn, print a table, and return images a second and the ratio."""
     steps = {"ours": ours(case, device), "plain": plain(case, device)}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(ROUNDS + 2):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn > 1:  # the first are a warm-up
-                times[name].append(time.perf_counter() - start)
+    times = in_turn({name: timed(step) for name, step in steps.items()}, ROUNDS, warm_up=2)
     size = f"{case.side}x{case.side}" + (f" enlarged {case.enlarge} times" if case.enlarge > 1 else "")
     print(f"{case.recipe}, {case.batch} images of {size} on {device}, {torch.get_num_threads()} threads")
     for name, found in times.items():
-        rates = sorted(case.batch / seconds for seconds in found)
-        print(f"  {name:6} {statistics.median(rates):6.1f} images/s, {rates[0]:.1f} to {rates[-1]:.1f}")
-    ratios = [p / o for o, p in zip(times["ours"], times["plain"], strict=True)]
-    ratio = statistics.median(ratios)
-    print(f"  ours is {ratio:.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
-    return {**{name: case.batch / statistics.median(found) for name, found in times.items()}, "ratio": ratio}
+        print(f"  {name:6} {spread([case.batch / seconds for seconds in found], '.1f')} images/s")
+    faster = ratios(times["plain"], times["ours"])
+    print(f"  ours is {spread(faster)} times as fast")
+    rates = {name: case.batch / statistics.median(found) for name, found in times.items()}
+    return {**rates, "ratio": statistics.median(faster)}
 
 
 if __name__ == "__main__":

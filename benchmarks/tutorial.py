@@ -10,33 +10,21 @@ import json
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from benchmarks.step import Case, ours, plain
+from benchmarks.turns import Measured, in_turn, ratios, skip, spread, timed
 
 from alexnet.network.device import choose_device, keep_freed_memory
 from alexnet.network.fused import fast_forms
-from step import Case, Step, ours, plain
 
 ROUNDS, SIZE = 7, 227
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-keras" / "bin" / "python"
 
 
-def timed(step: Step) -> Callable[[], float]:
-    """Return a step that says how many seconds it took."""
-
-    def run() -> float:
-        start = time.perf_counter()
-        step()
-        return time.perf_counter() - start
-
-    return run
-
-
-def asked(module: str, *arguments: str) -> Callable[[], float]:
+def asked(module: str, *arguments: str) -> Measured:
     """Start `module` in `.venv-keras`, and return a function that lets it do its work once and says how many seconds it took.
 
     The process says that it is ready, then computes only when it is asked to, by a line, and answers with the seconds.
@@ -68,28 +56,19 @@ def measure(batch: int) -> dict[str, float]:
         "Keras as written": asked("proof.keras_step", "cifar10", str(batch), "float32"),
         "Keras, mixed bfloat16": asked("proof.keras_step", "cifar10", str(batch), "mixed_bfloat16"),
     }
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(ROUNDS + 1):
-        for way, step in ways.items():
-            seconds = step()
-            if turn:  # the first is a warm-up
-                times[way].append(seconds)
+    times = in_turn(ways, ROUNDS)
     print(f"cifar10, batches of {batch}, {torch.get_num_threads()} threads")
     found = {}
     for way, taken in times.items():
-        ratios = [t / o for t, o in zip(taken, times["ours"], strict=True)]
-        found[way] = statistics.median(ratios)
-        rate = batch / statistics.median(taken)
-        print(
-            f"  {way:22} {rate:6.1f} images/s; ours is {found[way]:.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+        faster = ratios(taken, times["ours"])
+        found[way] = statistics.median(faster)
+        print(f"  {way:22} {batch / statistics.median(taken):6.1f} images/s; ours is {spread(faster)} times as fast")
     return found
 
 
 if __name__ == "__main__":
     if not PYTHON.exists():
-        print("no .venv-keras here: make prove installs it; the step against Keras was not measured")
-    else:
-        keep_freed_memory()
-        found = {str(batch): measure(batch) for batch in (32, 128)}
-        print(json.dumps({"benchmark": "tutorial", "fast_forms": fast_forms(choose_device()), **found}))
+        skip("no .venv-keras here: make prove installs it")
+    keep_freed_memory()
+    found = {str(batch): measure(batch) for batch in (32, 128)}
+    print(json.dumps({"benchmark": "tutorial", "fast_forms": fast_forms(choose_device()), **found}))

@@ -11,7 +11,6 @@ Prints a table; exit code 1 if anything was not as promised. `--quick` leaves ou
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import socket
 import subprocess
@@ -19,16 +18,15 @@ import sys
 import tempfile
 import threading
 import time
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import psutil
-from PIL import Image
-from proof.fuzz import CHANGES, damaged, seeds, trained
+from proof.fuzz import made, seeds, trained
+from proof.hostile import CHUNKED, CLOSE, FORM, PART, bombs, endless, form, head, odd_requests, whole
 from proof.served import Server
 from proof.watch import Watch
 
@@ -39,25 +37,7 @@ MEMORY = 2 << 30  # bytes above rest, at the worst moment: two processes may dec
 REST = 300 << 20  # bytes above rest when all is over
 PATIENCE = 20.0  # seconds for a canary's answer
 AT_ONCE = 8
-FORM = "Content-Type: multipart/form-data; boundary=XX\r\n"
-PART = '--XX\r\nContent-Disposition: form-data; name="images"; filename="{}"\r\n\r\n'
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-
-
-def head(method: str = "POST", path: str = "/predict", more: str = "", length: int | None = None) -> bytes:
-    """Return a request's head."""
-    length_ = "" if length is None else f"Content-Length: {length}\r\n"
-    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length_}{more}\r\n".encode("latin-1")
-
-
-def whole(body: bytes, path: str = "/predict", more: str = "") -> bytes:
-    """Return a request, after which the connection is to end."""
-    return head("POST", path, f"{more}Connection: close\r\n", len(body)) + body
-
-
-def form(files: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return a multipart body."""
-    return b"".join(PART.format(name).encode() + content + b"\r\n" for name, content in files) + b"--XX--\r\n"
 
 
 class Attack:
@@ -92,9 +72,13 @@ class Attack:
         """Count an answer; none at all, or a 5xx, is a fault."""
         status = answer[9:12].decode("latin-1") or "closed"
         self.counts[name, status] += 1
-        self.slowest[name] = max(self.slowest[name], round(1000 * seconds))
+        self.took(name, seconds)
         if status.startswith("5") or (status == "closed" and name not in SILENT):
             self.faults.append(f"{name}: {answer[:200]!r}")
+
+    def took(self, name: str, seconds: float) -> None:
+        """Note how long something took."""
+        self.slowest[name] = max(self.slowest[name], round(1000 * seconds))
 
     def together(self, name: str, attacks: Iterable[Iterable[bytes]], at_once: int = AT_ONCE, seconds: float = 60.0) -> None:
         """Send several at the same time."""
@@ -105,151 +89,18 @@ class Attack:
 SILENT = {"nothing said", "head without end"}  # the connection may just be closed
 
 
-# What is sent
-
-
-def endless(first: bytes, piece: bytes, pause: float = 0.0) -> Iterator[bytes]:
-    """Go on for ever."""
-    yield first
-    while True:
-        yield piece
-        time.sleep(pause)
-
-
-def compressed_png(width: int, height: int, mode: str = "L", extra: bytes = b"") -> bytes:
-    """Return a PNG of nothing, large where it is decoded."""
-    file = io.BytesIO()
-    Image.new(mode, (width, height)).save(file, "png")
-    content = file.getvalue()
-    return content[:33] + extra + content[33:]
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    """Return a chunk of a PNG."""
-    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
-
-
-def bombs() -> dict[str, bytes]:
-    """Return files that are small here and large there."""
-    zeros = zlib.compress(bytes(100_000_000), 9)
-
-    def packed(image: Image.Image, kind: str, **how: object) -> bytes:
-        file = io.BytesIO()
-        image.save(file, kind, **how)
-        return file.getvalue()
-
-    header = bytearray(compressed_png(8, 8))
-    header[16:24] = (2**31 - 1).to_bytes(4, "big") * 2
-    header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
-    frames = [Image.new("P", (4000, 4000), i) for i in range(20)]
-    return {
-        "120 megapixels": compressed_png(12_001, 10_000, "1"),
-        "49 megapixels, which decode": compressed_png(7_000, 7_000, "RGB"),
-        "49 megapixels of 16 bits": compressed_png(7_000, 7_000, "I;16"),
-        "2^62 pixels said": bytes(header),
-        "text of 100 MB": compressed_png(8, 8, extra=chunk(b"zTXt", b"a\0\0" + zeros)),
-        "profile of 100 MB": compressed_png(8, 8, extra=chunk(b"iCCP", b"a\0\0" + zeros)),
-        "gif of many frames": packed(frames[0], "gif", save_all=True, append_images=frames[1:]),
-        "one row of 40 million": compressed_png(40_000_000, 1),
-        "tiff of 81 megapixels": packed(Image.new("1", (9_000, 9_000)), "tiff", compression="group4"),
-        "webp of 49 megapixels": packed(Image.new("RGB", (7_000, 7_000)), "webp", lossless=True, method=0),
-        "jpeg 2000 of 49 megapixels": packed(Image.new("L", (7_000, 7_000)), "jpeg2000"),
-    }
-
-
-def odd_requests() -> dict[str, list[bytes]]:
-    """Return requests that are no good, by what is wrong with them."""
-    kinds = ("text/html", "application/json", "application/x-www-form-urlencoded", "image/svg+xml", "", ";;;=", "é" * 200)
-    paths = [
-        "/../../etc/passwd",
-        "/static/../../api.py",
-        "/static/%2e%2e%2fapi.py",
-        "/static/..%5capi.py",
-        "/static//etc/passwd",
-    ]
-    paths += [
-        "/static/index.html%00.png",
-        "/static/" + "a" * 9000,
-        "/" + "%ff" * 50,
-        "//evil.example/",
-        "http://evil.example/",
-        "*",
-    ]
-    queries = ["top=-1", "top=1e9", "top=9" + "9" * 999, "top=%00", "top=1&top=x", "top[]=1", "&" * 2000]
-    part = b'--XX\r\nContent-Disposition: form-data; name="images"'
-    forms = [
-        b"",
-        b"--XX",
-        b"--XX--",
-        b"\r\n" * 10_000,
-        part,
-        part + b'; filename="' + b"a" * 100_000 + b'"\r\n\r\nx\r\n--XX--\r\n',
-        b"--XX\r\n" + b"X-A: b\r\n" * 50_000 + b"\r\nx\r\n--XX--\r\n",
-        b"--XX\r\n\r\nx\r\n--XX--\r\n",
-        part.replace(b"images", b"__proto__") + b"\r\n\r\nx\r\n--XX--\r\n",
-        form([("../../../etc/passwd", b"x"), ("C:\\a\\b", b"x"), ("a\x00b", b"x"), ("", b"x")]),
-    ]
-    return {
-        "thousands of parts": [whole(form([("a", b"a")] * 20_000), more=FORM), whole(form([("a", b"")] * 400_000), more=FORM)],
-        "parts that are none": [whole(body, more=FORM) for body in forms],
-        "boundaries": [
-            whole(b"--x--", more=f"Content-Type: multipart/form-data{b}\r\n")
-            for b in ("", "; boundary=", f"; boundary={'x' * 9000}")
-        ],
-        "wrong types": [whole(b"<html>", more=f"Content-Type: {kind}\r\n") for kind in kinds],
-        "no images": [
-            whole(body, route)
-            for body in (b"", b"{}", b"\0" * 100_000, b"GIF89a", b"\xff\xd8\xff")
-            for route in ("/predict", "/explain")
-        ],
-        "paths": [head("GET", path, "Connection: close\r\n") for path in paths],
-        "queries": [whole(b"x", f"/predict?{query}") for query in queries],
-        "methods": [
-            head(method, "/predict", "Connection: close\r\n", 0)
-            for method in ("PUT", "DELETE", "OPTIONS", "TRACE", "HEAD", "A" * 50)
-        ],
-        "hosts": [
-            b"GET / HTTP/1.1\r\nConnection: close\r\n" + host + b"\r\n"
-            for host in (b"", b"Host: evil\r\n", b"Host: a\r\nHost: b\r\n")
-        ],
-        "lengths": [
-            head("POST", "/predict", f"Content-Length: {n}\r\nConnection: close\r\n") + b"x"
-            for n in ("-1", "x", "9" * 30, "1, 1", "1e3")
-        ],
-        "encodings": [
-            head("POST", "/predict", f"{e}Connection: close\r\n") + b"zz\r\n"
-            for e in (
-                "Transfer-Encoding: chunked\r\n",
-                "Transfer-Encoding: gzip\r\n",
-                "Content-Encoding: br\r\nContent-Length: 4\r\n",
-            )
-        ],
-        "smuggling": [
-            head("POST", "/predict", "Transfer-Encoding: chunked\r\nConnection: close\r\n", 5)
-            + b"0\r\n\r\nGET / HTTP/1.1\r\n\r\n"
-        ],
-        "garbage": [
-            b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
-            b"\0" * 100_000,
-            b"GET\r\n\r\n",
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            b"A" * 200_000,
-        ],
-    }
-
-
 # Attacks
 
 
 def bodies(attack: Attack) -> None:
     """Send what has no end."""
     piece = bytes(1 << 16)
-    chunked = head("POST", "/predict", "Transfer-Encoding: chunked\r\n")
-    declared = head("POST", "/predict", "", 1 << 40)
+    chunked = head(more=CHUNKED)
+    declared = head(length=1 << 40)
     part = PART.format("a").encode()
     attack.together("body without end", (endless(declared, piece) for _ in range(AT_ONCE)))
     attack.together("chunks without end", (endless(chunked, b"10000\r\n" + piece + b"\r\n") for _ in range(AT_ONCE)))
-    started = head("POST", "/predict", f"Transfer-Encoding: chunked\r\n{FORM}") + b"%x\r\n%s\r\n" % (len(part), part)
+    started = head(more=f"{CHUNKED}{FORM}") + b"%x\r\n%s\r\n" % (len(part), part)
     attack.together("file without end", (endless(started, b"10000\r\n" + piece + b"\r\n") for _ in range(AT_ONCE)))
     attack.together("head without end", (endless(b"GET / HTTP/1.1\r\n", b"X-A: b\r\n" * 100) for _ in range(AT_ONCE)))
     attack.together("body to a GET without end", (endless(head("GET", "/model", "", 1 << 40), piece) for _ in range(AT_ONCE)))
@@ -260,7 +111,7 @@ def bodies(attack: Attack) -> None:
 def slow(attack: Attack) -> None:
     """Keep the server waiting."""
     seconds = LIMITS.body_seconds + 30
-    slow_bodies = [endless(head("POST", "/predict", "", 1 << 20), b"x", 1.0) for _ in range(60)]
+    slow_bodies = [endless(head(length=1 << 20), b"x", 1.0) for _ in range(60)]
     slow_heads = [endless(b"GET / HTTP/1.1\r\n", b"X: y\r\n", 1.0) for _ in range(60)]
     silent = [[b""] for _ in range(60)]
     with ThreadPoolExecutor(3) as pool:
@@ -283,7 +134,7 @@ def slow(attack: Attack) -> None:
         many += [socket.create_connection(("127.0.0.1", attack.port), 5) for _ in range(LIMITS.connections + 100)]
     except OSError as error:
         attack.faults.append(f"connections: {error}")
-    answer = attack.send("connection too many", [head("GET", "/model", "Connection: close\r\n")])
+    answer = attack.send("connection too many", [head("GET", "/model", CLOSE)])
     if not answer.startswith(b"HTTP/1.1 429"):
         attack.faults.append(f"connections: {answer[:100]!r}")
     for connection in many:
@@ -296,14 +147,10 @@ def fuzz(attack: Attack, count: int, seed: int) -> None:
     """Send damaged images, sixteen in a request, and now and then one to be explained."""
     chance = np.random.default_rng(seed)
     started = seeds(chance)
-    names = list(started)
 
-    def made(i: int) -> tuple[str, bytes]:
-        name, change = names[i % len(names)], CHANGES[i // len(names) % len(CHANGES)]
-        other = started[names[int(chance.integers(len(names)))]]
-        return f"{i}.{name.split()[0]}", damaged(
-            started[name][int(chance.integers(len(started[name])))], other[0], change, chance
-        )
+    def file(i: int) -> tuple[str, bytes]:
+        name, _, content = made(i, started, chance)
+        return f"{i}.{name.split()[0]}", content
 
     def ask(files: list[tuple[str, bytes]]) -> None:
         answer = attack.send("damaged images", [whole(form(files), more=FORM)])
@@ -315,12 +162,12 @@ def fuzz(attack: Attack, count: int, seed: int) -> None:
             if "crashed" in one.get("error", "") or ("predictions" in one) == ("error" in one):
                 attack.faults.append(f"damaged images: {one}")
 
-    requests = ([made(i) for i in range(start, min(start + 16, count))] for start in range(0, count, 16))
+    requests = ([file(i) for i in range(start, min(start + 16, count))] for start in range(0, count, 16))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for answered in [pool.submit(ask, files) for files in requests]:
             if error := answered.exception():
                 attack.faults.append(f"damaged images: {error!r}")
-    attack.together("damaged, to be explained", ([whole(made(i)[1], "/explain")] for i in range(min(40, count))), 3)
+    attack.together("damaged, to be explained", ([whole(file(i)[1], "/explain")] for i in range(min(40, count))), 3)
 
 
 def invented(attack: Attack, examples: int) -> None:
@@ -349,9 +196,7 @@ def canary(attack: Attack, image: bytes, ended: threading.Event) -> None:
                 attack.faults.append(f"canary: none in {PATIENCE:g} s, but {answer[:100]!r}")
                 break
             time.sleep(1)
-        attack.slowest["canary, until answered"] = max(
-            attack.slowest["canary, until answered"], round(1000 * (time.monotonic() - began))
-        )
+        attack.took("canary, until answered", time.monotonic() - began)
 
 
 def run(attack: Attack, options: argparse.Namespace) -> None:

@@ -25,11 +25,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from proof.pictures import picture
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 900  # for a block
+SIZE = (96, 80)  # of a made-up photo
 CODE = {"bash", "sh", "console", "python", ""}
 # Pages whose blocks are not marked yet: they are counted, and said to be so.
 UNMARKED = {"README.md", "docs/benchmarks.md", "docs/log.md", "docs/claims.md"}
@@ -73,17 +73,9 @@ def make_photos(folder: Path) -> None:
         for number in range(48):
             part = "photos" if number < 40 else "other-photos"
             (folder / part / label).mkdir(parents=True, exist_ok=True)
-            picture(kind, 100 * kind + number).save(folder / part / label / f"{number}.jpg")
-    picture(0, 1000).save(folder / "cat.jpg")
-    picture(1, 1001).save(folder / "new.jpg")
-
-
-def picture(kind: int, seed: int) -> Image.Image:
-    """Return a noisy picture of 96x80 pixels with stripes of its own width."""
-    chance = np.random.default_rng(seed)
-    y, x = np.mgrid[:80, :96] + chance.integers(0, 8)
-    stripes = (y, x)[kind] // chance.integers(3, 8) % 2
-    return Image.fromarray((stripes[..., None] * 150 + chance.integers(0, 100, (80, 96, 3))).astype(np.uint8))
+            picture(kind, 100 * kind + number, SIZE).save(folder / part / label / f"{number}.jpg")
+    picture(0, 1000, SIZE).save(folder / "cat.jpg")
+    picture(1, 1001, SIZE).save(folder / "new.jpg")
 
 
 def run(block: Block, folder: Path) -> tuple[str, str]:

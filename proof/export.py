@@ -11,7 +11,6 @@ if it is not so.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
+from proof.pictures import encoded
 
 import alexnet
 from alexnet.data.decode import decode
@@ -29,31 +29,24 @@ from alexnet.data.decode import decode
 CLOSE, LEAD, SHARE = 0.01, 0.02, 0.99
 
 
-def saved(image: Image.Image, **how: object) -> bytes:
-    """Return the bytes of an image's file."""
-    file = io.BytesIO()
-    image.save(file, **how)
-    return file.getvalue()
-
-
 def turned(image: Image.Image, chance: np.random.Generator) -> bytes:
     """Return a JPEG with one of the eight EXIF orientations."""
     exif = Image.Exif()
     exif[0x0112] = int(chance.integers(1, 9))
-    return saved(image, format="JPEG", exif=exif)
+    return encoded(image, "JPEG", exif=exif)
 
 
 def deep(image: Image.Image, chance: np.random.Generator) -> bytes:
     """Return a PNG of 16 bits."""
     levels = np.asarray(image.convert("L")).astype(np.uint16) * 257
-    return saved(Image.fromarray(levels + chance.integers(0, 200, levels.shape, dtype=np.uint16) % 256), format="PNG")
+    return encoded(Image.fromarray(levels + chance.integers(0, 200, levels.shape, dtype=np.uint16) % 256), "PNG")
 
 
 def transparent(image: Image.Image, chance: np.random.Generator) -> bytes:
     """Return a PNG with a random opacity."""
     image = image.convert("RGBA")
     image.putalpha(Image.fromarray(chance.integers(0, 256, (image.height, image.width), dtype=np.uint8)))
-    return saved(image, format="PNG")
+    return encoded(image, "PNG")
 
 
 def sized(low: int, high: int) -> Callable[[Image.Image, np.random.Generator], bytes]:
@@ -61,23 +54,23 @@ def sized(low: int, high: int) -> Callable[[Image.Image, np.random.Generator], b
 
     def png(image: Image.Image, chance: np.random.Generator) -> bytes:
         size = (int(chance.integers(low, high + 1)), int(chance.integers(low, high + 1)))
-        return saved(image.resize(size), format="PNG")
+        return encoded(image.resize(size), "PNG")
 
     return png
 
 
 KINDS: dict[str, Callable[[Image.Image, np.random.Generator], bytes]] = {
     "EXIF": turned,
-    "CMYK": lambda image, _: saved(image.convert("CMYK"), format="JPEG"),
-    "grey": lambda image, _: saved(image.convert("L"), format="PNG"),
-    "palette": lambda image, _: saved(image.convert("P"), format="GIF"),
+    "CMYK": lambda image, _: encoded(image.convert("CMYK"), "JPEG"),
+    "grey": lambda image, _: encoded(image.convert("L"), "PNG"),
+    "palette": lambda image, _: encoded(image.convert("P"), "GIF"),
     "16 bits": deep,
     "transparent": transparent,
     "tiny": sized(1, 12),
     "any size": sized(13, 900),
     "huge": sized(2000, 5000),
-    "1 wide": lambda image, chance: saved(image.resize((1, int(chance.integers(1, 1200)))), format="PNG"),
-    "1 high": lambda image, chance: saved(image.resize((int(chance.integers(1, 1200)), 1)), format="PNG"),
+    "1 wide": lambda image, chance: encoded(image.resize((1, int(chance.integers(1, 1200)))), "PNG"),
+    "1 high": lambda image, chance: encoded(image.resize((int(chance.integers(1, 1200)), 1)), "PNG"),
 }
 
 

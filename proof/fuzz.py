@@ -9,7 +9,6 @@ every file goes through decoding, `data check` and `predict`. Prints a table; ex
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from proof.pictures import encoded
 from proof.watch import Watch
 
 import alexnet
@@ -56,10 +56,8 @@ def seeds(chance: np.random.Generator) -> dict[str, list[bytes]]:
         pictures += [Image.open(path).convert("RGB") for path in sorted(Path(folder, "imagenette").rglob("*.JPEG"))[:3]]
 
     def packed(picture: Image.Image, name: str) -> bytes:
-        file = io.BytesIO()
         picture = picture.convert("RGB") if picture.mode in ("P", "1") and name.startswith(("JPEG", "WEBP")) else picture
-        picture.save(file, format=name.split()[0], **FORMATS[name])
-        return file.getvalue()
+        return encoded(picture, name.split()[0], **FORMATS[name])
 
     return {name: [packed(picture, name) for picture in pictures] for name in FORMATS}
 
@@ -79,14 +77,19 @@ def damaged(content: bytes, other: bytes, change: str, chance: np.random.Generat
     return bytes(array)
 
 
+def made(i: int, started: dict[str, list[bytes]], chance: np.random.Generator) -> tuple[str, str, bytes]:
+    """Return the format of file number `i`, what is done to it, and its bytes then; formats and changes take turns."""
+    names = list(started)
+    name, change = names[i % len(names)], CHANGES[i // len(names) % len(CHANGES)]
+    other = started[names[int(chance.integers(len(names)))]]
+    return name, change, damaged(started[name][int(chance.integers(len(started[name])))], other[0], change, chance)
+
+
 def files(folder: Path, count: int, chance: np.random.Generator) -> Iterator[tuple[Path, str, str]]:
     """Write damaged files into class folders; yield each with its format and what was done to it."""
     started = seeds(chance)
-    names = list(started)
     for i in range(count):
-        name, change = names[i % len(names)], CHANGES[i // len(names) % len(CHANGES)]
-        other = started[names[int(chance.integers(len(names)))]]
-        content = damaged(started[name][int(chance.integers(len(started[name])))], other[0], change, chance)
+        name, change, content = made(i, started, chance)
         path = folder / ("even", "odd")[i % 2] / f"{i:06}.{name.split()[0].lower()}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

@@ -29,7 +29,7 @@ DIFFERENT = 500  # files; the others are links to them
 NARROW = {"model.width": 1 / 16, "images.stored": 256, "images.input": 67, "images.enlarge": 1, "train.max_images": 0}
 
 
-class Watch:
+class EpochWatch:
     """Notes the most anonymous memory in each epoch of the run in `folder`."""
 
     def __init__(self, folder: Path) -> None:
@@ -82,7 +82,7 @@ def main() -> int:
         os.environ["ALEXNET_CACHE"] = str(folder / "cache")
         (folder / "photos").mkdir()
         data = made_up(folder / "photos", options.images)
-        watch = Watch(folder / "run")
+        watch = EpochWatch(folder / "run")
         alexnet.train(data, out=folder / "run", settings={**NARROW, "train.epochs": options.epochs})
         size = sum(path.stat().st_size for path in (folder / "cache").rglob("*.u8"))
     print(f"{options.images:,} images, {size / 1e9:.1f} GB decoded")

@@ -9,22 +9,19 @@ lie in the folder, to be looked at. Needs playwright and Chromium (CHROMIUM name
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
+from proof.browser import OVERFLOW, launched
 
 import alexnet
 
 WIDTHS = {"phone": 360, "desktop": 1280}
 SECONDS, BYTES = 20.0, 3_000_000
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 FIGURES = {"top1": "#top1", "ece": "#ece data", "ece_raw": "#ece-raw data"}
-OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 def faults(run: alexnet.Run, browser: Browser, out: Path) -> list[str]:
@@ -75,9 +72,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/pages"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=program, args=ARGUMENTS)
+        browser = launched(play)
         wrong = [fault for run in options.runs for fault in faults(alexnet.load(run), browser, options.out)]
         browser.close()
     print("\n".join(wrong) or f"nothing is wrong; look at {options.out}")

@@ -26,8 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from proof.pictures import class_folders
 
 # By function, the innermost first: where a training can be.
 PHASES = {
@@ -44,6 +43,7 @@ NAMES = ("start", *dict.fromkeys(PHASES.values()))
 TIME_COLUMNS = {"seconds", "images_per_second", "utilisation", "memory_gb"}
 NARROW = {"model.width": 1 / 16, "images.input": 67, "train.batch": 16, "train.epochs": 6, "data.workers": 2}
 KILLS_A_RUN = 20
+SIZE = (160, 160)  # pictures so large that decoding takes a while
 
 
 @dataclass
@@ -173,22 +173,14 @@ def child() -> None:
         watcher.join()
 
 
-def pictures(folder: Path, count: int) -> Path:
-    """Fill class folders with noisy stripes, `count` of each direction, large enough that decoding takes a while."""
-    chance = np.random.default_rng(0)
-    stripes = np.arange(160)[:, None, None] // 8 % 2 * 120
-    for label, pattern in (("across", stripes), ("down", stripes.transpose(1, 0, 2))):
-        (folder / label).mkdir(parents=True)
-        for i in range(count):
-            noise = chance.integers(0, 135, (160, 160, 3))
-            Image.fromarray((pattern + noise).astype(np.uint8)).save(folder / label / f"{i:03}.png")
-    return folder
-
-
 def command(data: str, settings: dict[str, float], threads: int) -> list[str]:
     """Return the arguments of `alexnet train` for a short run."""
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    return [data, "--threads", str(threads), *sets]
+    return [data, "--threads", str(threads), *sets(settings)]
+
+
+def sets(settings: dict[str, float]) -> list[str]:
+    """Return settings as the command line takes them."""
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 
 def main() -> int:
@@ -202,7 +194,7 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
         folder = Path(name)
-        photos = str(pictures(folder / "photos", 120))
+        photos = str(class_folders(folder / "photos", 120, size=SIZE))
         halves = [pool.submit(_narrow, folder / str(i), photos, options.kills, options.seed + i) for i in range(2)]
         narrow = [half.result() for half in halves]
         (folder / "full").mkdir()

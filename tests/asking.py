@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from proof.pictures import picture
+
 import alexnet
 from alexnet.use.serving.engine import Engine
 from alexnet.use.serving.limits import Limits
-from conftest import picture
 
 
 @dataclass

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import csv
 import os
+import random
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from PIL import Image
+from proof.pictures import class_folders
 
 import alexnet
+from alexnet import recipe
+from alexnet.data.images import Preprocessing
+from alexnet.training import job
+from alexnet.training.loop import Trainer
 from official import archive, no_proxy, server  # noqa: F401 - fixtures
 
 # One thread, in processes that tests start too: figures do not depend on the machine's cores, and `make test` runs several
@@ -26,6 +34,10 @@ settings.load_profile("ours")
 
 TIME_COLUMNS = {"seconds", "images_per_second", "utilisation", "memory_gb"}
 TINY = {"model.width": 1 / 16, "images.input": 67, "train.batch": 32}
+NARROW = {
+    **{"model.width": 1 / 16, "model.whiten": False, "images.input": 67, "train.batch": 8, "train.precision": "float32"},
+    "augment.alternate": False,
+}
 SHORT = {**TINY, "train.epochs": 3, "train.batch": 8}
 
 
@@ -45,33 +57,10 @@ def real_data() -> Path:
     return Path(folder)
 
 
-def picture(kind: int, seed: int, size: tuple[int, int] = (40, 40)) -> Image.Image:
-    """Return a noisy picture, width x height: stripes across for kind 0, stripes down for kind 1, a disc for kind 2."""
-    width, height = size
-    y, x = np.mgrid[:height, :width]
-    shapes = (y // 4 % 2, x // 4 % 2, (x - width / 2) ** 2 + (y - height / 2) ** 2 < (min(size) / 3) ** 2)
-    noise = np.random.default_rng(seed).integers(0, 80, (height, width, 3))
-    return Image.fromarray((shapes[kind][..., None] * 170 + noise).astype(np.uint8))
-
-
 @pytest.fixture(scope="session")
-def make_folder() -> Callable[..., Path]:
-    """Return a function that fills a folder with class folders of pictures."""
-
-    def make(root: Path, count: int = 20, labels: tuple[str, ...] = ("across", "down")) -> Path:
-        for kind, label in enumerate(labels):
-            (root / label).mkdir(parents=True, exist_ok=True)
-            for i in range(count):
-                picture(kind, 100 * kind + i).save(root / label / f"{i:03}.png")
-        return root
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[..., Path]) -> Path:
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two class folders with 20 pictures each; not to be changed."""
-    return make_folder(tmp_path_factory.mktemp("photos") / "photos")
+    return class_folders(tmp_path_factory.mktemp("photos") / "photos")
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +87,58 @@ def metrics(run: Path) -> list[dict[str, str]]:
 def weights(run: Path) -> bytes:
     """Return the bytes of a run's weights."""
     return (run / "model.safetensors").read_bytes()
+
+
+def started(out: Path, photos: Path, name: str = "fast", **changes: Any) -> list[dict[str, str]]:
+    """Train narrow, in float32, without a report; return the rows of `metrics.csv`."""
+    made = recipe.load(name).with_settings({"data.dataset": str(photos), **NARROW, **changes})
+    job.start(made, out, "cpu", time.monotonic())
+    return metrics(out)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int) -> Callable[[], int]:
+    """Let Ctrl-C arrive during call number `calls` of a method of the trainer; return a count of all calls."""
+    count, original = 0, getattr(Trainer, method)
+
+    def counted(self: Trainer, *args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if method != "_step" and count == calls:
+            signal.raise_signal(signal.SIGINT)
+        result = original(self, *args)
+        if method == "_step" and count == calls:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(Trainer, method, counted)
+    return lambda: count
+
+
+def in_float32(run: alexnet.Run) -> alexnet.Run:
+    """Return another opening of a run, which computes in float32: so its answers do not depend on the images beside."""
+    opened = alexnet.load(run.path)
+    opened.card = opened.card.model_copy(update={"precision": "float32"})
+    return opened
+
+
+def make_how(**changes: Any) -> Preprocessing:
+    """Return a preprocessing that leaves images of 8 pixels a side as they are, but for `changes`."""
+    plain = {"stored": 8, "input": 8, "fit": "crop", "reduced_decode": False, "resize": "bilinear", "levels": 255}
+    return Preprocessing(**{**plain, **changes})
+
+
+def assert_near(found: Any, wanted: Any, share: float = 1e-4) -> None:
+    """Compare arrays: no value may be off by more than a share of the largest."""
+    found, wanted = (np.asarray(x, np.float64) for x in (found, wanted))
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() <= share * (1 + np.abs(wanted).max())
+
+
+def damaged(content: bytes, chance: random.Random, *, cut: bool) -> bytes:
+    """Return a file's bytes with its end cut off somewhere, or else with one bit turned."""
+    at = chance.randrange(len(content))
+    return content[:at] if cut else content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :]
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}

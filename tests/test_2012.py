@@ -7,14 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet import AlexNet
 from alexnet.data.augment import DRAWS, training_input
-from alexnet.data.batches import Images, epoch_batches, parts
+from alexnet.data.batches import Images, batch_cuts, epoch_batches
 from alexnet.data.cache import Pixels
 from alexnet.data.dataset import preprocessing
 from alexnet.network.layers import Dropout2012
@@ -193,7 +191,7 @@ def made_pixels(count: int, side: int) -> Images:
 def test_crops_of_the_source_have_33_by_33_places_and_two_sides_one_for_32_images_in_a_row() -> None:
     recipe = load("code2012").with_settings({"images.mean": 0.0, "augment.colour_noise": 0.0})
     images, how, seen = made_pixels(256, 256), preprocessing(recipe), set()
-    for batch in epoch_batches(images, parts(256, 128), seed=0, epoch=1, together=recipe.augment.together):
+    for batch in epoch_batches(images, batch_cuts(256, 128), seed=0, epoch=1, together=recipe.augment.together):
         assert batch.draws is not None
         x = training_input(batch.images, batch.draws, how, recipe.augment)
         assert x.shape == (128, 3, 224, 224)
@@ -254,75 +252,6 @@ def test_the_mean_image_is_that_of_the_crop_s_place_in_the_text_and_of_the_centr
         under = place if name == "paper" else centre
         expected = image[0, place : place + side, place : place + side] - mean[under : under + side, under : under + side]
         np.testing.assert_allclose(x[0].permute(1, 2, 0).numpy(), expected, atol=1e-4)
-
-
-# Response normalisation against NumPy in float64
-
-
-def response_norm(x: np.ndarray, g: np.ndarray, norm: LocalResponseNorm) -> tuple[np.ndarray, np.ndarray]:
-    """Return the normalised maps and the gradient of sum(g * maps), by the formula of section 3.3."""
-    channels = x.shape[1]
-    per_tower = channels // norm.towers
-
-    def window(i: int) -> slice:
-        first = i // per_tower * per_tower
-        low = max(first, i - norm.size // 2)
-        return slice(low, min(first + per_tower, i - norm.size // 2 + norm.size))
-
-    s = np.stack([norm.k + norm.alpha * (x[:, window(i)] ** 2).sum(1) for i in range(channels)], 1)
-    gradient = g * s**-norm.beta
-    for i in range(channels):
-        inner = 2 * norm.alpha * norm.beta * g[:, i] * x[:, i] * s[:, i] ** (-norm.beta - 1)
-        gradient[:, window(i)] -= x[:, window(i)] * inner[:, None]
-    return x * s**-norm.beta, gradient
-
-
-@given(
-    towers=st.integers(1, 3),
-    per_tower=st.integers(1, 9),
-    size=st.integers(1, 7),
-    side=st.integers(1, 5),
-    constants=st.tuples(st.floats(1e-5, 1), st.floats(0.1, 2), st.floats(0.5, 3)),
-    seed=st.integers(0, 99),
-)
-@settings(max_examples=80)
-def test_response_norm_equals_numpy_forward_and_gradient_at_tower_borders_too(
-    towers: int, per_tower: int, size: int, side: int, constants: tuple[float, float, float], seed: int
-) -> None:
-    norm = LocalResponseNorm(size, *constants, towers=towers)
-    generator = np.random.default_rng(seed)
-    x, g = generator.standard_normal((2, 2, towers * per_tower, side, side)) * 3
-    expected, expected_gradient = response_norm(x, g, norm)
-    maps = torch.from_numpy(x).requires_grad_()
-    found = norm(maps)
-    (gradient,) = torch.autograd.grad(found, maps, torch.from_numpy(g))
-    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(gradient.numpy(), expected_gradient, rtol=1e-10, atol=1e-11)
-
-
-@given(size=st.sampled_from([1, 3, 5]), side=st.integers(1, 9), seed=st.integers(0, 99))
-@settings(max_examples=40)
-def test_norm_within_maps_equals_numpy_forward_and_gradient(size: int, side: int, seed: int) -> None:
-    norm = LocalMapNorm(size, 0.03, 0.75, 1.0)
-    generator = np.random.default_rng(seed)
-    x, g = generator.standard_normal((2, 2, 3, side, side)) * 3
-    reach = size // 2
-    spots = [
-        (y, z, slice(max(0, y - reach), y + reach + 1), slice(max(0, z - reach), z + reach + 1))
-        for y, z in np.ndindex(side, side)
-    ]
-    s = np.ones_like(x)
-    for y, z, rows, columns in spots:
-        s[:, :, y, z] += norm.alpha * (x[:, :, rows, columns] ** 2).sum((2, 3))
-    expected = g * s**-norm.beta
-    for y, z, rows, columns in spots:
-        inner = 2 * norm.alpha * norm.beta * g[:, :, y, z] * x[:, :, y, z] * s[:, :, y, z] ** (-norm.beta - 1)
-        expected[:, :, rows, columns] -= x[:, :, rows, columns] * inner[..., None, None]
-    maps = torch.from_numpy(x).requires_grad_()
-    found = norm(maps)
-    (gradient,) = torch.autograd.grad(found, maps, torch.from_numpy(g))
-    np.testing.assert_allclose(found.detach().numpy(), x * s**-norm.beta, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-10, atol=1e-11)
 
 
 # Twenty steps against networks written out in plain PyTorch, a tower at a time

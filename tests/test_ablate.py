@@ -30,8 +30,8 @@ from alexnet.use import ablate as module
 from alexnet.use.outcomes import _crossing, interval, summarise, table
 from alexnet.use.plans import plan_study, plan_variation, read_plan
 from alexnet.use.studies import ROWS, STUDIES
+from commands import error, run
 from conftest import metrics, weights
-from test_cli import error, run
 
 FAST = recipe.load("fast")
 SMALL = {"model.width": 1 / 16, "images.input": 67, "train.batch": 8, "train.epochs": 2}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.data.augment import DRAWS, training_input
-from alexnet.data.batches import Images, epoch_batches, parts, share
+from alexnet.data.batches import Images, batch_cuts, epoch_batches, share
 from alexnet.data.cache import Pixels
 from alexnet.data.images import Preprocessing
 from alexnet.recipe import Augment
@@ -37,7 +37,7 @@ def made_images(count: int) -> Images:
 @given(st.integers(1, 700), st.integers(1, 130), st.integers(0, 3), st.integers(1, 4))
 @settings(max_examples=40)
 def test_batches_hold_every_image_of_the_epoch_once(count: int, size: int, epoch: int, workers: int) -> None:
-    found = list(epoch_batches(made_images(count), parts(count, size), seed=1, epoch=epoch, workers=workers))
+    found = list(epoch_batches(made_images(count), batch_cuts(count, size), seed=1, epoch=epoch, workers=workers))
     assert sorted(torch.cat([b.targets for b in found]).tolist()) == list(range(count))
     sizes = [len(b.targets) for b in found]
     assert max(sizes) <= size
@@ -50,8 +50,8 @@ def test_batches_hold_every_image_of_the_epoch_once(count: int, size: int, epoch
 @settings(max_examples=30)
 def test_batches_are_the_same_for_any_workers_and_start(count: int, size: int, start: int) -> None:
     images = made_images(count)
-    whole = list(epoch_batches(images, parts(count, size), seed=3, epoch=2, workers=1))
-    later = list(epoch_batches(images, parts(count, size), seed=3, epoch=2, start=start, workers=4))
+    whole = list(epoch_batches(images, batch_cuts(count, size), seed=3, epoch=2, workers=1))
+    later = list(epoch_batches(images, batch_cuts(count, size), seed=3, epoch=2, start=start, workers=4))
     assert len(later) == max(0, len(whole) - start)
     for a, b in zip(whole[start:], later, strict=True):
         assert torch.equal(a.images, b.images)
@@ -66,7 +66,7 @@ def test_batches_are_the_same_for_any_workers_and_start(count: int, size: int, s
 def test_processes_share_the_epoch_exactly_once_from_any_start(
     count: int, size: int, world: int, start: int, workers: int, data: st.DataObject
 ) -> None:
-    images, cuts = made_images(count), parts(count, size, data.draw(st.sampled_from(["even", "short"])))
+    images, cuts = made_images(count), batch_cuts(count, size, data.draw(st.sampled_from(["even", "short"])))
     whole = list(epoch_batches(images, cuts, seed=3, epoch=1))[start:]
     ranks = [list(epoch_batches(images, share(cuts, rank, world), 3, 1, start, workers)) for rank in range(world)]
     for batch, *pieces in zip(whole, *ranks, strict=True):
@@ -84,9 +84,9 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_cuts_are_the_fewest_and_even() -> None:
-    assert parts(10, 4) == [(0, 3), (3, 6), (6, 10)]
-    assert parts(8, 4) == [(0, 4), (4, 8)]
-    assert parts(0, 4) == []
+    assert batch_cuts(10, 4) == [(0, 3), (3, 6), (6, 10)]
+    assert batch_cuts(8, 4) == [(0, 4), (4, 8)]
+    assert batch_cuts(0, 4) == []
 
 
 # Augmentation

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from typer.testing import CliRunner
 import alexnet
 from alexnet.cli import app
 from alexnet.data.check import KINDS, near
-from test_images import contents
+from conftest import contents
 
 
 def scene(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
@@ -124,7 +123,7 @@ def test_digits_in_memory_are_looked_at_too() -> None:
     assert {problem["kind"] for problem in findings["problems"]} <= {"duplicate", "near-duplicate"}
 
 
-def test_near_pairs_are_those_that_comparing_all_with_all_finds(make_folder: Callable[..., Path]) -> None:
+def test_near_pairs_are_those_that_comparing_all_with_all_finds() -> None:
     chance = np.random.default_rng(3)
     base = chance.integers(0, 256, (3000, 16 * 16 * 3))
     copies = (base[:400] * 0.9 + chance.normal(0, 4, (400, base.shape[1]))).clip(0, 255)

@@ -7,37 +7,17 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from proof.pictures import picture
 
 import alexnet
 from alexnet import recipe
 from alexnet.network.variants import VARIANTS
-from conftest import TINY, picture
+from commands import TINY_SETS, error, run
 from test_images import bad_files
-
-TINY_SETS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-
-
-def run(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "alexnet", *map(str, arguments)]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
-    assert done.returncode == code, done.stderr
-    return done
-
-
-def error(*arguments: object) -> str:
-    """Return the one line that a command which must fail says."""
-    done = run(*arguments, code=1)
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("alexnet: ")
-    return lines[0]
 
 
 def test_train_prints_one_json_document_alone(photos: Path, tmp_path: Path) -> None:

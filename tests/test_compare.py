@@ -14,8 +14,8 @@ from alexnet.errors import RunError
 from alexnet.measure.metrics import wilson_interval
 from alexnet.run import write_json
 from alexnet.use.compare import _difference, table
+from commands import error, run
 from conftest import SHORT
-from test_cli import error, run
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def shown(page: str) -> Iterator[tuple[str, Any]]:
     for module, name in re.findall(r"^::: (alexnet[\w.]*)\.(\w+)$", page, re.MULTILINE):
         found = getattr(import_module(module), name)
         if inspect.ismodule(found):
-            yield from ((error, getattr(errors, error)) for error in ERRORS)
+            yield from ((error, getattr(errors, error)) for error in sorted(ERRORS))
         else:
             yield name, found
 

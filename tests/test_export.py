@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
+from proof.pictures import picture
 from scipy.special import softmax
 from typer.testing import CliRunner
 
@@ -29,9 +31,10 @@ from alexnet.measure.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.variants import VARIANTS
 from alexnet.run import Card
+from alexnet.temporary import HOST
 from alexnet.use import onnx_model, predict
-from alexnet.use.export import agreement, export
-from conftest import picture
+from alexnet.use.export import _workshop, agreement, export
+from conftest import in_float32
 
 MEAN = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
 # As the recipes have them, at smaller sizes.
@@ -126,9 +129,7 @@ def probabilities(run: alexnet.Run, image: NDArray[np.uint8]) -> NDArray[np.floa
 @pytest.fixture(scope="module")
 def plain(trained: alexnet.Run) -> alexnet.Run:
     """The run in float32, as the file computes: bfloat16 alone may move a probability by 0.01 (proof/export.py)."""
-    run = alexnet.load(trained.path)
-    run.card = run.card.model_copy(update={"precision": "float32"})
-    return run
+    return in_float32(trained)
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +227,16 @@ def test_a_file_that_says_otherwise_is_not_left(trained: alexnet.Run, tmp_path: 
         trained.export(tmp_path / "model.onnx")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one_and_nothing_of_others(tmp_path: Path) -> None:
+    killed, at_work, others = (f".export.a.{HOST}-{2**30}.part", f".export.b.{HOST}-{os.getpid()}.part", "film.part")
+    for name in (killed, at_work, others):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "float.onnx").touch()
+    with _workshop(tmp_path / "model.onnx") as folder:
+        assert folder.is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {at_work, others}
 
 
 @pytest.mark.parametrize("wrong", [np.nan, 0.04])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet.data.augment import DRAWS
-from alexnet.data.batches import Images, epoch_batches, parts
+from alexnet.data.batches import Images, batch_cuts, epoch_batches
 from alexnet.data.cache import Pixels
 from alexnet.data.dataset import resolve
 from alexnet.data.images import Preprocessing, to_input
@@ -70,7 +70,7 @@ def test_an_image_mirrored_in_one_epoch_is_not_in_the_next() -> None:
 
     def mirrored(epoch: int) -> dict[int, bool]:
         found = {}
-        for batch in epoch_batches(images, parts(count, 7), 3, epoch, alternate=True):
+        for batch in epoch_batches(images, batch_cuts(count, 7), 3, epoch, alternate=True):
             assert batch.draws is not None
             turned = batch.draws[:, DRAWS.index("mirror")] < 0.5
             found |= dict(zip(batch.images[:, 0, 0, 0].tolist(), turned.tolist(), strict=True))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from proof.pictures import picture
 
 import alexnet
 from alexnet.data.images import Preprocessing
@@ -16,7 +17,6 @@ from alexnet.network.summary import summarize
 from alexnet.network.variants import VARIANTS
 from alexnet.run import Card
 from alexnet.use.features import BATCH, features, stream_features
-from conftest import picture
 
 
 def card_of(network: AlexNet) -> Card:

@@ -13,8 +13,8 @@ import alexnet
 from alexnet import recipe
 from alexnet.errors import AlexNetError, RecipeError
 from alexnet.training.find_rate import BLOWN, MARGIN, STEPS, Curve, Trial, _until_blown, find_rate
+from commands import TINY_SETS, run
 from conftest import TINY, metrics
-from test_cli import TINY_SETS, run
 
 # No normalisation, so that a rate can be too high.
 PLAIN = {**TINY, "model.norm": "none", "optimizer.muon": 0.0, "optimizer.rate_factors": {}, "train.batch": 8}

@@ -12,7 +12,7 @@ import pytest
 
 import alexnet
 from alexnet.errors import AlexNetError
-from test_images import contents
+from conftest import contents, damaged
 
 
 @pytest.fixture
@@ -40,12 +40,7 @@ def test_a_run_with_a_damaged_file_is_refused_in_a_line_or_as_good_as_before(run
     expected = alexnet.load(run).predict(photos)
     refusals = []
     for attempt in range(30):
-        content = bytearray(whole)
-        if attempt % 2:
-            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-        else:
-            del content[chance.randrange(len(content)) :]
-        (run / name).write_bytes(content)
+        (run / name).write_bytes(damaged(whole, chance, cut=attempt % 2 == 0))
         try:
             assert used(run, photos) == expected
         except AlexNetError as error:

@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 from proof.fuzz import fuzz
+from proof.pictures import class_folders, picture
 
 import alexnet
 from alexnet.data import workers
@@ -25,7 +26,7 @@ from alexnet.data.sources import open_table
 from alexnet.data.workers import Answer, decoded
 from alexnet.errors import DataError, ImageError, printable
 from alexnet.temporary import HOST
-from conftest import picture
+from conftest import damaged
 
 HOW = Preprocessing(stored=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
 
@@ -151,10 +152,10 @@ def cached(photos: Path) -> tuple[np.ndarray, Path, Path]:
 
 
 @pytest.fixture
-def own(tmp_path: Path, make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Eight pictures with a cache of their own."""
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
-    return make_folder(tmp_path / "photos", 4)
+    return class_folders(tmp_path / "photos", 4)
 
 
 def test_a_cache_cut_or_changed_anywhere_is_made_anew(own: Path) -> None:
@@ -162,12 +163,7 @@ def test_a_cache_cut_or_changed_anywhere_is_made_anew(own: Path) -> None:
     whole, index, data = cached(own)
     for attempt in range(40):
         file = (index, data)[attempt % 2]
-        content = bytearray(file.read_bytes())
-        if attempt % 4 < 2:
-            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-        else:
-            del content[chance.randrange(len(content)) :]
-        file.write_bytes(content)
+        file.write_bytes(damaged(file.read_bytes(), chance, cut=attempt % 4 >= 2))
         assert np.array_equal(cached(own)[0], whole)
 
 
@@ -217,7 +213,7 @@ def test_names_do_not_steer_the_terminal() -> None:
     assert printable("Äpfel 苹果 👩\u200d👩\u200d👧") == "Äpfel 苹果 👩\u200d👩\u200d👧"
 
 
-def test_a_label_with_control_characters_is_refused(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
-    make_folder(tmp_path / "photos", 4, ("cat", "dog\x1b[2J"))
+def test_a_label_with_control_characters_is_refused(tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos", 4, ("cat", "dog\x1b[2J"))
     with pytest.raises(DataError, match=r"the label 'dog\\x1b\[2J', which holds control characters"):
         open_table(tmp_path / "photos")

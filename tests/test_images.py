@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from proof.pictures import class_folders, encoded, picture
 
 from alexnet.data.batches import ordered_batches
 from alexnet.data.cache import cache_folder, open_cache
@@ -21,18 +20,11 @@ from alexnet.data.images import Preprocessing, pixels, to_input
 from alexnet.data.sources import open_table
 from alexnet.errors import DataError, ImageError
 from alexnet.recipe import Data
-from conftest import picture
+from conftest import contents
 
 HOW = Preprocessing(stored=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
 
-
 RED = (200, 30, 40)
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -179,10 +171,6 @@ def test_decoding_warns_of_nothing(photos: Path) -> None:
 # Cache
 
 
-def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
-
-
 def test_the_cache_holds_what_decoding_gives_for_any_number_of_workers(photos: Path) -> None:
     table = open_table(photos)
     cache = open_cache(table, HOW, workers=1)
@@ -193,8 +181,8 @@ def test_the_cache_holds_what_decoding_gives_for_any_number_of_workers(photos: P
     assert all(np.array_equal(first[i], pixels(table.source(i), HOW)) for i in range(len(table)))
 
 
-def test_a_changed_added_or_removed_file_is_noticed(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
-    root = make_folder(tmp_path / "photos", 4)
+def test_a_changed_added_or_removed_file_is_noticed(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "photos", 4)
     before = open_cache(open_table(root), HOW, 2).pixels.take(np.arange(8))
     picture(2, 9).save(root / "across" / "000.png")
     changed = open_cache(open_table(root), HOW, 2).pixels.take(np.arange(8))
@@ -206,8 +194,8 @@ def test_a_changed_added_or_removed_file_is_noticed(tmp_path: Path, make_folder:
     assert len(open_cache(open_table(root), HOW, 2).rows) == 8
 
 
-def test_an_old_cache_of_the_same_data_is_removed(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
-    root = make_folder(tmp_path / "only-one", 4)
+def test_an_old_cache_of_the_same_data_is_removed(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "only-one", 4)
     for i in range(3):
         picture(2, i).save(root / "across" / "000.png")
         open_cache(open_table(root), HOW, 2)
@@ -215,16 +203,16 @@ def test_an_old_cache_of_the_same_data_is_removed(tmp_path: Path, make_folder: C
     assert sorted(file.suffix for file in folder.iterdir()) == [".json", ".u8"]
 
 
-def test_the_cache_is_not_made_twice(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
-    root = make_folder(tmp_path / "once", 4)
+def test_the_cache_is_not_made_twice(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "once", 4)
     open_cache(open_table(root), HOW, 2)
     before = {p: p.stat().st_mtime_ns for p in cache_folder().glob("once-*/*")}
     open_cache(open_table(root), HOW, 2)
     assert {p: p.stat().st_mtime_ns for p in cache_folder().glob("once-*/*")} == before
 
 
-def test_unreadable_files_are_left_out_listed_and_never_touched(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
-    root = make_folder(tmp_path / "messy", 5)
+def test_unreadable_files_are_left_out_listed_and_never_touched(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "messy", 5)
     expected = bad_files(root / "across")
     del expected["absent.png"]
     before = contents(root)

@@ -13,8 +13,8 @@ import alexnet
 from alexnet.errors import AlexNetError, RecipeError, RunError, VariantError, WeightsError
 from alexnet.recipe import names as recipe_names
 from alexnet.run import find, read_recipe
+from commands import error, run
 from keras_layouts import WIDTH, keras, keras_logits, model, older_model, weights_h5
-from test_cli import error, run
 
 PREPARED = {"images.stored": 227, "images.mean": [0.5, 0.5, 0.5], "images.deviation": [0.25, 0.25, 0.25]}
 IMPORT: dict[str, Any] = {"recipe": "fast", "settings": {**PREPARED, "model.width": WIDTH}}

@@ -153,46 +153,6 @@ def test_maps_of_another_size_are_pooled_adaptively(height: int, width: int, gri
     torch.testing.assert_close(FlattenMaps(grid, "CHW")(maps), expected)
 
 
-def reference_lrn(x: np.ndarray, size: int, alpha: float, beta: float, k: float, towers: int) -> np.ndarray:
-    """Section 3.3 of the paper, channel by channel, in float64."""
-    out = np.empty_like(x, dtype=np.float64)
-    per_tower = x.shape[1] // towers
-    for channel in range(x.shape[1]):
-        tower = channel // per_tower
-        first = max(tower * per_tower, channel - size // 2)
-        last = min((tower + 1) * per_tower, channel + (size - 1) // 2 + 1)
-        total = (x[:, first:last].astype(np.float64) ** 2).sum(1)
-        out[:, channel] = x[:, channel] / (k + alpha * total) ** beta
-    return out
-
-
-@given(
-    per_tower=st.integers(1, 9),
-    towers=st.integers(1, 3),
-    size=st.sampled_from([1, 3, 5]),
-    alpha=st.sampled_from([1e-4, 0.5]),
-    channels_last=st.booleans(),
-)
-@settings(max_examples=60)
-def test_response_norm_equals_the_formula(per_tower: int, towers: int, size: int, alpha: float, channels_last: bool) -> None:
-    x = torch.randn(2, per_tower * towers, 3, 4) * 10
-    if channels_last:
-        x = x.to(memory_format=torch.channels_last)
-    expected = reference_lrn(x.numpy(), size, alpha, 0.75, 2.0, towers)
-    norm = LocalResponseNorm(size, alpha, 0.75, 2.0, towers)
-    np.testing.assert_allclose(norm(x).numpy(), expected, rtol=2e-6)
-    np.testing.assert_allclose(norm(x.double()).numpy(), expected, rtol=1e-12)
-    rounded = norm(x.bfloat16())
-    assert rounded.dtype == torch.bfloat16
-    np.testing.assert_allclose(rounded.float().numpy(), expected, rtol=0.02, atol=1e-3)
-
-
-def test_response_norm_in_one_tower_equals_torch_with_alpha_on_the_mean() -> None:
-    x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
-    expected = nn.LocalResponseNorm(5, alpha=1e-4 * 5, beta=0.75, k=2.0)(x)
-    torch.testing.assert_close(LocalResponseNorm(5, 1e-4, 0.75, 2.0)(x), expected, rtol=1e-12, atol=0)
-
-
 @pytest.mark.parametrize(
     ("overrides", "present", "absent"),
     [

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from proof.browser import OVERFLOW, launched, program
+from proof.pictures import picture
 
-from conftest import picture
 from page_server import PAGE, PageServer
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the page was not opened")
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 FILES = """files => { const all = new DataTransfer();
   for (const [name, type, base64] of files)
     all.items.add(new File([Uint8Array.from(atob(base64), c => c.charCodeAt(0))], name, {type}));
@@ -33,11 +31,10 @@ TOLD = "Failed to load resource"  # what the browser itself says of an answer th
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not program:
+    if not program():
         pytest.skip("no Chromium: the page was not opened")
     with sync_api.sync_playwright() as play:
-        found = play.chromium.launch(executable_path=program, args=ARGUMENTS)
+        found = launched(play)
         yield found
         found.close()
 

@@ -1,4 +1,4 @@
-"""From a file to the network's input, against Pillow and NumPy in float64; what is random, and what is not."""
+"""From a file to the network's input, against Pillow and NumPy in float64; nothing random touches what is not trained on."""
 
 from __future__ import annotations
 
@@ -15,26 +15,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import map_coordinates
+from proof.pictures import picture
 from scipy.special import softmax
 
 import alexnet
-from alexnet.data.augment import DRAWS, affine, training_input
-from alexnet.data.batches import Images, epoch_batches, parts
-from alexnet.data.cache import Pixels, cache_folder, open_cache
+from alexnet.data.cache import cache_folder, open_cache
 from alexnet.data.images import Preprocessing, fitted, pixels, stored_pixels, to_input
 from alexnet.data.sources import open_table
-from alexnet.recipe import Augment, load
+from alexnet.recipe import load
 from alexnet.training import job
-from conftest import TINY, picture
+from conftest import TINY, assert_near, make_how
 
 Floats = NDArray[np.float64]
-
-
-def make_how(**changes: Any) -> Preprocessing:
-    return Preprocessing(
-        **{"stored": 8, "input": 8, "fit": "crop", "reduced_decode": False, "resize": "bilinear", "levels": 255, **changes}
-    )
 
 
 # The reference
@@ -83,12 +75,6 @@ def prepared(images: NDArray[Any], how: Preprocessing) -> Floats:
 def centre(images: NDArray[Any], size: int) -> NDArray[Any]:
     edge = (images.shape[1] - size) // 2
     return images[:, edge : edge + size, edge : edge + size]
-
-
-def assert_near(found: Any, wanted: Any, share: float = 1e-4) -> None:
-    found, wanted = (np.asarray(x, np.float64) for x in (found, wanted))
-    assert found.shape == wanted.shape
-    assert np.abs(found - wanted).max() <= share * (1 + np.abs(wanted).max())
 
 
 def no_ties(size: int, wanted: int) -> bool:
@@ -296,157 +282,3 @@ def test_an_array_of_another_form_is_answered_with_what_it_should_be(trained: al
     for answer, array in zip(answers[1:-1], wrong, strict=True):
         shape = "x".join(map(str, array.shape))
         assert answer["error"] == f"an array of {array.dtype}, {shape}, but should be uint8, H x W x 3"
-
-
-# What is random
-
-
-def places(side: int, size: int, draws: torch.Tensor, **changes: object) -> NDArray[np.int64]:
-    """Return N 2 x `size`: which rows and columns of the image each row and column of its crop come from."""
-    at = torch.arange(side, dtype=torch.uint8)
-    images = torch.stack((*torch.meshgrid(at, at, indexing="ij"), torch.zeros(side, side, dtype=torch.uint8)), -1)
-    how = make_how(stored=side, crop=size, input=size)
-    x = training_input(images.expand(len(draws), -1, -1, -1), draws, how, Augment(**{"mirror": False, **changes}))
-    assert x.shape == (len(draws), 3, size, size)
-    return torch.stack((x[:, 0, :, 0], x[:, 1, 0, :]), 1).long().numpy()
-
-
-@given(st.integers(1, 30), st.data())
-@settings(max_examples=40)
-def test_every_crop_is_as_likely_as_any_other_and_inside_the_image(side: int, data: st.DataObject) -> None:
-    size = data.draw(st.integers(1, side))
-    number = side - size + 1
-    draws = torch.rand(4 * number + 2, len(DRAWS))
-    even = (torch.arange(4 * number) + 0.5) / (4 * number)
-    draws[:-2, DRAWS.index("crop_down")] = even
-    draws[:-2, DRAWS.index("crop_right")] = even.flip(0)
-    draws[-2], draws[-1] = 0.0, 1 - 2**-24
-    found = places(side, size, draws, crop=True)
-    for axis in range(2):
-        starts = found[:, axis, 0]
-        assert (found[:, axis] == starts[:, None] + np.arange(size)).all()
-        assert np.bincount(starts[:-2], minlength=number).tolist() == [4] * number
-        assert (starts[-2], starts[-1]) == (0, number - 1)
-    still = places(side, size, draws)
-    assert (still[:, :, 0] == (side - size) // 2).all(), "without augment.crop it is the centre"
-
-
-def test_half_are_mirrored_and_half_are_flipped_each_on_its_own() -> None:
-    draws = torch.rand(400, len(DRAWS))
-    draws[:, DRAWS.index("mirror")] = (torch.arange(400) + 0.5) / 400
-    draws[:, DRAWS.index("flip")] = (torch.arange(400) % 20 + 0.5) / 20
-    found = places(9, 9, draws, mirror=True, flip=True)
-    turned = found[:, :, 0] == 8
-    assert np.array_equal(found, np.where(turned[..., None], np.arange(9)[::-1], np.arange(9)))
-    assert [int((turned == pair).all(1).sum()) for pair in ((0, 0), (0, 1), (1, 0), (1, 1))] == [100] * 4
-    assert not (places(9, 9, draws)[:, :, 0] == 8).any()
-
-
-@given(st.integers(1, 80), st.integers(1, 9), st.integers(1, 30), st.integers(0, 5))
-@settings(max_examples=30)
-def test_images_together_share_crop_and_mirror_and_nothing_else_however_batches_are_cut(
-    count: int, together: int, batch: int, epoch: int
-) -> None:
-    images = Images(
-        Pixels(np.zeros(count * 3, np.uint8), np.ones((count, 2), int), make_how(stored=1)), *[np.arange(count)] * 2
-    )
-
-    def drawn(cut: list[tuple[int, int]], together: int) -> NDArray[np.float32]:
-        return np.concatenate([b.draws for b in epoch_batches(images, cut, 0, epoch, together=together) if b.draws is not None])
-
-    alone = drawn([(0, count)], 1)
-    for cut in (parts(count, batch, "short"), parts(count, batch, "even")):
-        found = drawn(cut, together)
-        for i, name in enumerate(DRAWS):
-            shared = name in ("mirror", "crop_down", "crop_right")
-            first = np.arange(count) // together * together if shared else np.arange(count)
-            assert np.array_equal(found[:, i], alone[first, i]), name
-
-
-def test_an_image_is_changed_alike_whatever_else_is_in_its_batch() -> None:
-    changes = Augment(
-        crop=True, mirror=True, flip=True, shift=0.1, rotation=30, translation=0.2, shear=5, zoom=(0.8, 1.5),
-        colour_noise=0.1, colour_axes=((0.1, 0, 0), (0, 0.2, 0), (0, 0.1, 0.3)), colour_shrink=True,
-    )  # fmt: skip
-    images, draws = torch.randint(0, 256, (12, 20, 20, 3), dtype=torch.uint8), torch.rand(12, len(DRAWS))
-    how = make_how(stored=20, crop=16, input=16, mean=(100.0, 110.0, 120.0))
-    whole = training_input(images, draws, how, changes)
-    parts = [training_input(images[a:b], draws[a:b], how, changes) for a, b in ((0, 1), (1, 7), (7, 12))]
-    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-3)
-
-
-# The affine map
-
-
-def moved(image: NDArray[Any], **changes: float) -> Floats:
-    names = ("rotation", "down", "right", "shear", "zoom_down", "zoom_right")
-    values = {**dict.fromkeys(names, 0.0), "zoom_down": 1.0, "zoom_right": 1.0, **changes}
-    return affine(torch.from_numpy(image[None]), *(torch.tensor([values[name]]) for name in names))[0].double().numpy()
-
-
-def noise(side: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize("side", [1, 2, 7, 16, 227])
-def test_the_affine_map_of_nothing_is_the_identity(side: int) -> None:
-    assert_near(moved(noise(side)), noise(side))
-
-
-@given(st.integers(-20, 20), st.integers(-20, 20), st.integers(1, 16))
-@settings(max_examples=30)
-def test_a_shift_takes_pixels_from_that_far_and_repeats_the_edge(down: int, right: int, side: int) -> None:
-    rows, columns = (np.clip(np.arange(side) + by, 0, side - 1) for by in (down, right))
-    assert_near(moved(noise(side), down=down, right=right), noise(side)[rows][:, columns])
-
-
-@pytest.mark.parametrize("turns", [1, 2, 3])
-def test_quarter_turns_are_those_of_numpy(turns: int) -> None:
-    wanted = [np.rot90(noise(9), way * turns).astype(float) for way in (1, -1)]
-    found = moved(noise(9), rotation=90.0 * turns)
-    assert min(np.abs(found - image).max() for image in wanted) < 0.05
-
-
-def test_a_zoom_of_one_axis_leaves_the_other() -> None:
-    image = noise(9)
-    for zoom in (2.0, 0.5):
-        at = np.clip((np.arange(9) - 4) * zoom + 4, 0, 8)
-        low = np.floor(at).astype(int).clip(0, 7)
-        share = (at - low)[:, None, None]
-        assert_near(moved(image, zoom_down=zoom), image[low] * (1 - share) + image[low + 1] * share)
-        turned = image.transpose(1, 0, 2)
-        assert_near(moved(image, zoom_right=zoom), moved(turned, zoom_down=zoom).transpose(1, 0, 2))
-
-
-@given(st.floats(-180, 180), st.floats(-9, 9), st.floats(-9, 9), st.floats(-60, 60), st.floats(0.3, 3), st.floats(0.3, 3))
-@settings(max_examples=40)
-def test_the_affine_map_equals_scipy(
-    rotation: float, down: float, right: float, shear: float, zoom_down: float, zoom_right: float
-) -> None:
-    image, side = noise(11), 11
-    turn, slant = np.radians([rotation, shear])
-    place = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
-    place = place @ [[1, 0, down], [0, 1, right], [0, 0, 1]] @ [[np.cos(slant), 0, 0], [-np.sin(slant), 1, 0], [0, 0, 1]]
-    place = place @ np.diag([zoom_down, zoom_right, 1])
-    at = np.stack([*(np.indices((side, side)) - 5.0), np.ones((side, side))])
-    source = np.einsum("ij,jhw->ihw", place, at)[:2] + 5
-    wanted = [map_coordinates(image[..., i].astype(float), source, order=1, mode="nearest") for i in range(3)]
-    found = moved(image, rotation=rotation, down=down, right=right, shear=shear, zoom_down=zoom_down, zoom_right=zoom_right)
-    assert_near(found, np.stack(wanted, -1), 1e-3)
-
-
-@given(st.integers(0, 1000), st.floats(0.5, 2.0))
-@settings(max_examples=20)
-def test_random_maps_stay_within_the_recipes_bounds(seed: int, high: float) -> None:
-    """Of an image of its own coordinates: rotation off, so rows and columns tell shift and zoom."""
-    ramp = np.repeat(np.arange(64, dtype=np.float32)[:, None], 64, 1)
-    image = torch.from_numpy(np.stack([ramp, ramp.T, ramp], -1))[None].expand(50, -1, -1, -1)
-    draws = torch.rand(50, len(DRAWS), generator=torch.Generator().manual_seed(seed))
-    changes = Augment(mirror=False, translation=0.1, zoom=(0.5, max(0.5, high)))
-    x = training_input(image, draws, make_how(stored=64, input=64), changes)
-    for channel in (x[:, 0], x[:, 1].transpose(1, 2)):
-        slope = (channel[:, 33, 32] - channel[:, 31, 32]) / 2
-        assert (slope >= 0.5 - 1e-3).all()
-        assert (slope <= max(0.5, high) + 1e-3).all()
-        middle = (channel[:, 31, 32] + channel[:, 32, 32]) / 2
-        assert ((middle - 31.5).abs() <= 6.4 + 1e-2).all()

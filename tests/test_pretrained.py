@@ -8,7 +8,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
 import time
 import warnings
 from collections import OrderedDict
@@ -22,6 +21,7 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from proof.pictures import class_folders
 from torch import Tensor, nn
 
 import alexnet
@@ -32,10 +32,10 @@ from alexnet.run import RunFolder
 from alexnet.training import job, pretrained
 from alexnet.training.loop import Trainer
 from alexnet.training.pretrained import load_features, settings_of
-from conftest import TINY
+from commands import TINY_SETS
+from commands import run as command
+from conftest import TINY, stop_after
 from official import Server, one_line, url
-from test_cli import TINY_SETS
-from test_cli import run as command
 
 NARROW = 1 / 16
 HEAD = ("head.weight", "head.bias")
@@ -258,7 +258,7 @@ def first_weights(trained: alexnet.Run) -> dict[str, Tensor]:
 
 
 def test_a_run_brings_its_variant_and_width_and_its_features_to_the_byte(
-    trained: alexnet.Run, first_weights: dict[str, Tensor], tmp_path: Path, make_folder: Callable[..., Path],
+    trained: alexnet.Run, first_weights: dict[str, Tensor], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Into a network of three classes, whose head is new and drawn from the seed."""
@@ -270,7 +270,7 @@ def test_a_run_brings_its_variant_and_width_and_its_features_to_the_byte(
         fit(self, *args)
 
     monkeypatch.setattr(Trainer, "fit", watched)
-    data = make_folder(tmp_path / "more", 8, ("across", "disc", "down"))
+    data = class_folders(tmp_path / "more", 8, ("across", "disc", "down"))
     small = {"images.input": 67, "train.epochs": 1, "train.batch": 8, "train.seed": 3}
     run = alexnet.train(data, recipe="finetune", out=tmp_path / "run", weights=trained.path, settings=small)
     assert (run.card.variant, run.card.width) == ("cifar10", 1 / 16)
@@ -384,15 +384,7 @@ def test_a_run_that_was_stopped_goes_on_without_the_weights_it_started_from(
     keys = {"data.dataset": str(photos), "model.weights": str(file), "train.epochs": 2, "train.batch": 8}
     made = recipe.load("fast").with_settings({**TINY, "model.variant": "owt", **keys, "optimizer.frozen": "conv2"})
     job.start(made, tmp_path / "whole", "cpu", time.monotonic())
-    steps, step = [0], Trainer._step
-
-    def counted(self: Trainer, *args: Any) -> None:
-        step(self, *args)
-        steps[0] += 1
-        if steps[0] == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Trainer, "_step", counted)
+    stop_after(monkeypatch, "_step", 3)
     with pytest.raises(AlexNetError, match="go on with"):
         job.start(made, tmp_path / "stopped", "cpu", time.monotonic())
     file.unlink()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet import recipe
 from alexnet.errors import RecipeError
+from conftest import started
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,16 @@ def test_set_takes_values_as_toml_and_plain_words() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("optimizer.form=2012", "2012"), ("data.dataset = 7", "7"), ("train.tensorboard=1", "1"), ("data.root=7", Path("7"))],
+)
+def test_a_key_that_takes_text_gets_it_whatever_it_looks_like(setting: str, value: object) -> None:
+    changed = recipe.load("fast").with_settings(recipe.settings_from([setting]))
+    section, _, key = setting.partition("=")[0].strip().partition(".")
+    assert getattr(getattr(changed, section), key) == value
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'fast'"):
         recipe.load("fats")
@@ -101,3 +113,74 @@ def test_a_missing_key_of_ones_own_file_has_its_default(tmp_path: Path) -> None:
     file.write_text("[train]\nepochs = 3\n")
     found = recipe.load(str(file))
     assert (found.name, found.train.epochs, found.train.batch) == ("mine", 3, recipe.Train().batch)
+
+
+# What contradicts itself, and what survives
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (["images.mean=each"], "images.mean is 'each' and images.deviation 'channels': 'each' goes with 'each'"),
+        (["images.deviation=each"], "images.mean is 'channels' and images.deviation 'each': 'each' goes with 'each'"),
+        (["augment.crop=true"], "augment.crop is true, but images.crop says no size to cut out"),
+        (["images.stored=64", "images.crop=65"], "images.crop is 65, but images are stored at 64"),
+        (["augment.zoom=[1.5, 0.8]"], "augment.zoom is [1.5, 0.8], but the smaller factor comes first"),
+        (["schedule.table=[{epoch=2, rate=0.1}]"], "schedule.table sets rates, but schedule.kind is 'one-cycle'"),
+        (["images.stored=full", "images.crop=129"], "images.crop is 129, but full images are scaled to images.input, 128"),
+        (["images.mean=each", "images.deviation=each", "augment.colour_noise=0.1"], "augment.colour_noise is 0.1, but"),
+        (["images.deviation=0"], "images.deviation is 0, but should be greater than 0"),
+        (["images.deviation=[0.2, -0.2, 0.2]"], "images.deviation is [0.2, -0.2, 0.2], but should be"),
+        (["images.mean=[1, 2]"], "images.mean is [1, 2], but should be a valid number or given in full or"),
+        (["augment.zoom=[0.8]"], "augment.zoom is [0.8], but should be given in full"),
+        (["schedule.table=[{rate=0.1}]"], "schedule.table.0.epoch is {'rate': 0.1}, but should be given in full"),
+        (["optimizer.rate_factors={fc6=-1}"], "optimizer.rate_factors.fc6 is -1, but should be greater than or equal to 0"),
+        (["schedule.table=[{epoch=1, rate_factors={fc6=-1}}]"], "schedule.table.0.rate_factors.fc6 is -1, but should be"),
+        (["train.save_epochs=weights"], "train.save_epochs is 'weights', but should be a file's name with a place"),
+        (["train.save_epochs=../cp-{epoch}"], "train.save_epochs is '../cp-{epoch}', but should be"),
+        (["train.save_epochs={epoch.__class__}"], "train.save_epochs is '{epoch.__class__}', but should be"),
+        (["train.tensorboard=/logs"], "train.tensorboard is '/logs', but should be a folder inside the run"),
+        (["train.tensorboard=logs/../.."], "train.tensorboard is 'logs/../..', but should be a folder inside the run"),
+        (["schedule.table=[{epoch=0}]"], "schedule.table.0.epoch is 0, but should be greater than or equal to 1"),
+        (["schedule.table=[{epoch=1, rates=1.0}]"], "no setting 'schedule.table.0.rates': did you mean 'rate'?"),
+        (["schedule.table=[{epoch=1}, {epoch=2, rate=-1}]"], "schedule.table.1.rate is -1, but should be greater than 0"),
+        (["images.stored=big"], "images.stored is 'big', but should be a valid integer"),
+        (["images.levels=128"], "images.levels is 128, but should be 1 or 255"),
+        (["images.mean=average"], "images.mean is 'average', but should be a valid number"),
+        (["optimizer.form=adam"], "optimizer.form is 'adam', but should be 'pytorch', 'keras' or '2012'"),
+        (["stop.metric=val_top1"], "stop.metric is 'val_top1', but should be 'train_loss', 'val_loss' or 'val_error'"),
+        (["data.split=random"], "data.split is 'random', but should be 'hash', 'first', 'keras-tail' or 'train_test_split'"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_is_one_line_with_its_key_and_value(settings: list[str], line: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe.load("fast").with_settings(recipe.settings_from(settings))
+    assert str(caught.value).startswith(f"recipe: {line}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_larger_than_the_set_that_is_dropped_says_so(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"train\.batch is 64, but 28 images train"):
+        started(tmp_path / "run", photos, **{"train.batch": 64, "train.last_batch": "drop"})
+    assert not (tmp_path / "run").exists(), "the name is free again"
+
+
+changes = st.fixed_dictionaries(
+    {"epoch": st.integers(1, 99)},
+    optional={
+        "rate": st.floats(1e-9, 10),
+        "rate_factors": st.dictionaries(st.sampled_from(["bias", "conv1", "fc8.weight"]), st.floats(0, 9)),
+        "colour_noise": st.floats(0, 1),
+    },
+)
+
+
+@given(st.lists(changes, max_size=4), st.sampled_from([0.5, (0.1, 0.2, 0.3), "one", "image"]), st.none() | st.integers(1, 64))
+@settings(max_examples=40)
+def test_a_table_and_what_is_none_survive_writing_and_reading(table: Any, mean: Any, crop: int | None) -> None:
+    tree = {"schedule": {"kind": "constant", "table": table}, "images": {"mean": mean, "crop": crop, "stored": 64}}
+    made = recipe.parse(tree, "made")
+    again = recipe.parse(tomllib.loads(made.to_toml()), "again")
+    assert again == made
+    assert again.with_settings({}) == made
+    assert (made.images.crop, made.model.weights) == (crop, "")

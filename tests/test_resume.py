@@ -21,21 +21,21 @@ import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from proof.torture import NARROW, command, pictures, torture
+from proof.pictures import class_folders, picture
+from proof.torture import NARROW, SIZE, command, torture
 
 import alexnet
 from alexnet.errors import AlexNetError, DataError, RunError
 from alexnet.training import checkpoint, clock, loop
 from alexnet.training.loop import Trainer
 from alexnet.training.monitor import Monitor
-from conftest import SHORT, TINY, metrics, picture, weights
+from conftest import SHORT, TINY, damaged, metrics, stop_after, weights
 
 
 def start_training(out: Path, photos: Path, **settings: Any) -> subprocess.Popen[str]:
-    keys = {**TINY, "train.batch": 8, **settings}
-    sets = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "alexnet", "train", str(photos), "--out", str(out), "--threads", "1", *sets]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = command(str(photos), {**TINY, "train.batch": 8, **settings}, 1)
+    process = [sys.executable, "-m", "alexnet", "train", *arguments, "--out", str(out)]
+    return subprocess.Popen(process, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
@@ -44,24 +44,6 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int) -> Callable[[], int]:
-    """Let Ctrl-C arrive during the so manieth call of a method of the trainer; return how many calls there were."""
-    count, original = 0, getattr(Trainer, method)
-
-    def counted(self: Trainer, *args: Any) -> Any:
-        nonlocal count
-        count += 1
-        if method != "_step" and count == calls:
-            signal.raise_signal(signal.SIGINT)
-        result = original(self, *args)
-        if method == "_step" and count == calls:
-            signal.raise_signal(signal.SIGINT)
-        return result
-
-    monkeypatch.setattr(Trainer, method, counted)
-    return lambda: count
 
 
 @pytest.fixture
@@ -151,7 +133,7 @@ def test_two_processes_do_not_train_in_one_folder(photos: Path, tmp_path: Path) 
 
 
 def test_five_kills_change_nothing(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", 40)
+    photos = class_folders(tmp_path / "photos", 40, size=SIZE)
     outcome = torture(tmp_path, command(str(photos), {**NARROW, "train.epochs": 3}, 1), 5, seed=time.time_ns())
     assert sum(outcome.kills.values()) == 5
     assert not outcome.faults
@@ -224,12 +206,7 @@ def test_a_checkpoint_cut_or_changed_anywhere_gives_way_to_the_one_before(stoppe
     whole, (_, newest) = file.read_bytes(), checkpoint.load(stopped) or ({}, {})
     before = json.loads((stopped / "checkpoint" / "before" / "state.json").read_text())["state"]["at"]
     for attempt in range(100):
-        content = bytearray(whole)
-        if attempt % 2:
-            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-        else:
-            del content[chance.randrange(len(content)) :]
-        file.write_bytes(content)
+        file.write_bytes(damaged(whole, chance, cut=attempt % 2 == 0))
         found = checkpoint.load(stopped)
         assert found is not None
         same = name == "state.json" and found[1] == newest  # a blank that is another blank now
@@ -296,9 +273,9 @@ def test_a_recipe_that_was_changed_is_reported(stopped: Path) -> None:
 
 @pytest.mark.parametrize("change", ["added", "removed", "moved", "repainted"])
 def test_a_dataset_that_was_changed_is_reported_before_anything_is_trained(
-    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    photos = make_folder(tmp_path / "photos")
+    photos = class_folders(tmp_path / "photos")
     with monkeypatch.context() as patch:
         stop_after(patch, "_step", 6)
         with pytest.raises(AlexNetError):

@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 import pytest
 from PIL import Image
+from proof.pictures import picture
 
 import alexnet
 from alexnet import run as run_files
@@ -24,7 +25,7 @@ from alexnet.errors import AlexNetError, DataError, RunError
 from alexnet.use import codes, features, index, search
 from alexnet.use.index import CATALOGUE, Catalogue, open_index
 from alexnet.use.sheet import APART, GAP, LABEL, MISSING, SIDE
-from conftest import picture
+from conftest import damaged, in_float32
 
 BITS = 64
 Answers = list[dict[str, Any]]
@@ -45,9 +46,7 @@ def _small() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def run(trained: alexnet.Run) -> alexnet.Run:
     """The trained run, computing in float32, so that an image's code does not depend on those beside it."""
-    opened = alexnet.load(trained.path)
-    opened.card = opened.card.model_copy(update={"precision": "float32"})
-    return opened
+    return in_float32(trained)
 
 
 @pytest.fixture(scope="module")
@@ -230,9 +229,7 @@ def test_a_damaged_file_is_one_line_or_the_same_answer(
     for attempt in range(30):
         place = copied()
         victim = min(place.glob(f"{kind}*"))
-        content, at = victim.read_bytes(), chance.randrange(victim.stat().st_size)
-        rest = bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :]
-        victim.write_bytes(content[:at] + (rest if attempt % 3 else b""))
+        victim.write_bytes(damaged(victim.read_bytes(), chance, cut=attempt % 3 == 0))
         for binary in (False, True):
             try:
                 found = run.search(query, 9, binary=binary, index=place)

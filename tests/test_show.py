@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from proof.pictures import class_folders
 from typer.testing import CliRunner
 
 from alexnet.cli import app
@@ -51,8 +51,8 @@ def test_every_recipe_is_shown(recipe: str, photos: Path, tmp_path: Path) -> Non
     assert np.asarray(Image.open(out)).std() > 20, "there is something on it"
 
 
-def test_names_of_others_and_unreadable_files_do_not_stop_the_picture(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
-    folder = make_folder(tmp_path / "photos", 3, ("$x_1$", "\\frac{", "猫"))
+def test_names_of_others_and_unreadable_files_do_not_stop_the_picture(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "photos", 3, ("$x_1$", "\\frac{", "猫"))
     for label in ("$x_1$", "猫"):
         (folder / label / "broken.png").write_bytes(b"\x89PNG no more")
     before = {path: path.read_bytes() for path in folder.rglob("*.png")}

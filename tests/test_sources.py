@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from proof.pictures import picture
 
 from alexnet.data.decode import decode
 from alexnet.data.sources import open_table
@@ -18,7 +19,6 @@ from alexnet.data.splits import split
 from alexnet.data.table import Table
 from alexnet.errors import DataError
 from alexnet.recipe import Data
-from conftest import picture
 
 
 def save(path: Path, kind: int = 0, seed: int = 0) -> None:

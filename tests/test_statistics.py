@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from proof.pictures import picture
 from sklearn.model_selection import train_test_split
 
 from alexnet.data import statistics
@@ -27,7 +28,6 @@ from alexnet.data.statistics import measure
 from alexnet.data.table import Table
 from alexnet.errors import DataError
 from alexnet.recipe import Data, Recipe, Schedule
-from conftest import picture
 from test_sources import make_table
 
 Floats = NDArray[np.float64]
@@ -149,9 +149,7 @@ def one_colour(count: int) -> Images:
     return Images(Pixels(np.full(count * 48, 200, np.uint8), np.full((count, 2), 4), how), *[np.arange(count)] * 2)
 
 
-def test_channels_take_a_sample_where_images_are_many_and_a_tutorials_figures_take_all(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_channels_take_a_sample_where_images_are_many_and_a_tutorials_figures_take_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "SAMPLE", 10)
     looked: list[int] = []
     gather = statistics.gather

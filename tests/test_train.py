@@ -1,4 +1,4 @@
-"""Training: the same numbers again, the best epoch kept."""
+"""Training: the same numbers again, the best epoch kept, and a training by each recipe."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from proof.pictures import picture
 
 import alexnet
 from alexnet.data.dataset import open_dataset, preprocessing, resolve
 from alexnet.data.sources import open_table
 from alexnet.errors import DivergedError, RecipeError, RunError
-from alexnet.recipe import Optimizer, Recipe, Schedule, Train
+from alexnet.recipe import Schedule, names
 from alexnet.recipe import load as load_recipe
-from alexnet.training.optimizer import Loss, build_optimizer, set_rate
 from alexnet.training.schedule import rate_at
-from conftest import TINY, metrics, weights
+from conftest import TINY, metrics, started, weights
 
 
 def test_a_run_holds_what_it_promises(trained: alexnet.Run) -> None:
@@ -127,43 +127,6 @@ def test_the_rate_climbs_to_its_peak_and_falls_to_zero() -> None:
     assert rate_at(Schedule(warmup=0), 0.4, 0, 1) == 0.4
 
 
-def test_weight_decay_spares_norms_and_biases() -> None:
-    network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
-    optimizer = build_optimizer(network, Optimizer(rate=0.1, weight_decay=0.5, momentum=0))
-    before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    for name, parameter in network.named_parameters():
-        factor = 0.95 if name.endswith("weight") and "norm" not in name else 1.0
-        torch.testing.assert_close(parameter.detach(), before[name] * factor, msg=name)
-
-
-def test_a_layer_may_have_a_rate_of_its_own() -> None:
-    network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
-    settings = Optimizer(rate=1.0, weight_decay=0, momentum=0, rate_factors={"fc6": 0.5, "fc8": 0.0})
-    optimizer = build_optimizer(network, settings)
-    set_rate(optimizer, 0.1, settings.rate_factors)
-    before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    for parameter in network.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    for name, parameter in network.named_parameters():
-        step = 0.05 if "fc6" in name else 0.0 if "head" in name else 0.1
-        torch.testing.assert_close(parameter.detach(), before[name] - step, msg=name)
-    with pytest.raises(RecipeError, match="names 'fc9': did you mean 'fc8'"):
-        build_optimizer(network, Optimizer(rate_factors={"fc9": 0.5}))
-
-
-def test_balanced_weights_make_a_rare_class_count_alike() -> None:
-    targets = np.array([0] * 90 + [1] * 10)
-    recipe = Recipe(train=Train(class_weights="balanced"))
-    loss = Loss(recipe.train, targets, 2, torch.device("cpu"))
-    logits, first = torch.randn(100, 2), torch.from_numpy(targets)
-    each = torch.nn.functional.cross_entropy(logits, first, reduction="none")
-    torch.testing.assert_close(loss(logits, first), (each[:90].mean() + each[90:].mean()) / 2)
-
-
 def test_small_images_are_stored_as_they_are_and_digits_are_not_mirrored() -> None:
     table = open_table("digits")
     recipe = resolve(load_recipe("fast"), table)
@@ -231,3 +194,50 @@ def test_the_first_losses_are_those_of_a_plain_loop(photos: Path, tmp_path: Path
     saved = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(saved[name], parameter.detach(), rtol=1e-3, atol=1e-5, msg=name)
+
+
+# A training by each recipe
+
+
+@pytest.fixture(scope="module")
+def owt(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A narrow run of torchvision's network, for `finetune` to start from."""
+    out = tmp_path_factory.mktemp("owt") / "run"
+    started(out, photos, **{"model.variant": "owt", "train.epochs": 1})
+    return out
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name != "fast"])
+def test_every_recipe_trains_measures_itself_and_predicts(name: str, photos: Path, tmp_path: Path, owt: Path) -> None:
+    """On 40 pictures, narrow; the geometry of the images is the recipe's."""
+    small = {"model.width": 1 / 16, "train.epochs": 2, "train.batch": 4}
+    start = {"weights": owt} if name == "finetune" else {}
+    run = alexnet.train(photos, recipe=name, out=tmp_path / "run", settings=small, **start)
+    assert run.report().stat().st_size > 10_000
+    asked = load_recipe(name)
+    assert (run.card.preprocessing.input, run.card.preprocessing.crop) == (asked.images.input, asked.images.crop)
+    assert run.card.variant == asked.model.variant
+    rows = metrics(run.path)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(np.isfinite(float(row["train_loss"])) for row in rows)
+    split = "test" if asked.data.test else "val"
+    assert run.evaluate().to_json() == run.summary["test" if asked.data.test else "validation"]
+    assert 0 <= run.evaluate(split=split, views=10).top1 <= 1
+    picture(0, 7, (61, 33)).convert("L").save(tmp_path / "grey.png")
+    picture(0, 7, (1, 1)).save(tmp_path / "one.png")
+    for answer in run.predict([tmp_path / "grey.png", tmp_path / "one.png"]):
+        assert sum(entry["probability"] for entry in answer["predictions"]) == pytest.approx(1)
+    assert load_recipe(str(run.path / "recipe.toml")) == run.recipe
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 60)])
+@pytest.mark.parametrize("stored", ["auto", "full", 9])
+def test_the_smallest_pictures_train(size: tuple[int, int], stored: Any, tmp_path: Path) -> None:
+    for kind, label in enumerate(("a", "b")):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(6):
+            picture(kind, i, size).save(tmp_path / "data" / label / f"{i}.png")
+    random = {"augment.rotation": 20.0, "augment.shift": 0.5, "augment.flip": True, "augment.colour_noise": 0.1}
+    rows = started(tmp_path / "run", tmp_path / "data", **{"images.stored": stored, "train.epochs": 1}, **random)
+    assert np.isfinite(float(rows[0]["train_loss"]))
+    assert np.isfinite(alexnet.load(tmp_path / "run").evaluate(views=10).loss)

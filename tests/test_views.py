@@ -25,9 +25,9 @@ from alexnet.measure.views import views
 from alexnet.network import device
 from alexnet.recipe import load
 from alexnet.training import job
-from conftest import TINY
-from test_cli import run as command
-from test_preprocessing import assert_near, make_how, prepared, ways
+from commands import run as command
+from conftest import TINY, assert_near, make_how
+from test_preprocessing import prepared, ways
 
 
 def crops(images: NDArray[Any], how: Preprocessing, size: int, corners: bool) -> list[NDArray[np.float64]]:

@@ -64,6 +64,11 @@ class Interrupted(AlexNetError):
         self.code = code
 
 
+def reason_of(error: Exception) -> str:
+    """Return why something failed: what the system says, where it was the system, else the exception's own words."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def quoted(path: object) -> str:
     """Return a path as a shell takes it, for a command to copy."""
     return shlex.quote(str(path))

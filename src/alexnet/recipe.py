@@ -12,18 +12,23 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, ValidationError
 
-from alexnet.errors import RecipeError, nearest
+from alexnet.errors import RecipeError, nearest, reason_of
 from alexnet.network.variants import VARIANTS
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
 Channels = tuple[float, float, float]
-Scale = Annotated[float, Field(gt=0)]
+Scales = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+# What belongs to the machine and not to the training: runs that differ in nothing else are trained alike.
+MACHINE_KEYS = ("data.root", "data.workers", "train.threads", "train.tensorboard")
 
 
 class Settings(BaseModel):
@@ -38,13 +43,13 @@ class Model(Settings):
     variant: str = "cifar10"
     weights: str = ""  # start from these: imagenet1k, a file in torchvision's layout, or a run folder
     whiten: bool = False  # the first layer starts from the principal components of patches of training images
-    width: Annotated[float, Field(gt=0)] = 1.0
+    width: PositiveFloat = 1.0
     activation: Literal["relu", "tanh"] | None = None
     norm: Literal["batch", "local", "none"] | None = None
     batch_norm_momentum: Fraction | None = None
-    pool: tuple[Positive, Positive] | None = None  # window and stride, in pixels
+    pool: tuple[Count, Count] | None = None  # window and stride, in pixels
     dropout: Fraction | None = None
-    towers: Positive | None = None
+    towers: Count | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -61,28 +66,28 @@ class Data(Settings):
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share, of each class with `hash`, else of all
     test: Fraction = 0.2
     split_seed: int = 0  # not the training's seed, so that runs with several seeds see the same split
-    workers: Positive = Field(default_factory=lambda: os.cpu_count() or 1)  # threads that decode and prepare batches
+    workers: Count = Field(default_factory=lambda: os.cpu_count() or 1)  # threads that decode and prepare batches
 
 
 class Images(Settings):
     """`[images]`: from a file to what the network sees, in this order."""
 
-    stored: Positive | Literal["auto", "full"] = "auto"  # pixels a side in the cache; auto: as the dataset's, at most `input`
+    stored: Count | Literal["auto", "full"] = "auto"  # pixels a side in the cache; auto: as the dataset's, at most `input`
     fit: Literal["crop", "stretch"] = "crop"  # shorter side to `stored` and centre crop, or both sides to `stored`
     filter: Literal["bicubic", "nearest"] = "bicubic"  # from the file to `stored`
     reduced_decode: bool = False  # let JPEG decode at 1/2, 1/4, 1/8 scale, where that is still larger than `stored`
-    crop: Positive | None = None  # pixels a side that are cut out of the stored image: the centre, but see augment.crop
+    crop: Count | None = None  # pixels a side that are cut out of the stored image: the centre, but see augment.crop
     levels: Literal[1, 255] = 1  # pixel values run from 0 to this; mean, deviation and brightness are in its units
     mean: float | Channels | Literal["channels", "one", "image", "image-centre", "each"] = "channels"
-    deviation: Scale | tuple[Scale, Scale, Scale] | Literal["channels", "one", "each"] = "channels"
+    deviation: PositiveFloat | Scales | Literal["channels", "one", "each"] = "channels"
     mirror: bool = False  # turn every image left to right, validation and prediction too
     brightness: float = 0.0  # added to every image, validation and prediction too
-    input: Positive = 227  # pixels a side at the network
+    input: Count = 227  # pixels a side at the network
     resize: Literal["nearest", "bilinear"] = "bilinear"  # from the crop, or the stored image, to `input`
     antialias: bool = True  # where `resize` makes smaller
     # Resize to input / enlarge instead, and make every pixel a block of enlarge x enlarge. Where that is the first layer's
     # stride and it has no padding, it costs nothing (network/fused.py). auto: 4 for images no larger than input / 4, else 1.
-    enlarge: Positive | Literal["auto"] = 1
+    enlarge: Count | Literal["auto"] = 1
 
 
 class Augment(Settings):
@@ -93,13 +98,13 @@ class Augment(Settings):
     mirror: bool | Literal["auto"] = "auto"  # half of the images; auto: unless the dataset says that left and right matter
     alternate: bool = False  # mirror each image every other epoch, instead of by chance
     flip: bool = False  # half of the images, top to bottom
-    together: Positive = 1  # images in a row that get the same crop and mirror
+    together: Count = 1  # images in a row that get the same crop and mirror
     # One affine map about the centre, as Keras' ImageDataGenerator: edge pixels are repeated outside.
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, each way
     translation: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the side, each way
     shear: Annotated[float, Field(ge=0, lt=90)] = 0.0  # degrees, each way
-    zoom: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 1.0)  # drawn for each axis on its own
-    colour_noise: Annotated[float, Field(ge=0)] = 0.0  # along the principal components of RGB (paper, section 4.1)
+    zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)  # drawn for each axis on its own
+    colour_noise: NonNegativeFloat = 0.0  # along the principal components of RGB (paper, section 4.1)
     colour_axes: tuple[Channels, Channels, Channels] | Literal["deviations", "variances"] = "deviations"  # of unit noise
     colour_shrink: bool = False  # divide the image by 1 + colour_noise after that
 
@@ -107,18 +112,18 @@ class Augment(Settings):
 class Train(Settings):
     """`[train]`: how long, in which batches, and what is kept."""
 
-    epochs: Positive = 30
-    max_images: Annotated[int, Field(ge=0)] = 0  # a large dataset takes fewer epochs, so that no more are drawn; 0: no limit
-    minutes: Annotated[float, Field(gt=0)] | None = None  # if set, training ends then, however many epochs that makes
+    epochs: Count = 30
+    max_images: NonNegativeInt = 0  # a large dataset takes fewer epochs, so that no more are drawn; 0: no limit
+    minutes: PositiveFloat | None = None  # if set, training ends then, however many epochs that makes
     batch: Annotated[int, Field(ge=2)] | Literal["auto"] = 128  # auto: a 20th of the training images, 32 to 256
     last_batch: Literal["even", "short", "drop"] = "even"  # even: all batches alike, none larger than `batch`
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: NonNegativeInt = 0
     keep: Literal["best", "last"] = "best"
     loss: Literal["cross-entropy", "binary"] = "cross-entropy"
     label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: Annotated[int, Field(ge=0)] = 0  # of the CPU; 0: a core each. Other numbers round otherwise, so resuming keeps it
+    threads: NonNegativeInt = 0  # of the CPU; 0: a core each. Other numbers round otherwise, so resuming keeps it
     # On several processes that each have a part of a batch: norms take the statistics of all of it, else of their part.
     synchronised_norm: bool = True
     save_epochs: str = ""  # keep each epoch's weights under this name, such as "cp-{epoch:04d}"
@@ -129,15 +134,15 @@ class Optimizer(Settings):
     """`[optimizer]`: stochastic gradient descent (the formulas are in training/optimizer.py)."""
 
     form: Literal["pytorch", "keras", "2012"] = "pytorch"
-    rate: Annotated[float, Field(gt=0)] = 0.01  # at the start, or at the peak of one cycle
+    rate: PositiveFloat = 0.01  # at the start, or at the peak of one cycle
     momentum: Fraction = 0.9
     nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: NonNegativeFloat = 5e-4
     decays: Literal["weights", "all"] = "weights"  # all: biases, and the norms' scales and shifts too
     # By layer ({fc6 = 0.1}), for all biases ({bias = 2}), or for one of them ({"conv1.weight" = 0.1}); what matches multiplies.
-    rate_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
+    rate_factors: dict[str, NonNegativeFloat] = {}
     # Convolutions move by orthogonalised momentum (Muon) at this rate, which follows `rate`'s schedule; 0: as all others do.
-    muon: Annotated[float, Field(ge=0)] = 0.0
+    muon: NonNegativeFloat = 0.0
     muon_momentum: Fraction = 0.6
     frozen: str | None = None  # the last of the layers that keep their first weights and statistics, such as "pool5"
 
@@ -145,10 +150,10 @@ class Optimizer(Settings):
 class Change(Settings):
     """A row of the epoch table: from `epoch` on these hold; what is left out stays as it was."""
 
-    epoch: Positive
-    rate: Annotated[float, Field(gt=0)] | None = None
-    rate_factors: dict[str, Annotated[float, Field(ge=0)]] = {}  # as optimizer.rate_factors; 0 freezes
-    colour_noise: Annotated[float, Field(ge=0)] | None = None
+    epoch: Count
+    rate: PositiveFloat | None = None
+    rate_factors: dict[str, NonNegativeFloat] = {}  # as optimizer.rate_factors; 0 freezes
+    colour_noise: NonNegativeFloat | None = None
 
 
 class Schedule(Settings):
@@ -162,14 +167,14 @@ class Schedule(Settings):
     kind: Literal["one-cycle", "constant", "step", "plateau"] = "one-cycle"
     warmup: Fraction = 0.2
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    every: Positive = 30
+    every: Count = 30
     metric: Literal["train_loss", "val_loss", "val_error"] = "val_loss"
-    patience: Positive = 10
-    threshold: Annotated[float, Field(ge=0)] = 1e-4
-    floor: Annotated[float, Field(ge=0)] = 0.0
+    patience: Count = 10
+    threshold: NonNegativeFloat = 1e-4
+    floor: NonNegativeFloat = 0.0
     table: tuple[Change, ...] = ()
     # Smaller inputs first: rows of (until this share of the training, this share of images.input); then images.input.
-    grow: tuple[tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], ...] = ()
+    grow: tuple[tuple[Share, Share], ...] = ()
 
 
 class Stop(Settings):
@@ -179,7 +184,7 @@ class Stop(Settings):
     """
 
     metric: Literal["train_loss", "val_loss", "val_error"] = "val_loss"
-    patience: Annotated[int, Field(ge=0)] = 0
+    patience: NonNegativeInt = 0
     train_error: Fraction = 0.0  # top-1 on the training images as they are trained on
 
 
@@ -214,10 +219,24 @@ class Recipe(Settings):
             tree[section] = {**tree[section], name: value}
         return parse(tree, "recipe")
 
+    def from_anywhere(self) -> Recipe:
+        """Return a copy whose dataset, if it lies on a disk, is found from other folders too."""
+        local = Path(self.data.dataset).expanduser()
+        return self.with_settings({"data.dataset": str(local.absolute())}) if local.exists() else self
+
     def scaled_rates(self, scale: float) -> dict[str, float]:
         """Return the keys, with their values, that make all rates `scale` times as high; the factors of layers stay."""
         rates = {"optimizer.rate": self.optimizer.rate, "optimizer.muon": self.optimizer.muon}
         return {key: float(f"{rate * scale:.3g}") for key, rate in rates.items() if rate}
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a recipe's TOML with their values, dotted: `{"name": "fast", "train.epochs": 5, …}`."""
+    return {
+        f"{section}.{key}".rstrip("."): value
+        for section, keys in tree.items()
+        for key, value in (keys.items() if isinstance(keys, dict) else [("", keys)])
+    }
 
 
 def names() -> list[str]:
@@ -237,7 +256,7 @@ def read_text(name: str) -> str:
         return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         if name.endswith(".toml"):
-            raise RecipeError(f"cannot read the recipe {name}: {getattr(error, 'strerror', None) or error}") from error
+            raise RecipeError(f"cannot read the recipe {name}: {reason_of(error)}") from error
         raise RecipeError(f"no recipe {name!r}: {nearest(name, names())} (a file of your own ends in .toml)") from error
 
 
@@ -264,14 +283,25 @@ def settings_from(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def _key_and_value(text: str) -> tuple[str, Any]:
-    """`train.epochs=5` -> ("train.epochs", 5); a value that is not TOML is taken as a string."""
-    key, equals, value = text.partition("=")
+    """`train.epochs=5` -> ("train.epochs", 5); what is not TOML, or is for a key that takes text alone, stays text."""
+    key, equals, value = (part.strip() for part in text.partition("="))
     if not equals:
         raise RecipeError(f"--set {text!r}: write it as key=value, for example train.epochs=5")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        found = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
+        return key, value
+    section, _, name = key.partition(".")
+    field = getattr(type(getattr(Recipe(), section, None)), "model_fields", {}).get(name)
+    return key, value if field is not None and not isinstance(found, str) and _is_text(field.annotation) else found
+
+
+def _is_text(kind: Any) -> bool:
+    """Tell whether a value of this type is text, whatever it looks like: `2012` is a form of SGD."""
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return all(isinstance(word, str) for word in inner)
+    return all(map(_is_text, inner)) if inner else kind in (str, Path, NoneType)
 
 
 def parse(tree: Mapping[str, Any], origin: str) -> Recipe:
@@ -335,5 +365,4 @@ def _conflict(recipe: Recipe) -> str:
 def _nearest_key(key: str) -> str:
     if key.startswith("schedule.table."):
         return nearest(key.rpartition(".")[2], Change.model_fields)
-    defaults = Recipe().model_dump()
-    return nearest(key, [f"{section}.{name}" for section, keys in defaults.items() if isinstance(keys, dict) for name in keys])
+    return nearest(key, (known for known in flat(Recipe().model_dump()) if known != "name"))

@@ -5,15 +5,17 @@ Nothing in it is a pickle. Every file is written beside its place, flushed to di
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import shutil
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import safetensors
 import safetensors.torch
@@ -21,20 +23,52 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from alexnet.data.images import Preprocessing
-from alexnet.errors import RunError, VariantError, printable, quoted
+from alexnet.errors import RunError, VariantError, printable, quoted, reason_of
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import place
 from alexnet.recipe import Recipe, parse
 
 
-class Card(BaseModel):
+class Sealed(BaseModel):
+    """A JSON file that shows whether it was changed: `checksum` is the SHA-256 of all else in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    checksum: str = ""
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all but `checksum`, in hexadecimal."""
+        return hashlib.sha256(self.model_dump_json(exclude={"checksum"}).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def sealed(self) -> Self:
+        """Return a copy with its checksum."""
+        return self.model_copy(update={"checksum": self.digest()})
+
+    @classmethod
+    def read(cls, place: Path) -> Self:
+        """Return what a file holds; whether its checksum is right is for the caller to ask.
+
+        Raises:
+            RunError: it is missing, something else, or from a newer version.
+        """
+        try:
+            return cls.model_validate_json(place.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            newer = "; it was written by a newer version of alexnet" if first["loc"] == ("version",) else ""
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise RunError(f"{place} cannot be used: {where}: {first['msg']}{newer}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(f"{place} cannot be read: {reason_of(error)}") from error
+
+
+class Card(Sealed):
     """`model.json`: all that is needed beside the weights to predict.
 
     `overrides` are the variant's fields that the recipe changed, `precision` is the recipe's, that to compute in; `sha256` is
-    that of `model.safetensors`, `checksum` that of this card, but for it.
+    that of `model.safetensors`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @field_validator("labels")
     @classmethod
@@ -43,7 +77,6 @@ class Card(BaseModel):
             raise ValueError(f"{odd[0]!r} holds control characters")
         return labels
 
-    version: Literal[1] = 1
     variant: str
     width: float = 1.0
     overrides: dict[str, Any] = {}
@@ -52,11 +85,6 @@ class Card(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     sha256: str = ""
-    checksum: str = ""
-
-    def digest(self) -> str:
-        """Return the SHA-256 of all but `checksum`, in hexadecimal."""
-        return hashlib.sha256(self.model_dump_json(exclude={"checksum"}).encode("utf-8", "surrogatepass")).hexdigest()
 
     def network(self) -> AlexNet:
         """Return the network with its weights on no device yet (`meta`)."""
@@ -134,7 +162,7 @@ def create(path: Path) -> RunFolder:
         if not os.access(path, os.W_OK):
             raise PermissionError(13, "permission denied")
     except OSError as error:
-        raise RunError(f"cannot write the run folder {path}: {error.strerror or error}; name another --out") from error
+        raise RunError(f"cannot write the run folder {path}: {reason_of(error)}; name another --out") from error
     return RunFolder(path)
 
 
@@ -162,7 +190,7 @@ def read_recipe(folder: RunFolder) -> Recipe:
     try:
         tree = tomllib.loads(folder.recipe.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{folder.recipe} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise RunError(f"{folder.recipe} cannot be read: {reason_of(error)}") from error
     return parse(tree, str(folder.recipe))
 
 
@@ -174,8 +202,7 @@ def save_model(folder: RunFolder, network: AlexNet, card: Card) -> Card:
     """
     mean_image = card.preprocessing.mean_image
     save_weights(folder.weights, network, {} if mean_image is None else {"mean_image": torch.from_numpy(mean_image)})
-    card = card.model_copy(update={"sha256": sha256(folder.weights)})
-    card = card.model_copy(update={"checksum": card.digest()})
+    card = card.model_copy(update={"sha256": sha256(folder.weights)}).sealed()
     write_text(folder.card, card.model_dump_json(indent=2) + "\n")
     return card
 
@@ -190,7 +217,7 @@ def save_weights(place: Path, network: AlexNet, more: Mapping[str, torch.Tensor]
     try:
         place.parent.mkdir(exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot write {place.parent}: {error.strerror or error}") from error
+        raise RunError(f"cannot write {place.parent}: {reason_of(error)}") from error
     write(place, lambda part: safetensors.torch.save_file(tensors, part))
 
 
@@ -204,18 +231,32 @@ def read_card(folder: RunFolder) -> Card:
         raise RunError(
             f"{folder.path} has no trained network yet: alexnet train --resume {quoted(folder.path)} goes on with it"
         )
-    try:
-        card = Card.model_validate_json(folder.card.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        newer = "; it was written by a newer version of alexnet" if first["loc"] == ("version",) else ""
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise RunError(f"{folder.card} cannot be used: {where}: {first['msg']}{newer}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{folder.card} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    card = Card.read(folder.card)
     if card.checksum and card.checksum != card.digest():
         raise RunError(f'{folder.card} was changed since it was written; if you did that, remove "checksum" from it too')
     return card
+
+
+def write_metrics(folder: RunFolder, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write `metrics.csv`, a row an epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(folder.metrics, text.getvalue())
+
+
+def read_metrics(folder: RunFolder, columns: Sequence[str]) -> list[dict[str, float]]:
+    """Return some columns of `metrics.csv`, a row an epoch.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        with folder.metrics.open(encoding="utf-8", newline="") as file:
+            return [{name: float(row[name]) for name in columns} for row in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{folder.metrics} cannot be read: {reason_of(error)}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -227,7 +268,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise RunError(f"{path} cannot be read: {reason_of(error)}") from error
     if not isinstance(found, dict):
         raise RunError(f"{path} is not what training writes")
     return found
@@ -249,7 +290,7 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, Card]:
             card = card.model_copy(update={"preprocessing": how})
         network.load_state_dict(tensors, assign=True)
     except OSError as error:
-        raise RunError(f"{folder.weights} cannot be read: {error.strerror or error}") from error
+        raise RunError(f"{folder.weights} cannot be read: {reason_of(error)}") from error
     except (safetensors.SafetensorError, RuntimeError, TypeError, VariantError) as error:
         raise RunError(f"{folder.weights} does not fit model.json: {str(error).splitlines()[0]}") from error
     return place(network, device).eval(), card
@@ -274,7 +315,7 @@ def write(place: Path, writer: Callable[[Path], object]) -> None:
     except (OSError, safetensors.SafetensorError) as error:
         part.unlink(missing_ok=True)
         free = shutil.disk_usage(place.parent).free / 1e9 if place.parent.exists() else 0
-        raise RunError(f"cannot write {place}: {getattr(error, 'strerror', None) or error} ({free:.1f} GB free)") from error
+        raise RunError(f"cannot write {place}: {reason_of(error)} ({free:.1f} GB free)") from error
 
 
 def write_text(place: Path, text: str) -> None:

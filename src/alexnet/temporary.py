@@ -1,10 +1,11 @@
-"""Temporary files in folders that several processes share: whose they are, and when they are nobody's any more."""
+"""Temporary files and folders beside those of others: whose they are, and when they are nobody's any more."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import platform
+import shutil
 import time
 from pathlib import Path
 
@@ -19,14 +20,14 @@ def beside(place: Path) -> Path:
     return place.with_suffix(f".{HOST}-{os.getpid()}.part")
 
 
-def clear(folder: Path) -> None:
+def clear(folder: Path, pattern: str = "*.part") -> None:
     """Remove what processes of this machine that were killed, or others long ago, have left; not what is being written."""
-    for file in folder.glob("*.part"):
+    for file in folder.glob(pattern):
         writer = file.suffixes[-2][1:] if len(file.suffixes) > 1 else ""
         host, _, process = writer.rpartition("-")
         ended = host == HOST and not (process.isdecimal() and psutil.pid_exists(int(process)))
         try:
             if ended or time.time() - file.stat().st_mtime > SECONDS:
-                file.unlink(missing_ok=True)
+                shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
         except OSError:  # another process was faster, or may do what this one may not
             continue

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from alexnet.data.augment import DRAWS, SHARED
 from alexnet.data.cache import Pixels
+from alexnet.errors import RecipeError
+from alexnet.recipe import Train
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Images:
         return Batch(images, torch.from_numpy(self.targets[order]), None if draws is None else torch.from_numpy(draws))
 
 
-def parts(count: int, size: int, last: Literal["even", "short", "drop"] = "even") -> list[tuple[int, int]]:
+def batch_cuts(count: int, size: int, last: Literal["even", "short", "drop"] = "even") -> list[tuple[int, int]]:
     """Cut `count` images into batches of at most `size`: (start, end) of each.
 
     `even`: the fewest, as even as can be, so that no image is dropped and no short last batch upsets batch normalisation.
@@ -64,6 +66,19 @@ def parts(count: int, size: int, last: Literal["even", "short", "drop"] = "even"
     number = -(-count // size)
     edges = [i * count // number for i in range(number + 1)] if number else []
     return list(pairwise(edges))
+
+
+def epoch_cuts(count: int, train: Train) -> list[tuple[int, int]]:
+    """Cut an epoch of `count` images into batches, as a resolved recipe says.
+
+    Raises:
+        RecipeError: no batch is left.
+    """
+    assert isinstance(train.batch, int)  # resolved
+    cuts = batch_cuts(count, train.batch, train.last_batch)
+    if not cuts:
+        raise RecipeError(f"train.batch is {train.batch}, but {count} images train, and short ones drop")
+    return cuts
 
 
 def share(cuts: Sequence[tuple[int, int]], rank: int, world: int) -> list[tuple[int, int]]:
@@ -81,7 +96,7 @@ def epoch_batches(
     together: int = 1,
     alternate: bool = False,
 ) -> Iterator[Batch]:
-    """Yield the shuffled batches of an epoch, cut as `parts` says, from batch `start` on.
+    """Yield the shuffled batches of an epoch, cut as `batch_cuts` does, from batch `start` on.
 
     `together` images in a row share the draws of their crop and mirror (2012 source, convdata_jpeg.py, `crop_chunk`). With
     `alternate`, an image that is mirrored in one epoch is not in the next.
@@ -99,7 +114,7 @@ def epoch_batches(
 
 def ordered_batches(images: Images, size: int, workers: int = 1) -> Iterator[Batch]:
     """Yield all images once, in their order."""
-    yield from _ahead(images, [(np.arange(a, b), None) for a, b in parts(len(images), size)], workers)
+    yield from _ahead(images, [(np.arange(a, b), None) for a, b in batch_cuts(len(images), size)], workers)
 
 
 def _ahead(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.download import MB, Source, get
 from alexnet.data.table import Table
-from alexnet.errors import DataError, nearest
+from alexnet.errors import DataError, nearest, reason_of
 from alexnet.progress import track
 
 NAMES: tuple[str, ...] = ("digits", "cifar10", "fashion-mnist")
@@ -75,7 +75,7 @@ def load(name: str, data_root: Path | None) -> Table:
     try:
         return _cifar10(root) if name == "cifar10" else _fashion_mnist(root)
     except OSError as error:
-        reason = f"cannot use {error.filename or root}: {error.strerror}"
+        reason = f"cannot use {error.filename or root}: {reason_of(error)}"
         raise DataError(f"{reason}; name another folder with --data-root or ALEXNET_DATA") from error
 
 
@@ -148,7 +148,7 @@ def _cifar_files(root: Path) -> tuple[Path, dict[str, bytes]]:
     files = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-            for member in track(archive, "files of CIFAR-10", 9):
+            for member in track(archive, "Unpacking CIFAR-10", 9):
                 stream = archive.extractfile(member) if member.name in wanted and member.isfile() else None
                 if stream is not None:
                     files[wanted[member.name]] = _bounded(stream, path / member.name)

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 from alexnet.data.images import PixelArray, Preprocessing, fitted
 from alexnet.data.table import Skipped, Table
 from alexnet.data.workers import Answer, decoded
-from alexnet.errors import DataError, ImageError
+from alexnet.errors import DataError, ImageError, reason_of
 from alexnet.progress import track
 from alexnet.temporary import beside, clear
 
@@ -109,7 +109,7 @@ def open_cache(table: Table, how: Preprocessing, workers: int) -> Cache:
             raise OSError(f"{data.name} is not what was written")
     except OSError as error:
         raise DataError(
-            f"cannot keep decoded images in {folder}: {getattr(error, 'strerror', None) or error}; "
+            f"cannot keep decoded images in {folder}: {reason_of(error)}; "
             "make room there, or name another folder in the environment variable ALEXNET_CACHE"
         ) from error
     if not len(found.rows):

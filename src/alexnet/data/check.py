@@ -108,8 +108,9 @@ def check(table: Table) -> Findings:
             rows.append(row)
             digests.append(bytes.fromhex(answer.facts["pixels"]))
             thumbnails.append(answer.body)
-    single = list(_first_of_each(digests))
-    problems += _duplicates(table, rows, digests)
+    first = _firsts(digests)
+    problems += _duplicates(table, rows, first)
+    single = [i for i, other in enumerate(first) if i == other]
     for i, other in near(np.frombuffer(b"".join(thumbnails), dtype=np.uint8).reshape(len(rows), -1)[single]):
         problems.append(_pair(table, rows[single[i]], rows[single[other]], "near-duplicate", "much like"))
     return _findings(table, problems)
@@ -130,7 +131,7 @@ def check_decoded(dataset: Dataset) -> Findings:
         else:
             rows.append(row)
             digests.append(hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest())
-    return _findings(dataset.table, [*problems, *_duplicates(dataset.table, rows, digests)])
+    return _findings(dataset.table, [*problems, *_duplicates(dataset.table, rows, _firsts(digests))])
 
 
 def _findings(table: Table, problems: list[Problem]) -> Findings:
@@ -157,20 +158,16 @@ def _constant(name: str, spread: int) -> Problem:
     return Problem(name, "constant", f"{spread} of 255 levels between its lightest and darkest pixel")
 
 
-def _first_of_each(digests: Iterable[bytes]) -> Iterator[int]:
-    """Yield the position of the first of all that are the same."""
-    seen: set[bytes] = set()
-    for i, digest in enumerate(digests):
-        if digest not in seen:
-            seen.add(digest)
-            yield i
+def _firsts(digests: Iterable[bytes]) -> list[int]:
+    """Return for each the position of the first that is the same."""
+    seen: dict[bytes, int] = {}
+    return [seen.setdefault(digest, i) for i, digest in enumerate(digests)]
 
 
-def _duplicates(table: Table, rows: list[int], digests: list[bytes]) -> Iterator[Problem]:
-    """Find images of the same pixels; the first of a group is the one that the others are said to be like."""
-    first: dict[bytes, int] = {}
-    for i, digest in enumerate(digests):
-        if (other := first.setdefault(digest, i)) != i:
+def _duplicates(table: Table, rows: list[int], first: list[int]) -> Iterator[Problem]:
+    """Yield images of the same pixels; the first of a group is the one that the others are said to be like."""
+    for i, other in enumerate(first):
+        if i != other:
             yield _pair(table, rows[i], rows[other], "duplicate", "the same pixels as")
 
 

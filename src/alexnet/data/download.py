@@ -102,7 +102,7 @@ def _transfer(source: Source, file: IO[bytes]) -> None:
         if response.status_code != 206:
             start = file.truncate(0)
         length = response.raw.length_remaining
-        for _ in track(_save(response.raw, file, source.size + MB - start), "megabytes", length and -(-length // MB)):
+        for _ in track(_save(response.raw, file, source.size + MB - start), "Downloading, in MB", length and -(-length // MB)):
             pass
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from alexnet.data import builtin
 from alexnet.data.files import visible, visible_files
 from alexnet.data.table import SPLITS, Skipped, Table
-from alexnet.errors import DataError, printable
+from alexnet.errors import DataError, printable, reason_of
 
 # What people call the splits.
 SPLIT_NAMES = {
@@ -55,7 +55,7 @@ def open_table(data: str | Path, data_root: Path | None = None) -> Table:
             rows, skipped = _read_listing(path)
             return _table(path.stem, path.parent, rows, skipped, f"{path} has")
     except OSError as error:
-        raise DataError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {error.filename or path}: {reason_of(error)}") from error
     if path.exists():
         raise DataError(f"{path} is not a dataset: give a folder, or a CSV or Parquet file")
     known = f"not a built-in one ({', '.join(builtin.NAMES)})"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from alexnet.data.batches import Batch, ordered_batches, parts
+from alexnet.data.batches import Batch, batch_cuts, ordered_batches
 from alexnet.data.dataset import Dataset
 from alexnet.data.images import Preprocessing
 from alexnet.data.table import Skipped
@@ -127,7 +127,7 @@ def evaluate_split(
             between()
             yield batch
 
-    shown = track(batches(), f"Evaluating {split}", len(parts(len(ours), BATCH)))
+    shown = track(batches(), f"Evaluating {split}", len(batch_cuts(len(ours), BATCH)))
     found = evaluate(network, shown, how, table.labels, precision=precision, temperature=temperature, view_count=view_count)
     logits = joined(torch.from_numpy(found.logits), len(images)).numpy()
     return replace(found, logits=logits, targets=images.targets, skipped=table.skipped)

@@ -24,8 +24,9 @@ def top_k(logits: Floats, targets: Ints, k: int) -> float:
     return float(((logits >= own).sum(1) <= k).mean())
 
 
-def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
     """Return the 95 % interval of a share seen in `count` images (Wilson 1927)."""
+    z = 1.959964  # of a normal number: 95 % lie within so many deviations
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))

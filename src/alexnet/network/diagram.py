@@ -22,7 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Polygon
 from matplotlib.textpath import TextPath
 
-from alexnet.errors import AlexNetError
+from alexnet.colours import AMBER, GREEN, ORANGE, SKY
+from alexnet.errors import AlexNetError, reason_of
 from alexnet.network.summary import LayerSummary, Summary, sizes
 
 # Inches for the root of a size: with roots, 227 and 6 pixels, 384 and 3 channels, 9,216 and 2 units are seen side by side.
@@ -33,15 +34,14 @@ BAR_WIDTH, BAR_DEPTH = 0.16, 0.09
 GAP, CROSSING_GAP, ROW_GAP = 0.24, 0.75, 0.5  # between columns, where towers meet, and between towers
 MARGIN, LINE = 0.3, 0.185  # around everything; from one line of text to the next
 
-# Okabe and Ito's colours, told apart by colour-blind eyes.
 COLOURS = {
     "input": "#8f8f8f",
-    "convolution": "#56b4e9",
-    "max pooling": "#e69f00",
+    "convolution": SKY,
+    "max pooling": AMBER,
     "flatten": "#dddddd",
-    "dense": "#009e73",
+    "dense": GREEN,
 }
-INK, FAINT, OWN, OTHER = "#1a1a1a", "#505050", "#404040", "#d55e00"
+INK, FAINT, OWN, OTHER = "#1a1a1a", "#505050", "#404040", ORANGE
 NOTES = {
     "batch normalisation": "batch norm",
     "local response normalisation": "response norm",
@@ -111,7 +111,7 @@ def save(summary: Summary, path: Path) -> None:
             raise AlexNetError(f"cannot write {str(path)!r}: it is there and is no file (give another name)")
         path.write_bytes(page.getvalue())
     except OSError as error:
-        raise AlexNetError(f"cannot write {str(path)!r}: {error.strerror} (give another name)") from error
+        raise AlexNetError(f"cannot write {str(path)!r}: {reason_of(error)} (give another name)") from error
 
 
 def draw(summary: Summary) -> Figure:

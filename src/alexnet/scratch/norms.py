@@ -44,27 +44,11 @@ class LocalResponseNormalization(Layer):
         return _moving_sum(grouped, self.reach, -1).reshape(values.shape)
 
 
-class MapNormalization(Layer):
-    """As `LocalResponseNormalization`, but over size x size pixels of the same map (`type=rnorm` in the 2012 source)."""
+class MapNormalization(LocalResponseNormalization):
+    """The same, but the window is size x size pixels of the same map (`type=rnorm` in the 2012 source)."""
 
     def __init__(self, size: int = 5, bias: float = 1.0, alpha: float = 0.001 / 25, beta: float = 0.75) -> None:
-        super().__init__()
-        self.reach, self.bias, self.alpha, self.beta = size // 2, bias, alpha, beta
-
-    def forward(self, x: Array, training: bool = False) -> Array:
-        """N H W C or H W C; the same shape out."""
-        self._images(x)
-        scale = self.bias + self.alpha * self._sum(x * x)
-        self._kept = (x, scale)
-        y: Array = x * scale**-self.beta
-        return y
-
-    def backward(self, gradient: Array) -> Array:
-        """As for the norm over channels."""
-        x, scale = self._recall()
-        shared = self._sum(gradient * x * scale ** (-self.beta - 1))
-        back: Array = gradient * scale**-self.beta - 2 * self.alpha * self.beta * x * shared
-        return back
+        super().__init__(size, bias, alpha, beta)
 
     def _sum(self, values: Array) -> Array:
         return _moving_sum(_moving_sum(values, self.reach, -3), self.reach, -2)

@@ -17,7 +17,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from alexnet.errors import RunError
+from alexnet.errors import RunError, reason_of
 from alexnet.run import sync_folder, write, write_text
 
 Tensors = dict[str, Tensor]
@@ -48,7 +48,7 @@ def save(run: Path, tensors: Tensors, state: dict[str, Any]) -> None:
         shutil.rmtree(following, ignore_errors=True)
         raise
     except OSError as error:
-        raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise RunError(f"cannot write {folder}: {reason_of(error)}") from error
 
 
 def exists(run: Path) -> bool:

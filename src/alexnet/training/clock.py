@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 from typing import IO
 
-from alexnet.errors import RunError
+from alexnet.errors import RunError, reason_of
 
 STEPS_TO_WARM_UP = 3  # they also find places in memory and plans of their operations
+EVALUATED = 0.4  # of the time of a step's image is what one to evaluate takes
 
 
 class Clock:
@@ -43,7 +44,7 @@ class Clock:
             self._file: IO[str] = journal.open("r+", encoding="ascii", errors="replace", newline="\n")
             self._file.truncate(self._file.write(text))
         except OSError as error:
-            raise RunError(f"cannot write {journal}: {error.strerror or error}") from error
+            raise RunError(f"cannot write {journal}: {reason_of(error)}") from error
 
     def decide(self, step: int) -> None:
         """Set the share for `step`, counted from 0: as the journal says, or else by the clock, and then it is written down.
@@ -82,7 +83,7 @@ class Clock:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise RunError(f"cannot write {self._path}: {error.strerror or error}") from error
+            raise RunError(f"cannot write {self._path}: {reason_of(error)}") from error
 
     def _write(self, shares: list[float]) -> None:
         self._shares += shares
@@ -90,14 +91,14 @@ class Clock:
             self._file.writelines(f"{share!r}\n" for share in shares)
             self._file.flush()
         except OSError as error:
-            raise RunError(f"cannot write {self._path}: {error.strerror or error}") from error
+            raise RunError(f"cannot write {self._path}: {reason_of(error)}") from error
 
     def _by_time(self) -> float:
         whole = self.seconds - self._reserve() - self.prelude
         return min(1.0, max(0.0, time.monotonic() - self.started - self.prelude) / max(1.0, whole))
 
     def _reserve(self) -> float:
-        """Return the seconds to keep for evaluating at the end, by this session's pace: an image takes 0.4 of a step's.
+        """Return the seconds to keep for evaluating at the end, by this session's pace.
 
         The first steps do not count, as they are slow; and never more than half of the time is kept.
         """
@@ -105,7 +106,7 @@ class Clock:
         if self._paced is not None and self._steps > STEPS_TO_WARM_UP:
             began, images = self._paced
             pace = (time.monotonic() - began) / max(1, self._images - images)
-        return min(3.0 + 0.4 * pace * self._evaluated, self.seconds / 2)
+        return min(3.0 + EVALUATED * pace * self._evaluated, self.seconds / 2)
 
 
 def _shares(content: bytes) -> list[float]:

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from alexnet.colours import BLUE, GREY, ORANGE
 from alexnet.data.augment import training_input
-from alexnet.data.batches import Batch, epoch_batches, parts
+from alexnet.data.batches import Batch, epoch_batches, epoch_cuts
 from alexnet.data.sources import open_table
-from alexnet.errors import AlexNetError, RecipeError
+from alexnet.errors import AlexNetError
 from alexnet.network.device import autocast, choose_device, choose_precision, keep_freed_memory
 from alexnet.network.fused import narrow_gradients
 from alexnet.progress import track
@@ -31,7 +32,6 @@ LOWEST, HIGHEST = 1e-3, 1e2  # times the recipe's rates
 SMOOTH = 3.0  # steps, the deviation of the bell that losses are averaged under
 BLOWN = 4.0  # times the least loss so far: it has blown up
 MARGIN = 4.0  # below the rate from which on the loss rises
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#808080"  # Okabe and Ito's, told apart by colour-blind eyes
 
 
 class Trial:
@@ -56,9 +56,7 @@ class Trial:
         self.images = dataset.table.counts()
         self.pixels = input_at(self.recipe, share, self._network.smallest)
         self._how, self._train = how.model_copy(update={"input": self.pixels}), dataset.images("train")
-        self._cuts = parts(len(self._train), self.batch, self.recipe.train.last_batch)
-        if not self._cuts:
-            raise RecipeError(f"train.batch is {self.batch}, but {len(self._train)} images train, and short ones drop")
+        self._cuts = epoch_cuts(len(self._train), self.recipe.train)
         self._optimizer = build_optimizer(self._network, self.recipe.optimizer)
         if choose_precision(self._device, self.recipe.train.precision) == "bfloat16":
             narrow_gradients(self._network)

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from alexnet.data.batches import parts
+from alexnet.data.batches import epoch_cuts
 from alexnet.data.dataset import Dataset, open_dataset, preprocessing, resolve
 from alexnet.data.images import Preprocessing
 from alexnet.data.sources import open_table
 from alexnet.data.statistics import measure
 from alexnet.data.table import Table
-from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, quoted
+from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, quoted, reason_of
 from alexnet.measure.evaluate import Evaluation
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, choose_precision, keep_freed_memory, place
@@ -58,9 +58,7 @@ def start(
         AlexNetError: whatever keeps it from training, in one line; `Interrupted` after a signal, with everything saved.
     """
     where = choose_device(device)
-    if (local := Path(recipe.data.dataset).expanduser()).exists():
-        recipe = recipe.with_settings({"data.dataset": str(local.absolute())})  # the run is used from other folders too
-    recipe = recipe.with_settings({"train.tensorboard": group.told(time.strftime(recipe.train.tensorboard))})
+    recipe = recipe.from_anywhere().with_settings({"train.tensorboard": group.told(time.strftime(recipe.train.tensorboard))})
     with group.in_turn():  # it may be downloaded
         table = open_table(recipe.data.dataset, recipe.data.root)
     folder = create(out) if group.first else RunFolder(out)
@@ -127,7 +125,7 @@ def _train(
             write_text(folder.recipe, recipe.to_toml())
         try:
             trainer.fit(stop)
-            return _finish(recipe, trainer, folder, started)
+            return _finish(recipe, trainer, folder)
         except RunError as error:
             if not checkpoint.exists(folder.path):
                 raise
@@ -182,7 +180,7 @@ def _alone(folder: RunFolder) -> Iterator[None]:
     except Timeout as error:
         raise RunError(f"another process is training in {folder.path}: wait for it, or stop it (Ctrl-C saves)") from error
     except PermissionError as error:
-        raise RunError(f"cannot write {folder.lock}: {error.strerror or error}") from error
+        raise RunError(f"cannot write {folder.lock}: {reason_of(error)}") from error
 
 
 def _clear(folder: RunFolder) -> None:
@@ -204,7 +202,7 @@ def _network(recipe: Recipe, table: Table, device: torch.device, *, fresh: bool)
     return place(network, device)
 
 
-def _finish(recipe: Recipe, trainer: Trainer, folder: RunFolder, started: float) -> Trained:
+def _finish(recipe: Recipe, trainer: Trainer, folder: RunFolder) -> Trained:
     """Calibrate on validation, look at the test set once, write model and summary."""
     validation = trainer.evaluate("val").calibrated()
     card = trainer.card().model_copy(update={"temperature": validation.temperature})
@@ -218,7 +216,7 @@ def _finish(recipe: Recipe, trainer: Trainer, folder: RunFolder, started: float)
         "recipe": recipe.name,
         "variant": recipe.model.variant,
         "epochs": len(history),
-        "seconds": trainer.at.seconds_before + time.monotonic() - started,
+        "seconds": time.monotonic() - trainer.budget.started,
         "best_epoch": trainer.at.best_epoch if recipe.train.keep == "best" else len(history),
         "validation": validation.to_json(),
         "test": test.to_json() if test else None,
@@ -236,8 +234,7 @@ def _say_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFol
     counts = table.counts()
     sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())
     no_test = "" if "test" in counts else " (no test set: validation chooses, test figures stay empty)"
-    assert isinstance(train.batch, int)  # resolved
-    batches = len(parts(counts["train"], train.batch, train.last_batch))
+    batches = len(epoch_cuts(counts["train"], train))
     length = f"{train.minutes:g} minutes" if train.minutes else f"{train.epochs} epochs"
     side = recipe.images.stored
     stored = "full images" if side == "full" else f"images stored at {side}x{side}"

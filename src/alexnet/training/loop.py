@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -13,7 +11,7 @@ import numpy as np
 import torch
 
 from alexnet.data.augment import training_input
-from alexnet.data.batches import Batch, epoch_batches, parts
+from alexnet.data.batches import Batch, epoch_batches, epoch_cuts
 from alexnet.data.dataset import Dataset
 from alexnet.data.images import Preprocessing
 from alexnet.errors import DivergedError, Interrupted, RecipeError, RunError, quoted
@@ -22,9 +20,9 @@ from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast, choose_precision
 from alexnet.network.fused import narrow_gradients
 from alexnet.recipe import Augment, Recipe
-from alexnet.run import Card, RunFolder, save_model, save_weights, write_text
+from alexnet.run import Card, RunFolder, save_model, save_weights, write_metrics
 from alexnet.training import checkpoint, state
-from alexnet.training.clock import Clock
+from alexnet.training.budget import Budget
 from alexnet.training.monitor import Monitor
 from alexnet.training.optimizer import Loss, build_optimizer, check_names, frozen, set_rate
 from alexnet.training.parallel import Parallel, Share
@@ -60,13 +58,10 @@ class Trainer:
             RecipeError: the network or the batches cannot be divided so.
         """
         self.recipe, self.dataset, self.how, self.network = recipe, dataset, how, network
-        self.folder, self.monitor, self.started = folder, monitor, started
+        self.folder, self.monitor = folder, monitor
         self.device = next(network.parameters()).device
         self.train, self.val = dataset.images("train"), dataset.images("val")
-        assert isinstance(recipe.train.batch, int)  # resolved
-        self.cuts = parts(len(self.train), recipe.train.batch, recipe.train.last_batch)
-        if not self.cuts:
-            raise RecipeError(f"train.batch is {recipe.train.batch}, but {len(self.train)} images train, and short ones drop")
+        self.cuts = epoch_cuts(len(self.train), recipe.train)
         if (least := min(end - start for start, end in self.cuts)) < group.world:
             raise RecipeError(f"the smallest batch has {least} images, too few for {group.world} processes: raise train.batch")
         self.group = group
@@ -81,15 +76,11 @@ class Trainer:
         self.loss = Loss(recipe.train, self.train.targets, len(dataset.table.labels), self.device)
         self.at = Progress()
         self.best_weights: checkpoint.Tensors = {}
-        self.clock: Clock | None = None
-        self._by_clock = 0.0  # the share of the training that is done, where it is by the clock
-        if recipe.train.minutes is not None and group.first:
-            evaluated = 2 * len(self.val) + len(dataset.table.rows("test"))
-            self.clock = Clock(recipe.train.minutes, evaluated, started, folder.journal)
+        evaluated = 2 * len(self.val) + len(dataset.table.rows("test"))
+        self.budget = Budget(recipe.train, len(self.cuts), evaluated, folder.journal, started, group)
         self._stop, self._code, self._wish = StopRequest(), 0, False  # what all agreed on: to stop with a code, to save
         self._saved, self._saving = time.monotonic(), 0.0  # when, and the seconds that it took
         self._began = (0.0, 0)  # when this epoch began, and how many of its images were done then
-        self._fit_began = (0.0, 0.0)  # when training began or was taken up, and the share of it that was done then
 
     def fit(self, stop: StopRequest) -> None:
         """Train until the recipe's end; the network then holds the weights that the recipe keeps.
@@ -99,12 +90,8 @@ class Trainer:
             Interrupted: `stop` noted a signal; everything is saved.
         """
         self._stop = stop
-        if self.at.prelude is None:
-            self.at.prelude = time.monotonic() - self.started
-        if self.clock is not None:
-            self.clock.prelude = self.at.prelude
-        self._fit_began = (time.monotonic(), self._share())
-        while self.at.batch or not self._over():  # the last epoch may have been stopped while it was evaluated
+        self.budget.begin(self.at)
+        while self.at.batch or not self.budget.over(self.at):  # the last epoch may have been stopped while it was evaluated
             self._run_epoch()
             self._end_epoch()
         self.share.give()
@@ -158,9 +145,7 @@ class Trainer:
         self.at = Progress(**told)
         if self.group.world > 1:
             self.at.pieces = 1
-        self.started -= self.at.seconds_before
-        if self.clock is not None:
-            self.clock.started = self.started
+        self.budget.take_up(self.at.seconds_before)
         network, momentum = (self.group.told_tensors(tensors[kind]) for kind in ("network", "momentum"))
         state.put_back(network, momentum, self.share, self.optimizer, self.folder.path)
         self.best_weights = tensors["best"]
@@ -173,9 +158,8 @@ class Trainer:
             RunError: it cannot be written; the one before is intact.
         """
         began = time.monotonic()
-        if self.clock is not None:
-            self.clock.flush()
-        at = replace(self.at, seconds_before=began - self.started)
+        self.budget.flush()
+        at = replace(self.at, seconds_before=began - self.budget.started)
         self.share.give()
         momentum = state.momentum(self.share, self.optimizer)
         if self.group.first:
@@ -197,15 +181,13 @@ class Trainer:
         workers, together, alternate = self.recipe.data.workers, changes.together, changes.alternate
         cuts = self.share.cuts(self.cuts)
         for batch in epoch_batches(self.train, cuts, train.seed, at.epoch, at.batch, workers, together, alternate):
-            if self._over():
+            if self.budget.over(at):
                 break
             set_rate(self.optimizer, self.rate, factors)
             self._step(batch, changes)
             at.batch += 1
-            left = self._seconds_left()
-            self.monitor.step(
-                f"epoch {at.epoch}", at.batch, len(self.cuts), self.rate, at.loss_sum / at.seen, at.right / at.seen, left
-            )
+            figures = (self.rate, at.loss_sum / at.seen, at.right / at.seen)
+            self.monitor.step(f"epoch {at.epoch}", at.batch, len(self.cuts), *figures, self.budget.seconds_left(at))
             self._heed()
             if self._wish:
                 self.save()
@@ -214,7 +196,7 @@ class Trainer:
         """One step on one batch, or this process's part of it; chance comes from (seed, epoch, batch) alone."""
         train, at = self.recipe.train, self.at
         seed = int(np.random.SeedSequence([train.seed, at.epoch, at.batch]).generate_state(1, np.uint64)[0] >> 1)
-        how = self.how.model_copy(update={"input": input_at(self.recipe, self._share(0.5), self.network.smallest)})
+        how = self.how.model_copy(update={"input": input_at(self.recipe, self.budget.done(at, 0.5), self.network.smallest)})
         start, end = self.cuts[at.batch]
         self.share.images = count = end - start
         while True:
@@ -235,8 +217,7 @@ class Trainer:
         at.seen += count
         at.loss_sum += loss * count
         at.right += round(hits)
-        if self.clock is not None:
-            self.clock.stepped(count)
+        self.budget.stepped(count)
 
     def _gradient(self, batch: Batch, changes: Augment, how: Preprocessing) -> tuple[float, int]:
         """Add the gradient of a batch, in `at.pieces` one after the other; return its loss and how many were right.
@@ -247,8 +228,8 @@ class Trainer:
         total, right, device = 0.0, 0, self.device
         wanted = self.share.targets(batch)
         [whole] = self.share.sum(self.loss.total(wanted))
-        parts = (tensor.chunk(self.at.pieces) for tensor in (batch.images, wanted, batch.draws))
-        for images, some, draws in zip(*parts, strict=True):
+        pieces = (tensor.chunk(self.at.pieces) for tensor in (batch.images, wanted, batch.draws))
+        for images, some, draws in zip(*pieces, strict=True):
             targets = some.to(device, non_blocking=True)
             x = training_input(images.to(device, non_blocking=True), draws.to(device), how, changes)
             with autocast(device, self.recipe.train.precision):
@@ -292,7 +273,7 @@ class Trainer:
             "val_loss": found["loss"],
             "val_top1": found["top1"],
             "val_top5": found["top5"],
-            "seconds": time.monotonic() - self.started,
+            "seconds": time.monotonic() - self.budget.started,
             "images_per_second": pace,
             **self.monitor.usage(),
         }
@@ -308,9 +289,9 @@ class Trainer:
                 save_weights(self.folder.path / "epochs" / f"{pattern.format(epoch=at.epoch)}.safetensors", self.network)
         of_epochs = "" if self.recipe.train.minutes else f"/{self.recipe.train.epochs}"
         at.epoch, at.batch, at.seen, at.loss_sum, at.right = at.epoch + 1, 0, 0, 0.0, 0
-        self.monitor.epoch(row, of_epochs, self._seconds_left())
+        self.monitor.epoch(row, of_epochs, self.budget.seconds_left(at))
         enough = (time.monotonic() - self._saved) * SHARE_FOR_CHECKPOINTS > self._saving
-        if self.group.agreed(enough) and not self._over():
+        if self.group.agreed(enough) and not self.budget.over(at):
             self.save()
 
     @property
@@ -319,17 +300,15 @@ class Trainer:
         schedule, start = self.recipe.schedule, self.recipe.optimizer.rate
         if schedule.kind == "plateau":
             return float(self.at.plateau.get("rate", start))
-        return rate_at(schedule, start, self._share(0.5), self.at.epoch)
+        return rate_at(schedule, start, self.budget.done(self.at, 0.5), self.at.epoch)
 
     def _adapt(self, row: Mapping[str, Any]) -> None:
         """Let a plateau lower the rate, and early stopping end the training, after the epoch of `row`."""
         at, schedule, stop = self.at, self.recipe.schedule, self.recipe.stop
         figures = {**row, "val_error": 1 - row["val_top1"]}
         if schedule.kind == "plateau":
-            state = {"rate": self.recipe.optimizer.rate, **at.plateau}
-            plateau = Plateau(
-                factor=schedule.factor, patience=schedule.patience, threshold=schedule.threshold, floor=schedule.floor, **state
-            )
+            settings = schedule.model_dump(include={"factor", "patience", "threshold", "floor"})
+            plateau = Plateau(**{"rate": self.recipe.optimizer.rate, **settings, **at.plateau})
             plateau.update(figures[schedule.metric])
             at.plateau = {"rate": plateau.rate, "best": plateau.best, "waited": plateau.waited}
         if stop.patience:
@@ -337,31 +316,6 @@ class Trainer:
             at.ended = early.update(figures[stop.metric])
             at.early_stop = {"best": early.best, "waited": early.waited}
         at.ended |= bool(stop.train_error) and 1 - row["train_top1"] <= stop.train_error
-
-    def _share(self, into_step: float = 0.0) -> float:
-        """Return how much of the training is done, from 0 to 1: by the clock if the recipe names minutes, else by steps."""
-        if self.recipe.train.minutes is not None:
-            return self._by_clock
-        return (self._steps_done + into_step) / (self.recipe.train.epochs * len(self.cuts))
-
-    @property
-    def _steps_done(self) -> int:
-        return (self.at.epoch - 1) * len(self.cuts) + self.at.batch
-
-    def _over(self) -> bool:
-        if self.clock is not None:
-            self.clock.decide(self._steps_done)
-            self._by_clock = self.clock.share
-        if self.recipe.train.minutes is not None:
-            self._by_clock = self.group.agreed(self._by_clock)
-        return self.at.ended or self._share() >= 1.0
-
-    def _seconds_left(self) -> float:
-        if self.clock is not None:
-            return self.clock.seconds_left
-        began, share = self._fit_began
-        done = self._share()
-        return (time.monotonic() - began) * (1 - done) / max(done - share, 1e-9)
 
     def _agree(self) -> None:
         """Let all processes know of a signal that one of them noted, and of the first one's wish to save."""
@@ -381,7 +335,7 @@ class Trainer:
         if self.best_weights:  # so that what was reached can be used meanwhile
             self._save_best()
         way_on = f"go on with: alexnet train --resume {quoted(self.folder.path)}"
-        where = "after the last epoch" if not self.at.batch and self._over() else f"in epoch {self.at.epoch}"
+        where = "after the last epoch" if not self.at.batch and self.budget.over(self.at) else f"in epoch {self.at.epoch}"
         raise Interrupted(f"stopped {where}, all is saved; {way_on}", code)
 
     def _diverged(self, loss: float) -> None:
@@ -398,12 +352,3 @@ class Trainer:
     def _save_best(self) -> None:
         self.network.load_state_dict(self.best_weights)
         save_model(self.folder, self.network, self.card())
-
-
-def write_metrics(folder: RunFolder, history: list[dict[str, Any]]) -> None:
-    """Write `metrics.csv`, a row an epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(folder.metrics, text.getvalue())

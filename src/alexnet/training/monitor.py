@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import torch
 
-from alexnet.errors import RunError
+from alexnet.errors import RunError, reason_of
 from alexnet.network.fused import fast_forms
 from alexnet.progress import SECONDS_BETWEEN_LINES, clock, say, silent
 
@@ -108,7 +108,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write into {folder}: {error.strerror or error}") from error
+        raise RunError(f"cannot write into {folder}: {reason_of(error)}") from error
 
 
 def environment(device: torch.device, precision: str, processes: int = 1, parallel: str = "data") -> dict[str, Any]:

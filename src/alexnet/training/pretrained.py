@@ -10,7 +10,7 @@ import torch
 
 from alexnet.data.builtin import default_root
 from alexnet.data.download import Source, get
-from alexnet.errors import WeightsError
+from alexnet.errors import WeightsError, reason_of
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.torchvision import copy_weights, read_torchvision
 from alexnet.run import find, load_model, read_card
@@ -62,5 +62,5 @@ def load_features(network: AlexNet, weights: str, data_root: Path | None) -> Non
         else:
             content = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+        raise WeightsError(f"cannot read {error.filename or path}: {reason_of(error)}") from error
     copy_weights(read_torchvision(content, path), network, f"{path} (torchvision's AlexNet, --variant owt)", head=False)

@@ -13,15 +13,14 @@ from torch import nn
 
 from alexnet.data.dataset import Dataset
 from alexnet.errors import DataError, RunError
-from alexnet.recipe import Recipe
+from alexnet.recipe import MACHINE_KEYS, Recipe, flat
 from alexnet.run import RunFolder
 from alexnet.training import checkpoint
 from alexnet.training.checkpoint import Tensors
 from alexnet.training.parallel import Share
 
 KINDS = ("network", "momentum", "best")
-# Keys of a recipe that may change between sessions: the numbers do not depend on them.
-FREE = ("data.dataset", "data.root", "data.workers", "train.threads", "train.tensorboard")
+FREE = (*MACHINE_KEYS, "data.dataset")  # they may change between sessions; the dataset is compared by what is in it
 
 
 @dataclass
@@ -119,15 +118,13 @@ def _foreign(run: Path) -> RunError:
 
 
 def _compare_recipes(folder: RunFolder, then: dict[str, Any], now: dict[str, Any]) -> None:
-    for section in sorted(then.keys() | now.keys()):
-        was, has = ({"": part} if not isinstance(part := tree.get(section, {}), dict) else part for tree in (then, now))
-        for name in sorted(was.keys() | has.keys()):
-            key = f"{section}.{name}".rstrip(".")
-            if was.get(name) != has.get(name) and key not in FREE:
-                raise RunError(
-                    f"{folder.recipe} was changed since the checkpoint was written: {key} was {was.get(name)!r} and is "
-                    f"{has.get(name)!r}; put it back, or train anew (--recipe {folder.recipe} --out …)"
-                )
+    was, has = flat(then), flat(now)
+    for key in sorted(was.keys() | has.keys()):
+        if was.get(key) != has.get(key) and key not in FREE:
+            raise RunError(
+                f"{folder.recipe} was changed since the checkpoint was written: {key} was {was.get(key)!r} and is "
+                f"{has.get(key)!r}; put it back, or train anew (--recipe {folder.recipe} --out …)"
+            )
 
 
 def _compare_datasets(folder: RunFolder, dataset: Dataset, then: dict[str, Any], now: dict[str, Any]) -> None:

@@ -10,18 +10,18 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import AlexNetError, DivergedError, Interrupted, RunError, quoted
+from alexnet.errors import AlexNetError, DivergedError, Interrupted, RunError, quoted, reason_of
 from alexnet.progress import clock, say
 from alexnet.run import RunFolder, read_json, write_json, write_text
 from alexnet.training import job
+from alexnet.training.clock import EVALUATED, STEPS_TO_WARM_UP
 from alexnet.training.find_rate import Trial
 from alexnet.training.stop import StopRequest
 from alexnet.use.outcomes import Outcome, read_outcome, summarise, table
 from alexnet.use.plans import Plan, read_plan
 from alexnet.use.report import write_report
 
-WARM_UP, TIMED = 3, 5  # steps by which the pace is measured
-EVALUATED = 0.4  # of the time of a step's image is what one to evaluate takes (training/clock.py)
+TIMED = 5  # steps by which the pace is measured, after those that warm up
 STARTING = 8.0  # seconds that a training takes beside its steps and evaluations
 
 
@@ -64,7 +64,7 @@ def _agreed(plan: Plan | None, out: Path, device: str | None) -> Plan:
             raise RunError(f"{out} exists and is not empty: name another --out")
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot write the folder {out}: {error.strerror or error}; name another --out") from error
+        raise RunError(f"cannot write the folder {out}: {reason_of(error)}; name another --out") from error
     if plan.minutes is not None:
         plan = plan.model_copy(update={"epochs": _epochs(plan, plan.minutes, device)})
     write_text(place, plan.model_dump_json(indent=2) + "\n")
@@ -80,7 +80,7 @@ def _epochs(plan: Plan, minutes: float, device: str | None) -> int:
     for arm in plan.arms:
         trial = Trial(plan.recipe_of(arm, 0), device, share=1.0)
         losses = trial.losses(repeat(1e-6))  # at so low a rate nothing blows up
-        for _ in islice(losses, WARM_UP):
+        for _ in islice(losses, STEPS_TO_WARM_UP):
             pass
         began = time.monotonic()
         steps = sum(1 for _ in islice(losses, TIMED))

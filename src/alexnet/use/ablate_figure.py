@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
+from alexnet.colours import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY
 from alexnet.run import write
 from alexnet.use.outcomes import claim, difference, mean, title
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, told apart by all eyes
-GREY, INK = "#808080", "#404040"
+COLOURS = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY)  # of the arms
+INK = "#404040"
 WIDTH, ROW = 9.6, 0.72  # inches: of the figure, and of an arm
 LINE, LETTERS = 0.165, 135  # inches of a line of text below, and letters in it
 ASIDE = 30  # letters of what stands beside an arm

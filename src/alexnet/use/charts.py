@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -18,17 +17,15 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet.colours import BLUE, GREY, ORANGE
 from alexnet.measure.metrics import BINS, Reliability
-from alexnet.use.colours import BLUE, GREY, ORANGE
+from alexnet.use.embed import data_uri, short
 
 DOTTED = 15  # epochs up to which each one gets a dot
 TICKS = 40  # class names along an axis of the confusion map
 NAME_LENGTH = 18
 DOTS_PER_INCH = 110  # of pictures in files of their own
 THUMBNAIL = 176  # pixels a side at most: twice what is shown, for sharp screens
-
-# Not text: lone surrogates stand for bytes of a file name that are not UTF-8, and neither they nor controls can be in a page.
-UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 Row = Mapping[str, float]
 
@@ -38,11 +35,6 @@ class Chart(NamedTuple):
 
     svg: str
     finding: str
-
-
-def printable(text: str) -> str:
-    """Return `text` with what no page can hold replaced by the replacement character."""
-    return UNPRINTABLE.sub("\ufffd", text)
 
 
 def curves(history: Sequence[Row], kept: int) -> list[Chart]:
@@ -165,7 +157,7 @@ def confusion_map(counts: NDArray[np.int64], labels: Sequence[str], finding: str
     axes = figure.add_axes((0.19, 0.19, 0.8, 0.8))
     axes.imshow(cells, interpolation="none")
     places = range(0, classes, ticks_apart(classes))
-    names = [_short(labels[i]) for i in places]
+    names = [short(labels[i], NAME_LENGTH) for i in places]
     axes.set_xticks(places, names, rotation=90, parse_math=False)  # a `$` in a name is a `$`
     axes.set_yticks(places, names, parse_math=False)
     axes.tick_params(length=2, color=GREY, labelsize=8)
@@ -177,11 +169,6 @@ def confusion_map(counts: NDArray[np.int64], labels: Sequence[str], finding: str
 def ticks_apart(classes: int) -> int:
     """Return how many classes lie from one name on the axes of `confusion_map` to the next."""
     return -(-classes // TICKS)
-
-
-def _short(name: str) -> str:
-    name = " ".join(printable(name).split())
-    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
 
 
 def _svg(figure: Figure, name: str) -> str:
@@ -217,11 +204,4 @@ def thumbnail(pixels: NDArray[np.uint8]) -> str:
     image = Image.fromarray(np.asarray(pixels))
     small = max(image.size) <= THUMBNAIL // 2
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    return address(image, "png") if small else address(image, "jpeg", quality=82)
-
-
-def address(image: Image.Image, kind: str, **options: Any) -> str:
-    """Return an image, packed as `kind`, as a `data:` address."""
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+    return data_uri(image, "png") if small else data_uri(image, "jpeg", quality=82)

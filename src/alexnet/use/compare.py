@@ -9,10 +9,10 @@ from typing import Any
 
 from alexnet.errors import RunError, quoted
 from alexnet.progress import clock
+from alexnet.recipe import MACHINE_KEYS, flat
 from alexnet.run import RunFolder, find, read_card, read_json, read_recipe
 
 SPLITS = ("test", "validation")
-APART = ("data.root", "data.workers", "train.threads", "train.tensorboard")  # no figure depends on them
 Interval = Sequence[float]
 
 
@@ -65,17 +65,9 @@ def _difference(row: dict[str, Any], first: dict[str, Any]) -> list[float]:
 
 def _settings(folders: Sequence[RunFolder]) -> dict[str, list[Any]]:
     """Return the keys of the recipes that differ, with each run's value; None where a recipe leaves it to the variant."""
-    flat = [
-        {
-            f"{section}.{key}" if isinstance(keys, dict) else section: value
-            for section, keys in read_recipe(folder).model_dump(mode="json").items()
-            for key, value in (keys.items() if isinstance(keys, dict) else [("", keys)])
-        }
-        for folder in folders
-    ]
-    return {
-        key: [each[key] for each in flat] for key in flat[0] if key not in APART and any(e[key] != flat[0][key] for e in flat)
-    }
+    recipes = [flat(read_recipe(folder).model_dump(mode="json")) for folder in folders]
+    values = {key: [each[key] for each in recipes] for key in recipes[0] if key not in MACHINE_KEYS}
+    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 
 
 def table(found: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from alexnet.data.workers import Source
 from alexnet.errors import AlexNetError, ImageError
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import Card
-from alexnet.use.predict import fitted_images, probabilities
+from alexnet.use.predict import best, fitted_images, probabilities
 
 PATCH = 1 / 6  # of the image's side is covered at a time (occlusion), half a patch from one place to the next
 STEPS = 32  # of the path from a grey image (integrated gradients)
@@ -52,10 +52,9 @@ class Explanation:
     integrated_gradients: NDArray[np.float32]
     maps: dict[str, NDArray[np.float32]]
 
-    def top(self, count: int) -> list[tuple[str, float]]:
-        """Return the `count` most probable labels with their probabilities, shares from 0 to 1, best first."""
-        best = np.argsort(-self.probabilities, kind="stable")[:count]
-        return [(self.labels[i], float(self.probabilities[i])) for i in best]
+    def top(self, count: int) -> list[dict[str, Any]]:
+        """Return the `count` most probable labels as `predict` does: `[{"label", "probability"}]`, shares, best first."""
+        return best(self.probabilities, self.labels, count)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return all of it by name, for `numpy.savez`: arrays as of `Explanation`, maps under their layers' names."""

@@ -17,18 +17,20 @@ from matplotlib.gridspec import GridSpecFromSubplotSpec
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet.colours import BLUE, GREY, NEUTRAL, ORANGE
 from alexnet.data.workers import Source
-from alexnet.errors import ImageError, RunError
+from alexnet.errors import ImageError, RunError, reason_of
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import Card, write
-from alexnet.use.charts import printable, save_png
-from alexnet.use.colours import BLUE, GREY, NEUTRAL, ORANGE
+from alexnet.use.charts import save_png
+from alexnet.use.embed import short
 from alexnet.use.explain import Explanation, explain, shares, strongest
 from alexnet.use.filters import filter_sheet
+from alexnet.use.predict import name_of
 
 MAPS_SHOWN = 12  # of each convolution, the strongest first
 LABELS_SHOWN = 5
-NAME_LENGTH = 22
+_short = partial(short, length=22, end=True)  # for a name
 FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for and against", [BLUE, NEUTRAL, ORANGE])
 
 
@@ -43,21 +45,21 @@ def write_explanations(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot write {folder}: {error.strerror or error}; name another --out") from error
+        raise RunError(f"cannot write {folder}: {reason_of(error)}; name another --out") from error
     kernels = filter_sheet(network.state_dict()["features.conv1.weight"].float().cpu().numpy(), network.row.towers)
     large = Image.fromarray(kernels).resize((kernels.shape[1] * 4, kernels.shape[0] * 4), Image.Resampling.NEAREST)
     write(folder / "filters.png", partial(large.save, format="png"))
     taken: Counter[str] = Counter()
     for source, found in explain(network, card, sources):
-        name = str(source) if isinstance(source, Path) else "array"
+        name = name_of(source)
         if isinstance(found, ImageError):
             yield {"image": name, "error": str(found)}
             continue
         stem = source.stem if isinstance(source, Path) else "array"
         taken[stem] += 1
         stem += f"-{taken[stem]}" if taken[stem] > 1 else ""  # the same name in two folders
-        best = [{"label": label, "probability": probability} for label, probability in found.top(LABELS_SHOWN)]
-        answer: dict[str, Any] = {"image": name, "predictions": best, "figure": str(folder / f"{stem}-explained.png")}
+        answer: dict[str, Any] = {"image": name, "predictions": found.top(LABELS_SHOWN)}
+        answer["figure"] = str(folder / f"{stem}-explained.png")
         write(Path(answer["figure"]), partial(save_figure, found, name=name))
         if arrays:
             answer["arrays"] = str(folder / f"{stem}-explained.npz")
@@ -80,9 +82,11 @@ def save_figure(explanation: Explanation, path: Path, name: str) -> None:
         below = GridSpecFromSubplotSpec(1, 2, grid[1], width_ratios=[1, 3.1], wspace=0.16)
         _labels(figure.add_subplot(below[0]), explanation)
         _maps(figure, GridSpecFromSubplotSpec(len(explanation.maps), 1, below[1], hspace=0.28), explanation)
-        label, probability = explanation.top(1)[0]
-        figure.text(0.03, 0.955, f"{_short(label)}, {probability:.1%}", fontsize=19, fontweight="bold", va="center")
-        figure.text(0.985, 0.955, _short(printable(name), 60), fontsize=10, color="#555555", ha="right", va="center")
+        [first] = explanation.top(1)
+        figure.text(
+            0.03, 0.955, f"{_short(first['label'])}, {first['probability']:.1%}", fontsize=19, fontweight="bold", va="center"
+        )
+        figure.text(0.985, 0.955, short(name, 60, end=True), fontsize=10, color="#555555", ha="right", va="center")
         save_png(figure, path)
 
 
@@ -112,11 +116,11 @@ def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Expla
 def _labels(axes: Axes, explanation: Explanation) -> None:
     best = explanation.top(LABELS_SHOWN)
     places = range(len(best))
-    axes.barh(places, [probability for _, probability in best], height=0.32, color=BLUE)
+    axes.barh(places, [each["probability"] for each in best], height=0.32, color=BLUE)
     axes.barh(places, [1.0] * len(best), height=0.32, color=GREY, alpha=0.15)
-    for place, (label, probability) in zip(places, best, strict=True):
-        axes.text(0, place - 0.27, _short(label), fontsize=10, va="bottom")
-        axes.text(1, place - 0.27, f"{probability:.1%}", fontsize=10, va="bottom", ha="right", color="#555555")
+    for place, each in zip(places, best, strict=True):
+        axes.text(0, place - 0.27, _short(each["label"]), fontsize=10, va="bottom")
+        axes.text(1, place - 0.27, f"{each['probability']:.1%}", fontsize=10, va="bottom", ha="right", color="#555555")
     axes.set_xlim(0, 1)
     axes.set_ylim(LABELS_SHOWN - 0.4, -0.75)
     axes.set_axis_off()
@@ -145,8 +149,3 @@ def _strip(maps: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         parts += [(each - low) / max(high - low, 1e-12), gap]
     strip: NDArray[np.float64] = np.concatenate(parts[:-1], axis=1)
     return strip
-
-
-def _short(text: str, length: int = NAME_LENGTH) -> str:
-    text = " ".join(printable(text).split())
-    return text if len(text) <= length else f"…{text[-length + 1 :]}"

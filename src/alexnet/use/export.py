@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +20,12 @@ from scipy.special import softmax
 from alexnet.data.dataset import Dataset
 from alexnet.data.images import fitted, stored_pixels, to_input
 from alexnet.data.workers import Answer, decoded
-from alexnet.errors import AlexNetError, RunError
+from alexnet.errors import AlexNetError, RunError, reason_of
 from alexnet.measure.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.progress import say, track
 from alexnet.run import Card, sha256, write, write_json
+from alexnet.temporary import HOST, clear
 
 COMPARED, MEASURED = 500, 2000  # images of the validation split at most; with int8, whose accuracy is in question
 CALIBRATION = 256  # training images
@@ -98,7 +100,7 @@ def export(
 
 @contextmanager
 def _workshop(place: Path) -> Iterator[Path]:
-    """Make a folder beside `place` for the time being.
+    """Make a folder beside `place` for the time being, and remove those that killed processes have left.
 
     Raises:
         RunError: it, or what is done in it, cannot be written.
@@ -107,10 +109,11 @@ def _workshop(place: Path) -> Iterator[Path]:
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
             raise IsADirectoryError(21, "it is a folder")
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=place.parent) as name:
+        clear(place.parent, ".export.*.part")
+        with tempfile.TemporaryDirectory(prefix=".export.", suffix=f".{HOST}-{os.getpid()}.part", dir=place.parent) as name:
             yield Path(name)
     except OSError as error:
-        raise RunError(f"cannot write {place}: {error.strerror or error}") from error
+        raise RunError(f"cannot write {place}: {reason_of(error)}") from error
 
 
 def _training(dataset: Dataset) -> Iterator[NDArray[Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from alexnet.errors import DataError, ImageError
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast
 from alexnet.run import Card
-from alexnet.use.predict import fitted_images
+from alexnet.use.predict import fitted_images, name_of
 
 BATCH = 128
 
@@ -85,11 +84,6 @@ def activations(
             read = [image for _, image in batch if not isinstance(image, ImageError)]
             stacked = np.stack(read) if read else np.empty((0, how.side, how.side, 3), np.uint8)
             yield batch, _arrays(network, torch.from_numpy(stacked), how, layers, precision)
-
-
-def name_of(source: Source) -> str:
-    """Return a path as text, `array` for pixels."""
-    return str(source) if isinstance(source, Path) else "array"
 
 
 def _arrays(network: AlexNet, images: torch.Tensor, how: Preprocessing, layers: Sequence[str], precision: str) -> Arrays:

@@ -11,7 +11,6 @@ No file is changed: new ones are written under the next number N, then search.js
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,16 +19,16 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from alexnet.errors import AlexNetError, RunError
+from alexnet.errors import AlexNetError, RunError, reason_of
 from alexnet.progress import say
-from alexnet.run import read_json, sha256, write, write_json
+from alexnet.run import Sealed, read_json, sha256, write, write_json
 from alexnet.use import codes
 from alexnet.use.codes import Coder
 
@@ -58,15 +57,9 @@ class File(BaseModel):
     sha256: str
 
 
-class Catalogue(BaseModel):
-    """`search.json`: `model` is the SHA-256 of the run's weights, `layer` gives the codes, of `dimension` numbers each.
+class Catalogue(Sealed):
+    """`search.json`: `model` is the SHA-256 of the run's weights, `layer` gives the codes, of `dimension` numbers each."""
 
-    `checksum` is the SHA-256 of all but itself.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: Literal[1] = 1
     number: int = 0
     model: str
     layer: str
@@ -75,11 +68,6 @@ class Catalogue(BaseModel):
     exact: tuple[File, ...] = ()
     binary: File | None = None
     coder: File | None = None
-    checksum: str = ""
-
-    def digest(self) -> str:
-        """Return the SHA-256 of all but `checksum`, in hexadecimal."""
-        return hashlib.sha256(self.model_dump_json(exclude={"checksum"}).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +116,7 @@ class Index:
         return self._binary()
 
     def _binary(self) -> Any:
+        """Read it anew: what is to grow must not be what others search."""
         library, file = faiss(), self.catalogue.binary
         if file is None or self.coder is None:
             return library.IndexBinaryFlat(8)
@@ -223,8 +212,7 @@ class Index:
 
     def _commit(self, **files: File | tuple[File, ...]) -> Index:
         """Let `files` count, and remove those that no longer do."""
-        catalogue = self.catalogue.model_copy(update={**files, "number": self.catalogue.number + 1})
-        catalogue = catalogue.model_copy(update={"checksum": catalogue.digest()})
+        catalogue = self.catalogue.model_copy(update={**files, "number": self.catalogue.number + 1}).sealed()
         write_json(self.folder / CATALOGUE, catalogue.model_dump())
         counting = (catalogue.images, *catalogue.exact, catalogue.binary, catalogue.coder)
         names = {file.name for file in counting if file is not None}
@@ -253,7 +241,7 @@ class Index:
         except OSError as error:
             if self._grown():
                 raise RunError(f"images were added to {self.folder} meanwhile: ask again") from error
-            raise RunError(f"{place} cannot be read: {error.strerror or error}; {self._anew}") from error
+            raise RunError(f"{place} cannot be read: {reason_of(error)}; {self._anew}") from error
         if not sound:
             raise RunError(f"{place} is damaged: its size or SHA-256 is not the one in {CATALOGUE}; {self._anew}")
         return place
@@ -298,12 +286,7 @@ def open_index(folder: Path, model: str) -> Index:
 @lru_cache(maxsize=1)  # who searches again does not wait again for files to be checked
 def _opened(folder: Path, changed: int, inode: int) -> Index:
     place = folder / CATALOGUE
-    try:
-        index = Index(folder, Catalogue.model_validate(read_json(place)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        newer = "; it was written by a newer version of alexnet" if first["loc"] == ("version",) else ""
-        raise RunError(f"{place} cannot be used: {'.'.join(map(str, first['loc']))}: {first['msg']}{newer}") from error
+    index = Index(folder, Catalogue.read(place))
     if index.catalogue.checksum != index.catalogue.digest():
         raise RunError(f"{place} is damaged: its checksum is another one; {index._anew}")
     return index
@@ -330,7 +313,7 @@ def alone(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise RunError(f"another process is adding to {folder}: wait until it is done") from error
     except OSError as error:
-        raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise RunError(f"cannot write {folder}: {reason_of(error)}") from error
     try:
         yield
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +12,9 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from alexnet.data.batches import parts
+from alexnet.data.batches import epoch_cuts
 from alexnet.errors import RunError
-from alexnet.run import RunFolder, read_json, read_recipe
+from alexnet.run import RunFolder, read_json, read_metrics, read_recipe
 
 Numbers = Sequence[float | None]  # a figure for each seed; None: diverged, or the aim was not reached
 Interval = tuple[float, float]
@@ -51,7 +50,7 @@ def read_outcome(folder: RunFolder, measure: str, split: str) -> Outcome:
     Raises:
         RunError: a file of the run is missing or damaged.
     """
-    summary, recipe, rows = read_json(folder.summary), read_recipe(folder), _history(folder)
+    summary, recipe, rows = read_json(folder.summary), read_recipe(folder), read_metrics(folder, ("images", "train_top1"))
     try:
         validation = summary["validation"]
         accuracy = (summary[split] or validation)["top1"]
@@ -65,25 +64,14 @@ def read_outcome(folder: RunFolder, measure: str, split: str) -> Outcome:
         }
         found |= {"validation": validation["top1"], "training": rows[-1]["train_top1"]}
     except (LookupError, TypeError, ValueError) as error:
-        raise RunError(f"{folder.summary} is damaged: remove {folder.path}, and it is trained anew") from error
+        raise RunError(
+            f"{folder.summary} or metrics.csv beside it is damaged: remove {folder.path}, and it is trained anew"
+        ) from error
     if measure == "accuracy":
         return Outcome(str(folder.path), accuracy, float(len(rows)), **found)
     epochs = _crossing(curve, recipe.stop.train_error)
-    assert isinstance(recipe.train.batch, int)  # resolved
-    steps = len(parts(int(rows[0]["images"]), recipe.train.batch, recipe.train.last_batch))
+    steps = len(epoch_cuts(int(rows[0]["images"]), recipe.train))
     return Outcome(str(folder.path), None if epochs is None else epochs * steps, epochs or float(len(rows)), **found)
-
-
-def _history(folder: RunFolder) -> list[dict[str, float]]:
-    """Return figures of `metrics.csv`, an epoch each."""
-    try:
-        with folder.metrics.open(encoding="utf-8", newline="") as file:
-            rows = [{key: float(row[key]) for key in ("images", "train_top1")} for row in csv.DictReader(file)]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{folder.metrics} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not rows:
-        raise RunError(f"{folder.metrics} has no epoch: remove {folder.path}, and it is trained anew")
-    return rows
 
 
 def _crossing(curve: Sequence[tuple[float, float]], aim: float) -> float | None:

@@ -127,9 +127,7 @@ def _values(text: str) -> tuple[str, list[str]]:
 
 def _checked(plan: Plan) -> Plan:
     """Return the plan, whose arms are read once, and whose images are where they are from any folder."""
-    if (local := Path(plan.recipe.data.dataset).expanduser()).exists():
-        recipe = plan.recipe.with_settings({"data.dataset": str(local.absolute())})
-        plan = plan.model_copy(update={"recipe": recipe})
+    plan = plan.model_copy(update={"recipe": plan.recipe.from_anywhere()})
     if plan.minutes is not None and plan.recipe.train.minutes is not None:
         raise RecipeError("train.minutes is for each training and --minutes for the whole study: give one of them")
     for arm in plan.arms:

@@ -60,11 +60,16 @@ def predict(network: AlexNet, card: Card, sources: Iterable[Source], top: int = 
             readable = [image for _, image in batch if isinstance(image, np.ndarray)]
             answers: Iterator[NDArray[np.float64]] = iter(probabilities(network, card, readable) if readable else ())
             for source, image in batch:
-                name = str(source) if isinstance(source, Path) else "array"
+                name = name_of(source)
                 if isinstance(image, ImageError):
                     yield {"image": name, "error": str(image)}
                 else:
                     yield {"image": name, "predictions": best(next(answers), card.labels, top)}
+
+
+def name_of(source: Source) -> str:
+    """Return a path as text, `array` for pixels."""
+    return str(source) if isinstance(source, Path) else "array"
 
 
 def fitted_images(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
-import shlex
 import time
 from importlib.metadata import version
 from importlib.resources import files
@@ -21,7 +19,8 @@ from alexnet.data.check import KINDS, check_decoded
 from alexnet.errors import RunError, quoted
 from alexnet.measure.metrics import per_class, wilson_interval
 from alexnet.network.variants import variant
-from alexnet.run import read_card, read_json, read_recipe, write_text
+from alexnet.run import read_card, read_json, read_metrics, read_recipe, write_text
+from alexnet.use.embed import data_uri, page_text
 from alexnet.use.filters import filter_sheet
 
 if TYPE_CHECKING:
@@ -52,8 +51,6 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined  # with matplotlib, a second that `predict` need not wait
 
-    from alexnet.use.charts import printable
-
     pages = Environment(
         loader=PackageLoader("alexnet.use"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -68,7 +65,7 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
         ) from error
     parts |= _figures(dataset, split, evaluation)
     parts |= _confusion(evaluation) | _reliability(evaluation) | _images(dataset, split, evaluation) | _checked(dataset)
-    write_text(folder.report, printable(pages.get_template("report.html").render(parts)))
+    write_text(folder.report, page_text(pages.get_template("report.html").render(parts)))
     return folder.report
 
 
@@ -88,7 +85,9 @@ def _run(folder: RunFolder, dataset: Dataset) -> Parts:
     from alexnet.use.charts import curves
 
     recipe = read_recipe(folder)
-    history = _history(folder)
+    history = read_metrics(folder, FIGURES)
+    if not history:
+        raise RunError(f"{folder.metrics} has no epoch yet: alexnet train --resume {quoted(folder.path)} goes on with the run")
     finished = folder.summary.exists()
     best = max(history, key=lambda row: (row["val_top1"], -row["val_loss"]))
     summary: Parts = {"best_epoch": best["epoch"], "seconds": None, "validation": None}
@@ -115,20 +114,8 @@ def _run(folder: RunFolder, dataset: Dataset) -> Parts:
         "skipped_more": len(table.skipped) - SKIPPED_SHOWN,
         "recipe_text": folder.recipe.read_text(encoding="utf-8"),
         "environment": _flat(read_json(folder.environment)),
-        "command": f"alexnet predict {shlex.quote(str(folder.path))} IMAGE…",
+        "command": f"alexnet predict {quoted(folder.path)} IMAGE…",
     }
-
-
-def _history(folder: RunFolder) -> list[dict[str, float]]:
-    """Return the rows of `metrics.csv`."""
-    try:
-        with folder.metrics.open(encoding="utf-8", newline="") as file:
-            rows = [{name: float(row[name]) for name in FIGURES} for row in csv.DictReader(file)]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{folder.metrics} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not rows:
-        raise RunError(f"{folder.metrics} has no epoch yet: alexnet train --resume {quoted(folder.path)} goes on with the run")
-    return rows
 
 
 def _flat(tree: Parts) -> list[tuple[str, Any]]:
@@ -226,14 +213,12 @@ def _first_layer(folder: RunFolder) -> Parts:
     """The kernels of the first layer as a picture; a training that was stopped early has none yet."""
     if not (folder.card.exists() and folder.weights.exists()):
         return {"filters": None}
-    from alexnet.use.charts import address
-
     card = read_card(folder)
     with safe_open(folder.weights, "numpy") as tensors:
         weights = tensors.get_tensor("features.conv1.weight")
     towers = variant(card.variant, card.overrides).towers
     sheet = Image.fromarray(filter_sheet(weights.astype(np.float32), towers))
-    return {"filters": {"picture": address(sheet, "png"), "count": len(weights), "size": weights.shape[2], "towers": towers}}
+    return {"filters": {"picture": data_uri(sheet, "png"), "count": len(weights), "size": weights.shape[2], "towers": towers}}
 
 
 def _checked(dataset: Dataset) -> Parts:

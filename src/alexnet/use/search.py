@@ -19,9 +19,9 @@ from alexnet.errors import AlexNetError, DataError, ImageError, RunError
 from alexnet.network.alexnet import AlexNet
 from alexnet.progress import track
 from alexnet.run import Card
-from alexnet.use.features import Features, activations, name_of, stream_features
+from alexnet.use.features import Features, activations, stream_features
 from alexnet.use.index import CATALOGUE, SHARD, Entry, Index, alone, faiss, new_index, open_index
-from alexnet.use.predict import find_images
+from alexnet.use.predict import find_images, name_of
 
 BITS = 128
 

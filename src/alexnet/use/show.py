@@ -25,13 +25,14 @@ from alexnet.data.workers import Answer, decoded
 from alexnet.errors import DataError
 from alexnet.recipe import Recipe
 from alexnet.run import write
-from alexnet.use.charts import printable, save_png
+from alexnet.use.charts import save_png
+from alexnet.use.embed import page_text, short
 
 SAMPLES, COLUMNS = 24, 6
 CHANGED, DRAWN = 6, 5  # images that are changed, and how often each
 LARGEST = 224  # pixels a side of a sample
 INCHES = 1.75  # a side of a picture
-NAME_LENGTH = 26
+_short = partial(short, length=26, end=True)  # for a name
 WORKERS = os.cpu_count() or 1
 
 
@@ -119,7 +120,7 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, NDArray[Any]]:
     height = rows * (INCHES + 0.4) + 0.55
     figure = Figure(figsize=(columns * (INCHES + 0.12) + 0.2, height), facecolor="white")
     top = 1 - 0.27 / height
-    figure.text(0.012, top, printable(title), fontsize=13, fontweight="bold", va="center", parse_math=False)
+    figure.text(0.012, top, page_text(title), fontsize=13, fontweight="bold", va="center", parse_math=False)
     grid = figure.subplots(rows, columns, squeeze=False)
     figure.subplots_adjust(
         left=0.012, right=0.988, bottom=0.1 / height, top=1 - 0.85 / height, wspace=0.07, hspace=0.4 / INCHES
@@ -133,8 +134,3 @@ def _name(axes: Axes, table: Table, row: int) -> None:
     alike: dict[str, Any] = {"transform": axes.transAxes, "parse_math": False}  # a `$` in a name is a `$`
     axes.text(0, 1.13, _short(table.labels[table.targets[row]]), fontsize=9.5, fontweight="bold", **alike)
     axes.text(0, 1.025, _short(table.images[row]), fontsize=7.5, color="#555555", **alike)
-
-
-def _short(text: str) -> str:
-    text = " ".join(printable(text).split())
-    return text if len(text) <= NAME_LENGTH else f"…{text[-NAME_LENGTH + 1 :]}"

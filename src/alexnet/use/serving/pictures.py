@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
-from alexnet.use.colours import BLUE, NEUTRAL, ORANGE
+from alexnet.colours import BLUE, NEUTRAL, ORANGE
+from alexnet.use.embed import data_uri
 from alexnet.use.explain import Explanation, shares, strongest
 
 MAPS_SHOWN = 24  # of each convolution
@@ -23,7 +22,7 @@ def explanation_json(found: Explanation, labels: int) -> dict[str, Any]:
     from its least value (black) to its greatest.
     """
     return {
-        "predictions": [{"label": label, "probability": probability} for label, probability in found.top(labels)],
+        "predictions": found.top(labels),
         "pixels": png(found.pixels),
         "heat": {name: png(tinted(getattr(found, name))) for name in ("grad_cam", "occlusion", "integrated_gradients")},
         "maps": {
@@ -52,6 +51,4 @@ def grey(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def png(picture: NDArray[np.uint8]) -> str:
     """Return a picture H W, H W 3 or H W 4 as a PNG in a data URI."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "png")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_uri(Image.fromarray(picture), "png")

@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from alexnet.data.decode import MAX_PIXELS
-from alexnet.errors import AlexNetError, Interrupted
+from alexnet.errors import AlexNetError, Interrupted, reason_of
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import Card, RunFolder, read_json
 from alexnet.use.serving import log
@@ -130,7 +130,7 @@ def listen(host: str, port: int) -> socket.socket:
             listening.close()
             raise
     except OSError as error:
-        raise AlexNetError(f"cannot listen on {host}, port {port}: {error.strerror or error}; try another --port") from error
+        raise AlexNetError(f"cannot listen on {host}, port {port}: {reason_of(error)}; try another --port") from error
     return listening
 
 

@@ -1,0 +1,36 @@
+"""Pictures that are made up, for proofs and tests."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def picture(kind: int, seed: int, size: tuple[int, int] = (40, 40)) -> Image.Image:
+    """Return a noisy picture, width x height: stripes across for kind 0, stripes down for kind 1, a disc for kind 2."""
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    shapes = (y // 4 % 2, x // 4 % 2, (x - width / 2) ** 2 + (y - height / 2) ** 2 < (min(size) / 3) ** 2)
+    noise = np.random.default_rng(seed).integers(0, 80, (height, width, 3))
+    return Image.fromarray((shapes[kind][..., None] * 170 + noise).astype(np.uint8))
+
+
+def class_folders(
+    root: Path, count: int = 20, labels: tuple[str, ...] = ("across", "down"), size: tuple[int, int] = (40, 40)
+) -> Path:
+    """Fill a folder with class folders of `count` pictures each, and return it."""
+    for kind, label in enumerate(labels):
+        (root / label).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            picture(kind, 100 * kind + i, size).save(root / label / f"{i:03}.png")
+    return root
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """Return the bytes of an image's file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()

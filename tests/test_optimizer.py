@@ -1,0 +1,211 @@
+"""The loss, the three forms of SGD, and what stays frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import alexnet
+from alexnet.errors import RecipeError
+from alexnet.recipe import Optimizer, Recipe, Train
+from alexnet.training.loop import Trainer
+from alexnet.training.optimizer import SGD, Loss, build_optimizer, set_rate
+from conftest import started
+
+
+def test_balanced_weights_make_a_rare_class_count_alike() -> None:
+    targets = np.array([0] * 90 + [1] * 10)
+    recipe = Recipe(train=Train(class_weights="balanced"))
+    loss = Loss(recipe.train, targets, 2, torch.device("cpu"))
+    logits, first = torch.randn(100, 2), torch.from_numpy(targets)
+    each = torch.nn.functional.cross_entropy(logits, first, reduction="none")
+    torch.testing.assert_close(loss(logits, first), (each[:90].mean() + each[90:].mean()) / 2)
+
+
+# The step
+
+
+def walked(optimizer: Callable[[Tensor], torch.optim.Optimizer], steps: list[tuple[np.ndarray, float]]) -> np.ndarray:
+    """Return a weight of ones after steps of (gradient, rate)."""
+    weight = torch.ones(3, dtype=torch.float64)
+    made = optimizer(weight)
+    for gradient, rate in steps:
+        weight.grad = torch.from_numpy(gradient)
+        made.param_groups[0]["lr"] = rate
+        made.step()
+    return weight.numpy()
+
+
+def by_formula(form: str, nesterov: bool, momentum: float, decay: float, steps: list[tuple[np.ndarray, float]]) -> np.ndarray:
+    """The formulas of the paper (section 5) and of Keras 3, in NumPy."""
+    w, v = np.ones(3), np.zeros(3)
+    for gradient, rate in steps:
+        if form == "keras":
+            w = w - rate * decay * w
+        else:
+            gradient = gradient + decay * w
+        v = momentum * v - rate * gradient
+        w = w + (momentum * v - rate * gradient if nesterov else v)
+    return w
+
+
+@st.composite
+def walks(draw: st.DrawFn) -> list[tuple[np.ndarray, float]]:
+    chance = np.random.default_rng(draw(st.integers(0, 2**32)))
+    number = draw(st.integers(1, 8))
+    return [(chance.normal(size=3), rate) for rate in draw(st.lists(st.floats(0, 0.5), min_size=number, max_size=number))]
+
+
+@given(walks(), st.sampled_from(["keras", "2012"]), st.booleans(), st.sampled_from([0.0, 0.5, 0.9]), st.floats(0, 0.5))
+def test_steps_follow_the_formulas(steps: Any, form: str, nesterov: bool, momentum: float, decay: float) -> None:
+    def made(weight: Tensor) -> torch.optim.Optimizer:
+        group = {"params": [weight], "weight_decay": decay}
+        return SGD([group], 0.1, momentum, form=form, nesterov=nesterov)
+
+    np.testing.assert_allclose(walked(made, steps), by_formula(form, nesterov, momentum, decay, steps), rtol=1e-12)
+
+
+@given(walks(), st.booleans(), st.sampled_from([0.5, 0.9]), st.floats(0, 0.5), st.floats(0.01, 0.3))
+def test_at_one_rate_the_2012_form_is_pytorchs(steps: Any, nesterov: bool, momentum: float, decay: float, rate: float) -> None:
+    steps = [(gradient, rate) for gradient, _ in steps]
+    ours = walked(lambda w: SGD([{"params": [w], "weight_decay": decay}], rate, momentum, form="2012", nesterov=nesterov), steps)  # fmt: skip  # noqa: E501
+    theirs = walked(lambda w: torch.optim.SGD([w], rate, momentum, weight_decay=decay, nesterov=nesterov), steps)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+
+
+@given(walks(), st.booleans(), st.sampled_from([0.0, 0.5, 0.9]), st.floats(0, 0.5))
+def test_the_pytorch_form_is_pytorchs_at_any_rates(steps: Any, nesterov: bool, momentum: float, decay: float) -> None:
+    nesterov = nesterov and momentum > 0
+    groups = {"weight_decay": decay}
+    ours = walked(lambda w: SGD([{"params": [w], **groups}], 0.1, momentum, form="pytorch", nesterov=nesterov), steps)
+    theirs = walked(lambda w: torch.optim.SGD([w], 0.1, momentum, weight_decay=decay, nesterov=nesterov), steps)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-14)
+
+
+def test_where_the_rate_falls_the_2012_form_coasts_on_and_pytorchs_does_not() -> None:
+    steps = [(np.ones(3), 0.1), (np.zeros(3), 0.0)]
+    velocity = walked(lambda w: SGD([{"params": [w]}], 0.1, 0.9, form="2012", nesterov=False), steps)
+    pytorch = walked(lambda w: torch.optim.SGD([w], 0.1, 0.9), steps)
+    np.testing.assert_allclose(velocity, 1 - 0.1 - 0.09)
+    np.testing.assert_allclose(pytorch, 1 - 0.1)
+
+
+@pytest.mark.parametrize("form", ["pytorch", "keras", "2012"])
+@pytest.mark.parametrize("decays", ["weights", "all"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_recipes_optimizer_moves_every_weight_as_its_formula_says(form: str, decays: str, momentum: float) -> None:
+    network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
+    settings = Optimizer(
+        form=form, decays=decays, momentum=momentum, nesterov=True, weight_decay=0.3, rate=0.1, rate_factors={"bias": 2.0}
+    )  # type: ignore[arg-type]
+    optimizer = build_optimizer(network, settings)
+    before = {name: p.detach().double().numpy() for name, p in network.named_parameters()}
+    gradients = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    for _ in range(2):
+        set_rate(optimizer, 0.1, settings.rate_factors)
+        for name, parameter in network.named_parameters():
+            parameter.grad = gradients[name].clone()
+        optimizer.step()
+    for name, parameter in network.named_parameters():
+        is_bias = name.endswith("bias") and "norm" not in name
+        decay = 0.3 if decays == "all" or (not is_bias and "norm" not in name) else 0.0
+        g, w, v, rate = gradients[name].double().numpy(), before[name], 0.0, 0.2 if is_bias else 0.1
+        for _ in range(2):
+            w, total = (w * (1 - rate * decay), g) if form == "keras" else (w, g + decay * w)
+            v = momentum * v - rate * total
+            w = w + momentum * v - rate * total
+        np.testing.assert_allclose(parameter.detach().numpy(), w, atol=2e-6, err_msg=name)
+
+
+def test_factors_of_a_layer_its_kind_and_both_multiply() -> None:
+    optimizer = build_optimizer(alexnet.AlexNet("cifar10", 3, width=1 / 16), Optimizer())
+    set_rate(optimizer, 0.5, {"conv2": 0.1, "bias": 2.0, "conv2.bias": 10.0, "conv3.weight": 0.0, "norm1.bias": 3.0})
+    found = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    special = {"conv2.weight": 0.05, "conv2.bias": 1.0, "conv3.weight": 0.0, "norm1.bias": 1.5}
+    plain = {name: 1.0 if name.endswith("bias") and not name.startswith("norm") else 0.5 for name in found}
+    assert found == pytest.approx({**plain, **special}), "a norm's shift is no bias, unless it is named"
+    set_rate(optimizer, 0.5)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5}, "nothing stays of factors before"
+
+
+def test_unknown_names_of_layers_are_refused_with_the_nearest(photos: Path, tmp_path: Path) -> None:
+    network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
+    for name, close in (("conv1.wieght", "conv1.weight"), ("biases", "bias"), ("fc9", "fc")):
+        with pytest.raises(RecipeError, match=f"optimizer.rate_factors names {name!r}: did you mean '{close}"):
+            build_optimizer(network, Optimizer(rate_factors={name: 0.1}))
+    with pytest.raises(RecipeError, match=r"schedule\.table names 'cnov1': did you mean 'conv1'"):
+        started(tmp_path / "run", photos, **{"schedule.table": [{"epoch": 2, "rate_factors": {"cnov1": 0.0}}]})
+
+
+def test_weight_decay_spares_norms_and_biases() -> None:
+    network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
+    optimizer = build_optimizer(network, Optimizer(rate=0.1, weight_decay=0.5, momentum=0))
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        factor = 0.95 if name.endswith("weight") and "norm" not in name else 1.0
+        torch.testing.assert_close(parameter.detach(), before[name] * factor, msg=name)
+
+
+def test_a_layer_may_have_a_rate_of_its_own() -> None:
+    network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
+    settings = Optimizer(rate=1.0, weight_decay=0, momentum=0, rate_factors={"fc6": 0.5, "fc8": 0.0})
+    optimizer = build_optimizer(network, settings)
+    set_rate(optimizer, 0.1, settings.rate_factors)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        step = 0.05 if "fc6" in name else 0.0 if "head" in name else 0.1
+        torch.testing.assert_close(parameter.detach(), before[name] - step, msg=name)
+    with pytest.raises(RecipeError, match="names 'fc9': did you mean 'fc8'"):
+        build_optimizer(network, Optimizer(rate_factors={"fc9": 0.5}))
+
+
+# Frozen layers
+
+
+@pytest.mark.parametrize("form", ["pytorch", "keras"])
+def test_frozen_layers_and_their_statistics_stay_and_take_no_gradient(
+    form: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepped, step = [], Trainer._step
+
+    def watched(self: Trainer, *args: Any) -> None:
+        step(self, *args)
+        stepped.append({name: p.grad is not None for name, p in self.network.named_parameters()})
+
+    monkeypatch.setattr(Trainer, "_step", watched)
+    changes = {"optimizer.frozen": "norm3", "optimizer.form": form, "optimizer.decays": "all", "train.epochs": 2}
+    started(tmp_path / "run", photos, **changes)
+    torch.manual_seed(0)
+    first = alexnet.AlexNet("cifar10", 2, width=1 / 16, batch_norm_momentum=0.1, dropout=0.1).state_dict()
+    after = alexnet.load(tmp_path / "run").network.state_dict()
+    still = {
+        name for name in first if any(f".{layer}." in name for layer in ("conv1", "norm1", "conv2", "norm2", "conv3", "norm3"))
+    }
+    assert len(still) == 21
+    assert {name for name in first if torch.equal(first[name], after[name])} == still
+    for gradients in stepped:
+        assert {name for name, there in gradients.items() if not there} == still & set(gradients)
+
+
+def test_what_leaves_nothing_to_train_is_refused() -> None:
+    network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
+    with pytest.raises(RecipeError, match=r"optimizer\.frozen is 'fc8'.* the last layer"):
+        build_optimizer(network, Optimizer(frozen="fc8"))
+    with pytest.raises(RecipeError, match=r"optimizer\.frozen is 'pol5': did you mean 'pool5'"):
+        build_optimizer(network, Optimizer(frozen="pol5"))
+    build_optimizer(network, Optimizer(frozen="dropout7"))
+    assert [name for name, p in network.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
