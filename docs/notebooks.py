@@ -35,9 +35,9 @@ def page(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
                 pictures[file] = base64.b64decode("".join(data["image/png"]))
                 parts.append(f"![{cell['metadata'].get('alt', 'What the code above draws')}]({file})")
             else:
-                parts.append("```{.text .output}\n" + "".join(data["text/plain"]).rstrip() + "\n```")
-    parts.insert(1, HEAD.format(f"{name}.ipynb"))
-    return "\n\n".join(parts) + "\n", pictures
+                parts.append("```{.text .output .no-copy}\n" + "".join(data["text/plain"]).rstrip() + "\n```")
+    title, _, text = "\n\n".join(parts).partition("\n\n")
+    return f"{title}\n\n{HEAD.format(f'{name}.ipynb')}\n\n{text}\n", pictures
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

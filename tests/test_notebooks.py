@@ -82,8 +82,8 @@ def test_a_notebook_becomes_a_page(tmp_path: Path) -> None:
     cells = [new_markdown_cell("# A page\n\n[000](000-annotated.ipynb#the-photos)"), new_code_cell("print(1 + 1)")]
     cells.append(new_code_cell(DRAW.format(1), metadata={"alt": "Two squares"}))
     text, pictures = PAGE["page"](notebooks.execute(new_notebook(cells=cells), str(tmp_path)), "made-up")
-    assert text.startswith('# A page\n\n[000](000-annotated.ipynb#the-photos)\n\n<p class="notebook">')
-    assert "```python\nprint(1 + 1)\n```\n\n```{.text .output}\n2\n```\n" in text
+    assert text.startswith('# A page\n\n<p class="notebook">')
+    assert "```python\nprint(1 + 1)\n```\n\n```{.text .output .no-copy}\n2\n```\n" in text
     assert "\n![Two squares](made-up-1.png)\n" in text
     assert pictures["made-up-1.png"].startswith(b"\x89PNG")
     assert "[000](000-annotated.md#the-photos)" in PAGE["on_page_markdown"](text)
