@@ -46,7 +46,14 @@ def execute(stored: NotebookNode, data: str) -> NotebookNode:
         own = {"ALEXNET_DATA": data, "ALEXNET_TEST_DATA": data, "ALEXNET_CACHE": f"{folder}/cache", "IPYTHONDIR": folder}
         kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=f"{folder}/kernel.json")
         place = {"metadata": {"path": folder}}
-        client = NotebookClient(notebook, km=kernel, resources=place, timeout=SECONDS, record_timing=False)
+        client = NotebookClient(
+            notebook,
+            km=kernel,
+            resources=place,
+            timeout=SECONDS,
+            record_timing=False,
+            coalesce_streams=True,  # what one cell prints may come in parts
+        )
         client.execute(env=os.environ | own, cleanup_kc=True)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -48,14 +48,14 @@ def test_links_of_a_tutorial_lead_somewhere(path: Path) -> None:
 def test_what_differs_from_what_is_stored_is_found(tmp_path: Path) -> None:
     cells = [
         new_markdown_cell("# A page"),
-        new_code_cell("import sys\nprint(6 * 7)\nprint('of no interest', file=sys.stderr)"),
+        new_code_cell("import sys, time\nprint(6)\ntime.sleep(0.5)\nprint(7)\nprint('of no interest', file=sys.stderr)"),
         new_code_cell("6 * 7"),
         new_code_cell(DRAW.format(1)),
         new_code_cell("import random\nassert (x := random.random()) < 1\nprint(x)", metadata={"tags": ["varies"]}),
     ]
     stored = notebooks.execute(new_notebook(cells=cells), str(tmp_path))
     again = notebooks.execute(stored, str(tmp_path))
-    assert [notebooks.contents(cell) for cell in stored.cells[1:3]] == [[("text/plain", "42\n")], [("text/plain", "42")]]
+    assert [notebooks.contents(cell) for cell in stored.cells[1:3]] == [[("text/plain", "6\n7\n")], [("text/plain", "42")]]
     assert stored.cells[4].outputs != again.cells[4].outputs
     assert list(notebooks.differences(stored, again)) == []
 
@@ -64,7 +64,7 @@ def test_what_differs_from_what_is_stored_is_found(tmp_path: Path) -> None:
     again.cells[3].outputs[0].data["image/png"] = drawn(tmp_path, DRAW.format(-1))
     again.cells[4].outputs = []
     text, value, picture, nothing = notebooks.differences(stored, again)
-    assert text == "cell 2 prints\n43\n\nstored is\n42\n"
+    assert text == "cell 2 prints\n43\n\nstored is\n6\n7\n"
     assert value == "cell 3 prints\n43\nstored is\n42"
     assert picture == "cell 4 draws another picture"
     assert nothing == "cell 5 gives [], stored are ['text/plain']"
