@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test lint bench prove torture fuzz memory workers load attack pages docs docs-check clean
+.PHONY: demo by-hand test lint bench prove torture fuzz memory workers load attack pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 3
@@ -56,6 +56,9 @@ attack: .venv/installed-attack  ## everything that a server should survive, 20,0
 
 pages: .venv/installed-pages  ## open the reports of RUNS="runs/…" in Chromium; needs chromium
 	$(BIN)/python -m proof.pages $(RUNS)
+
+notebooks: .venv/installed-dev  ## run the tutorials' notebooks and store what they print; needs ALEXNET_TEST_DATA
+	OMP_NUM_THREADS=1 $(BIN)/python -m proof.notebooks
 
 docs: .venv/installed-docs  ## the site, into site/
 	$(BIN)/python docs/generate.py

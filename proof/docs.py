@@ -10,6 +10,8 @@ Above each block of bash or Python in a page stands a comment that says what bec
 and above a block that shows what the one before printed, `<!-- output -->`: it must be exactly that. Folders are temporary; in
 each lie small made-up photos, `photos/cat`, `photos/dog`, `other-photos/`, `cat.jpg` and `new.jpg`. HOME is empty. Links to
 files and headings are looked up. In site/, if it has been built, no page may load anything from elsewhere.
+
+The notebooks in docs/tutorials/ are run by `tests/test_notebooks.py`, and not here.
 """
 
 from __future__ import annotations
