@@ -23,7 +23,7 @@ from alexnet.network.variants import VARIANTS
 
 FOLDER = Path(__file__).parent
 SOURCE = FOLDER.parent / "src" / "alexnet"
-FOLDERS = ("", "training", "use", "use/serving", "measure", "data", "network", "network/kernels", "recipes", "scratch")
+FOLDERS = ("", "cli", "training", "use", "use/serving", "measure", "data", "network", "network/kernels", "recipes", "scratch")
 TABLE = "<!-- table of `paper`: written by docs/generate.py -->", "<!-- end of table -->"
 FILES = "<!-- files: written by docs/generate.py -->", "<!-- end of files -->"
 HEAD = """\

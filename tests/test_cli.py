@@ -32,6 +32,12 @@ def test_train_prints_one_json_document_alone(photos: Path, tmp_path: Path) -> N
     assert "seed = 3" in (out / "recipe.toml").read_text()
 
 
+def test_epochs_count_where_a_recipe_goes_by_the_clock(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[train]\nminutes = 5\n")
+    run("train", photos, "--recipe", tmp_path / "mine.toml", "--out", tmp_path / "run", "--epochs", 2, *TINY_SETS)
+    assert alexnet.load(tmp_path / "run").summary["epochs"] == 2
+
+
 def test_train_without_json_tells_a_person_what_to_do_next(photos: Path, tmp_path: Path) -> None:
     done = run("train", photos, "--out", tmp_path / "run", "--epochs", 1, *TINY_SETS)
     assert "top-1" in done.stdout
@@ -47,6 +53,7 @@ def test_evaluate_prints_json_or_a_table(trained: alexnet.Run, photos: Path) -> 
     table = run("evaluate", trained.path, "--split", "val").stdout
     assert "across" in table
     assert "precision" in table
+    assert "top-5" not in table, "of two classes it says nothing"
 
 
 def test_predict_answers_in_the_order_given(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
@@ -183,7 +190,10 @@ def test_a_device_that_is_not_here(photos: Path) -> None:
 def test_wrong_usage_is_exit_code_2(trained: alexnet.Run) -> None:
     run("train", "--no-such-option", code=2)
     run("predict", trained.path, "x.png", "--json", "--csv", code=2)
-    assert "keeps its recipe" in run("train", "photos", "--resume", trained.path, code=2).stderr
+    for given in (["photos"], ["--recipe", "fast"], ["--epochs", 3], ["--find-rate"]):
+        assert "keeps its recipe" in run("train", *given, "--resume", trained.path, code=2).stderr
+    assert "--epochs or --minutes" in run("train", "photos", "--epochs", 3, "--minutes", 1, code=2).stderr
+    assert "greater than or equal to 1" in run("train", "photos", "--epochs", 0, code=2).stderr
 
 
 def test_debug_shows_the_traceback() -> None:

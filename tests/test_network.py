@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -200,3 +203,29 @@ def test_a_row_of_ones_own_builds() -> None:
 
     row: Variant = replace(VARIANTS["paper"], name="mine", towers=1)
     assert AlexNet(row, 4, width=1 / 16)(torch.zeros(1, 3, 96, 96)).shape == (1, 4)
+
+
+WRONG_FIELDS: dict[str, dict[str, Any]] = {
+    "norm is 'lrn': it may be 'batch', 'local' or 'none'": {"norm": "lrn"},
+    "norm is None": {"norm": None},
+    "activation is 'gelu': it may be 'relu' or 'tanh'": {"activation": "gelu"},
+    "did you mean 'towers'": {"towrs": 1},
+    "pool is 2: it may be two whole numbers": {"pool": 2},
+    "pool is (3,)": {"pool": (3,)},
+    "dropout is 1.5": {"dropout": 1.5},
+    "towers is 0": {"towers": 0},
+    "classes is 0": {"classes": 0},
+    "width is -1": {"width": -1},
+}
+
+
+@pytest.mark.parametrize("said", WRONG_FIELDS)
+def test_a_field_that_cannot_be_so_is_named_with_what_it_may_be(said: str) -> None:
+    with pytest.raises(VariantError, match=re.escape(said)):
+        AlexNet("paper", **WRONG_FIELDS[said])
+
+
+def test_a_row_of_your_own_takes_the_same_changes_as_a_name() -> None:
+    own = AlexNet(VARIANTS["paper"], width=1 / 16, towers=1, norm="none").row
+    assert own == AlexNet("paper", width=1 / 16, towers=1, norm="none").row
+    assert own.towers == 1

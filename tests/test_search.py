@@ -354,3 +354,18 @@ def test_the_commands_index_and_query_whatever_the_names_are(
     (tmp_path / "bad.png").write_bytes(b"")
     found = json.loads(call("query", trained.path, query, tmp_path / "bad.png", "--index", place, "--json", code=1))
     assert [list(answer) for answer in found] == [["image", "neighbours"], ["image", "error"]]
+
+
+def test_images_in_this_folder_are_printed_as_one_writes_them_here(
+    trained: alexnet.Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained.index(photos, tmp_path / "index", BITS)
+    for here, start in ((photos.parent, "photos/"), (tmp_path, f"{photos}/")):
+        monkeypatch.chdir(here)
+        query = ["query", str(trained.path), str(photos / "down" / "003.png"), "--index", str(tmp_path / "index")]
+        monkeypatch.setattr(sys, "argv", ["alexnet", "search", *query])
+        with pytest.raises(SystemExit):
+            main()
+        _, *near = capsys.readouterr().out.splitlines()
+        assert len(near) == 10
+        assert all(line.split(maxsplit=1)[1].startswith(start) for line in near), near

@@ -16,9 +16,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from alexnet import AlexNet
 from alexnet.cli import main
 from alexnet.errors import AlexNetError, VariantError
 from alexnet.network.diagram import draw, save
+from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.network.summary import LayerSummary, Summary, summarize
 from alexnet.network.variants import VARIANTS
 
@@ -375,3 +377,26 @@ def test_wrong_names_and_places_are_one_line(arguments: tuple[str, ...], message
 
 def test_no_classes_is_wrong_usage(run: Run) -> None:
     assert "--classes" in run("summary", "owt", "--classes", 0, code=2)[1]
+
+
+@pytest.mark.parametrize("name", ["paper", "code2012", "owt", "four-layer"])
+def test_what_a_place_sees_of_the_image_follows_from_windows_and_strides(name: str) -> None:
+    """The 2012 source's norm within maps sees its neighbours too; gradients show what is really seen."""
+    sees, at, apart = {}, 1, 1
+    for layer in summarize(name).layers:
+        if layer.window:
+            at, apart = at + (layer.window - 1) * apart, apart * layer.stride
+        sees[layer.name] = at
+    last = max(layer for layer in sees if layer.startswith("conv"))
+    network = AlexNet(replace(VARIANTS[name], init="torch"), width=1 / 16).double().eval()
+    for module in network.layers.values():
+        if isinstance(module, LocalMapNorm | LocalResponseNorm):
+            module.alpha = 1.0  # so small an influence as the text's would be lost in the noise of numbers
+    images = torch.rand(1, 3, 311, 311, dtype=torch.float64, requires_grad=True)
+    with torch.enable_grad():
+        maps = network.activations(images, [last])[1][last]
+        middle = maps.shape[2] // 2
+        maps[0, :, middle, middle].abs().sum().backward()
+    assert images.grad is not None
+    touched = images.grad.abs().sum((0, 1, 2)).nonzero()
+    assert 0.9 * sees[last] < int(touched.max() - touched.min()) + 1 <= sees[last]

@@ -97,6 +97,11 @@ def test_another_number_of_views_is_refused(count: int) -> None:
         next(views(torch.zeros(1, 8, 8, 3), make_how(), count))
 
 
+def test_a_run_refuses_them_in_one_line(trained: alexnet.Run) -> None:
+    with pytest.raises(alexnet.AlexNetError, match="views is 3, but should be 1, 2 or 10"):
+        trained.evaluate(views=3)
+
+
 class Sums(nn.Module):
     """Three logits that any change of the picture changes."""
 

@@ -10,13 +10,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.api import Run, check, load, resume, train
+    from alexnet.api import Run, ablate, check, compare, find_rate, load, resume, train
     from alexnet.errors import AlexNetError
     from alexnet.network.alexnet import AlexNet
     from alexnet.use.keras import import_keras
 
 __version__ = "0.1.0"
-__all__ = ["AlexNet", "AlexNetError", "Run", "check", "import_keras", "load", "resume", "train"]
+__all__ = [
+    "AlexNet",
+    "AlexNetError",
+    "Run",
+    "ablate",
+    "check",
+    "compare",
+    "find_rate",
+    "import_keras",
+    "load",
+    "resume",
+    "train",
+]
 
 _HOMES = {"AlexNet": "alexnet.network.alexnet", "AlexNetError": "alexnet.errors", "import_keras": "alexnet.use.keras"}
 

@@ -1,4 +1,4 @@
-"""What Python users call, and the command line too: `train`, `load`, and the `Run` that both return."""
+"""What Python users call, and the command line too; all that is public here is in `alexnet` as well."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from alexnet.data.sources import open_table
 from alexnet.data.workers import Source
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, quoted
 from alexnet.measure.evaluate import Evaluation, evaluate_split
+from alexnet.measure.views import VIEWS
 from alexnet.network.device import choose_device
 from alexnet.progress import say, track
 from alexnet.recipe import Recipe
@@ -53,16 +54,21 @@ class Run:
     Attributes:
         path: the folder.
         labels: names of the classes, in the order of the network's outputs.
-        network: the trained network, a `torch.nn.Module`: N 3 H W normalised floats in, N x classes logits out. Images of a
-            run with small ones go in as they are, with how often to enlarge them: `network(x, card.preprocessing.enlarge)`.
-        card: what belongs to the weights: variant, preprocessing, temperature.
+        network: the trained network, an `AlexNet`: N 3 H W float32, normalised, in; N x classes logits out. Images of a run
+            with small ones go in as they are, with how often to enlarge them: `network(x, card.preprocessing.enlarge)`.
+        card: what belongs to the weights: variant, labels, preprocessing, temperature.
     """
 
     def __init__(self, path: str | Path, device: str | None = None) -> None:
-        """Open the run in folder `path`; its network goes to `device` (None: the accelerator, if there is one).
+        """Open a run.
+
+        Args:
+            path: its folder.
+            device: where its network goes, such as `cpu` or `cuda:1`; None takes the accelerator, if there is one.
 
         Raises:
-            RunError: no run, or a damaged one.
+            RunError: no run there, or a damaged one.
+            AlexNetError: no such device.
         """
         self.path = Path(path)
         self._folder = find(self.path)
@@ -71,12 +77,20 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The recipe it was trained by, as resolved."""
+        """The recipe it was trained by, as resolved: `run.recipe.train.epochs`.
+
+        Raises:
+            RunError: its file cannot be read.
+            RecipeError: a key or a value in it is wrong.
+        """
         return read_recipe(self._folder)
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What `alexnet train --json` printed.
+        """What `alexnet train --json` printed: `seconds` from the command's start, shares from 0 to 1.
+
+        It is `{"run", "recipe", "variant", "epochs", "seconds", "best_epoch", "validation", "test", "skipped"}`; `validation`
+        and `test` are as `Evaluation.to_json` returns them, `test` None where there are no such images.
 
         Raises:
             RunError: the training has not ended, or the file is damaged.
@@ -86,29 +100,55 @@ class Run:
         return read_json(self._folder.summary)
 
     def predict(self, images: Images, top: int = 5) -> list[dict[str, Any]]:
-        """Return an answer for each image, in order.
+        """Return what is on each image, in order.
 
-        `images` are paths of files or folders, globs, or H W 3 uint8 arrays; answers are
-        `{"image", "predictions": [{"label", "probability"}]}`, best first, or `{"image", "error"}` for what cannot be read.
+        Args:
+            images: paths of files or folders, globs, or H W 3 uint8 arrays, RGB; one of them, or several.
+            top: labels for each; all there are, if there are fewer.
+
+        Returns:
+            `{"image", "predictions": [{"label", "probability"}]}` for each, best first, or `{"image", "error"}` for what cannot
+            be read. Probabilities are calibrated shares, 0 to 1. The name of an array is `array`.
+
+        Raises:
+            DataError: a name that matches no file.
         """
         return list(self.stream(images, top))
 
     def stream(self, images: Images, top: int = 5) -> Iterator[dict[str, Any]]:
-        """Yield the answers of `predict` as they come, a batch in memory at a time."""
+        """Yield the answers of `predict` as they come, a batch in memory at a time.
+
+        Args:
+            images: as for `predict`.
+            top: as for `predict`.
+
+        Raises:
+            DataError: a name that matches no file.
+        """
         sources = _sources(images)
         # On a terminal the answers themselves show how far it is, and a bar would be drawn over them.
         shown = sources if sys.stdout.isatty() else track(sources, "Predicting", len(sources))
         return predict(self.network, self.card, shown, top)
 
     def evaluate(self, data: str | Path | None = None, split: str | None = None, views: int = 1) -> Evaluation:
-        """Evaluate on a dataset: the run's own if `data` is None, else all of `data`, or its test set where it has splits.
+        """Measure the run on a dataset.
 
-        `split` is `train`, `val` or `test`; None takes `test` where there is one, else `val`. `views` of each image, 1, 2 (with
-        the mirror image) or 10 (crops, as in 2012), are averaged. The result's `to_json()` has the figures.
+        Args:
+            data: a built-in name, a folder, or a CSV or Parquet file; None takes the run's own.
+            split: `train`, `val` or `test`; None takes `test` where there is one, else `val`, and all of a `data` that is not
+                split.
+            views: of each image, whose probabilities are averaged: 1; 2, with its mirror image; 10, crops at the corners and
+                in the centre with their mirror images (paper, section 4.1).
+
+        Returns:
+            Logits and targets of all images, and what follows from them; `to_json()` has the figures.
 
         Raises:
             DataError: no such data or split, or labels that the network does not know.
+            AlexNetError: another number of views.
         """
+        if views not in VIEWS:
+            raise AlexNetError(f"views is {views}, but should be 1, 2 or 10")
         dataset, chosen = self.dataset(data, split)
         card, recipe = self.card, self.recipe
         return evaluate_split(
@@ -123,9 +163,13 @@ class Run:
         )
 
     def explanations(self, images: Images) -> Iterator[tuple[Source, Explanation | ImageError]]:
-        """Yield each image, as for `predict`, with its `Explanation` as arrays, or with the reason why it cannot be read.
+        """Yield each image with the arrays of `Explanation`, or with the reason why it cannot be read.
+
+        Args:
+            images: as for `predict`.
 
         Raises:
+            DataError: a name that matches no file.
             AlexNetError: captum is not installed.
         """
         return explain(self.network, self.card, _sources(images))
@@ -133,11 +177,18 @@ class Run:
     def explain(self, images: Images, out: str | Path | None = None, arrays: bool = False) -> Iterator[dict[str, Any]]:
         """Draw for each image why the network says what it says, and yield an answer for each, in order, as they come.
 
-        Answers are `{"image", "predictions": [{"label", "probability"}], "figure"}`, with `arrays` also `"arrays"`, the path of
-        a NumPy archive of all that is drawn, or `{"image", "error"}`. Files lie in `out`, as `<image>-explained.png`, and with
-        them `filters.png`, the kernels of the first layer; None is the folder `explain` of the run.
+        Args:
+            images: as for `predict`.
+            out: the folder of the pictures, `<image>-explained.png`, and of `filters.png`, the kernels of the first layer; None
+                takes the folder `explain` of the run.
+            arrays: write a NumPy archive beside each picture, too, with the arrays of `Explanation`.
+
+        Yields:
+            `{"image", "predictions": [{"label", "probability"}], "figure"}`, the last the picture's path, with `arrays` also
+            `"arrays"`, the archive's; or `{"image", "error"}` for what cannot be read.
 
         Raises:
+            DataError: a name that matches no file.
             RunError: `out` cannot be written.
             AlexNetError: captum is not installed.
         """
@@ -147,10 +198,16 @@ class Run:
         return write_explanations(self.network, self.card, _sources(images), folder, arrays=arrays)
 
     def features(self, images: Images, layers: Sequence[str] = ("fc7",)) -> dict[str, NDArray[np.float32]]:
-        """Return what the layers named give for each image, in order: maps N C H W, vectors N units, float32.
+        """Return what layers give for each image, computed in float32 with dropout off.
 
-        `images` are those of `predict`, `layers` names of `network.layer_names`: `conv5` are a convolution's own sums, `relu5`
-        those after its activation. Computed in float32, dropout off. `stream_features` is for what does not fit into memory.
+        `stream_features` is for what does not fit into memory.
+
+        Args:
+            images: as for `predict`.
+            layers: names of `network.layer_names`: `conv5` are a convolution's own sums, `relu5` those after its activation.
+
+        Returns:
+            An array for each layer by name, a row for each image in order: maps N C H W, vectors N units, float32.
 
         Raises:
             DataError: an image that cannot be read, as all rows after it would be shifted; or none at all.
@@ -160,18 +217,37 @@ class Run:
         return features(self.network, self.card, track(sources, "Looking", len(sources)), layers)
 
     def stream_features(self, images: Images, layers: Sequence[str] = ("fc7",)) -> Iterator[Features]:
-        """Yield the arrays of `features` batch by batch, with the images' names; those that cannot be read are `errors`."""
+        """Yield the arrays of `features` batch by batch, with the images' names; those that cannot be read are `errors`.
+
+        Args:
+            images: as for `predict`.
+            layers: as for `features`.
+
+        Raises:
+            DataError: a name that matches no file.
+            VariantError: no such layer.
+        """
         sources = _sources(images)
         return stream_features(self.network, self.card, track(sources, "Looking", len(sources)), layers)
 
     def index(self, folder: str | Path, out: str | Path | None = None, bits: int | None = None) -> dict[str, Any]:
-        """Bring an index for `search` up to date with the images in `folder`, beside those that it already has.
+        """Bring an index for `search` up to date with the images in a folder, beside those that it already has.
 
-        The index lies in `out`; None is the folder `search` of the run. Short codes for a search with `binary` have `bits`,
-        None is 128. Returns `{"index", "images", "added", "bits", "skipped": [{"image", "reason"}]}`.
+        An image's code are the numbers of the last hidden layer, after its activation (paper, section 6.1).
+
+        Args:
+            folder: images in it, and in folders inside.
+            out: the index, a folder; None takes the folder `search` of the run.
+            bits: length of short codes, for a search with `binary`: a multiple of 8; None is 128.
+
+        Returns:
+            `{"index", "images", "added", "bits", "skipped": [{"image", "reason"}]}`: images in all and those coded now; `bits`
+            is None as long as the images are too few to learn short codes from.
 
         Raises:
-            AlexNetError: no image, an index that is damaged, of other weights or other bits; faiss is not installed.
+            DataError: no such folder, or no image in it that can be read.
+            RunError: an index that is damaged, of other weights or other bits, or cannot be written.
+            AlexNetError: `bits` is no multiple of 8; faiss is not installed.
         """
         return add_images(self._search(out), self.network, self.card, Path(folder), bits)
 
@@ -184,14 +260,23 @@ class Run:
         index: str | Path | None = None,
         out: str | Path | None = None,
     ) -> list[dict[str, Any]]:
-        """Return for each image, as for `predict`, the `top` most alike of an index, as `index` left it in that folder.
+        """Return for each image those of an index that are most alike.
 
-        Answers are `{"image", "neighbours": [{"image", "distance"}]}`, nearest first, or `{"image", "error"}`. Distances are
-        Euclidean, between codes of the last hidden layer, or with `binary` the bits in which short codes differ. With `out` a
-        contact sheet is drawn there, a PNG.
+        Args:
+            images: as for `predict`.
+            top: how many for each; an image is no neighbour of its own.
+            binary: compare short codes: faster, a little less exact.
+            index: the folder that `Run.index` left; None takes the folder `search` of the run.
+            out: draw a contact sheet there, a PNG, a row for each image.
+
+        Returns:
+            `{"image", "neighbours": [{"image", "distance"}]}` for each, nearest first, full paths, or `{"image", "error"}`.
+            Distances are Euclidean, between codes (paper, section 6.1), or with `binary` the number of bits that differ.
 
         Raises:
-            AlexNetError: no index, a damaged one, or one of other weights; faiss is not installed.
+            DataError: a name that matches no file.
+            RunError: no index, a damaged one, one of other weights or without short codes; `out` cannot be written.
+            AlexNetError: faiss is not installed.
         """
         sources = _sources(images)
         answers = list(search_images(self._search(index), self.network, self.card, sources, top, binary))
@@ -200,12 +285,20 @@ class Run:
         return answers
 
     def export(self, out: str | Path | None = None, *, bare: bool = False, int8: bool = False) -> dict[str, Any]:
-        """Write the network as ONNX to `out`, once onnxruntime has been found to say the same as PyTorch.
+        """Write the network as ONNX, once onnxruntime has been found to say the same as PyTorch.
 
-        The file takes an image, H W 3 uint8 of any size, and gives calibrated probabilities; `bare`, it takes batches as the
-        network does and gives logits. `int8` is a quarter as large, and calibrated on training images. None as `out` is
-        `model.onnx` in the folder `export` of the run, `model-bare.onnx` and so on. Images of the run's validation split are
-        compared, or made-up ones where its dataset is not at hand. Returns what `alexnet.use.export.export` does.
+        The file takes `image`, H W 3 uint8 of any size, and gives `probabilities`, one a class, calibrated. Images of the run's
+        validation split are compared, or made-up ones where its dataset is not at hand.
+
+        Args:
+            out: the file; None takes `model.onnx` in the folder `export` of the run, `model-bare.onnx` and so on.
+            bare: the network alone: `images`, N 3 I I float32, normalised, in; `logits`, N x classes, out.
+            int8: in whole numbers of 8 bits, calibrated on training images: a quarter as large.
+
+        Returns:
+            `{"file", "bare", "int8", "bytes", "sha256", "compared_on", "images", "largest_difference", "close", "same_top1",
+            "images_per_second", "top1"}`, with `int8` also `"float_bytes"`. The difference is one of probabilities; `close`
+            (within 0.01) and `same_top1` are shares of the images compared, 0 to 1.
 
         Raises:
             RunError: the comparison failed; `out` cannot be written; no dataset for `int8`.
@@ -223,6 +316,11 @@ class Run:
     def serve(self, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None) -> None:
         """Answer `predict` and `explain` over HTTP, until Ctrl-C or SIGTERM; the environment's ALEXNET_API_KEY is asked for.
 
+        Args:
+            host: where to listen; `0.0.0.0` lets all machines in that reach this one.
+            port: 0 takes any that is free.
+            threads: of the CPU; None takes one for each core.
+
         Raises:
             AlexNetError: the extra `serve` is not installed, or nothing can listen there.
             Interrupted: always, at the end: what had come was answered.
@@ -238,7 +336,18 @@ class Run:
         return self.path / "search" if place is None else Path(place)
 
     def dataset(self, data: str | Path | None = None, split: str | None = None) -> tuple[Dataset, str]:
-        """Return a dataset with targets in this network's order of labels, and the split of it to use, as for `evaluate`."""
+        """Return a dataset with targets in this network's order of labels, and the split of it to use.
+
+        Args:
+            data: as for `evaluate`.
+            split: as for `evaluate`.
+
+        Returns:
+            The dataset, and `train`, `val`, `test` or `all`.
+
+        Raises:
+            DataError: no such data or split, or labels that the network does not know.
+        """
         settings = self.recipe.data
         table = open_table(settings.dataset if data is None else data, settings.root)
         if unknown := sorted(set(table.labels) - set(self.labels)):
@@ -258,7 +367,12 @@ class Run:
         return dataset, chosen
 
     def report(self) -> Path:
-        """Write `report.html` anew and return its path."""
+        """Write `report.html` anew and return its path.
+
+        Raises:
+            DataError: the run's dataset is not where it was.
+            RunError: a file of the run is missing or damaged, or the disk is full.
+        """
         dataset, split = self.dataset()
         evaluation = self.evaluate(split=split)
         return write_report(self._folder, dataset, split, evaluation)
@@ -281,19 +395,28 @@ def train(
     Under torchrun all processes call this, and train it together.
 
     Args:
-        data: a built-in name, a folder, or a CSV or Parquet file; None takes the recipe's.
+        data: a folder, a CSV or Parquet file, or a built-in name (`digits`, `cifar10`, `fashion-mnist`); None: the recipe's.
         recipe: a name (`alexnet recipes list`) or a TOML file.
         out: the run folder, new; None makes one under `runs/`.
         device: such as `cpu` or `cuda:1`; None takes the accelerator, if there is one.
-        threads: for the CPU; None takes all cores.
+        threads: of the CPU; None takes one for each core.
         weights: what the features start from: a run folder (its variant is taken too), a file in torchvision's layout, or
-            `imagenet1k`; None is as the recipe says.
-        settings: the recipe's keys to change, `{"train.epochs": 5}`.
-        parallel: what processes divide, if there are several (`alexnet.training.parallel`).
-        started: the `time.monotonic()` that the run's seconds count from; None is now.
+            `imagenet1k` (both for the variant `owt`); None is as the recipe says.
+        settings: the recipe's keys to change, `{"train.epochs": 5}`. `train.minutes` ends it by the clock, however many epochs
+            that makes.
+        parallel: what processes divide, if there are several: `data` (each batch), `towers` (one each, as in 2012: paper,
+            section 3.2), or `hybrid` (each batch, but dense layers by units: Krizhevsky 2014).
+        started: the `time.monotonic()`, in seconds, that the run's time counts from; None is now.
 
     Raises:
-        AlexNetError: whatever keeps it from training, in one line.
+        DataError: a dataset that cannot be used.
+        RecipeError: no such recipe or key, or a value that does not fit the dataset, the network or the processes.
+        VariantError: an architecture that cannot be built.
+        WeightsError: weights that cannot be read, or are another network's.
+        RunError: `out` is not empty or cannot be written.
+        DivergedError: the loss became infinite or not a number.
+        Interrupted: a signal came; all is saved, and `resume` goes on.
+        AlexNetError: no such device, or what another process said.
     """
     now = time.monotonic() if started is None else started
     with joined() as group:
@@ -301,7 +424,7 @@ def train(
         _use(chosen.train.threads)
         if out is None and group.limit:
             raise AlexNetError("name the run folder with --out, so that training finds it again when torchrun restarts it")
-        folder = Path(group.told(str(out if out is not None else default_out(chosen))))
+        folder = Path(group.told(str(out if out is not None else _default_out(chosen))))
         if group.restarts and group.told(RunFolder(folder).recipe.exists()):
             return _resumed(folder, device, now, group, parallel)
         return _finished(job.start(chosen, folder, device, now, group, parallel), device, group)
@@ -317,18 +440,32 @@ def find_rate(
     weights: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[Curve, Path]:
-    """Find the learning rate to train with, without training: return the curve of a hundred steps, and its drawing's path.
+    """Find the learning rate to train with, in a hundred steps at rates that climb; nothing is trained.
 
-    Arguments are those of `train`; `curve.settings` are the keys to train with. The drawing lies beside `out`, under its name
-    with `-rate.png`.
+    Args:
+        data: as for `train`.
+        recipe: as for `train`.
+        out: as for `train`; no run is made there, but the curve is drawn beside it: `runs/a` gives `runs/a-rate.png`.
+        device: as for `train`.
+        threads: as for `train`.
+        weights: as for `train`.
+        settings: as for `train`.
+
+    Returns:
+        The curve, whose `settings` are the keys to train with, and the path of its drawing.
 
     Raises:
-        AlexNetError: whatever keeps it from training; or the loss falls at no rate.
+        DataError: a dataset that cannot be used.
+        RecipeError: no such recipe or key, or a value that does not fit the dataset or the network.
+        VariantError: an architecture that cannot be built.
+        WeightsError: weights that cannot be read, or are another network's.
+        RunError: the drawing cannot be written; `weights` is a folder that is no run.
+        AlexNetError: the loss falls at no rate; no such device.
     """
     chosen = _chosen(data, recipe, weights, settings)
     _use(threads)
     curve = sweep_rates(chosen, device)
-    run = Path(out) if out is not None else default_out(chosen)
+    run = Path(out) if out is not None else _default_out(chosen)
     place = run.with_name(f"{run.name}-rate.png")
     draw_curve(curve, place)
     return curve, place
@@ -355,14 +492,24 @@ def ablate(
         vary: instead of a study, keys with their values, `["optimizer.rate=0.01,0.001"]`: every combination is trained.
         recipe: as for `train`; None takes the study's, or `fast`.
         out: the study's folder; what is not done of the study in it is done. None makes one under `runs/`.
-        minutes: for all trainings together; None trains each as long as the recipe says.
+        minutes: for all trainings together, in minutes; None trains each as long as the recipe says.
         seeds: trainings of each arm.
         settings: keys of the recipe, the same in all arms.
         device: as for `train`.
         threads: as for `train`.
 
+    Returns:
+        `{"study", "claim", "source", "measure", "split", "seeds", "aim", "epochs", "arms": [{…}], "how", "figures"}`, as in
+        `results.json`. An arm has its `"values"`, one a seed, their `"mean"` and the `"difference"` to the first arm, each with
+        a 95 % interval: top-1 accuracies, shares from 0 to 1, or where `"measure"` is `steps` numbers of steps, and the
+        difference is then a ratio.
+
     Raises:
-        AlexNetError: no such study or key, a folder of another study, or whatever keeps an arm from training.
+        DataError: a dataset that cannot be used.
+        RecipeError: no such recipe or key, a value that is wrong, or a setting that the study varies itself.
+        RunError: `out` holds another study, or something else, or cannot be written.
+        Interrupted: a signal came; all is saved, and the same call goes on.
+        AlexNetError: no such study; whatever else keeps an arm from training.
     """
     _use(threads)
     varied = list(vary)
@@ -378,11 +525,19 @@ def ablate(
     else:
         plan = plans.plan_study(row, chosen, settings or {}, seeds=seeds, minutes=minutes)
     named = chosen.model_copy(update={"name": study or "vary"})
-    return train_plan(plan, Path(out) if out is not None else default_out(named), device)
+    return train_plan(plan, Path(out) if out is not None else _default_out(named), device)
 
 
 def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
-    """Return the figures of several runs, and the settings in which they differ; see `alexnet.use.compare`.
+    """Return the figures of several runs, and the settings in which they differ.
+
+    Args:
+        runs: run folders, finished; all are compared with the first.
+
+    Returns:
+        `{"split", "runs": [{…}], "settings": {key: [value of each run]}}`: runs are compared on `test` images, or on
+        `validation` where one has no others. Shares are 0 to 1, `"seconds"` those of the training; `"difference"` is top-1 less
+        that of the first run, with its 95 % interval (Newcombe 1998), None for the first.
 
     Raises:
         RunError: no run, one that is not finished, or a damaged one.
@@ -398,12 +553,23 @@ def resume(
     parallel: Parallel = "data",
     started: float | None = None,
 ) -> Run:
-    """Go on with an unfinished run from its last checkpoint and return it; as for `train`; `threads`: as it began with.
+    """Go on with an unfinished run from its last checkpoint and return it.
 
     It need not be as many processes as before, nor divided alike.
 
+    Args:
+        path: its folder.
+        device: as for `train`.
+        threads: of the CPU; None takes as many as it began with.
+        parallel: as for `train`.
+        started: as for `train`.
+
     Raises:
-        AlexNetError: no run there, or a finished one, or whatever keeps it from training.
+        RunError: no run there, a finished one, or one whose checkpoints are all damaged.
+        DataError: its dataset is not where it was, or has changed.
+        DivergedError: the loss became infinite or not a number.
+        Interrupted: a signal came; all is saved, and the same call goes on.
+        AlexNetError: no such device, or what another process said.
     """
     now = time.monotonic() if started is None else started
     with joined() as group:
@@ -425,11 +591,14 @@ def _resumed(path: Path, device: str | None, started: float, group: Group, paral
 
 
 def check(data: str | Path, data_root: str | Path | None = None) -> Findings:
-    """Look at every image of a dataset and return what is wrong with it; nothing is changed. `to_json()` has it all.
+    """Look at every image of a dataset and return what is wrong with it; nothing is changed.
 
     Args:
         data: a built-in name, a folder, or a CSV or Parquet file.
-        data_root: where downloads of built-in datasets lie.
+        data_root: where downloads of built-in datasets lie; None takes ALEXNET_DATA of the environment.
+
+    Returns:
+        How many images there are, in all and of each class, and the problems; `to_json()` has it all.
 
     Raises:
         DataError: nothing there, fewer than two classes, columns missing.
@@ -438,11 +607,20 @@ def check(data: str | Path, data_root: str | Path | None = None) -> Findings:
 
 
 def load(path: str | Path, device: str | None = None) -> Run:
-    """Open a run folder; see `Run`."""
+    """Open a run folder and return the run.
+
+    Args:
+        path: as for `Run`.
+        device: as for `Run`.
+
+    Raises:
+        RunError: no run there, or a damaged one.
+        AlexNetError: no such device.
+    """
     return Run(path, device)
 
 
-def default_out(recipe: Recipe) -> Path:
+def _default_out(recipe: Recipe) -> Path:
     """Return `runs/<data>-<recipe>-<date>-<time>`."""
     return Path("runs") / f"{Path(recipe.data.dataset).stem}-{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 

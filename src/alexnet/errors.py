@@ -23,7 +23,7 @@ class DataError(AlexNetError):
 
 
 class ImageError(AlexNetError):
-    """A file that does not decode to an image; the message is the reason, without the file's name.
+    """A file that does not decode to an image; `message` is the reason, without the file's name.
 
     `kind` is one of `missing`, `empty`, `not an image`, `truncated`, `corrupt`, `huge`, `slow`.
     """
@@ -56,7 +56,7 @@ class DivergedError(AlexNetError):
 class Interrupted(AlexNetError):
     """Training was stopped by a signal and saved.
 
-    `code` is the exit code that the shell expects: 130 after Ctrl-C, 143 after SIGTERM.
+    `message` says how to go on; `code` is the exit code that the shell expects: 130 after Ctrl-C, 143 after SIGTERM.
     """
 
     def __init__(self, message: str, code: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterable
@@ -77,7 +78,12 @@ def show_neighbours(answers: Iterable[dict[str, Any]]) -> None:
         if "error" in answer:
             print(printable(f"    not read: {answer['error']}"))
         for near in answer.get("neighbours", ()):
-            print(printable(f"  {near['distance']:8.2f}  {near['image']}"))
+            print(printable(f"  {near['distance']:8.2f}  {_from_here(near['image'])}"))
+
+
+def _from_here(path: str) -> str:
+    """Return a path as one would write it here, if it lies in this folder; an index has full paths."""
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 
 
 def show_summary(summary: dict[str, Any]) -> None:
@@ -117,9 +123,8 @@ def show_study(found: dict[str, Any]) -> None:
 def _accuracy(found: dict[str, Any]) -> str:
     low, high = found["top1_interval"]
     interval = f"({low:.1%} to {high:.1%})"
-    return (
-        f"top-1 {found['top1']:.2%} {interval}, top-5 {found['top5']:.2%}, loss {found['loss']:.4f}, {found['images']:,} images"
-    )
+    top5 = f" top-5 {found['top5']:.2%}," if len(found["per_class"]) > 5 else ""  # of five or fewer it is always 100 %
+    return f"top-1 {found['top1']:.2%} {interval},{top5} loss {found['loss']:.4f}, {found['images']:,} images"
 
 
 def print_problems(found: dict[str, Any]) -> None:

@@ -55,7 +55,13 @@ COMPARED = 1 << 14  # pairs at a time
 
 @dataclass(frozen=True)
 class Problem:
-    """`image` is a name of the table; None for what concerns a class or the whole."""
+    """What is wrong, with one image or with all.
+
+    Attributes:
+        image: its name; None for what concerns a class or the whole.
+        kind: such as `corrupt`, `duplicate`, `leak` or `imbalance` (all are in `alexnet.data.check.KINDS`).
+        detail: in words.
+    """
 
     image: str | None
     kind: str
@@ -64,7 +70,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Findings:
-    """`images` were looked at; `classes` counts those of each label."""
+    """What a look at a dataset found.
+
+    Attributes:
+        images: how many were looked at.
+        classes: how many of each label.
+        problems: in the order of `KINDS`.
+    """
 
     images: int
     classes: dict[str, int]

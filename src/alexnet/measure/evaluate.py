@@ -30,7 +30,13 @@ BATCH = 256
 class Evaluation:
     """What the network said of a set of images, and what follows from it.
 
-    `logits` are N x classes float32, `targets` N int64; `input` is the network's C, H, W.
+    Attributes:
+        logits: N x classes float32; of several views, the logarithms of mean probabilities.
+        targets: the position of each image's class in `labels`, N int64.
+        labels: names of the classes.
+        input: the network's C, H, W, in pixels.
+        temperature: the factor by which logits are too large for probabilities, by the validation images (Guo and others 2017).
+        skipped: files that were left out, each with its reason.
     """
 
     logits: NDArray[np.float32]
@@ -42,27 +48,27 @@ class Evaluation:
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy, before calibration."""
+        """Mean cross-entropy in nats, before calibration."""
         return metrics.cross_entropy(self.logits, self.targets)
 
     @property
     def top1(self) -> float:
-        """Share of images whose class has the largest logit."""
+        """Share of images, 0 to 1, whose class has the largest logit."""
         return metrics.top_k(self.logits, self.targets, 1)
 
     @property
     def confusion(self) -> NDArray[np.int64]:
-        """Counts by true class (rows) and predicted class (columns)."""
+        """Counts, classes x classes int64, by true class (rows) and predicted class (columns)."""
         return metrics.confusion(self.logits.argmax(1), self.targets, len(self.labels))
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
-        """N x classes, calibrated with the temperature."""
+        """N x classes float64, calibrated with the temperature."""
         found: NDArray[np.float64] = softmax(self.logits.astype(np.float64) / self.temperature, axis=1)
         return found
 
     def reliability(self, temperature: float = 1.0) -> metrics.Reliability:
-        """Return how far probabilities, of logits divided by `temperature`, can be believed."""
+        """Return how far probabilities, of logits divided by `temperature`, can be believed: in bins, shares from 0 to 1."""
         return metrics.reliability(self.logits, self.targets, temperature)
 
     def calibrated(self) -> Evaluation:
@@ -70,7 +76,13 @@ class Evaluation:
         return replace(self, temperature=metrics.fit_temperature(self.logits, self.targets))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures under their fixed keys; fractions from 0 to 1."""
+        """Return the figures under their fixed keys; shares from 0 to 1, the loss in nats.
+
+        Returns:
+            `{"images", "loss", "top1", "top1_interval": [low, high], "top5", "ece", "ece_raw", "temperature", "input",
+            "per_class": {label: {"images", "precision", "recall", "f1"}}, "skipped": [{"image", "reason"}]}`: the interval
+            holds with 95 % (Wilson 1927); `ece` is the expected calibration error, `ece_raw` that before calibration.
+        """
         top1 = self.top1
         return {
             "images": len(self.targets),

@@ -35,24 +35,33 @@ DROPOUTS: dict[str, type[nn.Module]] = {"training": made.Dropout, "testing": mad
 class AlexNet(nn.Module):
     """Any AlexNet of the variant table.
 
-    `features` are all layers up to the last hidden one, by name (`conv1`, `relu1`, `norm1`, `pool1` ... `fc7`, `relu7`,
-    `dropout7`); `head` is the last dense layer, `fc8`.
-
     Args:
         row: name of a variant, or a `Variant` of your own.
         classes: outputs; None takes the row's.
         width: factor on channels and units (1/16 makes a network of a few hundred thousand weights).
-        overrides: fields of the row to change, as in a recipe: `activation="tanh"`, `norm="none"`, `dropout=0.2`, `towers=1`.
+        overrides: fields of the row to change, as in a recipe: `activation="tanh"`, `norm="none"`,
+            `dropout=0.2`, `towers=1`.
+
+    Attributes:
+        row: the `Variant` that it was built from.
+        smallest: pixels a side that images must have at least.
+        features: all layers up to the last hidden one, by name (`conv1`, `relu1`, `norm1`, `pool1` ... `fc7`, `relu7`,
+            `dropout7`), a `torch.nn.Sequential`.
+        head: the last dense layer, `fc8`.
 
     Raises:
-        VariantError: no such row.
+        VariantError: no such row, or a field that cannot be so.
     """
 
     def __init__(
         self, row: str | Variant = "cifar10", classes: int | None = None, *, width: float = 1.0, **overrides: Any
     ) -> None:
         super().__init__()
-        self.row = row if isinstance(row, Variant) else variant(row, overrides)
+        self.row = variant(row, overrides)
+        if classes is not None and classes < 1:
+            raise VariantError(f"classes is {classes}: it may be 1 or more")
+        if not width > 0:
+            raise VariantError(f"width is {width:g}: it may be any number above 0")
         self.smallest = _smallest_input(self.row)
         with torch.device("meta"):  # not on a device yet: the layers' own first weights would be thrown away
             self.features, units = _features(self.row, width)
@@ -61,19 +70,30 @@ class AlexNet(nn.Module):
         initialize(self)
 
     def forward(self, images: Tensor, enlarge: int = 1) -> Tensor:
-        """N C H W floats, any size from `smallest` on -> logits, N classes.
+        """Return the logits of images, N x classes float32 (bfloat16 where torch's autocast is on).
 
-        With `enlarge`, every pixel first becomes a block of enlarge x enlarge pixels.
+        Args:
+            images: N 3 H W float32, normalised, of any size from `smallest` on.
+            enlarge: every pixel first becomes a block of enlarge x enlarge pixels.
+
+        Raises:
+            VariantError: images smaller than the pools allow, or of another shape.
         """
         return self.activations(images, (), enlarge)[0]
 
     def activations(self, images: Tensor, names: Collection[str], enlarge: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the logits and the outputs of the layers named, as they stand in the network's graph.
+        """Return the logits, N x classes, and the outputs of the layers named, as they stand in the network's graph.
 
-        Maps are N C H W, vectors N units. `names` are those of `layer_names`; images and `enlarge` as for `forward`.
+        Args:
+            images: as for `AlexNet.forward`.
+            names: some of `layer_names`.
+            enlarge: as for `AlexNet.forward`.
+
+        Returns:
+            Logits, and by layer maps N C H W or vectors N units: float32, or bfloat16 where torch's autocast is on.
 
         Raises:
-            VariantError: an image smaller than the pools allow, or no such layer.
+            VariantError: images smaller than the pools allow, or of another shape; no such layer.
         """
         self._check(images, names, enlarge)
         kept: dict[str, Tensor] = {}

@@ -32,11 +32,18 @@ KINDS: dict[type[nn.Module], str] = {
 class LayerSummary:
     """A layer as it stands in the network.
 
-    `output` is C, H, W of maps or N of a vector. `parameters` counts weights, biases, scales, shifts and moving statistics.
-    `formula` works out the output's height, which is its width too, or the length of the flat vector; of dense layers, the
-    parameters; "" where the shape stays as it is.
-    `window`, `stride` and `padding` are in pixels, 0 where there is none. `groups` is the number of parts into which the
-    channels fall that do not see each other, 1 where every output sees all of them, None where a channel sees itself alone.
+    Attributes:
+        name: as in the network, `conv1`.
+        kind: in words, `convolution`.
+        output: C, H, W of maps, or N of a vector.
+        parameters: weights, biases, scales, shifts and moving statistics.
+        formula: works out the output's height, which is its width too, or the length of the flat vector; of dense layers, the
+            parameters; "" where the shape stays as it is.
+        window: pixels a side, 0 where there is none.
+        stride: in pixels, 0 where there is none.
+        padding: in pixels, 0 where there is none.
+        groups: the number of parts into which the channels fall that do not see each other; 1 where every output sees all of
+            them, None where a channel sees itself alone.
     """
 
     name: str
@@ -54,8 +61,13 @@ class LayerSummary:
 class Summary:
     """A network, layer by layer.
 
-    `input` is C, H, W. `parameters` counts all that is stored, the moving means and variances of batch norms too, as Keras
-    does; `trainable` leaves those out. Where there are several `towers`, layers with as many groups stay inside them.
+    Attributes:
+        variant: the row's name.
+        input: C, H, W, in pixels.
+        towers: where there are several, layers with as many groups stay inside them.
+        parameters: all that is stored, the moving means and variances of batch norms too, as Keras counts.
+        trainable: `parameters` without those.
+        layers: in order, the head last.
     """
 
     variant: str
@@ -158,6 +170,8 @@ def _layer(name: str, module: nn.Module, before: tuple[int, ...], after: tuple[i
             formula = f"{before[0]} * {after[0]} + {after[0]} = {stored}"
         case LocalResponseNorm():
             groups = module.towers
+        case LocalMapNorm():
+            window, stride, padding = module.size, 1, module.size // 2
     return LayerSummary(name, kind, after, stored, formula, window, stride, padding, groups)
 
 

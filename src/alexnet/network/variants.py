@@ -8,7 +8,7 @@ The last layer, `fc8`, is not in the list: it is the head, with one output a cla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -325,18 +325,34 @@ VARIANTS = {row.name: row for row in ROWS}
 NORMS: dict[str, BatchNorm | LocalNorm | None] = {"batch": BatchNorm(), "local": LocalNorm(), "none": None}
 
 
-def variant(name: str, overrides: Mapping[str, Any] | None = None) -> Variant:
-    """Return the row called `name`, with `overrides` of its fields as a recipe writes them.
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
 
-    `overrides` may hold `activation`, `norm` (a key of `NORMS`), `batch_norm_momentum`, `pool`, `dropout` and `towers`.
+
+# The fields of a row that may be changed: whether a value will do, and which do.
+CHANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "activation": (lambda value: value in ("relu", "tanh"), "'relu' or 'tanh'"),
+    "norm": (lambda value: value in list(NORMS), "'batch', 'local' or 'none'"),
+    "batch_norm_momentum": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "pool": (lambda value: len(value) == 2 and all(map(_positive, value)), "two whole numbers, window and stride in pixels"),
+    "dropout": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "towers": (_positive, "1, 2 or more"),
+}
+
+
+def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> Variant:
+    """Return a row, by name or as it is, with `overrides` of its fields as a recipe writes them: those of `CHANGES`.
 
     Raises:
-        VariantError: no such row.
+        VariantError: no such row, no such field, or a value that it cannot have.
     """
-    if name not in VARIANTS:
-        raise VariantError(f"no variant {name!r}: {nearest(name, VARIANTS)}")
+    if isinstance(row, str):
+        if row not in VARIANTS:
+            raise VariantError(f"no variant {row!r}: {nearest(row, VARIANTS)}")
+        row = VARIANTS[row]
     changes = dict(overrides or {})
-    row = VARIANTS[name]
+    for field, value in changes.items():
+        _check(field, value)
     norm = row.norm
     if "norm" in changes:
         norm = NORMS[changes.pop("norm")]
@@ -347,3 +363,15 @@ def variant(name: str, overrides: Mapping[str, Any] | None = None) -> Variant:
     if "pool" in changes:
         changes["pool"] = tuple(changes["pool"])  # a list, where it comes from JSON
     return replace(row, norm=norm, **changes)
+
+
+def _check(field: str, value: Any) -> None:
+    if field not in CHANGES:
+        raise VariantError(f"no field {field!r} to change in a variant: {nearest(field, CHANGES)}")
+    good, words = CHANGES[field]
+    try:
+        fits = good(value)
+    except TypeError:  # not a number, or not two of them
+        fits = False
+    if not fits:
+        raise VariantError(f"{field} is {value!r}: it may be {words}")

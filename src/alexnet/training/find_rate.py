@@ -96,7 +96,13 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """The `losses`, N, of steps at the rates of the recipe `start` times `scales`, N, which climb; and what follows."""
+    """The losses of steps at rates that climb, and what follows from them.
+
+    Attributes:
+        start: the recipe, as resolved for its dataset.
+        scales: what its rates were multiplied by at each of N steps, N float64.
+        losses: the loss before each step in nats, N float64.
+    """
 
     start: Recipe
     scales: NDArray[np.float64]
@@ -104,12 +110,12 @@ class Curve:
 
     @property
     def rates(self) -> NDArray[np.float64]:
-        """`optimizer.rate` of each step."""
+        """`optimizer.rate` of each step, N float64."""
         return self.scales * self.start.optimizer.rate
 
     @property
     def smooth(self) -> NDArray[np.float64]:
-        """The losses, each averaged with those around it."""
+        """The losses, each averaged with those around it, N float64."""
         found: NDArray[np.float64] = gaussian_filter1d(self.losses, SMOOTH, mode="nearest")
         return found
 
@@ -135,11 +141,11 @@ class Curve:
 
     @property
     def settings(self) -> dict[str, float]:
-        """The recipe's keys to train with."""
+        """The recipe's keys to train with, each with its rate."""
         return self.start.scaled_rates(float(f"{self.scales[self.suggestion]:.2g}"))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the suggestion and the curve."""
+        """Return `{"settings", "rises_from", "steps": [{"rate", "loss", "smooth"}]}`; rates are `optimizer.rate`."""
         columns = (self.rates, self.losses, self.smooth)
         steps = [{"rate": r, "loss": loss, "smooth": s} for r, loss, s in zip(*(c.tolist() for c in columns), strict=True)]
         return {"settings": self.settings, "rises_from": float(self.rates[self.least]), "steps": steps}

@@ -49,7 +49,8 @@ def import_keras(
     Raises:
         WeightsError: the file cannot be read or does not fit the variant; the number of classes is wrong.
         RecipeError: no such recipe or key, or images whose preparation is left to a dataset.
-        AlexNetError: no such variant; a folder that cannot be written.
+        VariantError: no such variant.
+        RunError: `out` is not empty or cannot be written.
     """
     file, row = Path(file), find_variant(variant)
     name = recipe or (variant if variant in names() else "fast")

@@ -1,0 +1,75 @@
+"""The application that commands are added to, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from alexnet.cli.help import Group
+from alexnet.errors import AlexNetError, Interrupted, printable
+from alexnet.progress import silent
+
+HELP = """
+Train an image classifier on your own photos, see what it learned, predict with it.
+
+alexnet COMMAND --help says more of each.
+
+Examples:
+    alexnet train photos/ --minutes 10 --out runs/photos
+    alexnet evaluate runs/photos
+    alexnet predict runs/photos cat.jpg
+"""
+
+app = typer.Typer(
+    name="alexnet",
+    cls=Group,
+    help=HELP,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def group(name: str, panel: str, text: str) -> typer.Typer:
+    """Add a group of commands and return it."""
+    inner = typer.Typer(cls=Group, no_args_is_help=True, help=text)
+    app.add_typer(inner, name=name, rich_help_panel=panel)
+    return inner
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Options of every command; `main` reads --debug itself."""
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one line and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8; in JSON such an escape is right
+            stream.reconfigure(errors="backslashreplace")
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if arguments == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"alexnet {version('alexnet')}")
+        return
+    try:
+        app(args=arguments, prog_name="alexnet")
+    except AlexNetError as error:
+        if debug:
+            raise
+        if not silent():  # else the first of the processes that train together has said it
+            print(printable(f"alexnet: {error}"), file=sys.stderr)
+        sys.exit(error.code if isinstance(error, Interrupted) else 1)
+    except KeyboardInterrupt:
+        print("alexnet: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,118 @@
+"""Arguments and options that several commands have, and the words that a shell completes them with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Split(StrEnum):
+    """Names of the splits."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class Parallel(StrEnum):
+    """What processes divide."""
+
+    data = "data"
+    towers = "towers"
+    hybrid = "hybrid"
+
+
+class Views(StrEnum):
+    """Looks at each image."""
+
+    one = "1"
+    two = "2"
+    ten = "10"
+
+
+def datasets(incomplete: str) -> list[str]:
+    """Names of the datasets inside, and paths."""
+    from alexnet.data.builtin import NAMES
+
+    return _or_paths(NAMES, incomplete)
+
+
+def recipes(incomplete: str) -> list[str]:
+    """Names of the recipes inside, and paths."""
+    from alexnet import recipe
+
+    return _or_paths(recipe.names(), incomplete)
+
+
+def weights(incomplete: str) -> list[str]:
+    """The name of torchvision's weights, and paths."""
+    return _or_paths(["imagenet1k"], incomplete)
+
+
+def variants() -> list[str]:
+    """Names of the variants inside."""
+    from alexnet.network.variants import VARIANTS
+
+    return list(VARIANTS)
+
+
+def devices() -> list[str]:
+    """Kinds of devices."""
+    return ["cpu", "cuda", "mps"]
+
+
+def _or_paths(names: Iterable[str], incomplete: str) -> list[str]:
+    """Return the names that begin so, with what begins so in this folder; if there are none, a shell offers paths itself."""
+    found = [name for name in names if name.startswith(incomplete)]
+    paths = (path for path in sorted(Path().glob(f"{incomplete}*")) if path.name[0] != ".") if found else ()
+    return [*found, *(f"{path}/" if path.is_dir() else str(path) for path in paths)]
+
+
+def data_argument(text: str = "A folder, a CSV or Parquet file, or digits, cifar10, fashion-mnist.", default: str = "") -> Any:
+    """Return the argument DATA."""
+    shown = f"{text}  [default: {default}]" if default else text
+    return typer.Argument(metavar="DATA", help=shown, autocompletion=datasets)
+
+
+def images_argument(to_do: str) -> Any:
+    """Return the argument IMAGE…, with what is done to them."""
+    text = f"{to_do}: files, folders, patterns such as 'photos/*.jpg', or - for names on standard input, one a line."
+    return typer.Argument(metavar="IMAGE…", help=text)
+
+
+def recipe_option(text: str) -> Any:
+    """Return the option --recipe."""
+    return typer.Option(metavar="NAME", help=text, autocompletion=recipes)
+
+
+def set_option(text: str) -> Any:
+    """Return the option --set."""
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"{text}; may be given again.")
+
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as train leaves it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+DataRoot = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where downloaded datasets lie.  [env: ALEXNET_DATA]")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="D", help="cpu, cuda, cuda:1 or mps.  [default: an accelerator, if there is one]", autocompletion=devices
+    ),
+]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.  [default: one for each core]")]
+Variant = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The architecture (alexnet model list).  [default: the recipe's]", autocompletion=variants
+    ),
+]
+VariantName = Annotated[
+    str, typer.Argument(metavar="VARIANT", help="An architecture (alexnet model list).", autocompletion=variants)
+]
+Classes = Annotated[
+    int | None, typer.Option(min=1, max=10**9, metavar="N", help="Outputs, one for each class.  [default: the variant's own]")
+]

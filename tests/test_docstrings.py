@@ -1,0 +1,200 @@
+"""Docstrings: every public name says what goes in and comes out, in which shapes and units, and which errors to expect.
+
+Public is what `alexnet.__all__` and docs/python.md name, and the methods of those classes.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import alexnet
+from alexnet import errors
+
+PAGE = (Path(__file__).parent.parent / "docs" / "python.md").read_text(encoding="utf-8")
+ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.AlexNetError)}
+
+SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises):\n((?:[ ]+.*\n|\n)+)", re.MULTILINE)
+ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
+SHAPE = re.compile(r"\b[NCHSI] (x )?([CHWSI3]|classes|units)\b|, N\b|`\w+` N\b|\bone a (label|class)\b|classes x classes")
+DTYPE = re.compile(r"float32|float64|uint8|int64|[Cc]ounts")
+UNIT = re.compile(r"\bshare|0 to 1|second|minute|pixel|percent|factor|\bnats?\b|points|times|dataset's units|[Rr]ate")
+
+
+def shown(page: str) -> Iterator[tuple[str, Any]]:
+    """Yield what a page of the site takes from docstrings."""
+    for module, name in re.findall(r"^::: (alexnet[\w.]*)\.(\w+)$", page, re.MULTILINE):
+        found = getattr(import_module(module), name)
+        if inspect.ismodule(found):
+            yield from ((error, getattr(errors, error)) for error in ERRORS)
+        else:
+            yield name, found
+
+
+def public() -> Mapping[str, Any]:
+    """Return what is public by name, and what it has inside."""
+    found = dict(shown(PAGE)) | {name: getattr(alexnet, name) for name in alexnet.__all__}
+    for name, value in list(found.items()):
+        if inspect.isclass(value):
+            inside = {f"{name}.{inner}": part for inner, part in vars(value).items() if not inner.startswith("_")}
+            found |= {inner: part for inner, part in inside.items() if inspect.isroutine(part) or is_property(part)}
+    return found
+
+
+def is_property(value: Any) -> bool:
+    return isinstance(value, property | cached_property)
+
+
+def function(value: Any) -> Callable[..., Any]:
+    """Return the function behind a property or a class."""
+    found = getattr(value, "fget", None) or getattr(value, "func", None) or value
+    return found.__init__ if inspect.isclass(found) else found
+
+
+def text_of(value: Any, name: str, others: Mapping[str, Any]) -> str:
+    """Return a docstring, a class's with that of its constructor."""
+    found = inspect.getdoc(value if not is_property(value) else function(value)) or ""
+    if inspect.isclass(value) and "__init__" in vars(value):
+        found += f"\n\n{inspect.getdoc(value.__init__) or ''}"
+    return f"{found}\n"
+
+
+def referred(text: str, others: Mapping[str, Any]) -> str:
+    """Return the docstrings that a text refers to: "as for `train`"."""
+    names = re.findall(r"(?:as for|as|of) `([\w.]+)`", text)
+    return "".join(text_of(others[n], n, others) for name in names for n in (name, f"Run.{name}") if n in others)
+
+
+def types_in(hint: Any) -> Iterator[Any]:
+    """Yield the types that an annotation is made of."""
+    yield hint
+    for inner in typing.get_args(hint):
+        yield from types_in(inner)
+
+
+def lacks(name: str, value: Any, others: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is missing from a docstring."""
+    text = text_of(value, name, others)
+    if not text.strip():
+        yield "a docstring"
+        return
+    sections = dict(SECTION.findall(text))
+    told = dict(ENTRY.findall(sections.get("Args", "") + sections.get("Attributes", "")))
+    hints = typing.get_type_hints(function(value))
+    returned = hints.pop("return", type(None))
+    fields = getattr(value, "__dataclass_fields__", getattr(value, "_fields", ())) if inspect.isclass(value) else ()
+    hints = typing.get_type_hints(value) if fields else hints
+    for parameter in fields or hints:
+        if parameter not in told and f"`{parameter}`" not in text:
+            yield f"what {parameter!r} is"
+    if returned is not type(None) and not is_property(value) and not re.search(r"\b([Rr]eturns?|[Yy]ields?)\b", text):
+        yield "what it returns"
+    named = dict(ENTRY.findall(sections.get("Raises", "")))
+    for error in named.keys() - ERRORS:
+        yield f"an error of alexnet.errors in the place of {error!r}"
+    bases = tuple(getattr(errors, error) for error in named.keys() & ERRORS)
+    for error in raised(function(value)):
+        if not issubclass(getattr(errors, error), bases):
+            yield f"that it raises {error}"
+    result = text.replace(sections.get("Args", "\0"), "")
+    for what, hint in {**hints, "the result": returned}.items():
+        said = result if what == "the result" else told.get(what, text)
+        said, kinds = said + referred(said, others), list(types_in(hint))
+        if any(kind is Tensor or typing.get_origin(kind) is np.ndarray for kind in kinds):
+            if not SHAPE.search(said):
+                yield f"the shape of {what}"
+            if not DTYPE.search(said):
+                yield f"the dtype of {what}"
+        if float in kinds and not UNIT.search(said):
+            yield f"the unit of {what}"
+    if re.search(r"\bpaper\b|\b2012\b", text) and not re.search(r"section|figure|2012 source", text):
+        yield "the place in the paper"
+
+
+def raised(found: Callable[..., Any]) -> set[str]:
+    """Return the errors of ours that a function raises in its own lines."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(found)))
+    except (OSError, TypeError):  # it was not written, as a dataclass's __init__
+        return set()
+    calls = [node.exc.func for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+    return {getattr(call, "id", getattr(call, "attr", "")) for call in calls} & ERRORS
+
+
+PUBLIC = public()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_docstring_says_all(name: str) -> None:
+    missing = list(lacks(name, PUBLIC[name], PUBLIC))
+    assert not missing, f"{name} lacks {'; '.join(missing)}"
+
+
+def test_all_of_the_api_is_in_alexnet() -> None:
+    from alexnet import api
+
+    inside = {n for n, v in vars(api).items() if getattr(v, "__module__", "") == api.__name__ and not n.startswith("_")}
+    assert inside <= set(alexnet.__all__)
+
+
+def bare(images: Tensor, seconds: float) -> NDArray[np.float32]:
+    raise errors.DataError("no")
+
+
+def half(images: Tensor, seconds: float) -> NDArray[np.float32]:
+    """Count `images`, N C H W, as in the paper.
+
+    Raises:
+        KeyError: never.
+    """
+    raise errors.DataError("no")
+
+
+def full(images: Tensor, seconds: float) -> NDArray[np.float32]:
+    """Return the mean of images, as in the paper (section 4.1), C H W float32.
+
+    Args:
+        images: N C H W float32.
+        seconds: to wait, in seconds.
+
+    Raises:
+        AlexNetError: always.
+    """
+    raise errors.DataError("no")
+
+
+def leaning(images: Tensor) -> Tensor:
+    """Yield what `full` returns; `images` as for `full`."""
+    return torch.empty(0)
+
+
+def test_what_lacks_is_named() -> None:
+    assert list(lacks("bare", bare, {})) == ["a docstring"]
+    assert list(lacks("half", half, {})) == [
+        "what 'seconds' is",
+        "what it returns",
+        "an error of alexnet.errors in the place of 'KeyError'",
+        "that it raises DataError",
+        "the dtype of images",
+        "the unit of seconds",
+        "the dtype of the result",
+        "the place in the paper",
+    ]
+    assert list(lacks("full", full, {})) == []
+    parts = [f"the {kind} of {what}" for what in ("images", "the result") for kind in ("shape", "dtype")]
+    assert list(lacks("leaning", leaning, {})) == parts
+    assert list(lacks("leaning", leaning, {"full": full})) == []
