@@ -52,9 +52,9 @@ class Explanation:
     integrated_gradients: NDArray[np.float32]
     maps: dict[str, NDArray[np.float32]]
 
-    def top(self, count: int) -> list[dict[str, Any]]:
-        """Return the `count` most probable labels as `predict` does: `[{"label", "probability"}]`, shares, best first."""
-        return best(self.probabilities, self.labels, count)
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """Return the `count` most probable labels with their probabilities, shares from 0 to 1, best first."""
+        return [(each["label"], each["probability"]) for each in best(self.probabilities, self.labels, count)]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return all of it by name, for `numpy.savez`: arrays as of `Explanation`, maps under their layers' names."""

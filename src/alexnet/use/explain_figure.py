@@ -26,7 +26,7 @@ from alexnet.use.charts import save_png
 from alexnet.use.embed import short
 from alexnet.use.explain import Explanation, explain, shares, strongest
 from alexnet.use.filters import filter_sheet
-from alexnet.use.predict import name_of
+from alexnet.use.predict import best, name_of
 
 MAPS_SHOWN = 12  # of each convolution, the strongest first
 LABELS_SHOWN = 5
@@ -58,7 +58,7 @@ def write_explanations(
         stem = source.stem if isinstance(source, Path) else "array"
         taken[stem] += 1
         stem += f"-{taken[stem]}" if taken[stem] > 1 else ""  # the same name in two folders
-        answer: dict[str, Any] = {"image": name, "predictions": found.top(LABELS_SHOWN)}
+        answer: dict[str, Any] = {"image": name, "predictions": best(found.probabilities, found.labels, LABELS_SHOWN)}
         answer["figure"] = str(folder / f"{stem}-explained.png")
         write(Path(answer["figure"]), partial(save_figure, found, name=name))
         if arrays:
@@ -82,10 +82,8 @@ def save_figure(explanation: Explanation, path: Path, name: str) -> None:
         below = GridSpecFromSubplotSpec(1, 2, grid[1], width_ratios=[1, 3.1], wspace=0.16)
         _labels(figure.add_subplot(below[0]), explanation)
         _maps(figure, GridSpecFromSubplotSpec(len(explanation.maps), 1, below[1], hspace=0.28), explanation)
-        [first] = explanation.top(1)
-        figure.text(
-            0.03, 0.955, f"{_short(first['label'])}, {first['probability']:.1%}", fontsize=19, fontweight="bold", va="center"
-        )
+        label, probability = explanation.top(1)[0]
+        figure.text(0.03, 0.955, f"{_short(label)}, {probability:.1%}", fontsize=19, fontweight="bold", va="center")
         figure.text(0.985, 0.955, short(name, 60, end=True), fontsize=10, color="#555555", ha="right", va="center")
         save_png(figure, path)
 
@@ -114,13 +112,13 @@ def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Expla
 
 
 def _labels(axes: Axes, explanation: Explanation) -> None:
-    best = explanation.top(LABELS_SHOWN)
-    places = range(len(best))
-    axes.barh(places, [each["probability"] for each in best], height=0.32, color=BLUE)
-    axes.barh(places, [1.0] * len(best), height=0.32, color=GREY, alpha=0.15)
-    for place, each in zip(places, best, strict=True):
-        axes.text(0, place - 0.27, _short(each["label"]), fontsize=10, va="bottom")
-        axes.text(1, place - 0.27, f"{each['probability']:.1%}", fontsize=10, va="bottom", ha="right", color="#555555")
+    found = explanation.top(LABELS_SHOWN)
+    places = range(len(found))
+    axes.barh(places, [probability for _, probability in found], height=0.32, color=BLUE)
+    axes.barh(places, [1.0] * len(found), height=0.32, color=GREY, alpha=0.15)
+    for place, (label, probability) in zip(places, found, strict=True):
+        axes.text(0, place - 0.27, _short(label), fontsize=10, va="bottom")
+        axes.text(1, place - 0.27, f"{probability:.1%}", fontsize=10, va="bottom", ha="right", color="#555555")
     axes.set_xlim(0, 1)
     axes.set_ylim(LABELS_SHOWN - 0.4, -0.75)
     axes.set_axis_off()

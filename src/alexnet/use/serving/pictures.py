@@ -11,6 +11,7 @@ from PIL import Image, ImageColor
 from alexnet.colours import BLUE, NEUTRAL, ORANGE
 from alexnet.use.embed import data_uri
 from alexnet.use.explain import Explanation, shares, strongest
+from alexnet.use.predict import best
 
 MAPS_SHOWN = 24  # of each convolution
 
@@ -22,7 +23,7 @@ def explanation_json(found: Explanation, labels: int) -> dict[str, Any]:
     from its least value (black) to its greatest.
     """
     return {
-        "predictions": found.top(labels),
+        "predictions": best(found.probabilities, found.labels, labels),
         "pixels": png(found.pixels),
         "heat": {name: png(tinted(getattr(found, name))) for name in ("grad_cam", "occlusion", "integrated_gradients")},
         "maps": {
