@@ -14,7 +14,7 @@ TINY_SETS = sets(TINY)
 
 def run(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "alexnet", *map(str, arguments)]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stderr
     return done
 

@@ -166,8 +166,13 @@ def test_a_run_that_is_none_or_is_damaged(trained: alexnet.Run, tmp_path: Path) 
         shutil.rmtree(copy)
 
 
-def test_an_out_that_holds_a_run(trained: alexnet.Run, photos: Path) -> None:
-    assert f"alexnet train --resume {trained.path}" in error("train", photos, "--out", trained.path)
+def test_an_out_that_holds_a_run(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
+    assert "name another --out" in (line := error("train", photos, "--out", trained.path))
+    assert "--resume" not in line, "it is finished"
+    stopped = tmp_path / "stopped"
+    shutil.copytree(trained.path, stopped)
+    (stopped / "summary.json").unlink()
+    assert f"alexnet train --resume {stopped}" in error("train", photos, "--out", stopped)
 
 
 def test_an_out_that_cannot_be_written(photos: Path, tmp_path: Path) -> None:
@@ -177,7 +182,11 @@ def test_an_out_that_cannot_be_written(photos: Path, tmp_path: Path) -> None:
 
 
 def test_images_that_are_not_there_and_labels_that_are_not_known(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
-    assert "no image 'nowhere.png'" in error("predict", trained.path, "nowhere.png")
+    assert "no image 'nowhere*.png'" in error("predict", trained.path, "nowhere*.png")
+    good = photos / "down" / "000.png"
+    answers = json.loads(run("predict", trained.path, "nowhere.png", good, "--json", code=1).stdout)
+    assert answers[0] == {"image": "nowhere.png", "error": "no such file"}
+    assert answers[1]["predictions"][0]["label"] == "down", "the others are answered"
     shutil.copytree(photos, tmp_path / "other")
     (tmp_path / "other" / "down").rename(tmp_path / "other" / "up")
     assert "does not know: 'up'" in error("evaluate", trained.path, tmp_path / "other")

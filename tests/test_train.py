@@ -19,6 +19,7 @@ import alexnet
 from alexnet.data.dataset import open_dataset, preprocessing, resolve
 from alexnet.data.sources import open_table
 from alexnet.errors import DivergedError, RecipeError, RunError
+from alexnet.printed import show_summary
 from alexnet.recipe import Schedule, names
 from alexnet.recipe import load as load_recipe
 from alexnet.training.schedule import rate_at
@@ -109,6 +110,34 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(photos: Path, tmp_path:
     assert not taken
 
 
+def test_a_network_that_breaks_in_an_epoch_s_last_step_is_found_by_validation(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alexnet.training.loop import Trainer
+
+    evaluate = Trainer.evaluate
+
+    def broken(self: Trainer, split: str, temperature: float = 1.0) -> Any:
+        with torch.no_grad():
+            self.network.head.weight.fill_(math.nan)
+        return evaluate(self, split, temperature)
+
+    monkeypatch.setattr(Trainer, "evaluate", broken)
+    with pytest.raises(DivergedError, match=r"nan in epoch 1, in validation.*--set optimizer\.rate="):
+        alexnet.train(photos, out=tmp_path / "run", settings=TINY)
+
+
+def test_a_run_that_is_no_better_than_guessing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    labels = {"cat": {"images": 60}, "dog": {"images": 40}}
+    found = {"images": 100, "loss": 0.7, "top1": 0.66, "top5": 1.0, "per_class": labels}
+    for low, said in ((0.56, 1), (0.61, 0)):
+        evaluation = found | {"top1_interval": [low, 0.75]}
+        show_summary({"validation": evaluation, "test": None, "seconds": 7, "epochs": 1, "best_epoch": 1, "run": "runs/a"})
+        printed = capsys.readouterr().out
+        assert printed.count("no better than always saying 'cat', which is right for 60.0%") == said
+        assert "1 epoch," in printed
+
+
 def test_training_by_the_clock_ends_in_time(photos: Path, tmp_path: Path) -> None:
     started = time.monotonic()
     run = alexnet.train(photos, out=tmp_path / "run", settings={**TINY, "train.minutes": 0.15, "train.batch": 8})
@@ -143,7 +172,7 @@ def test_an_input_too_small_for_the_pools_is_refused_before_anything_is_decoded(
 
 
 def test_an_out_that_holds_a_run_or_anything_else_is_refused(short: Path, photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"holds a run already.*--resume"):
+    with pytest.raises(RunError, match=r"holds a finished run already: name another --out"):
         alexnet.train(photos, out=short)
     (tmp_path / "thesis.doc").touch()
     with pytest.raises(RunError, match="not empty"):

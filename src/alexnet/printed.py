@@ -93,9 +93,23 @@ def show_summary(summary: dict[str, Any]) -> None:
     for name in ("validation", "test"):
         if summary[name]:
             print(f"{name:10}  {_accuracy(summary[name])}")
-    print(f"{'time':10}  {clock(summary['seconds'])}, {summary['epochs']} epochs, best {summary['best_epoch']}")
+    last = summary["test"] or summary["validation"]
+    label, share = most_frequent(last["per_class"])
+    if last["top1_interval"][0] <= share:
+        print(
+            f"{'note':10}  no better than always saying {printable(repr(label))}, which is right for {share:.1%}: "
+            "give it more time or more images, or look at the labels"
+        )
+    epochs = f"{summary['epochs']} epoch{'' if summary['epochs'] == 1 else 's'}"
+    print(f"{'time':10}  {clock(summary['seconds'])}, {epochs}, best {summary['best_epoch']}")
     print(f"{'report':10}  {summary['run']}/report.html")
     print(f"{'predict':10}  alexnet predict {quoted(summary['run'])} IMAGE…")
+
+
+def most_frequent(per_class: dict[str, Any]) -> tuple[str, float]:
+    """Return the label that most images have, and their share."""
+    label = max(per_class, key=lambda label: per_class[label]["images"])
+    return label, per_class[label]["images"] / sum(row["images"] for row in per_class.values())
 
 
 def show_rate(found: dict[str, Any], as_json: bool) -> None:

@@ -152,9 +152,9 @@ def create(path: Path) -> RunFolder:
     """
     try:
         if path.is_dir() and (path / "recipe.toml").exists():
-            raise RunError(
-                f"{path} holds a run already: go on with it (alexnet train --resume {quoted(path)}) or name another --out"
-            )
+            finished = (path / "summary.json").exists()
+            way_on = "" if finished else f"go on with it (alexnet train --resume {quoted(path)}) or "
+            raise RunError(f"{path} holds a {'finished ' if finished else ''}run already: {way_on}name another --out")
         leftover = {"recipe.toml.part"}  # of a process that was killed before it wrote anything
         if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - leftover):
             raise RunError(f"{path} exists and is not empty: name another --out")

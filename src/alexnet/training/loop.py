@@ -211,7 +211,7 @@ class Trainer:
                 self._halve(count)
         loss, hits = self.share.sum(loss, right)
         if not np.isfinite(loss):
-            self._diverged(loss)
+            self._diverged(loss, f"batch {at.batch + 1}, and the step was not taken")
         self.optimizer.step()
         self._agree()
         at.seen += count
@@ -263,7 +263,10 @@ class Trainer:
         began, seen = self._began
         pace = (at.seen - seen) / max(1e-9, time.monotonic() - began)
         self.share.give()
-        found = self.evaluate("val").to_json()
+        validation = self.evaluate("val")
+        if not np.isfinite(validation.loss):
+            self._diverged(validation.loss, "in validation")
+        found = validation.to_json()
         row = {
             "epoch": at.epoch,
             "images": at.seen,
@@ -338,14 +341,14 @@ class Trainer:
         where = "after the last epoch" if not self.at.batch and self.budget.over(self.at) else f"in epoch {self.at.epoch}"
         raise Interrupted(f"stopped {where}, all is saved; {way_on}", code)
 
-    def _diverged(self, loss: float) -> None:
+    def _diverged(self, loss: float, where: str) -> None:
         saved = f"; the weights of epoch {self.at.best_epoch} are kept in {self.folder.path}" if self.best_weights else ""
         if self.best_weights:
             self._save_best()
         optimizer = self.recipe.optimizer
         muon = f" --set optimizer.muon={optimizer.muon / 3:.2g}" if optimizer.muon else ""
         raise DivergedError(
-            f"the loss is {loss} in epoch {self.at.epoch}, batch {self.at.batch + 1}, and the step was not taken{saved}; "
+            f"the loss is {loss} in epoch {self.at.epoch}, {where}{saved}; "
             f"try a lower rate: --set optimizer.rate={optimizer.rate / 3:.2g}{muon}"
         )
 

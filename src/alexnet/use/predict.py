@@ -33,19 +33,19 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
     """Return the files that `names` mean: files, folders (searched recursively, hidden ones passed over), globs.
 
     Raises:
-        DataError: a name that matches nothing.
+        DataError: a pattern that matches nothing.
     """
     found: list[Path] = []
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
             found += visible_files(path)
-        elif path.exists():
-            found.append(path)
+        elif path.exists() or not glob.has_magic(str(path)):
+            found.append(path)  # what is not there is answered with its error, and the others as they are
         elif matches := sorted(Path(match) for match in glob.glob(str(path), recursive=True)):
             found += [file for match in matches for file in (visible_files(match) if match.is_dir() else [match])]
         else:
-            raise DataError(f"no image {str(name)!r}: no such file or folder, and no file matches it")
+            raise DataError(f"no image {str(name)!r}: no file matches it")
     return found
 
 

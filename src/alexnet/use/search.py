@@ -42,6 +42,8 @@ def add_images(place: Path, network: AlexNet, card: Card, folder: Path, bits: in
     if bits is not None and (bits < 8 or bits % 8):
         raise AlexNetError(f"short codes of {bits} bits cannot be stored: take a multiple of 8, such as {BITS}")
     folder = Path(os.path.abspath(folder.expanduser()))
+    if not folder.exists():
+        raise DataError(f"no image to index: no such folder {folder}")
     wanted = _entries(folder)
     with alone(place):
         index = open_index(place, card.sha256) if (place / CATALOGUE).exists() else None
