@@ -74,10 +74,12 @@ clean:  ## remove what was installed and built; runs stay
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing PyTorch and the rest into .venv: 1.4 GB, once; a minute or more"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
 .venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing PyTorch, and what tests need, into .venv: 2 GB, once; a minute or more"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@ .venv/installed
 

@@ -33,6 +33,8 @@ def same_photos(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit("usage: python proof/overfit.py RECIPE FOLDER EPOCHS [KEY=VALUE ...]")
     name, source, epochs, *changes = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         same_photos(Path(source), Path(folder) / "photos")

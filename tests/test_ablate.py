@@ -324,6 +324,12 @@ def test_arms_are_compared_seed_by_seed() -> None:
     assert high > 0.7
 
 
+def test_an_interval_of_shares_holds_nothing_that_no_share_can_be() -> None:
+    found = summarise([0.45, 0.65], [0.65, 0.45], ratio=False)
+    assert found["mean_interval"] == [0, 1]
+    assert found["difference_interval"] == [-1, 1]
+
+
 def test_steps_are_compared_as_ratios() -> None:
     found = summarise([600, 1200], [100, 200], ratio=True)
     assert found["mean"] == pytest.approx(math.sqrt(600 * 1200))

@@ -342,6 +342,12 @@ def test_imagenet1k_is_downloaded_once_and_found_under_the_data_root(
     assert len(server.ranges) == 1
 
 
+def test_another_variant_is_refused_before_anything_is_fetched(imagenet1k: bytes, server: Server, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="imagenet1k is of the variant 'owt', and this is 'paper': add --variant owt"):
+        load_features(alexnet.AlexNet("paper", 2, width=NARROW), "imagenet1k", tmp_path)
+    assert not server.ranges
+
+
 def test_a_damaged_copy_or_another_file_from_the_server_is_refused(imagenet1k: bytes, server: Server, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / pretrained.IMAGENET1K.file).write_bytes(imagenet1k[:-1])

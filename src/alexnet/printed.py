@@ -78,7 +78,7 @@ def show_neighbours(answers: Iterable[dict[str, Any]]) -> None:
         if "error" in answer:
             print(printable(f"    not read: {answer['error']}"))
         for near in answer.get("neighbours", ()):
-            print(printable(f"  {near['distance']:8.2f}  {_from_here(near['image'])}"))
+            print(printable(f"  {near['distance']:8.2f} away  {_from_here(near['image'])}"))
 
 
 def _from_here(path: str) -> str:

@@ -241,7 +241,7 @@ def _say_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFol
     monitor.say(f"{table.name}: {sizes} images of {len(table.labels)} classes{no_test}")
     monitor.say(f"batches of up to {train.batch}: {batches} an epoch, {length}, recipe {recipe.name}, seed {train.seed}")
     monitor.say(
-        f"network {recipe.model.variant}: {parameters:,} parameters, input {recipe.images.input}x{recipe.images.input} "
+        f"variant {recipe.model.variant}: {parameters:,} parameters, input {recipe.images.input}x{recipe.images.input} "
         f"from {stored}; {where}"
     )
     if table.skipped:

@@ -58,6 +58,8 @@ def load_features(network: AlexNet, weights: str, data_root: Path | None) -> Non
         return
     try:
         if weights == "imagenet1k":
+            if network.row.name != "owt":  # before 244 MB are fetched in vain
+                raise WeightsError(f"imagenet1k is of the variant 'owt', and this is {network.row.name!r}: add --variant owt")
             path, content = get(IMAGENET1K, data_root or default_root())
         else:
             content = path.read_bytes()

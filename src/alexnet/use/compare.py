@@ -85,7 +85,12 @@ def table(found: dict[str, Any]) -> str:
         rows.append([str(number), run["run"], *figures, *size])
     settings = [["", "setting", *(str(number) for number in range(1, len(runs) + 1))]]
     settings += [["", key, *map(_short, values)] for key, values in found["settings"].items()]
-    return "\n".join([*_aligned(rows), "", *(_aligned(settings) if found["settings"] else ["their recipes are the same"])])
+    return "\n".join(
+        [*_aligned(rows), "", *(_aligned(settings) if found["settings"] else ["their recipes are the same"]), "", NOTE]
+    )
+
+
+NOTE = "The interval of a difference takes each run's images for others: where they are the same, it is rather too wide."
 
 
 def _short(value: Any) -> str:

@@ -113,7 +113,8 @@ def _stated(name: str, values: Numbers, *, ratio: bool) -> dict[str, Any]:
     if len(known) < len(values):
         return {name: None, f"{name}_interval": None}
     middle, around = interval(known)
-    back: Callable[[float], float] = math.exp if ratio else float
+    lowest = 0.0 if name == "mean" else -1.0  # of a share, and of what lies between two
+    back: Callable[[float], float] = math.exp if ratio else lambda edge: min(1.0, max(lowest, edge))
     return {name: back(middle), f"{name}_interval": None if around is None else [back(edge) for edge in around]}
 
 

@@ -121,7 +121,9 @@ class _Exchange:
         await self.send({"type": "http.response.body", "body": body})
 
     def note(self) -> None:
-        """Write the log's line."""
+        """Write the log's line; none for the files of the page, of which there are a dozen, where all is well."""
+        if self._scope["path"].startswith("/static/") and self.status == 200:
+            return
         fields: dict[str, Any] = {
             "method": self._scope["method"][:PATH_LENGTH],
             "path": self._scope["path"][:PATH_LENGTH],
