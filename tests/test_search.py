@@ -368,4 +368,4 @@ def test_images_in_this_folder_are_printed_as_one_writes_them_here(
             main()
         _, *near = capsys.readouterr().out.splitlines()
         assert len(near) == 10
-        assert all(line.split(maxsplit=1)[1].startswith(start) for line in near), near
+        assert all(line.split(" away  ")[1].startswith(start) for line in near), near
