@@ -10,7 +10,7 @@ demo: .venv/installed  ## train on real handwritten digits, print the test accur
 	$(BIN)/alexnet train digits --epochs 3
 
 test: .venv/installed-dev  ## all tests; those on real images need ALEXNET_TEST_DATA
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/installed-dev  ## style and types
 	$(BIN)/ruff check .
