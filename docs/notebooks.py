@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
 
 LINK = re.compile(r"(\]\([\w./-]+)\.ipynb(#[\w-]+)?\)")
-HEAD = '<p class="notebook">This page is a notebook: <a href="{0}" download>{0}</a></p>'
+HEAD = (
+    '<p class="notebook">This page is a notebook, to be run and changed: <a href="{0}" download>{0}</a> '
+    '(<a href="../guide-tutorial.html">how</a>)</p>'
+)
 
 
 def page(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:

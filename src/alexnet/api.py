@@ -328,7 +328,9 @@ class Run:
         try:
             from alexnet.use.serving.server import serve
         except ImportError as error:
-            raise AlexNetError(f"serving needs FastAPI and uvicorn ({error}): pip install 'alexnet[serve]'") from error
+            raise AlexNetError(
+                f"serving lacks a library ({error}): pip install fastapi uvicorn python-multipart captum"
+            ) from error
         _use(threads)
         serve(self._folder, self.network, self.card, host, port)
 

@@ -89,7 +89,7 @@ def explain(
     """Draw why the network says what it says.
 
     A picture for each image: the places that spoke for the answer, what it needs to see, what its layers show. Exit code 1 if
-    an image could not be read. It needs captum: pip install 'alexnet[explain]'.
+    an image could not be read. It needs captum (pip install captum).
 
     Examples:
         alexnet explain runs/photos cat.jpg

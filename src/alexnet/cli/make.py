@@ -260,7 +260,7 @@ def import_keras(
 ) -> None:
     """Make a run folder of a network that Keras trained.
 
-    It predicts like any other run. It needs h5py: pip install 'alexnet[keras]'.
+    It predicts like any other run. It needs h5py (pip install h5py).
 
     Examples:
         alexnet import-keras m.h5 --variant cats-dogs --classes cat,dog --out runs/m

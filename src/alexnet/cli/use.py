@@ -85,8 +85,8 @@ def export(
     """Write the network as an ONNX file, which needs no PyTorch.
 
     An RGB image of any size goes in (H W 3, uint8), calibrated probabilities come out; labels, in JSON, and preprocessing are
-    in its metadata. It is run in onnxruntime and compared before it is called done. What it needs: pip install
-    'alexnet[export]'.
+    in its metadata. It is run in onnxruntime and compared before it is called done. It needs
+    onnx, onnxscript and onnxruntime (pip install them).
 
     Examples:
         alexnet export runs/photos
@@ -114,7 +114,7 @@ def serve(
     """Answer over HTTP: a page for people, and an interface.
 
     Images are sent to /predict and /explain with POST. Who asks must know what ALEXNET_API_KEY in the environment says, if it
-    is set. Ctrl-C ends it. What it needs: pip install 'alexnet[serve]'.
+    is set. Ctrl-C ends it. It needs fastapi, uvicorn, python-multipart and captum (pip install them).
 
     Examples:
         alexnet serve runs/photos
@@ -140,7 +140,7 @@ def search_index(
     """Index the images in FOLDER, to be found by query.
 
     Again with the same folder, or with another one: what is new or has changed is added, what is gone is left out. It needs
-    faiss: pip install 'alexnet[search]'.
+    faiss (pip install faiss-cpu).
 
     Examples:
         alexnet search index runs/photos photos/

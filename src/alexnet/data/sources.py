@@ -161,7 +161,7 @@ def _read_parquet(path: Path) -> tuple[list[str], Iterable[dict[str, Any]]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise DataError(f"reading {path} needs pyarrow: pip install 'alexnet[parquet]', or save the table as CSV") from error
+        raise DataError(f"reading {path} needs pyarrow: pip install pyarrow, or save the table as CSV") from error
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:

@@ -68,7 +68,7 @@ def open_layers(path: Path) -> Iterator[list[Stored]]:
     try:
         import h5py
     except ImportError as error:
-        raise WeightsError("reading Keras files needs h5py: pip install 'alexnet[keras]'") from error
+        raise WeightsError("reading Keras files needs h5py: pip install h5py") from error
     try:
         with ExitStack() as stack:
             content = _content(path, stack)

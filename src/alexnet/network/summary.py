@@ -148,9 +148,14 @@ def sizes(shape: tuple[int, ...], sign: str = " x ") -> str:
     return sign.join(map(str, (*shape[1:], shape[0])))
 
 
+def stored(module: nn.Module) -> int:
+    """Return how many numbers a module stores, moving means and variances among them, as Keras counts its parameters."""
+    return sum(value.numel() for value in module.state_dict().values() if value.is_floating_point())  # not the step counter
+
+
 def _layer(name: str, module: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> LayerSummary:
     kind = next(kind for layer, kind in KINDS.items() if isinstance(module, layer))
-    stored = sum(value.numel() for value in module.state_dict().values() if value.is_floating_point())  # not the step counter
+    parameters = stored(module)
     window = stride = padding = 0
     groups = None
     formula = ""
@@ -167,12 +172,12 @@ def _layer(name: str, module: nn.Module, before: tuple[int, ...], after: tuple[i
             formula = f"{sizes(before, ' * ')} = {after[0]}"
         case nn.Linear():
             groups = 1
-            formula = f"{before[0]} * {after[0]} + {after[0]} = {stored}"
+            formula = f"{before[0]} * {after[0]} + {after[0]} = {parameters}"
         case LocalResponseNorm():
             groups = module.towers
         case LocalMapNorm():
             window, stride, padding = module.size, 1, module.size // 2
-    return LayerSummary(name, kind, after, stored, formula, window, stride, padding, groups)
+    return LayerSummary(name, kind, after, parameters, formula, window, stride, padding, groups)
 
 
 def _first(sides: object) -> int:

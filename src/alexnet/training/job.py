@@ -23,6 +23,7 @@ from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, quo
 from alexnet.measure.evaluate import Evaluation
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, choose_precision, keep_freed_memory, place
+from alexnet.network.summary import stored
 from alexnet.recipe import Recipe, parse
 from alexnet.run import RunFolder, create, find, read_recipe, save_model, write_json, write_text
 from alexnet.training import checkpoint
@@ -118,7 +119,7 @@ def _train(
             write_json(folder.environment, environment(device, precision, group.world, parallel))
         together = f", {group.world} processes ({parallel} parallel)" if group.world > 1 else ""
         where = f"{device.type}, {precision}, {torch.get_num_threads()} threads{together}"
-        _say_plan(monitor, recipe, dataset, folder, where, sum(p.numel() for p in network.parameters()))
+        _say_plan(monitor, recipe, dataset, folder, where, stored(network))
         if resuming and trainer.resume():
             monitor.say(f"going on in epoch {trainer.at.epoch}, batch {trainer.at.batch + 1} of {len(trainer.cuts)}")
         if group.first:

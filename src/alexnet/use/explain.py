@@ -189,7 +189,7 @@ def integrated_gradients(network: AlexNet, x: Tensor, target: int, enlarge: int 
     try:
         from captum.attr import IntegratedGradients
     except ImportError as error:
-        raise AlexNetError(f"explaining needs captum ({error}): pip install 'alexnet[explain]'") from error
+        raise AlexNetError(f"explaining needs captum ({error}): pip install captum") from error
     method = IntegratedGradients(lambda images: network(images, enlarge))
     found = method.attribute(x, baselines=0.0, target=target, n_steps=STEPS, internal_batch_size=BATCH)
     return _numpy(found[0].sum(0))

@@ -75,7 +75,7 @@ def export(
 
         from alexnet.use import onnx_model
     except ImportError as error:
-        raise AlexNetError(f"exporting needs onnx, onnxscript, onnxruntime ({error}): pip install 'alexnet[export]'") from error
+        raise AlexNetError(f"exporting lacks a library ({error}): pip install onnx onnxscript onnxruntime") from error
     if int8 and dataset is None:
         raise RunError("int8 needs training images to calibrate on, and the run's dataset is not at hand: leave it out")
     with _workshop(place) as folder:

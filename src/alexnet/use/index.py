@@ -334,7 +334,7 @@ def faiss() -> ModuleType:
     try:
         import faiss
     except ImportError as error:
-        raise AlexNetError("search needs faiss: pip install alexnet[search]") from error
+        raise AlexNetError("search needs faiss: pip install faiss-cpu") from error
     return faiss
 
 

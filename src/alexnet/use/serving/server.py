@@ -77,7 +77,7 @@ def serve(folder: RunFolder, network: AlexNet, card: Card, host: str, port: int)
     try:
         import captum  # noqa: F401 - now and not when somebody asks for an explanation
     except ImportError as error:
-        raise AlexNetError(f"serving needs captum ({error}): pip install 'alexnet[serve]'") from error
+        raise AlexNetError(f"serving needs captum ({error}): pip install captum") from error
     limits, listening = Limits(), listen(host, port)
     log.take_over()
     server = make_server(Engine(network, card, limits), folder, card, limits, listening, os.environ.get(KEY) or None)
