@@ -88,6 +88,7 @@ def _from_here(path: str) -> str:
 
 def show_summary(summary: dict[str, Any]) -> None:
     """Print a finished training: figures, report, and the command to predict with."""
+    from alexnet.measure.metrics import most_frequent
     from alexnet.progress import clock
 
     for name in ("validation", "test"):
@@ -104,12 +105,6 @@ def show_summary(summary: dict[str, Any]) -> None:
     print(f"{'time':10}  {clock(summary['seconds'])}, {epochs}, best {summary['best_epoch']}")
     print(f"{'report':10}  {summary['run']}/report.html")
     print(f"{'predict':10}  alexnet predict {quoted(summary['run'])} IMAGE…")
-
-
-def most_frequent(per_class: dict[str, Any]) -> tuple[str, float]:
-    """Return the label that most images have, and their share."""
-    label = max(per_class, key=lambda label: per_class[label]["images"])
-    return label, per_class[label]["images"] / sum(row["images"] for row in per_class.values())
 
 
 def show_rate(found: dict[str, Any], as_json: bool) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,12 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def most_frequent(per_class: Mapping[str, Mapping[str, Any]]) -> tuple[str, float]:
+    """Return the label that most images have, and their share: what always saying it would get right."""
+    label = max(per_class, key=lambda label: per_class[label]["images"])
+    return label, per_class[label]["images"] / sum(row["images"] for row in per_class.values())
 
 
 BINS = 15  # of confidence, as in Guo and others 2017

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from alexnet.data.check import KINDS, check_decoded
 from alexnet.errors import RunError, quoted
-from alexnet.measure.metrics import per_class, wilson_interval
+from alexnet.measure.metrics import most_frequent, per_class, wilson_interval
 from alexnet.network.variants import variant
 from alexnet.run import read_card, read_json, read_metrics, read_recipe, write_text
 from alexnet.use.embed import data_uri, page_text
@@ -139,7 +139,7 @@ def _figures(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
         "found": found,
         "right": round(found["top1"] * found["images"]),
         "top5_interval": wilson_interval(found["top5"], found["images"]),
-        "guess": counts.sum(1).max() / found["images"],
+        "guess": most_frequent(found["per_class"])[1],
         "classes": sorted(rows, key=lambda row: (row["images"] == 0, row["f1"], row["recall"])),
     }
 
