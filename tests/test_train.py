@@ -127,14 +127,14 @@ def test_a_network_that_breaks_in_an_epoch_s_last_step_is_found_by_validation(
         alexnet.train(photos, out=tmp_path / "run", settings=TINY)
 
 
-def test_a_run_that_is_no_better_than_guessing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_not_surely_better_than_guessing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     labels = {"cat": {"images": 60}, "dog": {"images": 40}}
     found = {"images": 100, "loss": 0.7, "top1": 0.66, "top5": 1.0, "per_class": labels}
     for low, said in ((0.56, 1), (0.61, 0)):
         evaluation = found | {"top1_interval": [low, 0.75]}
         show_summary({"validation": evaluation, "test": None, "seconds": 7, "epochs": 1, "best_epoch": 1, "run": "runs/a"})
         printed = capsys.readouterr().out
-        assert printed.count("no better than always saying 'cat', which is right for 60.0%") == said
+        assert printed.count("not surely better than always saying 'cat', which is right for 60.0%") == said
         assert "1 epoch," in printed
 
 

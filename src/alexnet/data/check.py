@@ -23,7 +23,7 @@ from alexnet.progress import track
 
 # Kinds of problems, in the order they are told, with what to do about each.
 KINDS = {
-    "left out": "is not in a class folder: not trained on; move it into one, or ignore this",
+    "left out": "is no image with a label: not trained on; move it into a class folder, or ignore this",
     "missing": "is listed but not there: not trained on",
     "empty": "has no bytes: not trained on; copy it again",
     "not an image": "is not trained on: convert it, if it is a photo (HEIC, RAW and PDF are not read), or remove it",
