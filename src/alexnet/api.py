@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from alexnet.data.check import Findings
 from alexnet.data.check import check as check_table
 from alexnet.data.dataset import Dataset, open_dataset
+from alexnet.data.labels import differing_in_case, tidy_label
 from alexnet.data.sources import open_table
 from alexnet.data.workers import Source
-from alexnet.errors import AlexNetError, DataError, ImageError, RunError, quoted
+from alexnet.errors import AlexNetError, DataError, ImageError, RunError, listed, quoted
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.measure.views import VIEWS
 from alexnet.network.device import choose_device
 from alexnet.progress import say, track
-from alexnet.recipe import Recipe
+from alexnet.recipe import Recipe, local_path
 from alexnet.recipe import load as load_recipe
 from alexnet.run import RunFolder, find, load_model, read_json, read_recipe
 from alexnet.training import job
@@ -351,14 +352,18 @@ class Run:
             DataError: no such data or split, or labels that the network does not know.
         """
         settings = self.recipe.data
-        table = open_table(settings.dataset if data is None else data, settings.root)
-        if unknown := sorted(set(table.labels) - set(self.labels)):
+        table = open_table(settings.dataset if data is None else data, settings.root, least=2 if data is None else 1)
+        known = {tidy_label(label) for label in self.labels}
+        if unknown := [label for label in table.labels if label not in self.labels and tidy_label(label) not in known]:
+            in_case = next((group for group in differing_in_case([*known, *unknown]) if unknown[0] in group), [])
+            hint = f" (upper and lower case count: {listed(in_case)})" if in_case else ""
             raise DataError(
-                f"{table.name} has labels that the run {self.path} does not know: {', '.join(map(repr, unknown))}; "
-                f"it knows {', '.join(map(repr, self.labels))}"
+                f"{table.name} has labels that the run {self.path} does not know: {listed(unknown)}{hint}; "
+                f"it knows {listed(self.labels)}"
             )
         whole = data is not None and split is None and not table.splits.any()
-        dataset = open_dataset(table, self.card.preprocessing, settings.workers, None if whole else settings)
+        how = self.card.preprocessing
+        dataset = open_dataset(table, how, settings.workers, None if whole else settings, train=data is None)
         dataset = replace(dataset, table=dataset.table.relabelled(self.labels))
         if whole:
             return dataset, "all"
@@ -624,7 +629,10 @@ def load(path: str | Path, device: str | None = None) -> Run:
 
 def _default_out(recipe: Recipe) -> Path:
     """Return `runs/<data>-<recipe>-<date>-<time>`."""
-    return Path("runs") / f"{Path(recipe.data.dataset).stem}-{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    data = recipe.data.dataset
+    place = local_path(data)
+    name = place.name if place.is_dir() else Path(data).stem
+    return Path("runs") / f"{name or 'data'}-{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _use(threads: int | None) -> None:

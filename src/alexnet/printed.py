@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import printable, quoted
+from alexnet.errors import printable, quoted, shortened
 
 PROBLEMS_SHOWN = 5  # of each kind
 
@@ -53,7 +53,7 @@ def show_explained(answers: Iterable[dict[str, Any]]) -> None:
 def show_index(found: dict[str, Any], run: Path, other: str) -> None:
     """Print what an index holds, what it leaves out, and the command to search it; `other` are its arguments, if need be."""
     for skipped in found["skipped"]:
-        print(printable(f"left out {skipped['image']}: {skipped['reason']}"), file=sys.stderr)
+        print(printable(f"left out {shortened(skipped['image'])}: {skipped['reason']}"), file=sys.stderr)
     short = f"short codes of {found['bits']} bits" if found["bits"] else "no short codes"
     print(f"{'index':10}  {found['index']}: {found['images']:,} images, {found['added']:,} coded now; {short}")
     print(f"{'search':10}  alexnet search query {quoted(run)} IMAGE…{other}")
@@ -98,7 +98,7 @@ def show_summary(summary: dict[str, Any]) -> None:
     label, share = most_frequent(last["per_class"])
     if last["top1_interval"][0] <= share:
         print(
-            f"{'note':10}  not surely better than always saying {printable(repr(label))}, which is right for {share:.1%}: "
+            f"{'note':10}  not surely better than always saying {printable(repr(shortened(label)))}, which is right for {share:.1%}: "
             "give it more time or more images, or look at the labels"
         )
     epochs = f"{summary['epochs']} epoch{'' if summary['epochs'] == 1 else 's'}"
@@ -156,7 +156,7 @@ def show_problems(found: dict[str, Any]) -> None:
         problems = list(alike)
         print(f"\n{len(problems):,} x {kind}: {KINDS[kind]}")
         for problem in problems[:PROBLEMS_SHOWN]:
-            print(printable(f"    {problem['image'] or ''}{': ' if problem['image'] else ''}{problem['detail']}"))
+            print(printable(f"    {shortened(problem['image'] or '')}{': ' if problem['image'] else ''}{problem['detail']}"))
         if len(problems) > PROBLEMS_SHOWN:
             print(f"    and {len(problems) - PROBLEMS_SHOWN:,} more: --csv or --json lists them all")
 
@@ -166,9 +166,14 @@ def show_evaluation(found: dict[str, Any]) -> None:
     print(_accuracy(found))
     scaling = f"before scaling {found['ece_raw']:.2%}, temperature {found['temperature']:.2f}"
     print(f"calibration error {found['ece']:.2%} ({scaling})\n")
-    width = max(5, *(len(label) for label in found["per_class"]))
+    width = max(5, *(len(shortened(label)) for label in found["per_class"]))
     print(f"{'class':{width}}  images  precision  recall     F1")
     for label, c in found["per_class"].items():
-        print(f"{label:{width}}  {c['images']:6,}  {c['precision']:9.1%}  {c['recall']:6.1%}  {c['f1']:5.1%}")
+        shares = f"{_share(c['precision']):>9}  {_share(c['recall']):>6}  {_share(c['f1']):>5}"
+        print(f"{shortened(label):{width}}  {c['images']:6,}  {shares}")
     for skipped in found["skipped"]:
-        print(printable(f"left out {skipped['image']}: {skipped['reason']}"))
+        print(printable(f"left out {shortened(skipped['image'])}: {skipped['reason']}"))
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

@@ -221,13 +221,19 @@ class Recipe(Settings):
 
     def from_anywhere(self) -> Recipe:
         """Return a copy whose dataset, if it lies on a disk, is found from other folders too."""
-        local = Path(self.data.dataset).expanduser()
-        return self.with_settings({"data.dataset": str(local.absolute())}) if local.exists() else self
+        local = local_path(self.data.dataset)
+        return self.with_settings({"data.dataset": str(local)}) if local.exists() else self
 
     def scaled_rates(self, scale: float) -> dict[str, float]:
         """Return the keys, with their values, that make all rates `scale` times as high; the factors of layers stay."""
         rates = {"optimizer.rate": self.optimizer.rate, "optimizer.muon": self.optimizer.muon}
         return {key: float(f"{rate * scale:.3g}") for key, rate in rates.items() if rate}
+
+
+def local_path(data: str | Path) -> Path:
+    """Return where a dataset lies on a disk, absolute and with a name of its own, for `.` and `photos/..` too."""
+    path = Path(data).expanduser().absolute()
+    return path.resolve() if ".." in path.parts else path
 
 
 def flat(tree: Mapping[str, Any]) -> dict[str, Any]:

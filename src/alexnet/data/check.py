@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from alexnet.data.dataset import Dataset
+from alexnet.data.labels import differing_in_case
 from alexnet.data.table import SPLITS, Table
 from alexnet.data.worker import THUMBNAIL
 from alexnet.data.workers import decoded
-from alexnet.errors import ImageError
+from alexnet.errors import ImageError, listed
 from alexnet.progress import track
 
 # Kinds of problems, in the order they are told, with what to do about each.
@@ -40,6 +39,7 @@ KINDS = {
     "leak": "is in one split what another image is in another: the test is too easy; remove one",
     "tiny class": "has too few images to learn from: add some, or remove the class",
     "imbalance": "makes the rare classes hard: add images, or train with --set 'train.class_weights=\"balanced\"'",
+    "case": "alone tells labels apart, which are classes of their own: if they are one, give them one name",
     "labels": "differ between splits: what is not trained on cannot be found",
 }
 CONSTANT = 8  # levels between the lightest and the darkest pixel
@@ -137,7 +137,7 @@ def check_decoded(dataset: Dataset) -> Findings:
 def _findings(table: Table, problems: list[Problem]) -> Findings:
     """Add what concerns classes and splits, and put all in the order of `KINDS`."""
     counts = np.bincount(table.targets, minlength=len(table.labels)).tolist()
-    everything = [*problems, *_classes(table, counts), *_labels(table)]
+    everything = [*problems, *_classes(table, counts), *_cases(table), *_labels(table)]
     everything.sort(key=lambda problem: list(KINDS).index(problem.kind))
     return Findings(len(table), dict(zip(table.labels, counts, strict=True)), everything)
 
@@ -188,6 +188,9 @@ def near(thumbnails: NDArray[np.uint8]) -> Iterable[tuple[int, int]]:
     The signature of a thumbnail are the signs of random projections: of two that are near, at most one in twenty differs. All
     are sorted by their signatures, begun at several bits, and each is compared with a few neighbours in every order.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     count = len(thumbnails)
     if count < 2:
         return
@@ -232,6 +235,11 @@ def _classes(table: Table, counts: list[int]) -> Iterator[Problem]:
         yield Problem(None, "imbalance", names)
 
 
+def _cases(table: Table) -> Iterator[Problem]:
+    for group in differing_in_case(table.labels):
+        yield Problem(None, "case", f"{listed(group)}")
+
+
 def _labels(table: Table) -> Iterator[Problem]:
     inside: dict[str, set[str]] = defaultdict(set)
     for split, target in zip(table.splits.tolist(), table.targets.tolist(), strict=True):
@@ -240,4 +248,4 @@ def _labels(table: Table) -> Iterator[Problem]:
     everything = set().union(*inside.values())
     for split in (split for split in SPLITS if split in inside):
         if missing := sorted(everything - inside[split]):
-            yield Problem(None, "labels", f"{split} has no images of {', '.join(map(repr, missing))}")
+            yield Problem(None, "labels", f"{split} has no images of {listed(missing)}")

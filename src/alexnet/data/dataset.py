@@ -45,8 +45,10 @@ class Dataset:
         return [self.table.images[i] for i in rows]
 
 
-def open_dataset(table: Table, how: Preprocessing, workers: int, data: Data | None) -> Dataset:
+def open_dataset(table: Table, how: Preprocessing, workers: int, data: Data | None, *, train: bool = True) -> Dataset:
     """Decode the table's images and split them as `data` says; without `data` they keep the splits they have.
+
+    Unless it is to `train` on, any images will do: of one class, or of one split.
 
     Raises:
         DataError: nothing readable, too few images, splits whose labels differ.
@@ -54,7 +56,7 @@ def open_dataset(table: Table, how: Preprocessing, workers: int, data: Data | No
     cache = open_cache(table, how, workers)
     readable = table.select(cache.rows, cache.skipped)
     if data is not None:
-        readable = split(readable, data)
+        readable = split(readable, data, train=train)
     return Dataset(readable, cache.pixels, cache.sha256)
 
 

@@ -3,75 +3,68 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from alexnet.data import builtin
-from alexnet.data.files import visible, visible_files
-from alexnet.data.table import SPLITS, Skipped, Table
-from alexnet.errors import DataError, printable, reason_of
+from alexnet.data.folders import read_folder
+from alexnet.data.labels import tidy_label
+from alexnet.data.table import SPLITS, Row, Skipped, Table
+from alexnet.errors import DataError, printable, reason_of, shortened
+from alexnet.recipe import local_path
 
-# What people call the splits.
+# What people call the splits in a table.
 SPLIT_NAMES = {
     **{"train": "train", "training": "train"},
     **{"val": "val", "valid": "val", "validation": "val"},
     **{"test": "test", "testing": "test"},
 }
 
-# `cat.17.jpg`, `cat_0017.png`, `cat-17.jpg`, `cat 17.jpg`, `cat (17).jpg`: a label, then a number.
-LABEL_IN_NAME = re.compile(r"(?P<label>.*?[^\W\d_].*?)[\s._-]*\(?\d+\)?$")
 
-
-class Row(NamedTuple):
-    """An image as a source names it; `split` is empty where the source does not say."""
-
-    image: str
-    label: str
-    split: str
-
-
-def open_table(data: str | Path, data_root: Path | None = None) -> Table:
+def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) -> Table:
     """Return the table of a dataset: a built-in name, a folder, or a CSV or Parquet file.
 
     A folder holds class folders, or files whose names begin with the label, or `train`, `val` and `test` folders of either.
     A CSV or Parquet file has the columns `image` (relative to the file, or absolute), `label` and, if wanted, `split`.
-    `data_root` is where downloads of built-in datasets lie.
+    `data_root` is where downloads of built-in datasets lie; `least` is the number of classes that there must be.
 
     Raises:
-        DataError: nothing there, fewer than two classes, columns missing, a download that failed.
+        DataError: nothing there, fewer than `least` classes, folders that may be classes or splits, columns missing, a download that failed.
     """
     if str(data) in builtin.NAMES:
         return builtin.load(str(data), data_root)
-    path = Path(data).expanduser().absolute()
+    path = local_path(data)
     try:
         if path.is_dir():
-            rows, skipped = _read_folder(path)
-            return _table(path.name, path, rows, skipped, f"{path} has")
+            rows, skipped = read_folder(path)
+            return _table(path.name, path, rows, skipped, f"{path} has", least)
         if path.suffix.lower() in (".csv", ".parquet") and path.is_file():
             rows, skipped = _read_listing(path)
-            return _table(path.stem, path.parent, rows, skipped, f"{path} has")
+            return _table(path.stem, path.parent, rows, skipped, f"{path} has", least)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or path}: {reason_of(error)}") from error
     if path.exists():
         raise DataError(f"{path} is not a dataset: give a folder, or a CSV or Parquet file")
     known = f"not a built-in one ({', '.join(builtin.NAMES)})"
-    raise DataError(f"no dataset {str(data)!r}: no such folder or file, and {known}; name the folder of your images")
+    raise DataError(f"no dataset {shortened(data)!r}: no such folder or file, and {known}; name the folder of your images")
 
 
-def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], subject: str) -> Table:
+def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], subject: str, least: int) -> Table:
+    spelled = [tidy_label(row.label) for row in rows]
+    blank = [Skipped(row.image, "no label") for row, label in zip(rows, spelled, strict=True) if not label]
+    rows = [row._replace(label=label) for row, label in zip(rows, spelled, strict=True) if label]
     labels = tuple(sorted({row.label for row in rows}))
-    if len(labels) < 2:
-        found = f"one class alone, {labels[0]!r}" if labels else "no labelled images"
+    if len(labels) < least:
+        found = f"one class alone, {shortened(labels[0])!r}" if labels else "no labelled images"
         raise DataError(
             f"{subject} {found}: put the images of each class into a folder of its own, begin each file's name with its label "
             "and a number (cat.17.jpg), or give a CSV file with the columns image and label"
         )
     if odd := [label for label in labels if printable(label) != label]:
-        raise DataError(f"{subject} the label {odd[0]!r}, which holds control characters: name it otherwise")
+        raise DataError(f"{subject} the label {shortened(odd[0])!r}, which holds control characters: name it otherwise")
     position = {label: i for i, label in enumerate(labels)}
     return Table(
         name=name,
@@ -80,44 +73,8 @@ def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], subje
         targets=np.array([position[row.label] for row in rows], dtype=np.int64),
         splits=np.array([row.split for row in rows], dtype="<U5"),
         root=root,
-        skipped=tuple(skipped),
+        skipped=(*skipped, *blank),
     )
-
-
-def _read_folder(root: Path) -> tuple[list[Row], list[Skipped]]:
-    folders, files = visible(root)
-    splits = {folder: SPLIT_NAMES.get(folder.name.lower(), "") for folder in folders}
-    # `train` beside `bus` and `tram` is a class; only splits, and a `train` among them, is a split dataset.
-    if "train" not in splits.values() or not all(splits.values()):
-        return _read_labelled(root, root, "")
-    rows, skipped = [], [Skipped(file.name, "not in a split's folder") for file in files]
-    for folder, split in splits.items():
-        # `train` alone is a dataset that is not split yet.
-        inner, left_out = _read_labelled(root, folder, split if len(folders) > 1 else "")
-        rows += inner
-        skipped += left_out
-    return rows, skipped
-
-
-def _read_labelled(root: Path, folder: Path, split: str) -> tuple[list[Row], list[Skipped]]:
-    """Read class folders where there are folders, else labels from file names."""
-    rows: list[Row] = []
-    skipped: list[Skipped] = []
-    folders, files = visible(folder)
-    for file in files:
-        name = file.relative_to(root).as_posix()
-        if folders:
-            skipped.append(Skipped(name, "not in a class folder"))
-        elif match := LABEL_IN_NAME.match(file.stem):
-            rows.append(Row(name, match["label"], split))
-        else:
-            skipped.append(Skipped(name, "no label in the file's name (cat.17.jpg)"))
-    for class_folder in folders:
-        inside = visible_files(class_folder)
-        rows += [Row(file.relative_to(root).as_posix(), class_folder.name, split) for file in inside]
-        if not inside:
-            skipped.append(Skipped(class_folder.relative_to(root).as_posix(), "class folder without files"))
-    return rows, skipped
 
 
 def _read_listing(path: Path) -> tuple[list[Row], list[Skipped]]:

@@ -9,24 +9,23 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from alexnet.data.table import SPLITS, Table
-from alexnet.errors import DataError
+from alexnet.errors import DataError, listed
 from alexnet.recipe import Data
 
 
-def split(table: Table, settings: Data) -> Table:
+def split(table: Table, settings: Data, *, train: bool = True) -> Table:
     """Return the table with a split for every image, as `[data]` of a recipe says.
 
     What the dataset declares stays. Where it declares nothing, `validation` and `test` are the shares held out; where it
     declares no `val`, that share is held out of `train`. The rule `hash`: within a class, images are ordered by a hash of
     (seed, name) and the first of them are held out; so the splits are stratified and disjoint, do not depend on the order of
     files, and adding a file moves at most one file at each border. The other rules of `RULES` choose the validation images
-    alone, as the tutorials do; a test share is held out by hash before.
+    alone, as the tutorials do; a test share is held out by hash before. What is not to `train` on need not be fit for it.
 
     Raises:
-        DataError: no image to train on or to validate with, or splits whose labels differ.
+        DataError: to train on, but no image to train on or to validate with, or splits whose labels differ.
     """
     declared = {str(name) for name in np.unique(table.splits)} - {""}
     splits, seed = table.splits.copy(), settings.split_seed
@@ -39,7 +38,8 @@ def split(table: Table, settings: Data) -> Table:
     if "val" not in declared and not by_hash:
         splits[RULES[settings.split](np.flatnonzero(splits == "train"), settings.validation, seed)] = "val"
     done = replace(table, splits=splits)
-    _check(done, declared)
+    if train:
+        _check(done, declared)
     return done
 
 
@@ -59,6 +59,8 @@ def _scikit_learn(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[n
     """Return what scikit-learn's `train_test_split` calls test (tutorial 001)."""
     if len(rows) <= math.ceil(len(rows) * share):  # scikit-learn would refuse; here `_check` says how many are too few
         return rows
+    from sklearn.model_selection import train_test_split  # a second, which no other rule need wait for
+
     held_out: NDArray[np.int64] = train_test_split(rows, test_size=share, random_state=seed)[1]
     return held_out
 
@@ -86,6 +88,8 @@ def _hold_out(table: Table, splits: NDArray[np.str_], rows: NDArray[np.int64], s
 
 def _check(table: Table, declared: set[str]) -> None:
     counts = table.counts()
+    if declared and "train" not in declared:
+        raise DataError(f"{table.name} has no images to train on, only {listed(sorted(declared))}: name their folder train")
     if counts.get("train", 0) < 2 or "val" not in counts:
         raise DataError(
             f"{table.name} is too small: of {len(table)} readable images {counts.get('train', 0)} would train the network "
@@ -93,7 +97,7 @@ def _check(table: Table, declared: set[str]) -> None:
         )
     trained = set(table.targets[table.rows("train")].tolist())
     if lost := [label for i, label in enumerate(table.labels) if i not in trained and not declared]:
-        raise DataError(f"{table.name} has no readable image of {', '.join(map(repr, lost))}: add some, or remove the class")
+        raise DataError(f"{table.name} has no readable image of {listed(lost)}: add some, or remove the class")
     labels = {
         name: {table.labels[i] for i in np.unique(table.targets[table.rows(name)])} for name in SPLITS if name in declared
     }
@@ -101,6 +105,6 @@ def _check(table: Table, declared: set[str]) -> None:
         for other, there in labels.items():
             if missing := sorted(there - inside):
                 raise DataError(
-                    f"{table.name}: {name} has no images of {', '.join(map(repr, missing))}, which {other} has; "
+                    f"{table.name}: {name} has no images of {listed(missing)}, which {other} has; "
                     "the splits must hold the same labels (matched by name)"
                 )

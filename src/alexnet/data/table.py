@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.labels import tidy_label
+
 SPLITS = ("train", "val", "test")
 
 
@@ -18,6 +20,14 @@ class Skipped(NamedTuple):
 
     image: str
     reason: str
+
+
+class Row(NamedTuple):
+    """An image as a source names it; `split` is empty where the source does not say."""
+
+    image: str
+    label: str
+    split: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +84,10 @@ class Table:
         )
 
     def relabelled(self, labels: tuple[str, ...]) -> Table:
-        """Return the table with `labels`, of which its own are a part, and targets that are positions in them."""
-        position = np.array([labels.index(label) for label in self.labels], dtype=np.int64)
+        """Return the table with `labels`, of which its own are a part but for their spelling, and targets that are positions in them."""
+        tidy = [tidy_label(label) for label in labels]
+        found = [labels.index(label) if label in labels else tidy.index(tidy_label(label)) for label in self.labels]
+        position = np.array(found, dtype=np.int64)
         return replace(self, labels=labels, targets=position[self.targets])
 
     def rows(self, split: str) -> NDArray[np.int64]:

@@ -81,7 +81,8 @@ class Evaluation:
         Returns:
             `{"images", "loss", "top1", "top1_interval": [low, high], "top5", "ece", "ece_raw", "temperature", "input",
             "per_class": {label: {"images", "precision", "recall", "f1"}}, "skipped": [{"image", "reason"}]}`: the interval
-            holds with 95 % (Wilson 1927); `ece` is the expected calibration error, `ece_raw` that before calibration.
+            holds with 95 % (Wilson 1927); a class without images has None for recall and F1, one that is never predicted None
+            for precision; `ece` is the expected calibration error, `ece_raw` that before calibration.
         """
         top1 = self.top1
         return {

@@ -83,15 +83,18 @@ def confusion(predicted: Ints, targets: Ints, classes: int) -> Ints:
     return np.bincount(targets * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
-def per_class(counts: Ints) -> list[dict[str, float]]:
-    """Return for each class of a confusion matrix its images, precision, recall and F1; 0 where nothing is to divide."""
+def per_class(counts: Ints) -> list[dict[str, Any]]:
+    """Return for each class of a confusion matrix its images, precision, recall and F1.
+
+    A class without images has no recall and no F1, one that is never predicted no precision: None.
+    """
     right, actual, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     return [
         {
             "images": int(actual[i]),
-            "precision": float(right[i] / max(1, predicted[i])),
-            "recall": float(right[i] / max(1, actual[i])),
-            "f1": float(2 * right[i] / max(1, actual[i] + predicted[i])),
+            "precision": float(right[i] / predicted[i]) if predicted[i] else None,
+            "recall": float(right[i] / actual[i]) if actual[i] else None,
+            "f1": float(2 * right[i] / (actual[i] + predicted[i])) if actual[i] else None,
         }
         for i in range(len(counts))
     ]

@@ -16,10 +16,11 @@ from filelock import FileLock, Timeout
 from alexnet.data.batches import epoch_cuts
 from alexnet.data.dataset import Dataset, open_dataset, preprocessing, resolve
 from alexnet.data.images import Preprocessing
+from alexnet.data.labels import differing_in_case
 from alexnet.data.sources import open_table
 from alexnet.data.statistics import measure
 from alexnet.data.table import Table
-from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, quoted, reason_of
+from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, listed, quoted, reason_of, shortened
 from alexnet.measure.evaluate import Evaluation
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, choose_precision, keep_freed_memory, place
@@ -81,7 +82,9 @@ def resume(out: Path, device: str | None, started: float, group: Group = ALONE, 
     """
     folder = find(out) if group.first else RunFolder(out)  # another machine need not have it
     if group.first and folder.summary.exists():
-        raise RunError(f"{out} is finished, there is nothing to resume (alexnet report {quoted(out)} writes its page anew)")
+        more = f"alexnet train {quoted(read_recipe(folder).data.dataset)} --weights {quoted(out)}"
+        anew = f"alexnet report {quoted(out)} writes its page anew"
+        raise RunError(f"{out} is finished, there is nothing to resume: {more} trains a new run from what it learned ({anew})")
     text = group.told(read_recipe(folder).to_toml() if group.first else "")
     recipe = parse(tomllib.loads(text), str(folder.recipe))
     with group.in_turn():  # it may be downloaded
@@ -245,10 +248,12 @@ def _say_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFol
         f"variant {recipe.model.variant}: {parameters:,} parameters, input {recipe.images.input}x{recipe.images.input} "
         f"from {stored}; {where}"
     )
+    for group in differing_in_case(table.labels):
+        monitor.say(f"note: {listed(group)} differ in upper and lower case alone and are classes of their own")
     if table.skipped:
         monitor.say(f"left out {len(table.skipped)} files:")
         for skipped in table.skipped[:SKIPPED_SHOWN]:
-            monitor.say(f"  {skipped.image}: {skipped.reason}")
+            monitor.say(f"  {shortened(skipped.image)}: {skipped.reason}")
         if len(table.skipped) > SKIPPED_SHOWN:
             monitor.say(f"  and {len(table.skipped) - SKIPPED_SHOWN} more, in {folder.summary} at the end")
     monitor.say(f"curves: tensorboard --logdir {quoted(folder.path / train.tensorboard)}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import RunError, quoted
+from alexnet.errors import RunError, listed, quoted
 from alexnet.progress import clock
 from alexnet.recipe import MACHINE_KEYS, flat
 from alexnet.run import RunFolder, find, read_card, read_json, read_recipe
@@ -32,7 +32,7 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
         split = next(name for name in SPLITS if all(summary[name] for summary in summaries))
         rows = [_row(folder, summary, split) for folder, summary in zip(folders, summaries, strict=True)]
     except (LookupError, TypeError, StopIteration) as error:
-        raise RunError(f"a summary.json of {', '.join(map(str, paths))} is damaged: {error!r}") from error
+        raise RunError(f"a summary.json of {listed(paths)} is damaged: {error!r}") from error
     for row in rows:
         row["difference"] = None if row is rows[0] else _difference(row, rows[0])
     return {"split": split, "runs": rows, "settings": _settings(folders)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from alexnet.data.builtin import FASHION_LABELS
 from alexnet.data.dataset import preprocessing
-from alexnet.errors import AlexNetError, RecipeError, WeightsError
+from alexnet.errors import AlexNetError, RecipeError, WeightsError, listed
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.variants import variant as find_variant
 from alexnet.network.weights import keras_classes, load_keras
@@ -93,9 +93,9 @@ def _labels(file: Path, count: int, classes: Sequence[str] | None, dataset: str)
         known = LABELS.get(dataset, ())
         return known if len(known) == count else tuple(map(str, range(count)))
     if len(classes) != count:
-        raise WeightsError(f"{file} has {count} outputs, but --classes names {len(classes)}: {', '.join(classes)}")
+        raise WeightsError(f"{file} has {count} outputs, but --classes names {len(classes)}: {listed(classes)}")
     if len(set(classes)) != count or "" in classes:
-        raise WeightsError(f"--classes needs {count} different names: {', '.join(map(repr, classes))}")
+        raise WeightsError(f"--classes needs {count} different names: {listed(classes)}")
     return tuple(classes)
 
 

@@ -140,7 +140,7 @@ def _figures(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
         "right": round(found["top1"] * found["images"]),
         "top5_interval": wilson_interval(found["top5"], found["images"]),
         "guess": most_frequent(found["per_class"])[1],
-        "classes": sorted(rows, key=lambda row: (row["images"] == 0, row["f1"], row["recall"])),
+        "classes": sorted(rows, key=lambda row: (row["images"] == 0, row["f1"] or 0, row["recall"] or 0)),
     }
 
 

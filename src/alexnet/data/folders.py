@@ -1,0 +1,238 @@
+"""A folder of images -> rows: which folders are classes, which are splits, and which are neither.
+
+What folders hold decides, and then their names: a folder called `train` is a split if it holds class folders, and a class if it
+holds images beside other folders of images.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from alexnet.data.decode import opened
+from alexnet.data.files import visible
+from alexnet.data.table import Row, Skipped
+from alexnet.errors import DataError, listed
+
+# What people call the splits; the words of Hugging Face's `datasets`, and a few more.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "holdout"), "test"),
+}
+# Words that say nothing beside these: `training_set`, `val_images`, `TestData`, `train2017`.
+NEUTRAL = ("set", "data", "dataset", "images", "image", "imgs", "img", "photos", "pictures", "pics", "split", "folder", "dir")
+GLUED = re.compile(rf"({'|'.join(SPLIT_WORDS)})({'|'.join(NEUTRAL)})s?")
+WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+")
+
+# `cat.17.jpg`, `cat_0017.png`, `cat-17.jpg`, `cat 17.jpg`, `cat (17).jpg`: a label, then a number.
+LABEL_IN_NAME = re.compile(r"(?P<label>.*?[^\W\d_].*?)[\s._-]*\(?\d+\)?$")
+
+# Names of images, those that are not read too: a class of them is to be told of, not passed over.
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
+        *(".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"),
+    )
+)
+SNIFFED = 20  # files of a folder, none of which has such a name, whose content is looked at
+DEBRIS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}  # of archives and systems
+# What this program leaves: files of a run, an index, a study; pictures of `explain`, a curve of `--find-rate`.
+MARKS = ("recipe.toml", "model.json", "search.json", "study.json")
+OUR_PICTURES = re.compile(r".+-explained\.png|filters\.png|ablation\.png|.+-\d{8}-\d{6}-rate\.png")
+
+
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """What a folder holds: its own `files`, the `folders` with images in them, and what is `passed_over`, with the reason."""
+
+    path: Path
+    files: list[Path]
+    folders: list[Folder] = field(default_factory=list)
+    passed_over: list[tuple[Path, str]] = field(default_factory=list)
+
+    @cached_property
+    def images(self) -> bool:
+        """Whether there are images among its own files."""
+        return any(file.suffix.lower() in IMAGE_SUFFIXES for file in self.files) or any(map(_opens, self.files[:SNIFFED]))
+
+    @property
+    def divided(self) -> bool:
+        """Whether it holds images in folders alone."""
+        return bool(self.folders) and not self.images
+
+    def everything(self) -> list[Path]:
+        """Return all files in it and below, sorted; a folder that is linked twice counts once."""
+        seen: set[str] = set()
+
+        def walk(folder: Folder) -> Iterator[Path]:
+            real = os.path.realpath(folder.path)
+            if real not in seen:
+                seen.add(real)
+                yield from folder.files
+                for inner in folder.folders:
+                    yield from walk(inner)
+
+        return sorted(walk(self))
+
+    def skipped(self, root: Path) -> list[Skipped]:
+        """Return what is passed over in it and below."""
+        found = [Skipped(path.relative_to(root).as_posix(), reason) for path, reason in self.passed_over]
+        return found + [skipped for inner in self.folders for skipped in inner.skipped(root)]
+
+
+def read_folder(root: Path) -> tuple[list[Row], list[Skipped]]:
+    """Return a row for each image in the folder, and what is passed over.
+
+    Raises:
+        DataError: it cannot be known whether folders are splits or classes, or which split.
+        OSError: a folder cannot be read.
+    """
+    here = _look(root, ())
+    splits = _splits(here)
+    if not splits and here.divided and len(here.folders) == 1 and (inside := _splits(here.folders[0])):
+        rows, skipped = _read_splits(root, here.folders[0], inside)  # photos/data/train/cat
+        strays = [Skipped(file.name, "not in a split's folder") for file in here.files]
+        return rows, [*strays, *Folder(root, [], [], here.passed_over).skipped(root), *skipped]
+    return _read_splits(root, here, splits) if splits else _read_classes(root, here, "")
+
+
+def split_of(name: str) -> tuple[str, str]:
+    """Return the split that a folder's name says, or nothing, and the words beside: `seg_train` is (`train`, `seg`)."""
+    words = []
+    for word in (word.lower() for word in WORDS.findall(name)):
+        glued = GLUED.fullmatch(word)
+        words += [glued[1]] if glued else [word]
+    if "hold" in words and "out" in words:
+        words = ["holdout", *(word for word in words if word not in ("hold", "out"))]
+    said = [word for word in words if word in SPLIT_WORDS]
+    beside = " ".join(word for word in words if word not in SPLIT_WORDS and word not in NEUTRAL)
+    return (SPLIT_WORDS[said[0]], beside) if len(said) == 1 else ("", beside)
+
+
+def _look(path: Path, above: tuple[str, ...]) -> Folder:
+    """Return what a folder holds; a link that leads back up is not followed."""
+    folders, files = visible(path)
+    here = Folder(path, files)
+    above = (*above, os.path.realpath(path))
+    for inner in folders:
+        if inner.name.lower() in DEBRIS:
+            here.passed_over.append((inner, "a folder that archive programs and systems leave"))
+        elif os.path.realpath(inner) not in above:
+            found = _look(inner, above)
+            if reason := _no_images(found):
+                here.passed_over.append((inner, reason))
+            else:
+                here.folders.append(found)
+    return here
+
+
+def _no_images(folder: Folder) -> str:
+    """Return why a folder is neither a class nor a split; nothing if it may be one."""
+    pictures = [file.name for file in folder.files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if all(map(OUR_PICTURES.fullmatch, pictures)) and (pictures or any((folder.path / mark).is_file() for mark in MARKS)):
+        # A run, an index or a study; or beside such ones, pictures alone.
+        if not folder.folders or any((folder.path / mark).is_file() for mark in MARKS):
+            return "made by alexnet: no images to learn from"
+    if folder.folders or folder.images:
+        return ""
+    if any(reason.startswith("made by") for _, reason in folder.passed_over):
+        return "made by alexnet: no images to learn from"
+    return "no images in it" if folder.files or folder.passed_over else "class folder without files"
+
+
+def _opens(file: Path) -> bool:
+    """Whether a file's content is an image's, whatever its name."""
+    try:
+        with opened(file):
+            return True
+    except Exception:  # Pillow's readers raise a dozen kinds
+        return False
+
+
+def _splits(here: Folder) -> dict[Path, str]:
+    """Return the folders in `here` that are splits, each with the split; none where all are classes.
+
+    Raises:
+        DataError: it cannot be known.
+    """
+    said = {folder: split_of(folder.path.name) for folder in here.folders}
+    beside = [words for split, words in said.values() if split]
+    named = {f: split for f, (split, words) in said.items() if split and (not words or beside.count(words) > 1)}
+    others = [folder for folder in here.folders if folder not in named]
+    if not named or not (_hold_classes(list(named), others) or ("train" in named.values() and not others)):
+        return {}
+    for split in sorted(set(named.values())):
+        if len(same := [folder.path.name for folder, its in named.items() if its == split]) > 1:
+            raise DataError(f"{here.path} has {listed(same)}, of which each could be {split}: put one of them elsewhere")
+    whole = "train" in named.values() and len(named) > 1
+    if not whole and (alike := [folder.path.name for folder in others if folder.divided]):
+        name = next(iter(named)).path.name
+        raise DataError(
+            f"{here.path} has {name!r} and {listed(alike)}, all with folders in them, which may be splits or classes: for splits, "
+            f"name them train, val and test, or put the others elsewhere; for classes, give {name!r} another name"
+        )
+    return {folder.path: split for folder, split in named.items()}
+
+
+def _hold_classes(named: list[Folder], others: list[Folder]) -> bool:
+    """Whether folders with the names of splits hold classes: as folders, or as labels in their files' names."""
+    if any(folder.divided for folder in named):
+        return True
+    inner = [{folder.path.name for folder in each.folders} for each in named]
+    if len(inner) > 1 and set.intersection(*inner):  # with a stray image beside the class folders
+        return True
+    labels = [_labels_in_names(folder) for folder in named]
+    shared = set.intersection(*labels)
+    return len(named) > 1 and len(shared) > 1 and not any(shared <= _labels_in_names(folder) for folder in others)
+
+
+def _labels_in_names(folder: Folder) -> set[str]:
+    return {match["label"] for file in folder.files if (match := LABEL_IN_NAME.match(file.stem))}
+
+
+def _read_splits(root: Path, here: Folder, splits: dict[Path, str]) -> tuple[list[Row], list[Skipped]]:
+    skipped = [Skipped(file.relative_to(root).as_posix(), "not in a split's folder") for file in here.files]
+    skipped += Folder(here.path, [], [], here.passed_over).skipped(root)
+    inside = {folder.path: _unwrapped(folder) for folder in here.folders if folder.path in splits}
+    skipped += [
+        Skipped(folder.path.relative_to(root).as_posix(), "not a split's folder, as those beside it are")
+        for folder in here.folders
+        if folder.path not in splits
+    ]
+    in_folders = any(folder.folders for folder in inside.values())
+    rows: list[Row] = []
+    for path, folder in inside.items():
+        # `train` alone is a dataset that is not split yet.
+        split = "" if list(splits.values()) == ["train"] else splits[path]
+        inner, left_out = _read_classes(root, folder, split, in_names=not in_folders)
+        rows += inner
+        skipped += left_out
+    return rows, skipped
+
+
+def _unwrapped(folder: Folder) -> Folder:
+    """Return the folder that holds the classes: of `train/train/cat` the inner one."""
+    only = folder.folders[0] if folder.divided and len(folder.folders) == 1 else folder
+    return only if only is folder or split_of(only.path.name)[0] != split_of(folder.path.name)[0] else _unwrapped(only)
+
+
+def _read_classes(root: Path, here: Folder, split: str, *, in_names: bool = True) -> tuple[list[Row], list[Skipped]]:
+    """Read class folders where there are folders, else, if `in_names`, labels from file names."""
+    rows: list[Row] = []
+    skipped = here.skipped(root)
+    for file in here.files:
+        name = file.relative_to(root).as_posix()
+        if here.folders or not in_names:
+            skipped.append(Skipped(name, "not in a class folder"))
+        elif match := LABEL_IN_NAME.match(file.stem):
+            rows.append(Row(name, match["label"], split))
+        else:
+            skipped.append(Skipped(name, "no label in the file's name (cat.17.jpg)"))
+    for folder in here.folders:
+        rows += [Row(file.relative_to(root).as_posix(), folder.path.name, split) for file in folder.everything()]
+    return rows, skipped
