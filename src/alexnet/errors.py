@@ -96,7 +96,7 @@ def shortened(text: object, most: int = LONGEST_NAME) -> str:
 
 
 def listed(names: Iterable[object], most: int = NAMES_SHOWN) -> str:
-    """Return `'a', 'b' and 1,298 more` for a message: the first `most` names, each shortened, and how many there are besides."""
+    """Return `'a', 'b' and 1,298 more` for a message: the first `most` names, each shortened, and how many more there are."""
     names = list(names)
     shown = ", ".join(repr(shortened(name)) for name in names[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown

@@ -97,8 +97,9 @@ def show_summary(summary: dict[str, Any]) -> None:
     last = summary["test"] or summary["validation"]
     label, share = most_frequent(last["per_class"])
     if last["top1_interval"][0] <= share:
+        named = printable(repr(shortened(label)))
         print(
-            f"{'note':10}  not surely better than always saying {printable(repr(shortened(label)))}, which is right for {share:.1%}: "
+            f"{'note':10}  not surely better than always saying {named}, which is right for {share:.1%}: "
             "give it more time or more images, or look at the labels"
         )
     epochs = f"{summary['epochs']} epoch{'' if summary['epochs'] == 1 else 's'}"

@@ -43,7 +43,8 @@ SNIFFED = 20  # files of a folder, none of which has such a name, whose content 
 DEBRIS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}  # of archives and systems
 # What this program leaves: files of a run, an index, a study; pictures of `explain`, a curve of `--find-rate`.
 MARKS = ("recipe.toml", "model.json", "search.json", "study.json")
-OUR_PICTURES = re.compile(r".+-explained\.png|filters\.png|ablation\.png|.+-\d{8}-\d{6}-rate\.png")
+OUR_PICTURES = re.compile(r".+-explained\.png|filters\.png|ablation\.png|.+-rate\.png")
+MADE = "made by alexnet: no images to learn from"
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,14 +135,13 @@ def _look(path: Path, above: tuple[str, ...]) -> Folder:
 def _no_images(folder: Folder) -> str:
     """Return why a folder is neither a class nor a split; nothing if it may be one."""
     pictures = [file.name for file in folder.files if file.suffix.lower() in IMAGE_SUFFIXES]
-    if all(map(OUR_PICTURES.fullmatch, pictures)) and (pictures or any((folder.path / mark).is_file() for mark in MARKS)):
-        # A run, an index or a study; or beside such ones, pictures alone.
-        if not folder.folders or any((folder.path / mark).is_file() for mark in MARKS):
-            return "made by alexnet: no images to learn from"
+    ours = pictures or any((folder.path / mark).is_file() for mark in MARKS)
+    if ours and not folder.folders and all(map(OUR_PICTURES.fullmatch, pictures)):
+        return MADE
     if folder.folders or folder.images:
         return ""
-    if any(reason.startswith("made by") for _, reason in folder.passed_over):
-        return "made by alexnet: no images to learn from"
+    if any(reason == MADE for _, reason in folder.passed_over):  # `runs`
+        return MADE
     return "no images in it" if folder.files or folder.passed_over else "class folder without files"
 
 
@@ -173,8 +173,8 @@ def _splits(here: Folder) -> dict[Path, str]:
     if not whole and (alike := [folder.path.name for folder in others if folder.divided]):
         name = next(iter(named)).path.name
         raise DataError(
-            f"{here.path} has {name!r} and {listed(alike)}, all with folders in them, which may be splits or classes: for splits, "
-            f"name them train, val and test, or put the others elsewhere; for classes, give {name!r} another name"
+            f"{here.path} has {name!r} and {listed(alike)}, all with folders in them, which may be splits or classes: "
+            f"for splits, name them train, val and test, or put the others elsewhere; for classes, give {name!r} another name"
         )
     return {folder.path: split for folder, split in named.items()}
 

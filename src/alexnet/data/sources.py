@@ -32,7 +32,8 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) 
     `data_root` is where downloads of built-in datasets lie; `least` is the number of classes that there must be.
 
     Raises:
-        DataError: nothing there, fewer than `least` classes, folders that may be classes or splits, columns missing, a download that failed.
+        DataError: nothing there, fewer than `least` classes, folders that may be classes or splits, columns
+            missing, a download that failed.
     """
     if str(data) in builtin.NAMES:
         return builtin.load(str(data), data_root)

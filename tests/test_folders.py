@@ -1,0 +1,228 @@
+"""Which folders of a dataset are classes, which are splits, and which are passed over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import alexnet
+from alexnet import recipe as recipes
+from alexnet.api import _default_out
+from alexnet.cli import app
+from alexnet.data.folders import SPLIT_WORDS, split_of
+from alexnet.data.sources import open_table
+from alexnet.data.splits import split
+from alexnet.data.table import Table
+from alexnet.errors import DataError, RunError
+from alexnet.recipe import Data
+
+JUNK = {
+    **{"__MACOSX": ["train/cat/._1.png"], "logs": ["train.log"], "runs": ["a/recipe.toml", "a/model.json", "a/report.html"]},
+    **{"empty": [], "notes": ["read me.txt", "2020/list.csv"], ".ipynb_checkpoints": ["1.png"], "exported": ["model.onnx"]},
+    **{"explained": ["filters.png", "1-explained.png"], "found": ["search.json", "exact-0.faiss"]},
+    **{"study": ["study.json", "ablation.png", "a-1/recipe.toml"], "rates": ["a-rate.png", "a/recipe.toml"]},
+}
+
+
+def make(root: Path, files: Iterable[str]) -> Path:
+    """Make files, which are not opened: a name says that they are images."""
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def junk(root: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        make(root / name, JUNK[name])
+
+
+def classes_in(*folders: str, labels: Iterable[str] = ("cat", "dog"), each: int = 1) -> list[str]:
+    return [f"{folder}/{label}/{i}.png" for folder in folders for label in labels for i in range(each)]
+
+
+def found(root: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    table = open_table(root)
+    return table.labels, table.counts()
+
+
+def told(table: Table) -> set[str]:
+    return {skipped.image for skipped in table.skipped}
+
+
+BESIDE = st.sets(st.sampled_from(sorted(JUNK)))
+
+
+@given(st.sets(st.sampled_from(["bus", "train", "test", "tram", "val"]), min_size=2), BESIDE)
+def test_classes_are_the_folders_of_images_whatever_their_names_and_whatever_lies_beside(
+    classes: set[str], beside: set[str]
+) -> None:
+    if not classes - {"train", "test", "val"}:
+        classes |= {"bus"}
+    with TemporaryDirectory() as folder:
+        root = make(Path(folder), classes_in(".", labels=sorted(classes)))
+        junk(root, beside)
+        table = open_table(root)
+        assert table.labels == tuple(sorted(classes))
+        assert not table.splits.any()
+        assert told(table) >= {name for name in beside if not name.startswith(".")}
+
+
+@given(
+    st.sampled_from(
+        [
+            *[("train", "val", "test"), ("training_set", "test_set"), ("train", "dev", "test"), ("train", "validation")],
+            *[("Train", "Valid"), ("trainset", "testset"), ("TrainingSet", "ValidationSet"), ("train_images", "val_images")],
+            *[("training", "testing"), ("train", "eval"), ("train", "hold-out"), ("train2017", "val2017"), ("TRAIN", "TEST")],
+            *[("seg_train", "seg_test"), ("train_set", "valid_set"), ("train", "holdout"), ("images_train", "images_test")],
+        ]
+    ),
+    st.sets(st.sampled_from(["cat", "dog", "train", "été"]), min_size=2),
+    BESIDE,
+    st.booleans(),
+)
+def test_splits_are_found_whatever_they_are_called_and_whatever_lies_beside(
+    names: tuple[str, ...], labels: set[str], beside: set[str], nested: bool
+) -> None:
+    with TemporaryDirectory() as folder:
+        root = Path(folder) / "data" if nested else Path(folder)
+        make(root, classes_in(*names, labels=sorted(labels)))
+        junk(root, beside)
+        table = open_table(folder)
+        assert set(table.labels) == labels
+        assert table.counts() == {split_of(name)[0]: len(labels) for name in names}
+        assert {Path(name).name for name in told(table)} == {name for name in beside if not name.startswith(".")}
+
+
+def test_a_folder_of_unlabelled_images_beside_splits_is_passed_over_and_told(tmp_path: Path) -> None:
+    make(tmp_path, [*classes_in("train", "val"), "unlabelled/1.png"])
+    assert found(tmp_path) == (("cat", "dog"), {"train": 2, "val": 2})
+    assert told(open_table(tmp_path)) == {"unlabelled"}
+
+
+@pytest.mark.parametrize("lone", ["val", "test"])
+def test_an_empty_split_is_passed_over_and_told(tmp_path: Path, lone: str) -> None:
+    make(tmp_path, classes_in("train", "test" if lone == "val" else "val"))
+    (tmp_path / lone / "cat").mkdir(parents=True)
+    assert lone not in found(tmp_path)[1]
+    assert told(open_table(tmp_path)) == {lone}
+
+
+def test_train_alone_beside_others_is_not_split_yet(tmp_path: Path) -> None:
+    make(tmp_path, [*classes_in("train"), "unlabelled/1.png"])
+    assert found(tmp_path) == (("cat", "dog"), {})
+
+
+def test_splits_of_files_with_labels_in_their_names(tmp_path: Path) -> None:
+    make(tmp_path, [f"{s}/{label}.{i}.jpg" for s in ("train", "test") for label in ("cat", "dog") for i in (1, 2)])
+    make(tmp_path, ["unlabelled/1.jpg", "unlabelled/IMG_2.jpg"])
+    assert found(tmp_path) == (("cat", "dog"), {"train": 4, "test": 4})
+
+
+def test_files_of_a_test_folder_get_no_label_from_their_names_beside_class_folders(tmp_path: Path) -> None:
+    make(tmp_path, [*classes_in("train", "val"), "test/IMG_1.png"])
+    assert found(tmp_path) == (("cat", "dog"), {"train": 2, "val": 2})
+    assert told(open_table(tmp_path)) == {"test/IMG_1.png"}
+
+
+def test_a_split_that_was_packed_into_a_folder_of_its_own_name(tmp_path: Path) -> None:
+    make(tmp_path, classes_in("seg_train/seg_train", "seg_test/seg_test"))
+    assert found(tmp_path) == (("cat", "dog"), {"train": 2, "test": 2})
+
+
+def test_two_folders_that_could_be_one_split_are_refused(tmp_path: Path) -> None:
+    make(tmp_path, classes_in("train", "val", "dev"))
+    with pytest.raises(DataError, match="has 'dev', 'val', of which each could be val"):
+        open_table(tmp_path)
+
+
+def test_folders_of_folders_that_may_be_classes_or_splits_are_refused(tmp_path: Path) -> None:
+    make(tmp_path, [*classes_in("train", labels=("2019", "2020")), *classes_in("bus", labels=("2019", "2020"))])
+    with pytest.raises(DataError, match="has 'train' and 'bus', all with folders in them, which may be splits or classes"):
+        open_table(tmp_path)
+
+
+def test_splits_without_one_to_train_on_are_refused_for_training(tmp_path: Path) -> None:
+    make(tmp_path, classes_in("val", "test", each=3))
+    with pytest.raises(DataError, match="has no images to train on, only 'test', 'val'"):
+        split(open_table(tmp_path), Data())
+
+
+@given(st.sampled_from(sorted(SPLIT_WORDS)), st.sampled_from(["{}", "{}_set", "{}set", "my {} images", "{}-data"]))
+def test_words_of_splits_are_known_in_every_spelling(word: str, form: str) -> None:
+    for name in (form.format(word), form.format(word).upper(), form.format(word).title()):
+        assert split_of(name)[0] == SPLIT_WORDS[word]
+    assert split_of("cat") == ("", "cat")
+    assert split_of("trainer")[0] == split_of("contest")[0] == ""
+
+
+def test_a_picture_without_a_suffix_makes_a_class(photos: Path, tmp_path: Path) -> None:
+    image = next(photos.rglob("*.png")).read_bytes()
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1").write_bytes(image)
+    assert open_table(tmp_path).labels == ("cat", "dog")
+
+
+def test_a_run_in_a_class_folder_is_no_part_of_the_class(tmp_path: Path) -> None:
+    make(tmp_path, [*classes_in("."), "cat/runs/a/recipe.toml", "cat/runs/a/explain/1-explained.png"])
+    table = open_table(tmp_path)
+    assert list(table.images) == ["cat/0.png", "dog/0.png"]
+    assert told(table) == {"cat/runs"}
+
+
+@pytest.mark.parametrize("data", [".", "./", "../photos/.", "..", "../../photos"])
+def test_a_run_is_named_for_the_folder_that_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str) -> None:
+    make(tmp_path / "photos", classes_in("."))
+    monkeypatch.chdir(tmp_path / "photos" / ("cat" if data.startswith("..") and data != "../photos/." else ""))
+    chosen = recipes.load("fast").with_settings({"data.dataset": data})
+    assert _default_out(chosen).name.startswith("photos-fast-")
+    assert Path(chosen.from_anywhere().data.dataset) == (tmp_path / "photos").resolve()
+    assert open_table(data).name == "photos"
+
+
+def test_a_finished_run_says_how_to_train_more(short: Path) -> None:
+    with pytest.raises(RunError, match=r"alexnet train \S*photos --weights \S*run trains a new run from what it learned"):
+        alexnet.resume(short)
+    told = CliRunner().invoke(app, ["train", "--resume", str(short), "--epochs", "20"])
+    assert told.exit_code == 2
+    assert "--weights RUN --epochs N" in " ".join(told.stderr.replace("│", " ").split())
+
+
+def test_evaluate_takes_a_folder_that_lacks_a_class(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
+    label = trained.labels[0]
+    (tmp_path / "some" / "test").mkdir(parents=True)
+    (tmp_path / "some" / "test" / label).symlink_to(photos / label)
+    for data in (tmp_path / "some", tmp_path / "some" / "test"):
+        rows = trained.evaluate(data).to_json()["per_class"]
+        assert rows[label]["images"] == 20
+        assert rows[label]["recall"] is not None
+        assert rows[trained.labels[1]]["recall"] is rows[trained.labels[1]]["f1"] is None
+    told = CliRunner().invoke(app, ["evaluate", str(trained.path), str(tmp_path / "some")])
+    assert told.exit_code == 0, told.output
+    assert next(line for line in told.stdout.splitlines() if line.startswith(trained.labels[1])).endswith("–      –")
+    as_json = CliRunner().invoke(app, ["evaluate", str(trained.path), str(tmp_path / "some"), "--json"])
+    assert json.loads(as_json.stdout)["per_class"][trained.labels[1]]["recall"] is None
+
+
+def test_evaluate_takes_splits_whose_labels_differ(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
+    for name, labels in (("train", trained.labels), ("test", trained.labels[:1])):
+        (tmp_path / name).mkdir()
+        for label in labels:
+            (tmp_path / name / label).symlink_to(photos / label)
+    assert trained.evaluate(tmp_path).to_json()["images"] == 20
+
+
+def test_thousands_of_unknown_labels_are_cut(trained: alexnet.Run, tmp_path: Path) -> None:
+    make(tmp_path, [f"class-{i:04}/1.png" for i in range(1300)])
+    with pytest.raises(DataError, match=r"does not know: 'class-0000', .* and 1,290 more; it knows") as caught:
+        trained.evaluate(tmp_path)
+    assert len(str(caught.value)) < 600
