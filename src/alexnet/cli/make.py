@@ -139,8 +139,8 @@ def train(
         given = [data, recipe, variant, weights, epochs, minutes, out, seed, set_, data_root]
         if find_rate or any(value is not None for value in given):
             raise typer.BadParameter(
-                "a resumed run keeps its recipe: give --resume RUN alone (with --device, --threads, --processes or --parallel); "
-                "to train more than it says, start a new run from it: alexnet train DATA --weights RUN --epochs N"
+                "a resumed run keeps its recipe: give --resume RUN alone (with --device, --threads, --processes or "
+                "--parallel), or, to train more, start a new run from it: alexnet train DATA --weights RUN --epochs N"
             )
         run = api.resume(resume, **where, parallel=parallel.value, started=STARTED)
     else:

@@ -84,7 +84,7 @@ class Table:
         )
 
     def relabelled(self, labels: tuple[str, ...]) -> Table:
-        """Return the table with `labels`, of which its own are a part (but for spelling), and targets that are positions in them."""
+        """Return the table with `labels`, of which its own are a part (but for spelling), and targets as positions in them."""
         tidy = [tidy_label(label) for label in labels]
         found = [labels.index(label) if label in labels else tidy.index(tidy_label(label)) for label in self.labels]
         position = np.array(found, dtype=np.int64)
