@@ -138,6 +138,13 @@ def test_a_split_that_was_packed_into_a_folder_of_its_own_name(tmp_path: Path) -
     assert found(tmp_path) == (("cat", "dog"), {"train": 2, "test": 2})
 
 
+def test_splits_inside_class_folders(tmp_path: Path) -> None:
+    make(tmp_path, classes_in("cat", "dog", labels=("train", "val")))
+    assert found(tmp_path) == (("cat", "dog"), {"train": 2, "val": 2})
+    make(tmp_path, ["dog/stray.png"])
+    assert found(tmp_path) == (("cat", "dog"), {}), "not all are in splits"
+
+
 def test_two_folders_that_could_be_one_split_are_refused(tmp_path: Path) -> None:
     make(tmp_path, classes_in("train", "val", "dev"))
     with pytest.raises(DataError, match="has 'dev', 'val', of which each could be val"):

@@ -233,6 +233,17 @@ def _read_classes(root: Path, here: Folder, split: str, *, in_names: bool = True
             rows.append(Row(name, match["label"], split))
         else:
             skipped.append(Skipped(name, "no label in the file's name (cat.17.jpg)"))
+    splits = {} if split else _splits_inside(here)
     for folder in here.folders:
-        rows += [Row(file.relative_to(root).as_posix(), folder.path.name, split) for file in folder.everything()]
+        for file in folder.everything():
+            place = file.relative_to(folder.path).parts[0]
+            rows.append(Row(file.relative_to(root).as_posix(), folder.path.name, splits.get(place, split)))
     return rows, skipped
+
+
+def _splits_inside(here: Folder) -> dict[str, str]:
+    """Return the folders in class folders that are splits, by name, if all are: `cat/train`, `cat/val`, `dog/train`, …"""
+    inside = {inner.path.name: split_of(inner.path.name) for folder in here.folders for inner in folder.folders}
+    splits = {name: split for name, (split, beside) in inside.items() if not beside}
+    whole = splits.keys() == inside.keys() and "train" in splits.values() and len(set(splits.values())) == len(splits) > 1
+    return splits if whole and "" not in splits.values() and not any(folder.images for folder in here.folders) else {}

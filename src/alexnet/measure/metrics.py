@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 Floats = NDArray[np.floating]
@@ -71,6 +70,8 @@ def fit_temperature(logits: Floats, targets: Ints) -> float:
 
     It is 1 where the images are too few to tell it from 1: by a likelihood ratio test at 5 % (Wilks 1938).
     """
+    from scipy.optimize import minimize_scalar  # half a second, which most commands need not wait for
+
     found = minimize_scalar(
         lambda log_t: cross_entropy(logits / np.exp(log_t), targets), bounds=(np.log(0.05), np.log(20)), method="bounded"
     )
