@@ -242,7 +242,7 @@ def _read_classes(root: Path, here: Folder, split: str, *, in_names: bool = True
 
 
 def _splits_inside(here: Folder) -> dict[str, str]:
-    """Return the folders in class folders that are splits, by name, if all are: `cat/train`, `cat/val`, `dog/train`, …"""
+    """Return the folders in class folders that are splits, by name, if all are, as in `cat/train`, `cat/val`, `dog/train`."""
     inside = {inner.path.name: split_of(inner.path.name) for folder in here.folders for inner in folder.folders}
     splits = {name: split for name, (split, beside) in inside.items() if not beside}
     whole = splits.keys() == inside.keys() and "train" in splits.values() and len(set(splits.values())) == len(splits) > 1
