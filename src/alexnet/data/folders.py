@@ -217,8 +217,11 @@ def _read_splits(root: Path, here: Folder, splits: dict[Path, str]) -> tuple[lis
 
 def _unwrapped(folder: Folder) -> Folder:
     """Return the folder that holds the classes: of `train/train/cat` the inner one."""
-    only = folder.folders[0] if folder.divided and len(folder.folders) == 1 else folder
-    return only if only is folder or split_of(only.path.name)[0] != split_of(folder.path.name)[0] else _unwrapped(only)
+    if folder.divided and len(folder.folders) == 1:
+        only = folder.folders[0]
+        if only.divided and split_of(only.path.name)[0] == split_of(folder.path.name)[0]:
+            return _unwrapped(only)
+    return folder
 
 
 def _read_classes(root: Path, here: Folder, split: str, *, in_names: bool = True) -> tuple[list[Row], list[Skipped]]:
