@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Iterable
 
 DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they let a name read as another one
+LONGEST_NAME = 80  # characters of a name in a message
+NAMES_SHOWN = 10  # in a list of names
 
 
 class AlexNetError(Exception):
@@ -86,8 +88,22 @@ def printable(text: str) -> str:
     return "".join(char.encode("unicode_escape").decode() if steers(char) else char for char in text)
 
 
+def shortened(text: object, most: int = LONGEST_NAME) -> str:
+    """Return `text` as a message shows it: without its middle where it is longer than `most` characters."""
+    whole = str(text)
+    end = (most - 1) // 2
+    return whole if len(whole) <= most else f"{whole[: most - 1 - end]}…{whole[-end:]}"
+
+
+def listed(names: Iterable[object], most: int = NAMES_SHOWN) -> str:
+    """Return `'a', 'b' and 1,298 more` for a message: the first `most` names, each shortened, and how many there are besides."""
+    names = list(names)
+    shown = ", ".join(repr(shortened(name)) for name in names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` for the known word closest to `word`, else the list of known words."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+    close = difflib.get_close_matches(word[:LONGEST_NAME], known, n=1, cutoff=0.6)
+    return f"did you mean {shortened(close[0])!r}?" if close else f"known are: {', '.join(map(shortened, known))}"
