@@ -419,6 +419,14 @@ def test_columns_that_are_no_image_are_refused(tmp_path: Path, column: Any) -> N
         open_table(parquet_file(tmp_path / "a.parquet", {"image": column, "label": [0, 1]}))
 
 
+def test_a_folder_of_parquet_files_is_refused(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        parquet_file(tmp_path / name, {"image": PNG, "label": [0, 1] * 4})
+    with pytest.raises(DataError, match=r"holds Parquet files and no images: give one of them, .*parquet"):
+        open_table(tmp_path)
+
+
 def test_a_run_measures_images_in_parquet_as_those_in_folders(tmp_path: Path, trained: Run, photos: Path) -> None:
     files = sorted(photos.rglob("*.png"))
     columns = {

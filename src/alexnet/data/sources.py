@@ -41,6 +41,8 @@ def open_table(data: str | Path, data_root: Path | None = None) -> Table:
     try:
         if path.is_dir():
             rows, skipped = _read_folder(path)
+            if rows and all(row.image.lower().endswith(".parquet") for row in rows):
+                raise DataError(f"{path} holds Parquet files and no images: give one of them, {path / rows[0].image}")
             return _table(path.name, path, rows, skipped, f"{path} has")
         if path.suffix.lower() in SUFFIXES and path.is_file():
             rows, skipped, contents = read_listing(path, SPLIT_NAMES)
