@@ -419,6 +419,13 @@ def test_columns_that_are_no_image_are_refused(tmp_path: Path, column: Any) -> N
         open_table(parquet_file(tmp_path / "a.parquet", {"image": column, "label": [0, 1]}))
 
 
+def test_a_parquet_file_that_became_shorter_is_named(tmp_path: Path) -> None:
+    table = open_table(parquet_file(tmp_path / "a.parquet", {"image": PNG, "label": [0, 1] * 4}))
+    parquet_file(tmp_path / "a.parquet", {"image": PNG[:2], "label": [0, 1]})
+    with pytest.raises(DataError, match="it has changed"):
+        list(table.sources())
+
+
 def test_a_folder_of_parquet_files_is_refused(tmp_path: Path) -> None:
     for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -59,7 +59,10 @@ class Contents:
             self._first, self._batch = self._starts[group], []
         while row >= self._first + len(self._batch):
             self._first += len(self._batch)
-            self._batch = next(self._batches).column(0).to_pylist()
+            batch = next(self._batches, None)
+            if batch is None:
+                raise DataError(f"{self.path} has fewer rows than when it was opened: it has changed")
+            self._batch = batch.column(0).to_pylist()
 
 
 def read_parquet(path: Path) -> tuple[list[Record], Contents | None]:
