@@ -97,10 +97,10 @@ def test_a_csv_leaves_out_what_it_lists_twice_or_without_label(tmp_path: Path) -
     ("text", "message"),
     [
         ("picture,label\na.png,1\n", "no column 'image': it has 'picture', 'label'"),
-        ("image,class\na.png,1\n", "no column 'label'"),
+        ("image,kind\na.png,1\n", "no column 'label'"),
         ("", "no columns"),
         ("image,label\na.png,1\n", "one class alone, '1'"),
-        ("image,label,split\na.png,1,train\nb.png,2,dev\n", "line 3: split is 'dev'"),
+        ("image,label,split\na.png,1,train\nb.png,2,fold3\n", "line 3: split is 'fold3'"),
         ("image,label,split\na.png,1,train\nb.png,2,\n", "'split' is empty in some lines"),
     ],
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -31,9 +34,28 @@ def fail_if_unread(answers: Counted) -> None:
 
 
 def names_of(images: list[str]) -> list[str]:
-    """Replace - by the lines of standard input."""
-    return [name for given in images for name in (_lines(sys.stdin) if given == "-" else [given])]
+    """Replace - by the names on standard input."""
+    return [name for given in images for name in (_names(_read_input()) if given == "-" else [given])]
 
 
-def _lines(stream: Iterable[str]) -> list[str]:
-    return [name for line in stream if (name := line.rstrip("\r\n"))]
+def _read_input() -> bytes:
+    if sys.stdin is None:
+        raise typer.BadParameter("- stands for standard input, which is closed")
+    return sys.stdin.buffer.read()
+
+
+def _names(content: bytes) -> list[str]:
+    """Return the names in a list: separated by NUL characters, as by `find -print0`, where there are any, else one a line.
+
+    UTF-16 has a byte-order mark, as PowerShell writes it; other bytes are names as the system has them.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode("utf-16", "replace")
+    else:
+        content = content.removeprefix(codecs.BOM_UTF8)
+        try:
+            text = os.fsdecode(content)
+        except UnicodeDecodeError:  # Windows' older commands write in a code page
+            text = content.decode(sys.stdin.encoding, "replace")
+    names = text.split("\0") if "\0" in text else re.split(r"\r\n|\r|\n", text)
+    return [name for name in names if name.strip()]

@@ -80,7 +80,8 @@ def data_argument(text: str = "A folder, a CSV or Parquet file, or digits, cifar
 
 def images_argument(to_do: str) -> Any:
     """Return the argument IMAGE…, with what is done to them."""
-    text = f"{to_do}: files, folders, patterns such as 'photos/*.jpg', or - for names on standard input, one a line."
+    given = "or - for names on standard input, one a line or with NUL after each"
+    text = f"{to_do}: files, folders, patterns such as 'photos/*.jpg', {given}."
     return typer.Argument(metavar="IMAGE…", help=text)
 
 

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 from alexnet.data.images import PixelArray, Preprocessing, fitted
 from alexnet.data.table import Skipped, Table
 from alexnet.data.workers import Answer, decoded
-from alexnet.errors import DataError, ImageError, reason_of
+from alexnet.errors import DataError, ImageError, reason_of, shortened
 from alexnet.progress import track
 from alexnet.temporary import beside, clear
 
@@ -114,7 +114,7 @@ def open_cache(table: Table, how: Preprocessing, workers: int) -> Cache:
         ) from error
     if not len(found.rows):
         first = found.skipped[0] if found.skipped else Skipped("", "there are none")
-        raise DataError(f"{table.name} has no readable image; the first, {first.image}: {first.reason}")
+        raise DataError(f"{table.name} has no readable image; the first, {shortened(first.image)}: {first.reason}")
     return found
 
 
@@ -213,10 +213,8 @@ def _key(table: Table, settings: str) -> str:
         digest.update(np.ascontiguousarray(table.pixels).data)
         return digest.hexdigest()[:20]
     for row, name in enumerate(table.images):
-        source = table.source(row)
-        assert isinstance(source, Path)
         try:
-            stat = source.stat()
+            stat = table.file(row).stat()
             fact = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
         except OSError:
             fact = f"{name}\0missing\n"

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from alexnet.data import builtin
 from alexnet.data.folders import read_folder
 from alexnet.data.labels import tidy_label
-from alexnet.data.table import SPLITS, Row, Skipped, Table
+from alexnet.data.listing import SUFFIXES, read_listing
+from alexnet.data.table import Row, Skipped, Table
 from alexnet.errors import DataError, printable, reason_of, shortened
 from alexnet.recipe import local_path
-
-# What people call the splits in a table.
-SPLIT_NAMES = {
-    **{"train": "train", "training": "train"},
-    **{"val": "val", "valid": "val", "validation": "val"},
-    **{"test": "test", "testing": "test"},
-}
 
 
 def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) -> Table:
@@ -41,10 +33,12 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) 
     try:
         if path.is_dir():
             rows, skipped = read_folder(path)
+            if rows and all(row.image.lower().endswith(".parquet") for row in rows):
+                raise DataError(f"{path} holds Parquet files and no images: give one of them, {path / rows[0].image}")
             return _table(path.name, path, rows, skipped, f"{path} has", least)
-        if path.suffix.lower() in (".csv", ".parquet") and path.is_file():
-            rows, skipped = _read_listing(path)
-            return _table(path.stem, path.parent, rows, skipped, f"{path} has", least)
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            rows, skipped, contents = read_listing(path)
+            return replace(_table(path.stem, path.parent, rows, skipped, f"{path} has", least), contents=contents)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or path}: {reason_of(error)}") from error
     if path.exists():
@@ -76,52 +70,3 @@ def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], subje
         root=root,
         skipped=(*skipped, *blank),
     )
-
-
-def _read_listing(path: Path) -> tuple[list[Row], list[Skipped]]:
-    columns, records = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    for column in ("image", "label"):
-        if column not in columns:
-            raise DataError(f"{path} has no column {column!r}: it has {', '.join(map(repr, columns)) or 'no columns'}")
-    rows: dict[str, Row] = {}
-    skipped: list[Skipped] = []
-    for number, record in enumerate(records, 2):  # line 1 is the header
-        image, label, split = (str(record.get(column) or "").strip() for column in ("image", "label", "split"))
-        if split and split.lower() not in SPLIT_NAMES:
-            raise DataError(f"{path}, line {number}: split is {split!r}, but should be one of {', '.join(SPLITS)}")
-        if not image or not label:
-            skipped.append(Skipped(image or f"line {number}", "no label" if image else "no image"))
-        elif image in rows:
-            again = "" if rows[image].label == label else f", with another label ({label!r} after {rows[image].label!r})"
-            skipped.append(Skipped(image, f"listed twice{again}"))
-        else:
-            rows[image] = Row(image, label, SPLIT_NAMES.get(split.lower(), ""))
-    if len({bool(row.split) for row in rows.values()}) > 1:
-        raise DataError(f"{path}: the column 'split' is empty in some lines; fill it in all of them, or leave it out")
-    return list(rows.values()), skipped
-
-
-def _read_csv(path: Path) -> tuple[list[str], Iterable[dict[str, Any]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte-order mark first
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: save it as CSV UTF-8") from error
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
-    return [column.strip() for column in reader.fieldnames or ()], (
-        {(key or "").strip(): value for key, value in record.items()} for record in reader
-    )
-
-
-def _read_parquet(path: Path) -> tuple[list[str], Iterable[dict[str, Any]]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(f"reading {path} needs pyarrow: pip install pyarrow, or save the table as CSV") from error
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    return table.column_names, table.to_pylist()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.labels import tidy_label
+from alexnet.data.parquet import Contents
 
 SPLITS = ("train", "val", "test")
 
@@ -42,6 +43,7 @@ class Table:
         splits: `train`, `val` or `test` for each image; empty where the dataset does not say.
         root: the folder that `images` are relative to; None for images kept in memory.
         pixels: N H W C uint8, for images kept in memory.
+        contents: files of images by name, for images that lie in a Parquet file.
         mirror: whether an image and its mirror image belong to the same class.
         skipped: files that were left out.
     """
@@ -53,22 +55,27 @@ class Table:
     splits: NDArray[np.str_]
     root: Path | None = None
     pixels: NDArray[np.uint8] | None = None
+    contents: Contents | None = None
     mirror: bool = True
     skipped: tuple[Skipped, ...] = field(default=())
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def source(self, index: int) -> Path | NDArray[np.uint8]:
-        """Return image `index` as `images.decode` takes it: a path, or H W C uint8 pixels."""
+    def source(self, index: int) -> Path | bytes | NDArray[np.uint8]:
+        """Return image `index` as `decode.decode` takes it: a path, a file's bytes, or H W C uint8 pixels."""
         if self.pixels is not None:
             pixels: NDArray[np.uint8] = self.pixels[index]
             return pixels
+        return self.file(index) if self.contents is None else self.contents[self.images[index]]
+
+    def file(self, index: int) -> Path:
+        """Return the file that image `index` is in, where images are not kept in memory."""
         assert self.root is not None
         path: Path = self.root / self.images[index]
-        return path
+        return path if self.contents is None else self.contents.path
 
-    def sources(self, step: int = 1) -> Iterator[Path | NDArray[np.uint8]]:
+    def sources(self, step: int = 1) -> Iterator[Path | bytes | NDArray[np.uint8]]:
         """Return all images, or each `step`-th, one after the other as `source` does."""
         return (self.source(index) for index in range(0, len(self), step))
 

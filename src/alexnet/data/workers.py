@@ -32,7 +32,7 @@ WALL_SECONDS = 60.0  # where the processor's time is not what it takes: a networ
 IDLE_KEPT = 2  # workers that wait for the next call
 
 
-Source = Path | NDArray[np.uint8]
+Source = Path | bytes | NDArray[np.uint8]  # a file, what is in one, or pixels
 
 
 class Answer(NamedTuple):
@@ -117,7 +117,7 @@ def decoded(
 
     Args:
         work: a name of `worker.WORK`.
-        sources: paths of files; arrays as `decode.decode` takes them stay in this process.
+        sources: paths of files or their bytes; arrays as `decode.decode` takes them stay in this process.
         workers: processes at once.
         ahead: images that may be decoded before their turn; two for each worker at least.
         settings: of the work.
@@ -142,8 +142,8 @@ def decoded(
             _idle.pop().end()
 
 
-def answer_one(work: str, source: Source | bytes, settings: dict[str, Any]) -> Answer | ImageError:
-    """Do `work` on one source, here a file's own bytes too, by a process that this thread waits for; the rest as `decoded`."""
+def answer_one(work: str, source: Source, settings: dict[str, Any]) -> Answer | ImageError:
+    """Do `work` on one source by a process that this thread waits for; the rest as `decoded`."""
     if isinstance(source, np.ndarray):
         try:
             return Answer(*WORK[work](source, **settings))

@@ -22,7 +22,7 @@ from alexnet.data.images import Preprocessing
 from alexnet.data.statistics import measure
 from alexnet.data.table import Table
 from alexnet.data.workers import Answer, decoded
-from alexnet.errors import DataError
+from alexnet.errors import DataError, shortened
 from alexnet.recipe import Recipe
 from alexnet.run import write
 from alexnet.use.charts import save_png
@@ -101,7 +101,8 @@ def _readable(table: Table, storing: dict[str, Any]) -> tuple[Table, list[NDArra
     answers = [answer for _, answer in decoded("pixels", table.sources(), WORKERS, **storing)]
     rows = [row for row, answer in enumerate(answers) if isinstance(answer, Answer)]
     if not rows:
-        raise DataError(f"{table.name}: none of {len(table)} images could be read; the first, {table.images[0]}: {answers[0]}")
+        first = f"the first, {shortened(table.images[0])}: {answers[0]}"
+        raise DataError(f"{table.name}: none of {len(table)} images could be read; {first}")
     return table.select(np.array(rows)), [answer.pixels for answer in answers if isinstance(answer, Answer)]
 
 

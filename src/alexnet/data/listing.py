@@ -1,0 +1,89 @@
+"""A dataset that a CSV or Parquet file lists: the columns `image` and `label`, and `split` where it is split."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+from alexnet.data.columns import Record
+from alexnet.data.csv_text import read_csv
+from alexnet.data.folders import SPLIT_WORDS
+from alexnet.data.parquet import Contents, read_parquet
+from alexnet.data.table import SPLITS, Row, Skipped
+from alexnet.errors import DataError, shortened
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+FILE_URL = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/.*)", re.IGNORECASE | re.DOTALL)
+DOWNLOAD = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://|data:\w+/", re.IGNORECASE)  # https://, s3://, data:image/png
+WINDOWS = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)  # C:\photos, \\server\photos
+
+
+def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]:
+    """Return the rows of a CSV or Parquet file, those left out, and the images where the file holds them.
+
+    Raises:
+        DataError: the file cannot be read, or could be misread.
+        OSError: the system cannot open it.
+    """
+    records: Iterable[Record]
+    contents = None
+    if path.suffix.lower() == ".parquet":
+        records, contents = read_parquet(path)
+    else:
+        records = read_csv(path)
+    rows: dict[str, Row] = {}
+    skipped: list[Skipped] = []
+    words: dict[str, str] = {}  # for each split the word that the file has for it
+    for record in records:
+        image, label, split = ((value or "").strip() for value in (record.image, record.label, record.split))
+        try:
+            image = image if contents or not image else _file_name(image, path.parent)
+        except DataError as error:
+            raise DataError(f"{path}, {record.where}: image is {shortened(image)!r}, {error}") from None
+        word = split.lower()
+        if split and word not in SPLIT_WORDS:
+            raise DataError(f"{path}, {record.where}: split is {shortened(split)!r}, but should be one of {', '.join(SPLITS)}")
+        meant = SPLIT_WORDS.get(word, "")
+        if (first := words.setdefault(meant, word)) != word:
+            raise DataError(
+                f"{path}, {record.where}: split is {split!r} here and {first!r} before: write {meant!r} for one of them"
+            )
+        if not image or not label:
+            skipped.append(Skipped(image or record.where, "no label" if image else "no image"))
+        elif image in rows:
+            other = f", with another label ({shortened(label)!r} after {shortened(rows[image].label)!r})"
+            skipped.append(Skipped(image, f"listed twice{'' if rows[image].label == label else other}"))
+        else:
+            rows[image] = Row(image, label, meant)
+    if len({bool(row.split) for row in rows.values()}) > 1:
+        raise DataError(f"{path}: the column 'split' is empty in some lines; fill it in all of them, or leave it out")
+    return list(rows.values()), skipped, contents
+
+
+def _file_name(text: str, root: Path) -> str:
+    r"""Return the path of a listed file, relative to `root` or absolute, with `/` between folders.
+
+    `file://` URLs and `~/` become paths. Where there is no file `cat\1.jpg`, that is Windows' way to write `cat/1.jpg`.
+
+    Raises:
+        DataError: what is no file on this machine; the message says why.
+    """
+    if DOWNLOAD.match(text):
+        raise DataError("which is not a file here: download the images, and list their files")
+    if url := FILE_URL.fullmatch(text):
+        text = os.fsdecode(unquote_to_bytes(url["path"]))
+        if url["host"] and url["host"].lower() != "localhost":
+            text = rf"\\{url['host']}{text}"
+        text = re.sub("^/(?=[A-Za-z]:)", "", text)  # file:///C:/photos
+    if "\0" in text:
+        raise DataError("which holds a NUL character")
+    if text.startswith(("~/", "~\\")):
+        text = os.path.expanduser(text[0]) + text[1:]
+    if os.sep == "/" and not os.path.lexists(root / text):
+        if WINDOWS.match(text):
+            raise DataError("a path on another computer, with Windows: write paths relative to the CSV or Parquet file")
+        text = text.replace("\\", "/")
+    return Path(text).as_posix()
