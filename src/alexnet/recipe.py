@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from alexnet.errors import RecipeError, nearest, reason_of
 from alexnet.network.variants import VARIANTS
+from alexnet.paths import expanded
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -221,7 +222,7 @@ class Recipe(Settings):
 
     def from_anywhere(self) -> Recipe:
         """Return a copy whose dataset, if it lies on a disk, is found from other folders too."""
-        local = Path(self.data.dataset).expanduser()
+        local = expanded(self.data.dataset)
         return self.with_settings({"data.dataset": str(local.absolute())}) if local.exists() else self
 
     def scaled_rates(self, scale: float) -> dict[str, float]:

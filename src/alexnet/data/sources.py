@@ -14,6 +14,7 @@ from alexnet.data import builtin
 from alexnet.data.files import visible, visible_files
 from alexnet.data.table import SPLITS, Skipped, Table
 from alexnet.errors import DataError, printable, reason_of
+from alexnet.paths import expanded
 
 # What people call the splits.
 SPLIT_NAMES = {
@@ -46,7 +47,7 @@ def open_table(data: str | Path, data_root: Path | None = None) -> Table:
     """
     if str(data) in builtin.NAMES:
         return builtin.load(str(data), data_root)
-    path = Path(data).expanduser().absolute()
+    path = expanded(data).absolute()
     try:
         if path.is_dir():
             rows, skipped = _read_folder(path)
