@@ -58,19 +58,21 @@ def noted(source: Source, reduced_to: int = 1 << 30) -> tuple[Image.Image, Image
             raise ImageError(f"{described(source)}, but should be uint8, H x W x 3")
         return Image.fromarray(source), None
     try:
-        if isinstance(source, Image.Image):
-            return _finished(source), None
-        with opened(source) as image:
-            image.draft(None, _draft_size(image, reduced_to))  # does nothing but for JPEG
-            return _finished(image), None
+        return _finished(source) if isinstance(source, Image.Image) else _decoded(source, reduced_to), None
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
         reason = explained(error)
         if isinstance(source, Image.Image) or (plain := plain_bytes(source, reason)) is None:
             raise reason from error
         with suppress(Exception):
-            return noted(plain, reduced_to)[0], reason
+            return _decoded(plain, reduced_to), reason
         unread = samples.unread_tiff(plain) if isinstance(error, UnidentifiedImageError) else None
         raise unread or reason from error
+
+
+def _decoded(source: File, reduced_to: int) -> Image.Image:
+    with opened(source) as image:
+        image.draft(None, _draft_size(image, reduced_to))  # does nothing but for JPEG
+        return _finished(image)
 
 
 def described(array: NDArray[Any]) -> str:
@@ -96,7 +98,7 @@ def _finished(image: Image.Image) -> Image.Image:
 
 
 def plain_bytes(source: File, reason: ImageError) -> bytes | None:
-    """Return the bytes of a file that did not decode for `reason`, without its metadata; None if these are not why."""
+    """Return the bytes of a file that did not decode for `reason`, without its metadata; None if these cannot be why."""
     if reason.kind not in ("corrupt", "truncated", "not an image"):
         return None
     if isinstance(source, Path):
@@ -105,8 +107,7 @@ def plain_bytes(source: File, reason: ImageError) -> bytes | None:
         with source.open("rb") as file:
             head = file.read(metadata.HEAD)
             source = head + file.read() if metadata.known(head) else b""
-    plain = metadata.without_metadata(source)
-    return plain if plain != source else None
+    return metadata.without_metadata(source) if metadata.known(source[: metadata.HEAD]) else None
 
 
 def opened(source: File) -> Image.Image:
