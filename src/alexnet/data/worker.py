@@ -62,11 +62,8 @@ def _header(source: decode.Source, damage: ImageError | None) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as warned, decode.opened(file) as image:
         warnings.simplefilter("always")
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: previews of one photo
-        odd = (
-            "metadata are damaged, it decodes without them"
-            if damage
-            else metadata.oddity(image) or "".join(str(warning.message) for warning in warned[:1])
-        )
+        odd = metadata.oddity(image) or "".join(str(warning.message) for warning in warned[:1])
+        odd = "metadata are damaged, it decodes without them" if damage else odd
         return {"mode": image.mode, "frames": frames, "orientation": metadata.orientation(image), "metadata": odd}
 
 
