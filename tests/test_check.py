@@ -136,3 +136,17 @@ def test_photos_of_real_people_and_things_raise_few_false_alarms(real_data: Path
     problems = alexnet.check(real_data / "cats-dogs").to_json()["problems"]
     alike = [p for p in problems if p["kind"] in ("duplicate", "near-duplicate", "leak")]
     assert [{Path(p["image"]).name, Path(p["detail"].split(" ")[2]).name} for p in alike] == [{"dog.74.jpg", "dog.180.jpg"}]
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+@pytest.mark.parametrize("content", [b"no image", None])
+def test_findings_are_printed_where_no_image_can_be_compared(tmp_path: Path, content: bytes | None, form: list[str]) -> None:
+    for name in ("a/1.png", "a/2.png", "b/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if content is None:
+            Image.new("RGB", (8, 8), "grey").save(tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(content)
+    result = CliRunner().invoke(app, ["data", "check", str(tmp_path), *form])
+    assert result.exit_code == 0, result.output
+    assert ("constant" if content is None else "not an image") in result.stdout

@@ -39,7 +39,6 @@ RED = (200, 30, 40)
         ("LA", (0, 0), "PNG", (255, 255, 255)),
         ("CMYK", (0, 255, 255, 0), "TIFF", (255, 0, 0)),
         ("YCbCr", (76, 85, 255), "JPEG", (254, 0, 0)),
-        ("F", 128.0, "TIFF", (128, 128, 128)),
     ],
 )
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, colour: object, kind: str, expected: tuple[int, ...]) -> None:

@@ -19,13 +19,14 @@ from alexnet.data.check import check as check_table
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.labels import differing_in_case, tidy_label
 from alexnet.data.sources import open_table
-from alexnet.data.workers import Source
+from alexnet.data.workers import Given
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, listed, quoted
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.measure.views import VIEWS
 from alexnet.network.device import choose_device
+from alexnet.paths import local_path
 from alexnet.progress import say, track
-from alexnet.recipe import Recipe, local_path
+from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
 from alexnet.run import RunFolder, find, load_model, read_json, read_recipe
 from alexnet.training import job
@@ -41,12 +42,11 @@ from alexnet.use.compare import compare as compare_runs
 from alexnet.use.explain import Explanation, explain
 from alexnet.use.export import export
 from alexnet.use.features import Features, features, stream_features
-from alexnet.use.predict import find_images, predict
+from alexnet.use.given import Images, sources_of
+from alexnet.use.predict import predict
 from alexnet.use.report import write_report
 from alexnet.use.search import add_images, search_images
 from alexnet.use.sheet import write_sheet
-
-Images = str | Path | Iterable[str | Path | NDArray[np.uint8]]  # names of files, folders and globs; H W 3 arrays
 
 
 class Run:
@@ -104,15 +104,16 @@ class Run:
         """Return what is on each image, in order.
 
         Args:
-            images: paths of files or folders, globs, or H W 3 uint8 arrays, RGB; one of them, or several.
+            images: one, or several in order: paths of files or folders, globs, bytes of a file, binary files, images of
+                Pillow, H W 3 uint8 arrays, RGB; N H W 3 are N images.
             top: labels for each; all there are, if there are fewer.
 
         Returns:
             `{"image", "predictions": [{"label", "probability"}]}` for each, best first, or `{"image", "error"}` for what cannot
-            be read. Probabilities are calibrated shares, 0 to 1. The name of an array is `array`.
+            be read. Probabilities are calibrated shares, 0 to 1. The name of an array is `array`, that of bytes `bytes`.
 
         Raises:
-            DataError: a name that matches no file.
+            DataError: a name that matches no file, or no image and not several.
         """
         return list(self.stream(images, top))
 
@@ -126,7 +127,7 @@ class Run:
         Raises:
             DataError: a name that matches no file.
         """
-        sources = _sources(images)
+        sources = sources_of(images)
         # On a terminal the answers themselves show how far it is, and a bar would be drawn over them.
         shown = sources if sys.stdout.isatty() else track(sources, "Predicting", len(sources))
         return predict(self.network, self.card, shown, top)
@@ -163,8 +164,8 @@ class Run:
             view_count=views,
         )
 
-    def explanations(self, images: Images) -> Iterator[tuple[Source, Explanation | ImageError]]:
-        """Yield each image with the arrays of `Explanation`, or with the reason why it cannot be read.
+    def explanations(self, images: Images) -> Iterator[tuple[Any, Explanation | ImageError]]:
+        """Yield each image, as it was given, with the arrays of `Explanation`, or with the reason why it cannot be read.
 
         Args:
             images: as for `predict`.
@@ -173,7 +174,8 @@ class Run:
             DataError: a name that matches no file.
             AlexNetError: captum is not installed.
         """
-        return explain(self.network, self.card, _sources(images))
+        found = explain(self.network, self.card, sources_of(images))
+        return ((source.content if isinstance(source, Given) else source, answer) for source, answer in found)
 
     def explain(self, images: Images, out: str | Path | None = None, arrays: bool = False) -> Iterator[dict[str, Any]]:
         """Draw for each image why the network says what it says, and yield an answer for each, in order, as they come.
@@ -196,7 +198,7 @@ class Run:
         from alexnet.use.explain_figure import write_explanations  # with matplotlib, a second that `predict` need not wait
 
         folder = Path(out) if out is not None else self.path / "explain"
-        return write_explanations(self.network, self.card, _sources(images), folder, arrays=arrays)
+        return write_explanations(self.network, self.card, sources_of(images), folder, arrays=arrays)
 
     def features(self, images: Images, layers: Sequence[str] = ("fc7",)) -> dict[str, NDArray[np.float32]]:
         """Return what layers give for each image, computed in float32 with dropout off.
@@ -214,7 +216,7 @@ class Run:
             DataError: an image that cannot be read, as all rows after it would be shifted; or none at all.
             VariantError: no such layer.
         """
-        sources = _sources(images)
+        sources = sources_of(images)
         return features(self.network, self.card, track(sources, "Looking", len(sources)), layers)
 
     def stream_features(self, images: Images, layers: Sequence[str] = ("fc7",)) -> Iterator[Features]:
@@ -228,7 +230,7 @@ class Run:
             DataError: a name that matches no file.
             VariantError: no such layer.
         """
-        sources = _sources(images)
+        sources = sources_of(images)
         return stream_features(self.network, self.card, track(sources, "Looking", len(sources)), layers)
 
     def index(self, folder: str | Path, out: str | Path | None = None, bits: int | None = None) -> dict[str, Any]:
@@ -279,7 +281,7 @@ class Run:
             RunError: no index, a damaged one, one of other weights or without short codes; `out` cannot be written.
             AlexNetError: faiss is not installed.
         """
-        sources = _sources(images)
+        sources = sources_of(images)
         answers = list(search_images(self._search(index), self.network, self.card, sources, top, binary))
         if out is not None:
             write_sheet(Path(out), sources, answers)
@@ -648,12 +650,6 @@ def _chosen(
     brought = {} if weights is None else settings_of(str(weights))
     changes = {**({} if data is None else {"data.dataset": str(data)}), **brought, **(settings or {})}
     return load_recipe(str(recipe)).with_settings(changes)
-
-
-def _sources(images: Images) -> list[Source]:
-    """Return paths for names of files, folders and globs; arrays stay."""
-    given = [images] if isinstance(images, str | Path) else images
-    return [s for item in given for s in (find_images([item]) if isinstance(item, str | Path) else [item])]
 
 
 def _finished(trained: job.Trained, device: str | None, group: Group) -> Run:

@@ -27,7 +27,7 @@ class DataError(AlexNetError):
 class ImageError(AlexNetError):
     """A file that does not decode to an image; `message` is the reason, without the file's name.
 
-    `kind` is one of `missing`, `empty`, `not an image`, `truncated`, `corrupt`, `huge`, `slow`.
+    `kind` is one of `missing`, `empty`, `not an image`, `format`, `truncated`, `corrupt`, `huge`, `slow`.
     """
 
     def __init__(self, message: str, kind: str = "corrupt") -> None:

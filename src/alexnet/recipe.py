@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from alexnet.errors import RecipeError, nearest, reason_of
 from alexnet.network.variants import VARIANTS
+from alexnet.paths import local_path
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -228,12 +229,6 @@ class Recipe(Settings):
         """Return the keys, with their values, that make all rates `scale` times as high; the factors of layers stay."""
         rates = {"optimizer.rate": self.optimizer.rate, "optimizer.muon": self.optimizer.muon}
         return {key: float(f"{rate * scale:.3g}") for key, rate in rates.items() if rate}
-
-
-def local_path(data: str | Path) -> Path:
-    """Return where a dataset lies on a disk, absolute and with a name of its own, for `.` and `photos/..` too."""
-    path = Path(data).expanduser().absolute()
-    return path.resolve() if ".." in path.parts else path
 
 
 def flat(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from alexnet.cli.options import (
     weights,
 )
 from alexnet.errors import quoted
+from alexnet.paths import expanded
 from alexnet.printed import print_json, show_rate, show_study, show_summary
 from alexnet.progress import silent
 from alexnet.use.studies import STUDIES
@@ -167,7 +168,7 @@ def _settings(flags: dict[str, Any], data_root: Path | None, changes: list[str] 
     """Return the recipe's keys that options change, but for those not given; what --set says counts most."""
     from alexnet.recipe import settings_from
 
-    root = None if data_root is None else str(data_root.expanduser().absolute())
+    root = None if data_root is None else str(expanded(data_root).absolute())
     given = {key: value for key, value in {**flags, "data.root": root}.items() if value is not None}
     return {**given, **settings_from(changes or ())}
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from alexnet.data.download import MB, Source, get
 from alexnet.data.table import Table
 from alexnet.errors import DataError, nearest, reason_of
+from alexnet.paths import expanded
 from alexnet.progress import track
 
 NAMES: tuple[str, ...] = ("digits", "cifar10", "fashion-mnist")
@@ -82,7 +83,7 @@ def load(name: str, data_root: Path | None) -> Table:
 def default_root() -> Path:
     """Return the folder of downloads: ALEXNET_DATA, else one in the system's folder for caches."""
     if folder := os.environ.get("ALEXNET_DATA"):
-        return Path(folder).expanduser()
+        return expanded(folder)
     import pooch
 
     return Path(pooch.os_cache("alexnet")) / "data"

@@ -26,6 +26,7 @@ from alexnet.data.images import PixelArray, Preprocessing, fitted
 from alexnet.data.table import Skipped, Table
 from alexnet.data.workers import Answer, decoded
 from alexnet.errors import DataError, ImageError, reason_of, shortened
+from alexnet.paths import expanded
 from alexnet.progress import track
 from alexnet.temporary import beside, clear
 
@@ -86,7 +87,7 @@ class Listing:
 
 def cache_folder() -> Path:
     """Return the folder of all caches: ALEXNET_CACHE, else the system's folder for caches."""
-    return Path(os.environ.get("ALEXNET_CACHE") or Path(pooch.os_cache("alexnet")) / "images").expanduser()
+    return expanded(os.environ.get("ALEXNET_CACHE") or Path(pooch.os_cache("alexnet")) / "images")
 
 
 def open_cache(table: Table, how: Preprocessing, workers: int) -> Cache:
@@ -207,7 +208,7 @@ def header_sizes(table: Table, workers: int) -> list[tuple[int, int]]:
 
 
 def _key(table: Table, settings: str) -> str:
-    digest = hashlib.sha256(f"2 {PIL.__version__} {settings}\n".encode())
+    digest = hashlib.sha256(f"3 {PIL.__version__} {settings}\n".encode())
     if table.pixels is not None:
         digest.update(repr(table.pixels.shape).encode())
         digest.update(np.ascontiguousarray(table.pixels).data)

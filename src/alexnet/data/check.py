@@ -26,12 +26,15 @@ KINDS = {
     "missing": "is listed but not there: not trained on",
     "empty": "has no bytes: not trained on; copy it again",
     "not an image": "is not trained on: convert it, if it is a photo (HEIC, RAW and PDF are not read), or remove it",
+    "format": "has samples of which none is known to be white: not trained on; save it as 8- or 16-bit grey or RGB",
     "truncated": "ends too early: not trained on; copy it again",
     "corrupt": "cannot be decoded: not trained on; copy it again",
     "huge": "is too large to decode: not trained on; make it smaller",
     "slow": "takes too long to decode: not trained on; save it anew",
     "animated": "has several frames: the first one is used",
     "mode": "is not 8-bit RGB or grey: it is converted",
+    "metadata": "has odd data beside its pixels: they are left out, the pixels are used",
+    "dark": "uses a small part of its 16 bits, so it is almost black: save it with white at 65,535",
     "orientation": "is turned upright as its EXIF data says",
     "constant": "shows nothing: remove it",
     "duplicate": "has the pixels of another image: remove one, or correct the label",
@@ -43,6 +46,7 @@ KINDS = {
     "labels": "differ between splits: what is not trained on cannot be found",
 }
 CONSTANT = 8  # levels between the lightest and the darkest pixel
+DARK = 32  # the lightest level of an image whose 16 bits hold 12 or less
 TINY_CLASS = 5  # images
 IMBALANCE = 10  # times as many images as the rarest class
 PLAIN_MODES = ("RGB", "L")
@@ -111,7 +115,7 @@ def check(table: Table) -> Findings:
     first = _firsts(digests)
     problems += _duplicates(table, rows, first)
     single = [i for i, other in enumerate(first) if i == other]
-    for i, other in near(np.frombuffer(b"".join(thumbnails), dtype=np.uint8).reshape(len(rows), -1)[single]):
+    for i, other in near(np.frombuffer(b"".join(thumbnails), dtype=np.uint8).reshape(len(rows), 3 * THUMBNAIL**2)[single]):
         problems.append(_pair(table, rows[single[i]], rows[single[other]], "near-duplicate", "much like"))
     return _findings(table, problems)
 
@@ -148,6 +152,10 @@ def _alone(name: str, facts: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(name, "animated", f"{facts['frames']} frames")
     if facts["mode"] not in PLAIN_MODES:
         yield Problem(name, "mode", f"mode {facts['mode']}")
+    if facts["metadata"]:
+        yield Problem(name, "metadata", facts["metadata"])
+    if facts["mode"].startswith("I") and CONSTANT <= facts["brightest"] < DARK:
+        yield Problem(name, "dark", f"{facts['brightest']} of 255 levels is its lightest pixel, once scaled to 8 bits")
     if facts["orientation"] != 1:
         yield Problem(name, "orientation", f"EXIF orientation {facts['orientation']}")
     if facts["range"] < CONSTANT:

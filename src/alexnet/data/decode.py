@@ -9,51 +9,105 @@ from __future__ import annotations
 import io
 import stat
 import warnings
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from alexnet.data import metadata, samples
 from alexnet.errors import ImageError
 
 # What cameras, phones, browsers and microscopes write. Not all that Pillow opens: EPS, for one, would be run by Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
+if find_spec("PIL.AvifImagePlugin"):  # from Pillow 11.3 on
+    FORMATS.append("AVIF")
 MAX_PIXELS = 120_000_000  # in the file: phones make 108 million
+MAX_REPAIRED = 1 << 28  # bytes of a file whose metadata are left out
 MAX_DECODED = 50_000_000  # in memory, 4 bytes each, sometimes in three copies; a JPEG may decode at a smaller scale
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
-ROWS = 256  # of an image of 16 or 32 bits, scaled at a time
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limits above are ours
 
 
 File = Path | bytes  # a file's path, or what is in it
+Source = File | Image.Image | NDArray[np.uint8]
 
 
-def decode(source: File | NDArray[np.uint8], reduced_to: int = 1 << 30) -> Image.Image:
+def decode(source: Source, reduced_to: int = 1 << 30) -> Image.Image:
     """Return an image as upright 8-bit RGB.
 
     The first frame of an animation; 16-bit levels are scaled to 8, transparency is laid on white. A JPEG may decode at
-    1/2, 1/4 or 1/8 scale, as long as its shorter side is at least `reduced_to` pixels. `source` is a path, a file's bytes, or
-    H W 3 uint8.
+    1/2, 1/4 or 1/8 scale, as long as its shorter side is at least `reduced_to` pixels. `source` is a path, a file's bytes, an
+    image of Pillow, which is not changed, or H W 3 uint8. Damaged metadata are done without.
 
     Raises:
-        ImageError: the file is missing, empty, not an image, truncated or too large, or the array has another form; the
-            message is the reason alone.
+        ImageError: the file is missing, empty, not an image, truncated or too large, its format does not say which level is
+            white, or the array has another form; the message is the reason alone.
     """
+    return noted(source, reduced_to)[0]
+
+
+def noted(source: Source, reduced_to: int = 1 << 30) -> tuple[Image.Image, ImageError | None]:
+    """Return what `decode` does, and the error that metadata would have caused, had they not been left out."""
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-            raise ImageError(f"an array of {source.dtype}, {'x'.join(map(str, source.shape))}, but should be uint8, H x W x 3")
-        return Image.fromarray(source)
+            raise ImageError(f"{described(source)}, but should be uint8, H x W x 3")
+        return Image.fromarray(source), None
     try:
-        with opened(source) as image:
-            image.draft(None, _draft_size(image, reduced_to))  # does nothing but for JPEG
-            _limit(image, MAX_DECODED, "decode")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        return _finished(source) if isinstance(source, Image.Image) else _decoded(source, reduced_to), None
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
-        raise explained(error) from error
+        reason = explained(error)
+        if isinstance(source, Image.Image) or (plain := plain_bytes(source, reason)) is None:
+            raise reason from error
+        with suppress(Exception):
+            return _decoded(plain, reduced_to), reason
+        unread = samples.unread_tiff(plain) if isinstance(error, UnidentifiedImageError) else None
+        raise unread or reason from error
+
+
+def _decoded(source: File, reduced_to: int) -> Image.Image:
+    with opened(source) as image:
+        image.draft(None, _draft_size(image, reduced_to))  # does nothing but for JPEG
+        return _finished(image)
+
+
+def described(array: NDArray[Any]) -> str:
+    """Return such as `an array of float32, 40x40x3`."""
+    return f"an array of {array.dtype}, {'x'.join(map(str, array.shape)) or 'one number'}"
+
+
+def load(image: Image.Image) -> None:
+    """Decode an image that is open; one that is loaded stays as it is.
+
+    Raises:
+        ImageError: it is too large.
+        Exception: whatever Pillow raises.
+    """
+    _limit(image, MAX_DECODED, "decode")
+    samples.prepare(image)
+    image.load()
+
+
+def _finished(image: Image.Image) -> Image.Image:
+    load(image)
+    return metadata.turned(samples.to_rgb(image), metadata.orientation(image))
+
+
+def plain_bytes(source: File, reason: ImageError) -> bytes | None:
+    """Return the bytes of a file that did not decode for `reason`, without its metadata; None if these cannot be why."""
+    if reason.kind not in ("corrupt", "truncated", "not an image"):
+        return None
+    if isinstance(source, Path):
+        if not source.is_file() or source.stat().st_size > MAX_REPAIRED:
+            return None
+        with source.open("rb") as file:
+            head = file.read(metadata.HEAD)
+            source = head + file.read() if metadata.known(head) else b""
+    return metadata.without_metadata(source) if metadata.known(source[: metadata.HEAD]) else None
 
 
 def opened(source: File) -> Image.Image:
@@ -77,7 +131,7 @@ def opened(source: File) -> Image.Image:
     return image
 
 
-def size(source: File | NDArray[np.uint8]) -> tuple[int, int]:
+def size(source: Source) -> tuple[int, int]:
     """Return width and height in pixels, from the file's header or of an H W 3 array.
 
     Raises:
@@ -85,6 +139,8 @@ def size(source: File | NDArray[np.uint8]) -> tuple[int, int]:
     """
     if isinstance(source, np.ndarray):
         return source.shape[1], source.shape[0]
+    if isinstance(source, Image.Image):
+        return source.size
     try:
         with opened(source) as image:
             return image.size
@@ -93,7 +149,7 @@ def size(source: File | NDArray[np.uint8]) -> tuple[int, int]:
 
 
 def stored_pixels(
-    source: File | NDArray[np.uint8],
+    source: Source,
     stored: int | Literal["full"],
     fit: Literal["crop", "stretch"],
     filter: Literal["bicubic", "nearest"],
@@ -149,24 +205,3 @@ def _draft_size(image: Image.Image, reduced_to: int) -> tuple[int, int]:
     """Return the smallest size that JPEG may decode at: both sides in proportion, the shorter one `reduced_to`."""
     scale = min(1.0, reduced_to / min(image.size))
     return max(1, int(image.width * scale)), max(1, int(image.height * scale))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _eight_bits(image).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
-        return white
-    return image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale levels above 255 as those of 16 bits, a few rows at a time: in float64 the whole would take twice its size."""
-    levels = np.asarray(image)
-    scale = 257 if levels.max(initial=0) > 255 else 1  # 65,535 -> 255
-    result = np.empty(levels.shape, dtype=np.uint8)
-    for top in range(0, len(levels), ROWS):
-        result[top : top + ROWS] = (levels[top : top + ROWS] / scale).clip(0, 255).round()
-    return Image.fromarray(result)

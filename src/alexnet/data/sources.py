@@ -13,7 +13,7 @@ from alexnet.data.labels import tidy_label
 from alexnet.data.listing import SUFFIXES, read_listing
 from alexnet.data.table import Row, Skipped, Table
 from alexnet.errors import DataError, printable, reason_of, shortened
-from alexnet.recipe import local_path
+from alexnet.paths import local_path
 
 
 def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) -> Table:

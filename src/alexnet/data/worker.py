@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,43 +22,49 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet.data import decode
+from alexnet.data import decode, metadata
+from alexnet.errors import ImageError
 
-Source = decode.File | NDArray[np.uint8]
 CPU_SECONDS = 5.0  # for one image: of the processor's time, so that a busy machine changes nothing
 THUMBNAIL = 16  # pixels a side
 MEMORY = 3 << 30  # bytes of addresses; more than any image within the limits of decode.py takes
 LOOKED_AT = 256  # pixels of the shorter side at least, for `facts`
 
 
-def _pixels(source: Source, **settings: Any) -> tuple[dict[str, Any], bytes]:
+def _pixels(source: decode.Source, **settings: Any) -> tuple[dict[str, Any], bytes]:
     image = decode.stored_pixels(source, **settings)
     return {"shape": image.shape}, image.tobytes()
 
 
-def _size(source: Source) -> tuple[dict[str, Any], bytes]:
+def _size(source: decode.Source) -> tuple[dict[str, Any], bytes]:
     return {"size": decode.size(source)}, b""
 
 
-def _facts(source: Source) -> tuple[dict[str, Any], bytes]:
+def _facts(source: decode.Source) -> tuple[dict[str, Any], bytes]:
     """Find what the data check compares images by; the bytes are a thumbnail's, `THUMBNAIL` x `THUMBNAIL` x 3 uint8.
 
-    `pixels` is the SHA-256 of size and pixels, `range` the greatest minus the least level.
+    `pixels` is the SHA-256 of size and pixels, `range` the greatest minus the least level, `brightest` the greatest, `metadata`
+    what is odd beside the pixels.
     """
-    image = decode.decode(source, LOOKED_AT)
+    image, damage = decode.noted(source, LOOKED_AT)
     levels: NDArray[np.uint8] = np.asarray(image)
     digest = hashlib.sha256(repr(levels.shape).encode() + levels.tobytes()).hexdigest()
-    spread = int(levels.max()) - int(levels.min())
+    found = {"pixels": digest, "range": int(levels.max()) - int(levels.min()), "brightest": int(levels.max())}
     thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    return {"pixels": digest, "range": spread, **_header(source)}, thumbnail.tobytes()
+    return {**found, **_header(source, damage)}, thumbnail.tobytes()
 
 
-def _header(source: Source) -> dict[str, Any]:
-    if isinstance(source, np.ndarray):
-        return {"mode": "RGB", "frames": 1, "orientation": 1}
-    with decode.opened(source) as image:
+def _header(source: decode.Source, damage: ImageError | None) -> dict[str, Any]:
+    """Find what a file says beside its pixels; `damage` is why it was decoded without its metadata, if it was."""
+    if isinstance(source, np.ndarray | Image.Image):
+        return {"mode": "RGB", "frames": 1, "orientation": 1, "metadata": ""}
+    file = source if damage is None else decode.plain_bytes(source, damage) or source
+    with warnings.catch_warnings(record=True) as warned, decode.opened(file) as image:
+        warnings.simplefilter("always")
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: previews of one photo
-        return {"mode": image.mode, "frames": frames, "orientation": image.getexif().get(0x0112, 1)}
+        odd = metadata.oddity(image) or "".join(str(warning.message) for warning in warned[:1])
+        odd = "metadata are damaged, it decodes without them" if damage else odd
+        return {"mode": image.mode, "frames": frames, "orientation": metadata.orientation(image), "metadata": odd}
 
 
 WORK: dict[str, Callable[..., tuple[dict[str, Any], bytes]]] = {"pixels": _pixels, "size": _size, "facts": _facts}

@@ -18,11 +18,13 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 import alexnet
 from alexnet.data.worker import CPU_SECONDS, WORK
@@ -32,7 +34,15 @@ WALL_SECONDS = 60.0  # where the processor's time is not what it takes: a networ
 IDLE_KEPT = 2  # workers that wait for the next call
 
 
-Source = Path | bytes | NDArray[np.uint8]  # a file, what is in one, or pixels
+@dataclass(frozen=True, eq=False)
+class Given:
+    """An image that came without a file: its name in answers, and a file's bytes, pixels, or why it is none."""
+
+    name: str
+    content: bytes | NDArray[np.uint8] | Image.Image | ImageError
+
+
+Source = Path | bytes | NDArray[np.uint8] | Given  # a file, what is in one, pixels, or what was given in Python
 
 
 class Answer(NamedTuple):
@@ -117,7 +127,7 @@ def decoded(
 
     Args:
         work: a name of `worker.WORK`.
-        sources: paths of files or their bytes; arrays as `decode.decode` takes them stay in this process.
+        sources: paths of files or their bytes, or what was given in Python; arrays and images of Pillow stay in this process.
         workers: processes at once.
         ahead: images that may be decoded before their turn; two for each worker at least.
         settings: of the work.
@@ -144,17 +154,20 @@ def decoded(
 
 def answer_one(work: str, source: Source, settings: dict[str, Any]) -> Answer | ImageError:
     """Do `work` on one source by a process that this thread waits for; the rest as `decoded`."""
-    if isinstance(source, np.ndarray):
+    content = source.content if isinstance(source, Given) else source
+    if isinstance(content, ImageError):
+        return content
+    if isinstance(content, np.ndarray | Image.Image):
         try:
-            return Answer(*WORK[work](source, **settings))
+            return Answer(*WORK[work](content, **settings))
         except ImageError as error:
             return error
     worker = _take()
     request = {"work": work, "settings": settings}
-    if isinstance(source, bytes):
-        answer = worker.ask({**request, "bytes": len(source)}, source)
+    if isinstance(content, bytes):
+        answer = worker.ask({**request, "bytes": len(content)}, content)
     else:
-        answer = worker.ask({**request, "path": os.path.abspath(source)})  # a worker stays in the folder where it was started
+        answer = worker.ask({**request, "path": os.path.abspath(content)})  # a worker stays in the folder where it was started
     if worker.alive:
         _idle.append(worker)
     return answer

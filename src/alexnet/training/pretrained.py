@@ -13,6 +13,7 @@ from alexnet.data.download import Source, get
 from alexnet.errors import WeightsError, reason_of
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.torchvision import copy_weights, read_torchvision
+from alexnet.paths import expanded
 from alexnet.run import find, load_model, read_card
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1. The name holds the beginning of the SHA-256; the size is the most to expect.
@@ -30,7 +31,7 @@ def settings_of(weights: str) -> Mapping[str, Any]:
     """
     if weights == "imagenet1k":
         return {"model.weights": weights}
-    path = Path(weights).expanduser().absolute()
+    path = expanded(weights).absolute()
     if path.is_file():
         return {"model.weights": str(path)}
     if not path.is_dir():

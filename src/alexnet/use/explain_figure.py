@@ -55,7 +55,7 @@ def write_explanations(
         if isinstance(found, ImageError):
             yield {"image": name, "error": str(found)}
             continue
-        stem = source.stem if isinstance(source, Path) else "array"
+        stem = source.stem if isinstance(source, Path) else Path(name).stem
         taken[stem] += 1
         stem += f"-{taken[stem]}" if taken[stem] > 1 else ""  # the same name in two folders
         answer: dict[str, Any] = {"image": name, "predictions": best(found.probabilities, found.labels, LABELS_SHOWN)}

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from alexnet.data.files import visible_files
 from alexnet.data.images import PixelArray, Preprocessing, fitted
-from alexnet.data.workers import Source, decoded
+from alexnet.data.workers import Given, Source, decoded
 from alexnet.errors import DataError, ImageError
 from alexnet.measure.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_precision
+from alexnet.paths import expanded
 from alexnet.run import Card
 
 BATCH = 128
@@ -37,7 +38,7 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for name in names:
-        path = Path(name).expanduser()
+        path = expanded(name)
         if path.is_dir():
             found += visible_files(path)
         elif path.exists() or not glob.has_magic(str(path)):
@@ -52,7 +53,7 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
 def predict(network: AlexNet, card: Card, sources: Iterable[Source], top: int = 5) -> Iterator[dict[str, Any]]:
     """Yield an answer for each source in order: `{"image", "predictions": [{"label", "probability"}]}` or `{"image", "error"}`.
 
-    A source is a path or an H W 3 uint8 array. Probabilities are calibrated with the run's temperature. Images are decoded
+    Probabilities are calibrated with the run's temperature. Images are decoded
     ahead by other processes and looked at a batch at a time, so memory stays bounded however many there are.
     """
     with closing(fitted_images(sources, card.preprocessing)) as images:
@@ -68,8 +69,8 @@ def predict(network: AlexNet, card: Card, sources: Iterable[Source], top: int = 
 
 
 def name_of(source: Source) -> str:
-    """Return a path as text, `array` for pixels."""
-    return str(source) if isinstance(source, Path) else "array"
+    """Return a path as text, or the name of what was given without one."""
+    return str(source) if isinstance(source, Path) else source.name if isinstance(source, Given) else "array"
 
 
 def fitted_images(

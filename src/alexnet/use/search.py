@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from alexnet.data.workers import Source
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError
 from alexnet.network.alexnet import AlexNet
+from alexnet.paths import expanded
 from alexnet.progress import track
 from alexnet.run import Card
 from alexnet.use.features import Features, activations, stream_features
@@ -41,7 +42,7 @@ def add_images(place: Path, network: AlexNet, card: Card, folder: Path, bits: in
     faiss()
     if bits is not None and (bits < 8 or bits % 8):
         raise AlexNetError(f"short codes of {bits} bits cannot be stored: take a multiple of 8, such as {BITS}")
-    folder = Path(os.path.abspath(folder.expanduser()))
+    folder = Path(os.path.abspath(expanded(folder)))
     if not folder.exists():
         raise DataError(f"no image to index: no such folder {folder}")
     wanted = _entries(folder)

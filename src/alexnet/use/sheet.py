@@ -14,6 +14,7 @@ from alexnet.data.workers import Source, decoded
 from alexnet.errors import ImageError, printable
 from alexnet.progress import say
 from alexnet.run import write
+from alexnet.use.predict import name_of
 
 SIDE, GAP, LABEL, APART = 128, 8, 16, 24  # pixels: of an image, between two, for a name, between an image and its neighbours
 ROWS, COLUMNS = 100, 20
@@ -50,9 +51,7 @@ def write_sheet(place: Path, sources: Sequence[Source], answers: Sequence[dict[s
 
 def _short(source: Source, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """Return the name of a file, cut to the width of an image."""
-    if not isinstance(source, Path):
-        return "array"
-    name = printable(source.name.encode("utf-8", "replace").decode())  # bytes that are no UTF-8 become ?
+    name = printable(Path(name_of(source)).name.encode("utf-8", "replace").decode())  # bytes that are no UTF-8 become ?
     if font.getlength(name) > SIDE:
         while font.getlength(f"{name}…") > SIDE:
             name = name[:-1]

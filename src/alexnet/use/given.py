@@ -1,0 +1,108 @@
+"""What is given in Python as images: names, paths, bytes, files, images of Pillow, arrays; one of them, or many."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Set
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from alexnet.data import decode
+from alexnet.data.workers import Given, Source
+from alexnet.errors import DataError, ImageError
+from alexnet.use.predict import find_images
+
+TAKEN = "a path, bytes, a binary file, an image of Pillow, or an array, uint8, H x W x 3"
+
+
+class BinaryFile(Protocol):
+    """What can be read as bytes: an open file, `io.BytesIO`."""
+
+    def read(self) -> bytes: ...  # noqa: D102
+
+
+OneImage = str | os.PathLike[str] | bytes | BinaryFile | Image.Image | NDArray[np.uint8]
+Images = OneImage | Iterable[OneImage]  # names may be of files, folders and globs; an array N H W 3 is N images
+
+
+def sources_of(images: Images) -> list[Source]:
+    """Return what is to be decoded, in order; one of many that is no image is answered with the reason.
+
+    Raises:
+        DataError: `images` are neither an image nor several, or a name matches no file.
+    """
+    if isinstance(images, np.ndarray) and not (images.ndim and images.dtype.kind in "OSU"):  # not an array of names
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
+            raise DataError(f"{decode.described(images)}, but should be uint8, H x W x 3, or N x H x W x 3 for N images")
+        return [images] if images.ndim == 3 else list(images)
+    if isinstance(images, str | os.PathLike) or _is_content(images) or not _is_several(images):
+        return _sources(images)
+    found: list[Source] = []
+    for item in cast("Iterable[Any]", images):
+        try:
+            found += _sources(item)
+        except WrongForm as error:
+            found.append(Given(type(item).__name__, ImageError(str(error), "not an image")))
+    return found
+
+
+class WrongForm(DataError):
+    """Something given as an image that is none."""
+
+
+def _is_content(item: Any) -> bool:
+    return isinstance(item, bytes | bytearray | memoryview | Image.Image) or callable(getattr(item, "read", None))
+
+
+def _is_several(images: object) -> bool:
+    """A dictionary's values would be lost, and a set has no order that answers could keep."""
+    return isinstance(images, Iterable) and not isinstance(images, Mapping | Set | torch.Tensor)
+
+
+def _sources(item: Any) -> list[Source]:
+    """Return the sources of one image, or of a name of several.
+
+    Raises:
+        WrongForm: it is none of these.
+        DataError: a name that matches no file.
+    """
+    if isinstance(item, str | os.PathLike):
+        return [*find_images([os.fsdecode(item)])]
+    if isinstance(item, np.ndarray):
+        return [item]
+    if isinstance(item, bytes | bytearray | memoryview):
+        return [Given("bytes", bytes(item))]
+    if isinstance(item, Image.Image):
+        return [Given(_name(getattr(item, "filename", None), "image"), _loaded(item))]
+    if _is_content(item):
+        return [Given(_name(getattr(item, "name", None), "file"), _read(item))]
+    kind = type(item)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}.{kind.__qualname__}"
+    raise WrongForm(f"{name} is not an image: give {TAKEN}, or a list of these")
+
+
+def _name(name: object, otherwise: str) -> str:
+    return name if isinstance(name, str) and name else otherwise
+
+
+def _loaded(image: Image.Image) -> Image.Image | ImageError:
+    """Decode an image that was only opened: here, as several threads would disturb each other if it is given twice."""
+    try:
+        decode.load(image)
+    except Exception as error:  # Pillow's decoders raise a dozen kinds
+        return decode.explained(error)
+    return image
+
+
+def _read(file: BinaryFile) -> bytes | ImageError:
+    try:
+        content: object = file.read()
+    except (OSError, ValueError) as error:  # closed, or for writing alone
+        return decode.explained(error)
+    if not isinstance(content, bytes):
+        raise WrongForm(f"a file whose read() gives {type(content).__name__}, but should give bytes: open it with 'rb'")
+    return content
