@@ -133,6 +133,12 @@ def test_files_of_a_test_folder_get_no_label_from_their_names_beside_class_folde
     assert told(open_table(tmp_path)) == {"test/IMG_1.png"}
 
 
+def test_train_beside_a_test_folder_without_labels_is_not_split_yet(tmp_path: Path) -> None:
+    make(tmp_path, ["train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg", "sampleSubmission.csv"])
+    assert found(tmp_path) == (("cat", "dog"), {})
+    assert told(open_table(tmp_path)) == {"test1/1.jpg", "sampleSubmission.csv"}
+
+
 def test_a_split_that_was_packed_into_a_folder_of_its_own_name(tmp_path: Path) -> None:
     make(tmp_path, classes_in("seg_train/seg_train", "seg_test/seg_test"))
     assert found(tmp_path) == (("cat", "dog"), {"train": 2, "test": 2})

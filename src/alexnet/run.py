@@ -23,7 +23,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from alexnet.data.images import Preprocessing
-from alexnet.errors import RunError, VariantError, printable, quoted, reason_of
+from alexnet.errors import RunError, VariantError, printable, quoted, reason_of, shortened
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import place
 from alexnet.recipe import Recipe, parse
@@ -74,7 +74,7 @@ class Card(Sealed):
     @classmethod
     def _plain(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
         if odd := [label for label in labels if printable(label) != label]:
-            raise ValueError(f"{odd[0]!r} holds control characters")
+            raise ValueError(f"{shortened(odd[0])!r} holds control characters")
         return labels
 
     variant: str

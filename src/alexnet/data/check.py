@@ -17,7 +17,7 @@ from alexnet.data.labels import differing_in_case
 from alexnet.data.table import SPLITS, Table
 from alexnet.data.worker import THUMBNAIL
 from alexnet.data.workers import decoded
-from alexnet.errors import ImageError, listed
+from alexnet.errors import ImageError, listed, shortened
 from alexnet.progress import track
 
 # Kinds of problems, in the order they are told, with what to do about each.
@@ -181,11 +181,12 @@ def _duplicates(table: Table, rows: list[int], first: list[int]) -> Iterator[Pro
 
 def _pair(table: Table, row: int, other: int, kind: str, text: str) -> Problem:
     splits = [str(table.splits[i]) for i in (row, other)]
-    labels = [table.labels[table.targets[i]] for i in (row, other)]
+    labels = [shortened(table.labels[table.targets[i]]) for i in (row, other)]
+    same = table.targets[row] == table.targets[other]
     detail = f"{text} {table.images[other]}"
     if splits[0] != splits[1]:
         kind, detail = "leak", f"{detail}, which is in {splits[1]}"
-    if labels[0] != labels[1]:
+    if not same:
         detail += f", whose label is {labels[1]!r} and not {labels[0]!r}"
     return Problem(table.images[row], kind, detail)
 
@@ -236,16 +237,17 @@ def _distance(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArra
 def _classes(table: Table, counts: list[int]) -> Iterator[Problem]:
     for label, count in zip(table.labels, counts, strict=True):
         if count < TINY_CLASS:
-            yield Problem(None, "tiny class", f"{label!r} has {count} images")
+            yield Problem(None, "tiny class", f"{shortened(label)!r} has {count} images")
     most, least = int(np.argmax(counts)), int(np.argmin(counts))
     if counts[most] > IMBALANCE * counts[least]:
-        names = f"{table.labels[most]!r} has {counts[most]:,} images, {table.labels[least]!r} {counts[least]:,}"
+        common, rare = (shortened(table.labels[i]) for i in (most, least))
+        names = f"{common!r} has {counts[most]:,} images, {rare!r} {counts[least]:,}"
         yield Problem(None, "imbalance", names)
 
 
 def _cases(table: Table) -> Iterator[Problem]:
     for group in differing_in_case(table.labels):
-        yield Problem(None, "case", f"{listed(group)}")
+        yield Problem(None, "case", listed(group))
 
 
 def _labels(table: Table) -> Iterator[Problem]:

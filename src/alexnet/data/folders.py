@@ -207,11 +207,11 @@ def _read_splits(root: Path, here: Folder, splits: dict[Path, str]) -> tuple[lis
     in_folders = any(folder.folders for folder in inside.values())
     rows: list[Row] = []
     for path, folder in inside.items():
-        # `train` alone is a dataset that is not split yet.
-        split = "" if list(splits.values()) == ["train"] else splits[path]
-        inner, left_out = _read_classes(root, folder, split, in_names=not in_folders)
+        inner, left_out = _read_classes(root, folder, splits[path], in_names=not in_folders)
         rows += inner
         skipped += left_out
+    if {row.split for row in rows} == {"train"}:  # alone, or beside a test folder without labels: not split yet
+        rows = [row._replace(split="") for row in rows]
     return rows, skipped
 
 
