@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -30,9 +31,9 @@ def fail_if_unread(answers: Counted) -> None:
         raise typer.Exit(1)
 
 
-def names_of(images: list[str]) -> list[str]:
-    """Replace - by the lines of standard input."""
-    return [name for given in images for name in (_lines(sys.stdin) if given == "-" else [given])]
+def names_of(images: list[str]) -> list[str | Path]:
+    """Replace - by the lines of standard input, which are no patterns."""
+    return [name for given in images for name in (map(Path, _lines(sys.stdin)) if given == "-" else [given])]
 
 
 def _lines(stream: Iterable[str]) -> list[str]:

@@ -20,9 +20,9 @@ from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError
 from alexnet.network.device import autocast, choose_device, choose_precision, keep_freed_memory
 from alexnet.network.fused import narrow_gradients
+from alexnet.outputs import MADE_BY, unwritable, write
 from alexnet.progress import track
 from alexnet.recipe import Recipe
-from alexnet.run import write
 from alexnet.training.job import prepare
 from alexnet.training.optimizer import Loss, build_optimizer, set_rate
 from alexnet.training.schedule import input_at
@@ -178,12 +178,16 @@ def _until_blown(losses: Iterable[float]) -> Iterator[float]:
             return
 
 
-def draw(curve: Curve, path: Path) -> None:
+def draw(curve: Curve, path: Path, overwrite: bool = False) -> None:
     """Draw the curve into a PNG file; its folder is made.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: it cannot be written, or is a user's own file and is not to `overwrite`.
     """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
     from matplotlib.figure import Figure  # half a second that other commands need not wait
 
     figure = Figure(figsize=(7.0, 4.4), layout="constrained")
@@ -204,5 +208,5 @@ def draw(curve: Curve, path: Path) -> None:
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, lambda part: figure.savefig(part, format="png", dpi=160))
+    mark = {"Software": MADE_BY}
+    write(path, lambda part: figure.savefig(part, format="png", dpi=160, metadata=mark), overwrite)

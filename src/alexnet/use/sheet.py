@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from alexnet.data.workers import Source, decoded
 from alexnet.errors import ImageError, printable
+from alexnet.outputs import MADE_BY, write
 from alexnet.progress import say
-from alexnet.run import write
 
 SIDE, GAP, LABEL, APART = 128, 8, 16, 24  # pixels: of an image, between two, for a name, between an image and its neighbours
 ROWS, COLUMNS = 100, 20
 TEXT, MISSING = (96, 96, 96), (224, 224, 224)
 
 
-def write_sheet(place: Path, sources: Sequence[Source], answers: Sequence[dict[str, Any]]) -> None:
+def write_sheet(place: Path, sources: Sequence[Source], answers: Sequence[dict[str, Any]], overwrite: bool = False) -> None:
     """Draw the answers of `search_images`, one a source, as a PNG; what cannot be read (any more) is grey.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: it cannot be written, or is a user's own and is not to `overwrite`.
     """
     pairs = zip(sources, answers, strict=True)
     found = [(source, answer["neighbours"][:COLUMNS]) for source, answer in pairs if "neighbours" in answer]
@@ -45,7 +46,9 @@ def write_sheet(place: Path, sources: Sequence[Source], answers: Sequence[dict[s
             picture = MISSING if isinstance(tile, ImageError) else Image.fromarray(tile.pixels)
             sheet.paste(picture, (x, y, x + SIDE, y + SIDE))
             draw.text((x, y + SIDE + 2), _short(source, font), TEXT, font)
-    write(place, lambda part: sheet.save(part, "PNG"))
+    mark = PngInfo()
+    mark.add_text("Software", MADE_BY)
+    write(place, lambda part: sheet.save(part, "PNG", pnginfo=mark), overwrite)
 
 
 def _short(source: Source, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
