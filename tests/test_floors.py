@@ -16,7 +16,7 @@ ROOT = Path(alexnet.__file__).parent
 
 FLOORS = {
     "scratch": 0,  # NumPy by hand: imports nothing of ours
-    **{"errors": 1, "progress": 1, "temporary": 1, "colours": 1, "outputs": 1},
+    **{"errors": 1, "progress": 1, "temporary": 1, "colours": 1, "outputs": 1, "fonts": 1},
     **{"network": 2, "data": 2, "recipe": 2, "recipes": 2},
     **{"measure": 3, "run": 3},
     **{"training": 4, "use": 4},
@@ -28,6 +28,7 @@ FLOORS = {
 BESIDE = {
     ("progress", "errors"),
     ("outputs", "errors"),
+    ("fonts", "progress"),
     ("recipe", "network"),
     ("data", "recipe"),
     ("run", "measure"),

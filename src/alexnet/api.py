@@ -44,7 +44,6 @@ from alexnet.use.features import Features, features, stream_features
 from alexnet.use.predict import find_images, predict
 from alexnet.use.report import write_report
 from alexnet.use.search import add_images, search_images
-from alexnet.use.sheet import write_sheet
 
 # Names of files, folders and patterns such as `photos/*.jpg` (a `Path` is none); H W 3 arrays.
 Images = str | Path | Iterable[str | Path | NDArray[np.uint8]]
@@ -293,6 +292,8 @@ class Run:
             refuse(Path(out), overwrite)
         answers = list(search_images(self._search(index), self.network, self.card, sources, top, binary))
         if out is not None:
+            from alexnet.use.sheet import write_sheet  # with matplotlib, a second that `predict` need not wait
+
             write_sheet(Path(out), sources, answers, overwrite)
         return answers
 

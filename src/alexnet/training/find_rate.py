@@ -174,6 +174,8 @@ def draw(curve: Curve, path: Path, overwrite: bool = False) -> None:
         raise unwritable(path, error) from error
     from matplotlib.figure import Figure  # half a second that other commands need not wait
 
+    from alexnet import fonts
+
     figure = Figure(figsize=(7.0, 4.4), layout="constrained")
     axes = figure.add_subplot()
     axes.semilogx(curve.rates, curve.losses, color=GREY, alpha=0.5, linewidth=1, label="loss of each step")
@@ -193,4 +195,4 @@ def draw(curve: Curve, path: Path, overwrite: bool = False) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best")
     mark = {"Software": MADE_BY}
-    write(path, lambda part: figure.savefig(part, format="png", dpi=160, metadata=mark), overwrite)
+    write(path, lambda part: fonts.save(figure, part, "png", dpi=160, metadata=mark), overwrite)

@@ -23,11 +23,12 @@ from PIL.PngImagePlugin import PngInfo
 from alexnet.colours import BLUE, GREY, NEUTRAL, ORANGE
 from alexnet.data.workers import Source
 from alexnet.errors import ImageError, RunError, reason_of
+from alexnet.fonts import legible
 from alexnet.network.alexnet import AlexNet
 from alexnet.outputs import MADE_BY, ZIP_COMMENT, refuse, write
 from alexnet.run import Card
 from alexnet.use.charts import save_png
-from alexnet.use.embed import short
+from alexnet.use.embed import page_text, short
 from alexnet.use.explain import Explanation, explain, shares, strongest
 from alexnet.use.filters import filter_sheet
 from alexnet.use.predict import best, name_of
@@ -35,7 +36,6 @@ from alexnet.use.predict import best, name_of
 MAPS_SHOWN = 12  # of each convolution, the strongest first
 LABELS_SHOWN = 5
 LONGEST = 200  # bytes of a name, of the 255 that a file's may have
-_short = partial(short, length=22, end=True)  # for a name
 FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for and against", [BLUE, NEUTRAL, ORANGE])
 
 
@@ -108,8 +108,12 @@ def save_figure(explanation: Explanation, path: Path, name: str) -> None:
         _maps(figure, GridSpecFromSubplotSpec(len(explanation.maps), 1, below[1], hspace=0.28), explanation)
         label, probability = explanation.top(1)[0]
         figure.text(0.03, 0.955, f"{_short(label)}, {probability:.1%}", fontsize=19, fontweight="bold", va="center")
-        figure.text(0.985, 0.955, short(name, 60, end=True), fontsize=10, color="#555555", ha="right", va="center")
+        figure.text(0.985, 0.955, _short(name, 60), fontsize=10, color="#555555", ha="right", va="center")
         save_png(figure, path)
+
+
+def _short(name: str, length: int = 22) -> str:
+    return short(legible(page_text(name)), length, end=True)
 
 
 def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Explanation) -> None:

@@ -23,6 +23,7 @@ from alexnet.data.statistics import measure
 from alexnet.data.table import Table
 from alexnet.data.workers import Answer, decoded
 from alexnet.errors import DataError
+from alexnet.fonts import legible
 from alexnet.outputs import refuse, write
 from alexnet.recipe import Recipe
 from alexnet.use.charts import save_png
@@ -32,7 +33,6 @@ SAMPLES, COLUMNS = 24, 6
 CHANGED, DRAWN = 6, 5  # images that are changed, and how often each
 LARGEST = 224  # pixels a side of a sample
 INCHES = 1.75  # a side of a picture
-_short = partial(short, length=26, end=True)  # for a name
 WORKERS = os.cpu_count() or 1
 
 
@@ -130,6 +130,10 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, NDArray[Any]]:
     for axes in grid.flat:
         axes.set_axis_off()
     return figure, grid
+
+
+def _short(name: str) -> str:
+    return short(legible(page_text(name)), 26, end=True)
 
 
 def _name(axes: Axes, table: Table, row: int) -> None:
