@@ -23,7 +23,8 @@ CAT, DOG = "猫", "犬"
 @pytest.fixture
 def no_others(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine that has no font but the one which comes with matplotlib."""
-    caches = (fonts.font_of, fonts._tell, fonts._installed)
+    caches = (fonts.font_of, fonts._installed)
+    monkeypatch.setattr(fonts, "_told", [])
     for one in caches:
         one.cache_clear()
     monkeypatch.setattr(fonts.font_manager, "findSystemFonts", list)
@@ -57,6 +58,7 @@ def test_what_no_font_has_becomes_numbers(text: str, drawn: str, no_others: None
 def test_it_is_said_once_in_one_line(no_others: None, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(3):
         fonts.legible(CAT)
+        fonts.legible(DOG)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert CAT in lines[0]

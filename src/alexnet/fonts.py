@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from alexnet.progress import say
 PREFERRED = ("noto", "droid", "cjk", "wqy", "arial", "hiragino", "pingfang", "yahei", "gothic")  # in a file's name: sans serif
 SELECTORS = "\ufe0e\ufe0f"  # of emoji in black and white, or in colour
 SHOWN = 10  # characters of a message
+_told: list[str] = []  # what was said of characters that no font has: once is enough
 
 
 @cache
@@ -57,11 +59,12 @@ def font_of(character: str) -> Path | None:
     return next((path for path in _installed() if ord(character) in _characters(path)), None)
 
 
-@cache
 def _tell(missing: str) -> None:
-    more = "…" if len(missing) > SHOWN else ""
+    if _told:
+        return
+    _told.append(missing)
     say(
-        f"no installed font can draw {missing[:SHOWN]}{more}: pictures show such characters as numbers (U+732B); "
+        f"no installed font can draw characters such as {missing[:SHOWN]}: pictures show their numbers (U+732B); "
         "install a font that has them, such as Noto Sans CJK (Debian: apt install fonts-noto-cjk)"
     )
 
@@ -104,6 +107,12 @@ def save(figure: Figure, path: Path, kind: str, **how: object) -> None:
     """Draw a figure into a file, `png` or `svg`; the texts of an SVG are left to the fonts of who looks at it."""
     if kind == "png":
         fit(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(path, format=kind, **how)  # type: ignore[arg-type]
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)  # a fallback need not be there in bold
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            figure.savefig(path, format=kind, **how)  # type: ignore[arg-type]
+    finally:
+        log.setLevel(level)
