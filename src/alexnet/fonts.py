@@ -70,12 +70,14 @@ def _tell(missing: str) -> None:
 
 
 def legible(text: str) -> str:
-    """Return `text` with each character that no font can draw as its number, such as U+732B; said once."""
+    """Return `text` with characters that no font can draw as their numbers, U+4E09-82B1; said once."""
     text = unicodedata.normalize("NFC", text)  # jamo become syllables, which fonts have
     missing = [character for character in dict.fromkeys(text) if not character.isspace() and font_of(character) is None]
     if missing:
         _tell("".join(missing))
-    parts = (f"U+{ord(character):04X}" if character in missing else character for character in text)
+    parts = []
+    for unknown, characters in groupby(text, key=lambda character: character in missing):
+        parts.append("U+" + "-".join(f"{ord(each):04X}" for each in characters) if unknown else "".join(characters))
     return "".join(parts)
 
 

@@ -133,7 +133,9 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, NDArray[Any]]:
 
 
 def _short(name: str) -> str:
-    return short(legible(page_text(name)), 26, end=True)
+    name = legible(page_text(name))
+    wide = sum(letter.isupper() or letter.isdigit() for letter in name) > len(name) / 2
+    return short(name, 18 if wide else 26, end=True)
 
 
 def _name(axes: Axes, table: Table, row: int) -> None:
