@@ -77,7 +77,8 @@ def legible(text: str) -> str:
         _tell("".join(missing))
     parts = []
     for unknown, characters in groupby(text, key=lambda character: character in missing):
-        parts.append("U+" + "-".join(f"{ord(each):04X}" for each in characters) if unknown else "".join(characters))
+        part = "".join(characters)
+        parts.append("U+" + "-".join(f"{ord(each):04X}" for each in part) if unknown else part)
     return "".join(parts)
 
 
