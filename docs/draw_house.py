@@ -12,7 +12,14 @@ ROOMS = {
     4: [("training", "makes a run"), ("use", "uses a run")],
     3: [("measure", "how good it is"), ("run", "the run folder")],
     2: [("data", "files to batches"), ("network", "a row to a network"), ("recipe", "settings")],
-    1: [("errors", "one clear line"), ("progress", "time left"), ("temporary", "being written"), ("colours", "by name")],
+    1: [
+        ("errors", "one clear line"),
+        ("progress", "time left"),
+        ("temporary", "being written"),
+        ("colours", "by name"),
+        ("outputs", "nothing replaced"),
+        ("fonts", "every script"),
+    ],
 }
 SHED = ("scratch", ("by hand,", "in NumPy"))
 LEFT, WIDTH, STOREY, ROOF, GAP = 34, 400, 58, 74, 6

@@ -16,7 +16,7 @@ ROOT = Path(alexnet.__file__).parent
 
 FLOORS = {
     "scratch": 0,  # NumPy by hand: imports nothing of ours
-    **{"errors": 1, "progress": 1, "temporary": 1, "colours": 1, "paths": 1},
+    **{"errors": 1, "progress": 1, "temporary": 1, "colours": 1, "outputs": 1, "fonts": 1, "paths": 1},
     **{"network": 2, "data": 2, "recipe": 2, "recipes": 2},
     **{"measure": 3, "run": 3},
     **{"training": 4, "use": 4},
@@ -25,7 +25,15 @@ FLOORS = {
     **{"__init__": 7, "__main__": 7},
 }
 # Where one room on a floor may look into the next.
-BESIDE = {("progress", "errors"), ("recipe", "network"), ("data", "recipe"), ("run", "measure"), ("use.ablate", "training")}
+BESIDE = {
+    ("progress", "errors"),
+    ("outputs", "errors"),
+    ("fonts", "progress"),
+    ("recipe", "network"),
+    ("data", "recipe"),
+    ("run", "measure"),
+    ("use.ablate", "training"),
+}
 
 
 def module_name(file: Path) -> str:

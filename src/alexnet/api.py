@@ -24,6 +24,7 @@ from alexnet.errors import AlexNetError, DataError, ImageError, RunError, listed
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.measure.views import VIEWS
 from alexnet.network.device import choose_device
+from alexnet.outputs import refuse
 from alexnet.paths import local_path
 from alexnet.progress import say, track
 from alexnet.recipe import Recipe
@@ -46,7 +47,6 @@ from alexnet.use.given import Images, sources_of
 from alexnet.use.predict import predict
 from alexnet.use.report import write_report
 from alexnet.use.search import add_images, search_images
-from alexnet.use.sheet import write_sheet
 
 
 class Run:
@@ -177,7 +177,9 @@ class Run:
         found = explain(self.network, self.card, sources_of(images))
         return ((source.content if isinstance(source, Given) else source, answer) for source, answer in found)
 
-    def explain(self, images: Images, out: str | Path | None = None, arrays: bool = False) -> Iterator[dict[str, Any]]:
+    def explain(
+        self, images: Images, out: str | Path | None = None, arrays: bool = False, overwrite: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """Draw for each image why the network says what it says, and yield an answer for each, in order, as they come.
 
         Args:
@@ -185,6 +187,7 @@ class Run:
             out: the folder of the pictures, `<image>-explained.png`, and of `filters.png`, the kernels of the first layer; None
                 takes the folder `explain` of the run.
             arrays: write a NumPy archive beside each picture, too, with the arrays of `Explanation`.
+            overwrite: replace files of these names that this program has not made, too.
 
         Yields:
             `{"image", "predictions": [{"label", "probability"}], "figure"}`, the last the picture's path, with `arrays` also
@@ -192,13 +195,13 @@ class Run:
 
         Raises:
             DataError: a name that matches no file.
-            RunError: `out` cannot be written.
+            RunError: `out` cannot be written, or holds a file of such a name that is yours and is not to `overwrite`.
             AlexNetError: captum is not installed.
         """
         from alexnet.use.explain_figure import write_explanations  # with matplotlib, a second that `predict` need not wait
 
         folder = Path(out) if out is not None else self.path / "explain"
-        return write_explanations(self.network, self.card, sources_of(images), folder, arrays=arrays)
+        return write_explanations(self.network, self.card, sources_of(images), folder, arrays=arrays, overwrite=overwrite)
 
     def features(self, images: Images, layers: Sequence[str] = ("fc7",)) -> dict[str, NDArray[np.float32]]:
         """Return what layers give for each image, computed in float32 with dropout off.
@@ -252,6 +255,8 @@ class Run:
             RunError: an index that is damaged, of other weights or other bits, or cannot be written.
             AlexNetError: `bits` is no multiple of 8; faiss is not installed.
         """
+        if not str(folder):
+            raise DataError("the folder's name is empty: name the folder of the images")
         return add_images(self._search(out), self.network, self.card, Path(folder), bits)
 
     def search(
@@ -262,6 +267,7 @@ class Run:
         binary: bool = False,
         index: str | Path | None = None,
         out: str | Path | None = None,
+        overwrite: bool = False,
     ) -> list[dict[str, Any]]:
         """Return for each image those of an index that are most alike.
 
@@ -271,6 +277,7 @@ class Run:
             binary: compare short codes: faster, a little less exact.
             index: the folder that `Run.index` left; None takes the folder `search` of the run.
             out: draw a contact sheet there, a PNG, a row for each image.
+            overwrite: replace a file there that this program has not made, too.
 
         Returns:
             `{"image", "neighbours": [{"image", "distance"}]}` for each, nearest first, full paths, or `{"image", "error"}`.
@@ -278,16 +285,23 @@ class Run:
 
         Raises:
             DataError: a name that matches no file.
-            RunError: no index, a damaged one, one of other weights or without short codes; `out` cannot be written.
+            RunError: no index, a damaged one, one of other weights or without short codes; `out` cannot be written or is a
+                file of yours.
             AlexNetError: faiss is not installed.
         """
         sources = sources_of(images)
+        if out is not None:
+            refuse(Path(out), overwrite)
         answers = list(search_images(self._search(index), self.network, self.card, sources, top, binary))
         if out is not None:
-            write_sheet(Path(out), sources, answers)
+            from alexnet.use.sheet import write_sheet  # with matplotlib, a second that `predict` need not wait
+
+            write_sheet(Path(out), sources, answers, overwrite)
         return answers
 
-    def export(self, out: str | Path | None = None, *, bare: bool = False, int8: bool = False) -> dict[str, Any]:
+    def export(
+        self, out: str | Path | None = None, *, bare: bool = False, int8: bool = False, overwrite: bool = False
+    ) -> dict[str, Any]:
         """Write the network as ONNX, once onnxruntime has been found to say the same as PyTorch.
 
         The file takes `image`, H W 3 uint8 of any size, and gives `probabilities`, one a class, calibrated. Images of the run's
@@ -297,6 +311,7 @@ class Run:
             out: the file; None takes `model.onnx` in the folder `export` of the run, `model-bare.onnx` and so on.
             bare: the network alone: `images`, N 3 I I float32, normalised, in; `logits`, N x classes, out.
             int8: in whole numbers of 8 bits, calibrated on training images: a quarter as large.
+            overwrite: replace files there that this program has not made, too.
 
         Returns:
             `{"file", "bare", "int8", "bytes", "sha256", "compared_on", "images", "largest_difference", "close", "same_top1",
@@ -304,17 +319,18 @@ class Run:
             (within 0.01) and `same_top1` are shares of the images compared, 0 to 1.
 
         Raises:
-            RunError: the comparison failed; `out` cannot be written; no dataset for `int8`.
+            RunError: the comparison failed; `out` cannot be written or is a file of yours; no dataset for `int8`.
             AlexNetError: onnx, onnxscript or onnxruntime is not installed.
         """
         name = f"model{'-bare' if bare else ''}{'-int8' if int8 else ''}.onnx"
         place = Path(out) if out is not None else self.path / "export" / name
+        refuse(place, overwrite)
         try:
             dataset = self.dataset(split="val")[0]
         except AlexNetError as error:
             say(f"the run's dataset is not at hand, made-up images take its place: {error}")
             dataset = None
-        return export(self.network, self.card, dataset, place, bare=bare, int8=int8)
+        return export(self.network, self.card, dataset, place, bare=bare, int8=int8, overwrite=overwrite)
 
     def serve(self, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None) -> None:
         """Answer `predict` and `explain` over HTTP, until Ctrl-C or SIGTERM; the environment's ALEXNET_API_KEY is asked for.
@@ -448,6 +464,7 @@ def find_rate(
     threads: int | None = None,
     weights: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> tuple[Curve, Path]:
     """Find the learning rate to train with, in a hundred steps at rates that climb; nothing is trained.
 
@@ -459,6 +476,7 @@ def find_rate(
         threads: as for `train`.
         weights: as for `train`.
         settings: as for `train`.
+        overwrite: replace a file in the drawing's place that this program has not made, too.
 
     Returns:
         The curve, whose `settings` are the keys to train with, and the path of its drawing.
@@ -468,15 +486,16 @@ def find_rate(
         RecipeError: no such recipe or key, or a value that does not fit the dataset or the network.
         VariantError: an architecture that cannot be built.
         WeightsError: weights that cannot be read, or are another network's.
-        RunError: the drawing cannot be written; `weights` is a folder that is no run.
+        RunError: the drawing cannot be written, or a file of yours is there; `weights` is a folder that is no run.
         AlexNetError: the loss falls at no rate; no such device.
     """
     chosen = _chosen(data, recipe, weights, settings)
-    _use(threads)
-    curve = sweep_rates(chosen, device)
     run = Path(out) if out is not None else _default_out(chosen)
     place = run.with_name(f"{run.name}-rate.png")
-    draw_curve(curve, place)
+    refuse(place, overwrite)
+    _use(threads)
+    curve = sweep_rates(chosen, device)
+    draw_curve(curve, place, overwrite)
     return curve, place
 
 

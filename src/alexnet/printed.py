@@ -113,7 +113,7 @@ def show_rate(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    given = [argument for argument in sys.argv[1:] if argument not in ("--find-rate", "--debug")]
+    given = [argument for argument in sys.argv[1:] if argument not in ("--find-rate", "--overwrite", "--debug")]
     changes = [part for key, value in found["settings"].items() for part in ("--set", f"{key}={value:g}")]
     rate = found["settings"]["optimizer.rate"]
     print(f"{'rate':10}  {rate:g}, where the loss falls fastest; from {found['rises_from']:.2g} on it rises")

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from alexnet.data.images import Preprocessing
 from alexnet.errors import RunError, VariantError, printable, quoted, reason_of, shortened
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import place
+from alexnet.outputs import fill, unwritable
 from alexnet.recipe import Recipe, parse
 
 
@@ -297,7 +297,9 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, Card]:
 
 
 def write(place: Path, writer: Callable[[Path], object]) -> None:
-    """Let `writer` write a file beside `place`, flush it to disk, and rename it to `place`.
+    """Let `writer` write a file of a run beside `place`, flush it to disk, and rename it to `place`: whatever was there goes.
+
+    `outputs.write` is for places where a user's own files may be.
 
     Raises:
         RunError: the disk is full or the folder cannot be written; what was at `place` is unchanged.
@@ -305,17 +307,12 @@ def write(place: Path, writer: Callable[[Path], object]) -> None:
     part = place.with_name(f"{place.name}.part")
     try:
         part.touch()
-        mode = part.stat().st_mode
-        writer(part)
-        part.chmod(mode)  # safetensors makes files that only their owner can read
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
+        fill(part, writer)
         part.replace(place)
         sync_folder(place.parent)
     except (OSError, safetensors.SafetensorError) as error:
         part.unlink(missing_ok=True)
-        free = shutil.disk_usage(place.parent).free / 1e9 if place.parent.exists() else 0
-        raise RunError(f"cannot write {place}: {reason_of(error)} ({free:.1f} GB free)") from error
+        raise unwritable(place, error) from error
 
 
 def write_text(place: Path, text: str) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -33,9 +34,9 @@ def fail_if_unread(answers: Counted) -> None:
         raise typer.Exit(1)
 
 
-def names_of(images: list[str]) -> list[str]:
-    """Replace - by the names on standard input."""
-    return [name for given in images for name in (_names(_read_input()) if given == "-" else [given])]
+def names_of(images: list[str]) -> list[str | Path]:
+    """Replace - by the names on standard input, which are no patterns."""
+    return [name for given in images for name in (map(Path, _names(_read_input())) if given == "-" else [given])]
 
 
 def _read_input() -> bytes:

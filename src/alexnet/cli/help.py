@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
 PANELS = MAKE, LOOK, USE, INSIDE, OTHERS = ("Make a run", "Look at runs", "Use a run", "See what there is", "Commands")
@@ -20,6 +21,12 @@ class Command(TyperCommand):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.help, self.epilog = _text_and_examples(self.help)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse empty arguments: as a path, "" would mean the current folder."""
+        if "" in args:
+            raise BadParameter("an argument is empty: name what is meant (is a variable of the shell unset?)", ctx)
+        return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return what stands behind the command's name: arguments, and options that must be given, as people write them."""

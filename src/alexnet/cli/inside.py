@@ -9,7 +9,7 @@ import typer
 
 from alexnet.cli.app import group
 from alexnet.cli.help import INSIDE, Command
-from alexnet.cli.options import AsJson, Classes, DataRoot, VariantName, data_argument, recipe_option, recipes
+from alexnet.cli.options import AsJson, Classes, DataRoot, Overwrite, VariantName, data_argument, recipe_option, recipes
 from alexnet.printed import print_json, print_problems, show_problems
 
 data_group = group(
@@ -81,6 +81,7 @@ def data_show(
         str | None, recipe_option("Show what this recipe's random changes make of the images, beside them.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="PNG", help="The picture.  [default: <data>.png]")] = None,
+    overwrite: Overwrite = False,
     data_root: DataRoot = None,
 ) -> None:
     """Draw samples of DATA with their names.
@@ -98,9 +99,9 @@ def data_show(
     table = open_table(data, data_root)
     path = out or Path(f"{table.name}{f'-{Path(recipe).stem}' if recipe else ''}.png")
     if recipe is None:
-        show.show_samples(table, path)
+        show.show_samples(table, path, overwrite)
     else:
-        show.show_changes(table, load(recipe), path)
+        show.show_changes(table, load(recipe), path, overwrite)
     print(path)
 
 
@@ -175,6 +176,7 @@ def model_plot(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw this .svg or .png alone.  [default: VARIANT.svg and VARIANT.png]")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Draw a variant and print the paths of the drawings.
 
@@ -186,8 +188,12 @@ def model_plot(
     """
     from alexnet.network import diagram
     from alexnet.network.summary import summarize
+    from alexnet.outputs import refuse
 
     summary = summarize(name, classes)
-    for path in [out] if out else [Path(name + suffix) for suffix in diagram.FORMATS]:
-        diagram.save(summary, path)
+    paths = [out] if out else [Path(name + suffix) for suffix in diagram.FORMATS]
+    for path in paths:
+        refuse(path, overwrite)
+    for path in paths:
+        diagram.save(summary, path, overwrite)
         print(path)

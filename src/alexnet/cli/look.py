@@ -11,7 +11,7 @@ import typer
 from alexnet.cli.answers import Counted, fail_if_unread, names_of
 from alexnet.cli.app import app
 from alexnet.cli.help import LOOK, Command
-from alexnet.cli.options import AsJson, Device, RunPath, Split, Views, data_argument, images_argument
+from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Split, Views, data_argument, images_argument
 from alexnet.errors import printable
 from alexnet.printed import print_json, show_evaluation, show_explained
 
@@ -83,6 +83,7 @@ def explain(
     images: Annotated[list[str], images_argument("What to explain")],
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the pictures go.  [default: RUN/explain]")] = None,
     arrays: Annotated[bool, typer.Option("--arrays", help="Write a NumPy archive (.npz) for each image, too.")] = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
@@ -98,7 +99,7 @@ def explain(
     from alexnet import api
     from alexnet.progress import track
 
-    answers = Counted(track(api.load(run, device).explain(names_of(images), out, arrays), "Explaining"))
+    answers = Counted(track(api.load(run, device).explain(names_of(images), out, arrays, overwrite), "Explaining"))
     if as_json:
         print_json(list(answers))
     else:

@@ -108,6 +108,10 @@ def train(
     set_: Annotated[list[str] | None, set_option("Change a key of the recipe, such as optimizer.rate=0.02")] = None,
     resume: Resume = None,
     find_rate: FindRate = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="With --find-rate: replace FOLDER-rate.png whoever made it. A run is never replaced."),
+    ] = False,
     processes: Processes = None,
     parallel: Divided = Parallel.data,
     data_root: DataRoot = None,
@@ -133,6 +137,8 @@ def train(
         from alexnet.training.launch import launch
 
         raise typer.Exit(launch(processes, sys.argv[1:]))
+    if overwrite and not find_rate:
+        raise typer.BadParameter("--overwrite goes with --find-rate alone: a run is never replaced, name another --out")
     from alexnet import api
 
     where: dict[str, Any] = {"device": device, "threads": threads}
@@ -152,7 +158,7 @@ def train(
         settings = {**length, **_settings(flags, data_root, set_)}
         how: dict[str, Any] = {"recipe": recipe or "fast", "out": out, "weights": weights, "settings": settings, **where}
         if find_rate:
-            curve, figure = api.find_rate(data, **how)
+            curve, figure = api.find_rate(data, **how, overwrite=overwrite)
             show_rate(curve.to_json() | {"figure": str(figure)}, as_json)
             return
         run = api.train(data, **how, parallel=parallel.value, started=STARTED)

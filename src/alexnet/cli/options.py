@@ -96,6 +96,10 @@ def set_option(text: str) -> Any:
 
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as train leaves it.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace files that this program has not made, too; what it has made it replaces anyway."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 DataRoot = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where downloaded datasets lie.  [env: ALEXNET_DATA]")]
 Device = Annotated[

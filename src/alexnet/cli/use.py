@@ -12,7 +12,7 @@ import typer
 from alexnet.cli.answers import Counted, fail_if_unread, names_of
 from alexnet.cli.app import app, group
 from alexnet.cli.help import USE, Command
-from alexnet.cli.options import AsJson, Device, RunPath, Threads, images_argument
+from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Threads, images_argument
 from alexnet.errors import quoted
 from alexnet.printed import print_csv, print_json, show_export, show_index, show_neighbours, show_predictions
 
@@ -79,6 +79,7 @@ def export(
         Path | None,
         typer.Option(metavar="FILE", help="The file.  [default: model.onnx, model-bare.onnx … in RUN/export]"),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
@@ -94,7 +95,7 @@ def export(
     """
     from alexnet import api
 
-    found = api.load(run, device).export(out, bare=bare, int8=int8)
+    found = api.load(run, device).export(out, bare=bare, int8=int8, overwrite=overwrite)
     if as_json:
         print_json(found)
     else:
@@ -160,6 +161,7 @@ def search_query(
     binary: Annotated[bool, typer.Option("--binary", help="Compare short codes: faster, a little less exact.")] = False,
     index: Annotated[Path | None, typer.Option(metavar="INDEX", help="Where to look.  [default: RUN/search]")] = None,
     out: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw a contact sheet, a row for each IMAGE.")] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
@@ -174,7 +176,8 @@ def search_query(
     """
     from alexnet import api
 
-    answers = Counted(api.load(run, device).search(names_of(images), top, binary=binary, index=index, out=out))
+    found = api.load(run, device).search(names_of(images), top, binary=binary, index=index, out=out, overwrite=overwrite)
+    answers = Counted(found)
     if as_json:
         print_json(list(answers))
     else:

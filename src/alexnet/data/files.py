@@ -12,8 +12,8 @@ def visible(folder: Path) -> tuple[list[Path], list[Path]]:
     return [e for e in entries if e.is_dir()], [e for e in entries if not e.is_dir()]
 
 
-def visible_files(folder: Path) -> list[Path]:
-    """Return all files under `folder`, sorted; symbolic links to folders are followed, each folder once."""
+def visible_folders(folder: Path) -> list[Path]:
+    """Return `folder` and all folders under it, sorted; symbolic links to folders are followed, each folder once."""
     found: list[Path] = []
     seen: set[str] = set()
 
@@ -22,10 +22,14 @@ def visible_files(folder: Path) -> list[Path]:
         if real in seen:  # a link that leads back up
             return
         seen.add(real)
-        folders, files = visible(here)
-        found.extend(files)
-        for inner in folders:
+        found.append(here)
+        for inner in visible(here)[0]:
             walk(inner)
 
     walk(folder)
-    return sorted(found)
+    return found
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Return all files in the folders of `visible_folders`, sorted."""
+    return sorted(file for here in visible_folders(folder) for file in visible(here)[1])

@@ -27,6 +27,8 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) 
         DataError: nothing there, fewer than `least` classes, folders that may be classes or splits, columns
             missing, a download that failed.
     """
+    if not str(data).strip():
+        raise DataError("the dataset's name is empty: name a folder, a CSV or Parquet file, or a built-in dataset")
     if str(data) in builtin.NAMES:
         return builtin.load(str(data), data_root)
     path = local_path(data)

@@ -6,9 +6,9 @@ keep it are notes in the stage's column of text.
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from matplotlib.patches import Patch, Polygon
 from matplotlib.textpath import TextPath
 
 from alexnet.colours import AMBER, GREEN, ORANGE, SKY
-from alexnet.errors import AlexNetError, reason_of
+from alexnet.errors import AlexNetError
 from alexnet.network.summary import LayerSummary, Summary, sizes
+from alexnet.outputs import MADE_BY, write
 
 # Inches for the root of a size: with roots, 227 and 6 pixels, 384 and 3 channels, 9,216 and 2 units are seen side by side.
 PIXEL, CHANNEL, UNIT = 0.155, 0.041, 0.036
@@ -93,25 +94,23 @@ class Stage:
         return [(s, t) for s in range(source.rows) for t in range(self.rows) if every or s == t]
 
 
-def save(summary: Summary, path: Path) -> None:
-    """Draw `summary` into an SVG or PNG file, as the suffix says; a file of that name is replaced.
+def save(summary: Summary, path: Path, overwrite: bool = False) -> None:
+    """Draw `summary` into an SVG or PNG file, as the suffix says.
 
     Raises:
-        AlexNetError: another suffix, or the file cannot be written.
+        AlexNetError: another suffix; the file cannot be written, or is a user's own and is not to `overwrite`.
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise AlexNetError(f"cannot draw into {str(path)!r}: its name must end in {' or '.join(FORMATS)}")
-    page = io.BytesIO()
+    mark = {"Creator": MADE_BY, "Date": None} if suffix == ".svg" else {"Software": MADE_BY}
+    how: dict[str, Any] = {
+        "format": suffix[1:],
+        "dpi": DOTS_PER_INCH,
+        "metadata": {"Title": f"AlexNet: {summary.variant}", **mark},
+    }
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": summary.variant}]):  # text stays text
-        metadata = {"Title": f"AlexNet: {summary.variant}", **({"Date": None} if suffix == ".svg" else {})}
-        draw(summary).savefig(page, format=suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata)
-    try:
-        if path.exists() and not path.is_file():  # a pipe would wait, a device swallow it
-            raise AlexNetError(f"cannot write {str(path)!r}: it is there and is no file (give another name)")
-        path.write_bytes(page.getvalue())
-    except OSError as error:
-        raise AlexNetError(f"cannot write {str(path)!r}: {reason_of(error)} (give another name)") from error
+        write(path, partial(draw(summary).savefig, **how), overwrite)
 
 
 def draw(summary: Summary) -> Figure:

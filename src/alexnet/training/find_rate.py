@@ -9,23 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from alexnet.colours import BLUE, GREY, ORANGE
-from alexnet.data.augment import training_input
-from alexnet.data.batches import Batch, epoch_batches, epoch_cuts
 from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError
-from alexnet.network.device import autocast, choose_device, choose_precision, keep_freed_memory
-from alexnet.network.fused import narrow_gradients
+from alexnet.network.device import choose_device, keep_freed_memory
+from alexnet.outputs import MADE_BY, unwritable, write
 from alexnet.progress import track
 from alexnet.recipe import Recipe
-from alexnet.run import write
 from alexnet.training.job import prepare
-from alexnet.training.optimizer import Loss, build_optimizer, set_rate
 from alexnet.training.schedule import input_at
+from alexnet.training.state import Progress
+from alexnet.training.step import Step
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-3, 1e2  # times the recipe's rates
@@ -50,17 +47,11 @@ class Trial:
             AlexNetError: whatever keeps it from training, in one line.
         """
         keep_freed_memory()
-        self._device = choose_device(device)
         table = open_table(recipe.data.dataset, recipe.data.root)
-        self.recipe, dataset, how, self._network = prepare(recipe, table, self._device)
+        self.recipe, dataset, how, self._network = prepare(recipe, table, choose_device(device))
         self.images = dataset.table.counts()
         self.pixels = input_at(self.recipe, share, self._network.smallest)
-        self._how, self._train = how.model_copy(update={"input": self.pixels}), dataset.images("train")
-        self._cuts = epoch_cuts(len(self._train), self.recipe.train)
-        self._optimizer = build_optimizer(self._network, self.recipe.optimizer)
-        if choose_precision(self._device, self.recipe.train.precision) == "bfloat16":
-            narrow_gradients(self._network)
-        self._loss = Loss(self.recipe.train, self._train.targets, len(dataset.table.labels), self._device)
+        self._step, self._share = Step(self.recipe, how, dataset.images("train"), self._network), share
 
     @property
     def batch(self) -> int:
@@ -70,28 +61,21 @@ class Trial:
 
     def losses(self, scales: Iterable[float]) -> Iterator[float]:
         """Take a step at the recipe's rates times each of `scales` and yield the loss before it, until that is not finite."""
-        self._network.train()
-        optimizer = self.recipe.optimizer
-        torch.manual_seed(self.recipe.train.seed)
-        for scale, batch in zip(scales, self._batches(), strict=False):
-            assert batch.draws is not None
-            set_rate(self._optimizer, optimizer.rate * scale, optimizer.rate_factors)
-            self._optimizer.zero_grad(set_to_none=True)
-            images, draws = batch.images.to(self._device), batch.draws.to(self._device)
-            x = training_input(images, draws, self._how, self.recipe.augment)
-            with autocast(self._device, self.recipe.train.precision):
-                logits = self._network(x, self._how.enlarge).float()
-            loss = self._loss(logits, batch.targets.to(self._device))
-            if not torch.isfinite(loss):
-                return
-            torch.autograd.backward(loss)
-            self._optimizer.step()
-            yield loss.item()
-
-    def _batches(self) -> Iterator[Batch]:
-        """Yield the batches of one epoch after the other."""
-        for epoch in count(1):
-            yield from epoch_batches(self._train, self._cuts, self.recipe.train.seed, epoch, workers=self.recipe.data.workers)
+        at, rate = Progress(), self.recipe.optimizer.rate
+        scales = iter(scales)
+        for at.epoch in count(1):
+            changes = self._step.changes(at.epoch)
+            at.batch = 0
+            for batch in self._step.batches(at):
+                if (scale := next(scales, None)) is None:
+                    return
+                self._step.set_rate(rate * scale, at.epoch)
+                loss, _ = self._step.gradient(batch, changes, at, self._share)
+                if not np.isfinite(loss):
+                    return
+                self._step.optimizer.step()
+                at.batch += 1
+                yield loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,13 +162,19 @@ def _until_blown(losses: Iterable[float]) -> Iterator[float]:
             return
 
 
-def draw(curve: Curve, path: Path) -> None:
+def draw(curve: Curve, path: Path, overwrite: bool = False) -> None:
     """Draw the curve into a PNG file; its folder is made.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: it cannot be written, or is a user's own file and is not to `overwrite`.
     """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
     from matplotlib.figure import Figure  # half a second that other commands need not wait
+
+    from alexnet import fonts
 
     figure = Figure(figsize=(7.0, 4.4), layout="constrained")
     axes = figure.add_subplot()
@@ -204,5 +194,5 @@ def draw(curve: Curve, path: Path) -> None:
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, lambda part: figure.savefig(part, format="png", dpi=160))
+    mark = {"Software": MADE_BY}
+    write(path, lambda part: fonts.save(figure, part, "png", dpi=160, metadata=mark), overwrite)

@@ -8,27 +8,23 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from alexnet.data.augment import training_input
-from alexnet.data.batches import Batch, epoch_batches, epoch_cuts
+from alexnet.data.batches import Batch
 from alexnet.data.dataset import Dataset
 from alexnet.data.images import Preprocessing
-from alexnet.errors import DivergedError, Interrupted, RecipeError, RunError, quoted
+from alexnet.errors import DivergedError, Interrupted, quoted
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import autocast, choose_precision
-from alexnet.network.fused import narrow_gradients
 from alexnet.recipe import Augment, Recipe
 from alexnet.run import Card, RunFolder, save_model, save_weights, write_metrics
 from alexnet.training import checkpoint, state
 from alexnet.training.budget import Budget
 from alexnet.training.monitor import Monitor
-from alexnet.training.optimizer import Loss, build_optimizer, check_names, frozen, set_rate
-from alexnet.training.parallel import Parallel, Share
+from alexnet.training.parallel import Parallel
 from alexnet.training.processes import ALONE, Group
-from alexnet.training.schedule import EarlyStop, Plateau, input_at, rate_at, table_at
+from alexnet.training.schedule import EarlyStop, Plateau, rate_at
 from alexnet.training.state import Progress
+from alexnet.training.step import Step
 from alexnet.training.stop import StopRequest
 
 SECONDS_BETWEEN_CHECKPOINTS = 120.0  # within an epoch; another is written after each epoch, but
@@ -61,19 +57,9 @@ class Trainer:
         self.folder, self.monitor = folder, monitor
         self.device = next(network.parameters()).device
         self.train, self.val = dataset.images("train"), dataset.images("val")
-        self.cuts = epoch_cuts(len(self.train), recipe.train)
-        if (least := min(end - start for start, end in self.cuts)) < group.world:
-            raise RecipeError(f"the smallest batch has {least} images, too few for {group.world} processes: raise train.batch")
         self.group = group
-        self.share = Share(network, group, parallel, synchronised=recipe.train.synchronised_norm)
-        if parallel == "towers" and recipe.optimizer.muon:
-            raise RecipeError("--parallel towers divides convolutions, which Muon needs whole: --set optimizer.muon=0")
-        self.optimizer = build_optimizer(self.share.network, recipe.optimizer)
-        if choose_precision(self.device, recipe.train.precision) == "bfloat16" and group.world == 1:
-            narrow_gradients(network)
-        for row in recipe.schedule.table:
-            check_names(network, row.rate_factors, "schedule.table")
-        self.loss = Loss(recipe.train, self.train.targets, len(dataset.table.labels), self.device)
+        self.step = Step(recipe, how, self.train, network, group, parallel, monitor.say)
+        self.cuts, self.share, self.optimizer = self.step.cuts, self.step.share, self.step.optimizer
         self.at = Progress()
         self.best_weights: checkpoint.Tensors = {}
         evaluated = 2 * len(self.val) + len(dataset.table.rows("test"))
@@ -169,21 +155,13 @@ class Trainer:
 
     def _run_epoch(self) -> None:
         """Train on the batches of the epoch at work that are still to do, or until the time is over."""
-        train, at = self.recipe.train, self.at
-        self.share.network.train()
-        for layer in frozen(self.share.network, self.recipe.optimizer).values():
-            layer.eval()  # a frozen norm keeps its statistics
-        now = table_at(self.recipe.schedule, at.epoch)
-        factors = {**self.recipe.optimizer.rate_factors, **now.rate_factors}
-        noise = self.recipe.augment.colour_noise if now.colour_noise is None else now.colour_noise
-        changes = self.recipe.augment.model_copy(update={"colour_noise": noise})
+        at = self.at
+        changes = self.step.changes(at.epoch)
         self._began = (time.monotonic(), at.seen)
-        workers, together, alternate = self.recipe.data.workers, changes.together, changes.alternate
-        cuts = self.share.cuts(self.cuts)
-        for batch in epoch_batches(self.train, cuts, train.seed, at.epoch, at.batch, workers, together, alternate):
+        for batch in self.step.batches(at):
             if self.budget.over(at):
                 break
-            set_rate(self.optimizer, self.rate, factors)
+            self.step.set_rate(self.rate, at.epoch)
             self._step(batch, changes)
             at.batch += 1
             figures = (self.rate, at.loss_sum / at.seen, at.right / at.seen)
@@ -193,69 +171,18 @@ class Trainer:
                 self.save()
 
     def _step(self, batch: Batch, changes: Augment) -> None:
-        """One step on one batch, or this process's part of it; chance comes from (seed, epoch, batch) alone."""
-        train, at = self.recipe.train, self.at
-        seed = int(np.random.SeedSequence([train.seed, at.epoch, at.batch]).generate_state(1, np.uint64)[0] >> 1)
-        how = self.how.model_copy(update={"input": input_at(self.recipe, self.budget.done(at, 0.5), self.network.smallest)})
-        start, end = self.cuts[at.batch]
-        self.share.images = count = end - start
-        while True:
-            torch.manual_seed(seed)
-            self.optimizer.zero_grad(set_to_none=True)
-            try:
-                loss, right = self._gradient(batch, changes, how)
-                break
-            except torch.OutOfMemoryError:
-                if self.group.world > 1:
-                    raise
-                self._halve(count)
-        loss, hits = self.share.sum(loss, right)
+        """One step on one batch, or this process's part of it."""
+        at = self.at
+        loss, hits = self.step.gradient(batch, changes, at, self.budget.done(at, 0.5))
         if not np.isfinite(loss):
             self._diverged(loss, f"batch {at.batch + 1}, and the step was not taken")
         self.optimizer.step()
         self._agree()
-        at.seen += count
-        at.loss_sum += loss * count
+        start, end = self.cuts[at.batch]
+        at.seen += end - start
+        at.loss_sum += loss * (end - start)
         at.right += round(hits)
-        self.budget.stepped(count)
-
-    def _gradient(self, batch: Batch, changes: Augment, how: Preprocessing) -> tuple[float, int]:
-        """Add the gradient of a batch, in `at.pieces` one after the other; return its loss and how many were right.
-
-        With other processes: of this one's part of the batch, and what it adds to the loss.
-        """
-        assert batch.draws is not None
-        total, right, device = 0.0, 0, self.device
-        wanted = self.share.targets(batch)
-        [whole] = self.share.sum(self.loss.total(wanted))
-        pieces = (tensor.chunk(self.at.pieces) for tensor in (batch.images, wanted, batch.draws))
-        for images, some, draws in zip(*pieces, strict=True):
-            targets = some.to(device, non_blocking=True)
-            x = training_input(images.to(device, non_blocking=True), draws.to(device), how, changes)
-            with autocast(device, self.recipe.train.precision):
-                logits = self.share.forward(x, how.enlarge).float()
-            loss = self.loss(logits, targets) * (self.loss.total(some) / whole)
-            torch.autograd.backward(loss)
-            total += loss.item()
-            right += int((logits.argmax(1) == targets).sum())
-        return total, right
-
-    def _halve(self, count: int) -> None:
-        """Cut batches into twice as many pieces, after the device's memory was too small for one of `count` images.
-
-        Raises:
-            RunError: one image alone is too much.
-        """
-        before = -(-count // self.at.pieces)
-        if before == 1:
-            raise RunError(f"one image of {self.how.input} pixels a side is too much for the device: lower images.input")
-        self.at.pieces *= 2
-        if torch.accelerator.is_available():
-            torch.accelerator.memory.empty_cache()
-        self.monitor.say(
-            f"the device's memory is too small for {before} images at once: from here on {-(-count // self.at.pieces)}, "
-            "and their gradients are added up; a step stays that of the whole batch, but batch normalisation sees fewer images"
-        )
+        self.budget.stepped(end - start)
 
     def _end_epoch(self) -> None:
         """Validate, remember the best weights, write a row of metrics, begin the next epoch."""

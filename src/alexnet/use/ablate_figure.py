@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
+from alexnet import fonts
 from alexnet.colours import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY
 from alexnet.run import write
 from alexnet.use.outcomes import claim, difference, mean, title
@@ -46,8 +47,8 @@ def draw(found: Mapping[str, Any], paths: Sequence[Path]) -> None:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": found["study"]}):
         for path in paths:
             kind = path.suffix.removeprefix(".")
-            how: dict[str, Any] = {"format": kind, "dpi": 160, "metadata": {"Date": None} if kind == "svg" else {}}
-            write(path, partial(figure.savefig, **how))
+            how: dict[str, Any] = {"dpi": 160, "metadata": {"Date": None} if kind == "svg" else {}}
+            write(path, partial(fonts.save, figure, kind=kind, **how))
 
 
 def _dots(axes: Axes, found: Mapping[str, Any]) -> None:
@@ -64,7 +65,8 @@ def _dots(axes: Axes, found: Mapping[str, Any]) -> None:
         how: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "parse_math": False}
         axes.text(1.02, row, "\n".join(beside), fontsize=8.5, color=INK, **how)
     labels = [
-        textwrap.fill(arm["arm"], 24) + ("" if arm["rate"] is None else f"\nrate {arm['rate']:g}") for arm in found["arms"]
+        textwrap.fill(fonts.legible(arm["arm"]), 24) + ("" if arm["rate"] is None else f"\nrate {arm['rate']:g}")
+        for arm in found["arms"]
     ]
     axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.set_ylim(len(labels) - 0.5, -0.5)

@@ -17,8 +17,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet import fonts
 from alexnet.colours import BLUE, GREY, ORANGE
 from alexnet.measure.metrics import BINS, Reliability
+from alexnet.outputs import MADE_BY
 from alexnet.use.embed import data_uri, short
 
 DOTTED = 15  # epochs up to which each one gets a dot
@@ -193,10 +195,8 @@ def _tag(tag: str, name: str) -> str:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Draw a figure to a PNG file, the same bytes each time; characters that its font lacks become boxes, without a warning."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    """Draw a figure to a PNG file, the same bytes each time on the same fonts."""
+    fonts.save(figure, path, "png", dpi=DOTS_PER_INCH, metadata={"Software": MADE_BY})
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> str:

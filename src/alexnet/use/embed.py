@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import re
+import unicodedata
+from itertools import accumulate
 from typing import Any
 
 from PIL import Image
@@ -19,11 +21,18 @@ def page_text(text: str) -> str:
 
 
 def short(text: str, length: int, *, end: bool = False) -> str:
-    """Return `text` on one line, at most so long: its beginning, or with `end` its end."""
+    """Return `text` on one line, at most so many letters wide: its beginning, or with `end` its end."""
     text = " ".join(page_text(text).split())
-    if len(text) <= length:
+    if sum(map(_width, text)) <= length:
         return text
-    return f"…{text[1 - length :]}" if end else f"{text[: length - 1]}…"
+    ordered = text[::-1] if end else text
+    kept = sum(total < length for total in accumulate(map(_width, ordered)))
+    return f"…{ordered[:kept][::-1]}" if end else f"{ordered[:kept]}…"
+
+
+def _width(character: str) -> int:
+    """Return the room of a character in letters: 2 for Chinese, Japanese, Korean and emoji, 0 for marks."""
+    return 2 if unicodedata.east_asian_width(character) in "WF" else int(not unicodedata.combining(character))
 
 
 def data_uri(image: Image.Image, kind: str, **options: Any) -> str:

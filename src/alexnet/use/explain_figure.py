@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import os
+import unicodedata
+import zipfile
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,60 +18,82 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecFromSubplotSpec
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from alexnet.colours import BLUE, GREY, NEUTRAL, ORANGE
 from alexnet.data.workers import Source
 from alexnet.errors import ImageError, RunError, reason_of
+from alexnet.fonts import legible
 from alexnet.network.alexnet import AlexNet
-from alexnet.run import Card, write
+from alexnet.outputs import MADE_BY, ZIP_COMMENT, refuse, write
+from alexnet.run import Card
 from alexnet.use.charts import save_png
-from alexnet.use.embed import short
+from alexnet.use.embed import page_text, short
 from alexnet.use.explain import Explanation, explain, shares, strongest
 from alexnet.use.filters import filter_sheet
 from alexnet.use.predict import best, name_of
 
 MAPS_SHOWN = 12  # of each convolution, the strongest first
 LABELS_SHOWN = 5
-_short = partial(short, length=22, end=True)  # for a name
+LONGEST = 200  # bytes of a name, of the 255 that a file's may have
 FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for and against", [BLUE, NEUTRAL, ORANGE])
 
 
 def write_explanations(
-    network: AlexNet, card: Card, sources: Iterable[Source], folder: Path, *, arrays: bool
+    network: AlexNet, card: Card, sources: Sequence[Source], folder: Path, *, arrays: bool, overwrite: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Draw each source's explanation into `folder` and yield an answer, as `Run.explain` does.
 
     Raises:
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or holds a user's own file of such a name and is not to `overwrite`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write {folder}: {reason_of(error)}; name another --out") from error
+    stems = [folder / stem for stem in _stems(sources)]
+    kinds = (".png", ".npz") if arrays else (".png",)
+    for place in [folder / "filters.png", *(Path(f"{stem}{kind}") for stem in stems for kind in kinds)]:
+        refuse(place, overwrite)
     kernels = filter_sheet(network.state_dict()["features.conv1.weight"].float().cpu().numpy(), network.row.towers)
     large = Image.fromarray(kernels).resize((kernels.shape[1] * 4, kernels.shape[0] * 4), Image.Resampling.NEAREST)
-    write(folder / "filters.png", partial(large.save, format="png"))
-    taken: Counter[str] = Counter()
-    for source, found in explain(network, card, sources):
+    mark = PngInfo()
+    mark.add_text("Software", MADE_BY)
+    write(folder / "filters.png", partial(large.save, format="png", pnginfo=mark), overwrite)
+    for stem, (source, found) in zip(stems, explain(network, card, sources), strict=True):
         name = name_of(source)
         if isinstance(found, ImageError):
             yield {"image": name, "error": str(found)}
             continue
-        stem = source.stem if isinstance(source, Path) else Path(name).stem
-        taken[stem] += 1
-        stem += f"-{taken[stem]}" if taken[stem] > 1 else ""  # the same name in two folders
         answer: dict[str, Any] = {"image": name, "predictions": best(found.probabilities, found.labels, LABELS_SHOWN)}
-        answer["figure"] = str(folder / f"{stem}-explained.png")
-        write(Path(answer["figure"]), partial(save_figure, found, name=name))
+        answer["figure"] = f"{stem}.png"
+        write(Path(answer["figure"]), partial(save_figure, found, name=name), overwrite)
         if arrays:
-            answer["arrays"] = str(folder / f"{stem}-explained.npz")
-            write(Path(answer["arrays"]), partial(_save_arrays, found))
+            answer["arrays"] = f"{stem}.npz"
+            write(Path(answer["arrays"]), partial(_save_arrays, found), overwrite)
         yield answer
+
+
+def _stems(sources: Sequence[Source]) -> Iterator[str]:
+    """Yield a name for each source's files, `cat-explained`, no two of which a disk that is blind to case takes for one."""
+    taken: set[str] = set()
+    for source in sources:
+        stem, number = source.stem if isinstance(source, Path) else Path(name_of(source)).stem, 1
+        while len(os.fsencode(stem)) > LONGEST:
+            stem = stem[:-1]
+        name = stem
+        while (key := unicodedata.normalize("NFC", name).casefold()) in taken:  # the same name in two folders
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(key)
+        yield f"{name}-explained"
 
 
 def _save_arrays(explanation: Explanation, path: Path) -> None:
     with path.open("wb") as file:  # a name would get another ending
         np.savez_compressed(file, allow_pickle=False, **explanation.arrays())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = ZIP_COMMENT
 
 
 def save_figure(explanation: Explanation, path: Path, name: str) -> None:
@@ -84,8 +108,12 @@ def save_figure(explanation: Explanation, path: Path, name: str) -> None:
         _maps(figure, GridSpecFromSubplotSpec(len(explanation.maps), 1, below[1], hspace=0.28), explanation)
         label, probability = explanation.top(1)[0]
         figure.text(0.03, 0.955, f"{_short(label)}, {probability:.1%}", fontsize=19, fontweight="bold", va="center")
-        figure.text(0.985, 0.955, short(name, 60, end=True), fontsize=10, color="#555555", ha="right", va="center")
+        figure.text(0.985, 0.955, _short(name, 60), fontsize=10, color="#555555", ha="right", va="center")
         save_png(figure, path)
+
+
+def _short(name: str, length: int = 22) -> str:
+    return short(legible(page_text(name)), length, end=True)
 
 
 def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Explanation) -> None:

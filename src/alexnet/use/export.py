@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ from alexnet.data.workers import Answer, decoded
 from alexnet.errors import AlexNetError, RunError, reason_of
 from alexnet.measure.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
+from alexnet.outputs import refuse, write
 from alexnet.progress import say, track
-from alexnet.run import Card, sha256, write, write_json
+from alexnet.run import Card, sha256
 from alexnet.temporary import HOST, clear
 
 COMPARED, MEASURED = 500, 2000  # images of the validation split at most; with int8, whose accuracy is in question
@@ -45,7 +48,14 @@ class Samples:
 
 
 def export(
-    network: AlexNet, card: Card, dataset: Dataset | None, place: Path, *, bare: bool = False, int8: bool = False
+    network: AlexNet,
+    card: Card,
+    dataset: Dataset | None,
+    place: Path,
+    *,
+    bare: bool = False,
+    int8: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a network as ONNX to `place`, once it agrees with PyTorch, and what was compared to `<place>.json`.
 
@@ -57,6 +67,7 @@ def export(
         bare: the network alone, from `images`, N 3 I I float32 as `to_input` returns them, to `logits`, N x classes. Else
             all of it, from `image`, H W 3 uint8 of any size, to `probabilities`, one a class, calibrated.
         int8: compute the network, but not what prepares images for it, in whole numbers of 8 bits.
+        overwrite: replace files at `place` that this program has not made, too.
 
     Returns:
         `{"file", "bare", "int8", "bytes", "sha256", "compared_on", "images", "largest_difference", "close", "same_top1",
@@ -66,7 +77,8 @@ def export(
 
     Raises:
         AlexNetError: onnx, onnxscript or onnxruntime is not installed.
-        RunError: the file says otherwise than PyTorch; `place` cannot be written; no dataset to calibrate `int8` on.
+        RunError: the file says otherwise than PyTorch; `place` cannot be written, or is a user's own file; no dataset to
+            calibrate `int8` on.
     """
     try:
         import onnx  # noqa: F401
@@ -78,6 +90,9 @@ def export(
         raise AlexNetError(f"exporting lacks a library ({error}): pip install onnx onnxscript onnxruntime") from error
     if int8 and dataset is None:
         raise RunError("int8 needs training images to calibrate on, and the run's dataset is not at hand: leave it out")
+    notes = place.with_name(f"{place.name}.json")
+    for file in (place, notes):
+        refuse(file, overwrite)
     with _workshop(place) as folder:
         say(f"Writing {place.name}")
         traced = onnx_model.network_model(network, card.preprocessing)
@@ -93,8 +108,9 @@ def export(
             **({"float_bytes": files["onnx"].stat().st_size} if int8 else {}),
             **_compared(network, card, files, samples, place),
         }
-        write(place, built.replace)
-    write_json(place.with_name(f"{place.name}.json"), found)
+        write(place, built.replace, overwrite)
+    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    write(notes, partial(Path.write_text, data=text, encoding="utf-8", errors="backslashreplace"), overwrite)
     return found
 
 
@@ -107,8 +123,6 @@ def _workshop(place: Path) -> Iterator[Path]:
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        if place.is_dir():
-            raise IsADirectoryError(21, "it is a folder")
         clear(place.parent, ".export.*.part")
         with tempfile.TemporaryDirectory(prefix=".export.", suffix=f".{HOST}-{os.getpid()}.part", dir=place.parent) as name:
             yield Path(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -26,7 +27,9 @@ class BinaryFile(Protocol):
 
 
 OneImage = str | os.PathLike[str] | bytes | BinaryFile | Image.Image | NDArray[np.uint8]
-Images = OneImage | Iterable[OneImage]  # names may be of files, folders and globs; an array N H W 3 is N images
+Images = (
+    OneImage | Iterable[OneImage]
+)  # a str may be a pattern such as `photos/*.jpg`, a path is none; an array N H W 3 is N images
 
 
 def sources_of(images: Images) -> list[Source]:
@@ -71,7 +74,8 @@ def _sources(item: Any) -> list[Source]:
         DataError: a name that matches no file.
     """
     if isinstance(item, str | os.PathLike):
-        return [*find_images([os.fsdecode(item)])]
+        name = os.fsdecode(item)
+        return [*find_images([name if isinstance(item, str) else Path(name)])]  # a path is no pattern
     if isinstance(item, np.ndarray):
         return [item]
     if isinstance(item, bytes | bytearray | memoryview):

@@ -34,7 +34,7 @@ from alexnet.use.codes import Coder
 
 SHARD = 8192  # rows: 134 MB of 4096 numbers each; indexing keeps a few times that in memory, however many images there are
 ENCODED = 1024  # rows at a time
-CATALOGUE = "search.json"
+CATALOGUE, LOCK = "search.json", "search.lock"
 NAME = re.compile(r"(images|exact|binary|coder)-[0-9]+\.(json|faiss|safetensors)")
 
 
@@ -304,10 +304,13 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process is adding, the folder holds something else, or it cannot be written.
     """
-    lock = FileLock(folder / "search.lock", timeout=0)
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        if folder.exists() and not (folder / CATALOGUE).exists() and any(_strange(place.name) for place in folder.iterdir()):
-            raise RunError(f"{folder} is not empty and holds no index: name another --out")
+        if folder.exists() and not (folder / CATALOGUE).exists():
+            names = {place.name for place in folder.iterdir()}
+            # Without its catalogue, what a killed indexing has left is known by its lock: `images-1.json` may be anybody's.
+            if names and (LOCK not in names or any(map(_strange, names))):
+                raise RunError(f"{folder} is not empty and holds no index: name another --out")
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
@@ -317,12 +320,16 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if not (folder / CATALOGUE).exists():  # stopped before anything counted
+            for place in folder.iterdir():
+                if place.name != LOCK and not _strange(place.name):
+                    place.unlink(missing_ok=True)
         lock.release()
 
 
 def _strange(name: str) -> bool:
     """Tell whether a file is none that an indexing leaves, even a stopped one."""
-    return not NAME.fullmatch(name.removesuffix(".part")) and name not in ("search.lock", f"{CATALOGUE}.part")
+    return not NAME.fullmatch(name.removesuffix(".part")) and name not in (LOCK, f"{CATALOGUE}.part")
 
 
 def faiss() -> ModuleType:

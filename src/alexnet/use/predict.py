@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
-from alexnet.data.files import visible_files
+from alexnet.data.files import visible, visible_files, visible_folders
 from alexnet.data.images import PixelArray, Preprocessing, fitted
 from alexnet.data.workers import Given, Source, decoded
-from alexnet.errors import DataError, ImageError
+from alexnet.errors import DataError, ImageError, reason_of
 from alexnet.measure.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_precision
@@ -31,23 +31,54 @@ LEAD = 0.3  # in probability: where the first label leads the second by less, bf
 
 
 def find_images(names: Iterable[str | Path]) -> list[Path]:
-    """Return the files that `names` mean: files, folders (searched recursively, hidden ones passed over), globs.
+    """Return the files that `names` mean: files, folders (searched recursively, hidden ones passed over), patterns.
+
+    A text may be a pattern, of which each part that is there by that very name stands for itself: in `photos [1]/*.png` the
+    folder's brackets, where there is such a folder. A `Path` is never a pattern.
 
     Raises:
-        DataError: a pattern that matches nothing.
+        DataError: a name that is empty; a pattern that matches nothing; a folder without files, or one that cannot be read.
     """
     found: list[Path] = []
     for name in names:
-        path = expanded(name)
-        if path.is_dir():
-            found += visible_files(path)
-        elif path.exists() or not glob.has_magic(str(path)):
-            found.append(path)  # what is not there is answered with its error, and the others as they are
-        elif matches := sorted(Path(match) for match in glob.glob(str(path), recursive=True)):
-            found += [file for match in matches for file in (visible_files(match) if match.is_dir() else [match])]
-        else:
-            raise DataError(f"no image {str(name)!r}: no file matches it")
+        if not str(name):
+            raise DataError("the name of an image is empty: name files, folders or patterns")
+        try:
+            found += _files(name)
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename or name}: {reason_of(error)}") from error
     return found
+
+
+def _files(name: str | Path) -> list[Path]:
+    """Return the files that a name means; one that is not there means itself, and is answered with its error."""
+    path = expanded(name)
+    pattern = isinstance(name, str) and not os.path.lexists(path) and glob.has_magic(name)
+    places = list(dict.fromkeys(_matches(Path(path.anchor), path.relative_to(path.anchor).parts))) if pattern else [path]
+    if not places:
+        raise DataError(f"no image {str(name)!r}: no file matches it")
+    files = [file for place in places for file in (visible_files(place) if place.is_dir() else [place])]
+    if not files:
+        raise DataError(f"no image in {str(name)!r}: it holds no files (names that begin with a dot are passed over)")
+    return files
+
+
+def _matches(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+    """Yield what a pattern's `parts` mean in `folder`, sorted; a part that is there by that very name is none."""
+    if not parts:
+        yield folder
+        return
+    part, rest = parts[0], parts[1:]
+    if os.path.lexists(folder / part) or not glob.has_magic(part):
+        names = [part] if os.path.lexists(folder / part) else []
+    elif part == "**":
+        inside = visible_folders(folder)
+        yield from (file for each in inside for file in (_matches(each, rest) if rest else visible(each)[1]))
+        return
+    else:
+        names = sorted(glob.glob(part, root_dir=folder))
+    for name in names:
+        yield from _matches(folder / name, rest)
 
 
 def predict(network: AlexNet, card: Card, sources: Iterable[Source], top: int = 5) -> Iterator[dict[str, Any]]:

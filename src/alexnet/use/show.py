@@ -23,8 +23,9 @@ from alexnet.data.statistics import measure
 from alexnet.data.table import Table
 from alexnet.data.workers import Answer, decoded
 from alexnet.errors import DataError, shortened
+from alexnet.fonts import legible
+from alexnet.outputs import refuse, write
 from alexnet.recipe import Recipe
-from alexnet.run import write
 from alexnet.use.charts import save_png
 from alexnet.use.embed import page_text, short
 
@@ -32,17 +33,17 @@ SAMPLES, COLUMNS = 24, 6
 CHANGED, DRAWN = 6, 5  # images that are changed, and how often each
 LARGEST = 224  # pixels a side of a sample
 INCHES = 1.75  # a side of a picture
-_short = partial(short, length=26, end=True)  # for a name
 WORKERS = os.cpu_count() or 1
 
 
-def show_samples(table: Table, path: Path) -> None:
+def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
     """Draw images of a dataset drawn by chance, of as many classes as can be, with label and name, to a PNG file.
 
     Raises:
         DataError: none of them is readable.
-        RunError: the file cannot be written.
+        RunError: the file cannot be written, or is a user's own and is not to `overwrite`.
     """
+    refuse(path, overwrite)
     few = _by_class(table, SAMPLES)
     sides = [min(size) for size in header_sizes(few, WORKERS)] or [1]
     storing = {"stored": min(LARGEST, int(np.median(sides))), "fit": "crop", "filter": "bicubic", "reduced_decode": True}
@@ -52,18 +53,19 @@ def show_samples(table: Table, path: Path) -> None:
     for row, axes in enumerate(grid.flat[: len(chosen)]):
         axes.imshow(pixels[row])
         _name(axes, chosen, row)
-    write(path, partial(save_png, figure))
+    write(path, partial(save_png, figure), overwrite)
 
 
-def show_changes(table: Table, recipe: Recipe, path: Path) -> None:
+def show_changes(table: Table, recipe: Recipe, path: Path, overwrite: bool = False) -> None:
     """Draw images of a dataset beside what training by `recipe` may see of them, to a PNG file.
 
     Means and colours are measured on these few images, so colour noise is only about that of a training.
 
     Raises:
         DataError: none of them is readable.
-        RunError: the file cannot be written.
+        RunError: as for `show_samples`.
     """
+    refuse(path, overwrite)
     few = _by_class(table, CHANGED)
     recipe = resolve(recipe, few)
     how = preprocessing(recipe)
@@ -83,7 +85,7 @@ def show_changes(table: Table, recipe: Recipe, path: Path) -> None:
         for axes, image in zip(grid[row, 1:], after, strict=True):
             axes.imshow(_levels(image, how))
     grid[0, 1].text(0, 1.13, "after changes drawn at random", fontsize=9, color="#555555", transform=grid[0, 1].transAxes)
-    write(path, partial(save_png, figure))
+    write(path, partial(save_png, figure), overwrite)
 
 
 def _by_class(table: Table, count: int) -> Table:
@@ -129,6 +131,12 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, NDArray[Any]]:
     for axes in grid.flat:
         axes.set_axis_off()
     return figure, grid
+
+
+def _short(name: str) -> str:
+    name = legible(page_text(name))
+    wide = sum(letter.isupper() or letter.isdigit() for letter in name) > len(name) / 2
+    return short(name, 18 if wide else 26, end=True)
 
 
 def _name(axes: Axes, table: Table, row: int) -> None:

@@ -1,0 +1,244 @@
+"""Nothing of a user's is replaced: only files that this program has made, or any with --overwrite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from typer.testing import CliRunner
+
+import alexnet
+from alexnet import outputs
+from alexnet.cli import app
+from alexnet.errors import AlexNetError, RunError
+from alexnet.run import Card
+from alexnet.use import explain_figure, export, onnx_model
+from alexnet.use.index import alone
+from alexnet.use.sheet import write_sheet
+
+MINE = b"a file of the user's"
+REFUSED = "is there already and was not made by alexnet: give another --out, or --overwrite"
+SWEEP = "alexnet.api.sweep_rates"
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let a test fail if it comes to the work that a refusal must come before."""
+
+    def worked(*_: object, **__: object) -> None:
+        raise AssertionError("it was refused after the work")
+
+    for name in names:
+        monkeypatch.setattr(name, worked)
+
+
+# Commands
+
+
+@pytest.mark.parametrize("command", [("data", "show"), ("model", "plot")])
+def test_default_names_replace_no_file_of_the_users_and_run_again_over_their_own(
+    command: tuple[str, str], photos: Path, here: Path
+) -> None:
+    name, drawn = ("photos", photos) if command == ("data", "show") else ("paper", "paper")
+    place = here / f"{name}.png"
+    place.write_bytes(MINE)
+    refused = call(*command, drawn)
+    assert REFUSED in str(refused.exception)
+    assert place.read_bytes() == MINE
+    assert [path.name for path in here.iterdir()] == [place.name], "nor is the other file of two written"
+    assert call(*command, drawn, "--overwrite").exit_code == 0
+    first = place.read_bytes()
+    assert first.startswith(b"\x89PNG")
+    assert call(*command, drawn).exit_code == 0, "what it made itself it replaces"
+    assert place.read_bytes() == first
+    assert not list(here.glob(".*"))
+
+
+def test_a_photo_named_by_out_stays(photos: Path, trained: alexnet.Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid(
+        monkeypatch,
+        *("alexnet.api.search_images", "alexnet.api.export", "alexnet.api.open_table", SWEEP),
+        *("alexnet.use.explain_figure.explain", "alexnet.use.show.decoded"),
+    )
+    photo = here / "000.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(photo)
+    before, image = photo.read_bytes(), next(photos.rglob("*.png"))
+    for command in (
+        ("data", "show", photos, "--out", photo),
+        ("data", "show", photos, "--recipe", "fast", "--out", photo),
+        ("model", "plot", "paper", "--out", photo),
+        ("search", "query", trained.path, image, "--out", photo),
+        ("export", trained.path, "--out", photo),
+    ):
+        result = call(*command)
+        assert result.exit_code == 1
+        assert REFUSED in str(result.exception), command
+        assert photo.read_bytes() == before
+
+
+def test_explain_writes_over_no_picture_of_the_users(
+    photos: Path, trained: alexnet.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch, "alexnet.use.explain_figure.explain")
+    first, second = sorted(photos.rglob("*.png"))[:2]
+    for name in ("filters.png", f"{second.stem}-explained.png", f"{first.stem}-explained.npz"):
+        out = tmp_path / name.replace(".", "-")
+        out.mkdir()
+        (out / name).write_bytes(MINE)
+        with pytest.raises(RunError, match=REFUSED):
+            next(trained.explain([first, second], out, arrays=True))
+        assert [path.name for path in out.iterdir()] == [name], "nothing at all was written"
+        assert (out / name).read_bytes() == MINE
+
+
+def test_the_curve_of_rates_replaces_no_file_of_the_users(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch, SWEEP)
+    (tmp_path / "a-rate.png").write_bytes(MINE)
+    result = call("train", photos, "--find-rate", "--out", tmp_path / "a")
+    assert REFUSED in str(result.exception)
+    assert (tmp_path / "a-rate.png").read_bytes() == MINE
+
+
+def test_a_run_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
+    assert call("train", photos, "--out", tmp_path / "run", "--overwrite").exit_code == 2
+
+
+def test_the_notes_beside_an_export_are_looked_at_too(trained: alexnet.Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "model.onnx.json").write_bytes(b'{"mine": true}')
+    with pytest.raises(RunError, match=REFUSED):
+        export.export(trained.network, trained.card, None, tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx.json"]
+
+
+def test_a_folder_with_files_named_as_those_of_an_index_is_no_index(tmp_path: Path) -> None:
+    (tmp_path / "images-1.json").write_bytes(MINE)
+    with pytest.raises(RunError, match="is not empty and holds no index"), alone(tmp_path):
+        pass
+    assert (tmp_path / "images-1.json").read_bytes() == MINE
+
+
+# Marks
+
+
+def _onnx(place: Path, card: Card) -> None:
+    graph = onnx_model._calibration(card)
+    onnx_model.onnx.save(onnx_model.tidied(graph, onnx_model._metadata(card)), place)
+
+
+def _svg(place: Path) -> None:
+    place.unlink(missing_ok=True)
+    assert call("model", "plot", "paper", "--out", place).exit_code == 0
+
+
+WRITERS: dict[str, Callable[[Path, alexnet.Run], object]] = {
+    "sheet.png": lambda place, _: write_sheet(place, [], []),
+    "drawing.svg": lambda place, _: _svg(place),
+    "model.onnx": lambda place, run: _onnx(place, run.card),
+    "notes.json": lambda place, _: place.write_text(json.dumps({"file": "a", "compared_on": "b"}, indent=2)),
+    "arrays.npz": lambda place, _: explain_figure._save_arrays(Explained(), place),  # type: ignore[arg-type]
+}
+
+
+class Explained:
+    def arrays(self) -> dict[str, Any]:
+        return {"heat": np.arange(5000)}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_each_kind_of_file_is_known_again(name: str, trained: alexnet.Run, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name, trained)
+    outputs.refuse(tmp_path / name)
+    if name.endswith(".npz"):
+        assert np.load(tmp_path / name)["heat"].sum() == np.arange(5000).sum()
+
+
+@pytest.mark.parametrize("name", ["plain.png", "plain.svg", "plain.npz", "empty.png", "alexnet.txt"])
+def test_files_of_others_are_told_apart(name: str, tmp_path: Path) -> None:
+    place = tmp_path / name
+    if name.startswith("plain") and place.suffix != ".npz":
+        Figure().savefig(place)
+    elif place.suffix == ".npz":
+        np.savez(place, alexnet=np.zeros(9))
+    else:
+        place.write_text("alexnet made by alexnet Software" if place.suffix == ".txt" else "")
+    before = place.read_bytes()
+    with pytest.raises(RunError, match=REFUSED):
+        outputs.write(place, lambda part: part.write_bytes(b"new"))
+    assert place.read_bytes() == before
+
+
+# Places that are no plain files
+
+
+def test_a_link_and_what_it_leads_to_stay(tmp_path: Path) -> None:
+    photo, link, lost = tmp_path / "photo.png", tmp_path / "link.png", tmp_path / "lost.png"
+    write_sheet(photo, [], [])
+    before = photo.read_bytes()
+    link.symlink_to(photo)
+    lost.symlink_to(tmp_path / "nowhere.png")
+    for place in (link, lost):
+        with pytest.raises(RunError, match=REFUSED):
+            outputs.write(place, lambda part: part.write_bytes(b"new"))
+    outputs.write(link, lambda part: part.write_bytes(b"new"), overwrite=True)
+    assert photo.read_bytes() == before, "what the link led to is not what was named"
+    assert link.read_bytes() == b"new"
+    assert lost.is_symlink()
+
+
+def test_a_folder_is_refused_whatever_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="it is a folder; name a file"):
+        outputs.write(tmp_path, lambda part: part.write_bytes(b"new"), overwrite=True)
+
+
+def test_what_came_during_the_work_stays(tmp_path: Path) -> None:
+    place = tmp_path / "a.png"
+
+    def slow(part: Path) -> None:
+        part.write_bytes(b"new")
+        place.write_bytes(MINE)
+
+    with pytest.raises(RunError, match=REFUSED):
+        outputs.write(place, slow)
+    assert place.read_bytes() == MINE
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_a_download_beside_it_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.png.part").write_bytes(MINE)
+    outputs.write(tmp_path / "a.png", lambda part: part.write_bytes(b"new"))
+    assert (tmp_path / "a.png.part").read_bytes() == MINE
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(MINE)
+    for place in (tmp_path / "none" / "a.png", tmp_path / "file" / "a.png"):
+        with pytest.raises(AlexNetError, match="cannot write"):
+            outputs.write(place, lambda part: part.write_bytes(b"new"))
+
+
+def test_images_of_one_name_get_files_of_their_own() -> None:
+    names = ["a/cat.jpg", "b/cat.jpg", "c/cat-2.jpg", "d/Cat.png", "e/caf\u00e9.png", "f/cafe\u0301.png", f"g/{'x' * 250}.png"]
+    stems = list(explain_figure._stems([Path(name) for name in names]))
+    assert stems[:3] == ["cat-explained", "cat-2-explained", "cat-2-2-explained"]
+    assert stems[3] == "Cat-3-explained"
+    assert stems[5] == "cafe\u0301-2-explained"
+    assert len({stem.casefold() for stem in stems}) == len(names)
+    assert max(map(len, stems)) < 230

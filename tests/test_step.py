@@ -1,0 +1,53 @@
+"""The step of a training and that of the search for its rate are the same one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet import recipe
+from alexnet.training.find_rate import Trial
+from alexnet.training.loop import Trainer
+from conftest import NARROW, started
+
+STEPS = 6  # of four an epoch
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "frozen norms": {"optimizer.frozen": "norm3"},
+    "alternate": {"augment.alternate": True},
+    "together": {"augment.together": 4, "augment.alternate": False},
+    "table": {
+        "schedule.table": [{"epoch": 2, "rate_factors": {"bias": 2.0}, "colour_noise": 0.0}],
+        "augment.colour_noise": 0.1,
+    },
+    "growing": {"schedule.grow": [[0.9, 0.5]], "images.input": 134},
+    "balanced": {"train.class_weights": "balanced", "train.loss": "binary"},
+}
+
+
+@pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES)
+def test_the_finders_losses_are_those_of_training(
+    changes: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: list[float] = []
+    networks: list[dict[str, torch.Tensor]] = []
+    step = Trainer._step
+
+    def watched(self: Trainer, *args: Any) -> None:
+        before = self.at.loss_sum, self.at.seen
+        step(self, *args)
+        losses.append((self.at.loss_sum - before[0]) / (self.at.seen - before[1]))
+        if len(losses) == STEPS:
+            networks.append({name: value.clone() for name, value in self.network.state_dict().items()})
+
+    monkeypatch.setattr(Trainer, "_step", watched)
+    changes = {"schedule.kind": "constant", "model.dropout": 0.5, "train.epochs": 2, **changes}
+    started(tmp_path / "run", photos, **changes)
+    chosen = recipe.load("fast").with_settings({"data.dataset": str(photos), **NARROW, **changes})
+    trial = Trial(chosen, "cpu")
+    assert list(trial.losses([1.0] * STEPS)) == pytest.approx(losses[:STEPS], rel=1e-6)
+    found, wanted = trial._network.state_dict(), networks[0]
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted), "statistics of norms, too"
