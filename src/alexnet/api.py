@@ -296,9 +296,10 @@ class Run:
             int8: in whole numbers of 8 bits, calibrated on training images: a quarter as large.
 
         Returns:
-            `{"file", "bare", "int8", "bytes", "sha256", "compared_on", "images", "largest_difference", "close", "same_top1",
-            "images_per_second", "top1"}`, with `int8` also `"float_bytes"`. The difference is one of probabilities; `close`
-            (within 0.01) and `same_top1` are shares of the images compared, 0 to 1.
+            `{"file", "bare", "int8", "opset", "ir_version", "onnxruntime", "bytes", "sha256", "compared_on", "images",
+            "largest_difference", "close", "same_top1", "images_per_second", "top1"}`, with `int8` also `"float_bytes"`.
+            `onnxruntime` is the oldest version that can read the file, as `">=1.17"`. The difference is one of
+            probabilities; `close` (within 0.01) and `same_top1` are shares of the images compared, 0 to 1.
 
         Raises:
             RunError: the comparison failed; `out` cannot be written; no dataset for `int8`.
