@@ -21,6 +21,7 @@ from alexnet.data.statistics import measure
 from alexnet.data.table import Table
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, quoted, reason_of
 from alexnet.measure.evaluate import Evaluation
+from alexnet.network import kernels
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, choose_precision, keep_freed_memory, place
 from alexnet.network.summary import stored
@@ -105,6 +106,8 @@ def _train(
         keep_freed_memory()
         try:
             fresh = not (resuming and group.told(checkpoint.exists(folder.path)))
+            if device.type == "cpu" and (reason := kernels.lacking()):
+                monitor.say(f"Training without the kernels in C++, more slowly: {reason}")
             with group.in_turn():
                 recipe, dataset, how, network = prepare(recipe, table, device, fresh=fresh)
         except Interrupted as error:
