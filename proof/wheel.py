@@ -136,7 +136,11 @@ def build(walk: Walk) -> None:
             (source,) = (walk.place / "unpacked").iterdir()
         kinds = ("-t", "sdist", "-t", "wheel") if source is ROOT else ("-t", "wheel")
         subprocess.run(
-            [python, "-m", "hatchling", "build", *kinds, "-d", out], cwd=source, env=walk.environment(), check=True, capture_output=True
+            [python, "-m", "hatchling", "build", *kinds, "-d", out],
+            cwd=source,
+            env=walk.environment(),
+            check=True,
+            capture_output=True,
         )
 
 
@@ -212,7 +216,10 @@ EXTRAS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
     "parquet": (("data", "check", "table.parquet"), ()),
     "keras": ((*IMPORTED, *PREPARED, "--out", "runs/keras"), (("predict", "runs/keras", "photos"),)),
     "explain": (("explain", "runs/photos", "photos", "--out", "why"), ()),
-    "search": (("search", "index", "runs/photos", "photos"), (("search", "query", "runs/photos", "photos", "--out", "alike.png"),)),
+    "search": (
+        ("search", "index", "runs/photos", "photos"),
+        (("search", "query", "runs/photos", "photos", "--out", "alike.png"),),
+    ),
     "export": (("export", "runs/photos"), (("export", "runs/photos", "--int8"), ("export", "runs/photos", "--bare"))),
     "serve": (("serve", "runs/photos", "--port", "0"), ()),
 }
@@ -233,7 +240,9 @@ def with_extras(walk: Walk) -> None:
             walk.step("serve", serve, walk)
             continue
         for each in (arguments, *others):
-            walk.step(" ".join(each[:2]) + (f" {each[2]}" if each[0] == "export" and len(each) > 2 else ""), walk.alexnet, *each)
+            walk.step(
+                " ".join(each[:2]) + (f" {each[2]}" if each[0] == "export" and len(each) > 2 else ""), walk.alexnet, *each
+            )
 
 
 def serve(walk: Walk, **more: str) -> None:
@@ -367,7 +376,9 @@ def main() -> int:
     print(f"\n{'step':50}  {'seconds':>7}  result")
     for name, came, seconds in walk.steps:
         print(f"{name:50}  {seconds:7.1f}  {came.splitlines()[0]}")
-    print(json.dumps({"proof": "wheel", "steps": len(walk.steps), "failed": failed, "seconds": round(time.monotonic() - started)}))
+    print(
+        json.dumps({"proof": "wheel", "steps": len(walk.steps), "failed": failed, "seconds": round(time.monotonic() - started)})
+    )
     return bool(failed)
 
 

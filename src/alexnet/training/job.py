@@ -6,7 +6,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -180,7 +180,8 @@ def _alone(folder: RunFolder) -> Iterator[None]:
             try:
                 yield
             finally:
-                folder.lock.unlink(missing_ok=True)
+                with suppress(PermissionError):  # Windows removes no file that is open; there filelock does so in a moment
+                    folder.lock.unlink(missing_ok=True)
     except Timeout as error:
         raise RunError(f"another process is training in {folder.path}: wait for it, or stop it (Ctrl-C saves)") from error
     except PermissionError as error:
