@@ -20,7 +20,6 @@ import sys
 import tarfile
 import tempfile
 import time
-import urllib.request
 import venv
 import zipfile
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import requests
 from proof.pictures import class_folders
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,8 @@ NOBODY = 65_534
 # A machine without what only some systems have, as near as Python lets one come.
 BARE_SYSTEM = """
 import os, signal, sys
-for module, names in ((os, "fork forkpty register_at_fork getuid geteuid sched_getaffinity"), (signal, "setitimer SIGPROF SIGALRM")):
+absent = {os: "fork forkpty register_at_fork getuid geteuid sched_getaffinity", signal: "setitimer SIGPROF SIGALRM"}
+for module, names in absent.items():
     for name in names.split():
         if hasattr(module, name):
             delattr(module, name)
@@ -117,7 +118,9 @@ class Walk:
 
     def pip(self, *arguments: object) -> None:
         """Run pip in the environment."""
-        self.run(self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
+        self.run(
+            self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments, HOME=str(Path.home())
+        )
 
 
 # Building
@@ -253,14 +256,10 @@ def serve(walk: Walk, **more: str) -> None:
         try:
             assert process.stdout is not None
             url = re.search(r"http://[0-9.:]+", process.stdout.readline())[0]  # type: ignore[index]
-            with urllib.request.urlopen(f"{url}/healthz", timeout=60) as answer:
-                healthy = json.load(answer)
+            healthy = requests.get(f"{url}/healthz", timeout=60).json()
             photo = next((walk.work / "photos").rglob("*.png")).read_bytes()
-            request = urllib.request.Request(f"{url}/predict", photo, {"Content-Type": "image/png"})
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                (found,) = json.load(answer)
-            with urllib.request.urlopen(f"{url}/", timeout=60) as answer:
-                page = answer.read()
+            (found,) = requests.post(f"{url}/predict", photo, headers={"Content-Type": "image/png"}, timeout=60).json()
+            page = requests.get(url, timeout=60).content
             process.terminate() if WINDOWS else process.send_signal(signal.SIGINT)
             code = process.wait(60)
         finally:

@@ -112,6 +112,10 @@ class Run:
 
         Raises:
             DataError: a name that matches no file.
+
+        Note:
+            A process that is forked afterwards (`os.fork`, multiprocessing's `fork`) predicts with one thread, as PyTorch's
+            threads do not survive a fork, and raising their number there hangs. On a GPU, open the run in the child alone.
         """
         return list(self.stream(images, top))
 
