@@ -90,7 +90,7 @@ class Walk:
         """Return the variables of a user who has set none."""
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ALEXNET", "VIRTUAL_ENV"))}
         home = {"HOME": str(self.place / "home"), "USERPROFILE": str(self.place / "home")}
-        return {**ours, **home, "ALEXNET_CACHE": str(self.place / "cache"), "PYTHONUTF8": "0", **more}
+        return {**ours, **home, "ALEXNET_CACHE": str(self.place / "cache"), "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1", **more}
 
     def run(self, *command: object, code: int = 0, user: int | None = None, **more: str) -> str:
         """Run a command in the empty folder and return what it printed; anything but the exit code `code` is a failure."""
