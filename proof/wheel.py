@@ -207,7 +207,7 @@ def without_extras(walk: Walk) -> None:
     walk.step("recipes show", go, "recipes", "show", "fast", wanted="[train]")
     tried = ("--vary", "optimizer.rate=0.01,0.001", "--seeds", "1", "--out", "runs/ablation")
     walk.step("ablate", go, "ablate", "photos", *tried, *SMALL, "--set", "train.epochs=1")
-    walk.step("python -m alexnet.scratch --help", walk.run, walk.python, "-m", "alexnet.scratch", "--help")
+    walk.step("import alexnet.scratch", walk.run, walk.python, "-c", "import alexnet.scratch")
     for name, (arguments, _) in EXTRAS.items():
         walk.step(f"without {name}: one line", one_line, walk, *arguments)
 
