@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test lint bench prove torture fuzz memory workers load attack pages notebooks docs docs-check clean
+.PHONY: demo by-hand test lint bench prove torture fuzz memory workers load attack wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 3
@@ -53,6 +53,9 @@ load: .venv/installed-bench  ## 10,000 requests to RUN="runs/…", against a pla
 
 attack: .venv/installed-attack  ## everything that a server should survive, 20,000 damaged images among it
 	$(BIN)/python -m proof.attack
+
+wheel: .venv/installed-dev  ## build the wheel, install it into an empty venv, walk the whole job; five minutes
+	$(BIN)/python -m proof.wheel
 
 pages: .venv/installed-pages  ## open the reports of RUNS="runs/…" in Chromium; needs chromium
 	$(BIN)/python -m proof.pages $(RUNS)

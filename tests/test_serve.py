@@ -77,7 +77,7 @@ def test_answers_are_those_of_predict(client: Client, trained: alexnet.Run, phot
     reply = client.form([(file.name, file.read_bytes()) for file in files], "/predict?top=2")
     raw = [
         client.predict(file.read_bytes(), Content_Type=kind).json
-        for file, kind in zip(files[:2], ("image/png", "x/y"), strict=True)
+        for file, kind in zip(files[:2], ("image/png", "application/octet-stream"), strict=True)
     ]
     assert [answer["image"] for answer in reply.json] == [file.name for file in files]
     for answers in (reply.json, [answer for (answer,) in raw]):
@@ -119,7 +119,7 @@ def test_an_explanation_has_pictures(client: Client, trained: alexnet.Run) -> No
         assert len(maps["pictures"]) == min(24, channels)
         assert opened(maps["pictures"][0]).size == (width, height)
     assert client.form([("a", photo()), ("b", photo())], "/explain").status == 413
-    assert client.predict(b"no image", "/explain").json == {"error": "image: not an image, or of an unknown kind"}
+    assert client.predict(b"\0no image", "/explain").json == {"error": "image: not an image, or of an unknown kind"}
 
 
 def test_the_run_is_described(client: Client, trained: alexnet.Run) -> None:

@@ -114,6 +114,10 @@ class Run:
 
         Raises:
             DataError: a name that matches no file, or no image and not several.
+
+        Note:
+            A process that is forked afterwards (`os.fork`, multiprocessing's `fork`) predicts with one thread, as PyTorch's
+            threads do not survive a fork, and raising their number there hangs. On a GPU, open the run in the child alone.
         """
         return list(self.stream(images, top))
 
@@ -314,9 +318,10 @@ class Run:
             overwrite: replace files there that this program has not made, too.
 
         Returns:
-            `{"file", "bare", "int8", "bytes", "sha256", "compared_on", "images", "largest_difference", "close", "same_top1",
-            "images_per_second", "top1"}`, with `int8` also `"float_bytes"`. The difference is one of probabilities; `close`
-            (within 0.01) and `same_top1` are shares of the images compared, 0 to 1.
+            `{"file", "bare", "int8", "opset", "ir_version", "onnxruntime", "bytes", "sha256", "compared_on", "images",
+            "largest_difference", "close", "same_top1", "images_per_second", "top1"}`, with `int8` also `"float_bytes"`.
+            `onnxruntime` is the oldest version that can read the file, as `">=1.17"`. The difference is one of
+            probabilities; `close` (within 0.01) and `same_top1` are shares of the images compared, 0 to 1.
 
         Raises:
             RunError: the comparison failed; `out` cannot be written or is a file of yours; no dataset for `int8`.

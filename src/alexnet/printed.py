@@ -63,6 +63,7 @@ def show_export(found: dict[str, Any]) -> None:
     """Print what `export` compared."""
     smaller = f", {found['bytes'] / found['float_bytes']:.2f} of the float file" if found["int8"] else ""
     print(printable(f"{'file':10}  {found['file']}, {found['bytes'] / 1e6:.1f} MB{smaller}"))
+    print(f"{'needs':10}  onnxruntime {found['onnxruntime']} (opset {found['opset']}, IR version {found['ir_version']})")
     same = f"the same label for {found['same_top1']:.1%}, probabilities within {found['largest_difference']:.2g}"
     print(printable(f"{'compared':10}  {found['images']:,} images ({found['compared_on']}): {same}"))
     if found["top1"]:

@@ -317,7 +317,7 @@ def write(place: Path, writer: Callable[[Path], object]) -> None:
 
 def write_text(place: Path, text: str) -> None:
     r"""Write `text` as UTF-8, whole or not at all; bytes of a file's name that are no UTF-8 become \udc80 to \udcff."""
-    write(place, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace"))
+    write(place, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n"))
 
 
 def write_json(place: Path, content: Any) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -228,7 +229,8 @@ def _remove_others(index: Path) -> None:
     clear(index.parent)
     for file in index.parent.iterdir():
         if file.suffix != ".part" and not file.name.startswith(index.stem):
-            file.unlink(missing_ok=True)
+            with suppress(PermissionError):  # another user's, or on Windows mapped by another process
+                file.unlink(missing_ok=True)
 
 
 def _digest(*texts: str) -> str:

@@ -118,6 +118,8 @@ class _Worker:
 
 
 _idle: deque[_Worker] = deque()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # they answer the parent: a child that asked too would get its answers
 
 
 def decoded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import platform
 from typing import TypeVar
 
@@ -13,6 +14,10 @@ from torch import nn
 from alexnet.errors import AlexNetError
 
 Network = TypeVar("Network", bound=nn.Module)
+
+if hasattr(os, "register_at_fork"):
+    # OpenMP's threads do not survive a fork, and a child that waits for them hangs; PyTorch's own DataLoader does the same.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def choose_device(name: str | None = None) -> torch.device:

@@ -73,7 +73,9 @@ def load(run: Path) -> tuple[Tensors, dict[str, Any]] | None:
             if content["sha256"] == _digest(folder, state):
                 if state.pop("version") != VERSION:
                     raise RunError(f"{folder} was written by another version of alexnet: go on with that one")
-                return safetensors.torch.load_file(folder / "state.safetensors"), state
+                # Copied: Windows renames no folder in which a file is mapped, and this one is to become `before`.
+                mapped = safetensors.torch.load_file(folder / "state.safetensors")
+                return {name: tensor.clone() for name, tensor in mapped.items()}, state
         damaged.append(folder)
     if damaged:
         raise RunError(f"{damaged[0]} is damaged, and there is no good one before it: train again into another --out")

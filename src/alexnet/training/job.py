@@ -6,7 +6,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from alexnet.data.statistics import measure
 from alexnet.data.table import Table
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, listed, quoted, reason_of, shortened
 from alexnet.measure.evaluate import Evaluation
+from alexnet.network import kernels
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, choose_precision, keep_freed_memory, place
 from alexnet.network.summary import stored
@@ -108,6 +109,8 @@ def _train(
         keep_freed_memory()
         try:
             fresh = not (resuming and group.told(checkpoint.exists(folder.path)))
+            if device.type == "cpu" and (reason := kernels.lacking()):
+                monitor.say(f"Training without the kernels in C++, more slowly: {reason}")
             with group.in_turn():
                 recipe, dataset, how, network = prepare(recipe, table, device, fresh=fresh)
         except Interrupted as error:
@@ -180,7 +183,8 @@ def _alone(folder: RunFolder) -> Iterator[None]:
             try:
                 yield
             finally:
-                folder.lock.unlink(missing_ok=True)
+                with suppress(PermissionError):  # Windows removes no file that is open; there filelock does so in a moment
+                    folder.lock.unlink(missing_ok=True)
     except Timeout as error:
         raise RunError(f"another process is training in {folder.path}: wait for it, or stop it (Ctrl-C saves)") from error
     except PermissionError as error:

@@ -28,6 +28,8 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    if os.name == "nt":
+        os.environ.setdefault("USE_LIBUV", "0")  # which PyTorch for Windows is built without
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

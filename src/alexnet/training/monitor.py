@@ -136,7 +136,7 @@ def _git_commit() -> str | None:
     here = Path(__file__).parent
     try:
         command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"]
-        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=5)
+        found = subprocess.run(command, cwd=here, capture_output=True, encoding="utf-8", timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
     inside = "site-packages" not in here.parts

@@ -70,8 +70,9 @@ def export(
         overwrite: replace files at `place` that this program has not made, too.
 
     Returns:
-        `{"file", "bare", "int8", "bytes", "sha256", "compared_on", "images", "largest_difference", "close", "same_top1",
-        "images_per_second", "top1"}`: `close` and `same_top1` are shares of images whose probabilities and first label are
+        `{"file", "bare", "int8", "opset", "ir_version", "onnxruntime", "bytes", "sha256", "compared_on", "images",
+        "largest_difference", "close", "same_top1", "images_per_second", "top1"}`: `onnxruntime` is the oldest version that
+        can read the file, as `">=1.17"`. `close` and `same_top1` are shares of images whose probabilities and first label are
         PyTorch's. The last two are by what computes (`torch`, `onnx`, `int8`), one image at a time; `top1` is None without a
         dataset. With `int8` also `"float_bytes"`.
 
@@ -85,7 +86,7 @@ def export(
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
 
-        from alexnet.use import onnx_model
+        from alexnet.use import onnx_graph, onnx_model
     except ImportError as error:
         raise AlexNetError(f"exporting lacks a library ({error}): pip install onnx onnxscript onnxruntime") from error
     if int8 and dataset is None:
@@ -104,7 +105,9 @@ def export(
         built = files["int8" if int8 else "onnx"]
         samples = _made_up() if dataset is None else _validation(dataset, MEASURED if int8 else COMPARED)
         found = {
-            **{"file": str(place), "bare": bare, "int8": int8, "bytes": built.stat().st_size, "sha256": sha256(built)},
+            **{"file": str(place), "bare": bare, "int8": int8},
+            **{"opset": onnx_graph.OPSET, "ir_version": onnx_graph.IR, "onnxruntime": f">={onnx_graph.ONNXRUNTIME}"},
+            **{"bytes": built.stat().st_size, "sha256": sha256(built)},
             **({"float_bytes": files["onnx"].stat().st_size} if int8 else {}),
             **_compared(network, card, files, samples, place),
         }

@@ -12,7 +12,9 @@ No file is changed: new ones are written under the next number N, then search.js
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,6 +38,9 @@ SHARD = 8192  # rows: 134 MB of 4096 numbers each; indexing keeps a few times th
 ENCODED = 1024  # rows at a time
 CATALOGUE, LOCK = "search.json", "search.lock"
 NAME = re.compile(r"(images|exact|binary|coder)-[0-9]+\.(json|faiss|safetensors)")
+
+if hasattr(os, "register_at_fork"):  # faiss has threads of its own; see network/device.py
+    os.register_at_fork(after_in_child=lambda: "faiss" in sys.modules and sys.modules["faiss"].omp_set_num_threads(1))
 
 
 class Entry(NamedTuple):

@@ -11,7 +11,8 @@ import onnx
 from numpy.typing import DTypeLike, NDArray
 from onnx import compose, helper, numpy_helper
 
-OPSET, IR = 20, 10  # of 2023: onnxruntime 1.17 and later read them
+OPSET, IR = 20, 9  # those of ONNX 1.15
+ONNXRUNTIME = "1.17"  # the first version that reads both; IR 10 would need 1.18
 
 
 class Value:
@@ -99,8 +100,14 @@ def chained(first: onnx.ModelProto, **others: onnx.ModelProto) -> onnx.ModelProt
 
 
 def tidied(model: onnx.ModelProto, metadata: dict[str, str]) -> onnx.ModelProto:
-    """Take away where in PyTorch each node comes from, paths on this machine among it, and put `metadata` into the model."""
+    """Take away where in PyTorch each node comes from, paths on this machine among it, and put `metadata` into the model.
+
+    Of the sets of operators only the standard one stays, which each of the joined graphs has imported, and once.
+    """
     graph = model.graph
+    model.ir_version = IR
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", OPSET))
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")

@@ -23,7 +23,7 @@ from alexnet.data.images import Preprocessing, to_input
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import Card
 from alexnet.use.onnx_fit import fit_graph
-from alexnet.use.onnx_graph import IR, OPSET, Graph, Value, chained, tensor, tidied
+from alexnet.use.onnx_graph import IR, ONNXRUNTIME, OPSET, Graph, Value, chained, tensor, tidied
 
 
 def network_model(network: AlexNet, how: Preprocessing) -> onnx.ModelProto:
@@ -80,6 +80,7 @@ def _metadata(card: Card) -> dict[str, str]:
         "input": json.dumps([3, card.preprocessing.input, card.preprocessing.input]),
         "preprocessing": card.preprocessing.model_dump_json(),
         "temperature": str(card.temperature),
+        "onnxruntime": f">={ONNXRUNTIME}",
         "version": alexnet.__version__,
         "sha256": card.sha256,
     }

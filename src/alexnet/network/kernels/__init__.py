@@ -19,6 +19,7 @@ import pooch
 import torch
 from torch import Tensor
 
+from alexnet.errors import reason_of
 from alexnet.paths import expanded
 from alexnet.temporary import beside, clear
 
@@ -33,23 +34,40 @@ def enabled() -> bool:
     return os.environ.get("ALEXNET_KERNELS") != "0"
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernels; None where they cannot be had."""
+    found = _library()
+    return found if isinstance(found, ctypes.CDLL) else None
+
+
+def lacking() -> str | None:
+    """Return why there are no kernels on a system that could have them; None where there are, or where none are wanted."""
+    found = _library()
+    return found if isinstance(found, str) and sys.platform == "linux" and enabled() else None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | str:
+    """Return the compiled kernels, or why there are none."""
+    if sys.platform != "linux" or not enabled():
+        return "they are for Linux, and not wanted with ALEXNET_KERNELS=0"
     compiler = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
-    if compiler is None or sys.platform != "linux" or not enabled():
-        return None
+    if compiler is None:
+        return "no C++ compiler was found: c++, g++ or clang++"
+    folder = expanded(os.environ.get("ALEXNET_CACHE") or pooch.os_cache("alexnet")) / "kernels"
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, timeout=20, check=True).stdout
         facts = f"{FLAGS} {sorted(torch.cpu.get_capabilities().items())}".encode()
         digest = hashlib.sha256(b"".join([version, facts, *(file.read_bytes() for file in SOURCES)])).hexdigest()[:20]
-        place = expanded(os.environ.get("ALEXNET_CACHE") or pooch.os_cache("alexnet")) / "kernels" / f"{digest}.so"
+        place = folder / f"{digest}.so"
         if not place.exists():
             _compile(compiler, place)
         clear(place.parent)
         return ctypes.CDLL(str(place))
-    except (OSError, subprocess.SubprocessError):
-        return None
+    except OSError as error:
+        return f"{folder}: {reason_of(error)}"
+    except subprocess.SubprocessError:
+        return f"{compiler} could not compile them"
 
 
 def _compile(compiler: str, place: Path) -> None:

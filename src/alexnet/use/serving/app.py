@@ -111,9 +111,14 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["allow"] = "POST, OPTIONS" if "POST" in headers.pop("Allow") else "GET, HEAD, OPTIONS"
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
         where = f"{request.method} {request.url.path[:100]}"
         told = {404: f"nothing here: {where}", 405: f"not in this way: {where}"}.get(error.status_code, error.detail)
-        return _error(error.status_code, printable(told), dict(error.headers or {}))
+        return _error(error.status_code, printable(told), headers)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:

@@ -16,7 +16,9 @@ from alexnet.errors import printable
 from alexnet.network.device import give_back_memory
 from alexnet.use.serving.limits import Limits, Refused, Rooms
 
-FIELD = "images"
+FIELDS = ("images", "image", "files", "file")  # of a form; the first is the one that is told
+RAW_TYPE = re.compile(rb"image/.+|application/octet-stream")
+TEXT = re.compile(rb"[\t\n\r -~]+")
 RAW_NAME = "image"
 NAME_LENGTH = 200
 LARGE = 16 << 20  # bytes held at once, after which memory is given back
@@ -64,7 +66,7 @@ async def received(request: Request, limits: Limits, rooms: Rooms) -> AsyncItera
             raise Refused(408, f"the body took more than {limits.body_seconds:g} s to come") from error
         uploads = reader.end()
         if not uploads:
-            raise Refused(400, f"no image came: send one as the body, or several as multipart/form-data, field {FIELD!r}")
+            raise Refused(400, f"no image came: send it with {_curl(request)}")
         request.scope["alexnet.images"] = len(uploads)  # for the log
         with rooms.requests.taking(), rooms.images.taking(len(uploads)):
             yield uploads
@@ -93,22 +95,33 @@ def _reader(request: Request, limits: Limits) -> _Reader:
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
         return _Form(options.get(b"boundary", b""), limits.files)
-    if kind.startswith(b"multipart/"):
-        raise Refused(415, f"a body of {_short(kind.decode('latin-1'))}: several images go in multipart/form-data")
+    if not kind:  # as application/octet-stream, RFC 9110, 8.3; but text is no image
+        return _Raw(Refused(415, f"text without a Content-Type is not read: send the image file itself with {_curl(request)}"))
+    if not RAW_TYPE.fullmatch(kind):
+        told = _short(kind.decode("latin-1"))
+        raise Refused(415, f"a body of {told} is not read: send the image file itself with {_curl(request)}")
     return _Raw()
 
 
-class _Raw:
-    """One image, the whole body."""
+def _curl(request: Request) -> str:
+    """Return the command that sends an image to where this request went."""
+    place = f"{request.scope['scheme']}://{request.headers.get('host', 'HOST')}{request.scope['path']}"
+    return f"curl -F {FIELDS[0]}=@photo.jpg {_short(place)}"
 
-    def __init__(self) -> None:
-        self._chunks: list[bytes] = []
+
+class _Raw:
+    """One image, the whole body; `text` is raised where it is text instead."""
+
+    def __init__(self, text: Refused | None = None) -> None:
+        self._text, self._chunks = text, list[bytes]()
 
     def write(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
 
     def end(self) -> list[Upload]:
         content = b"".join(self._chunks)
+        if self._text is not None and TEXT.fullmatch(content[:512]):
+            raise self._text
         return [Upload(RAW_NAME, content)] if content else []
 
     def forget(self) -> None:
@@ -169,8 +182,8 @@ class _Form:
         """Look at a part's field before its content is kept."""
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         field = options.get(b"name", b"").decode(errors="replace")
-        if field != FIELD:
-            raise Refused(400, f"the field {_short(field)!r} is not known: images go in {FIELD!r}")
+        if field not in FIELDS:
+            raise Refused(400, f"the field {_short(field)!r} is not known: images go in {FIELDS[0]!r}")
         name = options.get(b"filename", b"").decode(errors="replace")
         self._file = _short(name) or f"{RAW_NAME}-{len(self._uploads) + 1}"
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from alexnet.use.serving.body import FIELD
+from alexnet.use.serving.body import FIELDS
 
 
 class _Form(BaseModel):
@@ -109,8 +109,8 @@ BODY: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {FIELD: {"type": "array", "items": _FILE, "minItems": 1}},
-                    "required": [FIELD],
+                    "properties": {field: {"type": "array", "items": _FILE, "minItems": 1} for field in FIELDS},
+                    "minProperties": 1,
                     "additionalProperties": False,
                 }
             },
@@ -127,7 +127,7 @@ STATUSES = {
     403: "a page of another site asks",
     408: "the body came too slowly",
     413: "too many bytes or images",
-    415: "a form of body that is not read",
+    415: "a Content-Type that is not read: the message names the right command",
     421: "not asked as localhost",
     422: "a parameter that cannot be, or an image that cannot be read",
     429: "too much waits for an answer: try again after Retry-After seconds",

@@ -1,0 +1,94 @@
+"""What other systems lack or forbid, imitated: no compiler, an unwritable cache, files that are open, several users."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet.data.cache import _remove_others
+from alexnet.network import kernels
+from alexnet.run import RunFolder, write_json
+from alexnet.training import checkpoint
+from alexnet.training.job import _alone
+
+
+@pytest.fixture
+def fresh_kernels() -> Iterator[None]:
+    """Look for kernels anew, before the test and after it."""
+    kernels._library.cache_clear()
+    yield
+    kernels._library.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernels are for Linux")
+@pytest.mark.usefixtures("fresh_kernels")
+def test_without_kernels_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "c++"
+    program.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.delenv("ALEXNET_KERNELS", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert kernels.library() is None
+    assert kernels.lacking() == "no C++ compiler was found: c++, g++ or clang++"
+    kernels._library.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert kernels.lacking() == f"{program} could not compile them"
+    kernels._library.cache_clear()
+    program.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
+    monkeypatch.setenv("ALEXNET_CACHE", str(program))
+    assert kernels.lacking() == f"{program / 'kernels'}: Not a directory"
+    assert kernels.library() is None
+    monkeypatch.setenv("ALEXNET_KERNELS", "0")
+    assert kernels.lacking() is None, "who wants none lacks none"
+
+
+def forbid_removal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let removing files fail, as Windows does with those that are open, and sticky folders with those of others."""
+
+    def refused(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+
+
+def test_a_run_whose_lock_cannot_be_removed_while_it_is_held_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid_removal(monkeypatch)
+    for _ in range(2):
+        with _alone(RunFolder(tmp_path)):
+            pass
+
+
+def test_an_older_cache_that_cannot_be_removed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old.u8").touch()
+    forbid_removal(monkeypatch)
+    _remove_others(tmp_path / "new.json")
+    assert (tmp_path / "old.u8").exists()
+
+
+def test_a_checkpoint_that_was_loaded_is_not_mapped(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, {"w": torch.ones(1000)}, {})
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    file = tmp_path / "checkpoint" / "last" / "state.safetensors"
+    with file.open("r+b") as opened:
+        opened.write(bytes(os.path.getsize(file)))
+    assert torch.equal(found[0]["w"], torch.ones(1000))
+
+
+def test_files_of_a_run_have_the_same_newlines_on_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    written = Path.write_text
+
+    def noted(self: Path, *arguments: str, **how: str) -> int:
+        asked.append((how["encoding"], how["newline"]))
+        return written(self, *arguments, **how)
+
+    monkeypatch.setattr(Path, "write_text", noted)
+    write_json(tmp_path / "x.json", {"a": "ü"})
+    assert asked == [("utf-8", "\n")]
+    assert (tmp_path / "x.json").read_bytes() == '{\n  "a": "ü"\n}\n'.encode()
