@@ -22,7 +22,7 @@ from alexnet.data.table import Table
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, quoted, reason_of
 from alexnet.measure.evaluate import Evaluation
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import choose_device, choose_precision, keep_freed_memory, place
+from alexnet.network.device import choose_device, choose_precision, keep_freed_memory, place, reproducible
 from alexnet.network.summary import stored
 from alexnet.recipe import Recipe, parse
 from alexnet.run import RunFolder, create, find, read_recipe, save_model, write_json, write_text
@@ -101,7 +101,7 @@ def _train(
     resuming: bool,
 ) -> Trained:
     alone = _alone(folder) if group.first else nullcontext()
-    with alone, StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
+    with alone, reproducible(device), StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
         keep_freed_memory()
         try:
             fresh = not (resuming and group.told(checkpoint.exists(folder.path)))

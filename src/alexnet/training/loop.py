@@ -17,7 +17,7 @@ from alexnet.data.images import Preprocessing
 from alexnet.errors import DivergedError, Interrupted, RecipeError, RunError, quoted
 from alexnet.measure.evaluate import Evaluation, evaluate_split
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import autocast, choose_precision
+from alexnet.network.device import autocast, choose_precision, is_out_of_memory, release_memory
 from alexnet.network.fused import narrow_gradients
 from alexnet.recipe import Augment, Recipe
 from alexnet.run import Card, RunFolder, save_model, save_weights, write_metrics
@@ -205,10 +205,10 @@ class Trainer:
             try:
                 loss, right = self._gradient(batch, changes, how)
                 break
-            except torch.OutOfMemoryError:
-                if self.group.world > 1:
+            except RuntimeError as error:
+                if self.group.world > 1 or not is_out_of_memory(error):
                     raise
-                self._halve(count)
+            self._halve(count)  # here, where the exception no longer holds on to the step's tensors
         loss, hits = self.share.sum(loss, right)
         if not np.isfinite(loss):
             self._diverged(loss, f"batch {at.batch + 1}, and the step was not taken")
@@ -250,8 +250,8 @@ class Trainer:
         if before == 1:
             raise RunError(f"one image of {self.how.input} pixels a side is too much for the device: lower images.input")
         self.at.pieces *= 2
-        if torch.accelerator.is_available():
-            torch.accelerator.memory.empty_cache()
+        self.optimizer.zero_grad(set_to_none=True)
+        release_memory()
         self.monitor.say(
             f"the device's memory is too small for {before} images at once: from here on {-(-count // self.at.pieces)}, "
             "and their gradients are added up; a step stays that of the whole batch, but batch normalisation sees fewer images"
