@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from alexnet.data.images import to_input
 from alexnet.errors import AlexNetError
 from alexnet.measure.evaluate import predict_logits
 from alexnet.measure.views import views
-from alexnet.network.device import autocast, choose_device, has_fast_bfloat16, is_out_of_memory, place, reproducible
+from alexnet.network.device import autocast, choose_device, has_fast_bfloat16, is_out_of_memory, place, processor, reproducible
 from alexnet.network.layers import BatchNorm, FlattenMaps
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.network.variants import VARIANTS
@@ -269,3 +270,15 @@ def test_images_that_do_not_fit_the_memory_are_looked_at_in_halves(message: str,
         predict_logits(Small(message, 0).to(device), images, how)
     with pytest.raises(RuntimeError, match="something else"):
         predict_logits(Small("something else").to(device), images, how)
+
+
+def test_older_pytorch_finds_bfloat16_in_the_processors_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = processor()
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists() or told.get("architecture") != "x86_64":
+        assert not processor().get("avx512_bf16")
+    else:
+        assert [bool(processor().get(name)) for name in ("avx512_bf16", "amx_bf16")] == [
+            bool(told.get(name)) for name in ("avx512_bf16", "amx_bf16")
+        ]

@@ -18,7 +18,7 @@ from alexnet.training.loop import Trainer
 LABELS = ("across", "down", "disc")
 # Without dropout, as each device draws other numbers for it.
 PLAIN = {
-    **{"model.width": 1 / 16, "model.overrides": {"dropout": 0.0}, "train.batch": 16, "train.epochs": 2},
+    **{"model.width": 1 / 16, "model.dropout": 0.0, "train.batch": 16, "train.epochs": 2},
     **{"train.precision": "float32", "data.workers": 1},
 }
 CASES: dict[str, Mapping[str, Any]] = {

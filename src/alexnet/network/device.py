@@ -7,6 +7,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -61,10 +62,21 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def processor() -> dict[str, Any]:
+    """Return what the CPU has by name, such as `avx512_bf16`: what PyTorch tells, which before 2.11 is little."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return dict(torch.cpu.get_capabilities())
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    known = dict.fromkeys(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), []), True)
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return {**known, "cpu_name": name}
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 is computed by hardware: on a CPU by AMX or AVX-512 BF16, on CUDA from Ampere on."""
     if device.type == "cpu":
-        found = torch.cpu.get_capabilities()
+        found = processor()
         return bool(found.get("amx_bf16") or found.get("avx512_bf16") or found.get("bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 

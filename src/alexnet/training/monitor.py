@@ -19,6 +19,7 @@ import torch
 
 import alexnet
 from alexnet.errors import RunError, reason_of
+from alexnet.network.device import processor
 from alexnet.network.fused import fast_forms
 from alexnet.progress import SECONDS_BETWEEN_LINES, clock, say, silent
 
@@ -115,7 +116,7 @@ def _writing(folder: Path) -> Iterator[None]:
 def environment(device: torch.device, precision: str, processes: int = 1, parallel: str = "data") -> dict[str, Any]:
     """Return what a figure depends on beside the recipe: versions, processor, threads, processes, fast forms, git commit."""
     libraries = ("torch", "numpy", "pillow", "safetensors")
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = processor()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

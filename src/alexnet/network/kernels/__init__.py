@@ -19,6 +19,7 @@ import pooch
 import torch
 from torch import Tensor
 
+from alexnet.network.device import processor
 from alexnet.temporary import beside, clear
 
 SOURCES = sorted(file for kind in ("*.h", "*.cpp") for file in Path(__file__).parent.glob(kind))
@@ -40,7 +41,7 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, timeout=20, check=True).stdout
-        facts = f"{FLAGS} {sorted(torch.cpu.get_capabilities().items())}".encode()
+        facts = f"{FLAGS} {sorted(processor().items())}".encode()
         digest = hashlib.sha256(b"".join([version, facts, *(file.read_bytes() for file in SOURCES)])).hexdigest()[:20]
         place = Path(os.environ.get("ALEXNET_CACHE") or pooch.os_cache("alexnet")).expanduser() / "kernels" / f"{digest}.so"
         if not place.exists():
