@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from proof.gpu import Row
 
-from alexnet.network import kernels
 from alexnet.network.device import choose_device, has_fast_bfloat16
 
 LIBRARIES = ("numpy", "pillow", "pydantic", "safetensors", "captum", "faiss-cpu", "onnx", "onnxruntime")
@@ -35,7 +34,6 @@ def accelerator(device: str, folder: Path) -> Iterator[Row]:
     where = choose_device(device)
     yield Row("bfloat16 in hardware", str(has_fast_bfloat16(where)))
     if where.type == "cpu":
-        yield Row("kernels in C++", str(kernels.library() is not None))
         return
     facts = torch.cuda.get_device_properties(where) if where.type == "cuda" else None
     if facts is not None:

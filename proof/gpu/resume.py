@@ -15,7 +15,7 @@ from alexnet.errors import Interrupted
 from alexnet.training import job
 from alexnet.training.loop import Trainer
 
-STOPS = (2, 6)  # steps after which Ctrl-C comes; an epoch has four
+STOPS = (2, 4)  # steps after which Ctrl-C comes; an epoch has three
 
 
 def stopped(name: str, out: Path, device: str, steps: int, **changes: Any) -> None:

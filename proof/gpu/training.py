@@ -8,7 +8,7 @@ from pathlib import Path
 from proof.gpu import Check, Row, at_most
 from proof.gpu.trainings import CASES, furthest, train
 
-CLOSE, ROUGH = 2e-3, 5e-2  # of the loss: in float32 (no TF32), and in bfloat16 against the CPU's float32
+CLOSE, ROUGH = 2e-3, 2e-1  # of the loss: in float32 (no TF32), and in bfloat16 against the CPU's float32
 
 
 def case(name: str) -> Check:
