@@ -4,13 +4,19 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test lint bench prove torture fuzz memory workers load attack wheel pages notebooks docs docs-check clean
+.PHONY: demo by-hand test test-with lint bench gpu gpu-wheels prove torture fuzz memory workers load attack wheel pages notebooks docs \
+	docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 3
 
 test: .venv/installed-dev  ## all tests; those on real images need ALEXNET_TEST_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-with:  ## all tests in a venv of its own: PYTHON=python3.13 AND="torch==2.15.0", or WITH=oldest.txt for the oldest libraries
+	$(PYTHON) -m venv build/test-with
+	build/test-with/bin/python -m pip install --quiet $(if $(WITH),-c $(WITH)) -e '.[dev]' $(AND)
+	OMP_NUM_THREADS=1 build/test-with/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/installed-dev  ## style and types
 	$(BIN)/ruff check .
@@ -20,6 +26,14 @@ lint: .venv/installed-dev  ## style and types
 bench: .venv/installed-bench  ## every benchmark; those that lack RUN=a run of CIFAR-10, ALEXNET_TEST_DATA or .venv-keras say so
 	failed=; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
+
+gpu:  ## what a GPU changes, in at most 12 minutes: needs PyTorch, and what build/gpu-wheels brings; on a CPU it runs too
+	$(PYTHON) -m proof.gpu
+
+gpu-wheels:  ## what `make gpu` needs beside PyTorch, for a machine without a network that has Python 3.12 on x86-64 Linux
+	rm -rf build/gpu-wheels
+	python3 -m pip download --quiet --only-binary=:all: --python-version 3.12 --implementation cp $(foreach n,_2_28 _2_27 _2_17 2014,--platform manylinux$(n)_x86_64) -d build/gpu-wheels pydantic
+	python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp $(foreach n,_2_28 _2_27 _2_17 2014,--platform manylinux$(n)_x86_64) -d build/gpu-wheels tomli-w pooch platformdirs captum faiss-cpu
 
 prove: .venv/installed-dev .venv-keras/installed  ## the four tutorials against real Keras; downloads TensorFlow (600 MB), takes 5 minutes
 	rm -rf build/keras

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+import alexnet
 from alexnet.cli.help import Group
 from alexnet.errors import AlexNetError, Interrupted, printable
 from alexnet.progress import silent
@@ -58,9 +59,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if arguments == ["--version"]:
-        from importlib.metadata import version
-
-        print(f"alexnet {version('alexnet')}")
+        print(f"alexnet {alexnet.__version__}")
         return
     try:
         app(args=arguments, prog_name="alexnet")

@@ -18,9 +18,10 @@ from alexnet.data.batches import Batch, batch_cuts, ordered_batches
 from alexnet.data.dataset import Dataset
 from alexnet.data.images import Preprocessing
 from alexnet.data.table import Skipped
+from alexnet.errors import AlexNetError
 from alexnet.measure import metrics
 from alexnet.measure.views import views
-from alexnet.network.device import autocast
+from alexnet.network.device import autocast, is_out_of_memory, release_memory
 from alexnet.progress import track
 
 BATCH = 256
@@ -157,8 +158,25 @@ def predict_logits(
 ) -> NDArray[np.float32]:
     """Return the logits of a batch, N S S 3 -> N x classes float32; the network's mode is left as it was.
 
-    With several views the logits are the logarithms of the mean probabilities.
+    With several views the logits are the logarithms of the mean probabilities. What is too much for the device's memory at
+    once is looked at in halves.
+
+    Raises:
+        AlexNetError: one image alone is too much.
     """
+    try:
+        return _logits(network, images, how, precision, view_count)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(images) < 2:
+            raise AlexNetError("the device's memory is too small for one image: --device cpu") from error
+    release_memory()
+    halves = images.chunk(2)
+    return np.concatenate([predict_logits(network, half, how, precision, view_count) for half in halves])
+
+
+def _logits(network: nn.Module, images: Tensor, how: Preprocessing, precision: str, view_count: int) -> NDArray[np.float32]:
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()

@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import os
 import platform
-from typing import TypeVar
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -64,10 +66,21 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def processor() -> dict[str, Any]:
+    """Return what the CPU has by name, such as `avx512_bf16`: what PyTorch tells, which before 2.11 is little."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return dict(torch.cpu.get_capabilities())
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    known = dict.fromkeys(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), []), True)
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return {**known, "cpu_name": name}
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 is computed by hardware: on a CPU by AMX or AVX-512 BF16, on CUDA from Ampere on."""
     if device.type == "cpu":
-        found = torch.cpu.get_capabilities()
+        found = processor()
         return bool(found.get("amx_bf16") or found.get("avx512_bf16") or found.get("bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
@@ -81,4 +94,52 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     """Return the context to compute in, for a precision as `choose_precision` takes it."""
     if choose_precision(device, precision) == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
+    return contextlib.nullcontext() if device.type == "cpu" else _whole_float32()
+
+
+@contextlib.contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Let the same training on the same device give the same bytes, and float32 be float32, as long as the context lasts.
+
+    On a CPU both hold without it. Elsewhere sums are added up in any order unless deterministic algorithms are asked for.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts, which needs it for equal sums
+    cudnn: Any = torch.backends.cudnn
+    memory: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    tried, filled = cudnn.benchmark, memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)  # what has no such algorithm on some device still runs
+    cudnn.benchmark = False  # it would choose algorithms by the clock
+    memory.fill_uninitialized_memory = False  # we read nothing that was not written
+    try:
+        with _whole_float32():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.benchmark, memory.fill_uninitialized_memory = tried, filled
+
+
+@contextlib.contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Let convolutions in float32 use all of its bits: by default cuDNN rounds to TF32, which has 10 of its 23."""
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch makes it as it is imported
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a device's memory was too small; not every backend has an exception of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in ("out of memory", "ALLOC_FAILED"))
+
+
+def release_memory() -> None:
+    """Give the accelerator's unused memory back to it, where there is one."""
+    if torch.accelerator.is_available():
+        torch.accelerator.memory.empty_cache()

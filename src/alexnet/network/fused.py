@@ -21,6 +21,7 @@ from torch.nn.functional import conv2d, interpolate, linear
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from alexnet.network import kernels
+from alexnet.network.device import processor
 from alexnet.network.kernels import enabled, operations
 from alexnet.network.kernels.operations import LANE, usable
 from alexnet.network.layers import BatchNorm, FlattenMaps
@@ -168,7 +169,7 @@ def _dense(dense: nn.Linear, x: Tensor) -> Tensor:
 @functools.cache
 def has_winograd() -> bool:
     """Tell whether this processor is one for Winograd's convolutions: bfloat16 in AVX-512, and no AMX, which outruns them."""
-    return kernels.has("winograd_forward", torch.bfloat16) and not torch.cpu.get_capabilities().get("amx_bf16")
+    return kernels.has("winograd_forward", torch.bfloat16) and not processor().get("amx_bf16")
 
 
 def _takes_winograd(conv: nn.Conv2d) -> bool:

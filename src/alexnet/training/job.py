@@ -24,7 +24,7 @@ from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, lis
 from alexnet.measure.evaluate import Evaluation
 from alexnet.network import kernels
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import choose_device, choose_precision, keep_freed_memory, place
+from alexnet.network.device import choose_device, choose_precision, keep_freed_memory, place, reproducible
 from alexnet.network.summary import stored
 from alexnet.recipe import Recipe, parse
 from alexnet.run import RunFolder, create, find, read_recipe, save_model, write_json, write_text
@@ -105,7 +105,7 @@ def _train(
     resuming: bool,
 ) -> Trained:
     alone = _alone(folder) if group.first else nullcontext()
-    with alone, StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
+    with alone, reproducible(device), StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
         keep_freed_memory()
         try:
             fresh = not (resuming and group.told(checkpoint.exists(folder.path)))

@@ -17,7 +17,9 @@ from typing import Any
 import psutil
 import torch
 
+import alexnet
 from alexnet.errors import RunError, reason_of
+from alexnet.network.device import processor
 from alexnet.network.fused import fast_forms
 from alexnet.progress import SECONDS_BETWEEN_LINES, clock, say, silent
 
@@ -75,7 +77,7 @@ class Monitor:
     def epoch(self, row: Mapping[str, Any], epochs: str, seconds_left: float) -> None:
         """Write the line of an epoch that is over, and its figures to TensorBoard."""
         self._shown = time.monotonic()
-        device = "GPU" if self.device.type == "cuda" else "CPU"
+        device = "CPU" if self.device.type == "cpu" else "GPU"
         busy = "" if row["utilisation"] is None else f" {row['utilisation']:.0%}"
         self.say(
             f"epoch {row['epoch']}{epochs}  rate {row['rate']:.4f}  "
@@ -99,7 +101,7 @@ class Monitor:
         memory = round(torch.cuda.max_memory_allocated(self.device) / 1e9, 2)
         try:
             return {"utilisation": torch.cuda.utilization(self.device) / 100, "memory_gb": memory}
-        except (ModuleNotFoundError, RuntimeError):  # it asks pynvml, which not everyone has
+        except Exception:  # it asks pynvml, which not everyone has, and a driver that may not tell: each in its own way
             return {"utilisation": None, "memory_gb": memory}
 
 
@@ -113,12 +115,16 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def environment(device: torch.device, precision: str, processes: int = 1, parallel: str = "data") -> dict[str, Any]:
     """Return what a figure depends on beside the recipe: versions, processor, threads, processes, fast forms, git commit."""
-    libraries = ("alexnet", "torch", "numpy", "pillow", "safetensors")
-    capabilities = torch.cpu.get_capabilities()
+    libraries = ("torch", "numpy", "pillow", "safetensors")
+    capabilities = processor()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: version(name) for name in libraries} | {"torch": str(torch.__version__)},  # with its build, +cu130
+        "versions": {
+            "alexnet": alexnet.__version__,
+            **{name: version(name) for name in libraries},
+            "torch": str(torch.__version__),  # with its build, +cu130
+        },
         "processor": capabilities.get("cpu_name") or platform.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -13,7 +13,7 @@ from alexnet.data.batches import Batch, Images, epoch_batches, epoch_cuts
 from alexnet.data.images import Preprocessing
 from alexnet.errors import RecipeError, RunError
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import autocast, choose_precision
+from alexnet.network.device import autocast, choose_precision, is_out_of_memory, release_memory
 from alexnet.network.fused import narrow_gradients
 from alexnet.progress import say
 from alexnet.recipe import Augment, Recipe
@@ -102,10 +102,10 @@ class Step:
             try:
                 loss, right = self._pieces(batch, changes, how, at.pieces)
                 break
-            except torch.OutOfMemoryError:
-                if self.share.group.world > 1:
+            except RuntimeError as error:
+                if self.share.group.world > 1 or not is_out_of_memory(error):
                     raise
-                self._halve(count, at)
+            self._halve(count, at)  # here, where the exception no longer holds on to the step's tensors
         loss, hits = self.share.sum(loss, right)
         return loss, hits
 
@@ -142,8 +142,8 @@ class Step:
         if before == 1:
             raise RunError(f"one image of {self._how.input} pixels a side is too much for the device: lower images.input")
         at.pieces *= 2
-        if torch.accelerator.is_available():
-            torch.accelerator.memory.empty_cache()
+        self.optimizer.zero_grad(set_to_none=True)
+        release_memory()
         self._tell(
             f"the device's memory is too small for {before} images at once: from here on {-(-count // at.pieces)}, "
             "and their gradients are added up; a step stays that of the whole batch, but batch normalisation sees fewer images"

@@ -20,6 +20,7 @@ from alexnet.data.images import PixelArray, Preprocessing, to_input
 from alexnet.data.workers import Source
 from alexnet.errors import AlexNetError, ImageError
 from alexnet.network.alexnet import AlexNet
+from alexnet.network.device import autocast
 from alexnet.run import Card
 from alexnet.use.predict import best, fitted_images, probabilities
 
@@ -86,20 +87,21 @@ def explained(network: AlexNet, card: Card, fitted: PixelArray) -> Explanation:
     device = next(network.parameters()).device
     x = to_input(image[None].to(device), how)
     names = map_layers(network)
-    with torch.no_grad():
-        _, maps = network.activations(x, list(names.values()), how.enlarge)
     [said] = probabilities(network, card, [fitted])
     target = int(said.argmax())
-    return Explanation(
-        pixels=as_seen(image.numpy(), how),
-        labels=card.labels,
-        probabilities=said,
-        target=target,
-        grad_cam=grad_cam(network, x, target, how.enlarge),
-        occlusion=occlusion(network, x, target, how.enlarge),
-        integrated_gradients=integrated_gradients(network, x, target, how.enlarge),
-        maps={conv: maps[layer][0].float().cpu().numpy() for conv, layer in names.items()},
-    )
+    with autocast(device, "float32"):
+        with torch.no_grad():
+            _, maps = network.activations(x, list(names.values()), how.enlarge)
+        return Explanation(
+            pixels=as_seen(image.numpy(), how),
+            labels=card.labels,
+            probabilities=said,
+            target=target,
+            grad_cam=grad_cam(network, x, target, how.enlarge),
+            occlusion=occlusion(network, x, target, how.enlarge),
+            integrated_gradients=integrated_gradients(network, x, target, how.enlarge),
+            maps={conv: maps[layer][0].float().cpu().numpy() for conv, layer in names.items()},
+        )
 
 
 def map_layers(network: AlexNet) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from importlib.metadata import version
 from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 
+import alexnet
 from alexnet.data.check import KINDS, check_decoded
 from alexnet.errors import RunError, quoted
 from alexnet.measure.metrics import most_frequent, per_class, wilson_interval
@@ -97,7 +97,7 @@ def _run(folder: RunFolder, dataset: Dataset) -> Parts:
     dated = folder.summary if finished else folder.metrics
     table = dataset.table
     return {
-        "version": version("alexnet"),
+        "version": alexnet.__version__,
         "name": table.name,
         "variant": recipe.model.variant,
         "recipe": recipe.name,

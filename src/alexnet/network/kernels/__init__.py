@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from alexnet.errors import reason_of
+from alexnet.network.device import processor
 from alexnet.paths import expanded
 from alexnet.temporary import beside, clear
 
@@ -57,7 +58,7 @@ def _library() -> ctypes.CDLL | str:
     folder = expanded(os.environ.get("ALEXNET_CACHE") or pooch.os_cache("alexnet")) / "kernels"
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, timeout=20, check=True).stdout
-        facts = f"{FLAGS} {sorted(torch.cpu.get_capabilities().items())}".encode()
+        facts = f"{FLAGS} {sorted(processor().items())}".encode()
         digest = hashlib.sha256(b"".join([version, facts, *(file.read_bytes() for file in SOURCES)])).hexdigest()[:20]
         place = folder / f"{digest}.so"
         if not place.exists():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
@@ -14,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+import alexnet
 from alexnet.errors import printable
 from alexnet.use.serving import schemas
 from alexnet.use.serving.body import received
@@ -37,7 +37,7 @@ def build(engine: Engine, limits: Limits, model: dict[str, Any]) -> FastAPI:
     # docs_url, redoc_url: those pages load scripts from elsewhere.
     app = FastAPI(
         title="AlexNet",
-        version=version("alexnet"),
+        version=alexnet.__version__,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -1,0 +1,73 @@
+"""Short trainings on made-up pictures, for the steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from proof.pictures import class_folders
+
+from alexnet import recipe
+from alexnet.training import job
+from alexnet.training.loop import Trainer
+
+LABELS = ("across", "down", "disc")
+# Without dropout, as each device draws other numbers for it; at low rates, so that rounding does not grow much.
+PLAIN = {
+    **{"model.width": 1 / 16, "model.dropout": 0.0, "train.batch": 16, "train.epochs": 2},
+    **{"train.precision": "float32", "data.workers": 1},
+}
+CASES: dict[str, Mapping[str, Any]] = {
+    "fast": {"images.input": 99, "optimizer.rate": 0.002, "optimizer.muon": 0.02},
+    "cifar10": {"images.input": 99, "optimizer.rate": 0.001},
+    "paper": {"images.stored": 128, "images.crop": 115, "images.input": 115},
+    "code2012": {"images.stored": 128, "images.crop": 115, "images.input": 115},
+}
+
+
+def pictures(folder: Path, count: int = 20) -> Path:
+    """Return a folder of three classes, made if it is not there yet."""
+    place = folder / "pictures"
+    return place if place.exists() else class_folders(place, count, LABELS)
+
+
+def train(name: str, out: Path, device: str, **changes: Any) -> list[float]:
+    """Train by the recipe `name` into `out`; return the loss of each step."""
+    chosen = recipe.load(name).with_settings({"data.dataset": str(pictures(out.parent)), **PLAIN, **CASES[name], **changes})
+    with losses() as found:
+        job.start(chosen, out, device, time.monotonic())
+    return found
+
+
+@contextmanager
+def losses() -> Iterator[list[float]]:
+    """Write down the loss of each step of trainings."""
+    found: list[float] = []
+    original = Trainer._gradient
+
+    def noted(self: Trainer, *arguments: Any) -> tuple[float, int]:
+        loss, right = original(self, *arguments)
+        found.append(loss)
+        return loss, right
+
+    Trainer._gradient = noted  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        Trainer._gradient = original  # type: ignore[method-assign]
+
+
+def furthest(found: list[float], wanted: list[float]) -> float:
+    """Return by how much losses differ at most, as a share of the loss; infinite where one is missing."""
+    if len(found) != len(wanted) or not found:
+        return float("inf")
+    return max(abs(a - b) / max(1e-3, abs(b)) for a, b in zip(found, wanted, strict=True))
+
+
+def on_cpu(device: str) -> bool:
+    """Tell whether there is nothing but the CPU to run on."""
+    return torch.device(device).type == "cpu"

@@ -1,0 +1,284 @@
+"""What must be the same on every device: run on the CPU, or on the one that ALEXNET_TEST_DEVICE names (`make gpu`).
+
+What is compared was computed on the CPU, in float64 where the layers allow it.
+"""
+
+from __future__ import annotations
+
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from alexnet import AlexNet
+from alexnet.data.augment import DRAWS, training_input
+from alexnet.data.images import to_input
+from alexnet.errors import AlexNetError
+from alexnet.measure.evaluate import predict_logits
+from alexnet.measure.views import views
+from alexnet.network.device import autocast, choose_device, has_fast_bfloat16, is_out_of_memory, place, processor, reproducible
+from alexnet.network.layers import BatchNorm, FlattenMaps
+from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
+from alexnet.network.variants import VARIANTS
+from alexnet.recipe import Augment, Optimizer, Train
+from alexnet.training.optimizer import Loss, build_optimizer, orthogonal, set_rate
+from conftest import assert_near, make_how
+
+NAMES = sorted(VARIANTS)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def device() -> torch.device:
+    return choose_device(os.environ.get("ALEXNET_TEST_DEVICE", "cpu"))
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pixels(count: int, side: int) -> Tensor:
+    return torch.randint(0, 256, (count, side, side, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def narrow(name: str, **overrides: Any) -> AlexNet:
+    """Return a narrow network without dropout, whose draws are each device's own."""
+    torch.manual_seed(0)
+    return AlexNet(name, 5, width=1 / 16, **{"dropout": 0.0, **overrides})
+
+
+def forward_and_backward(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """Return the output, then the gradients of the input and of the parameters, on the CPU."""
+    x = x.clone().requires_grad_()
+    found = network(x)
+    weights = numbers(*found.shape, seed=1).to(found)
+    (found * weights).sum().backward()
+    gradients = [x.grad, *(parameter.grad for parameter in network.parameters())]
+    return [found.detach().cpu(), *(gradient.cpu() for gradient in gradients if gradient is not None)]
+
+
+def compare(found: list[Tensor], wanted: list[Tensor], share: float) -> None:
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert_near(one.double(), other.double(), share)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_and_gradients_of_every_variant_equal_float64(name: str, device: torch.device) -> None:
+    network = narrow(name)
+    x = numbers(2, 3, 96, 96)
+    wanted = forward_and_backward(narrow(name).double(), x.double())
+    with reproducible(device):
+        found = forward_and_backward(place(network, device), x.to(device))
+    compare(found, wanted, 2e-3)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "paper", "owt"])
+def test_a_forward_pass_in_bfloat16_is_near_float32(name: str, device: torch.device) -> None:
+    x = numbers(2, 3, 96, 96)
+    with torch.no_grad():
+        wanted = narrow(name).eval()(x)
+        with autocast(device, "bfloat16"):
+            found = place(narrow(name), device).eval()(x.to(device))
+    assert_near(found.float().cpu(), wanted, 0.05)
+
+
+def test_dropout_leaves_out_as_many_units_as_it_says(device: torch.device) -> None:
+    network = place(narrow("cifar10", dropout=0.5), device).train()
+    torch.manual_seed(0)
+    layer = network.layers["dropout6"]
+    kept = layer(torch.ones(1000, 50, device=device)).count_nonzero().item() / 50_000
+    assert abs(kept - 0.5) < 0.02
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LocalResponseNorm(5, 1e-4, 0.75, 2.0, towers=2),
+        LocalResponseNorm(5, 2e-5, 0.75, 1.0),
+        LocalMapNorm(3, 1e-3, 0.75, 1.0),
+        BatchNorm(8),
+        FlattenMaps(6, "HWC"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_our_layers_equal_float64(layer: nn.Module, training: bool, device: torch.device) -> None:
+    x = numbers(3, 8, 9, 9) * 10
+    exact, layer = deepcopy(layer).train(training).double(), deepcopy(layer).train(training)
+    wanted = forward_and_backward(exact, x.double())
+    with reproducible(device):
+        found = forward_and_backward(layer.to(device), x.to(device))
+    compare(found, wanted, 1e-4)
+    compare([value.cpu() for value in layer.buffers()], list(exact.buffers()), 1e-4)
+
+
+@pytest.mark.parametrize("enlarge", [1, 4])
+def test_enlarged_images_equal_the_cpus(enlarge: int, device: torch.device) -> None:
+    x = numbers(2, 3, 96 // enlarge, 96 // enlarge)
+    with torch.no_grad(), autocast(device, "float32"):
+        assert_near(place(narrow("cifar10"), device).eval()(x.to(device), enlarge).cpu(), narrow("cifar10").eval()(x, enlarge))
+
+
+HOWS = {
+    "mean and deviation": {"mean": (0.4, 0.5, 0.6), "deviation": (0.2, 0.3, 0.25), "levels": 1},
+    "mean image": {"mean": "image", "mean_image": np.full((8, 8, 3), 100, np.float32)},
+    "its centre": {
+        "mean": "image-centre",
+        "mean_image": np.full((8, 8, 3), 100, np.float32),
+        "crop": 6,
+        "input": 6,
+    },
+    "each image by itself": {"mean": "each", "deviation": "each"},
+    "larger": {"input": 11},
+    "smaller": {"input": 5},
+    "nearest": {"input": 12, "resize": "nearest"},
+    "crop, mirror, brightness": {"crop": 6, "input": 6, "mirror": True, "brightness": -0.5},
+}
+
+
+@pytest.mark.parametrize("name", HOWS)
+def test_preprocessing_equals_the_cpus(name: str, device: torch.device) -> None:
+    how, images = make_how(**HOWS[name]), pixels(3, 8)
+    assert_near(to_input(images.to(device), how).cpu(), to_input(images, how), 1e-5)
+    for found, wanted in zip(views(images.to(device), how, 10), views(images, how, 10), strict=True):
+        assert_near(found.cpu(), wanted, 1e-5)
+
+
+CHANGES = {
+    "shift, mirror, flip": {"shift": 0.25, "mirror": True, "flip": True},
+    "affine": {"rotation": 20.0, "translation": 0.1, "shear": 10.0, "zoom": (0.8, 1.2)},
+    "crop": {"crop": True, "mirror": True},
+    "colour": {"colour_noise": 0.1, "colour_axes": ((0.1, 0.2, 0.3), (0.3, 0.1, 0.0), (0.0, 0.1, 0.2))},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_random_changes_equal_the_cpus(name: str, device: torch.device) -> None:
+    changes = Augment.model_validate(CHANGES[name])
+    how = make_how(stored=16, **({"crop": 12, "input": 12} if changes.crop else {"input": 16}))
+    images, draws = pixels(6, 16), torch.rand(6, len(DRAWS), generator=torch.Generator().manual_seed(3))
+    found = training_input(images.to(device), draws.to(device), how, changes)
+    assert_near(found.cpu(), training_input(images, draws, how, changes), 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["cross-entropy", "binary"])
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+def test_losses_equal_the_cpus(kind: str, weights: str, device: torch.device) -> None:
+    targets = np.array([0, 1, 2, 0, 1, 0])
+    train = Train.model_validate({"loss": kind, "class_weights": weights, "label_smoothing": 0.1})
+    logits, wanted = numbers(6, 3), torch.from_numpy(targets)
+    ours, theirs = Loss(train, targets, 3, device), Loss(train, targets, 3, CPU)
+    assert_near(ours(logits.to(device), wanted.to(device)).cpu(), theirs(logits, wanted), 1e-5)
+    assert ours.total(wanted.to(device)) == pytest.approx(theirs.total(wanted))
+
+
+STEPS = {
+    "pytorch": {"form": "pytorch", "nesterov": True},
+    "2012": {"form": "2012"},
+    "keras": {"form": "keras", "nesterov": True},
+    "without momentum": {"momentum": 0.0},
+    "muon": {"muon": 0.1, "nesterov": True},
+}
+
+
+def stepped(device: torch.device, settings: dict[str, Any]) -> list[Tensor]:
+    """Return the weights after three steps along the same gradients, at rates that change."""
+    network = place(narrow("cifar10"), device)
+    optimizer = build_optimizer(
+        network, Optimizer.model_validate({"rate": 0.01, "momentum": 0.9, "weight_decay": 1e-3, **settings})
+    )
+    for step in range(3):
+        for i, parameter in enumerate(network.parameters()):
+            parameter.grad = (numbers(*parameter.shape, seed=10 * i + step) * 0.01).to(device)
+        set_rate(optimizer, 0.01 / (step + 1))
+        optimizer.step()
+    return [parameter.detach().cpu() for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize("form", STEPS)
+def test_steps_of_the_optimizer_equal_the_cpus(form: str, device: torch.device) -> None:
+    compare(stepped(device, STEPS[form]), stepped(CPU, STEPS[form]), 0.02 if form == "muon" else 1e-5)
+
+
+def test_muons_matrix_is_about_orthogonal(device: torch.device) -> None:
+    values = torch.linalg.svdvals(orthogonal(numbers(24, 60).to(device), rounds=5).cpu())
+    assert values.min() > 0.5
+    assert values.max() < 1.5
+
+
+def test_the_same_steps_give_the_same_bytes(device: torch.device) -> None:
+    def trained() -> list[Tensor]:
+        network = place(narrow("cifar10"), device).train()
+        optimizer = build_optimizer(network, Optimizer(rate=0.01, momentum=0.9, nesterov=True))
+        x, targets = numbers(16, 3, 96, 96).to(device), (torch.arange(16) % 5).to(device)
+        with reproducible(device):
+            for _ in range(3):
+                optimizer.zero_grad(set_to_none=True)
+                with autocast(device, "bfloat16" if has_fast_bfloat16(device) else "float32"):
+                    logits = network(x).float()
+                nn.functional.cross_entropy(logits, targets).backward()
+                optimizer.step()
+        return [value.cpu() for value in network.state_dict().values()]
+
+    for found, wanted in zip(trained(), trained(), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_reproducible_leaves_torchs_settings_as_they_were(device: torch.device) -> None:
+    def settings() -> tuple[object, ...]:
+        return (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory,
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.conv.fp32_precision,
+        )
+
+    before = settings()
+    for where in (device, torch.device("meta")):  # any that is no CPU
+        with reproducible(where):
+            assert where.type == "cpu" or settings() == (True, True, False, False, "ieee")
+        assert settings() == before
+
+
+class Small(nn.Module):
+    """A network on a device with memory for three images."""
+
+    def __init__(self, message: str, most: int = 3) -> None:
+        super().__init__()
+        self.weight, self.message, self.most = nn.Parameter(torch.ones(())), message, most
+
+    def forward(self, images: Tensor, enlarge: int) -> Tensor:
+        if len(images) > self.most:
+            raise RuntimeError(self.message)
+        return images.mean((2, 3)) * self.weight
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_images_that_do_not_fit_the_memory_are_looked_at_in_halves(message: str, device: torch.device) -> None:
+    images, how = pixels(11, 8), make_how()
+    assert is_out_of_memory(RuntimeError(message))
+    wanted = predict_logits(Small(message, 11).to(device), images, how)
+    assert_near(predict_logits(Small(message).to(device), images, how), wanted, 1e-6)
+    with pytest.raises(AlexNetError, match="too small for one image"):
+        predict_logits(Small(message, 0).to(device), images, how)
+    with pytest.raises(RuntimeError, match="something else"):
+        predict_logits(Small("something else").to(device), images, how)
+
+
+def test_older_pytorch_finds_bfloat16_in_the_processors_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = processor()
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists() or told.get("architecture") != "x86_64":
+        assert not processor().get("avx512_bf16")
+    else:
+        assert [bool(processor().get(name)) for name in ("avx512_bf16", "amx_bf16")] == [
+            bool(told.get(name)) for name in ("avx512_bf16", "amx_bf16")
+        ]
