@@ -23,7 +23,7 @@ from alexnet.cli import make
 from conftest import TINY
 
 TINY_SETS = sets(TINY)
-SECONDS = 300  # for a process: only one that hangs takes as long
+SECONDS = 120  # for a process: only one that hangs takes as long
 
 # Processes of their own are forked from one that has imported torch already, where the system can do that.
 _SERVER = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -99,7 +99,7 @@ class Started:
         self._out, self._err = folder / "stdout", folder / "stderr"
         names = {name: str(value) for name, value in {**os.environ, **environment}.items()}
         given = (main, list(map(str, arguments)), names, self._out, self._err)
-        self.process = PROCESSES.Process(target=_child, args=given, daemon=False)
+        self.process = PROCESSES.Process(target=_child, args=given, daemon=True)
         self.process.start()
 
     @property

@@ -6,9 +6,11 @@ import csv
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,9 @@ from hypothesis import settings
 from proof.pictures import class_folders
 
 import alexnet
-from alexnet import recipe
+from alexnet import cli, recipe
 from alexnet.data.images import Preprocessing
-from alexnet.training import job
+from alexnet.training import budget, clock, job, loop
 from alexnet.training.loop import Trainer
 from official import archive, no_proxy, server  # noqa: F401 - fixtures
 
@@ -112,6 +114,37 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int) -> Call
 
     monkeypatch.setattr(Trainer, method, counted)
     return lambda: count
+
+
+def tell_time_by_steps(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Callable[[], float]:
+    """Let each step of a training take so many seconds and anything else none; return what the clock shows, from 0."""
+    now, step = 0.0, Trainer._step
+
+    def timed(self: Trainer, *args: Any) -> None:
+        nonlocal now
+        step(self, *args)
+        now += seconds
+
+    monkeypatch.setattr(Trainer, "_step", timed)
+    for module in (budget, clock, loop):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    return lambda: now
+
+
+def train_until_signalled(steps: str, *_: str) -> None:
+    """Run `alexnet` with the arguments behind `steps`, in a process of its own, and wait in that step for a signal."""
+    count, step = 0, Trainer._step
+
+    def waiting(self: Trainer, *args: Any) -> None:
+        nonlocal count
+        count += 1
+        while count == int(steps) and self._stop.code is None:
+            time.sleep(0.005)
+        step(self, *args)
+
+    Trainer._step = waiting  # type: ignore[method-assign]
+    del sys.argv[1]
+    cli.main()
 
 
 def in_float32(run: alexnet.Run) -> alexnet.Run:

@@ -1,4 +1,4 @@
-"""Ten steps of every way to divide a training, for test_parallel.py."""
+"""Six steps of every way to divide a training, for test_parallel.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alexnet.training.optimizer import Loss, build_optimizer
 from alexnet.training.parallel import Parallel, Share
 from alexnet.training.processes import Group, joined
 
-STEPS, IMAGES, CLASSES = 10, 23, 5  # 23: neither 2 nor 4 divide it
+STEPS, IMAGES, CLASSES = 6, 23, 5  # 23: neither 2 nor 4 divide it
 # Low: in float32 a ReLU near zero now and then falls on the other side, and at higher rates batch normalisation of maps of one
 # pixel makes that another training; in float64 all agree at any rate.
 RATE = 1e-4
