@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,8 +31,8 @@ from official import archive, no_proxy, server  # noqa: F401 - fixtures
 # files at once, whose threads would wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Time is never a test; and in CI, chance must not decide whether a change lands.
-settings.register_profile("ours", deadline=None, derandomize="CI" in os.environ)
+# Neither time nor chance decides a test.
+settings.register_profile("ours", deadline=None, derandomize=True, database=None)
 settings.load_profile("ours")
 
 TIME_COLUMNS = {"seconds", "images_per_second", "utilisation", "memory_gb"}
@@ -41,6 +42,32 @@ NARROW = {
     "augment.alternate": False,
 }
 SHORT = {**TINY, "train.epochs": 3, "train.batch": 8}
+
+
+def seed(name: str) -> None:
+    """Seed the generators that whoever draws shares."""
+    number = zlib.crc32(name.encode())
+    random.seed(number)
+    np.random.seed(number)  # noqa: NPY002 - libraries draw from it
+    torch.manual_seed(number)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """Let a fixture draw the same whatever ran before."""
+    seed(fixturedef.argname)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Let a test draw the same whatever ran before, and whichever of its fixtures were made already."""
+    seed(item.nodeid)
+
+
+def drawn_at_random(name: str) -> tuple[float, float, float]:
+    """Return what `random`, NumPy and PyTorch draw first in a test of this name."""
+    seed(name)
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
 
 
 @pytest.fixture(autouse=True, scope="session")
