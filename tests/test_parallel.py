@@ -134,19 +134,18 @@ if "RANK" in os.environ:
 
 
 @pytest.fixture
-def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let trainings of several processes wait for a signal in their second epoch."""
+def held(tmp_path: Path) -> dict[str, str]:
+    """The environment in which trainings of several processes wait for a signal in their second epoch."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(HOLD)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    return {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 
 
-@pytest.mark.usefixtures("held")
-def test_a_run_that_several_processes_began_is_gone_on_with_by_one(alone: Path, tmp_path: Path) -> None:
+def test_a_run_that_several_processes_began_is_gone_on_with_by_one(alone: Path, tmp_path: Path, held: dict[str, str]) -> None:
     """SIGINT to the process that started them, once an epoch is over."""
     out, how = tmp_path / "run", ["--processes", "2", "--parallel", "hybrid"]
     command = [sys.executable, "-m", "alexnet", "train", "digits", "--epochs", "2", *QUICK, *how, "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=held)
     assert process.stderr is not None
     said = ""
     for line in process.stderr:
@@ -208,16 +207,15 @@ def kill_one(parent: int, number: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("held")
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the processes in /proc")
-def test_a_killed_worker_costs_nothing_under_torchrun(tmp_path: Path) -> None:
+def test_a_killed_worker_costs_nothing_under_torchrun(tmp_path: Path, held: dict[str, str]) -> None:
     def command(out: Path) -> list[str]:
         how = ["--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--max-restarts=1"]
         training = ["-m", "alexnet", "train", "digits", "--epochs", "3", *QUICK, "--out", str(out)]
         return ["-m", "torch.distributed.run", *how, *training]
 
     python(*command(tmp_path / "whole"))
-    process = subprocess.Popen([sys.executable, *command(tmp_path / "killed")], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, *command(tmp_path / "killed")], stderr=subprocess.PIPE, text=True, env=held)
     assert process.stderr is not None
     said = ""
     for line in process.stderr:
