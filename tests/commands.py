@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from proof.torture import sets
 from torch.distributed import TCPStore
 
@@ -34,7 +35,7 @@ PROCESSES.set_forkserver_preload(["alexnet.api", "alexnet.cli", "alexnet.trainin
 def run(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run `alexnet` with these arguments in this process."""
     given, out, err = (io.TextIOWrapper(io.BytesIO(b), "utf-8", newline="\n") for b in (stdin.encode(), b"", b""))
-    words = list(map(str, arguments))
+    words, threads = list(map(str, arguments)), torch.get_num_threads()
     with (
         patch.object(sys, "argv", ["alexnet", *words]),
         patch.object(sys, "stdin", given),
@@ -44,6 +45,7 @@ def run(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.Comple
         redirect_stderr(err),
     ):
         found = _exit_code(cli.main)
+    torch.set_num_threads(threads)  # which --threads changes
     printed, said = (stream.buffer.getvalue().decode() for stream in (_flushed(out), _flushed(err)))
     assert found == code, said
     return subprocess.CompletedProcess(words, found, printed, said)
