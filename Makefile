@@ -4,14 +4,17 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-with lint bench gpu gpu-wheels prove torture fuzz memory workers load attack wheel pages notebooks docs \
-	docs-check clean
+.PHONY: demo by-hand test test-long test-with lint bench gpu gpu-wheels prove torture fuzz memory workers load attack wheel pages \
+	notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 3
 
 test: .venv/installed-dev  ## all tests; those on real images need ALEXNET_TEST_DATA
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+test-long: .venv/installed-dev  ## tests too long for `make test`: the tutorials' notebooks, kills, learning by hand
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n auto --maxprocesses 2 --dist worksteal
 
 test-with:  ## all tests in a venv of its own: PYTHON=python3.13 AND="torch==2.15.0", or WITH=oldest.txt for the oldest libraries
 	$(PYTHON) -m venv build/test-with

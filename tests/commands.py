@@ -1,29 +1,163 @@
-"""The command line in a process of its own, as people run it."""
+"""The command line: in this process, which is fast, or in processes of their own."""
 
 from __future__ import annotations
 
+import io
+import multiprocessing
+import os
 import subprocess
 import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import torch
 from proof.torture import sets
+from torch.distributed import TCPStore
 
+from alexnet import cli
+from alexnet.cli import make
 from conftest import TINY
 
 TINY_SETS = sets(TINY)
+SECONDS = 120  # for a process: only one that hangs takes as long
+
+# Processes of their own are forked from one that has imported torch already, where the system can do that.
+_SERVER = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+PROCESSES: Any = multiprocessing.get_context(_SERVER)
+PROCESSES.set_forkserver_preload(["alexnet.api", "alexnet.cli", "alexnet.training.job", "alexnet.use.report", "hypothesis"])
 
 
 def run(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "alexnet", *map(str, arguments)]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, done.stderr
-    return done
+    """Run `alexnet` with these arguments in this process."""
+    given, out, err = (io.TextIOWrapper(io.BytesIO(b), "utf-8", newline="\n") for b in (stdin.encode(), b"", b""))
+    words, threads = list(map(str, arguments)), torch.get_num_threads()
+    with (
+        patch.object(sys, "argv", ["alexnet", *words]),
+        patch.object(sys, "stdin", given),
+        patch.object(make, "STARTED", time.monotonic()),
+        patch.dict(os.environ, {"COLUMNS": "80"}),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        found = _exit_code(cli.main)
+    torch.set_num_threads(threads)  # which --threads changes
+    printed, said = (stream.buffer.getvalue().decode() for stream in (_flushed(out), _flushed(err)))
+    assert found == code, said
+    return subprocess.CompletedProcess(words, found, printed, said)
+
+
+def _exit_code(main: Callable[[], None]) -> int:
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _flushed(stream: io.TextIOWrapper) -> Any:
+    stream.flush()
+    return stream
 
 
 def error(*arguments: object) -> str:
     """Return the one line that a command which must fail says."""
-    done = run(*arguments, code=1)
+    return only_line(run(*arguments, code=1))
+
+
+def only_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what a failed command said, if it is one clear line."""
     assert done.stdout == ""
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("alexnet: ")
     return lines[0]
+
+
+def python(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments, such as `-m alexnet`, in a process of its own, as people do."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+class Started:
+    """A process that runs a function, or `alexnet` with these arguments; it writes into files of `folder`.
+
+    Attributes:
+        process: a `multiprocessing.Process`, whose `exitcode` is negative where a signal ended it.
+    """
+
+    def __init__(self, folder: Path, main: Callable[..., None] | None, *arguments: object, **environment: object) -> None:
+        folder.mkdir(parents=True)
+        self._out, self._err = folder / "stdout", folder / "stderr"
+        names = {name: str(value) for name, value in {**os.environ, **environment}.items()}
+        given = (main, list(map(str, arguments)), names, self._out, self._err)
+        self.process = PROCESSES.Process(target=_child, args=given, daemon=True)
+        self.process.start()
+
+    @property
+    def said(self) -> str:
+        """What is on its standard error so far."""
+        return self._err.read_text() if self._err.exists() else ""
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition to hold while the process runs."""
+        ends = time.monotonic() + SECONDS
+        while not condition():
+            assert self.process.is_alive(), self.said
+            assert time.monotonic() < ends, "it hangs"
+            time.sleep(0.005)
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def end(self, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Wait for its end, with this exit code."""
+        self.process.join(SECONDS)
+        assert self.process.exitcode == code, f"exit code {self.process.exitcode}: {self.said}"
+        return subprocess.CompletedProcess([], code, self._out.read_text(), self.said)
+
+
+def _child(main: Callable[..., None] | None, arguments: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
+    """Become a process that could have been started with `python -m alexnet`."""
+    os.environ.clear()
+    os.environ.update(environment)
+    for path, stream in ((out, sys.stdout), (err, sys.stderr)):
+        stream.flush()
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    make.STARTED = time.monotonic()
+    sys.argv = ["alexnet", *arguments]
+    if main is None:
+        cli.main()
+    else:
+        main(*arguments)
+
+
+def start(folder: Path, *arguments: object, **environment: object) -> Started:
+    """Start `alexnet` with these arguments in a process of its own; what it prints goes to files in `folder`, a new one."""
+    return Started(folder, None, *arguments, **environment)
+
+
+def together(
+    count: int, folder: Path, *arguments: object, main: Callable[..., None] | None = None, code: int = 0, **environment: object
+) -> subprocess.CompletedProcess[str]:
+    """Run `alexnet`, or a function, in so many processes that find each other as under torchrun; return what all printed."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    own = [{**group, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1, **environment} for rank in range(count)]
+    begun = [Started(folder / str(rank), main, *arguments, **names) for rank, names in enumerate(own)]
+    done = [process.end(code) for process in begun]
+    printed, said = ("".join(getattr(one, name) for one in done) for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess([], code, printed, said)

@@ -6,9 +6,12 @@ import csv
 import os
 import random
 import signal
+import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +21,9 @@ from hypothesis import settings
 from proof.pictures import class_folders
 
 import alexnet
-from alexnet import recipe
+from alexnet import cli, recipe
 from alexnet.data.images import Preprocessing
-from alexnet.training import job
+from alexnet.training import budget, clock, job, loop
 from alexnet.training.loop import Trainer
 from official import archive, no_proxy, server  # noqa: F401 - fixtures
 
@@ -28,8 +31,8 @@ from official import archive, no_proxy, server  # noqa: F401 - fixtures
 # files at once, whose threads would wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Time is never a test; and in CI, chance must not decide whether a change lands.
-settings.register_profile("ours", deadline=None, derandomize="CI" in os.environ)
+# Neither time nor chance decides a test.
+settings.register_profile("ours", deadline=None, derandomize=True, database=None)
 settings.load_profile("ours")
 
 TIME_COLUMNS = {"seconds", "images_per_second", "utilisation", "memory_gb"}
@@ -39,6 +42,32 @@ NARROW = {
     "augment.alternate": False,
 }
 SHORT = {**TINY, "train.epochs": 3, "train.batch": 8}
+
+
+def seed(name: str) -> None:
+    """Seed the generators that whoever draws shares."""
+    number = zlib.crc32(name.encode())
+    random.seed(number)
+    np.random.seed(number)  # noqa: NPY002 - libraries draw from it
+    torch.manual_seed(number)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """Let a fixture draw the same whatever ran before."""
+    seed(fixturedef.argname)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Let a test draw the same whatever ran before, and whichever of its fixtures were made already."""
+    seed(item.nodeid)
+
+
+def drawn_at_random(name: str) -> tuple[float, float, float]:
+    """Return what `random`, NumPy and PyTorch draw first in a test of this name."""
+    seed(name)
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -112,6 +141,37 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int) -> Call
 
     monkeypatch.setattr(Trainer, method, counted)
     return lambda: count
+
+
+def tell_time_by_steps(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Callable[[], float]:
+    """Let each step of a training take so many seconds and anything else none; return what the clock shows, from 0."""
+    now, step = 0.0, Trainer._step
+
+    def timed(self: Trainer, *args: Any) -> None:
+        nonlocal now
+        step(self, *args)
+        now += seconds
+
+    monkeypatch.setattr(Trainer, "_step", timed)
+    for module in (budget, clock, loop):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    return lambda: now
+
+
+def train_until_signalled(steps: str, *_: str) -> None:
+    """Run `alexnet` with the arguments behind `steps`, in a process of its own, and wait in that step for a signal."""
+    count, step = 0, Trainer._step
+
+    def waiting(self: Trainer, *args: Any) -> None:
+        nonlocal count
+        count += 1
+        while count == int(steps) and self._stop.code is None:
+            time.sleep(0.005)
+        step(self, *args)
+
+    Trainer._step = waiting  # type: ignore[method-assign]
+    del sys.argv[1]
+    cli.main()
 
 
 def in_float32(run: alexnet.Run) -> alexnet.Run:

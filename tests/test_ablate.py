@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,8 +27,8 @@ from alexnet.use import ablate as module
 from alexnet.use.outcomes import _crossing, interval, summarise, table
 from alexnet.use.plans import plan_study, plan_variation, read_plan
 from alexnet.use.studies import ROWS, STUDIES
-from commands import error, run
-from conftest import metrics, weights
+from commands import Started, error, run
+from conftest import metrics, train_until_signalled, weights
 
 FAST = recipe.load("fast")
 SMALL = {"model.width": 1 / 16, "images.input": 67, "train.batch": 8, "train.epochs": 2}
@@ -269,30 +266,13 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_bytes(
     finished, expected = study
     out = tmp_path / "s"
     sets = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
-    command = [
-        sys.executable,
-        "-m",
-        "alexnet",
-        "ablate",
-        str(photos),
-        "--vary",
-        VARY[0],
-        "--seeds",
-        "2",
-        *sets,
-        "--out",
-        str(out),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    begun = out / "model.dropout=0.5-0" / "metrics.csv"
-    until = time.monotonic() + 100
-    while not begun.exists() and time.monotonic() < until and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    printed, said = process.communicate(timeout=100)
-    assert process.returncode == 130, said
-    assert printed == ""
-    assert said.splitlines()[-1] == f"alexnet: stopped, all is saved; go on with: alexnet ablate --out {out}"
+    command = ["ablate", photos, "--vary", VARY[0], "--seeds", 2, *sets, "--out", out]
+    process = Started(tmp_path / "said", train_until_signalled, 14, *command)  # eight steps are a training
+    process.wait_until(lambda: (out / "model.dropout=0.5-0" / "metrics.csv").exists())
+    process.send(signal.SIGINT)
+    done = process.end(130)
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == f"alexnet: stopped, all is saved; go on with: alexnet ablate --out {out}"
     assert not (out / "results.json").exists()
     found = json.loads(run("ablate", "--out", out, "--json").stdout)
     assert [arm["values"] for arm in found["arms"]] == [arm["values"] for arm in expected["arms"]]

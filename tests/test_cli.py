@@ -16,7 +16,7 @@ from proof.pictures import picture
 import alexnet
 from alexnet import recipe
 from alexnet.network.variants import VARIANTS
-from commands import TINY_SETS, error, run
+from commands import TINY_SETS, error, only_line, python, run
 from test_images import bad_files
 
 
@@ -69,7 +69,8 @@ def test_predict_takes_folders_globs_and_standard_input(trained: alexnet.Run, ph
     folder = json.loads(run("predict", trained.path, photos / "down", "--json").stdout)
     glob = json.loads(run("predict", trained.path, photos / "down" / "*.png", "--json").stdout)
     lines = "".join(f"{answer['image']}\n" for answer in folder)
-    piped = [json.loads(line) for line in run("predict", trained.path, "-", "--jsonl", stdin=lines).stdout.splitlines()]
+    done = python("-m", "alexnet", "predict", trained.path, "-", "--jsonl", stdin=lines)
+    piped = [json.loads(line) for line in done.stdout.splitlines()]
     assert folder == glob == piped
     assert len(folder) == 20
     assert all(sum(p["probability"] for p in answer["predictions"]) == pytest.approx(1) for answer in folder)
@@ -131,7 +132,7 @@ def test_a_photo_is_predicted_as_its_orientation_says(trained: alexnet.Run, tmp_
 
 
 def test_no_such_dataset() -> None:
-    assert "no dataset 'nowhere'" in error("train", "nowhere")
+    assert "no dataset 'nowhere'" in only_line(python("-m", "alexnet", "train", "nowhere", code=1))
 
 
 def test_a_folder_with_one_class(tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_wrong_usage_is_exit_code_2(trained: alexnet.Run) -> None:
 
 
 def test_debug_shows_the_traceback() -> None:
-    assert "Traceback" in run("train", "nowhere", "--debug", code=1).stderr
+    assert "Traceback" in python("-m", "alexnet", "train", "nowhere", "--debug", code=1).stderr
 
 
 # The rest

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +31,7 @@ HOW = Preprocessing(stored=32, input=32, fit="crop", reduced_decode=False, resiz
 
 
 def test_500_damaged_images_are_decoded_or_reported(tmp_path: Path, trained: alexnet.Run) -> None:
-    counts, faults = fuzz(tmp_path, 500, time.time_ns() % 2**32, trained)
+    counts, faults = fuzz(tmp_path, 500, 0, trained)
     assert not faults
     assert counts.total() == 500
     assert len({outcome for _, _, outcome in counts}) > 3, "some decode, some do not, for several reasons"

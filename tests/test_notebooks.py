@@ -17,6 +17,7 @@ ALL = pytest.mark.parametrize("path", notebooks.NOTEBOOKS, ids=lambda path: path
 DRAW = "import matplotlib.pyplot as plt\nplt.figure(figsize=(2, 2))\nplt.imshow([[0, {}]])\nplt.show()"
 
 
+@pytest.mark.long
 @ALL
 def test_a_tutorial_prints_what_is_stored(path: Path, real_data: Path) -> None:
     stored = notebooks.read(path)

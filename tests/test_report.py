@@ -263,7 +263,7 @@ def test_top5_is_left_out_where_it_says_nothing(tmp_path: Path) -> None:
     assert "top5" not in Case(tmp_path / "run", labels=tuple("abcde")).page.values
 
 
-@pytest.mark.parametrize(("classes", "images", "side"), [(2, 50, 224), (200, 10_000, 224)])
+@pytest.mark.parametrize(("classes", "images", "side"), [(2, 50, 224), (200, 1_000, 224), (200, 10_000, 8)])
 def test_a_report_is_small(tmp_path: Path, classes: int, images: int, side: int) -> None:
     case = Case(tmp_path / "run", labels=tuple(f"class number {i}" for i in range(classes)), images=images, side=side)
     assert case.path.stat().st_size < 3_000_000

@@ -29,21 +29,16 @@ from alexnet.errors import AlexNetError, DataError, RunError
 from alexnet.training import checkpoint, clock, loop
 from alexnet.training.loop import Trainer
 from alexnet.training.monitor import Monitor
-from conftest import SHORT, TINY, damaged, metrics, stop_after, weights
+from commands import Started
+from conftest import SHORT, TINY, damaged, metrics, stop_after, tell_time_by_steps, train_until_signalled, weights
 
 
-def start_training(out: Path, photos: Path, **settings: Any) -> subprocess.Popen[str]:
-    arguments = command(str(photos), {**TINY, "train.batch": 8, **settings}, 1)
-    process = [sys.executable, "-m", "alexnet", "train", *arguments, "--out", str(out)]
-    return subprocess.Popen(process, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
+def held_training(folder: Path, photos: Path, steps: int) -> Started:
+    """Start the training `short` in a process of its own, which waits in a step for a signal; it has come so far."""
+    how = ["train", *command(str(photos), {**SHORT, "data.workers": 1}, 1), "--out", folder / "a run"]
+    started = Started(folder / "said", train_until_signalled, steps, *how)
+    started.wait_until(lambda: folder.joinpath("a run", "checkpoint" if steps > 4 else "environment.json").exists())
+    return started
 
 
 @pytest.fixture
@@ -63,19 +58,27 @@ def stopped(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def test_a_stopped_run_is_saved_says_how_to_go_on_and_ends_as_if_never_stopped(
     short: Path, photos: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    out = tmp_path / "a run"
-    process = start_training(out, photos, **{"train.epochs": 3, "data.workers": 1})
-    wait_for(lambda: (out / "log.txt").exists() and "curves" in (out / "log.txt").read_text(), process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    assert errors.splitlines()[-1].endswith(f"go on with: alexnet train --resume '{out}'"), "as a shell takes it"
-    assert "Traceback" not in errors
+    out, process = tmp_path / "a run", held_training(tmp_path, photos, 6)
+    process.send(number)
+    said = process.end(code).stderr
+    assert said.splitlines()[-1].endswith(f"go on with: alexnet train --resume '{out}'"), "as a shell takes it"
+    assert "Traceback" not in said
     assert not list(out.rglob("*.part"))
     alexnet.resume(out)
     assert metrics(out) == metrics(short)
     assert weights(out) == weights(short)
     assert not (out / "checkpoint").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")
+def test_a_killed_run_ends_as_if_never_killed(short: Path, photos: Path, tmp_path: Path) -> None:
+    process = held_training(tmp_path, photos, 6)
+    process.send(signal.SIGKILL)
+    process.end(-signal.SIGKILL)
+    alexnet.resume(tmp_path / "a run")
+    assert metrics(tmp_path / "a run") == metrics(short)
+    assert weights(tmp_path / "a run") == weights(short)
+    assert not (tmp_path / "a run" / "checkpoint").exists()
 
 
 @pytest.mark.parametrize("steps", [1, 4, 5, 9, 12])
@@ -122,19 +125,17 @@ def test_a_finished_run_is_not_resumed(short: Path) -> None:
 
 
 def test_two_processes_do_not_train_in_one_folder(photos: Path, tmp_path: Path) -> None:
-    process = start_training(tmp_path / "run", photos, **{"train.epochs": 500, "train.max_images": 0})
-    try:
-        wait_for(lambda: (tmp_path / "run" / "metrics.csv").exists(), process)
-        with pytest.raises(RunError, match="another process is training in"):
-            alexnet.resume(tmp_path / "run")
-    finally:
-        process.kill()
-        process.communicate()
+    process = held_training(tmp_path, photos, 1)
+    with pytest.raises(RunError, match="another process is training in"):
+        alexnet.resume(tmp_path / "a run")
+    process.send(signal.SIGTERM)
+    process.end(143)
 
 
+@pytest.mark.long
 def test_five_kills_change_nothing(tmp_path: Path) -> None:
     photos = class_folders(tmp_path / "photos", 40, size=SIZE)
-    outcome = torture(tmp_path, command(str(photos), {**NARROW, "train.epochs": 3}, 1), 5, seed=time.time_ns())
+    outcome = torture(tmp_path, command(str(photos), {**NARROW, "train.epochs": 3}, 1), 5, seed=0)
     assert sum(outcome.kills.values()) == 5
     assert not outcome.faults
 
@@ -144,13 +145,14 @@ def test_five_kills_change_nothing(tmp_path: Path) -> None:
 
 def test_a_run_by_minutes_is_repeated_from_its_journal(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped, gone on with from the checkpoint, then once more from the journal alone: the clock decides nothing twice."""
-    settings = {**TINY, "train.minutes": 0.12, "train.batch": 8, "schedule.grow": [[0.5, 0.9]]}
+    settings = {**TINY, "train.minutes": 0.15, "train.batch": 8, "schedule.grow": [[0.5, 0.9]]}
+    tell_time_by_steps(monkeypatch, 0.25)
     with monkeypatch.context() as patch:
         stop_after(patch, "_step", 6)
         with pytest.raises(AlexNetError, match="go on with"):
-            alexnet.train(photos, out=tmp_path / "run", settings=settings)
+            alexnet.train(photos, out=tmp_path / "run", settings=settings, started=0.0)
     before = (tmp_path / "run" / "journal.txt").read_bytes()
-    run = alexnet.resume(tmp_path / "run")
+    run = alexnet.resume(tmp_path / "run", started=1.5)
     journal = (tmp_path / "run" / "journal.txt").read_bytes()
     assert journal.startswith(before)
     assert journal.endswith(b"\n1.0\n")
@@ -158,7 +160,8 @@ def test_a_run_by_minutes_is_repeated_from_its_journal(photos: Path, tmp_path: P
     again.mkdir()
     for name in ("recipe.toml", "journal.txt"):
         shutil.copy(run.path / name, again / name)
-    alexnet.resume(again)
+    tell_time_by_steps(monkeypatch, 100.0)
+    alexnet.resume(again, started=0.0)
     assert metrics(again) == metrics(run.path)
     assert weights(again) == weights(run.path)
     assert (again / "journal.txt").read_bytes() == journal
