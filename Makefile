@@ -4,13 +4,16 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test lint bench prove torture fuzz memory workers load attack pages notebooks docs docs-check clean
+.PHONY: demo by-hand test test-anywhere lint bench prove torture fuzz memory workers load attack pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 3
 
 test: .venv/installed-dev  ## all tests; those on real images need ALEXNET_TEST_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-anywhere: .venv/installed-dev  ## all tests under each setting that one machine can imitate; hours. SETTINGS="avx2 busy" chooses
+	$(BIN)/python -m proof.anywhere $(SETTINGS)
 
 lint: .venv/installed-dev  ## style and types
 	$(BIN)/ruff check .

@@ -381,7 +381,7 @@ def test_no_classes_is_wrong_usage(run: Run) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_receptive_field_follows_from_windows_and_strides(name: str) -> None:
-    """Gradients show what is really seen: where all is positive and pools take the mean, they reach every pixel of the field."""
+    """Gradients show what is seen: where all is positive and pools take the mean, they reach every pixel of the field."""
     sees, at, apart = {}, 1, 1
     for layer in summarize(name).layers:
         if layer.window:
