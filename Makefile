@@ -4,8 +4,8 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-long test-with lint bench gpu gpu-wheels prove torture fuzz memory workers load attack wheel pages \
-	notebooks docs docs-check clean
+.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove torture fuzz memory workers load attack \
+	wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 3
@@ -20,6 +20,9 @@ test-with:  ## all tests in a venv of its own: PYTHON=python3.13 AND="torch==2.1
 	$(PYTHON) -m venv build/test-with
 	build/test-with/bin/python -m pip install --quiet $(if $(WITH),-c $(WITH)) -e '.[dev]' $(AND)
 	OMP_NUM_THREADS=1 build/test-with/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-anywhere: .venv/installed-dev  ## all tests under each setting that one machine can imitate; hours. SETTINGS="avx2 busy" chooses
+	$(BIN)/python -m proof.anywhere $(SETTINGS)
 
 lint: .venv/installed-dev  ## style and types
 	$(BIN)/ruff check .

@@ -27,19 +27,22 @@ from alexnet.training import budget, clock, job, loop
 from alexnet.training.loop import Trainer
 from official import archive, no_proxy, server  # noqa: F401 - fixtures
 
-# One thread, in processes that tests start too: figures do not depend on the machine's cores, and `make test` runs several
-# files at once, whose threads would wait for each other.
-os.environ["OMP_NUM_THREADS"] = "1"
+# One thread, in processes that tests start too, as `make test` runs several files at once, whose threads would wait for each
+# other. `proof.anywhere` asks for more, and for other seeds: no outcome may depend on either.
+THREADS = int(os.environ.get("ALEXNET_TEST_THREADS", "1"))
+SEED = int(os.environ.get("ALEXNET_TEST_SEED", "0"))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
 # Neither time nor chance decides a test.
 settings.register_profile("ours", deadline=None, derandomize=True, database=None)
 settings.load_profile("ours")
 
 TIME_COLUMNS = {"seconds", "images_per_second", "utilisation", "memory_gb"}
-TINY = {"model.width": 1 / 16, "images.input": 67, "train.batch": 32}
+TINY = {"model.width": 1 / 16, "images.input": 67, "train.batch": 32, "train.seed": SEED}
 NARROW = {
     **{"model.width": 1 / 16, "model.whiten": False, "images.input": 67, "train.batch": 8, "train.precision": "float32"},
     "augment.alternate": False,
+    "train.seed": SEED,
 }
 SHORT = {**TINY, "train.epochs": 3, "train.batch": 8}
 
@@ -74,7 +77,7 @@ def drawn_at_random(name: str) -> tuple[float, float, float]:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep decoded images out of the user's cache."""
     os.environ["ALEXNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

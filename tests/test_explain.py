@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from captum.attr import LayerAttribution, LayerGradCam
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -18,90 +19,124 @@ from alexnet.cli import app
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.variants import VARIANTS
 from alexnet.use.explain import Explanation, grad_cam, integrated_gradients, map_layers, occlusion
-from conftest import TINY
+from conftest import TINY, assert_near
 
-SIDE, PATCH = 64, 16
 Method = Callable[[AlexNet, torch.Tensor, int, int], np.ndarray]
 METHODS: dict[str, Method] = {"grad_cam": grad_cam, "occlusion": occlusion, "integrated_gradients": integrated_gradients}
+SIDE = 224
+SQUARES = {0: (slice(20, 68), slice(18, 66)), 1: (slice(158, 206), slice(156, 204))}  # of red, of green: rows, columns
 
 
-def planted(kind: int, seed: int) -> tuple[Image.Image, np.ndarray]:
-    """Return noise with a striped patch somewhere, whose direction is the class, and the mask of the patch."""
-    chance = np.random.default_rng(1000 * kind + seed)
-    levels = chance.integers(90, 166, (SIDE, SIDE, 3))
-    top, left = chance.integers(0, SIDE - PATCH, 2)
-    stripes = np.indices((PATCH, PATCH))[kind] // 4 % 2 * 255
-    levels[top : top + PATCH, left : left + PATCH] = stripes[..., None]
-    mask = np.zeros((SIDE, SIDE), dtype=bool)
-    mask[top : top + PATCH, left : left + PATCH] = True
-    return Image.fromarray(levels.astype(np.uint8)), mask
+def counting(red: int = 0) -> AlexNet:
+    """Return a network whose logit `red` is the red it sees and whose other logit is the green: each layer passes both on."""
+    network = AlexNet("owt", 2, width=1 / 16).eval()
+    with torch.no_grad():
+        for layer in network.layers.values():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.weight.zero_()
+                layer.bias.zero_()
+        for i in range(2):
+            network.features.conv1.weight[i, i] = 1 / 121
+            for name in ("conv2", "conv3", "conv4", "conv5"):
+                weight = network.features.get_submodule(name).weight
+                weight[i, i, weight.shape[2] // 2, weight.shape[3] // 2] = 1
+            network.features.fc6.weight.view(256, 16, 36)[i, i] = 1
+            network.features.fc7.weight[i, i] = 1
+            network.head.weight[i ^ red, i] = 1
+    return network
 
 
-@pytest.fixture(scope="module")
-def patches(tmp_path_factory: pytest.TempPathFactory) -> alexnet.Run:
-    """A run that tells patches of stripes across from those of stripes down, whatever is around them."""
-    folder = tmp_path_factory.mktemp("patches")
-    for kind, label in enumerate(("across", "down")):
-        (folder / "images" / label).mkdir(parents=True)
-        for i in range(200):
-            planted(kind, i)[0].save(folder / "images" / label / f"{i:03}.png")
-    settings = {**TINY, "model.width": 1 / 8, "images.input": 128, "images.stored": 64, "images.enlarge": 1, "train.epochs": 12}
-    return alexnet.train(folder / "images", out=folder / "run", settings=settings)
+def squares() -> torch.Tensor:
+    """Return a grey image with a red square and a green one that is half as bright: 1 3 224 224."""
+    images = torch.zeros(1, 3, SIDE, SIDE)
+    for i, (rows, columns) in SQUARES.items():
+        images[0, i, rows, columns] = 1 - i / 2
+    return images
 
 
-@pytest.fixture(scope="module")
-def explained(patches: alexnet.Run) -> list[tuple[Explanation, np.ndarray]]:
-    """Explanations of twenty new images, with the masks of their patches at the size of the heat maps."""
-    fresh = [planted(kind, 500 + i) for i in range(10) for kind in (0, 1)]
-    found = [explanation for _, explanation in patches.explanations([np.asarray(image) for image, _ in fresh])]
-    assert all(isinstance(each, Explanation) for each in found)
-    scale = found[0].grad_cam.shape[0] // SIDE
-    return [(each, mask.repeat(scale, 0).repeat(scale, 1)) for each, (_, mask) in zip(found, fresh, strict=True)]
-
-
-def share_inside(heat: np.ndarray, mask: np.ndarray) -> float:
-    """Return how much of what speaks for the label lies in the mask."""
+def share_near(heat: np.ndarray, square: tuple[slice, slice], reach: int) -> float:
+    """Return how much of what speaks for the label lies at most `reach` pixels from a square."""
+    rows, columns = (slice(max(0, side.start - reach), side.stop + reach) for side in square)
     positive = heat.clip(0)
-    return float(positive[mask].sum() / max(positive.sum(), 1e-12))
+    return float(positive[rows, columns].sum() / positive.sum())
+
+
+# Pixels outside a square that may be hot: places of the last maps are 17 pixels apart, see 27 pixels and more, and are drawn
+# smoothly; a patch that hides a part of the square is 37 wide. The squares are further apart.
+REACH = {"grad_cam": 44, "occlusion": 36, "integrated_gradients": 0}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_decides_gets_more_of_the_heat_than_chance(
-    method: str, patches: alexnet.Run, explained: list[tuple[Explanation, np.ndarray]]
-) -> None:
-    assert patches.summary["test"]["top1"] >= 0.95, "the run must have learned it"
-    shares = [share_inside(getattr(each, method), mask) for each, mask in explained]
-    chance = (PATCH / SIDE) ** 2
-    assert np.mean(shares) > 1.5 * chance, f"{np.mean(shares):.2f} of the heat, chance is {chance:.2f}"
+def test_all_heat_is_on_what_decides(method: str) -> None:
+    for target in (0, 1):
+        heat = METHODS[method](counting(), squares(), target, 1)
+        assert share_near(heat, SQUARES[target], REACH[method]) == pytest.approx(1, abs=1e-3)
+        assert heat[SQUARES[target]].max() > 0.99 * heat.max() > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_explanations_change_with_the_weights(method: str, patches: alexnet.Run) -> None:
-    """Sanity checks for saliency maps (Adebayo and others 2018): what stays when weights are random explains nothing."""
-    images = [np.asarray(planted(i % 2, 900 + i)[0]) for i in range(6)]
-    other = alexnet.load(patches.path)
+def test_explanations_change_with_the_weights(method: str) -> None:
+    """Sanity checks for saliency maps (Adebayo and others 2018): what stays when weights are others explains nothing."""
+    for red in (0, 1):
+        heat = METHODS[method](counting(red), squares(), 0, 1)
+        assert share_near(heat, SQUARES[red], REACH[method]) == pytest.approx(1, abs=1e-3)
+
+
+def test_grad_cam_is_captums_of_the_log_odds() -> None:
     torch.manual_seed(0)
-    for layer in other.network.layers.values():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.reset_parameters()
-    likeness = []
-    for (_, before), (_, after) in zip(patches.explanations(images), other.explanations(images), strict=True):
-        one, two = (getattr(each, method).ravel() for each in (before, after))
-        likeness.append(np.corrcoef(one, two)[0, 1] if two.std() and one.std() else 0.0)
-    assert np.mean(likeness) < 0.5
+    network = AlexNet("cifar10", 3, width=1 / 16).eval()
+    x = torch.randn(1, 3, 227, 227)
+    method = LayerGradCam(lambda images: network(images).softmax(1).logit()[:, 1], network.features.relu5)
+    heat = method.attribute(x, relu_attributions=True)
+    wanted = LayerAttribution.interpolate(heat, x.shape[2:], "bilinear")[0, 0].detach().numpy()
+    assert wanted.max() > 0
+    assert_near(grad_cam(network, x, 1) / wanted.max(), wanted / wanted.max())
 
 
-def test_integrated_gradients_add_up_to_the_logit(patches: alexnet.Run) -> None:
-    network = patches.network
+def test_integrated_gradients_add_up_to_the_logit() -> None:
+    torch.manual_seed(0)
+    network = AlexNet("cifar10", 2, width=1 / 16).eval()
     x = torch.randn(1, 3, 128, 128)
     with torch.no_grad():
         rise = float((network(x) - network(torch.zeros_like(x)))[0, 1])
     found = float(integrated_gradients(network, x, 1).sum())
-    assert found == pytest.approx(rise, abs=0.1 * abs(rise) + 0.05)
+    assert found == pytest.approx(rise, rel=0.01)
 
 
-def test_occlusion_of_nothing_but_grey_changes_nothing(patches: alexnet.Run) -> None:
-    assert np.abs(occlusion(patches.network, torch.zeros(1, 3, 96, 96), 0)).max() < 1e-4
+def test_occlusion_of_nothing_but_grey_changes_nothing() -> None:
+    assert not occlusion(counting(), torch.zeros(1, 3, SIDE, SIDE), 0).any()
+
+
+def striped(kind: int, seed: int) -> tuple[Image.Image, tuple[slice, slice]]:
+    """Return noise of 64 pixels with a striped square of 16 somewhere, whose direction is the class, and its place."""
+    chance = np.random.default_rng(1000 * kind + seed)
+    levels = chance.integers(90, 166, (64, 64, 3))
+    top, left = (int(edge) for edge in chance.integers(0, 48, 2))
+    square = (slice(top, top + 16), slice(left, left + 16))
+    levels[square] = (np.indices((16, 16))[kind] // 4 % 2 * 255)[..., None]
+    return Image.fromarray(levels.astype(np.uint8)), square
+
+
+@pytest.mark.long
+def test_what_decides_gets_more_of_the_heat_than_chance_in_a_trained_network(tmp_path: Path) -> None:
+    """The figures of docs/log.md, which are far from these bounds."""
+    for kind, label in enumerate(("across", "down")):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(200):
+            striped(kind, i)[0].save(tmp_path / "images" / label / f"{i:03}.png")
+    how = {**TINY, "model.width": 1 / 8, "images.input": 227, "images.stored": 64, "images.enlarge": 1, "train.epochs": 12}
+    run = alexnet.train(tmp_path / "images", out=tmp_path / "run", settings=how)
+    assert run.summary["test"]["top1"] >= 0.95, "the run must have learned it"
+    fresh = [striped(kind, 500 + i) for i in range(10) for kind in (0, 1)]
+    found = [explanation for _, explanation in run.explanations([np.asarray(image) for image, _ in fresh])]
+    shares: dict[str, list[float]] = {method: [] for method in METHODS}
+    for explanation, (_, square) in zip(found, fresh, strict=True):
+        assert isinstance(explanation, Explanation)
+        large = tuple(slice(round(side.start * 227 / 64), round(side.stop * 227 / 64)) for side in square)
+        for method, values in shares.items():
+            values.append(share_near(getattr(explanation, method), (large[0], large[1]), 0))
+    for method, times in {"grad_cam": 1.5, "occlusion": 3, "integrated_gradients": 3}.items():
+        assert np.mean(shares[method]) > times / 16, f"{method}: {np.mean(shares[method]):.2f} of the heat, chance is 1/16"
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -123,7 +158,7 @@ def test_the_command_draws_each_image_and_goes_on_after_a_bad_one(trained: alexn
     folder = tmp_path / "photos"
     for part in ("a", "b"):
         (folder / part).mkdir(parents=True)
-        planted(0, 1)[0].save(folder / part / "$x_1$.png")
+        striped(0, 1)[0].save(folder / part / "$x_1$.png")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8 no more")
     before = {path: path.read_bytes() for path in folder.rglob("*.*")}
     out = tmp_path / "out"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -28,10 +26,21 @@ from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Optimizer
 from alexnet.training.optimizer import build_optimizer, set_rate
 
-needs_kernels = pytest.mark.skipif(
-    kernels.library() is None, reason="no kernels here: no compiler, or another system than Linux"
-)
+needs_kernels = pytest.mark.usefixtures("kernels_here")
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2**-8}  # relative to the largest value: a few roundings
+
+
+@pytest.fixture(scope="module")
+def kernels_here() -> None:
+    """Skip where there are none; asked for when a test runs, as before that the tests have no cache of their own."""
+    if kernels.library() is None:
+        pytest.skip("no kernels here: no compiler, another system than Linux, or switched off")
+
+
+@pytest.fixture(scope="module")
+def winograd_here() -> None:
+    if not fused.has_winograd():
+        pytest.skip("needs AVX-512 bfloat16 and no AMX")
 
 
 @needs_kernels
@@ -108,12 +117,12 @@ def test_relu_norm_and_pool_in_one_pass_equal_the_layers_in_float64(data: st.Dat
 
 
 def test_where_there_is_a_compiler_there_are_kernels() -> None:
-    if sys.platform != "linux" or shutil.which("g++") is None:
-        pytest.skip("no g++, or another system than Linux")
+    if sys.platform != "linux" or shutil.which("g++") is None or not kernels.enabled():
+        pytest.skip("no g++, or another system than Linux, or switched off")
     assert kernels.library() is not None
 
 
-@pytest.mark.skipif(not fused.has_winograd(), reason="needs AVX-512 bfloat16 and no AMX")
+@pytest.mark.usefixtures("winograd_here")
 @given(
     count=st.integers(1, 200),
     sides=st.tuples(st.integers(1, 14), st.integers(1, 14)),
@@ -308,13 +317,14 @@ def test_outputs_asked_for_and_hooks_see_each_layer_alone() -> None:
     torch.testing.assert_close(joined, logits, rtol=1e-5, atol=1e-5)
 
 
-def test_they_are_switched_off_by_one_setting_and_missed_by_nobody(tmp_path: Path) -> None:
-    code = "from alexnet.network import kernels; print(kernels.library())"
-    for changes in ({"ALEXNET_KERNELS": "0"}, {"PATH": str(tmp_path)}, {"ALEXNET_CACHE": str(tmp_path / "file")}):
-        (tmp_path / "file").touch()
-        environment = {**os.environ, **changes}
-        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-        assert found.stdout.strip() == "None", changes
+@pytest.mark.parametrize(("name", "value"), [("ALEXNET_KERNELS", "0"), ("PATH", "."), ("ALEXNET_CACHE", "file")])
+def test_they_are_switched_off_by_one_setting_and_missed_by_nobody(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    monkeypatch.setenv(name, value)
+    assert kernels.library.__wrapped__() is None
 
 
 @needs_kernels

@@ -33,7 +33,6 @@ def walk(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 COMMANDS = dict(walk(typer.main.get_command(app)))
-each_command = pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(("alexnet", *words)))
 
 
 def help_of(words: tuple[str, ...]) -> str:
@@ -61,24 +60,28 @@ def parsed(arguments: list[str]) -> Any:
     return COMMANDS[words].make_context(words[-1], arguments)
 
 
-@each_command
-def test_help_fits_80_columns_and_shows_no_types_and_ranges(words: tuple[str, ...]) -> None:
-    text = help_of(words)
-    assert max(map(len, text.splitlines())) <= 80
-    assert not re.search(r"<(str|path|int|float|list\[)|[<>]=|[{}]|\w\.\.\.$|None", text, re.MULTILINE), text
+def test_help_fits_80_columns_and_shows_no_types_and_ranges() -> None:
+    for text in map(help_of, COMMANDS):
+        assert max(map(len, text.splitlines())) <= 80, text
+        assert not re.search(r"<(str|path|int|float|list\[)|[<>]=|[{}]|\w\.\.\.$|None", text, re.MULTILINE), text
 
 
-@each_command
-def test_every_option_says_what_it_does(words: tuple[str, ...]) -> None:
-    for param in COMMANDS[words].params:
-        assert param.help.endswith((".", "]")), f"{param.name}: {param.help}"
-        assert param.metavar or param.is_flag or param.name in ("install_completion", "show_completion"), param.name
+def test_every_option_says_what_it_does() -> None:
+    for words, param in ((words, param) for words, command in COMMANDS.items() for param in command.params):
+        assert param.help.endswith((".", "]")), f"{words} {param.name}: {param.help}"
+        named = param.metavar or param.is_flag or param.name in ("install_completion", "show_completion")
+        assert named, f"{words} {param.name}"
 
 
-@each_command
-def test_every_command_has_examples_and_they_are_commands(words: tuple[str, ...]) -> None:
+def test_every_command_has_examples_and_they_are_commands() -> None:
+    for words in COMMANDS:
+        assert_has_examples(words)
+
+
+def assert_has_examples(words: tuple[str, ...]) -> None:
+    """The help of a command ends in examples: each can be parsed, and one is of the command itself."""
     lines = COMMANDS[words].epilog.splitlines()
-    assert lines, "no examples"
+    assert lines, f"{words}: no examples"
     assert help_of(words).endswith("".join(f"  {line}\n" for line in ("Examples:", *lines))[2:]), "one to a line, at the end"
     own = [arguments for line in lines for arguments in calls(line) if tuple(arguments[: len(words)]) == words]
     assert own, f"none of them is `alexnet {' '.join(words)}`"
@@ -193,19 +196,21 @@ def test_bash_completes_with_the_script_that_is_shown(tmp_path: Path) -> None:
 def test_completion_does_not_load_torch(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "os.environ |= {'_ALEXNET_COMPLETE': 'complete_bash', 'COMP_WORDS': sys.argv.pop(), 'COMP_CWORD': '3'}\n"
+        "os.environ |= {'_ALEXNET_COMPLETE': 'complete_bash', 'COMP_CWORD': '3'}\n"
         "from alexnet.cli import main\n"
-        "try:\n"
-        "    main()\n"
-        "except SystemExit:\n"
-        "    assert not {'torch', 'PIL', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "lines, sys.argv = sys.argv[1:], ['alexnet']\n"
+        "for os.environ['COMP_WORDS'] in lines:\n"
+        "    try:\n"
+        "        main()\n"
+        "    except SystemExit:\n"
+        "        print('end')\n"
+        "assert not {'torch', 'PIL', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
     )
-    for line, words in (
-        ("alexnet train --recipe ", recipe.names()),
-        ("alexnet train --variant ", list(VARIANTS)),
-        ("alexnet data check ", list(NAMES)),
-        ("alexnet ablate --study ", list(STUDIES)),
-    ):
-        command = [sys.executable, "-c", code, line]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
-        assert done.stdout.split() == words
+    lines: dict[str, list[str]] = {
+        "alexnet train --recipe ": recipe.names(),
+        "alexnet train --variant ": list(VARIANTS),
+        "alexnet data check ": list(NAMES),
+        "alexnet ablate --study ": list(STUDIES),
+    }
+    done = subprocess.run([sys.executable, "-c", code, *lines], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split() == [word for words in lines.values() for word in (*words, "end")]

@@ -26,8 +26,8 @@ from alexnet.network import device
 from alexnet.recipe import load
 from alexnet.training import job
 from commands import run as command
-from conftest import TINY, assert_near, make_how
-from test_preprocessing import prepared, ways
+from conftest import TINY, make_how
+from test_preprocessing import assert_prepared, prepared, ways
 
 
 def crops(images: NDArray[Any], how: Preprocessing, size: int, corners: bool) -> list[NDArray[np.float64]]:
@@ -66,7 +66,7 @@ def test_views_are_the_corners_the_centre_and_their_mirror_images(
     found = list(views(torch.from_numpy(images), how, count))
     assert len(found) == count
     for view, wanted in zip(found, crops(images, how, size, corners=count == 10), strict=True):
-        assert_near(view, wanted)
+        assert_prepared(view, wanted, images, how)
 
 
 def test_ten_views_of_256_are_five_crops_of_224_and_their_mirror_images() -> None:
@@ -87,7 +87,7 @@ def test_one_view_is_the_plain_input(way: tuple[NDArray[np.uint8], Preprocessing
     assert torch.equal(found, to_input(torch.from_numpy(images), how))
     first, second = views(torch.from_numpy(images), how, 2)
     if how.resize == "bilinear" and how.mean != "image-centre":
-        torch.testing.assert_close(second, first.flip(3), atol=1e-5 * float(first.abs().max()), rtol=1e-4)
+        assert_prepared(second, first.flip(3), images, how)
     assert torch.equal(first, found)
 
 

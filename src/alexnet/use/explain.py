@@ -135,6 +135,9 @@ def as_seen(image: NDArray[Any], how: Preprocessing) -> NDArray[np.uint8]:
 def grad_cam(network: AlexNet, x: Tensor, target: int, enlarge: int = 1) -> NDArray[np.float32]:
     """Return where the last maps speak for a label: their sum, each weighted by its mean gradient, without what speaks against.
 
+    The gradient is that of the label's log-odds: what the label's logit alone owes to a place says nothing of what the others
+    owe to it (docs/log.md).
+
     Args:
         network: in evaluation mode.
         x: 1 3 I I, as the network takes it.
@@ -147,7 +150,7 @@ def grad_cam(network: AlexNet, x: Tensor, target: int, enlarge: int = 1) -> NDAr
     last = list(map_layers(network).values())[-1]
     with torch.enable_grad():  # x takes a gradient so that the maps have one, even where all weights are frozen
         logits, kept = network.activations(x.detach().clone().requires_grad_(), [last], enlarge)
-        (gradient,) = torch.autograd.grad(logits[0, target], kept[last])
+        (gradient,) = torch.autograd.grad(_log_odds(logits, target).sum(), kept[last])
     heat = (gradient.mean((2, 3), keepdim=True) * kept[last].detach()).sum(1, keepdim=True).relu()
     return _numpy(interpolate(heat, size=x.shape[2:], mode="bilinear")[0, 0])
 

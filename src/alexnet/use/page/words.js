@@ -56,7 +56,7 @@ export function meaning(view, label, pixels) {
   return {
     photo: "Your photo, as it is.",
     pixels: `All that goes into the network: ${pixels} × ${pixels} pixels.`,
-    grad_cam: `Where the last maps speak for ${name}. Coarse, for those maps are small, but it shows the region that counted.`,
+    grad_cam: `Where the last maps speak for ${name}. Coarse: those maps are small, and each place of them sees most of the photo. What hiding a place does is surer.`,
     occlusion: `What it needs to see: a grey patch is moved over the photo. Orange where hiding the place makes ${name} less likely, blue where it makes it likelier.`,
     integrated_gradients: `Integrated gradients: what each pixel adds to ${name} as the photo fades in from grey: orange for it, blue against it. Fine, and noisy.`,
   }[view];
