@@ -105,7 +105,7 @@ def assert_known(context: Any, param: Any, line: str) -> None:
         ("train photos/ --rate 3", "No such option"),
         ("predict runs/photos", "Missing parameter"),
         ("evaluate runs/a --split tset", "'tset' is not one of"),
-        ("train --minutes soon", "should be a valid number"),
+        ("train --minutes soon", "valid (number|float)"),
         ("search runs/photos", "is a group"),
     ],
 )
