@@ -38,7 +38,7 @@ NOBODY = 65_534
 # A machine without what only some systems have, as near as Python lets one come.
 BARE_SYSTEM = """
 import os, signal, sys
-absent = {os: "fork forkpty register_at_fork getuid geteuid sched_getaffinity", signal: "setitimer SIGPROF SIGALRM"}
+absent = {os: "fork forkpty getuid geteuid sched_getaffinity", signal: "setitimer SIGPROF SIGALRM"}
 for module, names in absent.items():
     for name in names.split():
         if hasattr(module, name):
