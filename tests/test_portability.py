@@ -15,6 +15,7 @@ from alexnet.network import kernels
 from alexnet.run import RunFolder, write_json
 from alexnet.training import checkpoint
 from alexnet.training.job import _alone
+from alexnet.training.monitor import Monitor
 
 
 @pytest.fixture
@@ -92,3 +93,15 @@ def test_files_of_a_run_have_the_same_newlines_on_every_system(tmp_path: Path, m
     write_json(tmp_path / "x.json", {"a": "ü"})
     assert asked == [("utf-8", "\n")]
     assert (tmp_path / "x.json").read_bytes() == '{\n  "a": "ü"\n}\n'.encode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 there")
+def test_a_run_folder_whose_name_is_not_utf8_is_trained_without_tensorboard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / os.fsdecode(b"r\xfcn")
+    folder.mkdir()
+    with Monitor(folder, torch.device("cpu"), "tensorboard") as monitor:
+        monitor.say("goes on")
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["no curves for TensorBoard, as the run's folder has a name that is not UTF-8", "goes on"]

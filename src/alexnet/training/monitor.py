@@ -41,8 +41,11 @@ class Monitor:
             return self
         from torch.utils.tensorboard import SummaryWriter  # a second to import
 
-        with _writing(self._folder):
-            self._board = SummaryWriter(str(self._board_folder))
+        try:
+            with _writing(self._folder):
+                self._board = SummaryWriter(str(self._board_folder))
+        except UnicodeEncodeError:  # TensorBoard opens files by names in UTF-8 alone
+            self.say("no curves for TensorBoard, as the run's folder has a name that is not UTF-8")
         self.usage()
         return self
 
