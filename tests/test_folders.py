@@ -199,6 +199,19 @@ def test_folders_that_may_be_parts_of_a_dataset_are_refused(tmp_path: Path) -> N
     assert open_table(tmp_path).labels == ("fold1", "fold2")
 
 
+def test_masks_beside_images_are_passed_over_and_told(tmp_path: Path) -> None:
+    make(tmp_path / "classes", classes_in("COVID", "Normal", labels=("images", "masks")))
+    assert found(tmp_path / "classes") == (("COVID", "Normal"), {})
+    table = open_table(tmp_path / "classes")
+    assert list(table.images) == ["COVID/images/0.png", "Normal/images/0.png"]
+    assert told(table) == {"COVID/masks", "Normal/masks"}
+    make(tmp_path / "voc", ["JPEGImages/1.jpg", "SegmentationClass/1.png"])
+    with pytest.raises(DataError, match="one class alone, 'JPEGImages'"):
+        open_table(tmp_path / "voc")
+    make(tmp_path / "real", classes_in(".", labels=("masks", "no masks")))
+    assert open_table(tmp_path / "real").labels == ("masks", "no masks")
+
+
 def test_a_folder_around_the_classes_is_named(tmp_path: Path) -> None:
     make(tmp_path, [*classes_in("archive/PetImages"), "readme.txt"])
     with pytest.raises(DataError, match=r"'archive': if the folders in it are the classes, give .*PetImages$"):

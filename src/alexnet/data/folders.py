@@ -19,6 +19,8 @@ from alexnet.data.names import LABEL, no_classes, split_of
 from alexnet.data.table import Row, Skipped
 from alexnet.errors import DataError, listed
 
+PICTURES = re.compile(r"(jpeg)?(images?|imgs?)", re.IGNORECASE)
+MASKS = re.compile(r"masks?|labels?|annotations?|segmentation.*|ground.?truth|gt", re.IGNORECASE)
 PARTS = re.compile(r"(fold|part|batch|chunk|split)[\s._-]*\d+", re.IGNORECASE)
 
 # Names of images, those that are not read too: a class of them is to be told of, not passed over.
@@ -135,6 +137,10 @@ def _look(path: Path, above: tuple[str, ...]) -> Folder:
                 here.passed_over.append((inner, reason))
             else:
                 here.folders.append(found)
+    if any(PICTURES.fullmatch(inner.path.name) for inner in here.folders):
+        masks = [inner for inner in here.folders if MASKS.fullmatch(inner.path.name)]
+        here.passed_over.extend((inner.path, "masks of the images beside it, by its name") for inner in masks)
+        here.folders[:] = [inner for inner in here.folders if inner not in masks]
     return here
 
 
@@ -248,7 +254,7 @@ def _read_classes(root: Path, here: Folder, split: str, *, in_names: bool = True
         elif match := LABEL.match(file.stem):
             named.append(Row(name, match["label"], split))
         else:
-            skipped.append(Skipped(name, "no label in the file's name (cat.17.jpg)"))
+            skipped.append(Skipped(name, "no label in the file's name"))
     if reason := no_classes(row.label for row in named):
         skipped += [Skipped(row.image, reason) for row in named]
     rows = [] if reason else named
