@@ -181,8 +181,10 @@ def test_names_of_files_that_say_no_class_are_refused(tmp_path: Path, names: lis
 
 
 def test_files_that_begin_with_a_word_of_splits_are_classes_beside_others(tmp_path: Path) -> None:
-    make(tmp_path, ["train.1.jpg", "bus.1.jpg", "train.2.jpg", "bus.2.jpg"])
-    assert found(tmp_path) == (("bus", "train"), {})
+    make(tmp_path / "vehicles", ["train.1.jpg", "bus.1.jpg", "train.2.jpg", "bus.2.jpg"])
+    assert found(tmp_path / "vehicles") == (("bus", "train"), {})
+    make(tmp_path / "letters", ["E1.jpg", "E2.jpg"])
+    assert open_table(tmp_path / "letters", least=1).labels == ("E",)
 
 
 def test_a_dataset_of_splits_beside_other_folders_is_refused(tmp_path: Path) -> None:

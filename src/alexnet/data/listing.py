@@ -47,7 +47,10 @@ def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]
         word = split.lower()
         meant, beside = split_of(word)
         if split and (beside or not meant):
-            raise DataError(f"{path}, {record.where}: split is {shortened(split)!r}, but should be one of {', '.join(SPLITS)}")
+            raise DataError(
+                f"{path}, {record.where}: split is {shortened(split)!r}, but should be one of {', '.join(SPLITS)}: "
+                "correct it, or give its column another name"
+            )
         if (first := words.setdefault(meant, word)) != word:
             raise DataError(
                 f"{path}, {record.where}: split is {split!r} here and {first!r} before: write {meant!r} for one of them"

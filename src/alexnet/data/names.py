@@ -53,7 +53,8 @@ def no_classes(labels: Iterable[str]) -> str:
     `Train_1.jpg` and `Test_1.jpg`, `IMG_1.jpg` and `DSC_1.jpg` say none, nor do hashes and times.
     """
     counts = Counter(labels)
-    if counts and all({word.lower() for word in WORDS.findall(label)} <= NO_LABELS for label in counts):
+    # A single letter is a class: a sign, a grade.
+    if counts and all(len(label) > 1 and {word.lower() for word in WORDS.findall(label)} <= NO_LABELS for label in counts):
         return "its name begins with a word that says no class"
     numbered = sum(any(map(str.isdigit, label)) for label in counts)
     different = len(counts) > 2 and 2 * len(counts) > counts.total()
