@@ -27,6 +27,7 @@ from alexnet.recipe import Data
 
 JUNK = {
     **{"__MACOSX": ["train/cat/._1.png"], "logs": ["train.log"], "runs": ["a/recipe.toml", "a/model.json", "a/report.html"]},
+    **{"#recycle": ["cat/1.png"], "__pycache__": ["1.png"]},
     **{"empty": [], "notes": ["read me.txt", "2020/list.csv"], ".ipynb_checkpoints": ["1.png"], "exported": ["model.onnx"]},
     **{"explained": ["filters.png", "1-explained.png"], "found": ["search.json", "exact-0.faiss"]},
     **{"study": ["study.json", "ablation.png", "a-1/recipe.toml"], "rates": ["a-rate.png", "a/recipe.toml"]},
@@ -194,11 +195,15 @@ def test_a_dataset_of_splits_beside_other_folders_is_refused(tmp_path: Path) -> 
 
 
 def test_folders_that_may_be_parts_of_a_dataset_are_refused(tmp_path: Path) -> None:
-    make(tmp_path, classes_in("fold1", "fold2"))
-    with pytest.raises(DataError, match="has 'fold1', 'fold2', which may be parts of one dataset or classes"):
-        open_table(tmp_path)
-    make(tmp_path, ["fold1/1.png", "fold2/1.png"])
-    assert open_table(tmp_path).labels == ("fold1", "fold2")
+    for names in (("fold1", "fold2"), ("mytest", "mytrain"), ("te", "tr"), ("trein", "validatie")):
+        root = make(tmp_path / names[0], classes_in(*names))
+        with pytest.raises(DataError, match=f"has {names[0]!r}, {names[1]!r}, which may be parts of one dataset or classes"):
+            open_table(root)
+        make(root, [f"{name}/1.png" for name in names])
+        assert open_table(root).labels == names
+    make(tmp_path / "years", classes_in("cat", "dog", "valve", labels=("2019", "2020")))
+    make(tmp_path / "years", ["cat/2021/1.png"])
+    assert open_table(tmp_path / "years").labels == ("cat", "dog", "valve")
 
 
 def test_masks_beside_images_are_passed_over_and_told(tmp_path: Path) -> None:

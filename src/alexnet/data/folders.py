@@ -21,6 +21,8 @@ from alexnet.errors import DataError, listed
 
 PICTURES = re.compile(r"(jpeg)?(images?|imgs?)", re.IGNORECASE)
 MASKS = re.compile(r"masks?|labels?|annotations?|segmentation.*|ground.?truth|gt", re.IGNORECASE)
+# Names of folders that may be parts of a dataset, if there are class folders in them: `fold1`; `mytrain`, `te`.
+LIKE_SPLITS = re.compile(r"train|trein|test|val|тест|обуч|\b(tr|te)\b", re.IGNORECASE)
 PARTS = re.compile(r"(fold|part|batch|chunk|split)[\s._-]*\d+", re.IGNORECASE)
 
 # Names of images, those that are not read too: a class of them is to be told of, not passed over.
@@ -31,7 +33,10 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 SNIFFED = 20  # files of a folder, none of which has such a name, whose content is looked at
-DEBRIS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}  # of archives and systems
+# Folders of archive programs, systems and Python.
+DEBRIS = {
+    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"),
+}
 # What this program leaves: files of a run, an index, a study; pictures of `explain`, a curve of `--find-rate`.
 MARKS = ("recipe.toml", "model.json", "search.json", "study.json")
 OUR_PICTURES = re.compile(r".+-explained\.png|filters\.png|ablation\.png|.+-rate\.png")
@@ -116,7 +121,9 @@ def _refuse_parts(here: Folder) -> None:
                 f"{here.path} has {folder.path.name!r}, a dataset with splits of its own, beside {others}: "
                 f"give {folder.path}, or put it elsewhere"
             )
-    if len(names) > 1 and all(map(PARTS.fullmatch, names)) and all(folder.divided for folder in here.folders):
+    alike = len({frozenset(inner.path.name for inner in folder.folders) for folder in here.folders}) == 1
+    parts = all(map(PARTS.fullmatch, names)) or (alike and any(map(LIKE_SPLITS.search, names)))
+    if len(names) > 1 and parts and all(folder.divided for folder in here.folders):
         raise DataError(
             f"{here.path} has {listed(names)}, which may be parts of one dataset or classes: "
             "join the class folders in them, or give them other names"
