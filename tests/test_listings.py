@@ -472,8 +472,8 @@ def test_a_run_measures_images_in_parquet_as_those_in_folders(tmp_path: Path, tr
 
 
 @pytest.fixture
-def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str]]:
-    def names(content: bytes) -> list[str]:
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str | Path]]:
+    def names(content: bytes) -> list[str | Path]:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="cp1252"))
         return names_of(["first.png", "-"])[1:]
 
@@ -494,12 +494,12 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str]]:
         (b"\n\n", []),
     ],
 )
-def test_names_on_standard_input(stdin: Callable[[bytes], list[str]], content: bytes, names: list[str]) -> None:
-    assert stdin(content) == names
+def test_names_on_standard_input(stdin: Callable[[bytes], list[str | Path]], content: bytes, names: list[str]) -> None:
+    assert stdin(content) == [Path(name) for name in names]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX alone")
-def test_names_that_are_not_utf8_come_as_the_system_has_them(stdin: Callable[[bytes], list[str]]) -> None:
+def test_names_that_are_not_utf8_come_as_the_system_has_them(stdin: Callable[[bytes], list[str | Path]]) -> None:
     assert [os.fsencode(name) for name in stdin(b"\xff.png\n\xc3\xa9.png\n")] == [b"\xff.png", b"\xc3\xa9.png"]
 
 
@@ -513,7 +513,7 @@ def test_any_list_of_names_is_read_back(names: list[str], end: str, encoding: st
     content = (end.join(names) + (end if ended or len(names) == 1 else "")).encode(encoding)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="utf-8"))
-        assert names_of(["-"]) == names
+        assert names_of(["-"]) == [Path(name) for name in names]
 
 
 @pytest.mark.parametrize("column", ["split", "Subset", "set", "partition", "Usage", "phase", "data_split"])
