@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +18,7 @@ import alexnet
 from alexnet import recipe as recipes
 from alexnet.api import _default_out
 from alexnet.cli import app
-from alexnet.data.folders import SPLIT_WORDS, split_of
+from alexnet.data.names import SPLIT_WORDS, split_of
 from alexnet.data.sources import open_table
 from alexnet.data.splits import split
 from alexnet.data.table import Table
@@ -25,6 +27,7 @@ from alexnet.recipe import Data
 
 JUNK = {
     **{"__MACOSX": ["train/cat/._1.png"], "logs": ["train.log"], "runs": ["a/recipe.toml", "a/model.json", "a/report.html"]},
+    **{"#recycle": ["cat/1.png"], "__pycache__": ["1.png"]},
     **{"empty": [], "notes": ["read me.txt", "2020/list.csv"], ".ipynb_checkpoints": ["1.png"], "exported": ["model.onnx"]},
     **{"explained": ["filters.png", "1-explained.png"], "found": ["search.json", "exact-0.faiss"]},
     **{"study": ["study.json", "ablation.png", "a-1/recipe.toml"], "rates": ["a-rate.png", "a/recipe.toml"]},
@@ -82,6 +85,7 @@ def test_classes_are_the_folders_of_images_whatever_their_names_and_whatever_lie
             *[("train", "val", "test"), ("training_set", "test_set"), ("train", "dev", "test"), ("train", "validation")],
             *[("Train", "Valid"), ("trainset", "testset"), ("TrainingSet", "ValidationSet"), ("train_images", "val_images")],
             *[("training", "testing"), ("train", "eval"), ("train", "hold-out"), ("train2017", "val2017"), ("TRAIN", "TEST")],
+            *[("Trainingsdaten", "Validierung", "Testdaten"), ("entraînement", "test"), ("训练集", "验证集", "测试集")],
             *[("seg_train", "seg_test"), ("train_set", "valid_set"), ("train", "holdout"), ("images_train", "images_test")],
         ]
     ),
@@ -142,6 +146,105 @@ def test_train_beside_a_test_folder_without_labels_is_not_split_yet(tmp_path: Pa
 def test_a_split_that_was_packed_into_a_folder_of_its_own_name(tmp_path: Path) -> None:
     make(tmp_path, classes_in("seg_train/seg_train", "seg_test/seg_test"))
     assert found(tmp_path) == (("cat", "dog"), {"train": 2, "test": 2})
+
+
+def test_labels_in_names_in_a_split_that_was_packed_into_a_folder_of_its_own_name(tmp_path: Path) -> None:
+    make(tmp_path, [*(f"train/train/{label}.{i}.jpg" for label in ("cat", "dog") for i in (0, 1)), "test1/test1/1.jpg"])
+    assert found(tmp_path) == (("cat", "dog"), {})
+    assert told(open_table(tmp_path)) == {"test1/test1/1.jpg"}
+
+
+@pytest.mark.parametrize("kept", ["dog#7", "dog [7]", "dog@7", "dog~7", "dog (7)", "dog,7", "dog=7"])
+def test_labels_in_names_of_images_alone(tmp_path: Path, kept: str) -> None:
+    others = {"labels1.txt", "notes 2020.docx", "Thumbs.db", "annotations_2.json"}
+    make(tmp_path, ["cat.1.jpg", "cat_2.PNG", f"{kept}.jpg", *others])
+    table = open_table(tmp_path)
+    assert table.labels == ("cat", "dog")
+    assert told(table) == others
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["Train_1", "Train_2", "Test_1", "Test_2"], "begins with a word that says no class"),
+        (["IMG_0001", "IMG_0002", "DSC_0001", "DSC_0002"], "begins with a word that says no class"),
+        (["IMG-20200101-WA0001", "Screenshot 1", "photo (2)"], "begins with a word that says no class"),
+        (["cat_2020-01-01_12-30-01", "cat_2020-01-02_09-00-07", "dog_2020-01-02_08-15-22"], "is a number, a time or a hash"),
+        (["a1b2c3", "f00d12", "0003ab12", "9b3", "img_1_jpg.rf.a1b2c3d4e5"], "is a number, a time or a hash"),
+    ],
+)
+def test_names_of_files_that_say_no_class_are_refused(tmp_path: Path, names: list[str], reason: str) -> None:
+    make(tmp_path, [f"{name}.jpg" for name in names])
+    with pytest.raises(DataError, match=f"has no labelled images .*: its name {reason}"):
+        open_table(tmp_path)
+    make(tmp_path, [f"bus/{name}.jpg" for name in names] + ["train/1.jpg"])
+    assert open_table(tmp_path).labels == ("bus", "train")
+
+
+def test_files_that_begin_with_a_word_of_splits_are_classes_beside_others(tmp_path: Path) -> None:
+    make(tmp_path / "vehicles", ["train.1.jpg", "bus.1.jpg", "train.2.jpg", "bus.2.jpg"])
+    assert found(tmp_path / "vehicles") == (("bus", "train"), {})
+    make(tmp_path / "letters", ["E1.jpg", "E2.jpg"])
+    assert open_table(tmp_path / "letters", least=1).labels == ("E",)
+
+
+def test_a_dataset_of_splits_beside_other_folders_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, [*classes_in("data/train", "data/val"), "screenshots/1.png"])
+    with pytest.raises(DataError, match=r"has 'data', a dataset with splits of its own, beside 'screenshots': give .*data, or"):
+        open_table(tmp_path)
+
+
+def test_folders_that_may_be_parts_of_a_dataset_are_refused(tmp_path: Path) -> None:
+    for names in (("fold1", "fold2"), ("mytest", "mytrain"), ("te", "tr"), ("trein", "validatie")):
+        root = make(tmp_path / names[0], classes_in(*names))
+        with pytest.raises(DataError, match=f"has {names[0]!r}, {names[1]!r}, which may be parts of one dataset or classes"):
+            open_table(root)
+        make(root, [f"{name}/1.png" for name in names])
+        assert open_table(root).labels == names
+    make(tmp_path / "years", classes_in("cat", "dog", "valve", labels=("2019", "2020")))
+    make(tmp_path / "years", ["cat/2021/1.png"])
+    assert open_table(tmp_path / "years").labels == ("cat", "dog", "valve")
+
+
+def test_masks_beside_images_are_passed_over_and_told(tmp_path: Path) -> None:
+    make(tmp_path / "classes", classes_in("COVID", "Normal", labels=("images", "masks")))
+    assert found(tmp_path / "classes") == (("COVID", "Normal"), {})
+    table = open_table(tmp_path / "classes")
+    assert list(table.images) == ["COVID/images/0.png", "Normal/images/0.png"]
+    assert told(table) == {"COVID/masks", "Normal/masks"}
+    make(tmp_path / "voc", ["JPEGImages/1.jpg", "SegmentationClass/1.png"])
+    with pytest.raises(DataError, match="one class alone, 'JPEGImages'"):
+        open_table(tmp_path / "voc")
+    make(tmp_path / "real", classes_in(".", labels=("masks", "no masks")))
+    assert open_table(tmp_path / "real").labels == ("masks", "no masks")
+
+
+def test_a_folder_around_the_classes_is_named(tmp_path: Path) -> None:
+    make(tmp_path, [*classes_in("archive/PetImages"), "readme.txt"])
+    with pytest.raises(DataError, match=r"'archive': if the folders in it are the classes, give .*PetImages$"):
+        open_table(tmp_path)
+
+
+def test_a_table_beside_images_without_labels_is_named(tmp_path: Path) -> None:
+    make(tmp_path, ["train/1.jpg", "test/2.jpg", "train.csv"])
+    with pytest.raises(DataError, match=r"\(3 left out, such as .*jpg: no label .*\): give one file, .*train.csv$"):
+        open_table(tmp_path)
+
+
+def test_folders_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deep(*_: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr("alexnet.data.sources.read_folder", deep)
+    with pytest.raises(DataError, match="has folders inside folders without end"):
+        open_table(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of folders are bytes on Linux alone")
+def test_a_class_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, ["dog/1.png", f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png"])
+    with pytest.raises(DataError, match="has the label 'caf\ufffd', whose name is not UTF-8: name it otherwise"):
+        open_table(tmp_path)
 
 
 def test_splits_inside_class_folders(tmp_path: Path) -> None:

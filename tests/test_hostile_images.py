@@ -46,7 +46,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_program_in_postscript_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    with pytest.raises(ImageError, match="not an image"):
+    with pytest.raises(ImageError, match="a PDF or PostScript file"):
         decode(tmp_path / "photo.jpg")
 
 

@@ -23,6 +23,7 @@ from alexnet import Run
 from alexnet.cli.answers import names_of
 from alexnet.data import check, parquet
 from alexnet.data.cache import open_cache
+from alexnet.data.csv_text import MISSING, WHOLE
 from alexnet.data.labels import tidy_label
 from alexnet.data.sources import open_table
 from alexnet.data.table import Table
@@ -42,7 +43,9 @@ WORDS = st.text(
     min_size=1,
     max_size=12,
 ).filter(lambda text: text == text.strip() and text not in (".", ".."))
-LABELS = st.sampled_from(["cat", "dog"]) | WORDS.map(tidy_label).filter(bool)
+LABELS = st.sampled_from(["cat", "dog"]) | WORDS.map(tidy_label).filter(
+    lambda label: label and label not in MISSING and not WHOLE.fullmatch(label)
+)
 TABLES = st.lists(st.tuples(WORDS, LABELS), min_size=2, max_size=12, unique_by=lambda row: row[0])
 PNG = [encoded(picture(i % 2, i, (12, 12)), "PNG") for i in range(8)]
 
@@ -196,12 +199,30 @@ def test_a_csv_that_could_be_misread_is_refused(tmp_path: Path, content: str | b
         "\n\nimage,label\r\na.png,cat\rb.png,dog\n",
         "image;label;weight\na.png;cat;0,5\nb.png;dog;1,5\n",
         "image,label\n./a.png,cat\nb.png,dog\na.png,cat\n",
+        "image,label\na.png,cat\nb.png,dog\nc.png,NaN\nd.png,nan\ne.png,NA\nf.png,#N/A\ng.png,<NA>\nh.png,null\n",
         "img,fine_label,coarse_label\na.png,cat,pet\nb.png,dog,pet\n",
     ],
 )
 def test_a_csv_reads_as_spreadsheets_and_others_write_it(tmp_path: Path, text: str) -> None:
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         assert listing(opened(tmp_path / "a.csv", text.encode(encoding))) == {("a.png", "cat", ""), ("b.png", "dog", "")}
+
+
+@pytest.mark.parametrize("text", ["image,label\na.png,0\nb.png,1\nc.png,1.0\nd.png,0.0\ne.png,nan\n"])
+def test_whole_numbers_of_csv_are_the_same_labels_with_and_without_a_point(tmp_path: Path, text: str) -> None:
+    table = opened(tmp_path / "a.csv", text)
+    assert [table.labels[i] for i in table.targets] == ["0", "1", "1", "0"]
+    assert [tuple(s) for s in table.skipped] == [("e.png", "no label")]
+    others = opened(tmp_path / "b.csv", "image,label\na,007\nb,7\nc,1.5\nd,1.0.0\ne,None\nf,v1.0\n")
+    assert set(others.labels) == {"007", "7", "1.5", "1.0.0", "None", "v1.0"}
+
+
+def test_a_csv_of_too_few_classes_says_what_is_left_out(tmp_path: Path) -> None:
+    semicolons = refusal(tmp_path / "a.csv", "image,label\na.png;cat\nb.png;dog\n")
+    assert semicolons.endswith("a.csv has no labelled images (2 left out, such as a.png;cat: no label)")
+    assert refusal(tmp_path / "a.csv", "image,label\na.png,cat\nb.png,\n").endswith(
+        "a.csv has one class alone, 'cat' (1 left out, such as b.png: no label)"
+    )
 
 
 def test_line_separators_of_unicode_do_not_end_a_row(tmp_path: Path) -> None:
@@ -342,6 +363,7 @@ def structs(paths: list[str | None], images: list[bytes | None] = PNG) -> Any:
         (structs([f"{i}.png" for i in range(8)]), [f"{i}.png" for i in range(8)]),
         (structs(["0.png"] * 8), [f"row-{i:06}" for i in range(8)]),
         (structs([None] * 8), [f"row-{i:06}" for i in range(8)]),
+        (structs([f" {i} " for i in range(8)]), [f" {i} " for i in range(8)]),
         (pa.array(PNG), [f"row-{i:06}" for i in range(8)]),
         (pa.array(PNG, pa.large_binary()), [f"row-{i:06}" for i in range(8)]),
         (pa.array([{"bytes": image} for image in PNG]), [f"row-{i:06}" for i in range(8)]),
@@ -430,7 +452,7 @@ def test_a_folder_of_parquet_files_is_refused(tmp_path: Path) -> None:
     for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         parquet_file(tmp_path / name, {"image": PNG, "label": [0, 1] * 4})
-    with pytest.raises(DataError, match=r"holds Parquet files and no images: give one of them, .*parquet"):
+    with pytest.raises(DataError, match=r"has no labelled images.*: give one file, .*train-00000-of-00001.parquet"):
         open_table(tmp_path)
 
 
@@ -450,8 +472,8 @@ def test_a_run_measures_images_in_parquet_as_those_in_folders(tmp_path: Path, tr
 
 
 @pytest.fixture
-def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str]]:
-    def names(content: bytes) -> list[str]:
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str | Path]]:
+    def names(content: bytes) -> list[str | Path]:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="cp1252"))
         return names_of(["first.png", "-"])[1:]
 
@@ -472,12 +494,12 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str]]:
         (b"\n\n", []),
     ],
 )
-def test_names_on_standard_input(stdin: Callable[[bytes], list[str]], content: bytes, names: list[str]) -> None:
-    assert stdin(content) == names
+def test_names_on_standard_input(stdin: Callable[[bytes], list[str | Path]], content: bytes, names: list[str]) -> None:
+    assert stdin(content) == [Path(name) for name in names]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX alone")
-def test_names_that_are_not_utf8_come_as_the_system_has_them(stdin: Callable[[bytes], list[str]]) -> None:
+def test_names_that_are_not_utf8_come_as_the_system_has_them(stdin: Callable[[bytes], list[str | Path]]) -> None:
     assert [os.fsencode(name) for name in stdin(b"\xff.png\n\xc3\xa9.png\n")] == [b"\xff.png", b"\xc3\xa9.png"]
 
 
@@ -491,7 +513,14 @@ def test_any_list_of_names_is_read_back(names: list[str], end: str, encoding: st
     content = (end.join(names) + (end if ended or len(names) == 1 else "")).encode(encoding)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="utf-8"))
-        assert names_of(["-"]) == names
+        assert names_of(["-"]) == [Path(name) for name in names]
+
+
+@pytest.mark.parametrize("column", ["split", "Subset", "set", "partition", "Usage", "phase", "data_split"])
+def test_splits_of_a_table_in_columns_of_other_names(tmp_path: Path, column: str) -> None:
+    table = opened(tmp_path / "a.csv", f"image,label,{column}\na,1,'train'\nb,2,Test set\nc,2, train \n")
+    assert table.splits.tolist() == ["train", "test", "train"]
+    assert "line 2: split is 'PublicTest'" in refusal(tmp_path / "a.csv", f"image,label,{column}\na,1,PublicTest\n")
 
 
 def test_splits_of_a_table_go_by_the_words_of_split_folders(tmp_path: Path) -> None:

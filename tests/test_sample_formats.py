@@ -147,6 +147,37 @@ def test_what_has_no_known_white_is_refused_by_name_with_the_way_out(name: str) 
     assert caught.value.kind == "format"
 
 
+JPEG = encoded(Image.fromarray(COLOUR), "JPEG")
+UNREAD = {
+    "a HEIC photo": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    "an AVIF image": b"\0\0\0\x1cftypavif\0\0\0\0",
+    "a video": b"\0\0\0\x20ftypisom",
+    "a camera's RAW": b"II*\0\x10\0\0\0CR\2\0",
+    "a DICOM file": bytes(128) + b"DICM",
+    "a NIfTI file": struct.pack("<i", 348) + bytes(340) + b"n+1\0",
+    "a file of arrays": b"\x93NUMPY\1\0",
+    "a Photoshop file": b"8BPS\0\1",
+    "a JPEG XL image": b"\xff\x0a" + bytes(9),
+    "a PDF or PostScript file": b"%PDF-1.4",
+    "an SVG drawing": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "a web page": b"<!DOCTYPE html><html>404</html>",
+    "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\n",
+    "an archive": b"PK\x03\x04",
+    "a JPEG of 12-bit samples": JPEG.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"),
+    "not an image": b"\0\5\x16\7\0\2\0\0Mac OS X",
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_what_is_no_image_is_refused_by_name_whatever_its_name(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(UNREAD[kind])
+    for source in (file, UNREAD[kind]):
+        with pytest.raises(ImageError, match=f"^{kind}") as caught:
+            decode(source)
+        assert caught.value.kind == "not an image"
+
+
 def test_jpeg_2000_in_colour_of_more_than_8_bits_is_refused_as_pillow_makes_its_white_black() -> None:
     content = bytearray(encoded(Image.fromarray(COLOUR), "JPEG2000", irreversible=False))
     at = content.index(b"\xff\x4f\xff\x51") + 4 + 38

@@ -12,7 +12,7 @@ from alexnet.errors import DataError, listed
 COLUMNS = {
     "image": ("image", "images", "img", "image_path", "image_file", "image_name", "filename", "file", "filepath", "path"),
     "label": ("label", "labels", "class", "classes", "class_name", "category", "target", "fine_label"),
-    "split": ("split",),
+    "split": ("split", "subset", "set", "partition", "usage", "phase", "data_split", "split_name"),
 }
 
 

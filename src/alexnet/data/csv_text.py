@@ -17,10 +17,13 @@ DELIMITERS = ",;\t|"
 SEPARATOR = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|$)', re.IGNORECASE)  # a line that Excel writes before the header
 HEADER = re.compile(r'\s*((?:"[^"]*"|[^"\r\n])*)')
 LINE_END = re.compile(r"\r\n|\r|\n")
+# What pandas, R, databases and spreadsheets write where a value is missing; `None` may be a class, and stays one.
+MISSING = {"nan", "NaN", "NAN", "-nan", "NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NULL", "null"}
+WHOLE = re.compile(r"(-?\d+)\.0+")  # pandas makes `1.0` of 1 where another label is missing
 
 
 def read_csv(path: Path) -> Iterator[Record]:
-    """Yield the rows of a CSV file, blank ones left out.
+    """Yield the rows of a CSV file, blank ones left out; labels as of Parquet: `1.0` is `1`, and `NaN` none.
 
     The text is UTF-8, or UTF-16 with a byte-order mark. The delimiter is a comma, semicolon, tab or `|`: the one that the
     header has most of outside quotes, or that a first line `sep=;` names.
@@ -44,7 +47,12 @@ def read_csv(path: Path) -> Iterator[Record]:
         if any(LINE_END.search(cell) for cell in cells) and _spans_rows(path.parent, cells, places, delimiter):
             raise _refused(path, line, "a quoted field goes on in the next line: a quote is missing, or one too many")
         found = {column: cells[place] for column, place in places.items()}
-        yield Record(f"line {line}", found["image"], found["label"], found.get("split"))
+        yield Record(f"line {line}", found["image"], _label(found["label"]), found.get("split"))
+
+
+def _label(cell: str) -> str | None:
+    whole = WHOLE.fullmatch(cell.strip())
+    return None if cell.strip() in MISSING else whole[1] if whole else cell
 
 
 def _text(path: Path) -> str:

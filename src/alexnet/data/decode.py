@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from alexnet.data import metadata, samples
+from alexnet.data.kinds import HEAD, kind_of
 from alexnet.errors import ImageError
 
 # What cameras, phones, browsers and microscopes write. Not all that Pillow opens: EPS, for one, would be run by Ghostscript.
@@ -61,12 +62,21 @@ def noted(source: Source, reduced_to: int = 1 << 30) -> tuple[Image.Image, Image
         return _finished(source) if isinstance(source, Image.Image) else _decoded(source, reduced_to), None
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
         reason = explained(error)
+        if not isinstance(source, Image.Image) and isinstance(error, UnidentifiedImageError):
+            reason = ImageError(kind_of(_head(source)) or str(reason), reason.kind)
         if isinstance(source, Image.Image) or (plain := plain_bytes(source, reason)) is None:
             raise reason from error
         with suppress(Exception):
             return _decoded(plain, reduced_to), reason
         unread = samples.unread_tiff(plain) if isinstance(error, UnidentifiedImageError) else None
         raise unread or reason from error
+
+
+def _head(source: File) -> bytes:
+    if isinstance(source, bytes):
+        return source[:HEAD]
+    with source.open("rb") as file:
+        return file.read(HEAD)
 
 
 def _decoded(source: File, reduced_to: int) -> Image.Image:

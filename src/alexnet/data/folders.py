@@ -15,22 +15,15 @@ from pathlib import Path
 
 from alexnet.data.decode import opened
 from alexnet.data.files import visible
+from alexnet.data.names import LABEL, no_classes, split_of
 from alexnet.data.table import Row, Skipped
 from alexnet.errors import DataError, listed
 
-# What people call the splits; the words of Hugging Face's `datasets`, and a few more.
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development"), "val"),
-    **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "holdout"), "test"),
-}
-# Words that say nothing beside these: `training_set`, `val_images`, `TestData`, `train2017`.
-NEUTRAL = ("set", "data", "dataset", "images", "image", "imgs", "img", "photos", "pictures", "pics", "split", "folder", "dir")
-GLUED = re.compile(rf"({'|'.join(SPLIT_WORDS)})({'|'.join(NEUTRAL)})s?")
-WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+")
-
-# `cat.17.jpg`, `cat_0017.png`, `cat-17.jpg`, `cat 17.jpg`, `cat (17).jpg`: a label, then a number.
-LABEL_IN_NAME = re.compile(r"(?P<label>.*?[^\W\d_].*?)[\s._-]*\(?\d+\)?$")
+PICTURES = re.compile(r"(jpeg)?(images?|imgs?)", re.IGNORECASE)
+MASKS = re.compile(r"masks?|labels?|annotations?|segmentation.*|ground.?truth|gt", re.IGNORECASE)
+# Names of folders that may be parts of a dataset, if there are class folders in them: `fold1`; `mytrain`, `te`.
+LIKE_SPLITS = re.compile(r"train|trein|test|val|тест|обуч|\b(tr|te)\b", re.IGNORECASE)
+PARTS = re.compile(r"(fold|part|batch|chunk|split)[\s._-]*\d+", re.IGNORECASE)
 
 # Names of images, those that are not read too: a class of them is to be told of, not passed over.
 IMAGE_SUFFIXES = frozenset(
@@ -40,7 +33,10 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 SNIFFED = 20  # files of a folder, none of which has such a name, whose content is looked at
-DEBRIS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}  # of archives and systems
+# Folders of archive programs, systems and Python.
+DEBRIS = {
+    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"),
+}
 # What this program leaves: files of a run, an index, a study; pictures of `explain`, a curve of `--find-rate`.
 MARKS = ("recipe.toml", "model.json", "search.json", "study.json")
 OUR_PICTURES = re.compile(r".+-explained\.png|filters\.png|ablation\.png|.+-rate\.png")
@@ -60,6 +56,15 @@ class Folder:
     def images(self) -> bool:
         """Whether there are images among its own files."""
         return any(file.suffix.lower() in IMAGE_SUFFIXES for file in self.files) or any(map(_opens, self.files[:SNIFFED]))
+
+    @cached_property
+    def splits(self) -> dict[Path, str]:
+        """The folders in it that are splits, each with the split; none where all are classes.
+
+        Raises:
+            DataError: it cannot be known.
+        """
+        return _splits(self)
 
     @property
     def divided(self) -> bool:
@@ -94,25 +99,35 @@ def read_folder(root: Path) -> tuple[list[Row], list[Skipped]]:
         OSError: a folder cannot be read.
     """
     here = _look(root, ())
-    splits = _splits(here)
-    if not splits and here.divided and len(here.folders) == 1 and (inside := _splits(here.folders[0])):
-        rows, skipped = _read_splits(root, here.folders[0], inside)  # photos/data/train/cat
+    if here.splits:
+        return _read_splits(root, here)
+    if not here.divided:
+        return _read_classes(root, here, "")
+    if len(here.folders) == 1 and here.folders[0].splits:
+        rows, skipped = _read_splits(root, here.folders[0])  # photos/data/train/cat
         strays = [Skipped(file.name, "not in a split's folder") for file in here.files]
         return rows, [*strays, *Folder(root, [], [], here.passed_over).skipped(root), *skipped]
-    return _read_splits(root, here, splits) if splits else _read_classes(root, here, "")
+    _refuse_parts(here)
+    return _read_classes(root, here, "")
 
 
-def split_of(name: str) -> tuple[str, str]:
-    """Return the split that a folder's name says, or nothing, and the words beside: `seg_train` is (`train`, `seg`)."""
-    words = []
-    for word in (word.lower() for word in WORDS.findall(name)):
-        glued = GLUED.fullmatch(word)
-        words += [glued[1]] if glued else [word]
-    if "hold" in words and "out" in words:
-        words = ["holdout", *(word for word in words if word not in ("hold", "out"))]
-    said = [word for word in words if word in SPLIT_WORDS]
-    beside = " ".join(word for word in words if word not in SPLIT_WORDS and word not in NEUTRAL)
-    return (SPLIT_WORDS[said[0]], beside) if len(said) == 1 else ("", beside)
+def _refuse_parts(here: Folder) -> None:
+    """Refuse folders that look like whole datasets or like parts of one, and so may be no classes."""
+    names = [folder.path.name for folder in here.folders]
+    for folder in here.folders:
+        if any(inner.divided and inner.path in folder.splits for inner in folder.folders):
+            others = listed(name for name in names if name != folder.path.name)
+            raise DataError(
+                f"{here.path} has {folder.path.name!r}, a dataset with splits of its own, beside {others}: "
+                f"give {folder.path}, or put it elsewhere"
+            )
+    alike = len({frozenset(inner.path.name for inner in folder.folders) for folder in here.folders}) == 1
+    parts = all(map(PARTS.fullmatch, names)) or (alike and any(map(LIKE_SPLITS.search, names)))
+    if len(names) > 1 and parts and all(folder.divided for folder in here.folders):
+        raise DataError(
+            f"{here.path} has {listed(names)}, which may be parts of one dataset or classes: "
+            "join the class folders in them, or give them other names"
+        )
 
 
 def _look(path: Path, above: tuple[str, ...]) -> Folder:
@@ -129,6 +144,10 @@ def _look(path: Path, above: tuple[str, ...]) -> Folder:
                 here.passed_over.append((inner, reason))
             else:
                 here.folders.append(found)
+    if any(PICTURES.fullmatch(inner.path.name) for inner in here.folders):
+        masks = [inner for inner in here.folders if MASKS.fullmatch(inner.path.name)]
+        here.passed_over.extend((inner.path, "masks of the images beside it, by its name") for inner in masks)
+        here.folders[:] = [inner for inner in here.folders if inner not in masks]
     return here
 
 
@@ -143,6 +162,10 @@ def _no_images(folder: Folder) -> str:
     if any(reason == MADE for _, reason in folder.passed_over):  # `runs`
         return MADE
     return "no images in it" if folder.files or folder.passed_over else "class folder without files"
+
+
+def _picture(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES or _opens(file)
 
 
 def _opens(file: Path) -> bool:
@@ -192,10 +215,11 @@ def _hold_classes(named: list[Folder], others: list[Folder]) -> bool:
 
 
 def _labels_in_names(folder: Folder) -> set[str]:
-    return {match["label"] for file in folder.files if (match := LABEL_IN_NAME.match(file.stem))}
+    return {match["label"] for file in folder.files if (match := LABEL.match(file.stem))}
 
 
-def _read_splits(root: Path, here: Folder, splits: dict[Path, str]) -> tuple[list[Row], list[Skipped]]:
+def _read_splits(root: Path, here: Folder) -> tuple[list[Row], list[Skipped]]:
+    splits = here.splits
     skipped = [Skipped(file.relative_to(root).as_posix(), "not in a split's folder") for file in here.files]
     skipped += Folder(here.path, [], [], here.passed_over).skipped(root)
     inside = {folder.path: _unwrapped(folder) for folder in here.folders if folder.path in splits}
@@ -216,26 +240,31 @@ def _read_splits(root: Path, here: Folder, splits: dict[Path, str]) -> tuple[lis
 
 
 def _unwrapped(folder: Folder) -> Folder:
-    """Return the folder that holds the classes: of `train/train/cat` the inner one."""
+    """Return the folder that holds the classes: of `train/train/cat` and `train/train/cat.17.jpg` the inner one."""
     if folder.divided and len(folder.folders) == 1:
         only = folder.folders[0]
-        if only.divided and split_of(only.path.name)[0] == split_of(folder.path.name)[0]:
+        if split_of(only.path.name)[0] == split_of(folder.path.name)[0]:
             return _unwrapped(only)
     return folder
 
 
 def _read_classes(root: Path, here: Folder, split: str, *, in_names: bool = True) -> tuple[list[Row], list[Skipped]]:
     """Read class folders where there are folders, else, if `in_names`, labels from file names."""
-    rows: list[Row] = []
+    named: list[Row] = []
     skipped = here.skipped(root)
     for file in here.files:
         name = file.relative_to(root).as_posix()
         if here.folders or not in_names:
             skipped.append(Skipped(name, "not in a class folder"))
-        elif match := LABEL_IN_NAME.match(file.stem):
-            rows.append(Row(name, match["label"], split))
+        elif not _picture(file):
+            skipped.append(Skipped(name, "not an image"))
+        elif match := LABEL.match(file.stem):
+            named.append(Row(name, match["label"], split))
         else:
-            skipped.append(Skipped(name, "no label in the file's name (cat.17.jpg)"))
+            skipped.append(Skipped(name, "no label in the file's name"))
+    if reason := no_classes(row.label for row in named):
+        skipped += [Skipped(row.image, reason) for row in named]
+    rows = [] if reason else named
     splits = {} if split else _splits_inside(here)
     for folder in here.folders:
         for file in folder.everything():

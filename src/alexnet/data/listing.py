@@ -10,7 +10,8 @@ from urllib.parse import unquote_to_bytes
 
 from alexnet.data.columns import Record
 from alexnet.data.csv_text import read_csv
-from alexnet.data.folders import SPLIT_WORDS
+from alexnet.data.labels import tidy_label
+from alexnet.data.names import split_of
 from alexnet.data.parquet import Contents, read_parquet
 from alexnet.data.table import SPLITS, Row, Skipped
 from alexnet.errors import DataError, shortened
@@ -38,15 +39,18 @@ def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]
     skipped: list[Skipped] = []
     words: dict[str, str] = {}  # for each split the word that the file has for it
     for record in records:
-        image, label, split = ((value or "").strip() for value in (record.image, record.label, record.split))
+        image, label, split = record.image or "", (record.label or "").strip(), tidy_label(record.split or "")
         try:
-            image = image if contents or not image else _file_name(image, path.parent)
+            image = image if contents else _file_name(image.strip(), path.parent)
         except DataError as error:
             raise DataError(f"{path}, {record.where}: image is {shortened(image)!r}, {error}") from None
         word = split.lower()
-        if split and word not in SPLIT_WORDS:
-            raise DataError(f"{path}, {record.where}: split is {shortened(split)!r}, but should be one of {', '.join(SPLITS)}")
-        meant = SPLIT_WORDS.get(word, "")
+        meant, beside = split_of(word)
+        if split and (beside or not meant):
+            raise DataError(
+                f"{path}, {record.where}: split is {shortened(split)!r}, but should be one of {', '.join(SPLITS)}: "
+                "correct it, or give its column another name"
+            )
         if (first := words.setdefault(meant, word)) != word:
             raise DataError(
                 f"{path}, {record.where}: split is {split!r} here and {first!r} before: write {meant!r} for one of them"
@@ -71,6 +75,8 @@ def _file_name(text: str, root: Path) -> str:
     Raises:
         DataError: what is no file on this machine; the message says why.
     """
+    if not text:
+        return ""
     if DOWNLOAD.match(text):
         raise DataError("which is not a file here: download the images, and list their files")
     if url := FILE_URL.fullmatch(text):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from alexnet.data import builtin
-from alexnet.data.folders import read_folder
+from alexnet.data.files import visible, visible_files
+from alexnet.data.folders import IMAGE_SUFFIXES, read_folder
 from alexnet.data.labels import tidy_label
 from alexnet.data.listing import SUFFIXES, read_listing
 from alexnet.data.table import Row, Skipped, Table
@@ -35,12 +38,12 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) 
     try:
         if path.is_dir():
             rows, skipped = read_folder(path)
-            if rows and all(row.image.lower().endswith(".parquet") for row in rows):
-                raise DataError(f"{path} holds Parquet files and no images: give one of them, {path / rows[0].image}")
-            return _table(path.name, path, rows, skipped, f"{path} has", least)
+            return _table(path.name, path, rows, skipped, path, least)
         if path.suffix.lower() in SUFFIXES and path.is_file():
             rows, skipped, contents = read_listing(path)
-            return replace(_table(path.stem, path.parent, rows, skipped, f"{path} has", least), contents=contents)
+            return replace(_table(path.stem, path.parent, rows, skipped, path, least), contents=contents)
+    except RecursionError as error:
+        raise DataError(f"{path} has folders inside folders without end: give one of the inner ones") from error
     except OSError as error:
         raise DataError(f"cannot read {error.filename or path}: {reason_of(error)}") from error
     if path.exists():
@@ -49,19 +52,18 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) 
     raise DataError(f"no dataset {shortened(data)!r}: no such folder or file, and {known}; name the folder of your images")
 
 
-def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], subject: str, least: int) -> Table:
+def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], given: Path, least: int) -> Table:
     spelled = [tidy_label(row.label) for row in rows]
     blank = [Skipped(row.image, "no label") for row, label in zip(rows, spelled, strict=True) if not label]
     rows = [row._replace(label=label) for row, label in zip(rows, spelled, strict=True) if label]
     labels = tuple(sorted({row.label for row in rows}))
     if len(labels) < least:
-        found = f"one class alone, {shortened(labels[0])!r}" if labels else "no labelled images"
-        raise DataError(
-            f"{subject} {found}: put the images of each class into a folder of its own, begin each file's name with its label "
-            "and a number (cat.17.jpg), or give a CSV file with the columns image and label"
-        )
+        raise DataError(f"{given} has {_too_few(given, labels, [*skipped, *blank])}")
+    if foreign := [label for label in labels if re.search("[\ud800-\udfff]", label)]:  # as of an archive made on Windows
+        name = os.fsencode(foreign[0]).decode("utf-8", "replace")
+        raise DataError(f"{given} has the label {shortened(name)!r}, whose name is not UTF-8: name it otherwise")
     if odd := [label for label in labels if printable(label) != label]:
-        raise DataError(f"{subject} the label {shortened(odd[0])!r}, which holds control characters: name it otherwise")
+        raise DataError(f"{given} has the label {shortened(odd[0])!r}, which holds control characters: name it otherwise")
     position = {label: i for i, label in enumerate(labels)}
     return Table(
         name=name,
@@ -72,3 +74,27 @@ def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], subje
         root=root,
         skipped=(*skipped, *blank),
     )
+
+
+def _too_few(given: Path, labels: tuple[str, ...], skipped: list[Skipped]) -> str:
+    """Return what is wrong where there are too few classes, and the way out."""
+    found = f"one class alone, {shortened(labels[0])!r}" if labels else "no labelled images"
+    if skipped and (not labels or not given.is_dir()):
+        first = next((one for one in skipped if Path(one.image).suffix.lower() in IMAGE_SUFFIXES), skipped[0])
+        found += f" ({len(skipped):,} left out, such as {shortened(printable(first.image))}: {first.reason})"
+    if not given.is_dir():
+        return found
+    if labels and (inside := _folders_inside(given / labels[0])):
+        return f"{found}: if the folders in it are the classes, give {inside}"
+    if not labels and (listings := [file for file in visible_files(given) if file.suffix.lower() in SUFFIXES]):
+        return f"{found}: give one file, if it holds or lists images with labels, such as {listings[0]}"
+    return (
+        f"{found}: put the images of each class into a folder of its own, begin each file's name with its label and a number "
+        "(cat.17.jpg), or give a CSV file with the columns image and label"
+    )
+
+
+def _folders_inside(folder: Path) -> Path | None:
+    """Return the folder that holds several: of `archive/data/cat` and `archive/data/dog` it is `archive/data`."""
+    folders = visible(folder)[0] if folder.is_dir() else []
+    return _folders_inside(folders[0]) if len(folders) == 1 else folder if folders else None

@@ -1,0 +1,32 @@
+"""What a file is that no reader of ours takes for an image, by its first bytes: so that it is refused by name."""
+
+from __future__ import annotations
+
+import re
+
+HEAD = 512  # bytes that are looked at
+JPEG_SIZES = re.compile(rb"\xff[\xc0-\xc3]..(.)", re.DOTALL)  # the header of a frame, which begins with the bits of a sample
+
+KINDS = (
+    (re.compile(rb".{4}ftypavi[fs]", re.DOTALL), "an AVIF image that is damaged, or needs a newer Pillow: save it as JPEG"),
+    (re.compile(rb".{4}ftyp(?:hei[cmsx]|hev[cmx]|mif1|msf1)", re.DOTALL), "a HEIC photo: save it as JPEG"),
+    (re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", re.DOTALL), "a video: save pictures of it"),
+    (re.compile(rb"II\*\0.{4}CR|FUJIFILMCCD-RAW|IIRO|IIU\0", re.DOTALL), "a camera's RAW: save it as JPEG"),
+    (re.compile(rb".{128}DICM", re.DOTALL), "a DICOM file: save it as PNG, all on one scale"),
+    (re.compile(rb".{344}(?:n\+1|ni1)\0", re.DOTALL), "a NIfTI file: save its slices as PNG, all on one scale"),
+    (re.compile(rb"\x93NUMPY|\x89HDF"), "a file of arrays: save them as PNG, all on one scale"),
+    (re.compile(rb"8BPS"), "a Photoshop file: save it as PNG"),
+    (re.compile(rb"\xff\x0a|\0{3}\x0cJXL "), "a JPEG XL image: save it as PNG"),
+    (re.compile(rb"%PDF|%!PS"), "a PDF or PostScript file: save it as PNG"),
+    (re.compile(rb"(?:<\?xml.*)?\s*(?:<!--.*)?<svg", re.DOTALL), "an SVG drawing: save it as PNG"),
+    (re.compile(rb"\s*<(?:!doctype )?html", re.IGNORECASE), "a web page: download the image itself"),
+    (re.compile(rb"version https://git-lfs"), "a pointer of Git LFS: run git lfs pull"),
+    (re.compile(rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!"), "an archive: unpack it"),
+)
+
+
+def kind_of(head: bytes) -> str:
+    """Return what a file with these first bytes is, and what to do about it; nothing for one that is not known."""
+    if head.startswith(b"\xff\xd8") and (sizes := JPEG_SIZES.search(head)) and sizes[1] in b"\x0c\x10":
+        return f"a JPEG of {sizes[1][0]}-bit samples: save it as PNG or TIFF"
+    return next((said for start, said in KINDS if start.match(head)), "")
