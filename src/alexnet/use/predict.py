@@ -19,7 +19,7 @@ from torch import Tensor
 from alexnet.data.files import visible, visible_files, visible_folders
 from alexnet.data.images import PixelArray, Preprocessing, fitted
 from alexnet.data.workers import Given, Source, decoded
-from alexnet.errors import DataError, ImageError, reason_of
+from alexnet.errors import DataError, ImageError, reason_of, shortened
 from alexnet.measure.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_precision
@@ -46,7 +46,7 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
         try:
             found += _files(name)
         except OSError as error:
-            raise DataError(f"cannot read {error.filename or name}: {reason_of(error)}") from error
+            raise DataError(f"cannot read {shortened(error.filename or name)}: {reason_of(error)}") from error
     return found
 
 
@@ -56,10 +56,10 @@ def _files(name: str | Path) -> list[Path]:
     pattern = isinstance(name, str) and not os.path.lexists(path) and glob.has_magic(name)
     places = list(dict.fromkeys(_matches(Path(path.anchor), path.relative_to(path.anchor).parts))) if pattern else [path]
     if not places:
-        raise DataError(f"no image {str(name)!r}: no file matches it")
-    files = [file for place in places for file in (visible_files(place) if place.is_dir() else [place])]
+        raise DataError(f"no image {shortened(name)!r}: no file matches it")
+    files = [file for place in places for file in (visible_files(place) if os.path.isdir(place) else [place])]
     if not files:
-        raise DataError(f"no image in {str(name)!r}: it holds no files (names that begin with a dot are passed over)")
+        raise DataError(f"no image in {shortened(name)!r}: it holds no files (names that begin with a dot are passed over)")
     return files
 
 
