@@ -450,8 +450,8 @@ def test_a_run_measures_images_in_parquet_as_those_in_folders(tmp_path: Path, tr
 
 
 @pytest.fixture
-def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str]]:
-    def names(content: bytes) -> list[str]:
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str | Path]]:
+    def names(content: bytes) -> list[str | Path]:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="cp1252"))
         return names_of(["first.png", "-"])[1:]
 
@@ -472,12 +472,27 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str]]:
         (b"\n\n", []),
     ],
 )
-def test_names_on_standard_input(stdin: Callable[[bytes], list[str]], content: bytes, names: list[str]) -> None:
-    assert stdin(content) == names
+def test_names_on_standard_input(stdin: Callable[[bytes], list[str | Path]], content: bytes, names: list[str]) -> None:
+    assert stdin(content) == list(map(Path, names))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "standard input holds no names"),
+        (b" \n\0", "standard input holds no names"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "standard input holds an image, but - stands for a list of names"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "standard input holds an image, but - stands for a list of names"),
+    ],
+)
+def test_standard_input_without_names_is_refused(content: bytes, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="utf-8"))
+    with pytest.raises(DataError, match=told):
+        names_of(["-"])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX alone")
-def test_names_that_are_not_utf8_come_as_the_system_has_them(stdin: Callable[[bytes], list[str]]) -> None:
+def test_names_that_are_not_utf8_come_as_the_system_has_them(stdin: Callable[[bytes], list[str | Path]]) -> None:
     assert [os.fsencode(name) for name in stdin(b"\xff.png\n\xc3\xa9.png\n")] == [b"\xff.png", b"\xc3\xa9.png"]
 
 
@@ -491,7 +506,7 @@ def test_any_list_of_names_is_read_back(names: list[str], end: str, encoding: st
     content = (end.join(names) + (end if ended or len(names) == 1 else "")).encode(encoding)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="utf-8"))
-        assert names_of(["-"]) == names
+        assert names_of(["-"]) == list(map(Path, names))
 
 
 def test_splits_of_a_table_go_by_the_words_of_split_folders(tmp_path: Path) -> None:
