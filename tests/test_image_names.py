@@ -77,6 +77,7 @@ def test_runs_in_a_folder_are_passed_over_and_told(here: Path, capsys: pytest.Ca
     for asked in ("album", "album/**/*.png"):
         assert [file for file in find_images([asked]) if file.suffix == ".png"] == photos
         assert f"passed over {listed([Path('album/index'), Path('album/runs/a')])}: made by alexnet" in capsys.readouterr().err
+    assert find_images(["album/runs", "a.png"]) == [Path("a.png")]
     assert find_images([Path("album/runs/a/explain")]) == [Path("album/runs/a/explain/1-explained.png")]
 
 

@@ -12,6 +12,11 @@ from alexnet.progress import say
 OURS = (("recipe.toml", "environment.json"), ("search.json",), ("study.json",))
 
 
+def is_made(folder: Path) -> bool:
+    """Whether this program has made a folder."""
+    return any(all((folder / name).is_file() for name in names) for names in OURS)
+
+
 def visible(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the folders and the files in `folder`, each sorted by name, without those whose name begins with a dot."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
@@ -34,7 +39,7 @@ def visible_folders(folder: Path) -> list[Path]:
         seen.add(real)
         found.append(here)
         for inner in visible(here)[0]:
-            if any(all((inner / name).is_file() for name in names) for names in OURS):
+            if is_made(inner):
                 ours.append(inner)
             else:
                 walk(inner)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
-from alexnet.data.files import visible, visible_files, visible_folders
+from alexnet.data.files import is_made, visible, visible_files, visible_folders
 from alexnet.data.images import PixelArray, Preprocessing, fitted
 from alexnet.data.workers import Given, Source, decoded
 from alexnet.errors import DataError, ImageError, reason_of, shortened
@@ -31,7 +31,7 @@ LEAD = 0.3  # in probability: where the first label leads the second by less, bf
 
 
 def find_images(names: Iterable[str | Path]) -> list[Path]:
-    """Return the files that `names` mean: files, folders (searched recursively, hidden ones passed over), patterns.
+    """Return the files that `names` mean: files, folders (searched recursively, hidden ones and runs passed over), patterns.
 
     A text may be a pattern, of which each part that is there by that very name stands for itself: in `photos [1]/*.png` the
     folder's brackets, where there is such a folder. A `Path` is never a pattern.
@@ -58,7 +58,7 @@ def _files(name: str | Path) -> list[Path]:
     if not places:
         raise DataError(f"no image {shortened(name)!r}: no file matches it")
     files = [file for place in places for file in (visible_files(place) if os.path.isdir(place) else [place])]
-    if not files:
+    if not files and not any(is_made(inner) for place in places for inner in visible(place)[0]):  # as in `runs`, which is told
         raise DataError(f"no image in {shortened(name)!r}: it holds no files (names that begin with a dot are passed over)")
     return files
 
