@@ -18,6 +18,7 @@ ROOMS = {
         ("temporary", "being written"),
         ("colours", "by name"),
         ("outputs", "nothing replaced"),
+        ("paths", "as typed"),
         ("fonts", "every script"),
     ],
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,8 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL.PngImagePlugin import PngInfo
+from proof.pictures import picture
 from typer.testing import CliRunner
 
 import alexnet
@@ -23,6 +26,7 @@ from alexnet.data.sources import open_table
 from alexnet.data.splits import split
 from alexnet.data.table import Table
 from alexnet.errors import DataError, RunError
+from alexnet.outputs import MADE_BY
 from alexnet.recipe import Data
 
 JUNK = {
@@ -293,6 +297,39 @@ def test_a_run_in_a_class_folder_is_no_part_of_the_class(tmp_path: Path) -> None
     table = open_table(tmp_path)
     assert list(table.images) == ["cat/0.png", "dog/0.png"]
     assert told(table) == {"cat/runs"}
+
+
+def drawn(*places: Path) -> None:
+    """Write pictures as the commands leave them: with this program's mark."""
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        mark = PngInfo()
+        mark.add_text("Software", MADE_BY)
+        picture(0, 0).save(place, pnginfo=mark)
+
+
+def test_pictures_that_commands_draw_are_no_images_to_learn_from(tmp_path: Path) -> None:
+    pets, flat = make(tmp_path / "pets", classes_in(".")), make(tmp_path / "flat", ["cat.1.png", "dog.1.png"])
+    make(pets, ["runs/a/recipe.toml", "cat/2-explained.png"])  # the last is the user's own
+    drawn(pets / "runs" / "samples.png", pets / "runs" / "a" / "alike.png")
+    drawn(pets / "cat" / "0-explained.png", pets / "cat" / "filters.png", flat / "shown1.png")
+    table = open_table(pets)
+    assert list(table.images) == ["cat/0.png", "cat/2-explained.png", "dog/0.png"]
+    assert told(table) == {"runs", "cat/0-explained.png", "cat/filters.png"}
+    assert open_table(flat).labels == ("cat", "dog")
+    assert told(open_table(flat)) == {"shown1.png"}
+
+
+def test_runs_of_one_second_get_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda _: "20260101-000000")
+    chosen = recipes.load("fast").with_settings({"data.dataset": "digits"})
+    names = []
+    for _ in range(3):
+        names.append(_default_out(chosen).name)
+        _default_out(chosen).mkdir(parents=True)
+    first = "digits-fast-20260101-000000"
+    assert names == [first, f"{first}-2", f"{first}-3"]
 
 
 @pytest.mark.parametrize("data", [".", "./", "../photos/.", "..", "../../photos"])

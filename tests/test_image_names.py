@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import alexnet
 from alexnet.cli import app
 from alexnet.data.sources import open_table
-from alexnet.errors import DataError
+from alexnet.errors import DataError, listed
 from alexnet.use.predict import find_images
 
 FILES = (
@@ -66,6 +66,27 @@ def test_a_name_means_files(name: str, found: list[str] | None, here: Path) -> N
 def test_a_path_is_no_pattern(here: Path) -> None:
     assert find_images([Path("*.png")]) == [Path("*.png")]
     assert find_images([Path("[ab].png")]) == [Path("[ab].png")]
+
+
+def test_runs_in_a_folder_are_passed_over_and_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("runs/a/recipe.toml", "runs/a/environment.json", "runs/a/explain/1-explained.png", "index/search.json"):
+        (here / "album" / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / "album" / name).touch()
+    (here / "album" / "y" / "recipe.toml").touch()  # of a cake
+    photos = [Path("album/x [1]/e.png"), Path("album/y/f.png")]
+    for asked in ("album", "album/**/*.png"):
+        assert [file for file in find_images([asked]) if file.suffix == ".png"] == photos
+        assert f"passed over {listed([Path('album/index'), Path('album/runs/a')])}: made by alexnet" in capsys.readouterr().err
+    assert find_images(["album/runs", "a.png"]) == [Path("a.png")]
+    assert find_images([Path("album/runs/a/explain")]) == [Path("album/runs/a/explain/1-explained.png")]
+
+
+def test_a_name_that_no_system_takes_is_answered_and_cut_in_messages(here: Path) -> None:
+    long = "x" * 5000
+    assert find_images([long, "a.png"]) == [Path(long), Path("a.png")]
+    with pytest.raises(DataError, match="no file matches it") as caught:
+        find_images([f"*{long}"])
+    assert len(str(caught.value)) < 150
 
 
 @pytest.mark.parametrize("name", ["empty", "hidden"])

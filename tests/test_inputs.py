@@ -85,6 +85,28 @@ def test_several_images_in_order(run: alexnet.Run, file: Path, expected: Any) ->
     assert [shares(answer) for answer in run.predict([opened] * 8)] == [expected] * 8
 
 
+def test_a_file_is_read_from_its_start_whatever_was_read_of_it(run: alexnet.Run, file: Path, expected: Any) -> None:
+    written = io.BytesIO()
+    PICTURE.save(written, "PNG")
+    with file.open("rb") as opened:
+        assert [shares(answer) for answer in run.predict([written, opened, opened])] == [expected] * 3
+
+
+def test_an_error_of_a_file_of_another_library_is_the_answer(run: alexnet.Run) -> None:
+    class Broken:
+        def read(self) -> bytes:
+            raise RuntimeError("the connection was reset")
+
+    assert run.predict([Broken()]) == [{"image": "file", "error": "the connection was reset"}]
+
+
+@pytest.mark.parametrize("top", [0, -1, 2.5, "3", None])
+def test_another_number_of_labels_is_refused(run: alexnet.Run, top: Any) -> None:
+    for use in (run.predict, run.search):
+        with pytest.raises(AlexNetError, match=r"top is .*, but should be a whole number, 1 or more"):
+            use(PIXELS, top)
+
+
 def test_names_of_what_has_no_path(run: alexnet.Run, file: Path) -> None:
     with file.open("rb") as opened:
         answers = run.predict([PIXELS, PICTURE, file.read_bytes(), io.BytesIO(file.read_bytes()), opened, Image.open(file)])
@@ -102,6 +124,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "grey array": (np.zeros((8, 8), np.uint8), "array of uint8, 8x8"),
     "number array": (np.array(3), "one number"),
     "text file": (io.StringIO("text"), "open it with 'rb'"),
+    "levels in lists": (PIXELS.tolist(), "lists in a list are not an image"),
+    "array of objects": (PIXELS.astype(object), "array of object"),
 }
 
 
@@ -116,7 +140,7 @@ def test_what_is_no_image_is_a_data_error(name: str, use: str, run: alexnet.Run,
 
 
 def test_one_wrong_item_of_many_is_answered_with_its_error(run: alexnet.Run) -> None:
-    items = [given for name, (given, _) in WRONG.items() if name not in ("text file",)]
+    items = [given for name, (given, _) in WRONG.items() if name not in ("text file", "levels in lists")]
     answers = run.predict([PIXELS, *items, b"not an image", io.StringIO("text"), [PIXELS], PIXELS])
     assert all("predictions" in answers[i] for i in (0, -1))
     assert all("error" in answer for answer in answers[1:-1])
@@ -130,6 +154,9 @@ def test_bytes_that_are_no_image_are_answered_like_a_file_that_is_none(run: alex
     closed = io.BytesIO(b"x")
     closed.close()
     assert "closed" in run.predict(closed)[0]["error"]
+    with Image.open(io.BytesIO(encoded(PICTURE, "PNG"))) as never_read:
+        pass
+    assert run.predict(never_read)[0]["error"].startswith("its file was closed before it was read")
     truncated = Image.open(io.BytesIO(encoded(picture(0, 0, (90, 90)), "JPEG")[:900]))
     assert "truncated" in run.predict(truncated)[0]["error"]
 

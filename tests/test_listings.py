@@ -495,7 +495,22 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str | Path]
     ],
 )
 def test_names_on_standard_input(stdin: Callable[[bytes], list[str | Path]], content: bytes, names: list[str]) -> None:
-    assert stdin(content) == [Path(name) for name in names]
+    assert stdin(content) == list(map(Path, names))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "standard input holds no names"),
+        (b" \n\0", "standard input holds no names"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "standard input holds an image, but - stands for a list of names"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "standard input holds an image, but - stands for a list of names"),
+    ],
+)
+def test_standard_input_without_names_is_refused(content: bytes, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="utf-8"))
+    with pytest.raises(DataError, match=told):
+        names_of(["-"])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX alone")

@@ -116,6 +116,17 @@ def test_the_curve_of_rates_replaces_no_file_of_the_users(
     assert (tmp_path / "a-rate.png").read_bytes() == MINE
 
 
+@pytest.mark.parametrize("out", [".", "..", "/", "runs/.."])
+def test_the_curve_of_rates_needs_a_name(out: str, photos: Path) -> None:
+    with pytest.raises(RunError, match="name a folder that --find-rate's curve is named for, such as runs/a"):
+        alexnet.find_rate(photos, out=out)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is no folder"):
+        outputs.write(tmp_path / "none" / "a.png", lambda part: part.touch())
+
+
 def test_a_run_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
     assert call("train", photos, "--out", tmp_path / "run", "--overwrite").exit_code == 2
 

@@ -77,8 +77,9 @@ BASE64 = json.dumps({"image": "aGVsbG8="}).encode()
         ("multipart/mixed; boundary=XX", multipart([("a", b"a")]), "a body of multipart/mixed is"),
         ("image", photo(), "a body of image is"),
         ("\xe9\x1b[2J", photo(), "a body of é\\x1b[2j is"),
-        ("", BASE64, "text without a Content-Type is"),
-        ("", b"aGVsbG8=\n" * 1000, "text without a Content-Type is"),
+        ("", BASE64, "text is"),
+        ("", b"aGVsbG8=\n" * 1000, "text is"),
+        ("application/octet-stream", BASE64, "text is"),
     ],
 )
 def test_a_content_type_that_is_not_read_is_415_with_the_right_curl(

@@ -114,6 +114,7 @@ class Run:
 
         Raises:
             DataError: a name that matches no file, or no image and not several.
+            AlexNetError: `top` is no number, or less than 1.
 
         Note:
             A process that is forked afterwards (`os.fork`, multiprocessing's `fork`) predicts with one thread, as PyTorch's
@@ -130,7 +131,9 @@ class Run:
 
         Raises:
             DataError: a name that matches no file.
+            AlexNetError: `top` is no number, or less than 1.
         """
+        _refuse_top(top)
         sources = sources_of(images)
         # On a terminal the answers themselves show how far it is, and a bar would be drawn over them.
         shown = sources if sys.stdout.isatty() else track(sources, "Predicting", len(sources))
@@ -291,8 +294,9 @@ class Run:
             DataError: a name that matches no file.
             RunError: no index, a damaged one, one of other weights or without short codes; `out` cannot be written or is a
                 file of yours.
-            AlexNetError: faiss is not installed.
+            AlexNetError: faiss is not installed; `top` is no number, or less than 1.
         """
+        _refuse_top(top)
         sources = sources_of(images)
         if out is not None:
             refuse(Path(out), overwrite)
@@ -496,6 +500,8 @@ def find_rate(
     """
     chosen = _chosen(data, recipe, weights, settings)
     run = Path(out) if out is not None else _default_out(chosen)
+    if not run.name or run.name == "..":
+        raise RunError(f"cannot draw beside {run}: name a folder that --find-rate's curve is named for, such as runs/a")
     place = run.with_name(f"{run.name}-rate.png")
     refuse(place, overwrite)
     _use(threads)
@@ -653,12 +659,19 @@ def load(path: str | Path, device: str | None = None) -> Run:
     return Run(path, device)
 
 
+def _refuse_top(top: object) -> None:
+    if not isinstance(top, int) or top < 1:
+        raise AlexNetError(f"top is {top!r}, but should be a whole number, 1 or more")
+
+
 def _default_out(recipe: Recipe) -> Path:
-    """Return `runs/<data>-<recipe>-<date>-<time>`."""
+    """Return `runs/<data>-<recipe>-<date>-<time>`, with a number behind it where that is there already."""
     data = recipe.data.dataset
     place = local_path(data)
     name = place.name if place.is_dir() else Path(data).stem
-    return Path("runs") / f"{name or 'data'}-{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run = Path("runs") / f"{name or 'data'}-{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = (run.name, *(f"{run.name}-{number}" for number in range(2, 100)))
+    return next((run.with_name(name) for name in names if not (run.with_name(name)).exists()), run)
 
 
 def _use(threads: int | None) -> None:

@@ -36,11 +36,14 @@ def refuse(place: Path, overwrite: bool = False) -> None:
         raise RunError(f"cannot write {place}: it is a folder; name a file")
     if not place.is_symlink() and not place.is_file():  # a pipe would wait, a device swallow it
         raise RunError(f"cannot write {place}: it is there and is no file; give another name")
-    if not overwrite and (place.is_symlink() or not _ours(place)):
+    if not overwrite and (place.is_symlink() or not made_here(place)):
         raise RunError(f"{place} is there already and was not made by alexnet: give another --out, or --overwrite")
 
 
-def _ours(place: Path) -> bool:
+def made_here(place: Path) -> bool:
+    """Whether a file bears one of `MARKS`; False for what cannot be read."""
+    if not place.is_file():  # a pipe would wait
+        return False
     try:
         with place.open("rb") as file:
             head = file.read(HEAD)
@@ -92,5 +95,7 @@ def fill(part: Path, writer: Callable[[Path], object]) -> None:
 
 def unwritable(place: Path, error: Exception) -> RunError:
     """Return the error that says why `place` cannot be written, and how much room there is."""
-    free = shutil.disk_usage(place.parent).free / 1e9 if place.parent.exists() else 0
+    if not place.parent.exists():
+        return RunError(f"cannot write {place}: there is no folder {place.parent}")
+    free = shutil.disk_usage(place.parent).free / 1e9
     return RunError(f"cannot write {place}: {reason_of(error)} ({free:.1f} GB free)")

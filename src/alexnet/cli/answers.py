@@ -12,6 +12,10 @@ from typing import Any
 
 import typer
 
+from alexnet.errors import DataError
+
+IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")  # how files of images begin
+
 
 class Counted:
     """Answers, of which all and those that are errors are counted as they come."""
@@ -35,14 +39,24 @@ def fail_if_unread(answers: Counted) -> None:
 
 
 def names_of(images: list[str]) -> list[str | Path]:
-    """Replace - by the names on standard input, which are no patterns."""
-    return [name for given in images for name in (map(Path, _names(_read_input())) if given == "-" else [given])]
+    """Replace - by the names on standard input, which are no patterns.
+
+    Raises:
+        DataError: it holds an image and no names; or there are no names at all.
+    """
+    found = [name for given in images for name in (map(Path, _names(_read_input())) if given == "-" else [given])]
+    if not found:
+        raise DataError("no image: standard input holds no names")
+    return found
 
 
 def _read_input() -> bytes:
     if sys.stdin is None:
         raise typer.BadParameter("- stands for standard input, which is closed")
-    return sys.stdin.buffer.read()
+    content = sys.stdin.buffer.read()
+    if content.startswith(IMAGES):
+        raise DataError("standard input holds an image, but - stands for a list of names: name the image's file")
+    return content
 
 
 def _names(content: bytes) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from typing import Annotated
@@ -69,6 +70,11 @@ def main() -> None:
         if not silent():  # else the first of the processes that train together has said it
             print(printable(f"alexnet: {error}"), file=sys.stderr)
         sys.exit(error.code if isinstance(error, Interrupted) else 1)
+    except OSError as error:
+        if debug or error.errno != errno.ENOSPC:  # what else the system says is an error of ours
+            raise
+        print(f"alexnet: cannot write all of the output: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("alexnet: interrupted", file=sys.stderr)
         sys.exit(130)

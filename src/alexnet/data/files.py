@@ -1,9 +1,20 @@
-"""Finding files: recursively, sorted, hidden ones passed over."""
+"""Finding files: recursively, sorted, hidden ones and runs passed over."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from alexnet.errors import listed
+from alexnet.progress import say
+
+# Files that are together in a folder which this program has made: a run, an index, a study.
+OURS = (("recipe.toml", "environment.json"), ("search.json",), ("study.json",))
+
+
+def is_made(folder: Path) -> bool:
+    """Whether this program has made a folder."""
+    return any(all((folder / name).is_file() for name in names) for names in OURS)
 
 
 def visible(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -13,8 +24,12 @@ def visible(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """Return `folder` and all folders under it, sorted; symbolic links to folders are followed, each folder once."""
+    """Return `folder` and all folders under it, sorted; symbolic links to folders are followed, each folder once.
+
+    Runs, indices and studies in it are passed over, and told.
+    """
     found: list[Path] = []
+    ours: list[Path] = []
     seen: set[str] = set()
 
     def walk(here: Path) -> None:
@@ -24,9 +39,14 @@ def visible_folders(folder: Path) -> list[Path]:
         seen.add(real)
         found.append(here)
         for inner in visible(here)[0]:
-            walk(inner)
+            if is_made(inner):
+                ours.append(inner)
+            else:
+                walk(inner)
 
     walk(folder)
+    if ours:
+        say(f"passed over {listed(ours)}: made by alexnet")
     return found
 
 

@@ -18,6 +18,7 @@ from alexnet.data.files import visible
 from alexnet.data.names import LABEL, no_classes, split_of
 from alexnet.data.table import Row, Skipped
 from alexnet.errors import DataError, listed
+from alexnet.outputs import made_here
 
 PICTURES = re.compile(r"(jpeg)?(images?|imgs?)", re.IGNORECASE)
 MASKS = re.compile(r"masks?|labels?|annotations?|segmentation.*|ground.?truth|gt", re.IGNORECASE)
@@ -133,7 +134,8 @@ def _refuse_parts(here: Folder) -> None:
 def _look(path: Path, above: tuple[str, ...]) -> Folder:
     """Return what a folder holds; a link that leads back up is not followed."""
     folders, files = visible(path)
-    here = Folder(path, files)
+    ours = {file for file in files if OUR_PICTURES.fullmatch(file.name) and made_here(file)}
+    here = Folder(path, [file for file in files if file not in ours], [], [(file, MADE) for file in sorted(ours)])
     above = (*above, os.path.realpath(path))
     for inner in folders:
         if inner.name.lower() in DEBRIS:
@@ -153,9 +155,9 @@ def _look(path: Path, above: tuple[str, ...]) -> Folder:
 
 def _no_images(folder: Folder) -> str:
     """Return why a folder is neither a class nor a split; nothing if it may be one."""
-    pictures = [file.name for file in folder.files if file.suffix.lower() in IMAGE_SUFFIXES]
+    pictures = [file for file in folder.files if file.suffix.lower() in IMAGE_SUFFIXES]
     ours = pictures or any((folder.path / mark).is_file() for mark in MARKS)
-    if ours and not folder.folders and all(map(OUR_PICTURES.fullmatch, pictures)):
+    if ours and not folder.folders and all(map(_our_picture, pictures)):
         return MADE
     if folder.folders or folder.images:
         return ""
@@ -166,6 +168,10 @@ def _no_images(folder: Folder) -> str:
 
 def _picture(file: Path) -> bool:
     return file.suffix.lower() in IMAGE_SUFFIXES or _opens(file)
+
+
+def _our_picture(file: Path) -> bool:
+    return bool(OUR_PICTURES.fullmatch(file.name)) or made_here(file)
 
 
 def _opens(file: Path) -> bool:
@@ -256,6 +262,8 @@ def _read_classes(root: Path, here: Folder, split: str, *, in_names: bool = True
         name = file.relative_to(root).as_posix()
         if here.folders or not in_names:
             skipped.append(Skipped(name, "not in a class folder"))
+        elif file.suffix.lower() == ".png" and made_here(file):
+            skipped.append(Skipped(name, MADE))
         elif not _picture(file):
             skipped.append(Skipped(name, "not an image"))
         elif match := LABEL.match(file.stem):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, shortened
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -34,7 +34,7 @@ def choose_device(name: str | None = None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # each backend says it in its own way
-        raise AlexNetError(f"no device {name!r} on this machine: {str(error).splitlines()[0]}") from error
+        raise AlexNetError(f"no device {str(name)!r} on this machine: {shortened(str(error).splitlines()[0], 200)}") from error
     return device
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -21,7 +23,7 @@ TAKEN = "a path, bytes, a binary file, an image of Pillow, or an array, uint8, H
 
 
 class BinaryFile(Protocol):
-    """What can be read as bytes: an open file, `io.BytesIO`."""
+    """What can be read as bytes: an open file, `io.BytesIO`; it is read from its start, if it can `seek`."""
 
     def read(self) -> bytes: ...  # noqa: D102
 
@@ -38,12 +40,14 @@ def sources_of(images: Images) -> list[Source]:
     Raises:
         DataError: `images` are neither an image nor several, or a name matches no file.
     """
-    if isinstance(images, np.ndarray) and not (images.ndim and images.dtype.kind in "OSU"):  # not an array of names
+    if isinstance(images, np.ndarray) and not (images.ndim == 1 and images.dtype.kind in "OSU"):  # not an array of names
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
             raise DataError(f"{decode.described(images)}, but should be uint8, H x W x 3, or N x H x W x 3 for N images")
         return [images] if images.ndim == 3 else list(images)
     if isinstance(images, str | os.PathLike) or _is_content(images) or not _is_several(images):
         return _sources(images)
+    if isinstance(images, list | tuple) and images and all(isinstance(item, list | tuple) for item in images):
+        raise WrongForm("lists in a list are not an image: np.array(…, dtype=np.uint8) makes an array of levels in lists")
     found: list[Source] = []
     for item in cast("Iterable[Any]", images):
         try:
@@ -98,14 +102,20 @@ def _loaded(image: Image.Image) -> Image.Image | ImageError:
     try:
         decode.load(image)
     except Exception as error:  # Pillow's decoders raise a dozen kinds
+        if getattr(image, "fp", image) is None:  # what they raise then has at times no words
+            return ImageError("its file was closed before it was read: load() it first, or give its path")
         return decode.explained(error)
     return image
 
 
 def _read(file: BinaryFile) -> bytes | ImageError:
+    if isinstance(file, io.TextIOBase):
+        raise WrongForm("a file that was opened as text: open it with 'rb'")
     try:
+        with suppress(AttributeError, io.UnsupportedOperation):
+            file.seek(0)  # type: ignore[attr-defined]  # as Pillow does: what was written into a BytesIO has been read to its end
         content: object = file.read()
-    except (OSError, ValueError) as error:  # closed, or for writing alone
+    except Exception as error:  # closed, for writing alone, or whatever a file of another library raises
         return decode.explained(error)
     if not isinstance(content, bytes):
         raise WrongForm(f"a file whose read() gives {type(content).__name__}, but should give bytes: open it with 'rb'")

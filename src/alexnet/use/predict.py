@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
-from alexnet.data.files import visible, visible_files, visible_folders
+from alexnet.data.files import is_made, visible, visible_files, visible_folders
 from alexnet.data.images import PixelArray, Preprocessing, fitted
 from alexnet.data.workers import Given, Source, decoded
-from alexnet.errors import DataError, ImageError, reason_of
+from alexnet.errors import DataError, ImageError, reason_of, shortened
 from alexnet.measure.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_precision
@@ -31,7 +31,7 @@ LEAD = 0.3  # in probability: where the first label leads the second by less, bf
 
 
 def find_images(names: Iterable[str | Path]) -> list[Path]:
-    """Return the files that `names` mean: files, folders (searched recursively, hidden ones passed over), patterns.
+    """Return the files that `names` mean: files, folders (searched recursively, hidden ones and runs passed over), patterns.
 
     A text may be a pattern, of which each part that is there by that very name stands for itself: in `photos [1]/*.png` the
     folder's brackets, where there is such a folder. A `Path` is never a pattern.
@@ -46,7 +46,7 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
         try:
             found += _files(name)
         except OSError as error:
-            raise DataError(f"cannot read {error.filename or name}: {reason_of(error)}") from error
+            raise DataError(f"cannot read {shortened(error.filename or name)}: {reason_of(error)}") from error
     return found
 
 
@@ -56,10 +56,10 @@ def _files(name: str | Path) -> list[Path]:
     pattern = isinstance(name, str) and not os.path.lexists(path) and glob.has_magic(name)
     places = list(dict.fromkeys(_matches(Path(path.anchor), path.relative_to(path.anchor).parts))) if pattern else [path]
     if not places:
-        raise DataError(f"no image {str(name)!r}: no file matches it")
-    files = [file for place in places for file in (visible_files(place) if place.is_dir() else [place])]
-    if not files:
-        raise DataError(f"no image in {str(name)!r}: it holds no files (names that begin with a dot are passed over)")
+        raise DataError(f"no image {shortened(name)!r}: no file matches it")
+    files = [file for place in places for file in (visible_files(place) if os.path.isdir(place) else [place])]
+    if not files and not any(is_made(inner) for place in places for inner in visible(place)[0]):  # as in `runs`, which is told
+        raise DataError(f"no image in {shortened(name)!r}: it holds no files (names that begin with a dot are passed over)")
     return files
 
 

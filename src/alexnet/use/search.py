@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.files import visible_files
 from alexnet.data.workers import Source
-from alexnet.errors import AlexNetError, DataError, ImageError, RunError
+from alexnet.errors import AlexNetError, DataError, ImageError, RunError, reason_of
 from alexnet.network.alexnet import AlexNet
 from alexnet.paths import expanded
 from alexnet.progress import track
 from alexnet.run import Card
 from alexnet.use.features import Features, activations, stream_features
 from alexnet.use.index import CATALOGUE, SHARD, Entry, Index, alone, faiss, new_index, open_index
-from alexnet.use.predict import find_images, name_of
+from alexnet.use.predict import name_of
 
 BITS = 128
 
@@ -101,8 +102,12 @@ def code_layer(network: AlexNet) -> str:
 
 def _entries(folder: Path) -> dict[str, Entry]:
     """Return the images in `folder` as they are now, by path."""
+    try:
+        images = visible_files(folder) if folder.is_dir() else [folder]  # of a folder that is empty now, all are gone
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or folder}: {reason_of(error)}") from error
     found = {}
-    for image in find_images([folder]):
+    for image in images:
         try:
             state = image.stat()
             found[str(image)] = Entry(str(image), state.st_size, state.st_mtime_ns)

@@ -133,13 +133,13 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, NDArray[Any]]:
     return figure, grid
 
 
-def _short(name: str) -> str:
+def _short(name: str, letters: int = 26, capitals: int = 18) -> str:
     name = legible(page_text(name))
     wide = sum(letter.isupper() or letter.isdigit() for letter in name) > len(name) / 2
-    return short(name, 18 if wide else 26, end=True)
+    return short(name, capitals if wide else letters, end=True)
 
 
 def _name(axes: Axes, table: Table, row: int) -> None:
     alike: dict[str, Any] = {"transform": axes.transAxes, "parse_math": False}  # a `$` in a name is a `$`
-    axes.text(0, 1.13, _short(table.labels[table.targets[row]]), fontsize=9.5, fontweight="bold", **alike)
+    axes.text(0, 1.13, _short(table.labels[table.targets[row]], 20, 16), fontsize=9.5, fontweight="bold", **alike)
     axes.text(0, 1.025, _short(table.images[row]), fontsize=7.5, color="#555555", **alike)

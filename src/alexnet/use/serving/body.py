@@ -95,8 +95,8 @@ def _reader(request: Request, limits: Limits) -> _Reader:
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
         return _Form(options.get(b"boundary", b""), limits.files)
-    if not kind:  # as application/octet-stream, RFC 9110, 8.3; but text is no image
-        return _Raw(Refused(415, f"text without a Content-Type is not read: send the image file itself with {_curl(request)}"))
+    if kind in (b"", b"application/octet-stream"):  # the same, by RFC 9110, 8.3; but text is no image
+        return _Raw(Refused(415, f"text is not read: send the image file itself with {_curl(request)}"))
     if not RAW_TYPE.fullmatch(kind):
         told = _short(kind.decode("latin-1"))
         raise Refused(415, f"a body of {told} is not read: send the image file itself with {_curl(request)}")
