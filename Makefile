@@ -19,7 +19,7 @@ test-long: .venv/installed-dev  ## tests too long for `make test`: the tutorials
 test-with:  ## all tests in a venv of its own: PYTHON=python3.13 AND="torch==2.15.0", or WITH=oldest.txt for the oldest libraries
 	$(PYTHON) -m venv build/test-with
 	build/test-with/bin/python -m pip install --quiet $(if $(WITH),-c $(WITH)) -e '.[dev]' $(AND)
-	OMP_NUM_THREADS=1 build/test-with/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 build/test-with/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-anywhere: .venv/installed-dev  ## all tests under each setting that one machine can imitate; hours. SETTINGS="avx2 busy" chooses
 	$(BIN)/python -m proof.anywhere $(SETTINGS)

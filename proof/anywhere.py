@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 import torch
 
 ROOT = Path(__file__).parent.parent
-PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 THREADS = (1, 2, 4)
 
 

@@ -324,7 +324,7 @@ def test_they_are_switched_off_by_one_setting_and_missed_by_nobody(
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     monkeypatch.setenv(name, value)
-    assert kernels.library.__wrapped__() is None
+    assert isinstance(kernels._library.__wrapped__(), str)  # why there are none
 
 
 @needs_kernels

@@ -67,7 +67,7 @@ def test_the_input_is_the_variants_and_the_recipe_that_of_its_name_or_fast(tmp_p
 @pytest.mark.parametrize(
     ("change", "kind", "line"),
     [
-        ({"classes": ["a", "b"]}, WeightsError, r"x.h5 has 10 outputs, but --classes names 2: a, b"),
+        ({"classes": ["a", "b"]}, WeightsError, r"x.h5 has 10 outputs, but --classes names 2: 'a', 'b'"),
         ({"classes": ["a"] * 10}, WeightsError, "10 different names"),
         ({"variant": "cifar"}, VariantError, "did you mean 'cifar10'"),
         ({"recipe": "fats"}, RecipeError, "did you mean 'fast'"),

@@ -322,12 +322,14 @@ def test_another_suffix_is_an_error(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_drawing_replaces_a_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_drawing_replaces_a_file_if_told_to_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "old.svg").write_text("old")
-    save(summarize("owt"), tmp_path / "old.svg")
+    with pytest.raises(AlexNetError, match="was not made by alexnet"):
+        save(summarize("owt"), tmp_path / "old.svg")
+    save(summarize("owt"), tmp_path / "old.svg", overwrite=True)
     assert ElementTree.parse(tmp_path / "old.svg").getroot() is not None
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(AlexNetError, match=r"folder\.png': it is there and is no file"):
+    with pytest.raises(AlexNetError, match=r"folder\.png: it is a folder"):
         save(summarize("owt"), tmp_path / "folder.png")
 
 
@@ -364,7 +366,7 @@ def test_plot_writes_both_files_or_the_one_asked_for(run: Run, tmp_path: Path, m
     [
         (("summary", "papper"), "did you mean 'paper'"),
         (("plot", "owt", "--out", "x.pdf"), "must end in .svg or .png"),
-        (("plot", "owt", "--out", "nowhere/x.svg"), "cannot write 'nowhere/x.svg'"),
+        (("plot", "owt", "--out", "nowhere/x.svg"), "cannot write nowhere/x.svg: there is no folder nowhere"),
     ],
 )
 def test_wrong_names_and_places_are_one_line(arguments: tuple[str, ...], message: str, run: Run) -> None:

@@ -13,7 +13,7 @@ from proof.pictures import class_folders
 
 from alexnet import recipe
 from alexnet.training import job
-from alexnet.training.loop import Trainer
+from alexnet.training.step import Step
 
 LABELS = ("across", "down", "disc")
 # Without dropout, as each device draws other numbers for it; at low rates, so that rounding does not grow much.
@@ -47,18 +47,18 @@ def train(name: str, out: Path, device: str, **changes: Any) -> list[float]:
 def losses() -> Iterator[list[float]]:
     """Write down the loss of each step of trainings."""
     found: list[float] = []
-    original = Trainer._gradient
+    original = Step.gradient
 
-    def noted(self: Trainer, *arguments: Any) -> tuple[float, int]:
-        loss, right = original(self, *arguments)
+    def noted(self: Step, *arguments: Any) -> tuple[float, float]:
+        loss, hits = original(self, *arguments)
         found.append(loss)
-        return loss, right
+        return loss, hits
 
-    Trainer._gradient = noted  # type: ignore[method-assign]
+    Step.gradient = noted  # type: ignore[method-assign]
     try:
         yield found
     finally:
-        Trainer._gradient = original  # type: ignore[method-assign]
+        Step.gradient = original  # type: ignore[method-assign]
 
 
 def furthest(found: list[float], wanted: list[float]) -> float:
