@@ -31,6 +31,7 @@ SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises):\n((?:[ ]+.*\n|\
 ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 SHAPE = re.compile(r"\b[NCHSI] (x )?([CHWSI3]|classes|units)\b|, N\b|`\w+` N\b|\bone a (label|class)\b|classes x classes")
 DTYPE = re.compile(r"float32|float64|uint8|int64|[Cc]ounts")
+ARRAYS = (np.ndarray, NDArray)  # from NumPy 2.5 on NDArray is an alias of its own
 UNIT = re.compile(r"\bshare|0 to 1|second|minute|pixel|percent|factor|\bnats?\b|points|times|dataset's units|[Rr]ate")
 
 
@@ -113,7 +114,7 @@ def lacks(name: str, value: Any, others: Mapping[str, Any]) -> Iterator[str]:
     for what, hint in {**hints, "the result": returned}.items():
         said = result if what == "the result" else told.get(what, text)
         said, kinds = said + referred(said, others), list(types_in(hint))
-        if any(kind is Tensor or typing.get_origin(kind) is np.ndarray for kind in kinds):
+        if any(kind is Tensor or typing.get_origin(kind) in ARRAYS for kind in kinds):
             if not SHAPE.search(said):
                 yield f"the shape of {what}"
             if not DTYPE.search(said):
