@@ -92,7 +92,7 @@ class Step:
             RunError: the device's memory is too small for one image.
         """
         train, start_and_end = self._recipe.train, self.cuts[at.batch]
-        seed = int(np.random.SeedSequence([train.seed, at.epoch, at.batch]).generate_state(1, np.uint64)[0] >> 1)
+        seed = int(np.random.SeedSequence([train.seed, at.epoch, at.batch]).generate_state(1, np.uint64)[0]) >> 1
         side = input_at(self._recipe, done, self.share.whole.smallest)
         how = self._how.model_copy(update={"input": side})
         self.share.images = count = start_and_end[1] - start_and_end[0]
