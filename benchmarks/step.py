@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from benchmarks.turns import in_turn, ratios, spread, timed
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 import alexnet
@@ -84,11 +84,16 @@ def plain(case: Case, device: torch.device, precision: str = "float32") -> Step:
     optimizer = torch.optim.SGD(layers.parameters(), lr=0.01, momentum=recipe.optimizer.momentum)
     images, targets = batch_of(case, device)
     large = interpolate(images, scale_factor=float(case.enlarge))
+    return plain_step(layers, optimizer, large, targets, precision)
+
+
+def plain_step(layers: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor, precision: str) -> Step:
+    """Return a training step as one would write it in PyTorch."""
 
     def step() -> object:
         optimizer.zero_grad()
-        with autocast(device, precision):
-            logits = layers(large).float()
+        with autocast(images.device, precision):
+            logits = layers(images).float()
         loss = cross_entropy(logits, targets)
         loss.backward()
         optimizer.step()

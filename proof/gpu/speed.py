@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from benchmarks.step import Case, batch_of, ours
+from benchmarks.step import Case, batch_of, ours, plain_step
 from benchmarks.turns import in_turn, ratios, spread, timed
 from proof.gpu import Check, Row
 from proof.gpu.trainings import on_cpu
 from torch import nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import interpolate
 
 import alexnet
 from alexnet.data.images import Preprocessing, to_input
@@ -54,17 +54,7 @@ def peer_step(case: Case, device: torch.device) -> Work:
     optimizer = torch.optim.SGD(layers.parameters(), lr=0.01, momentum=recipe.optimizer.momentum, fused=True)
     images, targets = batch_of(case, device)
     large = interpolate(images, scale_factor=float(case.enlarge)).contiguous(memory_format=torch.channels_last)
-
-    def step() -> object:
-        optimizer.zero_grad()
-        with autocast(device, recipe.train.precision):
-            logits = layers(large).float()
-        loss = cross_entropy(logits, targets)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return plain_step(layers, optimizer, large, targets, recipe.train.precision)
 
 
 def our_step(case: Case, device: torch.device) -> Work:
