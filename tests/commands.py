@@ -133,6 +133,7 @@ def _child(main: Callable[..., None] | None, arguments: list[str], environment: 
     """Become a process that could have been started with `python -m alexnet`."""
     os.environ.clear()
     os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # a fork has one; nothing was computed before it
     for path, stream in ((out, sys.stdout), (err, sys.stderr)):
         stream.flush()
         with path.open("wb") as file:

@@ -48,7 +48,8 @@ SHORT = {**TINY, "train.epochs": 3, "train.batch": 8}
 
 
 def seed(name: str) -> None:
-    """Seed the generators that whoever draws shares."""
+    """Seed the generators that whoever draws shares, and take back the number of threads, which some runs change."""
+    torch.set_num_threads(THREADS)
     number = (zlib.crc32(name.encode()) + SEED) % 2**32
     random.seed(number)
     np.random.seed(number)  # noqa: NPY002 - libraries draw from it
@@ -87,7 +88,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         shared = tmp_path_factory.getbasetemp().parent / "kernels"
         shared.mkdir(exist_ok=True)
         (cache / "kernels").symlink_to(shared)
-    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

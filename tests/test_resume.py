@@ -30,12 +30,12 @@ from alexnet.training import checkpoint, clock, loop
 from alexnet.training.loop import Trainer
 from alexnet.training.monitor import Monitor
 from commands import Started
-from conftest import SHORT, TINY, damaged, metrics, stop_after, tell_time_by_steps, train_until_signalled, weights
+from conftest import SHORT, THREADS, TINY, damaged, metrics, stop_after, tell_time_by_steps, train_until_signalled, weights
 
 
 def held_training(folder: Path, photos: Path, steps: int) -> Started:
     """Start the training `short` in a process of its own, which waits in a step for a signal; it has come so far."""
-    how = ["train", *command(str(photos), {**SHORT, "data.workers": 1}, 1), "--out", folder / "a run"]
+    how = ["train", *command(str(photos), {**SHORT, "data.workers": 1}, THREADS), "--out", folder / "a run"]
     started = Started(folder / "said", train_until_signalled, steps, *how)
     started.wait_until(lambda: folder.joinpath("a run", "checkpoint" if steps > 4 else "environment.json").exists())
     return started
@@ -135,7 +135,7 @@ def test_two_processes_do_not_train_in_one_folder(photos: Path, tmp_path: Path) 
 @pytest.mark.long
 def test_five_kills_change_nothing(tmp_path: Path) -> None:
     photos = class_folders(tmp_path / "photos", 40, size=SIZE)
-    outcome = torture(tmp_path, command(str(photos), {**NARROW, "train.epochs": 3}, 1), 5, seed=0)
+    outcome = torture(tmp_path, command(str(photos), {**NARROW, "train.epochs": 3}, THREADS), 5, seed=0)
     assert sum(outcome.kills.values()) == 5
     assert not outcome.faults
 
