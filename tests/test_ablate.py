@@ -20,7 +20,7 @@ from scipy import stats
 
 import alexnet
 from alexnet import api, recipe
-from alexnet.errors import RunError
+from alexnet.errors import RunError, quoted
 from alexnet.network.alexnet import AlexNet
 from alexnet.training import job
 from alexnet.use import ablate as module
@@ -250,7 +250,7 @@ def test_another_study_in_the_same_folder_is_refused(study: tuple[Path, dict[str
         asked: dict[str, Any] = {"vary": VARY, "seeds": 2, "settings": SMALL, **change}
         with pytest.raises(RunError, match=word) as caught:
             api.ablate(photos, out=out, **asked)
-        assert f"alexnet ablate --out {out}" in str(caught.value)
+        assert f"alexnet ablate --out {quoted(out)}" in str(caught.value)
     with pytest.raises(RunError, match="not empty"):
         api.ablate("digits", vary=VARY, out=photos)
     with pytest.raises(RunError, match="no study to go on with"):
@@ -272,7 +272,7 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_bytes(
     process.send(signal.SIGINT)
     done = process.end(130)
     assert done.stdout == ""
-    assert done.stderr.splitlines()[-1] == f"alexnet: stopped, all is saved; go on with: alexnet ablate --out {out}"
+    assert done.stderr.splitlines()[-1] == f"alexnet: stopped, all is saved; go on with: alexnet ablate --out {quoted(out)}"
     assert not (out / "results.json").exists()
     found = json.loads(run("ablate", "--out", out, "--json").stdout)
     assert [arm["values"] for arm in found["arms"]] == [arm["values"] for arm in expected["arms"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,7 @@ def test_the_command_draws_a_curve_prints_the_line_to_train_with_and_trains_noth
         assert figure.width > 1000
     line = done.stdout.splitlines()[-1]
     assert line.startswith("train ")
-    command = line.split()[2:]
+    command = shlex.split(line)[2:]
     assert command[:2] == ["train", str(photos)]
     assert "--find-rate" not in command
     assert sum("optimizer.rate=" in part or "optimizer.muon=" in part for part in command) == 2

@@ -343,7 +343,7 @@ def test_a_run_is_named_for_the_folder_that_was_meant(tmp_path: Path, monkeypatc
 
 
 def test_a_finished_run_says_how_to_train_more(short: Path) -> None:
-    with pytest.raises(RunError, match=r"alexnet train \S*photos --weights \S*run trains a new run from what it learned"):
+    with pytest.raises(RunError, match=r"alexnet train \S.*photos'? --weights \S.*'? trains a new run from what it learned"):
         alexnet.resume(short)
     told = CliRunner().invoke(app, ["train", "--resume", str(short), "--epochs", "20"])
     assert told.exit_code == 2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import alexnet
-from alexnet.errors import AlexNetError, RecipeError, RunError, VariantError, WeightsError
+from alexnet.errors import AlexNetError, RecipeError, RunError, VariantError, WeightsError, quoted
 from alexnet.recipe import names as recipe_names
 from alexnet.run import find, read_recipe
 from commands import error, run
@@ -112,5 +112,5 @@ def test_the_command_leaves_a_run_and_says_how_to_predict(tmp_path: Path) -> Non
     command = ["import-keras", tmp_path / "x.h5", "--variant", "cats-dogs", "--recipe", "fast", "--out", tmp_path / "run"]
     assert "--set images.mean=" in error(*command)
     done = run(*command, *sets, "--classes", "cat, dog")
-    assert done.stdout == f"predict     alexnet predict {tmp_path / 'run'} IMAGE…\n"
+    assert done.stdout == f"predict     alexnet predict {quoted(tmp_path / 'run')} IMAGE…\n"
     assert alexnet.load(tmp_path / "run").labels == ("cat", "dog")

@@ -21,7 +21,7 @@ from proof.pictures import picture
 import alexnet
 from alexnet import run as run_files
 from alexnet.cli import main
-from alexnet.errors import AlexNetError, DataError, RunError
+from alexnet.errors import AlexNetError, DataError, RunError, quoted
 from alexnet.use import codes, features, index, search
 from alexnet.use.index import CATALOGUE, Catalogue, open_index
 from alexnet.use.sheet import APART, GAP, LABEL, MISSING, SIDE
@@ -343,7 +343,7 @@ def test_the_commands_index_and_query_whatever_the_names_are(
     place, sheet, query = tmp_path / "index", tmp_path / "sheet.png", photos / "down" / "003.png"
     text = call("index", trained.path, odd, "--out", place, "--bits", BITS)
     assert f"{place}: 40 images, 40 coded now; short codes of {BITS} bits" in text
-    assert f"alexnet search query {trained.path} IMAGE… --index {place}" in text
+    assert f"alexnet search query {quoted(trained.path)} IMAGE… --index {quoted(place)}" in text
     assert f"{place}: 40 images, 0 coded now" in call("index", trained.path, odd, "--out", place)
     for flags in ([], ["--binary"]):
         found = json.loads(call("query", trained.path, query, "--index", place, "--json", "--top", 4, *flags))
