@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from alexnet.network.kernels import operations
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 
 
@@ -102,3 +104,12 @@ def test_response_norm_in_one_tower_equals_torch_with_alpha_on_the_mean() -> Non
     x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
     expected = nn.LocalResponseNorm(5, alpha=1e-4 * 5, beta=0.75, k=2.0)(x)
     torch.testing.assert_close(LocalResponseNorm(5, 1e-4, 0.75, 2.0)(x), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("usable", [True, False], ids=["kernels", "plain"])
+@pytest.mark.parametrize("norm", [LocalResponseNorm(5, 1e-4, 0.75, 2.0, towers=2), LocalMapNorm(5, 1e-4, 0.75, 1.0)])
+def test_a_batch_of_no_images_stays_one(norm: nn.Module, usable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when no file of a batch can be read."""
+    if not usable:
+        monkeypatch.setattr(operations, "usable", lambda _: False)
+    assert norm(torch.empty(0, 8, 5, 5)).shape == (0, 8, 5, 5)

@@ -26,8 +26,8 @@ class LocalResponseNorm(nn.Module):
         images = images.relu() if relu else images
         wide = images if images.dtype == torch.float64 else images.float()
         count, channels, height, width = wide.shape
-        squares = wide.square().view(count, self.towers, -1, height, width)  # N C H W -> N T C/T H W
         before, per_tower = self.size // 2, channels // self.towers
+        squares = wide.square().view(count, self.towers, per_tower, height, width)  # N C H W -> N T C/T H W
         padded = nn.functional.pad(squares, (0, 0, 0, 0, before, self.size - 1 - before))
         total = padded[:, :, :per_tower].clone()
         for offset in range(1, self.size):
