@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 import torch
 from benchmarks.step import Case, ours
-from benchmarks.turns import in_turn, timed
+from benchmarks.turns import local_main_first, timed
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import alexnet
 from alexnet.network.device import keep_freed_memory
-from alexnet.network.fused import fast_forms
+from alexnet.network.fast.fuse import fast_forms
 from alexnet.recipe import load
 
 CASES = (Case("cifar10", 32, 227), Case("cifar10", 128, 227), Case("fast", 256, 32, 4), Case("paper", 32, 227))
@@ -34,7 +34,7 @@ PARTS = {  # operations as the profiler names them
 
 def median_seconds(work: Callable[[], object]) -> float:
     """Return the median of ten runs, after two."""
-    return statistics.median(in_turn({"": timed(work)}, 10, warm_up=2)[""])
+    return statistics.median(local_main_first({"": timed(work)}, 10, warm_up=2)[""])
 
 
 def machine() -> tuple[float, float]:
@@ -49,13 +49,13 @@ def floors(case: Case, rate: float, bandwidth: float) -> dict[str, float]:
     recipe = load(case.recipe)
     with torch.device("meta"):
         network = alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides)
-        size = case.side * case.enlarge
+        size = case.side * case.upscale
         maps = network.activations(torch.empty(1, 3, size, size), network.layer_names)[1]
     found = dict.fromkeys(PARTS, 0.0)
     for name, layer in network.layers.items():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             first = name == "conv1"
-            weight = layer.weight[0].numel() // (16 if first and case.enlarge > 1 else 1)  # folded: 3x3 instead of 11x11
+            weight = layer.weight[0].numel() // (16 if first and case.upscale > 1 else 1)  # folded: 3x3 instead of 11x11
             products = case.batch * maps[name].numel() * weight
             passes = 2 if first else 3  # forward, weights, input
             part = "convolutions" if isinstance(layer, nn.Conv2d) else "dense layers"

@@ -20,14 +20,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from benchmarks.turns import in_turn, ratios, skip, spread, timed
+from benchmarks.turns import local_main_first, ratios, skip, spread, timed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import alexnet
-from alexnet.data.images import Preprocessing, to_input
-from alexnet.measure.evaluate import BATCH, predict_logits
-from alexnet.network.device import choose_precision, keep_freed_memory, place
+from alexnet.data.preprocessing import to_input
+from alexnet.inference.evaluate import BATCH, predict_logits
+from alexnet.network.device import keep_freed_memory, place, resolve_precision
+from alexnet.recipe import Preprocessing
 
 CLASSES = 10
 ROUNDS = {BATCH: 3, 1: 15}  # by the images of a batch
@@ -41,10 +42,10 @@ class Case(NamedTuple):
 
     stored: int
     input: int
-    enlarge: int = 1
+    upscale: int = 1
 
 
-CASES = {"cifar10 at 227": Case(227, 227), "cifar10 at 128 from 32, as fast has it": Case(32, 128, enlarge=4)}
+CASES = {"cifar10 at 227": Case(227, 227), "cifar10 at 128 from 32, as fast has it": Case(32, 128, upscale=4)}
 
 
 def export(network: nn.Module, size: int, path: Path) -> None:
@@ -69,14 +70,16 @@ def session(path: Path, threads: int) -> Any:
 
 def compare(network: nn.Module, peer: Any, case: Case, count: int) -> dict[str, float]:
     """Take batches of `count` images in turn, print a table, and return how often as fast ours is as each other way."""
-    how = Preprocessing(
-        stored=case.stored, input=case.input, enlarge=case.enlarge, fit="crop", reduced_decode=True, resize="bilinear"
+    preprocessing = Preprocessing(
+        cache_size=case.stored, input=case.input, upscale=case.upscale, fit="crop", reduced_decode=True, resize="bilinear"
     )
     images = torch.randint(0, 256, (count, case.stored, case.stored, 3), dtype=torch.uint8)
     [name] = [given.name for given in peer.get_inputs()]
 
     def planes(images: Tensor) -> NDArray[np.float32]:
-        large: Tensor = nn.functional.interpolate(to_input(images, how), scale_factor=case.enlarge, mode="nearest-exact")
+        large: Tensor = nn.functional.interpolate(
+            to_input(images, preprocessing), scale_factor=case.upscale, mode="nearest-exact"
+        )
         return large.contiguous().numpy()
 
     def run(ready: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -85,15 +88,15 @@ def compare(network: nn.Module, peer: Any, case: Case, count: int) -> dict[str, 
 
     ready = planes(images)
     ways: dict[str, Callable[[], NDArray[np.float32]]] = {
-        "ours": lambda: predict_logits(network, images, how),
-        "ours, float32": lambda: predict_logits(network, images, how, "float32"),
+        "ours": lambda: predict_logits(network, images, preprocessing),
+        "ours, float32": lambda: predict_logits(network, images, preprocessing, "float32"),
         PEER: lambda: run(planes(images)),
     }
     if count == 1:
         ways[f"{PEER}, network alone"] = lambda: run(ready)
     few = images[:4]
-    np.testing.assert_allclose(predict_logits(network, few, how, "float32"), run(planes(few)), rtol=1e-3, atol=1e-4)
-    times = in_turn({way: timed(work, IN_A_ROW[count]) for way, work in ways.items()}, ROUNDS[count])
+    np.testing.assert_allclose(predict_logits(network, few, preprocessing, "float32"), run(planes(few)), rtol=1e-3, atol=1e-4)
+    times = local_main_first({way: timed(work, IN_A_ROW[count]) for way, work in ways.items()}, ROUNDS[count])
     found = {}
     for way, seconds in times.items():
         each = ratios(seconds, times["ours"])
@@ -119,11 +122,11 @@ def main() -> None:
             export(network, case.input, path)
             peer = session(path, threads)
         place(network, device)
-        print(f"{name}, {threads} threads, {choose_precision(device, 'auto')}")
+        print(f"{name}, {threads} threads, {resolve_precision(device, 'auto')}")
         for count in ROUNDS:
             print("  one image" if count == 1 else f"  batches of {count}")
             results[f"{name}, {count}"] = compare(network, peer, case, count)
-    print(json.dumps({"benchmark": "inference", "threads": threads, "precision": choose_precision(device, "auto"), **results}))
+    print(json.dumps({"benchmark": "inference", "threads": threads, "precision": resolve_precision(device, "auto"), **results}))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 The loader is all that a batch needs before the network's forward: taken from the cache in shuffled order, shifted, mirrored,
 normalised, resized. Decoding is what filling the cache costs, once a dataset: read, decode, fit, write. Training is loader and
-step together, as in `training/loop.py`. tf.data does the same work in `.venv-keras` (`proof/tf_data.py`), in a process of its
-own that computes only when it is asked to. Wanted: loader and decoding 3 times the step or more, training 0.9 of it or more.
+step together, as in `training/trainer.py`. tf.data does the same work in `.venv-keras` (`proof/tf_data.py`), in a process of
+its own that computes only when it is asked to. Wanted: loader and decoding 3 times the step or more, training 0.9 of it.
 
 Reads cifar-10-batches-py and imagenette in the folder that ALEXNET_TEST_DATA names; the cache is a temporary folder.
 """
@@ -23,23 +23,22 @@ from unittest import mock
 
 import numpy as np
 import torch
-from benchmarks.turns import Measured, in_turn, ratios, real_data, spread
+from benchmarks.turns import Measured, local_main_first, ratios, real_data, spread
 from benchmarks.tutorial import PYTHON, asked
 from torch import Tensor
 
 import alexnet
 from alexnet.data.augment import training_input
-from alexnet.data.batches import Batch, Images, batch_cuts, epoch_batches
+from alexnet.data.batches import Batch, SplitImages, batch_bounds, epoch_batches
 from alexnet.data.cache import open_cache
-from alexnet.data.dataset import open_dataset, preprocessing, resolve
-from alexnet.data.images import Preprocessing
+from alexnet.data.dataset import open_dataset, resolve
 from alexnet.data.sources import open_table
 from alexnet.data.statistics import measure
-from alexnet.network.device import autocast, choose_device, choose_precision, keep_freed_memory, place
-from alexnet.network.fused import narrow_gradients
-from alexnet.recipe import Recipe, load
+from alexnet.network.device import autocast, choose_device, keep_freed_memory, place, resolve_precision
+from alexnet.network.fast.fuse import use_bf16_gradients
+from alexnet.recipe import Preprocessing, Recipe, load
 from alexnet.training.optimizer import Loss, build_optimizer
-from alexnet.training.schedule import input_at
+from alexnet.training.schedule import input_size_at
 
 ROUNDS = 5
 WANTED = {"loader": 3.0, "decoding": 3.0, "training": 0.9}  # times the step's images a second
@@ -62,7 +61,7 @@ class Case(NamedTuple):
 CASES = {
     "CIFAR-10 stored at 32, first input": Case("cifar10", 0.0, {}, 5120, 256, 1),
     "CIFAR-10 stored at 32, last input": Case("cifar10", 1.0, {}, 5120, 256, 1),
-    "Imagenette at 227": Case("imagenette", 1.0, {"images.stored": 227, "images.input": 227}, 1000, 64, 1),
+    "Imagenette at 227": Case("imagenette", 1.0, {"images.cache_size": 227, "images.input": 227}, 1000, 64, 1),
 }
 
 
@@ -72,22 +71,22 @@ class Loader:
 
     case: Case
     recipe: Recipe
-    how: Preprocessing
-    images: Images
+    preprocessing: Preprocessing
+    images: SplitImages
     device: torch.device
 
     def inputs(self, count: int, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the network's inputs and the targets as `training/loop.py` makes them."""
-        images = Images(self.images.pixels, self.images.rows[:count], self.images.targets[:count])
-        cuts, workers = batch_cuts(count, self.case.batch), self.recipe.data.workers
-        seed, alternate = self.recipe.train.seed, self.recipe.augment.alternate
+        """Yield the network's inputs and the targets as `training/trainer.py` makes them."""
+        images = SplitImages(self.images.pixels, self.images.rows[:count], self.images.targets[:count])
+        cuts, workers = batch_bounds(count, self.case.batch), self.recipe.data.workers
+        seed, alternate = self.recipe.train.seed, self.recipe.augment.alternating_flip
         for batch in epoch_batches(images, cuts, seed, epoch, workers=workers, alternate=alternate):
             yield self._input(batch), batch.targets.to(self.device, non_blocking=True)
 
     def _input(self, batch: Batch) -> Tensor:
         assert batch.draws is not None
         images = batch.images.to(self.device, non_blocking=True)
-        return training_input(images, batch.draws.to(self.device), self.how, self.recipe.augment)
+        return training_input(images, batch.draws.to(self.device), self.preprocessing, self.recipe.augment)
 
 
 def rated(count: int, work: Callable[[], object]) -> Measured:
@@ -104,15 +103,15 @@ def rated(count: int, work: Callable[[], object]) -> Measured:
 
 
 def stepping(loader: Loader, network: alexnet.AlexNet) -> Callable[[Tensor, Tensor], None]:
-    """Return a training step as `training/loop.py` takes it on an input that is ready."""
+    """Return a training step as `training/trainer.py` takes it on an input that is ready."""
     recipe, device = loader.recipe, loader.device
     optimizer, loss_of = build_optimizer(network, recipe.optimizer), Loss(recipe.train, loader.images.targets, 10, device)
-    if choose_precision(device, recipe.train.precision) == "bfloat16":
-        narrow_gradients(network)
+    if resolve_precision(device, recipe.train.precision) == "bfloat16":
+        use_bf16_gradients(network)
 
     def step(images: Tensor, targets: Tensor) -> None:
         with autocast(device, recipe.train.precision):
-            logits = network(images, loader.how.enlarge).float()
+            logits = network(images, loader.preprocessing.upscale).float()
         loss = loss_of(logits, targets)
         loss.item()
         optimizer.zero_grad(set_to_none=True)
@@ -136,14 +135,14 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
     recipe = resolve(load("fast").with_settings(case.settings), table)
     workers = recipe.data.workers
     with mock.patch.dict(os.environ, ALEXNET_CACHE=str(scratch)):
-        images = open_dataset(table, preprocessing(recipe), workers, recipe.data).images("train")
+        images = open_dataset(table, recipe.images.resolved(), workers, recipe.data).images("train")
     recipe, mean_image = measure(recipe, images)
     network = place(alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides), device)
-    how = preprocessing(recipe, mean_image)
-    how = how.model_copy(update={"input": input_at(recipe, case.share, network.smallest)})
+    preprocessing = recipe.images.resolved(mean_image)
+    preprocessing = preprocessing.model_copy(update={"input": input_size_at(recipe, case.share, network.smallest)})
     chosen = np.random.default_rng(0).permutation(len(images))[: case.images]  # from everywhere in the cache
-    images = Images(images.pixels, images.rows[chosen], images.targets[chosen])
-    loader, few = Loader(case, recipe, how, images, device), case.steps * case.batch
+    images = SplitImages(images.pixels, images.rows[chosen], images.targets[chosen])
+    loader, few = Loader(case, recipe, preprocessing, images, device), case.steps * case.batch
     step = stepping(loader, network)
     ready, epochs = list(loader.inputs(few)), iter(range(1, 1000))
     found = {
@@ -153,12 +152,16 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
     }
     peer: dict[str, Any] = {
         "batch": case.batch,
-        "side": how.side,
-        "input": how.resized,
-        "mean": how.mean,
-        "deviation": how.deviation,
+        "side": preprocessing.side,
+        "input": preprocessing.resized,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
     }
-    peer |= {"shift": round(how.side * recipe.augment.shift), "mirror": recipe.augment.mirror, "threads": workers}
+    peer |= {
+        "shift": round(preprocessing.side * recipe.augment.shift),
+        "horizontal_flip": recipe.augment.horizontal_flip,
+        "threads": workers,
+    }
     if PYTHON.exists():
         np.save(scratch / "images.npy", images.pixels.take(images.rows))
         found["tf.data, loader"] = tf_data(case.images, {**peer, "source": str(scratch / "images.npy")})
@@ -167,7 +170,7 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
 
         def decode() -> None:
             with tempfile.TemporaryDirectory(dir=scratch) as anew, mock.patch.dict(os.environ, ALEXNET_CACHE=anew):
-                open_cache(files, how, workers)
+                open_cache(files, preprocessing, workers)
 
         found["decoding"] = rated(len(files), decode)
         if PYTHON.exists():
@@ -178,7 +181,7 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
 
 def compare(name: str, case: Case, ways: dict[str, Measured]) -> dict[str, float]:
     """Take the passes in turn, print a table, and return the ratios to the step."""
-    rates = in_turn(ways, ROUNDS)
+    rates = local_main_first(ways, ROUNDS)
     print(f"{name}, batches of {case.batch}, {torch.get_num_threads()} threads, {os.cpu_count()} workers")
     of_step = {}
     for way, found in rates.items():

@@ -14,31 +14,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.turns import in_turn, ratios, real_data, spread, timed, trained_run
+from benchmarks.turns import local_main_first, ratios, real_data, spread, timed, trained_run
 from PIL import Image
 from torch import nn
 from torch.nn.functional import interpolate
 
 import alexnet
-from alexnet.use.predict import BATCH, find_images
+from alexnet.inference.predict import BATCH, find_images
 
 ROUNDS = 3
 
 
 def plain(run: alexnet.Run, paths: list[Path]) -> list[str]:
     """Return the best label of each file by the plain loop."""
-    how = run.card.preprocessing
+    preprocessing = run.config.preprocessing
     layers = nn.Sequential(*run.network.layers.values()).float().eval()
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (how.mean, how.deviation))
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     labels: list[str] = []
     with torch.no_grad():
         for first in range(0, len(paths), BATCH):
             images = []
             for path in paths[first : first + BATCH]:
-                image = Image.open(path).convert("RGB").resize((how.side, how.side))
-                levels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() * how.levels / 255
+                image = Image.open(path).convert("RGB").resize((preprocessing.side, preprocessing.side))
+                levels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() * preprocessing.value_range / 255
                 images.append((levels - mean) / deviation)
-            probabilities = layers(interpolate(torch.stack(images), scale_factor=float(how.enlarge))).softmax(1)
+            probabilities = layers(interpolate(torch.stack(images), scale_factor=float(preprocessing.upscale))).softmax(1)
             labels += [run.labels[i] for i in probabilities.argmax(1)]
     return labels
 
@@ -52,7 +52,9 @@ if __name__ == "__main__":
         "plain loop": lambda: plain(run, paths),
     }
     list(run.stream(paths[:BATCH]))  # workers started
-    times = in_turn({way: timed(lambda way=way: answers.update({way: ways[way]()})) for way in ways}, ROUNDS, warm_up=0)
+    times = local_main_first(
+        {way: timed(lambda way=way: answers.update({way: ways[way]()})) for way in ways}, ROUNDS, warm_up=0
+    )
     for way, taken in times.items():
         print(f"{way:12} {spread([len(paths) / seconds for seconds in taken], '.0f')} files/s")
     faster = ratios(times["plain loop"], times["alexnet"])

@@ -27,34 +27,34 @@ from benchmarks.turns import skip
 
 import alexnet
 from alexnet.data.batches import Batch
-from alexnet.network.device import autocast, choose_precision, keep_freed_memory, place
+from alexnet.network.device import autocast, keep_freed_memory, place, resolve_precision
 from alexnet.recipe import Train, load
+from alexnet.training.distributed import ProcessGroup, process_group
 from alexnet.training.optimizer import Loss, build_optimizer
-from alexnet.training.parallel import Exchange, Parallel, Share
-from alexnet.training.processes import Group, joined
+from alexnet.training.parallel import AllGather, Parallel, ParallelModel
 
 KINDS: tuple[Parallel, ...] = ("data", "hybrid", "towers")
 STEPS, PROCESSES, CLASSES, SIDE = 5, 2, 1000, 227
 CPU = torch.device("cpu")
 
 
-def formula(share: Share, group: Group, images: int, bytes_each: int) -> float:
+def formula(share: ParallelModel, group: ProcessGroup, images: int, bytes_each: int) -> float:
     """Return the bytes that a process sends in a step: of gradients in float32, of activations in `bytes_each`, of logits.
 
     A sum over all sends twice what is summed but for the process's own part of it; an exchange sends, forwards, its part to
     all others, and backwards the gradient of their parts to them.
     """
-    others = (group.world - 1) / group.world
+    others = (group.world_size - 1) / group.world_size
     if share.kind == "data":
         return 2 * others * 4 * sum(p.numel() for p in share.network.parameters())
-    undivided = [p for name, p in share.network.named_parameters() if name not in share.divided and name != "head.bias"]
+    undivided = [p for name, p in share.network.named_parameters() if name not in share.shard_dims and name != "head.bias"]
     gradients = 2 * others * 4 * sum(p.numel() for p in undivided) if share.kind == "hybrid" else 0.0
-    exchanged, kept = 0, [name for name, layer in share.whole.layers.items() if isinstance(layer, torch.nn.Module)]
+    exchanged, kept = 0, [name for name, layer in share.full_model.layers.items() if isinstance(layer, torch.nn.Module)]
     with torch.no_grad():
-        _, outputs = share.whole.eval().activations(torch.zeros(1, 3, SIDE, SIDE), kept)
+        _, outputs = share.full_model.eval().activations(torch.zeros(1, 3, SIDE, SIDE), kept)
     before = ""
     for name, layer in share.network.layers.items():
-        if isinstance(layer, Exchange):
+        if isinstance(layer, AllGather):
             exchanged += outputs[before].numel()
         else:
             before = name
@@ -66,15 +66,15 @@ def work(kind: Parallel, variant: str, images: int, wire: str) -> None:
     """Take steps, and print what the first process found: seconds of each, and bytes that both sent in one."""
     keep_freed_memory()
     recipe = load("paper")
-    precision = choose_precision(CPU, recipe.train.precision)
-    with joined() as group:
+    precision = resolve_precision(CPU, recipe.train.precision)
+    with process_group() as group:
         torch.manual_seed(0)
         network = place(alexnet.AlexNet(variant, CLASSES), CPU)
-        share = Share(network, group, kind, synchronised=True)
+        share = ParallelModel(network, group, kind, synchronised=True)
         expected = formula(share, group, images, 2 if precision == "bfloat16" else 4)
         optimizer = build_optimizer(share.network, recipe.optimizer)
-        [(start, end)] = share.cuts([(0, images)])
-        share.images = images
+        [(start, end)] = share.local_bounds([(0, images)])
+        share.batch_size = images
         batch = Batch(torch.randn(end - start, 3, SIDE, SIDE), torch.randint(0, CLASSES, (end - start,)))
         loss_of = Loss(Train(), batch.targets.numpy(), CLASSES, CPU)
         share.network.train()
@@ -91,8 +91,12 @@ def work(kind: Parallel, variant: str, images: int, wire: str) -> None:
             seconds.append(time.monotonic() - began)
             sent.append(bytes_sent(wire) - before)
         [both] = group.sum(statistics.median(sent[1:]))
-        if group.first:
-            print(json.dumps({"seconds": seconds[1:], "sent": both, "formula": expected * group.world, "precision": precision}))
+        if group.is_main:
+            print(
+                json.dumps(
+                    {"seconds": seconds[1:], "sent": both, "formula": expected * group.world_size, "precision": precision}
+                )
+            )
 
 
 def bytes_sent(wire: str) -> int:

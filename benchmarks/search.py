@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.turns import in_turn, real_data, spread, timed, trained_run
+from benchmarks.turns import local_main_first, real_data, spread, timed, trained_run
 
 import alexnet
-from alexnet.use.features import stream_features
-from alexnet.use.index import SHARD, Entry, Index, new_index, open_index
-from alexnet.use.predict import find_images, fitted_images
-from alexnet.use.search import BITS, code_layer
+from alexnet.inference.features import stream_features
+from alexnet.inference.predict import find_images, iter_images
+from alexnet.search.index import SHARD, Entry, Index, new_index, open_index
+from alexnet.search.search import BITS, code_layer
 
 TOP, ROWS, ROUNDS, MADE_UP = 10, 500, 30, 1_000_000
 
@@ -36,7 +36,7 @@ def made(place: Path, paths: list[str], codes: np.ndarray, rows: int = SHARD, bi
     for first in range(0, len(codes), rows):
         entries = [Entry(path, 0, 0) for path in paths[first : first + rows]]
         index = index.plus(entries, codes[first : first + rows])
-    return index.shortened(bits)
+    return index.binarized(bits)
 
 
 def precision(labels: np.ndarray, found: Callable[[slice], np.ndarray]) -> float:
@@ -49,7 +49,7 @@ def precision(labels: np.ndarray, found: Callable[[slice], np.ndarray]) -> float
     return float(np.mean(shares))
 
 
-def nearest(x: np.ndarray, squares: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
+def suggest(x: np.ndarray, squares: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
     """Return the rows of x nearest to each query by brute force in NumPy, nearest first."""
     distances = squares - 2 * queries @ x.T  # |x|² - 2 q x, which is the distance but for |q|²
     best = np.argpartition(distances, count, axis=1)[:, :count]
@@ -60,13 +60,15 @@ def precisions(run: alexnet.Run, folder: Path, place: Path) -> dict[str, float]:
     """Measure on the images of a folder of class folders."""
     paths = find_images([folder])
     labels = np.unique([path.parent.name for path in paths], return_inverse=True)[1]
-    layer, how = code_layer(run.network), run.card
-    codes = np.concatenate([b.layers[layer] for b in stream_features(run.network, how, paths, [layer], how.precision)])
-    pixels = np.stack([image for _, image in fitted_images(paths, how.preprocessing)]).reshape(len(paths), -1)
+    layer, preprocessing = code_layer(run.network), run.config
+    codes = np.concatenate(
+        [b.layers[layer] for b in stream_features(run.network, preprocessing, paths, [layer], preprocessing.precision)]
+    )
+    pixels = np.stack([image for _, image in iter_images(paths, preprocessing.preprocessing)]).reshape(len(paths), -1)
     pixels, counts = pixels.astype(np.float32), np.bincount(labels)
     squares = np.square(pixels).sum(1)
     found = {"chance": float((counts * (counts - 1)).sum() / len(labels) / (len(labels) - 1))}
-    found["pixels"] = precision(labels, lambda part: nearest(pixels, squares, pixels[part], TOP + 1))
+    found["pixels"] = precision(labels, lambda part: suggest(pixels, squares, pixels[part], TOP + 1))
     for bits in (64, BITS):
         index = made(place / str(bits), list(map(str, paths)), codes, bits=bits)
         short = index.coder.encode(codes)
@@ -80,7 +82,7 @@ def precisions(run: alexnet.Run, folder: Path, place: Path) -> dict[str, float]:
 def queried(ways: dict[str, Callable[[int], object]]) -> dict[str, float]:
     """Take all ways in turn, with query after query, each by its number; print and return the median milliseconds."""
     calls = {way: timed(partial(lambda call, numbers: call(next(numbers)), call, count())) for way, call in ways.items()}
-    times = {way: [1000 * seconds for seconds in taken] for way, taken in in_turn(calls, ROUNDS, warm_up=2).items()}
+    times = {way: [1000 * seconds for seconds in taken] for way, taken in local_main_first(calls, ROUNDS, warm_up=2).items()}
     for way, taken in times.items():
         print(f"  {way:34} {spread(taken)} ms")
     return {way: statistics.median(taken) for way, taken in times.items()}
@@ -92,7 +94,7 @@ def of_files(run: alexnet.Run, folder: Path, place: Path) -> dict[str, Any]:
     images = run.index(folder, place)["images"]
     seconds = time.perf_counter() - start
     print(f"  {images:,} files indexed in {seconds:.0f} s by Run.index: decoded, coded, written, short codes learned")
-    index = open_index(place, run.card.sha256)
+    index = open_index(place, run.config.sha256)
     kept = index.catalogue
     exact, binary, coder = sum(file.bytes for file in kept.exact), kept.binary.bytes, kept.coder.bytes
     print(f"  exact {exact / 1e6:,.1f} MB, binary {binary / 1e6:.2f} MB: 1/{exact / binary:.0f}; coder {coder / 1e6:.2f} MB")
@@ -106,12 +108,12 @@ def of_files(run: alexnet.Run, folder: Path, place: Path) -> dict[str, Any]:
 
     for row in chosen[:5]:  # the product and NumPy find the same
         near = [path for path, _ in index.nearest(codes[row], TOP, False, str(paths[row]))]
-        others = nearest(codes, squares, codes[[row]], TOP + 1)[0]
+        others = suggest(codes, squares, codes[[row]], TOP + 1)[0]
         assert len({*near} & {str(paths[other]) for other in others}) >= TOP - 1
     medians = queried(
         {
             "exact": lambda turn: index.nearest(codes[chosen[turn]], TOP, False),
-            "exact, NumPy": lambda turn: nearest(codes, squares, codes[chosen[[turn]]], TOP),
+            "exact, NumPy": lambda turn: suggest(codes, squares, codes[chosen[[turn]]], TOP),
             "binary": lambda turn: index.nearest(codes[chosen[turn]], TOP, True),
             "binary, NumPy": lambda turn: hamming(codes[chosen[[turn]]]),
             "an image file, exact": lambda turn: run.search(paths[chosen[turn]], TOP, index=place),

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from benchmarks.turns import in_turn, ratios, spread, timed
+from benchmarks.turns import local_main_first, ratios, spread, timed
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 import alexnet
-from alexnet.network.device import autocast, choose_device, choose_precision, keep_freed_memory, place
-from alexnet.network.fused import fast_forms, narrow_gradients
+from alexnet.network.device import autocast, choose_device, keep_freed_memory, place, resolve_precision
+from alexnet.network.fast.fuse import fast_forms, use_bf16_gradients
 from alexnet.network.lrn import LocalResponseNorm
 from alexnet.recipe import load
 from alexnet.training.optimizer import build_optimizer
@@ -33,7 +33,7 @@ class Case(NamedTuple):
     recipe: str
     batch: int
     side: int
-    enlarge: int = 1
+    upscale: int = 1
 
 
 CASES = (
@@ -56,14 +56,14 @@ def ours(case: Case, device: torch.device) -> Step:
     recipe = load(case.recipe)
     network = place(alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides), device)
     optimizer = build_optimizer(network, recipe.optimizer)
-    if choose_precision(device, recipe.train.precision) == "bfloat16":
-        narrow_gradients(network)
+    if resolve_precision(device, recipe.train.precision) == "bfloat16":
+        use_bf16_gradients(network)
     images, targets = batch_of(case, device)
     images = images.contiguous(memory_format=torch.channels_last)
 
     def step() -> object:
         with autocast(device, recipe.train.precision):
-            logits = network(images, case.enlarge).float()
+            logits = network(images, case.upscale).float()
         optimizer.zero_grad(set_to_none=True)
         loss = cross_entropy(logits, targets)
         loss.backward()
@@ -83,7 +83,7 @@ def plain(case: Case, device: torch.device, precision: str = "float32") -> Step:
     layers = nn.Sequential(*network.layers.values()).to(device)  # the layers alone, without our fast forms
     optimizer = torch.optim.SGD(layers.parameters(), lr=0.01, momentum=recipe.optimizer.momentum)
     images, targets = batch_of(case, device)
-    large = interpolate(images, scale_factor=float(case.enlarge))
+    large = interpolate(images, scale_factor=float(case.upscale))
     return plain_step(layers, optimizer, large, targets, precision)
 
 
@@ -105,8 +105,8 @@ def plain_step(layers: nn.Module, optimizer: torch.optim.Optimizer, images: Tens
 def measure(case: Case, device: torch.device) -> dict[str, float]:
     """Take the steps in turn, print a table, and return images a second and the ratio."""
     steps = {"ours": ours(case, device), "plain": plain(case, device)}
-    times = in_turn({name: timed(step) for name, step in steps.items()}, ROUNDS, warm_up=2)
-    size = f"{case.side}x{case.side}" + (f" enlarged {case.enlarge} times" if case.enlarge > 1 else "")
+    times = local_main_first({name: timed(step) for name, step in steps.items()}, ROUNDS, warm_up=2)
+    size = f"{case.side}x{case.side}" + (f" enlarged {case.upscale} times" if case.upscale > 1 else "")
     print(f"{case.recipe}, {case.batch} images of {size} on {device}, {torch.get_num_threads()} threads")
     for name, found in times.items():
         print(f"  {name:6} {spread([case.batch / seconds for seconds in found], '.1f')} images/s")

@@ -23,7 +23,8 @@ from alexnet.network.variants import VARIANTS
 
 FOLDER = Path(__file__).parent
 SOURCE = FOLDER.parent / "src" / "alexnet"
-FOLDERS = ("", "cli", "training", "use", "use/serving", "measure", "data", "network", "network/kernels", "recipes", "scratch")
+FOLDERS = ("", "cli", "server", "ablation", "explain", "training", "search", "export", "report", "inference", "convert")
+FOLDERS += ("data", "network", "network/fast", "network/fast/kernels", "recipes", "scratch")
 TABLE = "<!-- table of `paper`: written by docs/generate.py -->", "<!-- end of table -->"
 FILES = "<!-- files: written by docs/generate.py -->", "<!-- end of files -->"
 HEAD = """\

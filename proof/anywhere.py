@@ -79,7 +79,7 @@ class Outcome:
     minutes: float
 
 
-def lacking(name: str) -> str | None:
+def missing_reason(name: str) -> str | None:
     """Return what this machine lacks for a setting, None where it can be imitated."""
     need = NEEDS.get(name)
     return None if need is None or torch.cpu.get_capabilities().get(need) else need
@@ -169,13 +169,13 @@ def main() -> int:
         parser.error(f"no setting {sorted(wrong)[0]!r}: there are {', '.join(SETTINGS)}")
     if asked.list:
         for name, setting in SETTINGS.items():
-            print(f"{name:18}{setting.environment or ''}{f'  lacks {lack}' if (lack := lacking(name)) else ''}")
+            print(f"{name:18}{setting.environment or ''}{f'  lacks {lack}' if (lack := missing_reason(name)) else ''}")
         return 0
     chosen = list(trained(asked.trained)) or [(name, SETTINGS[name]) for name in asked.settings or SETTINGS]
     failures = 0
     print(f"{'setting':24}{'passed':>8}{'failed':>8}{'skipped':>9}{'minutes':>9}", flush=True)
     for name, setting in chosen:
-        if lack := lacking(name):
+        if lack := missing_reason(name):
             print(f"{name:24}  not run: this processor has no {lack}", flush=True)
             continue
         found = tested(setting, [*PARALLEL, *more])

@@ -13,7 +13,9 @@ import re
 import pytest
 
 # In the text of a test, or of a fixture that it takes.
-TRAINS = re.compile(r"""\btrain\(|"train"|\bstarted\(|job\.start|\bTrainer\b|\.resume\(|--resume|ablate|find_rate""")
+TRAINS = re.compile(
+    r"""\btrain\(|"train"|\bstarted\(|training\.start|\bTrainer\b|\.resume\(|--resume|ablate|find_lr|lr_finder"""
+)
 
 
 def trains(item: pytest.Item) -> bool:

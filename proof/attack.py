@@ -30,7 +30,7 @@ from proof.hostile import CHUNKED, CLOSE, FORM, PART, bombs, endless, form, head
 from proof.served import Server
 from proof.watch import Watch
 
-from alexnet.use.serving.limits import Limits
+from alexnet.server.limits import Limits
 
 LIMITS = Limits()
 MEMORY = 2 << 30  # bytes above rest, at the worst moment: two processes may decode 50 megapixels each, in three copies

@@ -94,7 +94,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=500)
     options = parser.parse_args()
     run, plain = alexnet.load(options.run), alexnet.load(options.run)
-    plain.card = plain.card.model_copy(update={"precision": "float32"})
+    plain.config = plain.config.model_copy(update={"precision": "float32"})
     chance, pictures, kinds = np.random.default_rng(2012), sources(run), list(KINDS)
     rows: list[tuple[str, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -24,8 +24,8 @@ from proof.watch import Watch
 
 import alexnet
 from alexnet.data.check import check
+from alexnet.data.decode_pool import decoded
 from alexnet.data.sources import open_table
-from alexnet.data.workers import decoded
 from alexnet.errors import ImageError
 
 FORMATS = {
@@ -41,7 +41,7 @@ CHANGES = ("flip", "cut", "splice")
 AT_ONCE = 2000  # files on the disk
 SECONDS = 5.0  # the most that an image may take, of the processor's time
 MEMORY = 1 << 30  # bytes above those at rest
-NARROW = {"model.width": 1 / 16, "images.input": 67, "train.batch": 16, "train.epochs": 1}
+NARROW = {"model.width": 1 / 16, "images.input": 67, "train.batch_size": 16, "train.epochs": 1}
 
 
 def seeds(chance: np.random.Generator) -> dict[str, list[bytes]]:
@@ -103,7 +103,7 @@ def fuzz(folder: Path, count: int, seed: int, run: alexnet.Run) -> tuple[Counter
     written = list(files(folder, count, np.random.default_rng(seed)))
     paths = [path for path, _, _ in written]
     before = {path: path.read_bytes() for path in paths}
-    settings = {"stored": 64, "fit": "crop", "filter": "bicubic", "reduced_decode": True}
+    settings = {"cache_size": 64, "fit": "crop", "filter": "bicubic", "reduced_decode": True}
     outcomes = {}
     for (path, answer), (_, name, change) in zip(decoded("pixels", paths, 2, 64, **settings), written, strict=True):
         outcomes[path] = answer.kind if isinstance(answer, ImageError) else "decoded"

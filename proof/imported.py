@@ -12,7 +12,7 @@ from proof.inputs import MEAN
 import alexnet
 
 TOLERANCE = 1e-5
-SETTINGS = {"annotated": {"images.mean": MEAN}, "cifar10": {"images.stored": 32}, "cifar10-1x1": {"images.stored": 32}}
+SETTINGS = {"annotated": {"images.mean": MEAN}, "cifar10": {"images.cache_size": 32}, "cifar10-1x1": {"images.cache_size": 32}}
 
 
 def deviation(folder: Path, name: str, out: Path) -> float:

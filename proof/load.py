@@ -34,7 +34,7 @@ from torch.nn.functional import interpolate
 
 import alexnet
 from alexnet.data import decode
-from alexnet.data.images import fitted, to_input
+from alexnet.data.preprocessing import fit_image, to_input
 
 WANTED = 0.6  # of the loop's images a second
 GROWTH = 16 << 20  # bytes over the second half: a page here and there is not a leak
@@ -95,22 +95,22 @@ class Loop:
     """The peer: decode, prepare, onnxruntime."""
 
     def __init__(self, run: alexnet.Run) -> None:
-        self._run, how = run, run.card.preprocessing
+        self._run, preprocessing = run, run.config.preprocessing
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.onnx"
-            export(run.network, how.input, path)
+            export(run.network, preprocessing.input, path)
             self._session = session(path, torch.get_num_threads())
         [self._name] = [given.name for given in self._session.get_inputs()]
 
     def labels(self, files: list[bytes], batch: int) -> tuple[list[str], float]:
         """Return the best label of each file, and the seconds that they took."""
-        how, found, began = self._run.card.preprocessing, list[str](), time.perf_counter()
+        preprocessing, found, began = self._run.config.preprocessing, list[str](), time.perf_counter()
         for start in range(0, len(files), batch):
             some = files[start : start + batch]
-            images = [fitted(decode.stored_pixels(file, **how.storing()), how) for file in some]
-            x = to_input(torch.from_numpy(np.stack(images)), how)
-            if how.enlarge > 1:
-                x = interpolate(x, scale_factor=how.enlarge, mode="nearest-exact")
+            images = [fit_image(decode.stored_pixels(file, **preprocessing.decode_options()), preprocessing) for file in some]
+            x = to_input(torch.from_numpy(np.stack(images)), preprocessing)
+            if preprocessing.upscale > 1:
+                x = interpolate(x, scale_factor=preprocessing.upscale, mode="nearest-exact")
             logits = self._session.run(None, {self._name: x.contiguous().numpy()})[0]
             found += [self._run.labels[i] for i in logits.argmax(1)]
         return found, time.perf_counter() - began

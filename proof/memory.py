@@ -26,7 +26,7 @@ import alexnet
 LIMIT = 3e9  # bytes
 GROWTH = 0.05  # of the first epoch's
 DIFFERENT = 500  # files; the others are links to them
-NARROW = {"model.width": 1 / 16, "images.stored": 256, "images.input": 67, "images.enlarge": 1, "train.max_images": 0}
+NARROW = {"model.width": 1 / 16, "images.cache_size": 256, "images.input": 67, "images.upscale": 1, "train.max_images": 0}
 
 
 class EpochWatch:

@@ -46,7 +46,7 @@ if __name__ == "__main__":
         seconds = time.monotonic() - began
         with (run.path / "metrics.csv").open() as file:
             right = [float(row["val_top1"]) for row in csv.DictReader(file)]
-        size = min(PHOTOS, run.recipe.train.batch)
+        size = min(PHOTOS, run.recipe.train.batch_size)
     steps = [(epoch + 1) * PHOTOS // size for epoch, share in enumerate(right) if share == 1.0]
     found = f"all {PHOTOS} right after {steps[0]} steps" if steps else f"{right[-1]:.0%} of {PHOTOS} right"
     print(f"{name}: {found} of {size} photos, {seconds:.0f} s")

@@ -25,12 +25,12 @@ import tensorflow as tf
 def cached(images: Any, how: dict[str, Any]) -> tf.data.Dataset:
     """Return the batches of decoded images, float32, as the network takes them."""
     side, reach = images.shape[1], how["shift"]
-    mean, deviation = (tf.constant(how[name], tf.float32) * 255 for name in ("mean", "deviation"))
+    mean, deviation = (tf.constant(how[name], tf.float32) * 255 for name in ("mean", "std"))
 
     def move(image: tf.Tensor) -> tf.Tensor:
         image = tf.pad(image, [[reach, reach], [reach, reach], [0, 0]], "REFLECT")
         image = tf.image.random_crop(image, (side, side, 3))
-        return tf.image.random_flip_left_right(image) if how["mirror"] else image
+        return tf.image.random_flip_left_right(image) if how["horizontal_flip"] else image
 
     def finish(batch: tf.Tensor) -> tf.Tensor:
         batch = (tf.cast(batch, tf.float32) - mean) / deviation

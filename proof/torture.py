@@ -37,11 +37,11 @@ PHASES = {
     "write_metrics": "saving",
     "write_report": "report",
     "evaluate_split": "validation",
-    "_step": "step",
+    "train_step": "step",
 }
 NAMES = ("start", *dict.fromkeys(PHASES.values()))
 TIME_COLUMNS = {"seconds", "images_per_second", "utilisation", "memory_gb"}
-NARROW = {"model.width": 1 / 16, "images.input": 67, "train.batch": 16, "train.epochs": 6, "data.workers": 2}
+NARROW = {"model.width": 1 / 16, "images.input": 67, "train.batch_size": 16, "train.epochs": 6, "data.workers": 2}
 KILLS_A_RUN = 20
 SIZE = (160, 160)  # pictures so large that decoding takes a while
 

@@ -204,7 +204,7 @@ def without_extras(walk: Walk) -> None:
     walk.step("model summary", go, "model", "summary", "paper", wanted="conv1")
     walk.step("model plot", go, "model", "plot", "paper", "--out", "paper.svg")
     walk.step("recipes show", go, "recipes", "show", "fast", wanted="[train]")
-    tried = ("--vary", "optimizer.rate=0.01,0.001", "--seeds", "1", "--out", "runs/ablation")
+    tried = ("--vary", "optimizer.lr=0.01,0.001", "--seeds", "1", "--out", "runs/ablation")
     walk.step("ablate", go, "ablate", "photos", *tried, *SMALL, "--set", "train.epochs=1")
     walk.step("import alexnet.scratch", walk.run, walk.python, "-c", "import alexnet.scratch")
     for name, (arguments, _) in EXTRAS.items():
@@ -212,7 +212,7 @@ def without_extras(walk: Walk) -> None:
 
 
 IMPORTED = ("import-keras", "x.h5", "--variant", "cifar10", "--recipe", "fast", "--set", "model.width=0.0625")
-PREPARED = ("--set", "images.stored=64", "--set", "images.mean=[0.5,0.5,0.5]", "--set", "images.deviation=[0.2,0.2,0.2]")
+PREPARED = ("--set", "images.cache_size=64", "--set", "images.mean=[0.5,0.5,0.5]", "--set", "images.std=[0.2,0.2,0.2]")
 # For each extra a command that needs it, and what else to run with it.
 EXTRAS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
     "parquet": (("data", "check", "table.parquet"), ()),
@@ -281,7 +281,7 @@ def kernels(walk: Walk, wanted: str, **more: str) -> None:
         raise RuntimeError(f"{wanted!r} is not in {said!r}")
 
 
-def lacking(walk: Walk) -> None:
+def missing_reason(walk: Walk) -> None:
     """Try what machines lack."""
     compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
     walk.step("kernels", kernels, walk, "<CDLL" if compiler else "no C++ compiler was found")
@@ -370,7 +370,7 @@ def main() -> int:
         walk.step("import", elsewhere, walk)
         without_extras(walk)
         with_extras(walk)
-        lacking(walk)
+        missing_reason(walk)
         walk.step("two users, root first", two_users, walk, 0, NOBODY)
         walk.step("two users, root last", two_users, walk, NOBODY, 0)
     finally:

@@ -25,8 +25,14 @@ WAYS = (
     *((2, "data", "cifar10"), (2, "hybrid", "cifar10"), (2, "towers", "paper")),
     *((4, "data", "cifar10"), (4, "hybrid", "cifar10")),
 )
-SETTINGS = ("model.norm=batch", "model.width=0.0625", "model.whiten=false", "images.input=67")
-SETTINGS += ("images.enlarge=1", "schedule.grow=[]", "optimizer.muon=0", "model.dropout=0.2", "train.batch=32")
+SETTINGS = ("model.norm=batch", "model.width=0.0625", "model.whitening_init=false", "images.input=67")
+SETTINGS += (
+    "images.upscale=1",
+    "schedule.progressive_resize=[]",
+    "optimizer.muon_lr=0",
+    "model.dropout=0.2",
+    "train.batch_size=32",
+)
 
 
 def command(processes: int, parallel: str, variant: str, out: Path) -> list[str]:

@@ -15,8 +15,8 @@ from typing import Any
 from proof.pictures import picture
 
 import alexnet
-from alexnet.use.serving.engine import Engine
-from alexnet.use.serving.limits import Limits
+from alexnet.server.engine import Engine
+from alexnet.server.limits import Limits
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Gated(Engine):
     """An engine that notes each batch's size, and waits before the network while `open` is not set."""
 
     def __init__(self, run: alexnet.Run, limits: Limits) -> None:
-        super().__init__(run.network, run.card, limits)
+        super().__init__(run.network, run.config, limits)
         self.open, self.sizes = threading.Event(), list[int]()
         self.open.set()
 

@@ -20,7 +20,7 @@ from proof.torture import sets
 from torch.distributed import TCPStore
 
 from alexnet import cli
-from alexnet.cli import make
+from alexnet.cli import train
 from conftest import TINY
 
 TINY_SETS = sets(TINY)
@@ -29,7 +29,9 @@ SECONDS = 120  # for a process: only one that hangs takes as long
 # Processes of their own are forked from one that has imported torch already, where the system can do that.
 _SERVER = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 PROCESSES: Any = multiprocessing.get_context(_SERVER)
-PROCESSES.set_forkserver_preload(["alexnet.api", "alexnet.cli", "alexnet.training.job", "alexnet.use.report", "hypothesis"])
+PROCESSES.set_forkserver_preload(
+    ["alexnet.api", "alexnet.cli", "alexnet.training.train", "alexnet.report.report", "hypothesis"]
+)
 
 
 def run(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -39,7 +41,7 @@ def run(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.Comple
     with (
         patch.object(sys, "argv", ["alexnet", *words]),
         patch.object(sys, "stdin", given),
-        patch.object(make, "STARTED", time.monotonic()),
+        patch.object(train, "STARTED", time.monotonic()),
         patch.dict(os.environ, {"COLUMNS": "80"}),
         redirect_stdout(out),
         redirect_stderr(err),
@@ -138,7 +140,7 @@ def _child(main: Callable[..., None] | None, arguments: list[str], environment: 
         stream.flush()
         with path.open("wb") as file:
             os.dup2(file.fileno(), stream.fileno())
-    make.STARTED = time.monotonic()
+    train.STARTED = time.monotonic()
     sys.argv = ["alexnet", *arguments]
     if main is None:
         cli.main()

@@ -22,9 +22,10 @@ from proof.pictures import class_folders
 
 import alexnet
 from alexnet import cli, recipe
-from alexnet.data.images import Preprocessing
-from alexnet.training import budget, clock, job, loop
-from alexnet.training.loop import Trainer
+from alexnet.recipe import Preprocessing
+from alexnet.training import budget, session, trainer
+from alexnet.training import train as training
+from alexnet.training.trainer import Trainer
 from official import archive, no_proxy, server  # noqa: F401 - fixtures
 
 # One thread, in processes that tests start too, as `make test` runs several files at once, whose threads would wait for each
@@ -38,13 +39,19 @@ settings.register_profile("ours", deadline=None, derandomize=True, database=None
 settings.load_profile("ours")
 
 TIME_COLUMNS = {"seconds", "images_per_second", "utilisation", "memory_gb"}
-TINY = {"model.width": 1 / 16, "images.input": 67, "train.batch": 32, "train.seed": SEED}
+TINY = {"model.width": 1 / 16, "images.input": 67, "train.batch_size": 32, "train.seed": SEED}
 NARROW = {
-    **{"model.width": 1 / 16, "model.whiten": False, "images.input": 67, "train.batch": 8, "train.precision": "float32"},
-    "augment.alternate": False,
+    **{
+        "model.width": 1 / 16,
+        "model.whitening_init": False,
+        "images.input": 67,
+        "train.batch_size": 8,
+        "train.precision": "float32",
+    },
+    "augment.alternating_flip": False,
     "train.seed": SEED,
 }
-SHORT = {**TINY, "train.epochs": 3, "train.batch": 8}
+SHORT = {**TINY, "train.epochs": 3, "train.batch_size": 8}
 
 
 def seed(name: str) -> None:
@@ -134,7 +141,7 @@ def weights(run: Path) -> bytes:
 def started(out: Path, photos: Path, name: str = "fast", **changes: Any) -> list[dict[str, str]]:
     """Train narrow, in float32, without a report; return the rows of `metrics.csv`."""
     made = recipe.load(name).with_settings({"data.dataset": str(photos), **NARROW, **changes})
-    job.start(made, out, "cpu", time.monotonic())
+    training.start(made, out, "cpu", time.monotonic())
     return metrics(out)
 
 
@@ -145,10 +152,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int) -> Call
     def counted(self: Trainer, *args: Any) -> Any:
         nonlocal count
         count += 1
-        if method != "_step" and count == calls:
+        if method != "train_step" and count == calls:
             signal.raise_signal(signal.SIGINT)
         result = original(self, *args)
-        if method == "_step" and count == calls:
+        if method == "train_step" and count == calls:
             signal.raise_signal(signal.SIGINT)
         return result
 
@@ -158,31 +165,31 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int) -> Call
 
 def tell_time_by_steps(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Callable[[], float]:
     """Let each step of a training take so many seconds and anything else none; return what the clock shows, from 0."""
-    now, step = 0.0, Trainer._step
+    now, step = 0.0, Trainer.train_step
 
     def timed(self: Trainer, *args: Any) -> None:
         nonlocal now
         step(self, *args)
         now += seconds
 
-    monkeypatch.setattr(Trainer, "_step", timed)
-    for module in (budget, clock, loop):
+    monkeypatch.setattr(Trainer, "train_step", timed)
+    for module in (budget, session, trainer):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     return lambda: now
 
 
 def train_until_signalled(steps: str, *_: str) -> None:
     """Run `alexnet` with the arguments behind `steps`, in a process of its own, and wait in that step for a signal."""
-    count, step = 0, Trainer._step
+    count, step = 0, Trainer.train_step
 
     def waiting(self: Trainer, *args: Any) -> None:
         nonlocal count
         count += 1
-        while count == int(steps) and self._stop.code is None:
+        while count == int(steps) and self.session._stop.code is None:
             time.sleep(0.005)
         step(self, *args)
 
-    Trainer._step = waiting  # type: ignore[method-assign]
+    Trainer.train_step = waiting  # type: ignore[method-assign]
     del sys.argv[1]
     cli.main()
 
@@ -190,13 +197,13 @@ def train_until_signalled(steps: str, *_: str) -> None:
 def in_float32(run: alexnet.Run) -> alexnet.Run:
     """Return another opening of a run, which computes in float32: so its answers do not depend on the images beside."""
     opened = alexnet.load(run.path)
-    opened.card = opened.card.model_copy(update={"precision": "float32"})
+    opened.config = opened.config.model_copy(update={"precision": "float32"})
     return opened
 
 
-def make_how(**changes: Any) -> Preprocessing:
+def make_preprocessing(**changes: Any) -> Preprocessing:
     """Return a preprocessing that leaves images of 8 pixels a side as they are, but for `changes`."""
-    plain = {"stored": 8, "input": 8, "fit": "crop", "reduced_decode": False, "resize": "bilinear", "levels": 255}
+    plain = {"cache_size": 8, "input": 8, "fit": "crop", "reduced_decode": False, "resize": "bilinear", "value_range": 255}
     return Preprocessing(**{**plain, **changes})
 
 

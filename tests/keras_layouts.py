@@ -90,7 +90,7 @@ def keras_logits(variant: str, layers: Layers, image: Array) -> Array:
 # The layouts, group by group as Keras 3.15 writes them for the second `cifar10` of a session; `old`: as Keras 2 did
 
 
-def numbered(file: h5py.Group, layers: Layers, inside: str = "") -> None:
+def numbered(file: h5py.ProcessGroup, layers: Layers, inside: str = "") -> None:
     """`save_weights("x.weights.h5")` after some training; `inside`: the network is a layer of another model."""
     seen: Counter[str] = Counter()
     slot = 2
@@ -108,12 +108,12 @@ def numbered(file: h5py.Group, layers: Layers, inside: str = "") -> None:
     file.create_group("vars").attrs["name"] = "sequential_1"
 
 
-def named(group: h5py.Group, layers: Layers, names: Sequence[str] | None = None, old: bool = False) -> None:
+def named(group: h5py.ProcessGroup, layers: Layers, names: Sequence[str] | None = None, old: bool = False) -> None:
     """The older layout: `layer_names`, and in each layer `weight_names`; `old`: as h5py 2 and Keras 2 wrote the names."""
     seen: Counter[str] = Counter()
-    listed = []
+    format_names = []
 
-    def put(place: h5py.Group, attribute: str, found: list[str]) -> None:
+    def put(place: h5py.ProcessGroup, attribute: str, found: list[str]) -> None:
         texts = [name.encode() for name in found]
         place.attrs[attribute] = np.array(texts, "S") if old and found else texts
 
@@ -126,8 +126,8 @@ def named(group: h5py.Group, layers: Layers, names: Sequence[str] | None = None,
         put(layer, "weight_names", paths)
         for path, array in zip(paths, arrays, strict=True):
             layer.create_dataset(path, array.shape, dtype=array.dtype)[:] = array
-        listed.append(name)
-    put(group, "layer_names", listed)
+        format_names.append(name)
+    put(group, "layer_names", format_names)
     put(group.create_group("top_level_model_weights"), "weight_names", [])
     group.attrs["backend"], group.attrs["keras_version"] = b"tensorflow", b"3.15.1"
 
@@ -193,13 +193,13 @@ def nested_older_model(path: Path, layers: Layers) -> None:
         group = file.create_group("model_weights")
         group.attrs["layer_names"] = [b"sequential_4", b"sequential_5"]
         group.create_group("sequential_4").attrs["weight_names"] = []
-        inside, listed = group.create_group("sequential_5"), []
+        inside, format_names = group.create_group("sequential_5"), []
         for some, parts in ((trained, ("first", "second")), (still, ("moving_mean", "moving_variance"))):
             for name, arrays in some.items():
                 for part, array in zip(parts, arrays, strict=True):
-                    listed.append(f"{name}/{part}".encode())
+                    format_names.append(f"{name}/{part}".encode())
                     inside[f"{name}/{part}"] = array
-        inside.attrs["weight_names"] = listed
+        inside.attrs["weight_names"] = format_names
 
 
 LAYOUTS: dict[str, Callable[[Path, Layers], None]] = {

@@ -14,9 +14,9 @@ from alexnet.data.batches import Batch
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import place
 from alexnet.recipe import Optimizer, Train
+from alexnet.training.distributed import ProcessGroup, process_group
 from alexnet.training.optimizer import Loss, build_optimizer
-from alexnet.training.parallel import Parallel, Share
-from alexnet.training.processes import Group, joined
+from alexnet.training.parallel import Parallel, ParallelModel
 
 STEPS, IMAGES, CLASSES = 6, 23, 5  # 23: neither 2 nor 4 divide it
 RATE = 1e-4
@@ -62,16 +62,16 @@ CASES = [
 CASES += [Case("towers", "paper", torch.float64, {"norm": "batch"}), Case("data", "paper", torch.float64, {}, balanced=True)]
 
 
-def run(case: Case, group: Group) -> dict[str, Tensor]:
+def run(case: Case, group: ProcessGroup) -> dict[str, Tensor]:
     """Return the loss of each step, and the weights and statistics before the first and after the last."""
     torch.manual_seed(1)
     network = place(AlexNet(case.variant, CLASSES, width=1 / 16, **case.overrides).to(case.dtype), torch.device("cpu"))
-    share = Share(network, group, case.kind if group.world > 1 else "data", synchronised=True)
+    share = ParallelModel(network, group, case.kind if group.world_size > 1 else "data", synchronised=True)
     first = {
         f"first {case.name}/{name}": tensor.clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
     }
-    optimizer = build_optimizer(share.network, Optimizer(form="2012", rate=RATE))
+    optimizer = build_optimizer(share.network, Optimizer(form="2012", lr=RATE))
     targets = np.random.default_rng(0).integers(CLASSES, size=IMAGES * STEPS)
     train = Train(class_weights="balanced" if case.balanced else "none")
     loss_of, losses = Loss(train, targets, CLASSES, torch.device("cpu")), []
@@ -80,26 +80,26 @@ def run(case: Case, group: Group) -> dict[str, Tensor]:
         chance = torch.Generator().manual_seed(step)
         count = IMAGES - step % 3
         images = torch.randn(count, 3, 67, 67, generator=chance, dtype=torch.float64).to(case.dtype)
-        [(start, end)] = share.cuts([(0, count)])
+        [(start, end)] = share.local_bounds([(0, count)])
         batch = Batch(images[start:end], torch.from_numpy(targets[step * IMAGES :][start:end]))
-        share.images = count
+        share.batch_size = count
         torch.manual_seed(step)
         optimizer.zero_grad()
         wanted = share.targets(batch)
-        [whole] = share.sum(loss_of.total(wanted))
-        loss = loss_of(share.forward(batch.images), wanted) * (loss_of.total(wanted) / whole)
+        [whole] = share.sum(loss_of.normalizer(wanted))
+        loss = loss_of(share.forward(batch.images), wanted) * (loss_of.normalizer(wanted) / whole)
         torch.autograd.backward(loss)
         optimizer.step()
         losses += share.sum(loss.item())
-    share.give()
+    share.gather_weights()
     weights = {f"{case.name}/{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
     return {f"{case.name}/losses": torch.tensor(losses, dtype=torch.float64), **weights, **first}
 
 
 def main(out: str) -> None:
     """Write the losses, and the first and the final weights, whole, of all cases that so many processes run."""
-    with joined() as group:
-        cases = [case for case in CASES if case.runs_on(group.world)]
+    with process_group() as group:
+        cases = [case for case in CASES if case.runs_on(group.world_size)]
         found = {name: tensor for case in cases for name, tensor in run(case, group).items()}
-        if group.first:
+        if group.is_main:
             safetensors.torch.save_file(found, out)

@@ -12,14 +12,13 @@ from torch.nn import functional as F
 
 from alexnet import AlexNet
 from alexnet.data.augment import DRAWS, training_input
-from alexnet.data.batches import Images, batch_cuts, epoch_batches
+from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches
 from alexnet.data.cache import Pixels
-from alexnet.data.dataset import preprocessing
 from alexnet.network.layers import Dropout2012
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.recipe import load
-from alexnet.training.optimizer import build_optimizer, set_rate
-from alexnet.training.schedule import rate_at, table_at
+from alexnet.training.optimizer import build_optimizer, set_lr
+from alexnet.training.schedule import epoch_settings, lr_at
 
 BOTH = pytest.mark.parametrize("name", ["paper", "code2012"])
 
@@ -69,7 +68,7 @@ def test_biases_start_at_one_in_conv2_conv4_conv5_fc6_and_fc7(name: str) -> None
 @BOTH
 def test_momentum_decay_and_batch(name: str) -> None:
     recipe = load(name)
-    assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay, recipe.train.batch) == (0.9, 0.0005, 128)
+    assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay, recipe.train.batch_size) == (0.9, 0.0005, 128)
     assert recipe.optimizer.form == "2012"
 
 
@@ -82,7 +81,7 @@ def test_response_norm_takes_five_channels_of_its_own_tower(name: str) -> None:
 @BOTH
 def test_images_are_prepared_at_256(name: str) -> None:
     images = load(name).images
-    assert (images.stored, images.fit, images.levels, images.deviation) == (256, "crop", 255, 1.0)
+    assert (images.cache_size, images.fit, images.value_range, images.std) == (256, "crop", 255, 1.0)
 
 
 @BOTH
@@ -123,8 +122,8 @@ def test_first_weights(name: str, wide: float) -> None:
     network = AlexNet(name, 100, width=0.5)
     for key, layer in network.layers.items():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            deviation = wide if key in {"conv3", "conv4", "conv5"} else 0.01
-            assert float(layer.weight.detach().std()) == pytest.approx(deviation, rel=0.03), key
+            std = wide if key in {"conv3", "conv4", "conv5"} else 0.01
+            assert float(layer.weight.detach().std()) == pytest.approx(std, rel=0.03), key
 
 
 @pytest.mark.parametrize(("name", "side"), [("paper", 227), ("code2012", 224)])
@@ -139,7 +138,7 @@ def test_sizes_are_55_27_13_6(name: str, side: int) -> None:
 def test_the_text_lowers_the_rate_when_validation_error_stops_improving_three_times() -> None:
     recipe = load("paper")
     assert (recipe.schedule.kind, recipe.schedule.metric, recipe.schedule.factor) == ("plateau", "val_error", 0.1)
-    assert recipe.optimizer.rate * recipe.schedule.factor**3 == pytest.approx(recipe.schedule.floor)
+    assert recipe.optimizer.lr * recipe.schedule.factor**3 == pytest.approx(recipe.schedule.floor)
     assert recipe.train.epochs == 90
 
 
@@ -159,9 +158,9 @@ def test_the_text_lowers_the_rate_when_validation_error_stops_improving_three_ti
 def test_the_source_s_rates_by_epoch(epoch: int, weights: float, conv1: float, noise: float) -> None:
     recipe, network = load("code2012"), AlexNet("code2012", 3, width=1 / 16)
     optimizer = build_optimizer(network, recipe.optimizer)
-    now = table_at(recipe.schedule, epoch)
-    rate = rate_at(recipe.schedule, recipe.optimizer.rate, 0.5, epoch)
-    set_rate(optimizer, rate, {**recipe.optimizer.rate_factors, **now.rate_factors})
+    now = epoch_settings(recipe.schedule, epoch)
+    rate = lr_at(recipe.schedule, recipe.optimizer.lr, 0.5, epoch)
+    set_lr(optimizer, rate, {**recipe.optimizer.lr_scale, **now.lr_scale})
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert rates["conv1.weight"] == pytest.approx(conv1)
     assert rates["conv1.bias"] == pytest.approx(0.02 if conv1 else 0.0)
@@ -180,18 +179,18 @@ def test_biases_decay_in_the_text_which_makes_no_exception_and_not_in_the_source
         assert {value for key, value in decays.items() if key.endswith("weight")} == {0.0005}
 
 
-def made_pixels(count: int, side: int) -> Images:
+def made_pixels(count: int, side: int) -> SplitImages:
     """Images whose red says the row and whose green says the column of each pixel."""
     values = np.zeros((count, side, side, 3), np.uint8)
     values[..., 0], values[..., 1] = np.mgrid[:side, :side]
-    how = preprocessing(load("code2012").with_settings({"images.mean": 0.0}))
-    return Images(Pixels(values.ravel(), np.full((count, 2), side), how), np.arange(count), np.arange(count))
+    how = load("code2012").with_settings({"images.mean": 0.0}).images.resolved()
+    return SplitImages(Pixels(values.ravel(), np.full((count, 2), side), how), np.arange(count), np.arange(count))
 
 
 def test_crops_of_the_source_have_33_by_33_places_and_two_sides_one_for_32_images_in_a_row() -> None:
     recipe = load("code2012").with_settings({"images.mean": 0.0, "augment.colour_noise": 0.0})
-    images, how, seen = made_pixels(256, 256), preprocessing(recipe), set()
-    for batch in epoch_batches(images, batch_cuts(256, 128), seed=0, epoch=1, together=recipe.augment.together):
+    images, how, seen = made_pixels(256, 256), recipe.images.resolved(), set()
+    for batch in epoch_batches(images, batch_bounds(256, 128), seed=0, epoch=1, together=recipe.augment.together):
         assert batch.draws is not None
         x = training_input(batch.images, batch.draws, how, recipe.augment)
         assert x.shape == (128, 3, 224, 224)
@@ -212,14 +211,14 @@ def test_the_text_draws_a_crop_for_each_image() -> None:
     recipe = load("paper")
     assert recipe.augment.together == 1
     assert recipe.augment.crop is True
-    assert recipe.augment.mirror is True
+    assert recipe.augment.horizontal_flip is True
 
 
 def noise(name: str, axes: np.ndarray, count: int = 4000) -> np.ndarray:
     """Return what colour noise adds to grey images, N 3, and what it leaves of them."""
     recipe = load(name).with_settings({"augment.colour_axes": axes.tolist(), "images.mean": 0.0})
-    recipe = recipe.with_settings({"images.stored": 8, "images.crop": 8, "images.input": 8, "augment.crop": False})
-    how, draws = preprocessing(recipe), torch.from_numpy(np.random.default_rng(0).random((count, len(DRAWS)), np.float32))
+    recipe = recipe.with_settings({"images.cache_size": 8, "images.crop": 8, "images.input": 8, "augment.crop": False})
+    how, draws = recipe.images.resolved(), torch.from_numpy(np.random.default_rng(0).random((count, len(DRAWS)), np.float32))
     x = training_input(torch.full((count, 8, 8, 3), 100, dtype=torch.uint8), draws, how, recipe.augment)
     assert torch.equal(x, x[:, :, :1, :1].expand_as(x)), "one colour for a whole image"
     return x[:, :, 0, 0].double().numpy()
@@ -248,7 +247,7 @@ def test_the_mean_image_is_that_of_the_crop_s_place_in_the_text_and_of_the_centr
         recipe = load(name).with_settings({"augment.colour_noise": 0.0})
         side = recipe.images.input
         place, centre = int(0.75 * (256 - side + 1)), (256 - side) // 2
-        x = training_input(torch.from_numpy(image), draws, preprocessing(recipe, mean), recipe.augment)
+        x = training_input(torch.from_numpy(image), draws, recipe.images.resolved(mean), recipe.augment)
         under = place if name == "paper" else centre
         expected = image[0, place : place + side, place : place + side] - mean[under : under + side, under : under + side]
         np.testing.assert_allclose(x[0].permute(1, 2, 0).numpy(), expected, atol=1e-4)
@@ -327,7 +326,7 @@ def test_twenty_steps_equal_a_plain_network(name: str, plain: Callable[[Weights,
         images = torch.randn(3, 3, side, side, dtype=torch.float64, generator=generator)
         targets = torch.randint(7, (3,), generator=generator)
         rate = 0.01 if step < 10 else 0.002
-        set_rate(optimizer, rate, recipe.optimizer.rate_factors)
+        set_lr(optimizer, rate, recipe.optimizer.lr_scale)
         optimizer.zero_grad()
         loss = F.cross_entropy(network(images), targets)
         loss.backward()

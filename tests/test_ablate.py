@@ -20,18 +20,18 @@ from scipy import stats
 
 import alexnet
 from alexnet import api, recipe
-from alexnet.errors import RunError, quoted
+from alexnet.ablation import run as module
+from alexnet.ablation.plan import plan_study, plan_variation, read_plan
+from alexnet.ablation.results import _crossing, interval, summarise, table
+from alexnet.ablation.studies import ROWS, STUDIES
+from alexnet.errors import RunError, shell_quote
 from alexnet.network.alexnet import AlexNet
-from alexnet.training import job
-from alexnet.use import ablate as module
-from alexnet.use.outcomes import _crossing, interval, summarise, table
-from alexnet.use.plans import plan_study, plan_variation, read_plan
-from alexnet.use.studies import ROWS, STUDIES
+from alexnet.training import train as training
 from commands import Started, error, run
 from conftest import metrics, train_until_signalled, weights
 
 FAST = recipe.load("fast")
-SMALL = {"model.width": 1 / 16, "images.input": 67, "train.batch": 8, "train.epochs": 2}
+SMALL = {"model.width": 1 / 16, "images.input": 67, "train.batch_size": 8, "train.epochs": 2}
 VARY = ["model.dropout=0.0,0.5"]
 
 
@@ -53,9 +53,9 @@ def test_a_variation_trains_every_arm_with_every_seed(study: tuple[Path, dict[st
     }
     for value in (0.0, 0.5):
         for seed in (0, 1):
-            card = alexnet.load(out / f"model.dropout={value}-{seed}")
-            assert (card.recipe.model.dropout, card.recipe.train.seed) == (value, seed)
-            assert (card.path / "report.html").exists()
+            config = alexnet.load(out / f"model.dropout={value}-{seed}")
+            assert (config.recipe.model.dropout, config.recipe.train.seed) == (value, seed)
+            assert (config.path / "report.html").exists()
     assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(found))
     for arm in found["arms"]:
         each = [alexnet.load(one["run"]).summary["validation"]["top1"] for one in arm["runs"]]
@@ -67,13 +67,13 @@ def test_a_variation_trains_every_arm_with_every_seed(study: tuple[Path, dict[st
 
 def test_arms_take_turns_within_a_seed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    start = job.start
+    start = training.start
 
-    def noted(settings: recipe.Recipe, out: Path, *rest: Any) -> job.Trained:
+    def noted(settings: recipe.Recipe, out: Path, *rest: Any) -> None:
         order.append(out.name)
         return start(settings, out, *rest)
 
-    monkeypatch.setattr(job, "start", noted)
+    monkeypatch.setattr(training, "start", noted)
     api.ablate(photos, vary=["train.keep=best,last"], out=tmp_path / "s", seeds=2, settings={**SMALL, "train.epochs": 1})
     assert order == [f"train.keep={keep}-{seed}" for seed in (0, 1) for keep in ("best", "last")]
 
@@ -87,10 +87,10 @@ def test_several_settings_make_every_combination() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--vary", "optimizer.rat=1,2"], "did you mean 'optimizer.rate'"),
-        (["--vary", "optimizer.rate=0.1,none"], "optimizer.rate is 'none'"),
-        (["--vary", "optimizer.rate=0.1"], "give two values or more"),
-        (["--vary", "optimizer.rate"], "give two values or more"),
+        (["--vary", "optimizer.rat=1,2"], "did you mean 'optimizer.lr'"),
+        (["--vary", "optimizer.lr=0.1,none"], "optimizer.lr is 'none'"),
+        (["--vary", "optimizer.lr=0.1"], "give two values or more"),
+        (["--vary", "optimizer.lr"], "give two values or more"),
         (["--study", "poolin"], "did you mean 'pooling'"),
         (["--study", "pooling", "--set", "model.pool=[2,2]"], "--set model.pool: the study pooling varies it"),
         (["--vary", "train.seed=1,2", "--minutes", 1, "--set", "train.minutes=1"], "give one of them"),
@@ -147,7 +147,7 @@ def test_pools_that_overlap_and_pools_side_by_side_leave_maps_of_the_same_size()
 
 
 def test_a_study_trains_and_its_runs_predict(photos: Path, tmp_path: Path) -> None:
-    settings = {"model.width": 1 / 16, "train.epochs": 1, "train.batch": 8}
+    settings = {"model.width": 1 / 16, "train.epochs": 1, "train.batch_size": 8}
     found = api.ablate(photos, study="pooling", out=tmp_path / "s", seeds=1, settings=settings)
     assert [arm["arm"] for arm in found["arms"]] == ["overlapping", "side by side"]
     for arm, window in zip(found["arms"], (3, 2), strict=True):
@@ -159,12 +159,12 @@ def test_a_study_trains_and_its_runs_predict(photos: Path, tmp_path: Path) -> No
 
 def test_steps_to_a_training_error_are_found_at_the_rate_that_is_fastest(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
-    settings = {"images.input": 40, "train.batch": 4, "train.epochs": 30}
+    settings = {"images.input": 40, "train.batch_size": 4, "train.epochs": 30}
     found = api.ablate(photos, study="relu-tanh", out=out, seeds=2, settings=settings)
     names = {path.name for path in out.iterdir() if path.is_dir()}
     assert {f"{arm}-{name}" for arm in ("ReLU", "tanh") for name in ("0", "1")} < names
     for arm in found["arms"]:
-        assert arm["rate"] in {0.01, 0.03, 0.003, 0.1}
+        assert arm["lr"] in {0.01, 0.03, 0.003, 0.1}
         tried = {path.name: metrics(path) for path in out.glob(f"{arm['arm']}-rate*") if (path / "metrics.csv").exists()}
         assert len(tried) <= 4
         for one in arm["runs"]:
@@ -173,15 +173,15 @@ def test_steps_to_a_training_error_are_found_at_the_rate_that_is_fastest(photos:
             assert errors[-1] <= 0.25 < min(errors[:-1], default=1.0), "it ends where it got there"
             assert len(rows) - 1.5 < one["epochs"] <= len(rows) - 0.5
             assert one["value"] == pytest.approx(one["epochs"] * 7), "28 images in batches of 4"
-            assert float(rows[0]["rate"]) == arm["rate"]
+            assert float(rows[0]["lr"]) == arm["lr"]
     text = (out / "table.md").read_text()
     assert "six times" in text
     assert "x " in text.splitlines()[-4] or "x " in text
 
 
 def test_a_rate_at_which_it_diverges_is_noted_and_not_trained_again(photos: Path, tmp_path: Path) -> None:
-    vary = ["optimizer.rate=0.01,1e30"]
-    settings = {**SMALL, "model.norm": "none", "optimizer.muon": 0.0, "schedule.kind": "constant"}
+    vary = ["optimizer.lr=0.01,1e30"]
+    settings = {**SMALL, "model.norm": "none", "optimizer.muon_lr": 0.0, "schedule.kind": "constant"}
     found = api.ablate(photos, vary=vary, out=tmp_path / "s", seeds=1, settings=settings)
     assert found["arms"][1]["values"] == [None]
     assert "the loss is" in found["arms"][1]["runs"][0]["diverged"]
@@ -234,8 +234,8 @@ def test_a_finished_study_is_not_trained_again(
     def never(*_: Any) -> None:
         raise AssertionError("it trained")
 
-    monkeypatch.setattr(job, "start", never)
-    monkeypatch.setattr(job, "resume", never)
+    monkeypatch.setattr(training, "start", never)
+    monkeypatch.setattr(training, "resume", never)
     assert api.ablate(out=out) == found
     assert api.ablate(photos, vary=VARY, out=out, seeds=2, settings=SMALL) == found
 
@@ -250,7 +250,7 @@ def test_another_study_in_the_same_folder_is_refused(study: tuple[Path, dict[str
         asked: dict[str, Any] = {"vary": VARY, "seeds": 2, "settings": SMALL, **change}
         with pytest.raises(RunError, match=word) as caught:
             api.ablate(photos, out=out, **asked)
-        assert f"alexnet ablate --out {quoted(out)}" in str(caught.value)
+        assert f"alexnet ablate --out {shell_quote(out)}" in str(caught.value)
     with pytest.raises(RunError, match="not empty"):
         api.ablate("digits", vary=VARY, out=photos)
     with pytest.raises(RunError, match="no study to go on with"):
@@ -272,7 +272,9 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_bytes(
     process.send(signal.SIGINT)
     done = process.end(130)
     assert done.stdout == ""
-    assert done.stderr.splitlines()[-1] == f"alexnet: stopped, all is saved; go on with: alexnet ablate --out {quoted(out)}"
+    assert (
+        done.stderr.splitlines()[-1] == f"alexnet: stopped, all is saved; go on with: alexnet ablate --out {shell_quote(out)}"
+    )
     assert not (out / "results.json").exists()
     found = json.loads(run("ablate", "--out", out, "--json").stdout)
     assert [arm["values"] for arm in found["arms"]] == [arm["values"] for arm in expected["arms"]]

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from alexnet.data.augment import DRAWS, affine, training_input
-from alexnet.data.batches import Images, batch_cuts, epoch_batches
+from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches
 from alexnet.data.cache import Pixels
 from alexnet.recipe import Augment
-from conftest import assert_near, make_how
+from conftest import assert_near, make_preprocessing
 
 Floats = NDArray[np.float64]
 
@@ -25,8 +25,10 @@ def places(side: int, size: int, draws: torch.Tensor, **changes: object) -> NDAr
     """Return N 2 x `size`: which rows and columns of the image each row and column of its crop come from."""
     at = torch.arange(side, dtype=torch.uint8)
     images = torch.stack((*torch.meshgrid(at, at, indexing="ij"), torch.zeros(side, side, dtype=torch.uint8)), -1)
-    how = make_how(stored=side, crop=size, input=size)
-    x = training_input(images.expand(len(draws), -1, -1, -1), draws, how, Augment(**{"mirror": False, **changes}))
+    preprocessing = make_preprocessing(cache_size=side, crop=size, input=size)
+    x = training_input(
+        images.expand(len(draws), -1, -1, -1), draws, preprocessing, Augment(**{"horizontal_flip": False, **changes})
+    )
     assert x.shape == (len(draws), 3, size, size)
     return torch.stack((x[:, 0, :, 0], x[:, 1, 0, :]), 1).long().numpy()
 
@@ -53,9 +55,9 @@ def test_every_crop_is_as_likely_as_any_other_and_inside_the_image(side: int, da
 
 def test_half_are_mirrored_and_half_are_flipped_each_on_its_own() -> None:
     draws = torch.rand(400, len(DRAWS))
-    draws[:, DRAWS.index("mirror")] = (torch.arange(400) + 0.5) / 400
-    draws[:, DRAWS.index("flip")] = (torch.arange(400) % 20 + 0.5) / 20
-    found = places(9, 9, draws, mirror=True, flip=True)
+    draws[:, DRAWS.index("horizontal_flip")] = (torch.arange(400) + 0.5) / 400
+    draws[:, DRAWS.index("vertical_flip")] = (torch.arange(400) % 20 + 0.5) / 20
+    found = places(9, 9, draws, horizontal_flip=True, vertical_flip=True)
     turned = found[:, :, 0] == 8
     assert np.array_equal(found, np.where(turned[..., None], np.arange(9)[::-1], np.arange(9)))
     assert [int((turned == pair).all(1).sum()) for pair in ((0, 0), (0, 1), (1, 0), (1, 1))] == [100] * 4
@@ -67,31 +69,32 @@ def test_half_are_mirrored_and_half_are_flipped_each_on_its_own() -> None:
 def test_images_together_share_crop_and_mirror_and_nothing_else_however_batches_are_cut(
     count: int, together: int, batch: int, epoch: int
 ) -> None:
-    images = Images(
-        Pixels(np.zeros(count * 3, np.uint8), np.ones((count, 2), int), make_how(stored=1)), *[np.arange(count)] * 2
+    images = SplitImages(
+        Pixels(np.zeros(count * 3, np.uint8), np.ones((count, 2), int), make_preprocessing(cache_size=1)),
+        *[np.arange(count)] * 2,
     )
 
     def drawn(cut: list[tuple[int, int]], together: int) -> NDArray[np.float32]:
         return np.concatenate([b.draws for b in epoch_batches(images, cut, 0, epoch, together=together) if b.draws is not None])
 
     alone = drawn([(0, count)], 1)
-    for cut in (batch_cuts(count, batch, "short"), batch_cuts(count, batch, "even")):
+    for cut in (batch_bounds(count, batch, "short"), batch_bounds(count, batch, "even")):
         found = drawn(cut, together)
         for i, name in enumerate(DRAWS):
-            shared = name in ("mirror", "crop_down", "crop_right")
+            shared = name in ("horizontal_flip", "crop_down", "crop_right")
             first = np.arange(count) // together * together if shared else np.arange(count)
             assert np.array_equal(found[:, i], alone[first, i]), name
 
 
 def test_an_image_is_changed_alike_whatever_else_is_in_its_batch() -> None:
     changes = Augment(
-        crop=True, mirror=True, flip=True, shift=0.1, rotation=30, translation=0.2, shear=5, zoom=(0.8, 1.5),
+        crop=True, horizontal_flip=True, vertical_flip=True, shift=0.1, rotation=30, translation=0.2, shear=5, zoom=(0.8, 1.5),
         colour_noise=0.1, colour_axes=((0.1, 0, 0), (0, 0.2, 0), (0, 0.1, 0.3)), colour_shrink=True,
     )  # fmt: skip
     images, draws = torch.randint(0, 256, (12, 20, 20, 3), dtype=torch.uint8), torch.rand(12, len(DRAWS))
-    how = make_how(stored=20, crop=16, input=16, mean=(100.0, 110.0, 120.0))
-    whole = training_input(images, draws, how, changes)
-    parts = [training_input(images[a:b], draws[a:b], how, changes) for a, b in ((0, 1), (1, 7), (7, 12))]
+    preprocessing = make_preprocessing(cache_size=20, crop=16, input=16, mean=(100.0, 110.0, 120.0))
+    whole = training_input(images, draws, preprocessing, changes)
+    parts = [training_input(images[a:b], draws[a:b], preprocessing, changes) for a, b in ((0, 1), (1, 7), (7, 12))]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-3)
 
 
@@ -162,8 +165,8 @@ def test_random_maps_stay_within_the_recipes_bounds(seed: int, high: float) -> N
     ramp = np.repeat(np.arange(64, dtype=np.float32)[:, None], 64, 1)
     image = torch.from_numpy(np.stack([ramp, ramp.T, ramp], -1))[None].expand(50, -1, -1, -1)
     draws = torch.rand(50, len(DRAWS), generator=torch.Generator().manual_seed(seed))
-    changes = Augment(mirror=False, translation=0.1, zoom=(0.5, max(0.5, high)))
-    x = training_input(image, draws, make_how(stored=64, input=64), changes)
+    changes = Augment(horizontal_flip=False, translation=0.1, zoom=(0.5, max(0.5, high)))
+    x = training_input(image, draws, make_preprocessing(cache_size=64, input=64), changes)
     for channel in (x[:, 0], x[:, 1].transpose(1, 2)):
         slope = (channel[:, 33, 32] - channel[:, 31, 32]) / 2
         assert (slope >= 0.5 - 1e-3).all()

@@ -10,34 +10,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.data.augment import DRAWS, training_input
-from alexnet.data.batches import Images, batch_cuts, epoch_batches, share
+from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches, shard_bounds
 from alexnet.data.cache import Pixels
-from alexnet.data.images import Preprocessing
-from alexnet.recipe import Augment
+from alexnet.recipe import Augment, Preprocessing
 
 # Whatever goes in comes out, so that only what is random shows.
-PLAIN = Preprocessing(stored=2, input=2, fit="crop", reduced_decode=False, resize="bilinear", levels=255)
+PLAIN = Preprocessing(cache_size=2, input=2, fit="crop", reduced_decode=False, resize="bilinear", value_range=255)
 
 
 def changed(images: torch.Tensor, draws: torch.Tensor, **changes: object) -> torch.Tensor:
     """Return N S S 3 floats, grey levels, of images changed at random."""
-    how = PLAIN.model_copy(update={"stored": images.shape[1], "input": changes.pop("input", images.shape[1])})
-    how = how.model_copy(update={"crop": changes.pop("size", None)})
-    x = training_input(images, draws, how, Augment(**{"mirror": False, **changes}))
+    preprocessing = PLAIN.model_copy(update={"cache_size": images.shape[1], "input": changes.pop("input", images.shape[1])})
+    preprocessing = preprocessing.model_copy(update={"crop": changes.pop("size", None)})
+    x = training_input(images, draws, preprocessing, Augment(**{"horizontal_flip": False, **changes}))
     return x.permute(0, 2, 3, 1)
 
 
-def made_images(count: int) -> Images:
+def made_images(count: int) -> SplitImages:
     values = np.zeros((count, 2, 2, 3), np.uint8)
     values[:, 0, 0, 0], values[:, 0, 0, 1] = np.arange(count) % 256, np.arange(count) // 256
     pixels = Pixels(values.ravel(), np.full((count, 2), 2), PLAIN)
-    return Images(pixels, np.arange(count), np.arange(count))
+    return SplitImages(pixels, np.arange(count), np.arange(count))
 
 
 @given(st.integers(1, 700), st.integers(1, 130), st.integers(0, 3), st.integers(1, 4))
 @settings(max_examples=40)
 def test_batches_hold_every_image_of_the_epoch_once(count: int, size: int, epoch: int, workers: int) -> None:
-    found = list(epoch_batches(made_images(count), batch_cuts(count, size), seed=1, epoch=epoch, workers=workers))
+    found = list(epoch_batches(made_images(count), batch_bounds(count, size), seed=1, epoch=epoch, workers=workers))
     assert sorted(torch.cat([b.targets for b in found]).tolist()) == list(range(count))
     sizes = [len(b.targets) for b in found]
     assert max(sizes) <= size
@@ -50,8 +49,8 @@ def test_batches_hold_every_image_of_the_epoch_once(count: int, size: int, epoch
 @settings(max_examples=30)
 def test_batches_are_the_same_for_any_workers_and_start(count: int, size: int, start: int) -> None:
     images = made_images(count)
-    whole = list(epoch_batches(images, batch_cuts(count, size), seed=3, epoch=2, workers=1))
-    later = list(epoch_batches(images, batch_cuts(count, size), seed=3, epoch=2, start=start, workers=4))
+    whole = list(epoch_batches(images, batch_bounds(count, size), seed=3, epoch=2, workers=1))
+    later = list(epoch_batches(images, batch_bounds(count, size), seed=3, epoch=2, start=start, workers=4))
     assert len(later) == max(0, len(whole) - start)
     for a, b in zip(whole[start:], later, strict=True):
         assert torch.equal(a.images, b.images)
@@ -66,9 +65,9 @@ def test_batches_are_the_same_for_any_workers_and_start(count: int, size: int, s
 def test_processes_share_the_epoch_exactly_once_from_any_start(
     count: int, size: int, world: int, start: int, workers: int, data: st.DataObject
 ) -> None:
-    images, cuts = made_images(count), batch_cuts(count, size, data.draw(st.sampled_from(["even", "short"])))
+    images, cuts = made_images(count), batch_bounds(count, size, data.draw(st.sampled_from(["even", "short"])))
     whole = list(epoch_batches(images, cuts, seed=3, epoch=1))[start:]
-    ranks = [list(epoch_batches(images, share(cuts, rank, world), 3, 1, start, workers)) for rank in range(world)]
+    ranks = [list(epoch_batches(images, shard_bounds(cuts, rank, world), 3, 1, start, workers)) for rank in range(world)]
     for batch, *pieces in zip(whole, *ranks, strict=True):
         assert torch.equal(torch.cat([piece.targets for piece in pieces]), batch.targets)
         assert torch.equal(torch.cat([piece.images for piece in pieces]), batch.images)
@@ -84,9 +83,9 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_cuts_are_the_fewest_and_even() -> None:
-    assert batch_cuts(10, 4) == [(0, 3), (3, 6), (6, 10)]
-    assert batch_cuts(8, 4) == [(0, 4), (4, 8)]
-    assert batch_cuts(0, 4) == []
+    assert batch_bounds(10, 4) == [(0, 3), (3, 6), (6, 10)]
+    assert batch_bounds(8, 4) == [(0, 4), (4, 8)]
+    assert batch_bounds(0, 4) == []
 
 
 # Augmentation
@@ -95,7 +94,7 @@ def test_cuts_are_the_fewest_and_even() -> None:
 def test_an_augmented_image_is_a_shift_of_the_image_or_of_its_mirror() -> None:
     images = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8)
     draws = torch.rand(40, len(DRAWS))
-    found = changed(images, draws, shift=0.125, mirror=True)
+    found = changed(images, draws, shift=0.125, horizontal_flip=True)
     mirrored = 0
     for image, after, draw in zip(images.numpy(), found.numpy(), draws, strict=True):
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
@@ -112,7 +111,7 @@ def test_an_augmented_image_is_a_shift_of_the_image_or_of_its_mirror() -> None:
 def test_without_shift_and_mirror_images_stay_as_they_are() -> None:
     images = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
     assert torch.equal(changed(images, torch.rand(4, len(DRAWS))), images.float())
-    flipped = changed(images, torch.zeros(4, len(DRAWS)), mirror=True)
+    flipped = changed(images, torch.zeros(4, len(DRAWS)), horizontal_flip=True)
     assert torch.equal(flipped, images.float().flip(2))
 
 

@@ -19,7 +19,7 @@ from proof.torture import sets
 
 import alexnet
 from alexnet import recipe
-from alexnet.errors import quoted
+from alexnet.errors import shell_quote
 from alexnet.network.variants import VARIANTS
 from commands import TINY_SETS, error, only_line, python, run
 from conftest import TINY
@@ -49,7 +49,7 @@ def test_train_without_json_tells_a_person_what_to_do_next(photos: Path, tmp_pat
     done = run("train", photos, "--out", tmp_path / "run", "--epochs", 1, *TINY_SETS)
     assert "top-1" in done.stdout
     assert f"{tmp_path / 'run'}/report.html" in done.stdout
-    assert f"alexnet predict {quoted(tmp_path / 'run')}" in done.stdout
+    assert f"alexnet predict {shell_quote(tmp_path / 'run')}" in done.stdout
 
 
 def test_evaluate_prints_json_or_a_table(trained: alexnet.Run, photos: Path) -> None:
@@ -155,8 +155,8 @@ def test_a_csv_without_its_label_column(tmp_path: Path) -> None:
 
 def test_a_misspelt_key_and_a_wrong_type(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[optimizer]\nrat = 0.1\n")
-    assert "did you mean 'optimizer.rate'" in error("train", photos, "--recipe", tmp_path / "mine.toml")
-    assert "train.batch is 'big', but should be a valid integer" in error("train", photos, "--set", "train.batch=big")
+    assert "did you mean 'optimizer.lr'" in error("train", photos, "--recipe", tmp_path / "mine.toml")
+    assert "train.batch_size is 'big', but should be a valid integer" in error("train", photos, "--set", "train.batch_size=big")
 
 
 def test_a_run_that_is_none_or_is_damaged(trained: alexnet.Run, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_an_out_that_holds_a_run(trained: alexnet.Run, photos: Path, tmp_path: P
     stopped = tmp_path / "stopped"
     shutil.copytree(trained.path, stopped)
     (stopped / "summary.json").unlink()
-    assert f"alexnet train --resume {quoted(stopped)}" in error("train", photos, "--out", stopped)
+    assert f"alexnet train --resume {shell_quote(stopped)}" in error("train", photos, "--out", stopped)
 
 
 def test_an_out_that_cannot_be_written(photos: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 import alexnet
 from alexnet import api
 from alexnet.errors import RunError
-from alexnet.measure.metrics import wilson_interval
-from alexnet.run import write_json
-from alexnet.use.compare import _difference, table
+from alexnet.files import write_json
+from alexnet.inference.metrics import wilson_interval
+from alexnet.report.compare import _difference, table
 from commands import error, run
 from conftest import SHORT
 

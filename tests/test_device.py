@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from alexnet import AlexNet
 from alexnet.data.augment import DRAWS, training_input
-from alexnet.data.images import to_input
+from alexnet.data.preprocessing import to_input
 from alexnet.errors import AlexNetError
-from alexnet.measure.evaluate import predict_logits
-from alexnet.measure.views import views
+from alexnet.inference.evaluate import predict_logits
+from alexnet.inference.views import views
 from alexnet.network.device import autocast, choose_device, has_fast_bfloat16, is_out_of_memory, place, processor, reproducible
 from alexnet.network.layers import BatchNorm, FlattenMaps
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Augment, Optimizer, Train
-from alexnet.training.optimizer import Loss, build_optimizer, orthogonal, set_rate
-from conftest import assert_near, make_how
+from alexnet.training.optimizer import Loss, build_optimizer, orthogonalize, set_lr
+from conftest import assert_near, make_preprocessing
 
 NAMES = sorted(VARIANTS)
 CPU = torch.device("cpu")
@@ -118,15 +118,15 @@ def test_our_layers_equal_float64(layer: nn.Module, training: bool, device: torc
     compare([value.cpu() for value in layer.buffers()], list(exact.buffers()), 1e-4)
 
 
-@pytest.mark.parametrize("enlarge", [1, 4])
-def test_enlarged_images_equal_the_cpus(enlarge: int, device: torch.device) -> None:
-    x = numbers(2, 3, 96 // enlarge, 96 // enlarge)
+@pytest.mark.parametrize("upscale", [1, 4])
+def test_enlarged_images_equal_the_cpus(upscale: int, device: torch.device) -> None:
+    x = numbers(2, 3, 96 // upscale, 96 // upscale)
     with torch.no_grad(), autocast(device, "float32"):
-        assert_near(place(narrow("cifar10"), device).eval()(x.to(device), enlarge).cpu(), narrow("cifar10").eval()(x, enlarge))
+        assert_near(place(narrow("cifar10"), device).eval()(x.to(device), upscale).cpu(), narrow("cifar10").eval()(x, upscale))
 
 
 HOWS = {
-    "mean and deviation": {"mean": (0.4, 0.5, 0.6), "deviation": (0.2, 0.3, 0.25), "levels": 1},
+    "mean and deviation": {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), "value_range": 1},
     "mean image": {"mean": "image", "mean_image": np.full((8, 8, 3), 100, np.float32)},
     "its centre": {
         "mean": "image-centre",
@@ -134,26 +134,26 @@ HOWS = {
         "crop": 6,
         "input": 6,
     },
-    "each image by itself": {"mean": "each", "deviation": "each"},
+    "each image by itself": {"mean": "each", "std": "each"},
     "larger": {"input": 11},
     "smaller": {"input": 5},
     "nearest": {"input": 12, "resize": "nearest"},
-    "crop, mirror, brightness": {"crop": 6, "input": 6, "mirror": True, "brightness": -0.5},
+    "crop, mirror, brightness": {"crop": 6, "input": 6, "horizontal_flip": True, "brightness": -0.5},
 }
 
 
 @pytest.mark.parametrize("name", HOWS)
 def test_preprocessing_equals_the_cpus(name: str, device: torch.device) -> None:
-    how, images = make_how(**HOWS[name]), pixels(3, 8)
-    assert_near(to_input(images.to(device), how).cpu(), to_input(images, how), 1e-5)
-    for found, wanted in zip(views(images.to(device), how, 10), views(images, how, 10), strict=True):
+    preprocessing, images = make_preprocessing(**HOWS[name]), pixels(3, 8)
+    assert_near(to_input(images.to(device), preprocessing).cpu(), to_input(images, preprocessing), 1e-5)
+    for found, wanted in zip(views(images.to(device), preprocessing, 10), views(images, preprocessing, 10), strict=True):
         assert_near(found.cpu(), wanted, 1e-5)
 
 
 CHANGES = {
-    "shift, mirror, flip": {"shift": 0.25, "mirror": True, "flip": True},
+    "shift, mirror, flip": {"shift": 0.25, "horizontal_flip": True, "vertical_flip": True},
     "affine": {"rotation": 20.0, "translation": 0.1, "shear": 10.0, "zoom": (0.8, 1.2)},
-    "crop": {"crop": True, "mirror": True},
+    "crop": {"crop": True, "horizontal_flip": True},
     "colour": {"colour_noise": 0.1, "colour_axes": ((0.1, 0.2, 0.3), (0.3, 0.1, 0.0), (0.0, 0.1, 0.2))},
 }
 
@@ -161,10 +161,10 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_random_changes_equal_the_cpus(name: str, device: torch.device) -> None:
     changes = Augment.model_validate(CHANGES[name])
-    how = make_how(stored=16, **({"crop": 12, "input": 12} if changes.crop else {"input": 16}))
+    preprocessing = make_preprocessing(cache_size=16, **({"crop": 12, "input": 12} if changes.crop else {"input": 16}))
     images, draws = pixels(6, 16), torch.rand(6, len(DRAWS), generator=torch.Generator().manual_seed(3))
-    found = training_input(images.to(device), draws.to(device), how, changes)
-    assert_near(found.cpu(), training_input(images, draws, how, changes), 1e-3)
+    found = training_input(images.to(device), draws.to(device), preprocessing, changes)
+    assert_near(found.cpu(), training_input(images, draws, preprocessing, changes), 1e-3)
 
 
 @pytest.mark.parametrize("kind", ["cross-entropy", "binary"])
@@ -175,7 +175,7 @@ def test_losses_equal_the_cpus(kind: str, weights: str, device: torch.device) ->
     logits, wanted = numbers(6, 3), torch.from_numpy(targets)
     ours, theirs = Loss(train, targets, 3, device), Loss(train, targets, 3, CPU)
     assert_near(ours(logits.to(device), wanted.to(device)).cpu(), theirs(logits, wanted), 1e-5)
-    assert ours.total(wanted.to(device)) == pytest.approx(theirs.total(wanted))
+    assert ours.normalizer(wanted.to(device)) == pytest.approx(theirs.normalizer(wanted))
 
 
 STEPS = {
@@ -183,7 +183,7 @@ STEPS = {
     "2012": {"form": "2012"},
     "keras": {"form": "keras", "nesterov": True},
     "without momentum": {"momentum": 0.0},
-    "muon": {"muon": 0.1, "nesterov": True},
+    "muon": {"muon_lr": 0.1, "nesterov": True},
 }
 
 
@@ -191,12 +191,12 @@ def stepped(device: torch.device, settings: dict[str, Any]) -> list[Tensor]:
     """Return the weights after three steps along the same gradients, at rates that change."""
     network = place(narrow("cifar10"), device)
     optimizer = build_optimizer(
-        network, Optimizer.model_validate({"rate": 0.01, "momentum": 0.9, "weight_decay": 1e-3, **settings})
+        network, Optimizer.model_validate({"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-3, **settings})
     )
     for step in range(3):
         for i, parameter in enumerate(network.parameters()):
             parameter.grad = (numbers(*parameter.shape, seed=10 * i + step) * 0.01).to(device)
-        set_rate(optimizer, 0.01 / (step + 1))
+        set_lr(optimizer, 0.01 / (step + 1))
         optimizer.step()
     return [parameter.detach().cpu() for parameter in network.parameters()]
 
@@ -207,7 +207,7 @@ def test_steps_of_the_optimizer_equal_the_cpus(form: str, device: torch.device) 
 
 
 def test_muons_matrix_is_about_orthogonal(device: torch.device) -> None:
-    values = torch.linalg.svdvals(orthogonal(numbers(24, 60).to(device), rounds=5).cpu())
+    values = torch.linalg.svdvals(orthogonalize(numbers(24, 60).to(device), rounds=5).cpu())
     assert values.min() > 0.5
     assert values.max() < 1.5
 
@@ -215,7 +215,7 @@ def test_muons_matrix_is_about_orthogonal(device: torch.device) -> None:
 def test_the_same_steps_give_the_same_bytes(device: torch.device) -> None:
     def trained() -> list[Tensor]:
         network = place(narrow("cifar10"), device).train()
-        optimizer = build_optimizer(network, Optimizer(rate=0.01, momentum=0.9, nesterov=True))
+        optimizer = build_optimizer(network, Optimizer(lr=0.01, momentum=0.9, nesterov=True))
         x, targets = numbers(16, 3, 96, 96).to(device), (torch.arange(16) % 5).to(device)
         with reproducible(device):
             for _ in range(3):
@@ -254,7 +254,7 @@ class Small(nn.Module):
         super().__init__()
         self.weight, self.message, self.most = nn.Parameter(torch.ones(())), message, most
 
-    def forward(self, images: Tensor, enlarge: int) -> Tensor:
+    def forward(self, images: Tensor, upscale: int) -> Tensor:
         if len(images) > self.most:
             raise RuntimeError(self.message)
         return images.mean((2, 3)) * self.weight
@@ -262,14 +262,14 @@ class Small(nn.Module):
 
 @pytest.mark.parametrize("message", ["CUDA out of memory", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])
 def test_images_that_do_not_fit_the_memory_are_looked_at_in_halves(message: str, device: torch.device) -> None:
-    images, how = pixels(11, 8), make_how()
+    images, preprocessing = pixels(11, 8), make_preprocessing()
     assert is_out_of_memory(RuntimeError(message))
-    wanted = predict_logits(Small(message, 11).to(device), images, how)
-    assert_near(predict_logits(Small(message).to(device), images, how), wanted, 1e-6)
+    wanted = predict_logits(Small(message, 11).to(device), images, preprocessing)
+    assert_near(predict_logits(Small(message).to(device), images, preprocessing), wanted, 1e-6)
     with pytest.raises(AlexNetError, match="too small for one image"):
-        predict_logits(Small(message, 0).to(device), images, how)
+        predict_logits(Small(message, 0).to(device), images, preprocessing)
     with pytest.raises(RuntimeError, match="something else"):
-        predict_logits(Small("something else").to(device), images, how)
+        predict_logits(Small("something else").to(device), images, preprocessing)
 
 
 def test_older_pytorch_finds_bfloat16_in_the_processors_flags(monkeypatch: pytest.MonkeyPatch) -> None:

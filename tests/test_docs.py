@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -54,15 +55,20 @@ def test_shapes_and_table_of_the_network_are_the_program_s(generate: dict[str, A
     assert text("network.md") == generate["network_page"](text("network.md")), "python docs/generate.py writes it anew"
 
 
-def test_the_house_and_its_files_are_those_of_the_program(generate: dict[str, Any]) -> None:
+def test_every_file_is_listed(generate: dict[str, Any]) -> None:
     page = text("built.md")
     assert page == generate["built_page"](page), "python docs/generate.py writes it anew"
     for file in test_floors.FILES:
         assert file.stem == "__init__" or f"| `{file.name}` |" in page
-    house = runpy.run_path(str(ROOT / "docs" / "draw_house.py"))
-    assert text("figures/house.svg") == house["house"](), "python docs/draw_house.py draws it anew"
-    drawn = {name: floor for floor, rooms in house["ROOMS"].items() for name, _ in rooms} | {house["SHED"][0]: 0}
-    assert drawn == {name: floor for name, floor in test_floors.FLOORS.items() if floor < 7 and name != "recipes"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/built.md"])
+def test_the_tree_is_drawn_in_the_order_of_imports(page: str) -> None:
+    """From the top: each folder and file above all that it imports."""
+    drawn = re.findall(r"^  ([a-z]+)(?:/|\.py) ", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    floors = [test_floors.FLOORS[name] for name in drawn]
+    assert floors == sorted(floors, reverse=True)
+    assert set(drawn) == {name for name in test_floors.FLOORS if not name.startswith("__") and name != "recipes"}
 
 
 def test_every_public_name_is_in_the_python_reference() -> None:

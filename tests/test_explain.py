@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 import alexnet
 from alexnet.cli import app
+from alexnet.explain.attribution import Explanation, grad_cam, integrated_gradients, map_layers, occlusion
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.variants import VARIANTS
-from alexnet.use.explain import Explanation, grad_cam, integrated_gradients, map_layers, occlusion
 from conftest import TINY, assert_near
 
 Method = Callable[[AlexNet, torch.Tensor, int, int], np.ndarray]
@@ -124,7 +124,7 @@ def test_what_decides_gets_more_of_the_heat_than_chance_in_a_trained_network(tmp
         (tmp_path / "images" / label).mkdir(parents=True)
         for i in range(200):
             striped(kind, i)[0].save(tmp_path / "images" / label / f"{i:03}.png")
-    how = {**TINY, "model.width": 1 / 8, "images.input": 227, "images.stored": 64, "images.enlarge": 1, "train.epochs": 12}
+    how = {**TINY, "model.width": 1 / 8, "images.input": 227, "images.cache_size": 64, "images.upscale": 1, "train.epochs": 12}
     run = alexnet.train(tmp_path / "images", out=tmp_path / "run", settings=how)
     assert run.summary["test"]["top1"] >= 0.95, "the run must have learned it"
     fresh = [striped(kind, 500 + i) for i in range(10) for kind in (0, 1)]

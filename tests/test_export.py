@@ -24,34 +24,51 @@ from typer.testing import CliRunner
 import alexnet
 from alexnet.cli import app
 from alexnet.data.decode import decode
-from alexnet.data.images import Preprocessing, pixels, to_input
+from alexnet.data.preprocessing import pixels, to_input
 from alexnet.errors import AlexNetError, RunError
+from alexnet.export import model as onnx_model
+from alexnet.export.onnx import _workshop, agreement, export
+from alexnet.files import HOST
+from alexnet.inference import predict
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.variants import VARIANTS
-from alexnet.run import Card
-from alexnet.temporary import HOST
-from alexnet.use import onnx_model, predict
-from alexnet.use.export import _workshop, agreement, export
+from alexnet.recipe import Preprocessing
+from alexnet.run import ModelConfig
 from conftest import in_float32
 
 MEAN = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
 # As the recipes have them, at smaller sizes.
 WAYS = {
-    "fast": {"stored": 32, "fit": "crop", "reduced_decode": True, "input": 64, "enlarge": 2, "mean": (0.5, 0.4, 0.3)},
-    "fast, photos": {"stored": 64, "fit": "crop", "reduced_decode": True, "input": 64, "deviation": (0.2, 0.3, 0.4)},
-    "finetune": {"stored": 48, "fit": "crop", "reduced_decode": True, "crop": 40, "input": 40},
-    "annotated": {"stored": "full", "fit": "stretch", "antialias": False, "levels": 255, "mirror": True, "input": 50},
-    "annotated, cropped": {"stored": "full", "fit": "crop", "input": 50, "brightness": 0.2},
-    "nearest, full": {"stored": "full", "fit": "crop", "resize": "nearest", "input": 33},
-    "cats-dogs": {"stored": 67, "fit": "stretch", "filter": "nearest", "input": 67},
-    "cifar10": {"stored": 32, "fit": "crop", "antialias": False, "levels": 255, "mean": "each", "input": 67},
-    "paper": {"stored": 48, "fit": "crop", "crop": 40, "levels": 255, "mean": "image", "mean_image": MEAN, "input": 40},
-    "code2012": {"stored": 48, "fit": "stretch", "crop": 40, "mean": "image-centre", "mean_image": MEAN, "input": 20},
+    "fast": {"cache_size": 32, "fit": "crop", "reduced_decode": True, "input": 64, "upscale": 2, "mean": (0.5, 0.4, 0.3)},
+    "fast, photos": {"cache_size": 64, "fit": "crop", "reduced_decode": True, "input": 64, "std": (0.2, 0.3, 0.4)},
+    "finetune": {"cache_size": 48, "fit": "crop", "reduced_decode": True, "crop": 40, "input": 40},
+    "annotated": {
+        "cache_size": "full",
+        "fit": "stretch",
+        "antialias": False,
+        "value_range": 255,
+        "horizontal_flip": True,
+        "input": 50,
+    },
+    "annotated, cropped": {"cache_size": "full", "fit": "crop", "input": 50, "brightness": 0.2},
+    "nearest, full": {"cache_size": "full", "fit": "crop", "resize": "nearest", "input": 33},
+    "cats-dogs": {"cache_size": 67, "fit": "stretch", "filter": "nearest", "input": 67},
+    "cifar10": {"cache_size": 32, "fit": "crop", "antialias": False, "value_range": 255, "mean": "each", "input": 67},
+    "paper": {
+        "cache_size": 48,
+        "fit": "crop",
+        "crop": 40,
+        "value_range": 255,
+        "mean": "image",
+        "mean_image": MEAN,
+        "input": 40,
+    },
+    "code2012": {"cache_size": 48, "fit": "stretch", "crop": 40, "mean": "image-centre", "mean_image": MEAN, "input": 20},
 }
 SIZES = [(1, 1), (1, 90), (300, 1), (2, 3), (40, 40), (67, 67), (64, 65), (99, 61), (500, 70), (333, 500), (900, 30), (31, 800)]
 
 
-def preprocessing(**settings: object) -> Preprocessing:
+def prepared(**settings: object) -> Preprocessing:
     return Preprocessing(**{"resize": "bilinear", "reduced_decode": False, **settings})
 
 
@@ -83,7 +100,7 @@ def test_every_variant_says_the_same_in_onnxruntime(name: str) -> None:
     torch.manual_seed(0)
     network = wild(AlexNet(name, 5, width=1 / 16))
     side = network.row.input_size
-    model = onnx_model.network_model(network, preprocessing(stored=side, fit="crop", input=side))
+    model = onnx_model.network_model(network, prepared(cache_size=side, fit="crop", input=side))
     images = torch.randn(3, 3, side, side)
     with torch.no_grad():
         ours = network(images).softmax(1).numpy()
@@ -97,7 +114,7 @@ def test_every_variant_says_the_same_in_onnxruntime(name: str) -> None:
 def test_a_network_that_enlarges_small_images_comes_out_with_the_weights_that_were_trained() -> None:
     torch.manual_seed(0)
     network = wild(AlexNet("cifar10", 5, width=1 / 16))
-    model = onnx_model.network_model(network, preprocessing(stored=32, fit="crop", input=128, enlarge=4))
+    model = onnx_model.network_model(network, prepared(cache_size=32, fit="crop", input=128, upscale=4))
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert all(np.array_equal(weights[f"{name}.weight"], network.layers[name].weight.detach()) for name in ("conv1", "fc6"))
     images = torch.randn(2, 3, 32, 32)
@@ -109,14 +126,14 @@ def test_a_network_that_enlarges_small_images_comes_out_with_the_weights_that_we
 
 @pytest.mark.parametrize("way", WAYS)
 def test_images_of_any_size_are_prepared_as_for_training(way: str) -> None:
-    how = preprocessing(**WAYS[way])
-    session = opened(onnx_model.preparation(how))
-    white = how.levels / min(how.deviation) if how.deviation != "each" else 4.0
+    preprocessing = prepared(**WAYS[way])
+    session = opened(onnx_model.preparation(preprocessing))
+    white = preprocessing.value_range / min(preprocessing.std) if preprocessing.std != "each" else 4.0
     for size in SIZES:
         image = noise(*size)
-        ours = to_input(torch.from_numpy(pixels(image, how).copy())[None], how).numpy()
+        ours = to_input(torch.from_numpy(pixels(image, preprocessing).copy())[None], preprocessing).numpy()
         theirs = session.run(None, {"image": image})[0]
-        assert theirs.shape == ours.shape == (1, 3, how.resized, how.resized)
+        assert theirs.shape == ours.shape == (1, 3, preprocessing.resized, preprocessing.resized)
         off = np.abs(theirs - ours) / white
         assert off.max() < 3 / 255
         assert off.mean() < 1e-5, "of noise, a pixel in ten thousand may be rounded the other way"
@@ -145,11 +162,11 @@ def test_close_answers_are_those_of_float32_where_a_run_computes_in_bfloat16(
     trained: alexnet.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What either precision says is set here: a processor's roundings decide nothing."""
-    card = trained.card.model_copy(update={"precision": "bfloat16", "temperature": 2.0})
+    config = trained.config.model_copy(update={"precision": "bfloat16", "temperature": 2.0})
     leads = np.array([-3.0, -0.9, -0.2, 0.0, 0.4, 1.0, 1.3, 2.0, 9.0])  # of the first logit, in bfloat16
     looked: list[tuple[str, int]] = []
 
-    def said(network: AlexNet, images: torch.Tensor, how: Preprocessing, precision: str) -> NDArray[np.float32]:
+    def said(network: AlexNet, images: torch.Tensor, preprocessing: Preprocessing, precision: str) -> NDArray[np.float32]:
         looked.append((precision, len(images)))
         first = leads[images[:, 0, 0, 0].numpy()] + (0.01 if precision == "float32" else 0)
         return np.stack([first, np.zeros(len(first))], 1).astype(np.float32)
@@ -157,14 +174,14 @@ def test_close_answers_are_those_of_float32_where_a_run_computes_in_bfloat16(
     monkeypatch.setattr(predict, "predict_logits", said)
     monkeypatch.setattr(predict, "choose_precision", lambda device, precision: precision)
     images = [np.full((4, 4, 3), i, np.uint8) for i in range(len(leads))]
-    found = predict.probabilities(trained.network, card, images)
+    found = predict.probabilities(trained.network, config, images)
     narrow = 1 / (1 + np.exp(-leads / 2))
     close = np.abs(2 * narrow - 1) < predict.LEAD
     assert close.tolist() == [False, *[True] * 5, *[False] * 3]
     assert looked == [("bfloat16", 9), ("float32", 5)]
     np.testing.assert_allclose(found[:, 0], np.where(close, 1 / (1 + np.exp(-(leads + 0.01) / 2)), narrow), rtol=1e-6)
     looked.clear()
-    predict.probabilities(trained.network, card.model_copy(update={"precision": "float32"}), images)
+    predict.probabilities(trained.network, config.model_copy(update={"precision": "float32"}), images)
     assert looked == [("float32", 9)]
 
 
@@ -216,15 +233,17 @@ def test_eight_bits_are_a_quarter_as_large_and_their_cost_is_told(trained: alexn
 
 def test_labels_and_all_that_is_needed_are_inside(tmp_path: Path) -> None:
     labels = ('a "b", c', "naïve ☃", "\udcff no UTF-8", "", "a=b;c")
-    how = preprocessing(stored=67, fit="crop", input=67)
-    card = Card(variant="cifar10", width=1 / 16, labels=labels, preprocessing=how, temperature=0.7, sha256="ab")
+    preprocessing = prepared(cache_size=67, fit="crop", input=67)
+    config = ModelConfig(
+        variant="cifar10", width=1 / 16, labels=labels, preprocessing=preprocessing, temperature=0.7, sha256="ab"
+    )
     torch.manual_seed(0)
     place = tmp_path / "new" / "model.onnx"
-    found = export(AlexNet("cifar10", 5, width=1 / 16), card, None, place)
+    found = export(AlexNet("cifar10", 5, width=1 / 16), config, None, place)
     assert found["compared_on"] == "made-up images"
     told = opened(place).get_modelmeta().custom_metadata_map
     assert tuple(json.loads(told["labels"])) == labels
-    assert Preprocessing.model_validate_json(told["preprocessing"]) == how
+    assert Preprocessing.model_validate_json(told["preprocessing"]) == preprocessing
     assert (told["variant"], told["input"], told["sha256"]) == ("cifar10", "[3, 67, 67]", "ab")
     assert told["version"] == alexnet.__version__
     assert str(Path(alexnet.__file__).parent).encode() not in place.read_bytes(), "no paths of this machine"
@@ -235,7 +254,7 @@ def test_a_file_that_says_otherwise_is_not_left(trained: alexnet.Run, tmp_path: 
     true = onnx_model.network_model
     torch.manual_seed(1)
     other = AlexNet("cifar10", 2, width=1 / 16)
-    monkeypatch.setattr(onnx_model, "network_model", lambda _, how: true(other, how))
+    monkeypatch.setattr(onnx_model, "network_model", lambda _, preprocessing: true(other, preprocessing))
     with pytest.raises(RunError, match=r"was not written, as onnxruntime says otherwise than PyTorch") as error:
         trained.export(tmp_path / "model.onnx")
     assert "\n" not in str(error.value)

@@ -10,8 +10,8 @@ import pytest
 from onnx import helper
 
 import alexnet
-from alexnet.printed import show_export
-from alexnet.use.onnx_graph import IR, ONNXRUNTIME, OPSET
+from alexnet.cli.output import show_export
+from alexnet.export.graph import IR, ONNXRUNTIME, OPSET
 
 
 @pytest.mark.parametrize(("bare", "int8"), [(False, False), (True, True)])

@@ -11,23 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet.data.augment import DRAWS
-from alexnet.data.batches import Images, batch_cuts, epoch_batches
+from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches
 from alexnet.data.cache import Pixels
 from alexnet.data.dataset import resolve
-from alexnet.data.images import Preprocessing, to_input
+from alexnet.data.preprocessing import to_input
 from alexnet.data.sources import open_table
 from alexnet.errors import RecipeError
 from alexnet.network.alexnet import AlexNet
-from alexnet.recipe import Optimizer, load
-from alexnet.training.optimizer import SGD, build_optimizer, orthogonal, set_rate
-from alexnet.training.schedule import input_at
-from alexnet.training.whiten import whiten
+from alexnet.recipe import Optimizer, Preprocessing, load
+from alexnet.training.optimizer import SGD, build_optimizer, orthogonalize, set_lr
+from alexnet.training.schedule import input_size_at
+from alexnet.training.whitening import whiten
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**31))
 def test_an_orthogonal_step_keeps_directions_and_levels_their_sizes(rows: int, columns: int, seed: int) -> None:
     matrix = np.random.default_rng(seed).normal(size=(rows, columns))
-    found = orthogonal(torch.from_numpy(matrix).float(), rounds=6).double().numpy()
+    found = orthogonalize(torch.from_numpy(matrix).float(), rounds=6).double().numpy()
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
     inside = left.T @ found @ right.T  # diagonal where the singular vectors are kept
     sizes = inside.diagonal()
@@ -46,15 +46,15 @@ def test_convolutions_move_by_the_orthogonal_matrix_next_to_their_momentum() -> 
         weight.grad = gradient
         optimizer.step()
         velocity = 0.6 * velocity + gradient
-        step = orthogonal((gradient + 0.6 * velocity).reshape(6, 12)).reshape(6, 3, 2, 2)
+        step = orthogonalize((gradient + 0.6 * velocity).reshape(6, 12)).reshape(6, 3, 2, 2)
         expected = expected * (1 - 0.5 * 0.1) - 0.5 * step
         torch.testing.assert_close(weight.detach(), expected)
 
 
 def test_muon_has_a_rate_of_its_own_that_follows_the_schedule() -> None:
     network = AlexNet("cifar10", 3, width=1 / 16)
-    optimizer = build_optimizer(network, Optimizer(rate=0.02, muon=0.3, rate_factors={"fc6": 0.5}))
-    set_rate(optimizer, 0.01, {"fc6": 0.5})  # half of the peak
+    optimizer = build_optimizer(network, Optimizer(lr=0.02, muon_lr=0.3, lr_scale={"fc6": 0.5}))
+    set_lr(optimizer, 0.01, {"fc6": 0.5})  # half of the peak
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert rates["conv3.weight"] == pytest.approx(0.15)
     assert rates["conv3.bias"] == pytest.approx(0.01)
@@ -64,15 +64,15 @@ def test_muon_has_a_rate_of_its_own_that_follows_the_schedule() -> None:
 
 def test_an_image_mirrored_in_one_epoch_is_not_in_the_next() -> None:
     count = 50
-    how = Preprocessing(stored=1, input=1, fit="crop", reduced_decode=False, resize="bilinear")
-    pixels = Pixels(np.repeat(np.arange(count, dtype=np.uint8), 3), np.ones((count, 2), np.int64), how)
-    images = Images(pixels, np.arange(count), np.zeros(count, np.int64))
+    preprocessing = Preprocessing(cache_size=1, input=1, fit="crop", reduced_decode=False, resize="bilinear")
+    pixels = Pixels(np.repeat(np.arange(count, dtype=np.uint8), 3), np.ones((count, 2), np.int64), preprocessing)
+    images = SplitImages(pixels, np.arange(count), np.zeros(count, np.int64))
 
     def mirrored(epoch: int) -> dict[int, bool]:
         found = {}
-        for batch in epoch_batches(images, batch_cuts(count, 7), 3, epoch, alternate=True):
+        for batch in epoch_batches(images, batch_bounds(count, 7), 3, epoch, alternate=True):
             assert batch.draws is not None
-            turned = batch.draws[:, DRAWS.index("mirror")] < 0.5
+            turned = batch.draws[:, DRAWS.index("horizontal_flip")] < 0.5
             found |= dict(zip(batch.images[:, 0, 0, 0].tolist(), turned.tolist(), strict=True))
         return found
 
@@ -82,20 +82,22 @@ def test_an_image_mirrored_in_one_epoch_is_not_in_the_next() -> None:
     assert 10 < sum(first.values()) < 40
 
 
-@pytest.mark.parametrize(("enlarge", "expected"), [(4, [100, 100, 128]), (1, [99, 99, 128])])
-def test_inputs_grow_in_whole_blocks_and_stay_above_the_smallest(enlarge: int, expected: list[int]) -> None:
-    recipe = load("fast").with_settings({"images.input": 128, "images.enlarge": enlarge, "schedule.grow": [[0.5, 0.775]]})
-    assert [input_at(recipe, share, 67) for share in (0.0, 0.49, 0.5)] == expected
+@pytest.mark.parametrize(("upscale", "expected"), [(4, [100, 100, 128]), (1, [99, 99, 128])])
+def test_inputs_grow_in_whole_blocks_and_stay_above_the_smallest(upscale: int, expected: list[int]) -> None:
+    recipe = load("fast").with_settings(
+        {"images.input": 128, "images.upscale": upscale, "schedule.progressive_resize": [[0.5, 0.775]]}
+    )
+    assert [input_size_at(recipe, share, 67) for share in (0.0, 0.49, 0.5)] == expected
     tiny = recipe.with_settings({"images.input": 68})
-    assert input_at(tiny, 0.0, 67) == (68 if enlarge == 4 else 67)
+    assert input_size_at(tiny, 0.0, 67) == (68 if upscale == 4 else 67)
 
 
 def test_what_grows_is_refused_where_it_cannot_be() -> None:
     for settings, line in (
-        ({"images.enlarge": 4, "images.input": 130}, "images.input is 130, which is no multiple of images.enlarge, 4"),
-        ({"schedule.grow": [[0.5, 1.5]]}, "schedule.grow"),
-        ({"images.enlarge": 4, "images.stored": "full"}, "images.enlarge is 4, but full images"),
-        ({"augment.together": 2}, "augment.alternate is true, but augment.together is 2"),
+        ({"images.upscale": 4, "images.input": 130}, "images.input is 130, which is no multiple of images.upscale, 4"),
+        ({"schedule.progressive_resize": [[0.5, 1.5]]}, "schedule.progressive_resize"),
+        ({"images.upscale": 4, "images.cache_size": "full"}, "images.upscale is 4, but full images"),
+        ({"augment.together": 2}, "augment.alternating_flip is true, but augment.together is 2"),
     ):
         with pytest.raises(RecipeError, match=line):
             load("fast").with_settings(settings)
@@ -104,27 +106,31 @@ def test_what_grows_is_refused_where_it_cannot_be() -> None:
 def test_small_images_are_enlarged_and_photos_are_not(photos: Path) -> None:
     recipe = load("fast")
     small = resolve(recipe, open_table("digits", None)).images
-    assert (small.stored, small.enlarge) == (8, 4)
+    assert (small.cache_size, small.upscale) == (8, 4)
     photo = resolve(recipe.with_settings({"images.input": 67}), open_table(str(photos), None)).images  # 40 x 40 pixels
-    assert (photo.stored, photo.enlarge) == (40, 1)
+    assert (photo.cache_size, photo.upscale) == (40, 1)
 
 
-@pytest.mark.parametrize("enlarge", [1, 4])
-def test_whitened_first_weights_make_outputs_uncorrelated(enlarge: int) -> None:
+@pytest.mark.parametrize("upscale", [1, 4])
+def test_whitened_first_weights_make_outputs_uncorrelated(upscale: int) -> None:
     chance = np.random.default_rng(0)
     side, count = 17, 200
     smooth = chance.normal(size=(count, side + 4, side + 4, 3)).cumsum(1).cumsum(2)[:, 4:, 4:]  # neighbours are alike
     values = ((smooth - smooth.min()) / np.ptp(smooth) * 255).astype(np.uint8)
-    how = Preprocessing(stored=side, input=side * enlarge, fit="crop", reduced_decode=False, resize="bilinear", enlarge=enlarge)
-    images = Images(Pixels(values.reshape(-1), np.full((count, 2), side), how), np.arange(count), np.zeros(count, np.int64))
+    preprocessing = Preprocessing(
+        cache_size=side, input=side * upscale, fit="crop", reduced_decode=False, resize="bilinear", upscale=upscale
+    )
+    images = SplitImages(
+        Pixels(values.reshape(-1), np.full((count, 2), side), preprocessing), np.arange(count), np.zeros(count, np.int64)
+    )
     network = AlexNet("cifar10", 3)
-    whiten(network, images, how, seed=0)
+    whiten(network, images, preprocessing, seed=0)
     weight = network.layers["conv1"].weight.detach()
-    x = to_input(torch.from_numpy(values), how)
-    large = x.repeat_interleave(enlarge, 2).repeat_interleave(enlarge, 3)
+    x = to_input(torch.from_numpy(values), preprocessing)
+    large = x.repeat_interleave(upscale, 2).repeat_interleave(upscale, 3)
     with torch.no_grad():
-        outputs = torch.nn.functional.conv2d(large, weight, stride=4 if enlarge == 4 else 1)
-    half = 27 if enlarge == 4 else 48
+        outputs = torch.nn.functional.conv2d(large, weight, stride=4 if upscale == 4 else 1)
+    half = 27 if upscale == 4 else 48
     torch.testing.assert_close(weight[:half], -weight[half : 2 * half])
     first = outputs[:, :4].permute(1, 0, 2, 3).flatten(1).double()  # the four largest components
     covariance = torch.cov(first)

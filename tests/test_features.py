@@ -10,20 +10,20 @@ import torch
 from proof.pictures import picture
 
 import alexnet
-from alexnet.data.images import Preprocessing
 from alexnet.errors import AlexNetError, DataError, VariantError
+from alexnet.inference.features import BATCH, features, stream_features
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.summary import summarize
 from alexnet.network.variants import VARIANTS
-from alexnet.run import Card
-from alexnet.use.features import BATCH, features, stream_features
+from alexnet.recipe import Preprocessing
+from alexnet.run import ModelConfig
 
 
-def card_of(network: AlexNet) -> Card:
-    """Return a card whose images go into the network as they are."""
+def card_of(network: AlexNet) -> ModelConfig:
+    """Return a config whose images go into the network as they are."""
     side = network.row.input_size
-    how = Preprocessing(stored=side, fit="crop", reduced_decode=True, input=side, resize="bilinear")
-    return Card(variant=network.row.name, labels=("a", "b"), preprocessing=how)
+    preprocessing = Preprocessing(cache_size=side, fit="crop", reduced_decode=True, input=side, resize="bilinear")
+    return ModelConfig(variant=network.row.name, labels=("a", "b"), preprocessing=preprocessing)
 
 
 def arrays(count: int, side: int = 40) -> list[np.ndarray]:
@@ -46,8 +46,8 @@ def test_every_layer_gives_what_the_layers_give_one_after_the_other(name: str) -
     """Asked for alone, too, where the network takes several layers in one step."""
     torch.manual_seed(0)
     network = AlexNet(name, 2, width=1 / 16).eval()
-    images, card = arrays(2, network.row.input_size), card_of(network)
-    found = features(network, card, images, network.layer_names)
+    images, config = arrays(2, network.row.input_size), card_of(network)
+    found = features(network, config, images, network.layer_names)
     sides = {layer.name: layer.output[1:] for layer in summarize(name).layers}
     assert {layer_name: array.shape[2:] for layer_name, array in found.items()} == sides
     assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
@@ -60,7 +60,7 @@ def test_every_layer_gives_what_the_layers_give_one_after_the_other(name: str) -
             np.testing.assert_allclose(found[layer_name], x, **close)
             np.testing.assert_allclose(found[layer_name], own[layer_name], **close)
     for layer_name in ("conv1", network.layer_names[-2]):
-        alone = features(network, card, images, [layer_name])
+        alone = features(network, config, images, [layer_name])
         assert list(alone) == [layer_name]
         np.testing.assert_allclose(alone[layer_name], found[layer_name], rtol=1e-3, atol=1e-4)
 
@@ -130,9 +130,9 @@ def test_the_network_is_left_as_it_was(trained: alexnet.Run, training: bool) -> 
     network = alexnet.load(trained.path).network.train(training)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     expected = trained.features(arrays(3), ["norm1", "fc7"])
-    found = features(network, trained.card, arrays(3), ["norm1", "fc7"])
+    found = features(network, trained.config, arrays(3), ["norm1", "fc7"])
     with pytest.raises(AlexNetError):
-        features(network, trained.card, arrays(3), ["nothing"])
+        features(network, trained.config, arrays(3), ["nothing"])
     assert network.training is training
     assert all(module.training is training for module in network.modules())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

@@ -13,12 +13,12 @@ from PIL import Image
 import alexnet
 from alexnet import recipe
 from alexnet.errors import AlexNetError, RecipeError
-from alexnet.training.find_rate import BLOWN, MARGIN, STEPS, Curve, Trial, _until_blown, find_rate
+from alexnet.training.lr_finder import BLOWN, MARGIN, STEPS, Curve, Trial, _until_blown, find_rate
 from commands import TINY_SETS, run
 from conftest import TINY, metrics
 
 # No normalisation, so that a rate can be too high.
-PLAIN = {**TINY, "model.norm": "none", "optimizer.muon": 0.0, "optimizer.rate_factors": {}, "train.batch": 8}
+PLAIN = {**TINY, "model.norm": "none", "optimizer.muon_lr": 0.0, "optimizer.lr_scale": {}, "train.batch_size": 8}
 FAST = recipe.load("fast")
 
 
@@ -39,13 +39,13 @@ def test_the_suggestion_is_where_the_loss_falls_most_steeply() -> None:
     found = valley()
     assert abs(found.suggestion - 60) <= 1
     assert 65 < found.least <= 80
-    assert found.settings["optimizer.rate"] == pytest.approx(found.rates[found.suggestion], rel=0.06)
+    assert found.settings["optimizer.lr"] == pytest.approx(found.rates[found.suggestion], rel=0.06)
 
 
 def test_all_rates_scale_together() -> None:
     settings = valley().settings
-    assert settings["optimizer.muon"] / settings["optimizer.rate"] == pytest.approx(0.2 / 0.02, rel=0.01)
-    assert FAST.with_settings({"optimizer.muon": 0.0}).scaled_rates(0.5) == {"optimizer.rate": 0.01}
+    assert settings["optimizer.muon_lr"] / settings["optimizer.lr"] == pytest.approx(0.2 / 0.02, rel=0.01)
+    assert FAST.with_settings({"optimizer.muon_lr": 0.0}).scaled_rates(0.5) == {"optimizer.lr": 0.01}
 
 
 def test_the_suggestion_keeps_its_distance_from_where_the_loss_rises() -> None:
@@ -60,7 +60,7 @@ def test_noise_does_not_move_the_suggestion_far() -> None:
 
 
 def test_a_loss_that_never_falls_is_said_so() -> None:
-    with pytest.raises(AlexNetError, match=r"the loss falls at no rate from 2e-05 to 2: .*--set optimizer\.rate"):
+    with pytest.raises(AlexNetError, match=r"the loss falls at no rate from 2e-05 to 2: .*--set optimizer\.lr"):
         _ = curve(list(np.linspace(2, 3, STEPS))).suggestion
 
 
@@ -84,15 +84,21 @@ def test_what_is_suggested_trains_and_a_hundred_times_that_does_not(photos: Path
 
 
 def test_it_works_with_muon(photos: Path) -> None:
-    chosen = recipe.load("fast").with_settings({**TINY, "data.dataset": str(photos), "train.batch": 8})
+    chosen = recipe.load("fast").with_settings({**TINY, "data.dataset": str(photos), "train.batch_size": 8})
     settings = find_rate(chosen).settings
-    assert set(settings) == {"optimizer.rate", "optimizer.muon"}
+    assert set(settings) == {"optimizer.lr", "optimizer.muon_lr"}
     losses = list(Trial(chosen.with_settings(settings)).losses([1.0] * 30))
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
 def test_the_first_steps_are_those_of_the_training(photos: Path, tmp_path: Path) -> None:
-    settings = {**TINY, "train.batch": 8, "train.epochs": 1, "schedule.kind": "constant", "augment.alternate": False}
+    settings = {
+        **TINY,
+        "train.batch_size": 8,
+        "train.epochs": 1,
+        "schedule.kind": "constant",
+        "augment.alternating_flip": False,
+    }
     trained = alexnet.train(photos, out=tmp_path / "run", settings=settings)
     trial = Trial(trained.recipe)
     losses = list(trial.losses([1.0] * 4))  # an epoch
@@ -108,8 +114,8 @@ def test_the_same_curve_every_time(photos: Path) -> None:
 
 
 def test_too_few_images_for_a_batch_are_refused(photos: Path) -> None:
-    changes = {"data.dataset": str(photos), "train.batch": 500, "train.last_batch": "drop", **{"model.width": 1 / 16}}
-    with pytest.raises(RecipeError, match=r"train\.batch is 500, but 28 images train"):
+    changes = {"data.dataset": str(photos), "train.batch_size": 500, "train.last_batch": "drop", **{"model.width": 1 / 16}}
+    with pytest.raises(RecipeError, match=r"train\.batch_size is 500, but 28 images train"):
         Trial(recipe.load("fast").with_settings(changes))
 
 
@@ -126,7 +132,7 @@ def test_the_command_draws_a_curve_prints_the_line_to_train_with_and_trains_noth
     command = shlex.split(line)[2:]
     assert command[:2] == ["train", str(photos)]
     assert "--find-rate" not in command
-    assert sum("optimizer.rate=" in part or "optimizer.muon=" in part for part in command) == 2
+    assert sum("optimizer.lr=" in part or "optimizer.muon_lr=" in part for part in command) == 2
     run(*command, "--epochs", 1)
     assert (tmp_path / "run" / "summary.json").exists()
 
@@ -134,6 +140,6 @@ def test_the_command_draws_a_curve_prints_the_line_to_train_with_and_trains_noth
 def test_the_command_prints_json(photos: Path, tmp_path: Path) -> None:
     found = json.loads(run("train", photos, "--find-rate", "--out", tmp_path / "run", *TINY_SETS, "--json").stdout)
     assert list(found) == ["settings", "rises_from", "steps", "figure"]
-    assert [list(step) for step in found["steps"]] == [["rate", "loss", "smooth"]] * len(found["steps"])
+    assert [list(step) for step in found["steps"]] == [["lr", "loss", "smooth"]] * len(found["steps"])
     assert found["figure"] == str(tmp_path / "run-rate.png")
     assert "keeps its recipe" in run("train", "--resume", tmp_path, "--find-rate", code=2).stderr

@@ -21,12 +21,12 @@ import alexnet
 from alexnet import recipe as recipes
 from alexnet.api import _default_out
 from alexnet.cli import app
-from alexnet.data.names import SPLIT_WORDS, split_of
+from alexnet.data.names import SPLIT_WORDS, split_of_folder
 from alexnet.data.sources import open_table
 from alexnet.data.splits import split
 from alexnet.data.table import Table
 from alexnet.errors import DataError, RunError
-from alexnet.outputs import MADE_BY
+from alexnet.files import MADE_BY
 from alexnet.recipe import Data
 
 JUNK = {
@@ -106,7 +106,7 @@ def test_splits_are_found_whatever_they_are_called_and_whatever_lies_beside(
         junk(root, beside)
         table = open_table(folder)
         assert set(table.labels) == labels
-        assert table.counts() == {split_of(name)[0]: len(labels) for name in names}
+        assert table.counts() == {split_of_folder(name)[0]: len(labels) for name in names}
         assert {Path(name).name for name in told(table)} == {name for name in beside if not name.startswith(".")}
 
 
@@ -279,9 +279,9 @@ def test_splits_without_one_to_train_on_are_refused_for_training(tmp_path: Path)
 @given(st.sampled_from(sorted(SPLIT_WORDS)), st.sampled_from(["{}", "{}_set", "{}set", "my {} images", "{}-data"]))
 def test_words_of_splits_are_known_in_every_spelling(word: str, form: str) -> None:
     for name in (form.format(word), form.format(word).upper(), form.format(word).title()):
-        assert split_of(name)[0] == SPLIT_WORDS[word]
-    assert split_of("cat") == ("", "cat")
-    assert split_of("trainer")[0] == split_of("contest")[0] == ""
+        assert split_of_folder(name)[0] == SPLIT_WORDS[word]
+    assert split_of_folder("cat") == ("", "cat")
+    assert split_of_folder("trainer")[0] == split_of_folder("contest")[0] == ""
 
 
 def test_a_picture_without_a_suffix_makes_a_class(photos: Path, tmp_path: Path) -> None:

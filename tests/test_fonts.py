@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from alexnet import fonts
 from alexnet.cli import app
-from alexnet.use.embed import short
-from alexnet.use.sheet import write_sheet
+from alexnet.plotting import short
+from alexnet.search.contact_sheet import write_sheet
 
 CAT, DOG = "猫", "犬"
 

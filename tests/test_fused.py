@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alexnet import AlexNet
-from alexnet.network import fused, kernels
 from alexnet.network.device import autocast, place
+from alexnet.network.fast import fuse, kernels
 from alexnet.network.layers import BatchNorm, FlattenMaps
 from alexnet.network.lrn import LocalResponseNorm
 from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Optimizer
-from alexnet.training.optimizer import build_optimizer, set_rate
+from alexnet.training.optimizer import build_optimizer, set_lr
 
 needs_kernels = pytest.mark.usefixtures("kernels_here")
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2**-8}  # relative to the largest value: a few roundings
@@ -39,7 +39,7 @@ def kernels_here() -> None:
 
 @pytest.fixture(scope="module")
 def winograd_here() -> None:
-    if not fused.has_winograd():
+    if not fuse.supports_winograd():
         pytest.skip("needs AVX-512 bfloat16 and no AMX")
 
 
@@ -103,7 +103,7 @@ def test_relu_norm_and_pool_in_one_pass_equal_the_layers_in_float64(data: st.Dat
 
     def passes(layers: list[nn.Module], x: torch.Tensor, fast: bool) -> list[torch.Tensor]:
         x = x.clone().requires_grad_()
-        y = fused._relu_norm_pool(layers, x) if fast else nn.Sequential(*layers)(x)
+        y = fuse._relu_norm_pool(layers, x) if fast else nn.Sequential(*layers)(x)
         gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(kind).to(x.dtype)
         weights = [weight for layer in layers for weight in layer.parameters()]
         moving = [statistic for layer in layers for statistic in layer.buffers()]
@@ -139,7 +139,7 @@ def test_convolutions_in_fewer_products_equal_float64_within_bfloat16(
     count = max(1, count // (sides[0] * sides[1]))
     inputs, outputs = channels[0] * groups, channels[1] * 32 * groups
     conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias, groups=groups).to(memory_format=torch.channels_last)
-    assert fused._takes_winograd(conv)
+    assert fuse._can_use_winograd(conv)
     images = torch.randn(count, inputs, *sides).to(torch.bfloat16)
     gradient = torch.randn(count, outputs, *sides).to(torch.bfloat16)
     exact = copy.deepcopy(conv).double()
@@ -150,8 +150,8 @@ def test_convolutions_in_fewer_products_equal_float64_within_bfloat16(
         y = forward(x)
         return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], gradient.to(y.dtype))]
 
-    with autocast(torch.device("cpu"), "bfloat16"), mock.patch.object(fused, "PIXELS_FOR_WINOGRAD", 0):
-        found = passes(partial(fused._convolve, conv), conv, images.clone())
+    with autocast(torch.device("cpu"), "bfloat16"), mock.patch.object(fuse, "PIXELS_FOR_WINOGRAD", 0):
+        found = passes(partial(fuse._convolve, conv), conv, images.clone())
     expected = passes(exact, exact, images.double())
     for a, b in zip(found, expected, strict=True):
         assert float((a.double() - b).norm()) <= 0.006 * float(b.norm()) + 1e-6
@@ -175,7 +175,7 @@ def test_a_network_is_the_same_with_and_without_fast_forms(name: str, training: 
         ]
 
     fast = passes(torch.float32)
-    monkeypatch.setattr(fused, "enabled", lambda: False)
+    monkeypatch.setattr(fuse, "enabled", lambda: False)
     monkeypatch.setattr(kernels, "library", lambda: None)
     exact = passes(torch.float64)
     for a, b in zip(fast, exact, strict=True):
@@ -189,8 +189,8 @@ def test_a_folded_enlargement_is_the_enlarged_image(name: str, side: int) -> Non
     network = AlexNet(name, 5, width=1 / 8).double().eval()
     small = torch.randn(2, 3, side, side, dtype=torch.float64)
 
-    def passes(images: torch.Tensor, enlarge: int) -> list[torch.Tensor]:
-        logits = network(images, enlarge)
+    def passes(images: torch.Tensor, upscale: int) -> list[torch.Tensor]:
+        logits = network(images, upscale)
         return [logits.detach(), *torch.autograd.grad(logits.square().sum(), list(network.parameters()))]
 
     enlarged = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
@@ -204,7 +204,7 @@ def test_a_folded_pooling_is_the_pooled_maps(order: str, size: tuple[int, int]) 
     torch.manual_seed(0)
     flatten, dense = FlattenMaps(6, order), nn.Linear(6 * 6 * 5, 7).double()
     maps = torch.randn(3, 5, *size, dtype=torch.float64)
-    folded, pooled = fused._flatten_dense(flatten, dense, maps), dense(flatten(maps))
+    folded, pooled = fuse._flatten_dense(flatten, dense, maps), dense(flatten(maps))
     torch.testing.assert_close(folded, pooled, rtol=1e-12, atol=1e-12)
 
 
@@ -213,8 +213,8 @@ def test_weights_in_bfloat16_follow_the_weights_whoever_changes_them() -> None:
     device = torch.device("cpu")
     torch.manual_seed(0)
     network = place(AlexNet("cifar10", 3, width=1 / 16, dropout=0.0), device)
-    fused.narrow_gradients(network)
-    optimizer = build_optimizer(network, Optimizer(rate=1e-4, momentum=0.9, nesterov=True))
+    fuse.use_bf16_gradients(network)
+    optimizer = build_optimizer(network, Optimizer(lr=1e-4, momentum=0.9, nesterov=True))
     images = torch.randn(4, 3, 67, 67)
 
     def right() -> None:
@@ -334,7 +334,7 @@ def test_they_are_switched_off_by_one_setting_and_missed_by_nobody(
 def test_steps_are_the_same_with_and_without_kernels(
     form: str, momentum: float, nesterov: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how = Optimizer(form=form, rate=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.01, decays="all")
+    how = Optimizer(form=form, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.01, decays="all")
 
     def trained() -> list[torch.Tensor]:
         torch.manual_seed(0)
@@ -345,7 +345,7 @@ def test_steps_are_the_same_with_and_without_kernels(
                 parameter.grad = torch.randn(parameter.shape)
                 if step % 2 and parameter.ndim == 4:  # gradients come in either order of axes
                     parameter.grad = parameter.grad.contiguous(memory_format=torch.channels_last)
-            set_rate(optimizer, 0.1 / (step + 1))
+            set_lr(optimizer, 0.1 / (step + 1))
             optimizer.step()
         return [parameter.detach() for parameter in network.parameters()]
 

@@ -16,17 +16,17 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy, interpolate
 
 from alexnet import AlexNet
-from alexnet.network import fused, kernels
 from alexnet.network.device import place
+from alexnet.network.fast import fuse, kernels
 from alexnet.recipe import Optimizer
 from alexnet.training.optimizer import build_optimizer
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 # Rates so low that a rounding does not grow from step to step: at 0.01 two float32 libraries part after three steps.
 RUNS: dict[str, dict[str, Any]] = {
-    "cifar10": {"form": "keras", "rate": 1e-4},
-    "table": {"form": "2012", "rate": 1e-2, "momentum": 0.9, "weight_decay": 5e-4},
-    "scratch": {"form": "pytorch", "rate": 1e-3, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+    "cifar10": {"form": "keras", "lr": 1e-4},
+    "table": {"form": "2012", "lr": 1e-2, "momentum": 0.9, "weight_decay": 5e-4},
+    "scratch": {"form": "pytorch", "lr": 1e-3, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
 }
 
 
@@ -54,7 +54,7 @@ def losses(name: str, dtype: torch.dtype) -> list[float]:
 @pytest.mark.parametrize("fast", [False, True])
 def test_the_loss_curve_of_a_float32_run_is_unchanged(name: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fast:
-        monkeypatch.setattr(fused, "enabled", lambda: False)
+        monkeypatch.setattr(fuse, "enabled", lambda: False)
         monkeypatch.setattr(kernels, "library", lambda: None)
     expected = json.loads(GOLDEN.read_text())[name]
     np.testing.assert_allclose(losses(name, torch.float32), expected, rtol=0.02)
@@ -62,5 +62,5 @@ def test_the_loss_curve_of_a_float32_run_is_unchanged(name: str, fast: bool, mon
 
 
 if __name__ == "__main__":
-    fused.enabled, kernels.library = (lambda: False), (lambda: None)  # type: ignore[assignment]
+    fuse.enabled, kernels.library = (lambda: False), (lambda: None)  # type: ignore[assignment]
     GOLDEN.write_text(json.dumps({name: losses(name, torch.float64) for name in RUNS}, indent=2) + "\n")

@@ -16,11 +16,11 @@ import typer
 from typer.testing import CliRunner
 
 from alexnet import recipe
+from alexnet.ablation.studies import STUDIES
 from alexnet.cli import app
 from alexnet.cli.options import data_argument
 from alexnet.data.builtin import NAMES
 from alexnet.network.variants import VARIANTS
-from alexnet.use.studies import STUDIES
 
 OTHER_PROGRAMS = {"find", "curl"}
 

@@ -74,46 +74,49 @@ def test_a_file_that_is_something_else_is_refused(run: Path, photos: Path, name:
         ({"variant": "../../etc/passwd"}, "does not fit"),
         ({"overrides": {"__class__": "os.system"}}, "does not fit"),
         ({"from_the_future": 1}, "from_the_future"),
+        ({"version": 2}, "written by a newer version"),
+        ({"preprocessing": {"input": 67}}, "preprocessing: .*no figure"),
     ],
 )
-def test_a_card_that_was_made_to_attack_is_refused(run: Path, change: dict[str, Any], message: str) -> None:
-    card = json.loads((run / "model.json").read_text())
-    del card["checksum"]
-    (run / "model.json").write_text(json.dumps({**card, **change}))
+def test_a_model_config_made_to_attack_is_refused(run: Path, change: dict[str, Any], message: str) -> None:
+    config = json.loads((run / "model.json").read_text())
+    del config["checksum"]
+    (run / "model.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(AlexNetError, match=message) as caught:
         alexnet.load(run)
     assert "\n" not in str(caught.value)
 
 
-def test_a_card_cannot_ask_for_all_memory(run: Path) -> None:
-    card = json.loads((run / "model.json").read_text())
-    del card["checksum"]
-    for key in ("input", "stored", "enlarge"):
-        changed = {**card, "preprocessing": {**card["preprocessing"], key: 10**9}}
+def test_a_model_config_cannot_ask_for_all_memory(run: Path) -> None:
+    config = json.loads((run / "model.json").read_text())
+    del config["checksum"]
+    for key in ("input", "cache_size", "upscale"):
+        changed = {**config, "preprocessing": {**config["preprocessing"], key: 10**9}}
         (run / "model.json").write_text(json.dumps(changed))
         with pytest.raises(AlexNetError, match=f"preprocessing.{key}"):
             alexnet.load(run)
 
 
-def test_a_card_that_its_owner_changed_is_used_once_its_checksum_is_gone(run: Path, photos: Path) -> None:
-    card = json.loads((run / "model.json").read_text())
-    card["labels"] = ["horizontal", "vertical"]
-    (run / "model.json").write_text(json.dumps(card))
+def test_a_model_config_that_its_owner_changed_is_used_once_its_checksum_is_gone(run: Path, photos: Path) -> None:
+    config = json.loads((run / "model.json").read_text())
+    config["labels"] = ["horizontal", "vertical"]
+    (run / "model.json").write_text(json.dumps(config))
     with pytest.raises(AlexNetError, match='was changed since it was written; if you did that, remove "checksum" from it too'):
         alexnet.load(run)
-    del card["checksum"]
-    (run / "model.json").write_text(json.dumps(card))
+    del config["checksum"]
+    (run / "model.json").write_text(json.dumps(config))
     assert alexnet.load(run).predict(photos / "down" / "000.png")[0]["predictions"][0]["label"] == "vertical"
 
 
 @pytest.mark.parametrize("length", [0, 2**20, 2**40, 2**63])
 def test_weights_whose_header_lies_are_refused(run: Path, length: int) -> None:
-    from alexnet.run import Card, sha256
+    from alexnet.files import sha256
+    from alexnet.run import ModelConfig
 
     weights = run / "model.safetensors"
     weights.write_bytes(length.to_bytes(8, "little") + weights.read_bytes()[8:])
-    card = Card.model_validate_json((run / "model.json").read_text()).model_copy(update={"sha256": sha256(weights)})
-    (run / "model.json").write_text(card.model_copy(update={"checksum": card.digest()}).model_dump_json())
+    config = ModelConfig.model_validate_json((run / "model.json").read_text()).model_copy(update={"sha256": sha256(weights)})
+    (run / "model.json").write_text(config.model_copy(update={"checksum": ""}).model_dump_json())
     with pytest.raises(AlexNetError, match=r"does not fit model\.json"):
         alexnet.load(run)
 

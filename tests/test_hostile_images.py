@@ -17,17 +17,17 @@ from proof.fuzz import fuzz
 from proof.pictures import class_folders, picture
 
 import alexnet
-from alexnet.data import workers
+from alexnet.data import decode_pool
 from alexnet.data.cache import cache_folder, open_cache
 from alexnet.data.decode import MAX_DECODED, MAX_PIXELS, decode
-from alexnet.data.images import Preprocessing
+from alexnet.data.decode_pool import Answer, decoded
 from alexnet.data.sources import open_table
-from alexnet.data.workers import Answer, decoded
 from alexnet.errors import DataError, ImageError, printable
-from alexnet.temporary import HOST
+from alexnet.files import HOST
+from alexnet.recipe import Preprocessing
 from conftest import damaged
 
-HOW = Preprocessing(stored=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
+HOW = Preprocessing(cache_size=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
 
 
 def test_500_damaged_images_are_decoded_or_reported(tmp_path: Path, trained: alexnet.Run) -> None:
@@ -91,19 +91,19 @@ def ill(source, **settings):
 decode.stored_pixels = ill
 """
     )
-    workers._end_all()
+    decode_pool._end_all()
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     (tmp_path / "images").mkdir()
     for i, name in enumerate(["a", "hang", "b", "crash", "greedy", "c", "crash2", "d"]):
         picture(0, i).save(tmp_path / "images" / f"{name}.png")
     yield tmp_path / "images"
-    workers._end_all()
+    decode_pool._end_all()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the worker's illnesses are POSIX signals")
 def test_a_decoder_that_hangs_or_crashes_is_ended_and_the_others_go_on(ill: Path) -> None:
     paths = [ill / f"{name}.png" for name in ("a", "hang", "b", "crash", "greedy", "c", "crash2", "d")]
-    found = list(decoded("pixels", paths, 2, 4, **HOW.storing()))
+    found = list(decoded("pixels", paths, 2, 4, **HOW.decode_options()))
     assert [source for source, _ in found] == paths
     reasons = {path.stem: str(answer) for path, answer in found if isinstance(answer, ImageError)}
     assert reasons == {
@@ -118,14 +118,14 @@ def test_a_decoder_that_hangs_or_crashes_is_ended_and_the_others_go_on(ill: Path
 
 def test_no_more_than_two_workers_wait_and_they_end_with_the_process(photos: Path) -> None:
     list(decoded("size", sorted(photos.rglob("*.png")), 5))
-    children = [child for child in psutil.Process().children() if "alexnet.data.worker" in child.cmdline()]
+    children = [child for child in psutil.Process().children() if "alexnet.data.decode_worker" in child.cmdline()]
     assert 1 <= len(children) <= 2
-    workers._end_all()
+    decode_pool._end_all()
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_worker_that_cannot_start_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    workers._end_all()
+    decode_pool._end_all()
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit(3)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(DataError, match=r"cannot decode images: .* ended with exit code"):
@@ -133,7 +133,7 @@ def test_a_worker_that_cannot_start_is_one_line(photos: Path, monkeypatch: pytes
 
 
 def test_a_folder_with_modules_names_is_no_danger(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workers._end_all()
+    decode_pool._end_all()
     (tmp_path / "numpy.py").write_text("raise SystemExit('run from the folder of photos')")
     monkeypatch.chdir(tmp_path)
     assert all(isinstance(answer, Answer) for _, answer in decoded("size", photos.rglob("*.png"), 1))
@@ -201,7 +201,7 @@ def test_full_images_that_would_not_fit_the_disk_are_refused_with_both_sizes(
     usage = shutil.disk_usage(own)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8 * 40 * 40 * 3 - 1))
     with pytest.raises(DataError, match=r"[\d.]+ GB are needed, [\d.]+ GB are free"):
-        open_cache(open_table(own), HOW.model_copy(update={"stored": "full"}), 2)
+        open_cache(open_table(own), HOW.model_copy(update={"cache_size": "full"}), 2)
 
 
 # Names

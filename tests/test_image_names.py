@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 import alexnet
 from alexnet.cli import app
 from alexnet.data.sources import open_table
-from alexnet.errors import DataError, listed
-from alexnet.use.predict import find_images
+from alexnet.errors import DataError, format_names
+from alexnet.inference.predict import find_images
 
 FILES = (
     *("photos [2020]/a.png", "photos [2020]/b.png", "photos [2020]/c.jpg", "photos 2/d.png"),
@@ -76,7 +76,10 @@ def test_runs_in_a_folder_are_passed_over_and_told(here: Path, capsys: pytest.Ca
     photos = [Path("album/x [1]/e.png"), Path("album/y/f.png")]
     for asked in ("album", "album/**/*.png"):
         assert [file for file in find_images([asked]) if file.suffix == ".png"] == photos
-        assert f"passed over {listed([Path('album/index'), Path('album/runs/a')])}: made by alexnet" in capsys.readouterr().err
+        assert (
+            f"passed over {format_names([Path('album/index'), Path('album/runs/a')])}: made by alexnet"
+            in capsys.readouterr().err
+        )
     assert find_images(["album/runs", "a.png"]) == [Path("a.png")]
     assert find_images([Path("album/runs/a/explain")]) == [Path("album/runs/a/explain/1-explained.png")]
 

@@ -16,13 +16,13 @@ from alexnet.data.batches import ordered_batches
 from alexnet.data.cache import cache_folder, open_cache
 from alexnet.data.dataset import open_dataset
 from alexnet.data.decode import decode
-from alexnet.data.images import Preprocessing, pixels, to_input
+from alexnet.data.preprocessing import pixels, to_input
 from alexnet.data.sources import open_table
 from alexnet.errors import DataError, ImageError
-from alexnet.recipe import Data
+from alexnet.recipe import Data, Preprocessing
 from conftest import contents
 
-HOW = Preprocessing(stored=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
+HOW = Preprocessing(cache_size=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
 
 RED = (200, 30, 40)
 
@@ -148,13 +148,13 @@ def test_reduced_decoding_looks_the_same(tmp_path: Path) -> None:
 
 
 def test_input_is_normalised_and_channels_last() -> None:
-    how = HOW.model_copy(update={"mean": (0.5, 0.25, 0.0), "deviation": (0.5, 0.25, 1.0)})
+    preprocessing = HOW.model_copy(update={"mean": (0.5, 0.25, 0.0), "std": (0.5, 0.25, 1.0)})
     images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
-    x = to_input(images, how)
-    expected = (images.numpy() / 255.0 - how.mean) / how.deviation
+    x = to_input(images, preprocessing)
+    expected = (images.numpy() / 255.0 - preprocessing.mean) / preprocessing.std
     np.testing.assert_allclose(x.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-6)
     assert x.is_contiguous(memory_format=torch.channels_last)
-    larger = to_input(images, how.model_copy(update={"input": 64}))
+    larger = to_input(images, preprocessing.model_copy(update={"input": 64}))
     expected_larger = torch.nn.functional.interpolate(
         torch.from_numpy(expected).permute(0, 3, 1, 2), scale_factor=2, mode="bilinear"
     )
@@ -251,4 +251,4 @@ def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path: Path, photos: 
 
 def test_a_cache_larger_than_the_disk_is_refused_with_both_sizes(photos: Path) -> None:
     with pytest.raises(DataError, match=r"[\d.]+ GB are needed, [\d.]+ GB are free"):
-        open_cache(open_table(photos), HOW.model_copy(update={"stored": 1_000_000}), 1)
+        open_cache(open_table(photos), HOW.model_copy(update={"cache_size": 1_000_000}), 1)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import alexnet
-from alexnet.errors import AlexNetError, RecipeError, RunError, VariantError, WeightsError, quoted
+from alexnet.errors import AlexNetError, RecipeError, RunError, VariantError, WeightsError, shell_quote
 from alexnet.recipe import names as recipe_names
 from alexnet.run import find, read_recipe
 from commands import error, run
 from keras_layouts import WIDTH, keras, keras_logits, model, older_model, weights_h5
 
-PREPARED = {"images.stored": 227, "images.mean": [0.5, 0.5, 0.5], "images.deviation": [0.25, 0.25, 0.25]}
+PREPARED = {"images.cache_size": 227, "images.mean": [0.5, 0.5, 0.5], "images.std": [0.25, 0.25, 0.25]}
 IMPORT: dict[str, Any] = {"recipe": "fast", "settings": {**PREPARED, "model.width": WIDTH}}
 
 
@@ -72,8 +72,12 @@ def test_the_input_is_the_variants_and_the_recipe_that_of_its_name_or_fast(tmp_p
         ({"variant": "cifar"}, VariantError, "did you mean 'cifar10'"),
         ({"recipe": "fats"}, RecipeError, "did you mean 'fast'"),
         ({"variant": "cifar10-1x1"}, WeightsError, "conv4 .* it fits the variant 'cifar10'"),
-        ({"settings": {}}, RecipeError, r"images.stored, images.mean, images.deviation from .* --set images.stored=256"),
-        ({"settings": {**PREPARED, "images.stored": "auto"}}, RecipeError, r"takes images.stored from .* --set images.stored="),
+        ({"settings": {}}, RecipeError, r"images.cache_size, images.mean, images.std from .* --set images.cache_size=256"),
+        (
+            {"settings": {**PREPARED, "images.cache_size": "auto"}},
+            RecipeError,
+            r"takes images.cache_size from .* --set images.cache_size=",
+        ),
         ({"settings": {**PREPARED, "images.size": 3}}, RecipeError, "no setting 'images.size'"),
         ({"settings": PREPARED}, WeightsError, "fits at model.width=0.0625"),
     ],
@@ -112,5 +116,5 @@ def test_the_command_leaves_a_run_and_says_how_to_predict(tmp_path: Path) -> Non
     command = ["import-keras", tmp_path / "x.h5", "--variant", "cats-dogs", "--recipe", "fast", "--out", tmp_path / "run"]
     assert "--set images.mean=" in error(*command)
     done = run(*command, *sets, "--classes", "cat, dog")
-    assert done.stdout == f"predict     alexnet predict {quoted(tmp_path / 'run')} IMAGE…\n"
+    assert done.stdout == f"predict     alexnet predict {shell_quote(tmp_path / 'run')} IMAGE…\n"
     assert alexnet.load(tmp_path / "run").labels == ("cat", "dog")

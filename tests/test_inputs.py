@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import alexnet
 from alexnet.cli.app import app
 from alexnet.errors import AlexNetError, DataError
-from alexnet.paths import expanded
+from alexnet.files import expanded
 from conftest import in_float32
 
 PICTURE = picture(0, 7)
@@ -214,10 +214,10 @@ def test_commands_take_files_whose_names_begin_with_a_tilde(
     runner, at = CliRunner(), str(run.path)
     for names in (["~$photo.png"], ["~$photo.png", "other.png", "~.png"], ["*.png"]):
         assert runner.invoke(app, ["predict", at, *names, "--jsonl"]).exit_code == 0
-    listed = runner.invoke(app, ["predict", at, "-", "--jsonl"], input="~$photo.png\nother.png\n~$gone.png\n")
-    assert listed.exit_code == 1
-    assert listed.stdout.count("predictions") == 2
-    assert '"~$gone.png", "error": "no such file"' in listed.stdout
+    format_names = runner.invoke(app, ["predict", at, "-", "--jsonl"], input="~$photo.png\nother.png\n~$gone.png\n")
+    assert format_names.exit_code == 1
+    assert format_names.stdout.count("predictions") == 2
+    assert '"~$gone.png", "error": "no such file"' in format_names.stdout
     class_folders(tmp_path / "~$data", 5)
     (tmp_path / "list.csv").write_text("image,label\n~$photo.png,a\nother.png,b\n")
     for command in (["data", "check"], ["evaluate", at], ["search", "index", at, "--out", "index"]):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alexnet import AlexNet
 from alexnet.recipe import Optimizer, load
-from alexnet.training.optimizer import Loss, build_optimizer, set_rate
+from alexnet.training.optimizer import Loss, build_optimizer, set_lr
 from keras_golden import agree, golden, inputs, relative
 
 NETWORKS = pytest.mark.parametrize("question", inputs.QUESTIONS, ids=lambda question: question.name)
@@ -59,7 +59,7 @@ def trained(question: inputs.Question, dtype: torch.dtype) -> dict[str, np.ndarr
 
     recipe = load(question.name)
     optimizer = build_optimizer(network, recipe.optimizer)
-    set_rate(optimizer, recipe.optimizer.rate)
+    set_lr(optimizer, recipe.optimizer.lr)
     loss_of = Loss(recipe.train, numbers, question.classes, torch.device("cpu"))
     with torch.no_grad():
         logits = network.eval()(images)
@@ -132,7 +132,7 @@ def test_the_optimizer_steps_as_keras_with_momentum_decay_and_a_rate_that_change
     optimizer, taken = build_optimizer(network, ours), []
     for rate, gradient in zip(inputs.RATES, gradients, strict=True):
         vector.grad = torch.from_numpy(gradient)
-        set_rate(optimizer, rate)
+        set_lr(optimizer, rate)
         optimizer.step()
         taken.append(vector.detach().clone().numpy())
     off = relative(np.array(taken), golden("steps")["float64/steps"][number])

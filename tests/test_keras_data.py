@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from alexnet.data.augment import affine
-from alexnet.data.dataset import preprocessing
-from alexnet.data.images import pixels, to_input
+from alexnet.data.preprocessing import pixels, to_input
 from alexnet.data.sources import open_table
 from alexnet.data.splits import split
 from alexnet.data.table import Table
@@ -37,11 +36,11 @@ def test_photos_decode_to_the_pixels_that_keras_saw() -> None:
 )
 def test_preprocessing_gives_the_network_what_keras_gives(name: str, images: dict[str, np.ndarray]) -> None:
     given = {"images.mean": inputs.MEAN} if name == "annotated" else {}
-    given |= {"images.stored": 32} if name.startswith("cifar10") else {}  # what `auto` makes of them
-    how = preprocessing(load(name).with_settings(given))
+    given |= {"images.cache_size": 32} if name.startswith("cifar10") else {}  # what `auto` makes of them
+    preprocessing = load(name).with_settings(given).images.resolved()
     worst = 0.0
     for image, array in images.items():
-        x = to_input(torch.from_numpy(np.stack([pixels(array, how)])), how)
+        x = to_input(torch.from_numpy(np.stack([pixels(array, preprocessing)])), preprocessing)
         made = x[0].permute(1, 2, 0).double().reshape(-1).numpy()  # H W C
         norm, *values = golden("images")[f"{name.removesuffix('-1x1')}/{image}"]
         worst = max(worst, float(np.abs(made[inputs.places(image, made.size, len(values))] - values).max()))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import alexnet
 from alexnet.data.check import KINDS
-from alexnet.data.labels import differing_in_case, tidy_label
+from alexnet.data.labels import labels_differing_in_case, normalize_label
 from alexnet.data.sources import open_table
 from alexnet.errors import DataError
 from test_sources import make_table, save
@@ -28,13 +28,13 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
     ],
 )
 def test_a_label_is_spelled_one_way(label: str, tidy: str) -> None:
-    assert tidy_label(label) == tidy
+    assert normalize_label(label) == tidy
 
 
 @given(st.text(max_size=20))
 def test_spelling_is_the_same_for_both_unicode_forms_and_does_not_change_twice(label: str) -> None:
-    tidy = tidy_label(label)
-    assert tidy_label(tidy) == tidy == tidy_label(unicodedata.normalize("NFD", label))
+    tidy = normalize_label(label)
+    assert normalize_label(tidy) == tidy == normalize_label(unicodedata.normalize("NFD", label))
 
 
 def test_folders_in_both_unicode_forms_are_one_class_with_the_images_of_both(tmp_path: Path) -> None:
@@ -57,14 +57,14 @@ def test_upper_and_lower_case_are_classes_of_their_own_and_the_data_check_tells_
     problems = alexnet.check(file).to_json()["problems"]
     assert {p["detail"] for p in problems if p["kind"] == "case"} == {"'Cat', 'cat'", "'DOG', 'dog'"}
     assert "case" in KINDS
-    assert differing_in_case(("cat", "dog")) == []
+    assert labels_differing_in_case(("cat", "dog")) == []
 
 
 def test_labels_of_a_run_match_in_either_unicode_form() -> None:
     table = make_table({COMPOSED: 2, "dog": 1})
     for labels in ((DECOMPOSED, "dog"), (COMPOSED, "dog"), ("dog", f"{DECOMPOSED} ")):
         turned = table.relabelled(labels)
-        assert [tidy_label(turned.labels[i]) for i in turned.targets] == [COMPOSED, COMPOSED, "dog"]
+        assert [normalize_label(turned.labels[i]) for i in turned.targets] == [COMPOSED, COMPOSED, "dog"]
 
 
 def test_a_run_names_an_unknown_label_that_differs_in_case_alone(

@@ -24,13 +24,13 @@ from alexnet.cli.answers import names_of
 from alexnet.data import check, parquet
 from alexnet.data.cache import open_cache
 from alexnet.data.csv_text import MISSING, WHOLE
-from alexnet.data.labels import tidy_label
+from alexnet.data.decode_pool import Answer, answer_one
+from alexnet.data.labels import normalize_label
 from alexnet.data.sources import open_table
 from alexnet.data.table import Table
-from alexnet.data.workers import Answer, answer_one
 from alexnet.errors import DataError
-from alexnet.use.show import show_samples
-from conftest import make_how
+from alexnet.report.samples import show_samples
+from conftest import make_preprocessing
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -43,7 +43,7 @@ WORDS = st.text(
     min_size=1,
     max_size=12,
 ).filter(lambda text: text == text.strip() and text not in (".", ".."))
-LABELS = st.sampled_from(["cat", "dog"]) | WORDS.map(tidy_label).filter(
+LABELS = st.sampled_from(["cat", "dog"]) | WORDS.map(normalize_label).filter(
     lambda label: label and label not in MISSING and not WHOLE.fullmatch(label)
 )
 TABLES = st.lists(st.tuples(WORDS, LABELS), min_size=2, max_size=12, unique_by=lambda row: row[0])
@@ -125,17 +125,21 @@ def test_a_quote_that_is_not_closed_is_refused_with_its_line(tmp_path: Path, bro
     lines = ["image,label", *FORTY]
     lines[line - 1] = broken
     assert f"a.csv, line {line}: " in refusal(tmp_path / "a.csv", "\n".join(lines))
-    quoted = [",".join(f'"{field}"' for field in row.split(",")) for row in lines[1:]]
-    quoted[line - 2] = broken
-    assert f"a.csv, line {line}: " in refusal(tmp_path / "a.csv", "\n".join(["image,label", *quoted]))
+    shell_quote = [",".join(f'"{field}"' for field in row.split(",")) for row in lines[1:]]
+    shell_quote[line - 2] = broken
+    assert f"a.csv, line {line}: " in refusal(tmp_path / "a.csv", "\n".join(["image,label", *shell_quote]))
 
 
 def test_rows_swallowed_by_two_unclosed_quotes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.png").touch()
     swallowed = 'image,label,note\na.png,cat,"one\nb.png,dog,two\nc.png,dog,three"\nd.png,dog,\n'
-    assert "line 2: a quoted field goes on" in refusal(tmp_path / "a.csv", swallowed)
-    assert "line 2: a quoted field goes on" in refusal(tmp_path / "a.csv", 'image,label\na.png,"cat\nb.png,dog"\nc.png,dog\n')
-    assert "line 2: a quoted field goes on" in refusal(tmp_path / "a.csv", 'image,label\n"a.png,cat\nx.png",dog\nc.png,cat\n')
+    assert "line 2: a shell_quote field goes on" in refusal(tmp_path / "a.csv", swallowed)
+    assert "line 2: a shell_quote field goes on" in refusal(
+        tmp_path / "a.csv", 'image,label\na.png,"cat\nb.png,dog"\nc.png,dog\n'
+    )
+    assert "line 2: a shell_quote field goes on" in refusal(
+        tmp_path / "a.csv", 'image,label\n"a.png,cat\nx.png",dog\nc.png,cat\n'
+    )
 
 
 def test_line_breaks_inside_quotes_are_legal_and_count(tmp_path: Path) -> None:
@@ -261,7 +265,7 @@ def test_a_long_name_is_cut_in_messages(tmp_path: Path) -> None:
     assert "line 2: image is 'https://x" in refusal(tmp_path / "a.csv", f"image,label\nhttps://{'x' * 50_000},cat\n")
     table = opened(tmp_path / "a.csv", f"image,label\n{'x' * 50_000},cat\nb.png,dog\n")
     with pytest.raises(DataError) as caught:
-        open_cache(table, make_how(), 1)
+        open_cache(table, make_preprocessing(), 1)
     assert len(str(caught.value)) < 400
 
 
@@ -402,14 +406,14 @@ def test_images_in_parquet_are_read_in_order_once(tmp_path: Path, monkeypatch: p
 
 
 def test_a_changed_parquet_file_is_decoded_anew_and_a_bad_image_left_out(tmp_path: Path) -> None:
-    how = make_how()
+    preprocessing = make_preprocessing()
     file = parquet_file(tmp_path / "a.parquet", {"image": [b"\xffnone", *PNG[1:]], "label": [0, 1] * 4})
-    cache = open_cache(open_table(file), how, 1)
+    cache = open_cache(open_table(file), preprocessing, 1)
     assert [tuple(s) for s in cache.skipped] == [("row-000000", "not an image, or of an unknown kind")]
     found = check.check(open_table(file))
     assert ("row-000000", "not an image") in {(p.image, p.kind) for p in found.problems}
     parquet_file(file, {"image": structs([f"{i}.png" for i in range(8)], [None, *PNG[:0:-1]]), "label": [0, 1] * 4})
-    again = open_cache(open_table(file), how, 1)
+    again = open_cache(open_table(file), preprocessing, 1)
     assert [tuple(s) for s in again.skipped] == [("0.png", "the file is empty")]
     assert np.array_equal(again.pixels.stored(0), cache.pixels.stored(6))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from alexnet.network.kernels import operations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from alexnet.network.kernels import operations
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 
 

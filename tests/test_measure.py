@@ -13,11 +13,11 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, top_k_accuracy_score
 
 from alexnet import AlexNet
-from alexnet.data.batches import Images, ordered_batches
+from alexnet.data.batches import SplitImages, ordered_batches
 from alexnet.data.cache import Pixels
-from alexnet.data.images import Preprocessing
-from alexnet.measure import metrics
-from alexnet.measure.evaluate import Evaluation, evaluate
+from alexnet.inference import metrics
+from alexnet.inference.evaluate import Evaluation, evaluate
+from alexnet.recipe import Preprocessing
 
 
 def made(count: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -121,12 +121,13 @@ def test_the_json_has_the_keys_that_are_promised() -> None:
 def test_evaluation_is_the_same_for_any_batch_size_and_leaves_the_network_as_it_was() -> None:
     torch.manual_seed(0)
     network = AlexNet("cifar10", 4, width=1 / 16)
-    how = Preprocessing(stored=16, input=67, fit="crop", reduced_decode=False, resize="bilinear")
+    preprocessing = Preprocessing(cache_size=16, input=67, fit="crop", reduced_decode=False, resize="bilinear")
     pixels = np.random.default_rng(0).integers(0, 256, (23, 16, 16, 3), dtype=np.uint8)
-    images = Images(Pixels(pixels.ravel(), np.full((23, 2), 16), how), np.arange(23), np.arange(23) % 4)
+    images = SplitImages(Pixels(pixels.ravel(), np.full((23, 2), 16), preprocessing), np.arange(23), np.arange(23) % 4)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     found = [
-        evaluate(network, ordered_batches(images, size), how, ("a", "b", "c", "d"), precision="float32") for size in (1, 7, 23)
+        evaluate(network, ordered_batches(images, size), preprocessing, ("a", "b", "c", "d"), precision="float32")
+        for size in (1, 7, 23)
     ]
     for other in found[1:]:
         np.testing.assert_allclose(other.logits, found[0].logits, rtol=1e-4, atol=1e-5)

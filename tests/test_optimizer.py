@@ -16,8 +16,8 @@ from torch import Tensor
 import alexnet
 from alexnet.errors import RecipeError
 from alexnet.recipe import Optimizer, Recipe, Train
-from alexnet.training.loop import Trainer
-from alexnet.training.optimizer import SGD, Loss, build_optimizer, set_rate
+from alexnet.training.optimizer import SGD, Loss, build_optimizer, set_lr
+from alexnet.training.trainer import Trainer
 from conftest import started
 
 
@@ -104,13 +104,13 @@ def test_where_the_rate_falls_the_2012_form_coasts_on_and_pytorchs_does_not() ->
 def test_a_recipes_optimizer_moves_every_weight_as_its_formula_says(form: str, decays: str, momentum: float) -> None:
     network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
     settings = Optimizer(
-        form=form, decays=decays, momentum=momentum, nesterov=True, weight_decay=0.3, rate=0.1, rate_factors={"bias": 2.0}
+        form=form, decays=decays, momentum=momentum, nesterov=True, weight_decay=0.3, lr=0.1, lr_scale={"bias": 2.0}
     )  # type: ignore[arg-type]
     optimizer = build_optimizer(network, settings)
     before = {name: p.detach().double().numpy() for name, p in network.named_parameters()}
     gradients = {name: torch.randn_like(p) for name, p in network.named_parameters()}
     for _ in range(2):
-        set_rate(optimizer, 0.1, settings.rate_factors)
+        set_lr(optimizer, 0.1, settings.lr_scale)
         for name, parameter in network.named_parameters():
             parameter.grad = gradients[name].clone()
         optimizer.step()
@@ -127,27 +127,27 @@ def test_a_recipes_optimizer_moves_every_weight_as_its_formula_says(form: str, d
 
 def test_factors_of_a_layer_its_kind_and_both_multiply() -> None:
     optimizer = build_optimizer(alexnet.AlexNet("cifar10", 3, width=1 / 16), Optimizer())
-    set_rate(optimizer, 0.5, {"conv2": 0.1, "bias": 2.0, "conv2.bias": 10.0, "conv3.weight": 0.0, "norm1.bias": 3.0})
+    set_lr(optimizer, 0.5, {"conv2": 0.1, "bias": 2.0, "conv2.bias": 10.0, "conv3.weight": 0.0, "norm1.bias": 3.0})
     found = {group["name"]: group["lr"] for group in optimizer.param_groups}
     special = {"conv2.weight": 0.05, "conv2.bias": 1.0, "conv3.weight": 0.0, "norm1.bias": 1.5}
     plain = {name: 1.0 if name.endswith("bias") and not name.startswith("norm") else 0.5 for name in found}
     assert found == pytest.approx({**plain, **special}), "a norm's shift is no bias, unless it is named"
-    set_rate(optimizer, 0.5)
+    set_lr(optimizer, 0.5)
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}, "nothing stays of factors before"
 
 
 def test_unknown_names_of_layers_are_refused_with_the_nearest(photos: Path, tmp_path: Path) -> None:
     network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
     for name, close in (("conv1.wieght", "conv1.weight"), ("biases", "bias"), ("fc9", "fc")):
-        with pytest.raises(RecipeError, match=f"optimizer.rate_factors names {name!r}: did you mean '{close}"):
-            build_optimizer(network, Optimizer(rate_factors={name: 0.1}))
+        with pytest.raises(RecipeError, match=f"optimizer.lr_scale names {name!r}: did you mean '{close}"):
+            build_optimizer(network, Optimizer(lr_scale={name: 0.1}))
     with pytest.raises(RecipeError, match=r"schedule\.table names 'cnov1': did you mean 'conv1'"):
-        started(tmp_path / "run", photos, **{"schedule.table": [{"epoch": 2, "rate_factors": {"cnov1": 0.0}}]})
+        started(tmp_path / "run", photos, **{"schedule.table": [{"epoch": 2, "lr_scale": {"cnov1": 0.0}}]})
 
 
 def test_weight_decay_spares_norms_and_biases() -> None:
     network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
-    optimizer = build_optimizer(network, Optimizer(rate=0.1, weight_decay=0.5, momentum=0))
+    optimizer = build_optimizer(network, Optimizer(lr=0.1, weight_decay=0.5, momentum=0))
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -159,9 +159,9 @@ def test_weight_decay_spares_norms_and_biases() -> None:
 
 def test_a_layer_may_have_a_rate_of_its_own() -> None:
     network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
-    settings = Optimizer(rate=1.0, weight_decay=0, momentum=0, rate_factors={"fc6": 0.5, "fc8": 0.0})
+    settings = Optimizer(lr=1.0, weight_decay=0, momentum=0, lr_scale={"fc6": 0.5, "fc8": 0.0})
     optimizer = build_optimizer(network, settings)
-    set_rate(optimizer, 0.1, settings.rate_factors)
+    set_lr(optimizer, 0.1, settings.lr_scale)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -170,7 +170,7 @@ def test_a_layer_may_have_a_rate_of_its_own() -> None:
         step = 0.05 if "fc6" in name else 0.0 if "head" in name else 0.1
         torch.testing.assert_close(parameter.detach(), before[name] - step, msg=name)
     with pytest.raises(RecipeError, match="names 'fc9': did you mean 'fc8'"):
-        build_optimizer(network, Optimizer(rate_factors={"fc9": 0.5}))
+        build_optimizer(network, Optimizer(lr_scale={"fc9": 0.5}))
 
 
 # Frozen layers
@@ -180,13 +180,13 @@ def test_a_layer_may_have_a_rate_of_its_own() -> None:
 def test_frozen_layers_and_their_statistics_stay_and_take_no_gradient(
     form: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stepped, step = [], Trainer._step
+    stepped, step = [], Trainer.train_step
 
     def watched(self: Trainer, *args: Any) -> None:
         step(self, *args)
         stepped.append({name: p.grad is not None for name, p in self.network.named_parameters()})
 
-    monkeypatch.setattr(Trainer, "_step", watched)
+    monkeypatch.setattr(Trainer, "train_step", watched)
     changes = {"optimizer.frozen": "norm3", "optimizer.form": form, "optimizer.decays": "all", "train.epochs": 2}
     started(tmp_path / "run", photos, **changes)
     torch.manual_seed(0)

@@ -14,13 +14,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import alexnet
-from alexnet import outputs
+from alexnet import files
 from alexnet.cli import app
 from alexnet.errors import AlexNetError, RunError
-from alexnet.run import Card
-from alexnet.use import explain_figure, export, onnx_model
-from alexnet.use.index import alone
-from alexnet.use.sheet import write_sheet
+from alexnet.explain import figure as explain_figure
+from alexnet.export import model as onnx_model
+from alexnet.export import onnx
+from alexnet.run import ModelConfig
+from alexnet.search.contact_sheet import write_sheet
+from alexnet.search.index import alone
 
 MINE = b"a file of the user's"
 REFUSED = "is there already and was not made by alexnet: give another --out, or --overwrite"
@@ -73,7 +75,7 @@ def test_a_photo_named_by_out_stays(photos: Path, trained: alexnet.Run, here: Pa
     forbid(
         monkeypatch,
         *("alexnet.api.search_images", "alexnet.api.export", "alexnet.api.open_table", SWEEP),
-        *("alexnet.use.explain_figure.explain", "alexnet.use.show.decoded"),
+        *("alexnet.explain.figure.explain", "alexnet.report.samples.decoded"),
     )
     photo = here / "000.png"
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(photo)
@@ -94,7 +96,7 @@ def test_a_photo_named_by_out_stays(photos: Path, trained: alexnet.Run, here: Pa
 def test_explain_writes_over_no_picture_of_the_users(
     photos: Path, trained: alexnet.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forbid(monkeypatch, "alexnet.use.explain_figure.explain")
+    forbid(monkeypatch, "alexnet.explain.figure.explain")
     first, second = sorted(photos.rglob("*.png"))[:2]
     for name in ("filters.png", f"{second.stem}-explained.png", f"{first.stem}-explained.npz"):
         out = tmp_path / name.replace(".", "-")
@@ -124,7 +126,7 @@ def test_the_curve_of_rates_needs_a_name(out: str, photos: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no folder"):
-        outputs.write(tmp_path / "none" / "a.png", lambda part: part.touch())
+        files.write_output(tmp_path / "none" / "a.png", lambda part: part.touch())
 
 
 def test_a_run_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_the_notes_beside_an_export_are_looked_at_too(trained: alexnet.Run, tmp_
     pytest.importorskip("onnxruntime")
     (tmp_path / "model.onnx.json").write_bytes(b'{"mine": true}')
     with pytest.raises(RunError, match=REFUSED):
-        export.export(trained.network, trained.card, None, tmp_path / "model.onnx")
+        onnx.export(trained.network, trained.config, None, tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx.json"]
 
 
@@ -149,9 +151,9 @@ def test_a_folder_with_files_named_as_those_of_an_index_is_no_index(tmp_path: Pa
 # Marks
 
 
-def _onnx(place: Path, card: Card) -> None:
-    graph = onnx_model._calibration(card)
-    onnx_model.onnx.save(onnx_model.tidied(graph, onnx_model._metadata(card)), place)
+def _onnx(place: Path, config: ModelConfig) -> None:
+    graph = onnx_model._calibration(config)
+    onnx_model.onnx.save(onnx_model.tidied(graph, onnx_model._metadata(config)), place)
 
 
 def _svg(place: Path) -> None:
@@ -162,7 +164,7 @@ def _svg(place: Path) -> None:
 WRITERS: dict[str, Callable[[Path, alexnet.Run], object]] = {
     "sheet.png": lambda place, _: write_sheet(place, [], []),
     "drawing.svg": lambda place, _: _svg(place),
-    "model.onnx": lambda place, run: _onnx(place, run.card),
+    "model.onnx": lambda place, run: _onnx(place, run.config),
     "notes.json": lambda place, _: place.write_text(json.dumps({"file": "a", "compared_on": "b"}, indent=2)),
     "arrays.npz": lambda place, _: explain_figure._save_arrays(Explained(), place),  # type: ignore[arg-type]
 }
@@ -176,7 +178,7 @@ class Explained:
 @pytest.mark.parametrize("name", WRITERS)
 def test_each_kind_of_file_is_known_again(name: str, trained: alexnet.Run, tmp_path: Path) -> None:
     WRITERS[name](tmp_path / name, trained)
-    outputs.refuse(tmp_path / name)
+    files.refuse_overwrite(tmp_path / name)
     if name.endswith(".npz"):
         assert np.load(tmp_path / name)["heat"].sum() == np.arange(5000).sum()
 
@@ -192,7 +194,7 @@ def test_files_of_others_are_told_apart(name: str, tmp_path: Path) -> None:
         place.write_text("alexnet made by alexnet Software" if place.suffix == ".txt" else "")
     before = place.read_bytes()
     with pytest.raises(RunError, match=REFUSED):
-        outputs.write(place, lambda part: part.write_bytes(b"new"))
+        files.write_output(place, lambda part: part.write_bytes(b"new"))
     assert place.read_bytes() == before
 
 
@@ -207,8 +209,8 @@ def test_a_link_and_what_it_leads_to_stay(tmp_path: Path) -> None:
     lost.symlink_to(tmp_path / "nowhere.png")
     for place in (link, lost):
         with pytest.raises(RunError, match=REFUSED):
-            outputs.write(place, lambda part: part.write_bytes(b"new"))
-    outputs.write(link, lambda part: part.write_bytes(b"new"), overwrite=True)
+            files.write_output(place, lambda part: part.write_bytes(b"new"))
+    files.write_output(link, lambda part: part.write_bytes(b"new"), overwrite=True)
     assert photo.read_bytes() == before, "what the link led to is not what was named"
     assert link.read_bytes() == b"new"
     assert lost.is_symlink()
@@ -216,7 +218,7 @@ def test_a_link_and_what_it_leads_to_stay(tmp_path: Path) -> None:
 
 def test_a_folder_is_refused_whatever_is_said(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="it is a folder; name a file"):
-        outputs.write(tmp_path, lambda part: part.write_bytes(b"new"), overwrite=True)
+        files.write_output(tmp_path, lambda part: part.write_bytes(b"new"), overwrite=True)
 
 
 def test_what_came_during_the_work_stays(tmp_path: Path) -> None:
@@ -227,14 +229,14 @@ def test_what_came_during_the_work_stays(tmp_path: Path) -> None:
         place.write_bytes(MINE)
 
     with pytest.raises(RunError, match=REFUSED):
-        outputs.write(place, slow)
+        files.write_output(place, slow)
     assert place.read_bytes() == MINE
     assert list(tmp_path.iterdir()) == [place]
 
 
 def test_a_download_beside_it_stays(tmp_path: Path) -> None:
     (tmp_path / "a.png.part").write_bytes(MINE)
-    outputs.write(tmp_path / "a.png", lambda part: part.write_bytes(b"new"))
+    files.write_output(tmp_path / "a.png", lambda part: part.write_bytes(b"new"))
     assert (tmp_path / "a.png.part").read_bytes() == MINE
 
 
@@ -242,7 +244,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(MINE)
     for place in (tmp_path / "none" / "a.png", tmp_path / "file" / "a.png"):
         with pytest.raises(AlexNetError, match="cannot write"):
-            outputs.write(place, lambda part: part.write_bytes(b"new"))
+            files.write_output(place, lambda part: part.write_bytes(b"new"))
 
 
 def test_images_of_one_name_get_files_of_their_own() -> None:

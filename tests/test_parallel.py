@@ -18,18 +18,27 @@ import torch
 import alexnet
 import parallel_steps
 from alexnet.errors import AlexNetError
-from alexnet.run import read_json
-from alexnet.training import job
-from alexnet.training.processes import joined
+from alexnet.files import read_json
+from alexnet.training import train as training
+from alexnet.training.distributed import process_group
 from commands import SECONDS, error, python, run, together
 from conftest import metrics, stop_after
 from parallel_steps import CASES, Case
 
 COUNTS = (1, 2, 4)
 QUICK = [
-    *("--set", "model.variant=paper", "--set", "model.width=0.0625", "--set", "model.whiten=false", "--set", "images.input=67"),
-    *("--set", "images.enlarge=1", "--set", "optimizer.muon=0", "--set", "optimizer.rate=0.001", "--set", "model.dropout=0.5"),
-    *("--set", "train.precision=float32", "--set", "optimizer.rate_factors={}", "--set", "schedule.grow=[]"),
+    *(
+        "--set",
+        "model.variant=paper",
+        "--set",
+        "model.width=0.0625",
+        "--set",
+        "model.whitening_init=false",
+        "--set",
+        "images.input=67",
+    ),
+    *("--set", "images.upscale=1", "--set", "optimizer.muon_lr=0", "--set", "optimizer.lr=0.001", "--set", "model.dropout=0.5"),
+    *("--set", "train.precision=float32", "--set", "optimizer.lr_scale={}", "--set", "schedule.progressive_resize=[]"),
 ]
 
 
@@ -123,13 +132,13 @@ def test_norms_of_their_own_are_evaluated_as_they_are_saved(tmp_path: Path) -> N
 HOLD = """
 import os, time
 if "RANK" in os.environ:
-    from alexnet.training.loop import Trainer
-    step = Trainer._step
+    from alexnet.training.trainer import Trainer
+    step = Trainer.train_step
     def held(self, *args):
-        while self.at.epoch == 2 and self.group.restarts == 0 and self._stop.code is None:
+        while self.state.epoch == 2 and self.group.restarts == 0 and self.session._stop.code is None:
             time.sleep(0.01)
         step(self, *args)
-    Trainer._step = held
+    Trainer.train_step = held
 """
 
 
@@ -164,7 +173,7 @@ def test_a_run_that_one_process_began_is_gone_on_with_by_four(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        stop_after(patch, "_step", 12)
+        stop_after(patch, "train_step", 12)
         assert "go on with" in run("train", "digits", "--epochs", "2", *QUICK, "--out", out, code=130).stderr
     together(4, tmp_path / "said", "train", "--resume", out, "--parallel", "hybrid")
     assert farthest(weights(out), weights(alone)) < 1e-4
@@ -172,7 +181,7 @@ def test_a_run_that_one_process_began_is_gone_on_with_by_four(
 
 def print_sums() -> None:
     for _ in range(3):
-        with joined() as group:
+        with process_group() as group:
             print(group.sum(group.rank + 1.0))
 
 
@@ -181,7 +190,7 @@ def test_a_script_trains_more_than_once(tmp_path: Path) -> None:
 
 
 def train_slowly(log: str, out: str) -> None:
-    opened = job.open_table
+    opened = training.open_table
 
     def slow(*given: Any) -> Any:
         with Path(log).open("a") as file:
@@ -191,7 +200,7 @@ def train_slowly(log: str, out: str) -> None:
             print("end", os.environ["RANK"], file=file, flush=True)
             return found
 
-    job.open_table = slow
+    training.open_table = slow
     alexnet.train("digits", out=out, settings={"model.width": 1 / 16, "train.epochs": 1, "train.max_images": 0})
 
 
@@ -249,7 +258,7 @@ def one_line(said: str) -> str:
 WRONG: dict[str, tuple[list[str], int, str]] = {
     "towers": (["digits", "--parallel", "towers"], 2, "--variant paper or code2012"),
     "hybrid": (["digits", "--parallel", "hybrid", "--variant", "four-layer"], 2, "hidden dense layers"),
-    "batches": (["digits", "--set", "train.batch=2"], 3, "raise train.batch"),
+    "batches": (["digits", "--set", "train.batch_size=2"], 3, "raise train.batch_size"),
 }
 
 
@@ -279,7 +288,7 @@ def test_what_only_the_first_can_find_wrong_ends_all_in_one_line(way: list[str],
 
 def leave(who: str) -> None:
     try:
-        with joined() as group:
+        with process_group() as group:
             if group.rank == int(who):
                 raise AlexNetError("its disk is full")
             group.sum(1)

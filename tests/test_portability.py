@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from alexnet.data.cache import _remove_others
-from alexnet.network import kernels
-from alexnet.run import RunFolder, write_json
+from alexnet.files import write_json
+from alexnet.network.fast import kernels
+from alexnet.run import RunFolder
 from alexnet.training import checkpoint
-from alexnet.training.job import _alone
 from alexnet.training.monitor import Monitor
+from alexnet.training.train import _alone
 
 
 @pytest.fixture
@@ -35,17 +36,17 @@ def test_without_kernels_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.delenv("ALEXNET_KERNELS", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert kernels.library() is None
-    assert kernels.lacking() == "no C++ compiler was found: c++, g++ or clang++"
+    assert kernels.missing_reason() == "no C++ compiler was found: c++, g++ or clang++"
     kernels._library.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert kernels.lacking() == f"{program} could not compile them"
+    assert kernels.missing_reason() == f"{program} could not compile them"
     kernels._library.cache_clear()
     program.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
     monkeypatch.setenv("ALEXNET_CACHE", str(program))
-    assert kernels.lacking() == f"{program / 'kernels'}: Not a directory"
+    assert kernels.missing_reason() == f"{program / 'kernels'}: Not a directory"
     assert kernels.library() is None
     monkeypatch.setenv("ALEXNET_KERNELS", "0")
-    assert kernels.lacking() is None, "who wants none lacks none"
+    assert kernels.missing_reason() is None, "who wants none lacks none"
 
 
 def forbid_removal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +73,8 @@ def test_an_older_cache_that_cannot_be_removed_stays(tmp_path: Path, monkeypatch
 
 
 def test_a_checkpoint_that_was_loaded_is_not_mapped(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, {"w": torch.ones(1000)}, {})
-    found = checkpoint.load(tmp_path)
+    checkpoint.write(tmp_path, {"w": torch.ones(1000)}, {})
+    found = checkpoint.read(tmp_path)
     assert found is not None
     file = tmp_path / "checkpoint" / "last" / "state.safetensors"
     with file.open("r+b") as opened:

@@ -20,11 +20,11 @@ from scipy.special import softmax
 
 import alexnet
 from alexnet.data.cache import cache_folder, open_cache
-from alexnet.data.images import Preprocessing, fitted, pixels, stored_pixels, to_input
+from alexnet.data.preprocessing import fit_image, pixels, stored_pixels, to_input
 from alexnet.data.sources import open_table
-from alexnet.recipe import load
-from alexnet.training import job
-from conftest import TINY, assert_near, make_how
+from alexnet.recipe import Preprocessing, load
+from alexnet.training import train as training
+from conftest import TINY, assert_near, make_preprocessing
 
 Floats = NDArray[np.float64]
 
@@ -32,52 +32,56 @@ Floats = NDArray[np.float64]
 # The reference
 
 
-def weights(size: int, wanted: int, how: Preprocessing) -> Floats:
+def weights(size: int, wanted: int, preprocessing: Preprocessing) -> Floats:
     """Return the `wanted` x `size` matrix that scales an axis, pixel centres at halves."""
     scale = size / wanted
     centres, at = (np.arange(wanted)[:, None] + 0.5) * scale, np.arange(size)[None] + 0.5
-    if how.resize == "nearest":
+    if preprocessing.resize == "nearest":
         return (np.floor(centres) == at - 0.5).astype(np.float64)
-    reach = max(1.0, scale) if how.antialias else 1.0
+    reach = max(1.0, scale) if preprocessing.antialias else 1.0
     found = np.maximum(0, 1 - np.abs(at - centres) / reach)
     return found / found.sum(1, keepdims=True)
 
 
-def scaled(images: Floats, how: Preprocessing) -> Floats:
+def scaled(images: Floats, preprocessing: Preprocessing) -> Floats:
     """Scale N H W 3 to N I I 3."""
-    down, across = (weights(size, how.input, how) for size in images.shape[1:3])
+    down, across = (weights(size, preprocessing.input, preprocessing) for size in images.shape[1:3])
     return np.einsum("ih,nhwc,jw->nijc", down, images, across, optimize=True)
 
 
-def prepared(images: NDArray[Any], how: Preprocessing) -> Floats:
+def prepared(images: NDArray[Any], preprocessing: Preprocessing) -> Floats:
     """Return what the network sees, N 3 I I, of images as stored, N S S 3, in the order of `[images]`."""
     x = images.astype(np.float64)
-    if how.mean == "image":
-        x = x - how.mean_image
-    if how.mean == "each":
+    if preprocessing.mean == "image":
+        x = x - preprocessing.mean_image
+    if preprocessing.mean == "each":
         x = x - x.mean((1, 2, 3), keepdims=True)
         x = x / np.maximum(x.std((1, 2, 3), keepdims=True), 1 / np.sqrt(x[0].size))
-    if how.crop is not None:
-        x = centre(x, how.crop)
-    if how.mean == "image-centre":
-        x = x - centre(how.mean_image[None], x.shape[1])
-    if how.mean != "each":
-        x = x * how.levels / 255
-    if not isinstance(how.mean, str):
-        x = x - np.array(how.mean)
-    if not isinstance(how.deviation, str):
-        x = x / np.array(how.deviation)
-    if how.mirror:
+    if preprocessing.crop is not None:
+        x = centre(x, preprocessing.crop)
+    if preprocessing.mean == "image-centre":
+        x = x - centre(preprocessing.mean_image[None], x.shape[1])
+    if preprocessing.mean != "each":
+        x = x * preprocessing.value_range / 255
+    if not isinstance(preprocessing.mean, str):
+        x = x - np.array(preprocessing.mean)
+    if not isinstance(preprocessing.std, str):
+        x = x / np.array(preprocessing.std)
+    if preprocessing.horizontal_flip:
         x = x[:, :, ::-1]
-    return scaled(x + how.brightness, how).transpose(0, 3, 1, 2)
+    return scaled(x + preprocessing.brightness, preprocessing).transpose(0, 3, 1, 2)
 
 
-def assert_prepared(found: Any, wanted: Any, images: NDArray[Any], how: Preprocessing) -> None:
+def assert_prepared(found: Any, wanted: Any, images: NDArray[Any], preprocessing: Preprocessing) -> None:
     """Compare inputs: float32 rounds where a new pixel falls, so a value may be off by a share of the largest pixel's."""
     unscaled = prepared(
         images,
-        how.model_copy(
-            update={"crop": None, "mean": "image" if how.mean == "image-centre" else how.mean, "input": images.shape[1]}
+        preprocessing.model_copy(
+            update={
+                "crop": None,
+                "mean": "image" if preprocessing.mean == "image-centre" else preprocessing.mean,
+                "input": images.shape[1],
+            }
         ),
     )
     assert np.shape(found) == np.shape(wanted)
@@ -90,7 +94,7 @@ def centre(images: NDArray[Any], size: int) -> NDArray[Any]:
 
 
 def no_ties(size: int, wanted: int) -> bool:
-    """Tell whether `nearest` has one answer everywhere: no new centre falls between two pixels."""
+    """Tell whether `suggest` has one answer everywhere: no new centre falls between two pixels."""
     return all((2 * i + 1) * size % (2 * wanted) for i in range(wanted))
 
 
@@ -104,13 +108,13 @@ def ways(draw: st.DrawFn) -> tuple[NDArray[np.uint8], Preprocessing]:
         images[0] = 17  # no deviation of its own
     mean = draw(st.sampled_from([(0.0, 0.0, 0.0), (0.3, 0.5, -0.1), "image", "image-centre", "each"]))
     crop, size = draw(st.none() | st.integers(1, side)), draw(st.integers(1, 30))
-    return images, make_how(
-        stored=side,
+    return images, make_preprocessing(
+        cache_size=side,
         crop=crop,
-        levels=draw(st.sampled_from([1, 255])),
+        value_range=draw(st.sampled_from([1, 255])),
         mean=mean,
-        deviation="each" if mean == "each" else draw(st.sampled_from([(1.0, 1.0, 1.0), (0.2, 0.3, 60.0)])),
-        mirror=draw(st.booleans()),
+        std="each" if mean == "each" else draw(st.sampled_from([(1.0, 1.0, 1.0), (0.2, 0.3, 60.0)])),
+        horizontal_flip=draw(st.booleans()),
         brightness=draw(st.sampled_from([0.0, 0.2])),
         input=size,
         resize=draw(st.sampled_from(["nearest", "bilinear"] if no_ties(crop or side, size) else ["bilinear"])),
@@ -122,13 +126,13 @@ def ways(draw: st.DrawFn) -> tuple[NDArray[np.uint8], Preprocessing]:
 @given(ways())
 @settings(max_examples=80)
 def test_the_networks_input_equals_numpy(way: tuple[NDArray[np.uint8], Preprocessing]) -> None:
-    images, how = way
-    assert_prepared(to_input(torch.from_numpy(images), how), prepared(images, how), images, how)
+    images, preprocessing = way
+    assert_prepared(to_input(torch.from_numpy(images), preprocessing), prepared(images, preprocessing), images, preprocessing)
 
 
 def test_an_image_nearly_of_one_colour_is_divided_by_the_least_deviation_of_tensorflow() -> None:
     pixel = torch.tensor([17, 17, 18], dtype=torch.uint8).view(1, 1, 1, 3)  # deviation 0.47, below 1 / sqrt(3)
-    found = to_input(pixel, make_how(stored=1, input=1, mean="each", deviation="each"))
+    found = to_input(pixel, make_preprocessing(cache_size=1, input=1, mean="each", std="each"))
     assert_near(found.flatten(), np.array([-1, -1, 2]) / 3 * np.sqrt(3))
 
 
@@ -136,19 +140,19 @@ def test_an_image_nearly_of_one_colour_is_divided_by_the_least_deviation_of_tens
 @settings(max_examples=60)
 def test_full_images_are_scaled_as_numpy_does(height: int, width: int, size: int, antialias: bool, fit: str) -> None:
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    how = make_how(stored="full", fit=fit, input=size, antialias=antialias)
+    preprocessing = make_preprocessing(cache_size="full", fit=fit, input=size, antialias=antialias)
     side, square = min(height, width), image
     if fit == "crop":
         square = image[(height - side) // 2 :][:side, (width - side) // 2 :][:, :side]
-    found = fitted(image, how)
+    found = fit_image(image, preprocessing)
     assert found.dtype == np.float32
-    assert_near(found, scaled(square[None].astype(np.float64), how)[0])
+    assert_near(found, scaled(square[None].astype(np.float64), preprocessing)[0])
 
 
 @pytest.mark.parametrize("size", [(60, 20), (20, 60), (31, 47)])
 def test_smoothing_is_that_of_pillow_on_each_axis(size: tuple[int, int]) -> None:
     image = np.asarray(picture(2, 0, size))
-    found = fitted(image, make_how(stored="full", fit="stretch", input=24))
+    found = fit_image(image, make_preprocessing(cache_size="full", fit="stretch", input=24))
     for i in range(3):
         channel = Image.fromarray(image[..., i].astype(np.float32))
         assert_near(found[..., i], channel.resize((24, 24), Image.Resampling.BILINEAR))
@@ -164,7 +168,7 @@ def test_crop_is_the_shorter_side_scaled_and_the_centre_cut_out(size: tuple[int,
     width, height = (side * 32 // min(size) for side in size)
     left, top = (width - 32) // 2, (height - 32) // 2
     wanted = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 32, top + 32))
-    assert np.array_equal(stored_pixels(tmp_path / "p.png", make_how(stored=32)), np.asarray(wanted))
+    assert np.array_equal(stored_pixels(tmp_path / "p.png", make_preprocessing(cache_size=32)), np.asarray(wanted))
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40))
@@ -173,7 +177,7 @@ def test_nearest_takes_the_pixel_at_the_same_place(width: int, height: int, side
     assume(no_ties(width, side) and no_ties(height, side))
     image = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     rows, columns = (((np.arange(side) + 0.5) * size / side).astype(int) for size in (height, width))
-    found = stored_pixels(image, make_how(stored=side, fit="stretch", filter="nearest"))
+    found = stored_pixels(image, make_preprocessing(cache_size=side, fit="stretch", filter="nearest"))
     assert np.array_equal(found, image[rows][:, columns])
 
 
@@ -194,7 +198,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_full_images_lie_in_the_cache_pixel_for_pixel_memory_mapped(mixed: Path, tmp_path: Path) -> None:
     table = open_table(mixed)
-    found = open_cache(table, make_how(stored="full"), 2).pixels
+    found = open_cache(table, make_preprocessing(cache_size="full"), 2).pixels
     assert isinstance(found.memory, np.memmap)
     assert not found.memory.flags.writeable
     assert len(found) == len(table)
@@ -205,15 +209,15 @@ def test_full_images_lie_in_the_cache_pixel_for_pixel_memory_mapped(mixed: Path,
 
 
 def test_full_images_come_as_batches_hold_them_without_a_warning(mixed: Path) -> None:
-    table, how = open_table(mixed), make_how(stored="full", fit="stretch", input=20)
-    found = open_cache(table, how, 2).pixels
+    table, preprocessing = open_table(mixed), make_preprocessing(cache_size="full", fit="stretch", input=20)
+    found = open_cache(table, preprocessing, 2).pixels
     rows = np.array([7, 0, 3])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         batch = found.take(rows)
     assert batch.shape == (3, 20, 20, 3)
     for image, row in zip(batch, rows, strict=True):
-        assert np.array_equal(image, pixels(mixed / table.images[row], how))
+        assert np.array_equal(image, pixels(mixed / table.images[row], preprocessing))
 
 
 def test_a_file_left_out_does_not_move_the_others_of_other_sizes(mixed: Path, tmp_path: Path) -> None:
@@ -223,7 +227,7 @@ def test_a_file_left_out_does_not_move_the_others_of_other_sizes(mixed: Path, tm
             picture(0, i, size).save(tmp_path / label / f"{i}.png")
     (tmp_path / "a" / "1.png").write_text("broken")
     table = open_table(tmp_path)
-    cache = open_cache(table, make_how(stored="full"), 2)
+    cache = open_cache(table, make_preprocessing(cache_size="full"), 2)
     assert [skipped.image for skipped in cache.skipped] == ["a/1.png"]
     for position, row in enumerate(cache.rows):
         assert np.array_equal(cache.pixels.stored(position), np.asarray(Image.open(tmp_path / table.images[row])))
@@ -234,22 +238,22 @@ def test_a_cache_whose_pixels_were_removed_is_made_again(tmp_path: Path) -> None
         (tmp_path / "swept" / label).mkdir(parents=True)
         picture(0, 0).save(tmp_path / "swept" / label / "0.png")
     table = open_table(tmp_path / "swept")
-    before = open_cache(table, make_how(), 1).pixels.take(np.arange(2))
+    before = open_cache(table, make_preprocessing(), 1).pixels.take(np.arange(2))
     (data,) = cache_folder().glob("swept-*/*.u8")
     data.unlink()
-    assert np.array_equal(open_cache(table, make_how(), 1).pixels.take(np.arange(2)), before)
+    assert np.array_equal(open_cache(table, make_preprocessing(), 1).pixels.take(np.arange(2)), before)
 
 
 # Training, evaluation and prediction see the same
 
 WAYS: dict[str, dict[str, Any]] = {
-    "mean image, random crops": {"stored": 48, "crop": 40, "levels": 255, "mean": "image", "deviation": 60.0},
-    "centre of the mean image": {"stored": 48, "crop": 40, "mean": "image-centre", "deviation": "channels"},
-    "full images stretched": {"stored": "full", "fit": "stretch", "mean": "one", "deviation": "one", "mirror": True},
-    "full images, mean image": {"stored": "full", "mean": "image", "deviation": "one", "antialias": False, "brightness": 0.1},
-    "each by itself": {"stored": 32, "mean": "each", "deviation": "each", "resize": "nearest", "brightness": 0.2},
+    "mean image, random crops": {"cache_size": 48, "crop": 40, "value_range": 255, "mean": "image", "std": 60.0},
+    "centre of the mean image": {"cache_size": 48, "crop": 40, "mean": "image-centre", "std": "channels"},
+    "full images stretched": {"cache_size": "full", "fit": "stretch", "mean": "one", "std": "one", "horizontal_flip": True},
+    "full images, mean image": {"cache_size": "full", "mean": "image", "std": "one", "antialias": False, "brightness": 0.1},
+    "each by itself": {"cache_size": 32, "mean": "each", "std": "each", "resize": "nearest", "brightness": 0.2},
 }
-RANDOM = {"augment.rotation": 30.0, "augment.zoom": [0.8, 1.5], "augment.flip": True, "augment.mirror": True}
+RANDOM = {"augment.rotation": 30.0, "augment.zoom": [0.8, 1.5], "augment.vertical_flip": True, "augment.horizontal_flip": True}
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -259,19 +263,21 @@ def test_evaluation_and_prediction_prepare_images_as_numpy_and_nothing_random_to
     way = {f"images.{key}": value for key, value in WAYS[name].items()}
     noise = {} if "each" in name else {"augment.colour_noise": 0.1}
     random = {**RANDOM, **noise, "augment.crop": "crop" in WAYS[name], "augment.shift": 0.1}
-    extra = {"train.epochs": 1, "train.batch": 8, "train.precision": "float32", "data.dataset": str(mixed)}
-    job.start(load("fast").with_settings({**TINY, **extra, **way, **random}), tmp_path / "run", "cpu", time.monotonic())
+    extra = {"train.epochs": 1, "train.batch_size": 8, "train.precision": "float32", "data.dataset": str(mixed)}
+    training.start(load("fast").with_settings({**TINY, **extra, **way, **random}), tmp_path / "run", "cpu", time.monotonic())
     run = alexnet.load(tmp_path / "run")
     dataset, _ = run.dataset(split="test")
-    train, test, how = dataset.images("train"), dataset.images("test"), run.card.preprocessing
-    if how.mean in ("image", "image-centre"):
-        seen = np.stack([pixels(mixed / image, how) for image in dataset.names("train")]).astype(np.float64)
-        assert how.mean_image is not None
+    train, test, preprocessing = dataset.images("train"), dataset.images("test"), run.config.preprocessing
+    if preprocessing.mean in ("image", "image-centre"):
+        seen = np.stack([pixels(mixed / image, preprocessing) for image in dataset.names("train")]).astype(np.float64)
+        assert preprocessing.mean_image is not None
         assert len(seen) == len(train) == 20
-        assert_near(how.mean_image, seen.mean(0), 1e-6)
+        assert_near(preprocessing.mean_image, seen.mean(0), 1e-6)
         saved = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")["mean_image"].numpy()
-        assert saved.tobytes() == how.mean_image.tobytes()
-    inputs = torch.from_numpy(prepared(np.stack([pixels(mixed / image, how) for image in dataset.names("test")]), how)).float()
+        assert saved.tobytes() == preprocessing.mean_image.tobytes()
+    inputs = torch.from_numpy(
+        prepared(np.stack([pixels(mixed / image, preprocessing) for image in dataset.names("test")]), preprocessing)
+    ).float()
     with torch.inference_mode():
         logits = run.network(inputs).numpy()
     evaluation = run.evaluate()

@@ -26,12 +26,13 @@ from torch import Tensor, nn
 
 import alexnet
 from alexnet import recipe
+from alexnet.convert import pretrained
+from alexnet.convert.pretrained import load_pretrained, settings_from_weights
+from alexnet.convert.torchvision import LAYERS, copy_weights, read_torchvision
 from alexnet.errors import AlexNetError, DataError, RunError, WeightsError
-from alexnet.network.torchvision import LAYERS, copy_weights, read_torchvision
 from alexnet.run import RunFolder
-from alexnet.training import job, pretrained
-from alexnet.training.loop import Trainer
-from alexnet.training.pretrained import load_features, settings_of
+from alexnet.training import train as training
+from alexnet.training.trainer import Trainer
 from commands import TINY_SETS
 from commands import run as command
 from conftest import TINY, stop_after
@@ -58,9 +59,9 @@ def torchvision_alexnet(classes: int, width: float = NARROW) -> nn.Module:
     return nn.Sequential(OrderedDict(parts))
 
 
-def saved(tensors: Any, **how: Any) -> bytes:
+def saved(tensors: Any, **preprocessing: Any) -> bytes:
     buffer = io.BytesIO()
-    torch.save(tensors, buffer, **how)
+    torch.save(tensors, buffer, **preprocessing)
     return buffer.getvalue()
 
 
@@ -110,7 +111,7 @@ def test_features_are_copied_to_the_byte_and_the_head_is_left(theirs: nn.Module,
     torch.manual_seed(1)
     network = alexnet.AlexNet("owt", 2, width=NARROW)
     head = [network.state_dict()[key].clone() for key in HEAD]
-    load_features(network, str(tmp_path / name), None)
+    load_pretrained(network, str(tmp_path / name), None)
     found, source = network.state_dict(), theirs.state_dict()
     for their, mine in LAYERS.items():
         if mine != "head":
@@ -144,7 +145,7 @@ def test_a_pickle_that_would_execute_something_does_not(theirs: nn.Module, tmp_p
     for content in contents:
         (tmp_path / "evil.pth").write_bytes(content)
         with pytest.raises(WeightsError) as caught:
-            load_features(alexnet.AlexNet("owt", 2, width=NARROW), str(tmp_path / "evil.pth"), None)
+            load_pretrained(alexnet.AlexNet("owt", 2, width=NARROW), str(tmp_path / "evil.pth"), None)
         line = one_line(caught)
         assert "evil.pth" in line
         assert "weights_only" not in line, "torch's advice is to execute it"
@@ -174,7 +175,7 @@ def test_a_pickle_that_would_execute_something_does_not(theirs: nn.Module, tmp_p
 def test_a_file_that_is_none_of_torchvisions_is_one_line(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=f"{name} is (damaged, or not|not in the layout)") as caught:
-        load_features(alexnet.AlexNet("owt", 2, width=NARROW), str(tmp_path / name), None)
+        load_pretrained(alexnet.AlexNet("owt", 2, width=NARROW), str(tmp_path / name), None)
     assert len(one_line(caught)) < 200 + len(str(tmp_path))
 
 
@@ -212,10 +213,10 @@ def test_another_network_is_named_with_both_shapes_and_nothing_is_copied(theirs:
     with pytest.raises(
         WeightsError, match=r"weights\.pth .* does not fit the variant 'owt': conv1\.weight is 4x3x11x11 and 8x3x11x11"
     ):
-        load_features(wide, str(file), None)
+        load_pretrained(wide, str(file), None)
     assert all(torch.equal(tensor, before[name]) for name, tensor in wide.state_dict().items())
     with pytest.raises(WeightsError, match=r"--variant owt.* does not fit the variant 'cifar10': conv1") as caught:
-        load_features(alexnet.AlexNet("cifar10", 2, width=NARROW), str(file), None)
+        load_pretrained(alexnet.AlexNet("cifar10", 2, width=NARROW), str(file), None)
     one_line(caught)
 
 
@@ -242,11 +243,11 @@ def test_weights_that_are_nowhere_are_named(tmp_path: Path) -> None:
         with pytest.raises(
             WeightsError, match=r"no weights .*: name a run folder, a file in torchvision's layout, or imagenet1k"
         ):
-            settings_of(name)
+            settings_from_weights(name)
     with pytest.raises(RunError, match="is not a run folder"):
-        settings_of(str(tmp_path))
+        settings_from_weights(str(tmp_path))
     with pytest.raises(WeightsError, match=r"cannot read .*gone\.pth: No such file"):
-        load_features(alexnet.AlexNet("owt", 2, width=NARROW), str(tmp_path / "gone.pth"), None)
+        load_pretrained(alexnet.AlexNet("owt", 2, width=NARROW), str(tmp_path / "gone.pth"), None)
 
 
 # From a run
@@ -271,17 +272,17 @@ def test_a_run_brings_its_variant_and_width_and_its_features_to_the_byte(
 
     monkeypatch.setattr(Trainer, "fit", watched)
     data = class_folders(tmp_path / "more", 8, ("across", "disc", "down"))
-    small = {"images.input": 67, "train.epochs": 1, "train.batch": 8, "train.seed": 3}
+    small = {"images.input": 67, "train.epochs": 1, "train.batch_size": 8, "train.seed": 3}
     run = alexnet.train(data, recipe="finetune", out=tmp_path / "run", weights=trained.path, settings=small)
-    assert (run.card.variant, run.card.width) == ("cifar10", 1 / 16)
-    assert run.card.overrides == trained.card.overrides
+    assert (run.config.variant, run.config.width) == ("cifar10", 1 / 16)
+    assert run.config.overrides == trained.config.overrides
     assert run.recipe.model.weights == str(trained.path)
     (before,) = began
     for name, tensor in first_weights.items():
         if name not in HEAD:
             assert torch.equal(before[name], tensor), name
     torch.manual_seed(3)
-    fresh = alexnet.AlexNet("cifar10", 3, width=NARROW, **run.card.overrides).state_dict()
+    fresh = alexnet.AlexNet("cifar10", 3, width=NARROW, **run.config.overrides).state_dict()
     assert all(torch.equal(before[name], fresh[name]) for name in HEAD)
     # `finetune` freezes up to pool5.
     after = run.network.state_dict()
@@ -327,7 +328,7 @@ def imagenet1k(theirs: nn.Module, server: Server, monkeypatch: pytest.MonkeyPatc
 
 def features_loaded(root: Path) -> dict[str, Tensor]:
     network = alexnet.AlexNet("owt", 2, width=NARROW)
-    load_features(network, "imagenet1k", root)
+    load_pretrained(network, "imagenet1k", root)
     return network.state_dict()
 
 
@@ -344,7 +345,7 @@ def test_imagenet1k_is_downloaded_once_and_found_under_the_data_root(
 
 def test_another_variant_is_refused_before_anything_is_fetched(imagenet1k: bytes, server: Server, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="imagenet1k is of the variant 'owt', and this is 'paper': add --variant owt"):
-        load_features(alexnet.AlexNet("paper", 2, width=NARROW), "imagenet1k", tmp_path)
+        load_pretrained(alexnet.AlexNet("paper", 2, width=NARROW), "imagenet1k", tmp_path)
     assert not server.ranges
 
 
@@ -371,12 +372,12 @@ def test_finetune_starts_from_imagenet1k_under_the_data_root(
 ) -> None:
     (tmp_path / pretrained.IMAGENET1K.file).write_bytes(imagenet1k)
     small = {"model.width": NARROW, "train.epochs": 1, "data.root": str(tmp_path), "images.input": 70, "images.crop": 70}
-    run = alexnet.train(photos, recipe="finetune", out=tmp_path / "run", settings={**small, "images.stored": 80})
+    run = alexnet.train(photos, recipe="finetune", out=tmp_path / "run", settings={**small, "images.cache_size": 80})
     wanted = read_torchvision(imagenet1k, Path("x.pth"))
     after = run.network.state_dict()
     assert all(torch.equal(after[name], wanted[name]) == ("conv" in name) for name in wanted if name not in HEAD)
     assert not server.ranges
-    assert run.card.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert run.config.preprocessing.mean == (0.485, 0.456, 0.406)
 
 
 # Going on
@@ -387,18 +388,18 @@ def test_a_run_that_was_stopped_goes_on_without_the_weights_it_started_from(
 ) -> None:
     file = tmp_path / "weights.safetensors"
     file.write_bytes(safetensors.torch.save(dict(theirs.state_dict())))
-    keys = {"data.dataset": str(photos), "model.weights": str(file), "train.epochs": 2, "train.batch": 8}
+    keys = {"data.dataset": str(photos), "model.weights": str(file), "train.epochs": 2, "train.batch_size": 8}
     made = recipe.load("fast").with_settings({**TINY, "model.variant": "owt", **keys, "optimizer.frozen": "conv2"})
-    job.start(made, tmp_path / "whole", "cpu", time.monotonic())
-    stop_after(monkeypatch, "_step", 3)
+    training.start(made, tmp_path / "whole", "cpu", time.monotonic())
+    stop_after(monkeypatch, "train_step", 3)
     with pytest.raises(AlexNetError, match="go on with"):
-        job.start(made, tmp_path / "stopped", "cpu", time.monotonic())
+        training.start(made, tmp_path / "stopped", "cpu", time.monotonic())
     file.unlink()
-    job.resume(tmp_path / "stopped", "cpu", time.monotonic())
+    training.resume(tmp_path / "stopped", "cpu", time.monotonic())
     whole, stopped = (RunFolder(tmp_path / name).weights.read_bytes() for name in ("whole", "stopped"))
     assert whole == stopped
     begun = tmp_path / "begun"
     begun.mkdir()
     shutil.copy(tmp_path / "whole" / "recipe.toml", begun)
     with pytest.raises(WeightsError, match=r"cannot read .*weights\.safetensors: No such file"):
-        job.resume(begun, "cpu", time.monotonic())  # no checkpoint: it begins again, and needs them
+        training.resume(begun, "cpu", time.monotonic())  # no checkpoint: it begins again, and needs them

@@ -23,9 +23,9 @@ from conftest import started
         ("[train]\nepochs = 'five'", r"train\.epochs is 'five', but should be a valid integer"),
         ("[train]\nepochs = 0", r"train\.epochs is 0, but should be greater than or equal to 1"),
         ("[train]\nkeep = 'worst'", r"train\.keep is 'worst', but should be 'best' or 'last'"),
-        ("[optimizer]\nrate = nan", r"optimizer\.rate is nan, but should be a finite number"),
+        ("[optimizer]\nlr = nan", r"optimizer\.lr is nan, but should be a finite number"),
         ("[model]\nvariant = 'papper'", r"model\.variant is 'papper': did you mean 'paper'\?"),
-        ("[augment]\nmirror = 'maybe'", r"augment\.mirror is 'maybe'"),
+        ("[augment]\nhorizontal_flip = 'maybe'", r"augment\.horizontal_flip is 'maybe'"),
         ("[train\nepochs = 5", "is not valid TOML"),
     ],
 )
@@ -56,10 +56,10 @@ def test_a_wrong_set_is_refused(setting: str, message: str) -> None:
 
 def test_set_takes_values_as_toml_and_plain_words() -> None:
     settings = recipe.settings_from(
-        ["train.epochs=5", "augment.mirror=false", "images.mean=[0.1, 0.2, 0.3]", "train.keep=last"]
+        ["train.epochs=5", "augment.horizontal_flip=false", "images.mean=[0.1, 0.2, 0.3]", "train.keep=last"]
     )
     found = recipe.load("fast").with_settings(settings)
-    assert (found.train.epochs, found.augment.mirror, found.images.mean, found.train.keep) == (
+    assert (found.train.epochs, found.augment.horizontal_flip, found.images.mean, found.train.keep) == (
         5,
         False,
         (0.1, 0.2, 0.3),
@@ -104,7 +104,7 @@ def test_a_recipe_survives_writing_and_reading(name: str) -> None:
     st.text(st.characters(codec="utf-8"), max_size=30),
 )
 def test_any_settings_survive_writing_and_reading(rate: float, epochs: int, dataset: str) -> None:
-    changed = recipe.Recipe().with_settings({"optimizer.rate": rate, "train.epochs": epochs, "data.dataset": dataset})
+    changed = recipe.Recipe().with_settings({"optimizer.lr": rate, "train.epochs": epochs, "data.dataset": dataset})
     assert recipe.parse(tomllib.loads(changed.to_toml()), "again") == changed
 
 
@@ -112,7 +112,7 @@ def test_a_missing_key_of_ones_own_file_has_its_default(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[train]\nepochs = 3\n")
     found = recipe.load(str(file))
-    assert (found.name, found.train.epochs, found.train.batch) == ("mine", 3, recipe.Train().batch)
+    assert (found.name, found.train.epochs, found.train.batch_size) == ("mine", 3, recipe.Train().batch_size)
 
 
 # What contradicts itself, and what survives
@@ -121,31 +121,31 @@ def test_a_missing_key_of_ones_own_file_has_its_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        (["images.mean=each"], "images.mean is 'each' and images.deviation 'channels': 'each' goes with 'each'"),
-        (["images.deviation=each"], "images.mean is 'channels' and images.deviation 'each': 'each' goes with 'each'"),
+        (["images.mean=each"], "images.mean is 'each' and images.std 'channels': 'each' goes with 'each'"),
+        (["images.std=each"], "images.mean is 'channels' and images.std 'each': 'each' goes with 'each'"),
         (["augment.crop=true"], "augment.crop is true, but images.crop says no size to cut out"),
-        (["images.stored=64", "images.crop=65"], "images.crop is 65, but images are stored at 64"),
+        (["images.cache_size=64", "images.crop=65"], "images.crop is 65, but images are stored at 64"),
         (["augment.zoom=[1.5, 0.8]"], "augment.zoom is [1.5, 0.8], but the smaller factor comes first"),
-        (["schedule.table=[{epoch=2, rate=0.1}]"], "schedule.table sets rates, but schedule.kind is 'one-cycle'"),
-        (["images.stored=full", "images.crop=129"], "images.crop is 129, but full images are scaled to images.input, 128"),
-        (["images.mean=each", "images.deviation=each", "augment.colour_noise=0.1"], "augment.colour_noise is 0.1, but"),
-        (["images.deviation=0"], "images.deviation is 0, but should be greater than 0"),
-        (["images.deviation=[0.2, -0.2, 0.2]"], "images.deviation is [0.2, -0.2, 0.2], but should be"),
+        (["schedule.table=[{epoch=2, lr=0.1}]"], "schedule.table sets rates, but schedule.kind is 'one-cycle'"),
+        (["images.cache_size=full", "images.crop=129"], "images.crop is 129, but full images are scaled to images.input, 128"),
+        (["images.mean=each", "images.std=each", "augment.colour_noise=0.1"], "augment.colour_noise is 0.1, but"),
+        (["images.std=0"], "images.std is 0, but should be greater than 0"),
+        (["images.std=[0.2, -0.2, 0.2]"], "images.std is [0.2, -0.2, 0.2], but should be"),
         (["images.mean=[1, 2]"], "images.mean is [1, 2], but should be a valid number or given in full or"),
         (["augment.zoom=[0.8]"], "augment.zoom is [0.8], but should be given in full"),
-        (["schedule.table=[{rate=0.1}]"], "schedule.table.0.epoch is {'rate': 0.1}, but should be given in full"),
-        (["optimizer.rate_factors={fc6=-1}"], "optimizer.rate_factors.fc6 is -1, but should be greater than or equal to 0"),
-        (["schedule.table=[{epoch=1, rate_factors={fc6=-1}}]"], "schedule.table.0.rate_factors.fc6 is -1, but should be"),
+        (["schedule.table=[{lr=0.1}]"], "schedule.table.0.epoch is {'lr': 0.1}, but should be given in full"),
+        (["optimizer.lr_scale={fc6=-1}"], "optimizer.lr_scale.fc6 is -1, but should be greater than or equal to 0"),
+        (["schedule.table=[{epoch=1, lr_scale={fc6=-1}}]"], "schedule.table.0.lr_scale.fc6 is -1, but should be"),
         (["train.save_epochs=weights"], "train.save_epochs is 'weights', but should be a file's name with a place"),
         (["train.save_epochs=../cp-{epoch}"], "train.save_epochs is '../cp-{epoch}', but should be"),
         (["train.save_epochs={epoch.__class__}"], "train.save_epochs is '{epoch.__class__}', but should be"),
         (["train.tensorboard=/logs"], "train.tensorboard is '/logs', but should be a folder inside the run"),
         (["train.tensorboard=logs/../.."], "train.tensorboard is 'logs/../..', but should be a folder inside the run"),
         (["schedule.table=[{epoch=0}]"], "schedule.table.0.epoch is 0, but should be greater than or equal to 1"),
-        (["schedule.table=[{epoch=1, rates=1.0}]"], "no setting 'schedule.table.0.rates': did you mean 'rate'?"),
-        (["schedule.table=[{epoch=1}, {epoch=2, rate=-1}]"], "schedule.table.1.rate is -1, but should be greater than 0"),
-        (["images.stored=big"], "images.stored is 'big', but should be a valid integer"),
-        (["images.levels=128"], "images.levels is 128, but should be 1 or 255"),
+        (["schedule.table=[{epoch=1, lrs=1.0}]"], "no setting 'schedule.table.0.lrs': did you mean 'lr'?"),
+        (["schedule.table=[{epoch=1}, {epoch=2, lr=-1}]"], "schedule.table.1.lr is -1, but should be greater than 0"),
+        (["images.cache_size=big"], "images.cache_size is 'big', but should be a valid integer"),
+        (["images.value_range=128"], "images.value_range is 128, but should be 1 or 255"),
         (["images.mean=average"], "images.mean is 'average', but should be a valid number"),
         (["optimizer.form=adam"], "optimizer.form is 'adam', but should be 'pytorch', 'keras' or '2012'"),
         (["stop.metric=val_top1"], "stop.metric is 'val_top1', but should be 'train_loss', 'val_loss' or 'val_error'"),
@@ -160,16 +160,16 @@ def test_a_setting_that_cannot_be_is_one_line_with_its_key_and_value(settings: l
 
 
 def test_a_batch_larger_than_the_set_that_is_dropped_says_so(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"train\.batch is 64, but 28 images train"):
-        started(tmp_path / "run", photos, **{"train.batch": 64, "train.last_batch": "drop"})
+    with pytest.raises(RecipeError, match=r"train\.batch_size is 64, but 28 images train"):
+        started(tmp_path / "run", photos, **{"train.batch_size": 64, "train.last_batch": "drop"})
     assert not (tmp_path / "run").exists(), "the name is free again"
 
 
 changes = st.fixed_dictionaries(
     {"epoch": st.integers(1, 99)},
     optional={
-        "rate": st.floats(1e-9, 10),
-        "rate_factors": st.dictionaries(st.sampled_from(["bias", "conv1", "fc8.weight"]), st.floats(0, 9)),
+        "lr": st.floats(1e-9, 10),
+        "lr_scale": st.dictionaries(st.sampled_from(["bias", "conv1", "fc8.weight"]), st.floats(0, 9)),
         "colour_noise": st.floats(0, 1),
     },
 )
@@ -178,7 +178,7 @@ changes = st.fixed_dictionaries(
 @given(st.lists(changes, max_size=4), st.sampled_from([0.5, (0.1, 0.2, 0.3), "one", "image"]), st.none() | st.integers(1, 64))
 @settings(max_examples=40)
 def test_a_table_and_what_is_none_survive_writing_and_reading(table: Any, mean: Any, crop: int | None) -> None:
-    tree = {"schedule": {"kind": "constant", "table": table}, "images": {"mean": mean, "crop": crop, "stored": 64}}
+    tree = {"schedule": {"kind": "constant", "table": table}, "images": {"mean": mean, "crop": crop, "cache_size": 64}}
     made = recipe.parse(tree, "made")
     again = recipe.parse(tomllib.loads(made.to_toml()), "again")
     assert again == made

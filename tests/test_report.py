@@ -21,14 +21,13 @@ from scipy.stats import entropy
 import alexnet
 from alexnet.data.cache import Pixels
 from alexnet.data.dataset import Dataset
-from alexnet.data.images import Preprocessing
 from alexnet.data.table import Skipped, Table
 from alexnet.errors import RunError
-from alexnet.measure.evaluate import Evaluation
-from alexnet.recipe import Recipe
+from alexnet.inference.evaluate import Evaluation
+from alexnet.network.filters import filter_grid
+from alexnet.recipe import Preprocessing, Recipe
+from alexnet.report.report import duration, write_report
 from alexnet.run import RunFolder
-from alexnet.use.filters import filter_sheet
-from alexnet.use.report import duration, write_report
 
 PLAIN = ("<script>alert(1)</script>", "$x^2$", "$\\frac{$", "猫", "{{ 7*7 }}", "a\"b'c&d", "bad\ufffd", "x\ufffd\ufffdy")
 HOSTILE = (*PLAIN[:6], "bad\udcff", "x\x00\x07y", "a " * 60)
@@ -97,9 +96,9 @@ class Case:
         names = [f"{labels[t]}/{i}.jpg" for i, t in enumerate(targets)]
         kept = np.random.default_rng(1).integers(0, 256, (50, side, side, 3), dtype=np.uint8)
         table = Table("pets", labels, names, targets, splits, root=self.folder.path, skipped=skipped)
-        how = Preprocessing(stored=side, input=side, fit="crop", reduced_decode=False, resize="bilinear")
+        preprocessing = Preprocessing(cache_size=side, input=side, fit="crop", reduced_decode=False, resize="bilinear")
         pixels = kept[np.arange(len(splits)) % len(kept)]
-        return Dataset(table, Pixels(pixels.ravel(), np.full((len(pixels), 2), side), how))
+        return Dataset(table, Pixels(pixels.ravel(), np.full((len(pixels), 2), side), preprocessing))
 
     def _write(self) -> None:
         figures = self.evaluation.to_json()
@@ -116,7 +115,7 @@ class Case:
         self.folder.environment.write_text(json.dumps({"python": "3.12", "versions": {"torch": "2.13"}, "git_commit": None}))
         with self.folder.metrics.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["epoch", "rate", "train_loss", "train_top1", "val_loss", "val_top1", "utilisation"])
+            writer.writerow(["epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "utilisation"])
             for epoch in range(1, self.epochs + 1):
                 done = epoch / self.epochs
                 writer.writerow([epoch, 0.05 * (1 - done), 2 - done, 0.6 * done, 1.5 - done, 0.8 * done, "CPU 33 %, 1 GB"])
@@ -206,7 +205,7 @@ def test_the_first_layer_is_drawn_tower_by_tower(tmp_path: Path) -> None:
     weights = np.zeros((8, 3, 5, 5), dtype=np.float32)
     weights[3, 0] = 2.0  # the last of the first tower: red
     weights[4, 2] = -0.5  # the first of the second: no blue
-    sheet = filter_sheet(weights, towers=2)
+    sheet = filter_grid(weights, towers=2)
     assert sheet.shape == (5 + 3 + 5, 4 * 6 - 1, 3)
     assert sheet[:5, 18:].reshape(-1, 3).tolist() == [[255, 128, 128]] * 25
     assert sheet[8:, :5].reshape(-1, 3).tolist() == [[128, 128, 1]] * 25
@@ -297,7 +296,7 @@ def test_the_same_run_gives_the_same_report(tmp_path: Path) -> None:
 
 
 def test_predicting_does_not_wait_for_matplotlib() -> None:
-    code = "import sys, alexnet.use.report; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, alexnet.report.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

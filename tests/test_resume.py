@@ -26,9 +26,10 @@ from proof.torture import NARROW, SIZE, command, torture
 
 import alexnet
 from alexnet.errors import AlexNetError, DataError, RunError
-from alexnet.training import checkpoint, clock, loop
-from alexnet.training.loop import Trainer
+from alexnet.files import HOST
+from alexnet.training import budget, checkpoint, session
 from alexnet.training.monitor import Monitor
+from alexnet.training.trainer import Trainer
 from commands import Started
 from conftest import SHORT, THREADS, TINY, damaged, metrics, stop_after, tell_time_by_steps, train_until_signalled, weights
 
@@ -45,7 +46,7 @@ def held_training(folder: Path, photos: Path, steps: int) -> Started:
 def stopped(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of `SHORT` stopped in its second epoch, with two checkpoints."""
     with monkeypatch.context() as patch:
-        stop_after(patch, "_step", 6)
+        stop_after(patch, "train_step", 6)
         with pytest.raises(AlexNetError, match="go on with"):
             alexnet.train(photos, out=tmp_path / "stopped", settings=SHORT)
     return tmp_path / "stopped"
@@ -85,7 +86,7 @@ def test_a_killed_run_ends_as_if_never_killed(short: Path, photos: Path, tmp_pat
 def test_resume_in_the_middle_of_an_epoch_gives_the_same_bytes(
     short: Path, photos: Path, tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = stop_after(monkeypatch, "_step", steps)
+    taken = stop_after(monkeypatch, "train_step", steps)
     with pytest.raises(AlexNetError, match="go on with"):
         alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
     alexnet.resume(tmp_path / "run")
@@ -113,7 +114,7 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(short: Path, tmp
     out = tmp_path / "run"
     out.mkdir()
     (out / "recipe.toml").write_bytes((short / "recipe.toml").read_bytes())
-    (out / "metrics.csv.part").write_text("of a process that was killed")
+    (out / f"metrics.csv.{HOST}-{2**30}.part").write_text("of a process that was killed")
     alexnet.resume(out)
     assert weights(out) == weights(short)
     assert not list(out.rglob("*.part"))
@@ -145,10 +146,10 @@ def test_five_kills_change_nothing(tmp_path: Path) -> None:
 
 def test_a_run_by_minutes_is_repeated_from_its_journal(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped, gone on with from the checkpoint, then once more from the journal alone: the clock decides nothing twice."""
-    settings = {**TINY, "train.minutes": 0.15, "train.batch": 8, "schedule.grow": [[0.5, 0.9]]}
+    settings = {**TINY, "train.minutes": 0.15, "train.batch_size": 8, "schedule.progressive_resize": [[0.5, 0.9]]}
     tell_time_by_steps(monkeypatch, 0.25)
     with monkeypatch.context() as patch:
-        stop_after(patch, "_step", 6)
+        stop_after(patch, "train_step", 6)
         with pytest.raises(AlexNetError, match="go on with"):
             alexnet.train(photos, out=tmp_path / "run", settings=settings, started=0.0)
     before = (tmp_path / "run" / "journal.txt").read_bytes()
@@ -168,8 +169,8 @@ def test_a_run_by_minutes_is_repeated_from_its_journal(photos: Path, tmp_path: P
 
 
 def test_a_resumed_run_has_the_time_that_was_left(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {**TINY, "train.minutes": 100.0, "train.batch": 8}
-    stop_after(monkeypatch, "_step", 3)
+    settings = {**TINY, "train.minutes": 100.0, "train.batch_size": 8}
+    stop_after(monkeypatch, "train_step", 3)
     with pytest.raises(AlexNetError):
         alexnet.train(photos, out=tmp_path / "run", settings=settings, started=time.monotonic() - 5000)
     left: list[float] = []
@@ -189,8 +190,8 @@ def test_a_resumed_run_has_the_time_that_was_left(photos: Path, tmp_path: Path, 
 @given(st.lists(st.floats(0, 1)).map(sorted), st.integers(0, 30))
 def test_a_journal_that_was_cut_off_keeps_its_whole_lines(shares: list[float], cut: int) -> None:
     content = "".join(f"{share!r}\n" for share in shares).encode()
-    assert clock._shares(content) == shares
-    found = clock._shares(content[: max(0, len(content) - cut)])
+    assert budget.read_journal(content) == shares
+    found = budget.read_journal(content[: max(0, len(content) - cut)])
     assert found == shares[: len(found)]
 
 
@@ -199,21 +200,21 @@ def test_a_journal_that_was_cut_off_keeps_its_whole_lines(shares: list[float], c
 
 def test_the_checkpoint_before_is_kept(stopped: Path) -> None:
     folders = [stopped / "checkpoint" / name for name in ("last", "before")]
-    states = [json.loads((folder / "state.json").read_text())["state"]["at"] for folder in folders]
+    states = [json.loads((folder / "state.json").read_text())["content"]["state"] for folder in folders]
     assert [(at["epoch"], at["batch"]) for at in states] == [(2, 2), (2, 0)]
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
 def test_a_checkpoint_cut_or_changed_anywhere_gives_way_to_the_one_before(stopped: Path, name: str) -> None:
     chance, file = random.Random(0), stopped / "checkpoint" / "last" / name
-    whole, (_, newest) = file.read_bytes(), checkpoint.load(stopped) or ({}, {})
-    before = json.loads((stopped / "checkpoint" / "before" / "state.json").read_text())["state"]["at"]
+    whole, (_, newest) = file.read_bytes(), checkpoint.read(stopped) or ({}, {})
+    before = json.loads((stopped / "checkpoint" / "before" / "state.json").read_text())["content"]["state"]
     for attempt in range(100):
         file.write_bytes(damaged(whole, chance, cut=attempt % 2 == 0))
-        found = checkpoint.load(stopped)
+        found = checkpoint.read(stopped)
         assert found is not None
         same = name == "state.json" and found[1] == newest  # a blank that is another blank now
-        assert same or found[1]["at"] == before, attempt
+        assert same or found[1]["state"] == before, attempt
     file.write_bytes(whole[:-1])
     shutil.rmtree(stopped / "checkpoint" / "before")
     with pytest.raises(RunError, match=r"last is damaged, and there is no good one before it"):
@@ -229,18 +230,18 @@ def test_a_resume_from_the_checkpoint_before_ends_the_same(stopped: Path, short:
 
 def rewrite(run: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], Any]) -> None:
     """Change the newest checkpoint as someone would who knows how its checksum is made."""
-    tensors, state = checkpoint.load(run) or ({}, {})
+    tensors, state = checkpoint.read(run) or ({}, {})
     change(tensors, state)
-    checkpoint.save(run, tensors, state)
+    checkpoint.write(run, tensors, state)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda tensors, state: state.pop("at"),
-        lambda tensors, state: state.update(at=[]),
-        lambda tensors, state: state["at"].update(epoch="second"),
-        lambda tensors, state: state["at"].update(from_the_future=1),
+        lambda tensors, state: state.pop("state"),
+        lambda tensors, state: state.update(state=[]),
+        lambda tensors, state: state["state"].update(epoch="second"),
+        lambda tensors, state: state["state"].update(from_the_future=1),
         lambda tensors, state: state.update(recipe="= no TOML"),
         lambda tensors, state: state.update(dataset=None),
         lambda tensors, state: tensors.update({"network/head.weight": torch.zeros(1)}),
@@ -258,11 +259,11 @@ def test_a_checkpoint_that_was_made_up_is_refused_in_one_line(stopped: Path, cha
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = checkpoint.load(stopped)
+    found = checkpoint.read(stopped)
     assert found is not None
     with monkeypatch.context() as newer:
-        newer.setattr(checkpoint, "VERSION", 2)
-        checkpoint.save(stopped, *found)
+        newer.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+        checkpoint.write(stopped, *found)
     with pytest.raises(RunError, match="written by another version of alexnet"):
         alexnet.resume(stopped)
 
@@ -280,7 +281,7 @@ def test_a_dataset_that_was_changed_is_reported_before_anything_is_trained(
 ) -> None:
     photos = class_folders(tmp_path / "photos")
     with monkeypatch.context() as patch:
-        stop_after(patch, "_step", 6)
+        stop_after(patch, "train_step", 6)
         with pytest.raises(AlexNetError):
             alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
     wanted = {
@@ -298,7 +299,7 @@ def test_a_dataset_that_was_changed_is_reported_before_anything_is_trained(
         first.rename(photos / "down" / "000b.png")
     else:
         picture(0, 99).save(first)
-    monkeypatch.setattr(Trainer, "_step", lambda *_: pytest.fail("it trained"))
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("it trained"))
     with pytest.raises(DataError, match=wanted[change]):
         alexnet.resume(tmp_path / "run")
 
@@ -327,14 +328,14 @@ def no_file_larger(size: int) -> Iterator[None]:
 
 
 def test_a_save_that_cannot_be_finished_leaves_the_last_one_intact(stopped: Path) -> None:
-    found = checkpoint.load(stopped)
+    found = checkpoint.read(stopped)
     assert found is not None
     size = (stopped / "checkpoint" / "last" / "state.safetensors").stat().st_size
     for limit in random.Random(0).sample(range(size), 30):
         with no_file_larger(limit), pytest.raises(RunError, match=r"cannot write .*GB free"):
-            checkpoint.save(stopped, *found)
+            checkpoint.write(stopped, *found)
         assert not (stopped / "checkpoint" / "next").exists()
-    again = checkpoint.load(stopped)
+    again = checkpoint.read(stopped)
     assert again is not None
     assert again[1] == found[1]
     assert safetensors.torch.save(again[0]) == safetensors.torch.save(found[0])
@@ -344,7 +345,7 @@ def test_a_save_that_cannot_be_finished_leaves_the_last_one_intact(stopped: Path
 def test_a_disk_that_fills_up_while_training_is_named_and_the_checkpoint_goes_on(
     short: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "SHARE_FOR_CHECKPOINTS", math.inf)  # one after each epoch, however long it takes
+    monkeypatch.setattr(session, "CHECKPOINT_SHARE", math.inf)  # one after each epoch, however long it takes
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True)
@@ -365,14 +366,14 @@ def test_a_disk_that_fills_up_while_training_is_named_and_the_checkpoint_goes_on
 
 
 def test_a_folder_that_goes_away_under_the_run_is_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = Trainer._step
+    step = Trainer.train_step
 
     def removing(self: Trainer, *args: Any) -> None:
         step(self, *args)
-        if self.at.epoch == 2:
+        if self.state.epoch == 2:
             shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
-    monkeypatch.setattr(Trainer, "_step", removing)
+    monkeypatch.setattr(Trainer, "train_step", removing)
     with pytest.raises(RunError, match=f"cannot write .*{tmp_path}/run"):
         alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
     assert not (tmp_path / "run").exists()
@@ -385,14 +386,20 @@ def test_a_batch_too_large_for_the_memory_is_cut_and_its_gradients_are_added_up(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a device of so much memory: three images at a time. Without batch norm the weights are those of whole batches."""
-    plain = {**SHORT, "model.variant": "owt", "model.whiten": False, "train.precision": "float32", "optimizer.muon": 0.0}
+    plain = {
+        **SHORT,
+        "model.variant": "owt",
+        "model.whitening_init": False,
+        "train.precision": "float32",
+        "optimizer.muon_lr": 0.0,
+    }
     whole = alexnet.train(photos, out=tmp_path / "whole", settings=plain)
     forward = alexnet.AlexNet.forward
 
-    def small(self: alexnet.AlexNet, images: torch.Tensor, enlarge: int = 1) -> torch.Tensor:
+    def small(self: alexnet.AlexNet, images: torch.Tensor, upscale: int = 1) -> torch.Tensor:
         if self.training and len(images) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, images, enlarge)
+        return forward(self, images, upscale)
 
     monkeypatch.setattr(alexnet.AlexNet, "forward", small)
     run = alexnet.train(photos, out=tmp_path / "run", settings=plain)

@@ -19,14 +19,14 @@ from alexnet.data.batches import Batch
 from alexnet.errors import AlexNetError
 from alexnet.recipe import Augment, Schedule
 from alexnet.run import RunFolder
-from alexnet.training import job
-from alexnet.training.loop import Trainer
-from alexnet.training.schedule import EarlyStop, Plateau, rate_at, table_at
+from alexnet.training import train as training
+from alexnet.training.schedule import EarlyStop, Plateau, epoch_settings, lr_at
+from alexnet.training.trainer import Trainer
 from conftest import metrics, started, stop_after
 
 
 def rates(rows: list[dict[str, str]]) -> list[float]:
-    return [float(row["rate"]) for row in rows]
+    return [float(row["lr"]) for row in rows]
 
 
 # The rate
@@ -34,17 +34,17 @@ def rates(rows: list[dict[str, str]]) -> list[float]:
 
 def test_rows_of_the_table_add_up_and_later_ones_win() -> None:
     rows = [
-        {"epoch": 7, "rate_factors": {"bias": 3.0}},
-        {"epoch": 3, "rate": 0.1, "rate_factors": {"bias": 2.0, "fc6": 0.5}},
+        {"epoch": 7, "lr_scale": {"bias": 3.0}},
+        {"epoch": 3, "lr": 0.1, "lr_scale": {"bias": 2.0, "fc6": 0.5}},
         {"epoch": 5, "colour_noise": 0.0},
     ]
     schedule = Schedule(kind="constant", table=rows)
-    assert [rate_at(schedule, 1.0, 0.5, epoch) for epoch in (1, 2, 3, 9)] == [1.0, 1.0, 0.1, 0.1]
-    assert table_at(schedule, 2).rate_factors == {}
-    assert table_at(schedule, 3).rate_factors == {"bias": 2.0, "fc6": 0.5}
-    last = table_at(schedule, 100)
-    assert (last.rate, last.colour_noise, last.rate_factors) == (0.1, 0.0, {"bias": 3.0, "fc6": 0.5})
-    assert table_at(schedule, 4).colour_noise is None, "as the recipe says until then"
+    assert [lr_at(schedule, 1.0, 0.5, epoch) for epoch in (1, 2, 3, 9)] == [1.0, 1.0, 0.1, 0.1]
+    assert epoch_settings(schedule, 2).lr_scale == {}
+    assert epoch_settings(schedule, 3).lr_scale == {"bias": 2.0, "fc6": 0.5}
+    last = epoch_settings(schedule, 100)
+    assert (last.lr, last.colour_noise, last.lr_scale) == (0.1, 0.0, {"bias": 3.0, "fc6": 0.5})
+    assert epoch_settings(schedule, 4).colour_noise is None, "as the recipe says until then"
 
 
 @given(st.integers(1, 200), st.integers(1, 40), st.floats(0.01, 0.99))
@@ -52,14 +52,14 @@ def test_steps_multiply_the_rate_every_so_many_epochs(epoch: int, every: int, fa
     wanted = 0.3
     for passed in range(2, epoch + 1):
         wanted *= factor if passed % every == 1 % every else 1
-    found = rate_at(Schedule(kind="step", every=every, factor=factor), 0.3, 0.9, epoch)
+    found = lr_at(Schedule(kind="step", every=every, factor=factor), 0.3, 0.9, epoch)
     assert found == pytest.approx(wanted, rel=1e-9)
 
 
 @given(st.just(0.0) | st.floats(1e-3, 0.99), st.floats(0, 1))
 def test_one_cycle_is_one_line_up_and_one_down(warmup: float, share: float) -> None:
     wanted = np.interp(share, [0, warmup, 1], [0 if warmup else 1, 1, 0])
-    assert rate_at(Schedule(warmup=warmup), 1.0, share, 1) == pytest.approx(wanted, abs=1e-9)
+    assert lr_at(Schedule(warmup=warmup), 1.0, share, 1) == pytest.approx(wanted, abs=1e-9)
 
 
 EIGHTHS = st.integers(0, 24).map(lambda n: n / 8)  # exact in float32, in which Keras compares
@@ -76,7 +76,7 @@ def test_stopping_early_waits_for_a_better_figure(figures: list[float], patience
 
 @given(st.lists(EIGHTHS, max_size=40), st.integers(1, 5), EIGHTHS)
 def test_a_plateau_never_raises_the_rate_nor_passes_its_floor(figures: list[float], patience: int, floor: float) -> None:
-    plateau = Plateau(rate=1.0, factor=0.5, patience=patience, floor=floor)
+    plateau = Plateau(lr=1.0, factor=0.5, patience=patience, floor=floor)
     before = 1.0
     for figure in figures:
         now = plateau.update(figure)
@@ -88,7 +88,7 @@ def test_a_plateau_never_raises_the_rate_nor_passes_its_floor(figures: list[floa
 def test_a_plateau_lowers_the_rate_of_a_training_as_its_losses_say(photos: Path, tmp_path: Path) -> None:
     for threshold in (0.02, 5.0):  # with the second, no epoch after the first is better
         changes = {"schedule.kind": "plateau", "schedule.patience": 1, "schedule.threshold": threshold, "schedule.factor": 0.5}
-        more = {"train.epochs": 6, "optimizer.rate": 0.02, "schedule.floor": 0.006}
+        more = {"train.epochs": 6, "optimizer.lr": 0.02, "schedule.floor": 0.006}
         rows = started(tmp_path / str(threshold), photos, **changes, **more)
         best, rate, wanted = float("inf"), 0.02, []
         for row in rows:
@@ -105,7 +105,7 @@ def test_a_plateau_lowers_the_rate_of_a_training_as_its_losses_say(photos: Path,
 def test_training_ends_when_its_figures_no_longer_fall(metric: str, rate: float, photos: Path, tmp_path: Path) -> None:
     """The error of four images falls four times at most; at such a rate the loss moves by chance alone."""
     changes = {"stop.metric": metric, "stop.patience": 2, "train.epochs": 12, "schedule.kind": "constant"}
-    rows = started(tmp_path / "run", photos, **changes, **{"optimizer.rate": rate})
+    rows = started(tmp_path / "run", photos, **changes, **{"optimizer.lr": rate})
     figures = [1 - float(row["val_top1"]) if metric == "val_error" else float(row[metric]) for row in rows]
     assert len(rows) < 12
     assert len(rows) == figures.index(min(figures)) + 1 + 2, "two epochs after the best"
@@ -113,10 +113,10 @@ def test_training_ends_when_its_figures_no_longer_fall(metric: str, rate: float,
 
 
 def test_the_table_sets_the_rates_of_a_training(photos: Path, tmp_path: Path) -> None:
-    table = [{"epoch": 2, "rate": 0.004}, {"epoch": 3, "rate_factors": {"conv1": 0.0}}, {"epoch": 4, "rate": 0.001}]
+    table = [{"epoch": 2, "lr": 0.004}, {"epoch": 3, "lr_scale": {"conv1": 0.0}}, {"epoch": 4, "lr": 0.001}]
     rows = started(
         tmp_path / "run", photos,
-        **{"schedule.kind": "constant", "schedule.table": table, "optimizer.rate": 0.01, "train.epochs": 4,
+        **{"schedule.kind": "constant", "schedule.table": table, "optimizer.lr": 0.01, "train.epochs": 4,
            "train.save_epochs": "cp-{epoch:02d}", "optimizer.momentum": 0.0, "optimizer.nesterov": False},
     )  # fmt: skip
     assert rates(rows) == [0.01, 0.004, 0.004, 0.001]
@@ -132,14 +132,14 @@ def test_colour_noise_is_the_recipes_until_the_table_says_otherwise(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: dict[int, set[float]] = {}
-    step = Trainer._step
+    step = Trainer.train_step
 
     def watched(self: Trainer, batch: Batch, changes: Augment) -> None:
-        drawn.setdefault(self.at.epoch, set()).add(changes.colour_noise)
+        drawn.setdefault(self.state.epoch, set()).add(changes.colour_noise)
         step(self, batch, changes)
 
-    monkeypatch.setattr(Trainer, "_step", watched)
-    table = [{"epoch": 2, "rate_factors": {"bias": 2.0}}, {"epoch": 3, "colour_noise": 0.0}]
+    monkeypatch.setattr(Trainer, "train_step", watched)
+    table = [{"epoch": 2, "lr_scale": {"bias": 2.0}}, {"epoch": 3, "colour_noise": 0.0}]
     started(tmp_path / "run", photos, **{"augment.colour_noise": 0.1, "schedule.table": table, "train.epochs": 4})
     assert drawn == {1: {0.1}, 2: {0.1}, 3: {0.0}, 4: {0.0}}
 
@@ -149,16 +149,16 @@ def test_colour_noise_is_the_recipes_until_the_table_says_otherwise(
 
 RESUMED: dict[str, dict[str, Any]] = {
     "mean image, plateau, noise table, frozen": {
-        **{"images.stored": 40, "images.crop": 36, "images.mean": "image", "augment.crop": True, "augment.together": 3},
+        **{"images.cache_size": 40, "images.crop": 36, "images.mean": "image", "augment.crop": True, "augment.together": 3},
         **{"schedule.kind": "plateau", "schedule.patience": 1, "schedule.threshold": 5.0, "optimizer.form": "2012"},
-        **{"schedule.table": [{"epoch": 2, "colour_noise": 0.2, "rate_factors": {"bias": 2.0}}], "augment.colour_noise": 0.1},
+        **{"schedule.table": [{"epoch": 2, "colour_noise": 0.2, "lr_scale": {"bias": 2.0}}], "augment.colour_noise": 0.1},
         **{"optimizer.frozen": "pool1", "train.save_epochs": "cp-{epoch}", "train.last_batch": "short", "train.epochs": 4},
     },
     "full images, early stop, Keras": {
-        **{"images.stored": "full", "images.fit": "stretch", "images.mean": "one", "augment.rotation": 10.0},
+        **{"images.cache_size": "full", "images.fit": "stretch", "images.mean": "one", "augment.rotation": 10.0},
         **{"optimizer.form": "keras", "optimizer.momentum": 0.0, "train.last_batch": "drop", "train.loss": "binary"},
         **{"stop.metric": "val_error", "stop.patience": 2, "schedule.kind": "constant", "train.epochs": 12},
-        **{"schedule.table": [{"epoch": 2, "rate": 0.03, "colour_noise": 0.1}], "train.keep": "last"},
+        **{"schedule.table": [{"epoch": 2, "lr": 0.03, "colour_noise": 0.1}], "train.keep": "last"},
     },
     "no momentum": {"optimizer.momentum": 0.0, "schedule.kind": "step", "schedule.every": 1, "train.epochs": 2},
 }
@@ -170,10 +170,10 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     name: str, steps: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = started(tmp_path / "whole", photos, **RESUMED[name])
-    stop_after(monkeypatch, "_step", steps)
+    stop_after(monkeypatch, "train_step", steps)
     with pytest.raises(AlexNetError, match="go on with"):
         started(tmp_path / "stopped", photos, **RESUMED[name])
-    job.resume(tmp_path / "stopped", "cpu", time.monotonic())
+    training.resume(tmp_path / "stopped", "cpu", time.monotonic())
     assert metrics(tmp_path / "stopped") == rows
     if "stop.patience" in RESUMED[name]:
         assert len(rows) < RESUMED[name]["train.epochs"], "it ended early"

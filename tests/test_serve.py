@@ -32,10 +32,10 @@ from alexnet.run import RunFolder
 pytest.importorskip("uvicorn")
 from fastapi.openapi.models import OpenAPI
 
-from alexnet.use.serving import body, page
-from alexnet.use.serving.headers import POLICY
-from alexnet.use.serving.limits import Limits
-from alexnet.use.serving.server import listen, make_server
+from alexnet.server import page, uploads
+from alexnet.server.headers import POLICY
+from alexnet.server.limits import Limits
+from alexnet.server.run import listen, make_server
 from asking import Client, Gated, multipart, photo, until
 
 
@@ -47,7 +47,7 @@ def start(trained: alexnet.Run) -> Callable[..., Any]:
     def running(key: str | None = None, **limits: Any) -> Iterator[Client]:
         said = Limits(**limits)
         engine, listening = Gated(trained, said), listen("127.0.0.1", 0)
-        server = make_server(engine, RunFolder(trained.path), trained.card, said, listening, key)
+        server = make_server(engine, RunFolder(trained.path), trained.config, said, listening, key)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
@@ -109,7 +109,7 @@ def test_an_explanation_has_pictures(client: Client, trained: alexnet.Run) -> No
         return Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
 
     assert found["predictions"][0]["label"] == "across"
-    side = trained.card.preprocessing.input
+    side = trained.config.preprocessing.input
     assert opened(found["pixels"]).mode == "RGB"
     assert {name: (opened(uri).mode, opened(uri).size) for name, uri in found["heat"].items()} == dict.fromkeys(
         ("grad_cam", "occlusion", "integrated_gradients"), ("RGBA", (side, side))
@@ -208,7 +208,7 @@ def test_nothing_is_kept_of_a_body_that_was_refused(start: Callable[..., Any], k
     try:
         with start(body=1_000_000) as client:
             assert client.ask("POST", "/predict", [*part, *chunks(10_000, 300)], **sent).status == 413
-            readers = [found for found in gc.get_objects() if type(found) in (body._Form, body._Raw)]
+            readers = [found for found in gc.get_objects() if type(found) in (uploads._Form, uploads._Raw)]
             until(lambda: not any(reader._chunks for reader in readers))
     finally:
         gc.enable()
@@ -262,7 +262,7 @@ def test_what_takes_too_long_is_told_so_and_the_next_is_answered(start: Callable
 
 
 def test_a_network_that_fails_is_one_line_and_the_next_is_answered(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alexnet.use.serving.engine.probabilities", lambda *_: 1 / 0)
+    monkeypatch.setattr("alexnet.server.engine.probabilities", lambda *_: 1 / 0)
     failed = client.predict(photo())
     assert (failed.status, failed.json) == (500, {"error": "something went wrong in the server: its log says what"})
     monkeypatch.undo()
@@ -271,7 +271,7 @@ def test_a_network_that_fails_is_one_line_and_the_next_is_answered(client: Clien
 
 def test_a_worker_that_was_killed_is_replaced(client: Client) -> None:
     for child in psutil.Process().children():
-        if "alexnet.data.worker" in child.cmdline():
+        if "alexnet.data.decode_worker" in child.cmdline():
             child.kill()
             child.wait()
     assert [client.predict(photo()).json[0].get("error") for _ in range(4)] == [None] * 4

@@ -14,9 +14,9 @@ from alexnet.run import RunFolder
 
 pytest.importorskip("uvicorn")
 
-from alexnet.use.serving.headers import POLICY
-from alexnet.use.serving.limits import Limits
-from alexnet.use.serving.server import listen, make_server
+from alexnet.server.headers import POLICY
+from alexnet.server.limits import Limits
+from alexnet.server.run import listen, make_server
 from asking import Client, Gated, multipart, photo, until
 
 GETS = ("/", "/static/page.js", "/model", "/healthz", "/openapi.json")
@@ -26,7 +26,7 @@ GETS = ("/", "/static/page.js", "/model", "/healthz", "/openapi.json")
 def client(trained: alexnet.Run) -> Iterator[Client]:
     """A server of `trained`, in this process."""
     engine, listening = Gated(trained, Limits()), listen("127.0.0.1", 0)
-    server = make_server(engine, RunFolder(trained.path), trained.card, Limits(), listening, None)
+    server = make_server(engine, RunFolder(trained.path), trained.config, Limits(), listening, None)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     until(lambda: server.started)

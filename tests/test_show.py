@@ -13,33 +13,32 @@ from typer.testing import CliRunner
 
 from alexnet.cli import app
 from alexnet.data.augment import DRAWS, training_input
-from alexnet.data.images import Preprocessing
 from alexnet.data.table import Table
-from alexnet.recipe import Augment, names
-from alexnet.use import show
+from alexnet.recipe import Augment, Preprocessing, names
+from alexnet.report import samples
 
 
 def test_samples_are_of_as_many_classes_as_can_be() -> None:
     targets = np.repeat(np.arange(30), [1000] + [2] * 29)
     table = Table("t", tuple(map(str, range(30))), [str(i) for i in range(len(targets))], targets, np.full(len(targets), ""))
-    chosen = show._by_class(table, 24)
+    chosen = samples._by_class(table, 24)
     assert len(set(chosen.targets.tolist())) == 24
     assert chosen.targets.tolist() == sorted(chosen.targets.tolist())
-    few = show._by_class(table, 60)
+    few = samples._by_class(table, 60)
     assert sorted(np.bincount(few.targets, minlength=30).tolist()) == [2] * 30
-    assert show._by_class(table, 24).images == chosen.images, "the same each time"
+    assert samples._by_class(table, 24).images == chosen.images, "the same each time"
 
 
 @pytest.mark.parametrize("mean", [(0.5, 0.4, 0.3), "each"])
 def test_the_networks_input_is_drawn_in_its_own_colours(mean: tuple[float, float, float] | str) -> None:
     deviation = "each" if mean == "each" else (0.2, 0.25, 0.3)
-    how = Preprocessing(
-        stored=32, input=32, fit="crop", reduced_decode=False, resize="bilinear", mean=mean, deviation=deviation
+    preprocessing = Preprocessing(
+        cache_size=32, input=32, fit="crop", reduced_decode=False, resize="bilinear", mean=mean, std=deviation
     )
     images = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[0, 0, 0], images[0, 0, 1] = 0, 255
-    x = training_input(images, torch.rand(1, len(DRAWS)), how, Augment(mirror=False))
-    assert np.abs(show._levels(x[0], how).astype(int) - images[0].numpy()).max() <= 1
+    x = training_input(images, torch.rand(1, len(DRAWS)), preprocessing, Augment(horizontal_flip=False))
+    assert np.abs(samples._levels(x[0], preprocessing).astype(int) - images[0].numpy()).max() <= 1
 
 
 @pytest.mark.parametrize("recipe", names())

@@ -18,16 +18,16 @@ from sklearn.model_selection import train_test_split
 
 from alexnet.data import statistics
 from alexnet.data.augment import DRAWS, training_input
-from alexnet.data.batches import Images
+from alexnet.data.batches import SplitImages
 from alexnet.data.cache import Pixels
-from alexnet.data.dataset import open_dataset, preprocessing, resolve
-from alexnet.data.images import Preprocessing, pixels
+from alexnet.data.dataset import open_dataset, resolve
+from alexnet.data.preprocessing import pixels
 from alexnet.data.sources import open_table
 from alexnet.data.splits import RULES, split
 from alexnet.data.statistics import measure
 from alexnet.data.table import Table
 from alexnet.errors import DataError
-from alexnet.recipe import Data, Recipe, Schedule
+from alexnet.recipe import Data, Preprocessing, Recipe, Schedule
 from test_sources import make_table
 
 Floats = NDArray[np.float64]
@@ -51,37 +51,37 @@ def measured(root: Path, **sections: dict[str, Any]) -> tuple[Recipe, NDArray[np
     keys = {f"{section}.{key}": value for section, named in sections.items() for key, value in named.items()}
     table = open_table(root)
     recipe = resolve(Recipe().with_settings(keys), table)
-    how = preprocessing(recipe)
-    dataset = open_dataset(table, how, 2, recipe.data)
-    seen = np.stack([pixels(root / name, how) for name in dataset.names("train")]).astype(np.float64) / 255
+    preprocessing = recipe.images.resolved()
+    dataset = open_dataset(table, preprocessing, 2, recipe.data)
+    seen = np.stack([pixels(root / name, preprocessing) for name in dataset.names("train")]).astype(np.float64) / 255
     return *measure(recipe, dataset.images("train")), seen
 
 
 @pytest.mark.parametrize("levels", [1, 255])
 @pytest.mark.parametrize("stored", [32, "full"])
 def test_means_and_deviations_are_those_of_the_training_images_alone(split_folder: Path, levels: int, stored: Any) -> None:
-    images = {"stored": stored, "input": 24, "levels": levels}
-    found, image, seen = measured(split_folder, images={**images, "mean": "channels", "deviation": "channels"})
+    images = {"cache_size": stored, "input": 24, "value_range": levels}
+    found, image, seen = measured(split_folder, images={**images, "mean": "channels", "std": "channels"})
     assert image is None
     assert len(seen) == 12
     assert found.images.mean == pytest.approx(seen.mean((0, 1, 2)) * levels, abs=1e-4)
-    assert found.images.deviation == pytest.approx(seen.std((0, 1, 2)) * levels, abs=1e-4)
-    found, image, seen = measured(split_folder, images={**images, "mean": "one", "deviation": "one"})
+    assert found.images.std == pytest.approx(seen.std((0, 1, 2)) * levels, abs=1e-4)
+    found, image, seen = measured(split_folder, images={**images, "mean": "one", "std": "one"})
     assert image is None
     assert found.images.mean == pytest.approx(seen.mean() * levels, rel=1e-9)
-    assert found.images.deviation == pytest.approx(seen.std() * levels, rel=1e-9)
+    assert found.images.std == pytest.approx(seen.std() * levels, rel=1e-9)
     for kind in ("image", "image-centre"):
-        found, image, seen = measured(split_folder, images={**images, "mean": kind, "deviation": "one"})
+        found, image, seen = measured(split_folder, images={**images, "mean": kind, "std": "one"})
         assert image is not None
         assert (image.dtype, image.shape) == (np.float32, (24 if stored == "full" else 32,) * 2 + (3,))
         np.testing.assert_allclose(image, seen.mean(0) * 255, rtol=1e-6)
         assert found.images.mean == kind, "it is named; the pixels are kept beside the weights"
-        assert found.images.deviation == pytest.approx(seen.std() * levels, rel=1e-9)
+        assert found.images.std == pytest.approx(seen.std() * levels, rel=1e-9)
 
 
 def test_colour_axes_are_the_principal_components_of_training_pixels(split_folder: Path) -> None:
     for unit in ("deviations", "variances"):
-        found, _, seen = measured(split_folder, augment={"colour_noise": 0.1, "colour_axes": unit}, images={"stored": 32})
+        found, _, seen = measured(split_folder, augment={"colour_noise": 0.1, "colour_axes": unit}, images={"cache_size": 32})
         flat = seen.reshape(-1, 3)
         _, singular, vectors = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
         deviations = singular / np.sqrt(len(flat))
@@ -95,29 +95,29 @@ def test_colour_axes_are_the_principal_components_of_training_pixels(split_folde
 
 @pytest.mark.parametrize("levels", [1, 255])
 def test_colour_noise_spreads_as_the_colours_of_the_images_do(split_folder: Path, levels: int) -> None:
-    images = {"stored": 32, "input": 32, "levels": levels, "mean": "channels", "deviation": [0.2 * levels, 0.5, 3.0]}
-    found, _, seen = measured(split_folder, images=images, augment={"colour_noise": 0.3, "mirror": False})
+    images = {"cache_size": 32, "input": 32, "value_range": levels, "mean": "channels", "std": [0.2 * levels, 0.5, 3.0]}
+    found, _, seen = measured(split_folder, images=images, augment={"colour_noise": 0.3, "horizontal_flip": False})
     covariance = np.cov(seen.reshape(-1, 3).T, bias=True)
-    how = preprocessing(found).model_copy(update={"stored": 2, "input": 2})
+    preprocessing = found.images.resolved().model_copy(update={"cache_size": 2, "input": 2})
     draws = torch.rand(100_000, len(DRAWS), generator=torch.Generator().manual_seed(0))
     grey = torch.full((len(draws), 2, 2, 3), 100, dtype=torch.uint8)
-    plain = training_input(grey, draws, how, found.augment.model_copy(update={"colour_noise": 0.0}))
-    noisy = training_input(grey, draws, how, found.augment)
+    plain = training_input(grey, draws, preprocessing, found.augment.model_copy(update={"colour_noise": 0.0}))
+    noisy = training_input(grey, draws, preprocessing, found.augment)
     added = (noisy - plain).double().numpy()
     np.testing.assert_allclose(added, added[:, :, :1, :1].repeat(2, 2).repeat(2, 3), atol=1e-4, err_msg="one colour an image")
-    scale = np.array(how.deviation) / levels
+    scale = np.array(preprocessing.std) / levels
     wanted = 0.09 * covariance / np.outer(scale, scale)
     deviations = np.sqrt(np.diag(wanted))
     np.testing.assert_allclose(added[:, :, 0, 0].mean(0) / deviations, 0, atol=0.02)
     np.testing.assert_allclose(np.cov(added[:, :, 0, 0].T) / np.outer(deviations, deviations),
                                wanted / np.outer(deviations, deviations), atol=0.03)  # fmt: skip
-    shrunk = training_input(grey, draws, how, found.augment.model_copy(update={"colour_shrink": True}))
+    shrunk = training_input(grey, draws, preprocessing, found.augment.model_copy(update={"colour_shrink": True}))
     torch.testing.assert_close(shrunk, noisy / 1.3)
 
 
 def test_noise_that_only_the_epoch_table_asks_for_has_its_axes_too(split_folder: Path) -> None:
     schedule = Schedule(kind="constant", table=[{"epoch": 3, "colour_noise": 0.1}]).model_dump(exclude_none=True)
-    found, _, seen = measured(split_folder, schedule=schedule, images={"stored": 32})
+    found, _, seen = measured(split_folder, schedule=schedule, images={"cache_size": 32})
     axes = np.array(found.augment.colour_axes)
     np.testing.assert_allclose(axes.T @ axes, np.cov(seen.reshape(-1, 3).T, bias=True), atol=1e-12)
 
@@ -126,27 +126,29 @@ def test_noise_that_only_the_epoch_table_asks_for_has_its_axes_too(split_folder:
 @settings(max_examples=25)
 def test_any_images_give_the_figures_of_numpy(side: int, count: int, seed: int) -> None:
     values = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    how = Preprocessing(stored=side, input=side, fit="crop", reduced_decode=False, resize="bilinear")
+    preprocessing = Preprocessing(cache_size=side, input=side, fit="crop", reduced_decode=False, resize="bilinear")
     chosen = np.arange(count)[:: 1 + seed % 3]
-    images = Images(Pixels(values.ravel(), np.full((count, 2), side), how), chosen, chosen)
+    images = SplitImages(Pixels(values.ravel(), np.full((count, 2), side), preprocessing), chosen, chosen)
     found, seen = statistics.gather(images), values[chosen].astype(np.float64) / 255
     np.testing.assert_allclose(found.mean_image, seen.mean(0), atol=1e-12)
     np.testing.assert_allclose(found.mean, seen.mean((0, 1, 2)), atol=1e-12)
-    np.testing.assert_allclose(found.deviation, seen.std((0, 1, 2)), atol=1e-7)
+    np.testing.assert_allclose(found.std, seen.std((0, 1, 2)), atol=1e-7)
     np.testing.assert_allclose(found.covariance, np.cov(seen.reshape(-1, 3).T, bias=True), atol=1e-12)
 
 
-@pytest.mark.parametrize("deviation", ["channels", "one"])
-def test_images_of_one_colour_do_not_divide_by_zero(deviation: str) -> None:
+@pytest.mark.parametrize("std", ["channels", "one"])
+def test_images_of_one_colour_do_not_divide_by_zero(std: str) -> None:
     images = one_colour(40)
-    found, _ = measure(Recipe().with_settings({"images.deviation": deviation, "augment.colour_noise": 0.1}), images)
-    assert np.min(found.images.deviation) == pytest.approx(1e-3)
+    found, _ = measure(Recipe().with_settings({"images.std": std, "augment.colour_noise": 0.1}), images)
+    assert np.min(found.images.std) == pytest.approx(1e-3)
     assert np.isfinite(found.augment.colour_axes).all()
 
 
-def one_colour(count: int) -> Images:
-    how = Preprocessing(stored=4, input=4, fit="crop", reduced_decode=False, resize="bilinear")
-    return Images(Pixels(np.full(count * 48, 200, np.uint8), np.full((count, 2), 4), how), *[np.arange(count)] * 2)
+def one_colour(count: int) -> SplitImages:
+    preprocessing = Preprocessing(cache_size=4, input=4, fit="crop", reduced_decode=False, resize="bilinear")
+    return SplitImages(
+        Pixels(np.full(count * 48, 200, np.uint8), np.full((count, 2), 4), preprocessing), *[np.arange(count)] * 2
+    )
 
 
 def test_channels_take_a_sample_where_images_are_many_and_a_tutorials_figures_take_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,9 +156,9 @@ def test_channels_take_a_sample_where_images_are_many_and_a_tutorials_figures_ta
     looked: list[int] = []
     gather = statistics.gather
     monkeypatch.setattr(statistics, "gather", lambda images: looked.append(len(images)) or gather(images))
-    for changes in ({}, {"images.mean": "one"}, {"images.deviation": "one"}, {"images.mean": "image"}):
+    for changes in ({}, {"images.mean": "one"}, {"images.std": "one"}, {"images.mean": "image"}):
         measure(Recipe().with_settings(changes), one_colour(45))
-    fixed = {"images.mean": 0.5, "images.deviation": 1.0}
+    fixed = {"images.mean": 0.5, "images.std": 1.0}
     measure(Recipe().with_settings(fixed), one_colour(45))
     assert looked == [12, 45, 45, 45], "and nothing where the recipe says it all"
 
@@ -169,7 +171,7 @@ def test_a_large_dataset_takes_fewer_epochs(most: int, epochs: int) -> None:
 
 
 def test_a_measured_recipe_is_not_measured_again(split_folder: Path) -> None:
-    images = {"stored": 32, "mean": "channels", "deviation": "one"}
+    images = {"cache_size": 32, "mean": "channels", "std": "one"}
     found, _, _ = measured(split_folder, images=images, augment={"colour_noise": 0.1})
     assert measure(found, one_colour(4)) == (found, None)
 

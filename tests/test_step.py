@@ -9,21 +9,21 @@ import pytest
 import torch
 
 from alexnet import recipe
-from alexnet.training.find_rate import Trial
-from alexnet.training.loop import Trainer
+from alexnet.training.lr_finder import Trial
+from alexnet.training.trainer import Trainer
 from conftest import NARROW, started
 
 STEPS = 6  # of four an epoch
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "frozen norms": {"optimizer.frozen": "norm3"},
-    "alternate": {"augment.alternate": True},
-    "together": {"augment.together": 4, "augment.alternate": False},
+    "alternate": {"augment.alternating_flip": True},
+    "together": {"augment.together": 4, "augment.alternating_flip": False},
     "table": {
-        "schedule.table": [{"epoch": 2, "rate_factors": {"bias": 2.0}, "colour_noise": 0.0}],
+        "schedule.table": [{"epoch": 2, "lr_scale": {"bias": 2.0}, "colour_noise": 0.0}],
         "augment.colour_noise": 0.1,
     },
-    "growing": {"schedule.grow": [[0.9, 0.5]], "images.input": 134},
+    "growing": {"schedule.progressive_resize": [[0.9, 0.5]], "images.input": 134},
     "balanced": {"train.class_weights": "balanced", "train.loss": "binary"},
 }
 
@@ -34,16 +34,16 @@ def test_the_finders_losses_are_those_of_training(
 ) -> None:
     losses: list[float] = []
     networks: list[dict[str, torch.Tensor]] = []
-    step = Trainer._step
+    step = Trainer.train_step
 
     def watched(self: Trainer, *args: Any) -> None:
-        before = self.at.loss_sum, self.at.seen
+        before = self.state.loss_sum, self.state.images_seen
         step(self, *args)
-        losses.append((self.at.loss_sum - before[0]) / (self.at.seen - before[1]))
+        losses.append((self.state.loss_sum - before[0]) / (self.state.images_seen - before[1]))
         if len(losses) == STEPS:
             networks.append({name: value.clone() for name, value in self.network.state_dict().items()})
 
-    monkeypatch.setattr(Trainer, "_step", watched)
+    monkeypatch.setattr(Trainer, "train_step", watched)
     changes = {"schedule.kind": "constant", "model.dropout": 0.5, "train.epochs": 2, **changes}
     started(tmp_path / "run", photos, **changes)
     chosen = recipe.load("fast").with_settings({"data.dataset": str(photos), **NARROW, **changes})

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from alexnet.measure import metrics
+from alexnet.inference import metrics
 
 Logits = NDArray[np.float64]
 Targets = NDArray[np.int64]

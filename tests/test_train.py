@@ -15,13 +15,13 @@ import torch
 from proof.pictures import picture
 
 import alexnet
-from alexnet.data.dataset import open_dataset, preprocessing, resolve
+from alexnet.cli.output import show_summary
+from alexnet.data.dataset import open_dataset, resolve
 from alexnet.data.sources import open_table
 from alexnet.errors import DivergedError, RecipeError, RunError
-from alexnet.printed import show_summary
 from alexnet.recipe import Schedule, names
 from alexnet.recipe import load as load_recipe
-from alexnet.training.schedule import rate_at
+from alexnet.training.schedule import lr_at
 from conftest import TINY, metrics, started, tell_time_by_steps, weights
 
 
@@ -63,14 +63,14 @@ def test_a_run_is_repeated_from_its_recipe_to_the_byte(trained: alexnet.Run, tmp
 def test_the_number_of_loader_workers_changes_nothing(short: Path, photos: Path, tmp_path: Path) -> None:
     for workers in (1, 4):
         out = tmp_path / str(workers)
-        settings = {**TINY, "train.epochs": 3, "train.batch": 8, "data.workers": workers}
+        settings = {**TINY, "train.epochs": 3, "train.batch_size": 8, "data.workers": workers}
         alexnet.train(photos, out=out, settings=settings)
         assert metrics(out) == metrics(short)
         assert weights(out) == weights(short)
 
 
 def test_another_seed_gives_another_run(short: Path, photos: Path, tmp_path: Path) -> None:
-    alexnet.train(photos, out=tmp_path / "r", settings={**TINY, "train.epochs": 3, "train.batch": 8, "train.seed": 1})
+    alexnet.train(photos, out=tmp_path / "r", settings={**TINY, "train.epochs": 3, "train.batch_size": 8, "train.seed": 1})
     assert metrics(tmp_path / "r") != metrics(short)
 
 
@@ -80,7 +80,7 @@ def test_another_seed_gives_another_run(short: Path, photos: Path, tmp_path: Pat
 def test_keep_best_holds_the_best_epoch_and_keep_last_the_last(photos: Path, tmp_path: Path) -> None:
     runs = {}
     for keep in ("best", "last"):
-        settings = {**TINY, "train.epochs": 4, "train.keep": keep, "schedule.warmup": 0.0, "optimizer.rate": 0.2}
+        settings = {**TINY, "train.epochs": 4, "train.keep": keep, "schedule.warmup": 0.0, "optimizer.lr": 0.2}
         runs[keep] = alexnet.train(photos, out=tmp_path / keep, settings=settings)
     rows = metrics(tmp_path / "best")
     order = [(float(row["val_top1"]), -float(row["val_loss"])) for row in rows]
@@ -92,7 +92,7 @@ def test_keep_best_holds_the_best_epoch_and_keep_last_the_last(photos: Path, tmp
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alexnet.training.loop import Trainer
+    from alexnet.training.trainer import Trainer
 
     taken: list[bool] = []
     init = Trainer.__init__
@@ -101,10 +101,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(photos: Path, tmp_path:
         init(self, *args)
         with torch.no_grad():
             self.network.head.weight.fill_(math.inf)
-        self.optimizer.register_step_pre_hook(lambda *_: taken.append(True))
+        self.step.optimizer.register_step_pre_hook(lambda *_: taken.append(True))
 
     monkeypatch.setattr(Trainer, "__init__", broken)
-    with pytest.raises(DivergedError, match=r"the loss is nan in epoch 1, batch 1.*--set optimizer\.rate="):
+    with pytest.raises(DivergedError, match=r"the loss is nan in epoch 1, batch 1.*--set optimizer\.lr="):
         alexnet.train(photos, out=tmp_path / "run", settings=TINY)
     assert not taken
 
@@ -112,7 +112,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(photos: Path, tmp_path:
 def test_a_network_that_breaks_in_an_epoch_s_last_step_is_found_by_validation(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alexnet.training.loop import Trainer
+    from alexnet.training.trainer import Trainer
 
     evaluate = Trainer.evaluate
 
@@ -122,7 +122,7 @@ def test_a_network_that_breaks_in_an_epoch_s_last_step_is_found_by_validation(
         return evaluate(self, split, temperature)
 
     monkeypatch.setattr(Trainer, "evaluate", broken)
-    with pytest.raises(DivergedError, match=r"nan in epoch 1, in validation.*--set optimizer\.rate="):
+    with pytest.raises(DivergedError, match=r"nan in epoch 1, in validation.*--set optimizer\.lr="):
         alexnet.train(photos, out=tmp_path / "run", settings=TINY)
 
 
@@ -139,12 +139,12 @@ def test_a_run_that_is_not_surely_better_than_guessing_says_so(capsys: pytest.Ca
 
 def test_training_by_the_clock_ends_in_time(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = tell_time_by_steps(monkeypatch, 0.25)
-    settings = {**TINY, "train.minutes": 0.15, "train.batch": 8}
+    settings = {**TINY, "train.minutes": 0.15, "train.batch_size": 8}
     run = alexnet.train(photos, out=tmp_path / "run", settings=settings, started=0.0)
     assert run.summary["epochs"] > 1
     assert 4 < now() < 9, "nine seconds, of which some are kept for evaluating"
     assert len((run.path / "journal.txt").read_text().splitlines()) > run.summary["epochs"]
-    assert float(metrics(tmp_path / "run")[-1]["rate"]) < 0.3 * run.recipe.optimizer.rate
+    assert float(metrics(tmp_path / "run")[-1]["lr"]) < 0.3 * run.recipe.optimizer.lr
 
 
 # Pieces
@@ -152,16 +152,16 @@ def test_training_by_the_clock_ends_in_time(photos: Path, tmp_path: Path, monkey
 
 def test_the_rate_climbs_to_its_peak_and_falls_to_zero() -> None:
     schedule = Schedule(warmup=0.25)
-    assert [rate_at(schedule, 0.4, p, 1) for p in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx([0, 0.2, 0.4, 0.2, 0])
-    assert rate_at(Schedule(warmup=0), 0.4, 0, 1) == 0.4
+    assert [lr_at(schedule, 0.4, p, 1) for p in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx([0, 0.2, 0.4, 0.2, 0])
+    assert lr_at(Schedule(warmup=0), 0.4, 0, 1) == 0.4
 
 
 def test_small_images_are_stored_as_they_are_and_digits_are_not_mirrored() -> None:
     table = open_table("digits")
     recipe = resolve(load_recipe("fast"), table)
-    assert recipe.images.stored == 8
-    assert recipe.augment.mirror is False
-    dataset = open_dataset(table, preprocessing(recipe), 2, recipe.data)
+    assert recipe.images.cache_size == 8
+    assert recipe.augment.horizontal_flip is False
+    dataset = open_dataset(table, recipe.images.resolved(), 2, recipe.data)
     assert dataset.table.counts() == {"train": 1259, "val": 179, "test": 359}
 
 
@@ -187,12 +187,18 @@ def test_the_first_losses_are_those_of_a_plain_loop(photos: Path, tmp_path: Path
         **TINY,
         "images.input": side,
         "train.epochs": 1,
-        "train.batch": 14,
+        "train.batch_size": 14,
         "train.precision": "float32",
         "model.dropout": 0.0,
     }
-    off = {"augment.shift": 0.0, "augment.mirror": False, "train.keep": "last", "model.whiten": False, "optimizer.muon": 0}
-    run = alexnet.train(photos, out=tmp_path / "run", settings={**settings, **off, "schedule.grow": []})
+    off = {
+        "augment.shift": 0.0,
+        "augment.horizontal_flip": False,
+        "train.keep": "last",
+        "model.whitening_init": False,
+        "optimizer.muon_lr": 0,
+    }
+    run = alexnet.train(photos, out=tmp_path / "run", settings={**settings, **off, "schedule.progressive_resize": []})
     recipe = run.recipe
     dataset, _ = run.dataset(split="train")
     train = dataset.images("train")
@@ -203,18 +209,18 @@ def test_the_first_losses_are_those_of_a_plain_loop(photos: Path, tmp_path: Path
     losses = []
     for step, part in enumerate(np.array_split(order, 2)):
         x = torch.from_numpy(train.pixels.take(train.rows[part])).permute(0, 3, 1, 2) / 255
-        x = (x - torch.tensor(recipe.images.mean).view(3, 1, 1)) / torch.tensor(recipe.images.deviation).view(3, 1, 1)
+        x = (x - torch.tensor(recipe.images.mean).view(3, 1, 1)) / torch.tensor(recipe.images.std).view(3, 1, 1)
         x = torch.nn.functional.interpolate(x.float(), size=side, mode="bilinear")
         loss = torch.nn.functional.cross_entropy(network(x), torch.from_numpy(train.targets[part]), label_smoothing=0.1)
         losses.append(loss.item())
         progress = (step + 0.5) / 2
         warmup = recipe.schedule.warmup
-        rate = recipe.optimizer.rate * (progress / warmup if progress < warmup else (1 - progress) / (1 - warmup))
+        rate = recipe.optimizer.lr * (progress / warmup if progress < warmup else (1 - progress) / (1 - warmup))
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         with torch.no_grad():
             for (name, parameter), gradient in zip(network.named_parameters(), gradients, strict=True):
                 layer = "fc8" if name.startswith("head") else name.split(".")[1]
-                factor = recipe.optimizer.rate_factors.get(layer, 1.0)
+                factor = recipe.optimizer.lr_scale.get(layer, 1.0)
                 if parameter.ndim > 1:
                     gradient = gradient + recipe.optimizer.weight_decay * parameter
                 velocity[parameter] = 0.9 * velocity[parameter] + gradient
@@ -239,13 +245,13 @@ def owt(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 @pytest.mark.parametrize("name", [name for name in names() if name != "fast"])
 def test_every_recipe_trains_measures_itself_and_predicts(name: str, photos: Path, tmp_path: Path, owt: Path) -> None:
     """On 40 pictures, narrow; the geometry of the images is the recipe's."""
-    small = {"model.width": 1 / 16, "train.epochs": 2, "train.batch": 4}
+    small = {"model.width": 1 / 16, "train.epochs": 2, "train.batch_size": 4}
     start = {"weights": owt} if name == "finetune" else {}
     run = alexnet.train(photos, recipe=name, out=tmp_path / "run", settings=small, **start)
     assert run.report().stat().st_size > 10_000
     asked = load_recipe(name)
-    assert (run.card.preprocessing.input, run.card.preprocessing.crop) == (asked.images.input, asked.images.crop)
-    assert run.card.variant == asked.model.variant
+    assert (run.config.preprocessing.input, run.config.preprocessing.crop) == (asked.images.input, asked.images.crop)
+    assert run.config.variant == asked.model.variant
     rows = metrics(run.path)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(np.isfinite(float(row["train_loss"])) for row in rows)
@@ -266,7 +272,7 @@ def test_the_smallest_pictures_train(size: tuple[int, int], stored: Any, tmp_pat
         (tmp_path / "data" / label).mkdir(parents=True)
         for i in range(6):
             picture(kind, i, size).save(tmp_path / "data" / label / f"{i}.png")
-    random = {"augment.rotation": 20.0, "augment.shift": 0.5, "augment.flip": True, "augment.colour_noise": 0.1}
-    rows = started(tmp_path / "run", tmp_path / "data", **{"images.stored": stored, "train.epochs": 1}, **random)
+    random = {"augment.rotation": 20.0, "augment.shift": 0.5, "augment.vertical_flip": True, "augment.colour_noise": 0.1}
+    rows = started(tmp_path / "run", tmp_path / "data", **{"images.cache_size": stored, "train.epochs": 1}, **random)
     assert np.isfinite(float(rows[0]["train_loss"]))
     assert np.isfinite(alexnet.load(tmp_path / "run").evaluate(views=10).loss)

@@ -19,18 +19,18 @@ from typer.testing import CliRunner
 
 import alexnet
 from alexnet.cli import app
-from alexnet.data.images import Preprocessing, pixels, to_input
-from alexnet.measure.evaluate import predict_logits
-from alexnet.measure.views import views
+from alexnet.data.preprocessing import pixels, to_input
+from alexnet.inference.evaluate import predict_logits
+from alexnet.inference.views import views
 from alexnet.network import device
-from alexnet.recipe import load
-from alexnet.training import job
+from alexnet.recipe import Preprocessing, load
+from alexnet.training import train as training
 from commands import run as command
-from conftest import TINY, make_how
+from conftest import TINY, make_preprocessing
 from test_preprocessing import assert_prepared, prepared, ways
 
 
-def crops(images: NDArray[Any], how: Preprocessing, size: int, corners: bool) -> list[NDArray[np.float64]]:
+def crops(images: NDArray[Any], preprocessing: Preprocessing, size: int, corners: bool) -> list[NDArray[np.float64]]:
     """Return what the network sees of each crop and of its mirror image, `size` pixels a side, cut by hand."""
     side = images.shape[1]
     low, high = (side - size) // 2, side - size
@@ -38,19 +38,19 @@ def crops(images: NDArray[Any], how: Preprocessing, size: int, corners: bool) ->
     found = []
     for top, left in [*places, (low, low)]:
         part = (slice(None), slice(top, top + size), slice(left, left + size))
-        cut, mean_image = images[part].astype(np.float64), how.mean_image
-        if how.mean == "image":
-            mean_image = how.mean_image[part[1:]]
-        elif how.mean == "image-centre":
-            mean_image = how.mean_image[low : low + size, low : low + size]
-        elif how.mean == "each":  # the whole image is standardised before it is cut
+        cut, mean_image = images[part].astype(np.float64), preprocessing.mean_image
+        if preprocessing.mean == "image":
+            mean_image = preprocessing.mean_image[part[1:]]
+        elif preprocessing.mean == "image-centre":
+            mean_image = preprocessing.mean_image[low : low + size, low : low + size]
+        elif preprocessing.mean == "each":  # the whole image is standardised before it is cut
             whole = images.astype(np.float64)
             deviation = np.maximum(whole.std((1, 2, 3), keepdims=True), 1 / np.sqrt(whole[0].size))
             cut = (cut - whole.mean((1, 2, 3), keepdims=True)) / deviation
-        changes = {"mean": (0.0,) * 3, "deviation": (how.levels / 255,) * 3} if how.mean == "each" else {}
-        plain = how.model_copy(update={"crop": None, "mean_image": mean_image, **changes})
+        changes = {"mean": (0.0,) * 3, "std": (preprocessing.value_range / 255,) * 3} if preprocessing.mean == "each" else {}
+        plain = preprocessing.model_copy(update={"crop": None, "mean_image": mean_image, **changes})
         # A pixel's own mean is mirrored with it; the centre of the mean image lies still, as in training.
-        turned = plain.model_copy(update={"mean_image": mean_image[:, ::-1]}) if how.mean == "image" else plain
+        turned = plain.model_copy(update={"mean_image": mean_image[:, ::-1]}) if preprocessing.mean == "image" else plain
         found += [prepared(cut, plain), prepared(cut[:, :, ::-1], turned)]
     return found
 
@@ -60,19 +60,19 @@ def crops(images: NDArray[Any], how: Preprocessing, size: int, corners: bool) ->
 def test_views_are_the_corners_the_centre_and_their_mirror_images(
     way: tuple[NDArray[np.uint8], Preprocessing], count: int
 ) -> None:
-    images, how = way
-    how = how.model_copy(update={"resize": "bilinear"})
-    size = how.crop or (round(how.side * 7 / 8) if count == 10 else how.side)
-    found = list(views(torch.from_numpy(images), how, count))
+    images, preprocessing = way
+    preprocessing = preprocessing.model_copy(update={"resize": "bilinear"})
+    size = preprocessing.crop or (round(preprocessing.side * 7 / 8) if count == 10 else preprocessing.side)
+    found = list(views(torch.from_numpy(images), preprocessing, count))
     assert len(found) == count
-    for view, wanted in zip(found, crops(images, how, size, corners=count == 10), strict=True):
-        assert_prepared(view, wanted, images, how)
+    for view, wanted in zip(found, crops(images, preprocessing, size, corners=count == 10), strict=True):
+        assert_prepared(view, wanted, images, preprocessing)
 
 
 def test_ten_views_of_256_are_five_crops_of_224_and_their_mirror_images() -> None:
     image = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
     for crop in (224, None):  # 224 of 256 is the share where the preprocessing crops nothing
-        found = list(views(torch.from_numpy(image), make_how(stored=256, crop=crop, input=224), 10))
+        found = list(views(torch.from_numpy(image), make_preprocessing(cache_size=256, crop=crop, input=224), 10))
         wanted = [image[0, top:, left:][:224, :224] for top, left in ((0, 0), (0, 32), (32, 0), (32, 32), (16, 16))]
         for i, cut in enumerate(wanted):
             assert np.array_equal(found[2 * i][0].permute(1, 2, 0).numpy(), cut)
@@ -82,19 +82,19 @@ def test_ten_views_of_256_are_five_crops_of_224_and_their_mirror_images() -> Non
 @given(ways())
 @settings(max_examples=20)
 def test_one_view_is_the_plain_input(way: tuple[NDArray[np.uint8], Preprocessing]) -> None:
-    images, how = way
-    (found,) = views(torch.from_numpy(images), how, 1)
-    assert torch.equal(found, to_input(torch.from_numpy(images), how))
-    first, second = views(torch.from_numpy(images), how, 2)
-    if how.resize == "bilinear" and how.mean != "image-centre":
-        assert_prepared(second, first.flip(3), images, how)
+    images, preprocessing = way
+    (found,) = views(torch.from_numpy(images), preprocessing, 1)
+    assert torch.equal(found, to_input(torch.from_numpy(images), preprocessing))
+    first, second = views(torch.from_numpy(images), preprocessing, 2)
+    if preprocessing.resize == "bilinear" and preprocessing.mean != "image-centre":
+        assert_prepared(second, first.flip(3), images, preprocessing)
     assert torch.equal(first, found)
 
 
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_another_number_of_views_is_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"views is {count}, but should be 1, 2 or 10"):
-        next(views(torch.zeros(1, 8, 8, 3), make_how(), count))
+        next(views(torch.zeros(1, 8, 8, 3), make_preprocessing(), count))
 
 
 def test_a_run_refuses_them_in_one_line(trained: alexnet.Run) -> None:
@@ -109,17 +109,17 @@ class Sums(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(3, 3 * side * side, generator=torch.Generator().manual_seed(1)) / 300)
 
-    def forward(self, images: Tensor, enlarge: int = 1) -> Tensor:
+    def forward(self, images: Tensor, upscale: int = 1) -> Tensor:
         return images.flatten(1) @ self.weight.T
 
 
 @pytest.mark.parametrize("count", [2, 10])
 def test_probabilities_are_averaged_not_logits(count: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
-    how, network = make_how(stored=16, crop=12, input=12), Sums(12)
-    found = predict_logits(network, torch.from_numpy(images), how, "float32", count).astype(np.float64)
+    preprocessing, network = make_preprocessing(cache_size=16, crop=12, input=12), Sums(12)
+    found = predict_logits(network, torch.from_numpy(images), preprocessing, "float32", count).astype(np.float64)
     weight = network.weight.detach().double().numpy()
-    logits = [view.reshape(5, -1) @ weight.T for view in crops(images, how, 12, corners=count == 10)]
+    logits = [view.reshape(5, -1) @ weight.T for view in crops(images, preprocessing, 12, corners=count == 10)]
     mean = np.mean([softmax(one, axis=1) for one in logits], axis=0)
     np.testing.assert_allclose(softmax(found, axis=1), mean, atol=1e-5)
     np.testing.assert_allclose(found, np.log(mean), atol=1e-4)
@@ -131,7 +131,7 @@ def test_a_network_that_is_far_too_sure_has_a_finite_loss() -> None:
     with torch.no_grad():
         network.weight.mul_(1e5)
     images = torch.randint(0, 256, (20, 16, 16, 3), dtype=torch.uint8)
-    found = predict_logits(network, images, make_how(stored=16, crop=12, input=12), "float32", 10)
+    found = predict_logits(network, images, make_preprocessing(cache_size=16, crop=12, input=12), "float32", 10)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(np.exp(found.astype(np.float64)).sum(1), 1, rtol=1e-5)
 
@@ -140,18 +140,18 @@ def test_a_network_that_is_far_too_sure_has_a_finite_loss() -> None:
 def cropping(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> alexnet.Run:
     """A narrow network that sees random crops, less the mean image."""
     out = tmp_path_factory.mktemp("cropping") / "run"
-    images = {"images.stored": 40, "images.crop": 35, "images.mean": "image", "augment.crop": True}
+    images = {"images.cache_size": 40, "images.crop": 35, "images.mean": "image", "augment.crop": True}
     recipe = {**TINY, **images, "data.dataset": str(photos), "train.epochs": 2, "train.precision": "float32"}
-    job.start(load("fast").with_settings(recipe), out, "cpu", time.monotonic())
+    training.start(load("fast").with_settings(recipe), out, "cpu", time.monotonic())
     return alexnet.load(out)
 
 
 def by_hand(run: alexnet.Run, photos: Path, count: int) -> dict[str, float]:
     """Return loss and top-1 of the mean probabilities over the test images."""
     dataset, split = run.dataset(split="test")
-    how, targets = run.card.preprocessing, dataset.images(split).targets
-    stored = np.stack([pixels(photos / name, how) for name in dataset.names(split)])
-    inputs = [prepared(stored, how)] if count == 1 else crops(stored, how, 35, corners=count == 10)
+    preprocessing, targets = run.config.preprocessing, dataset.images(split).targets
+    stored = np.stack([pixels(photos / name, preprocessing) for name in dataset.names(split)])
+    inputs = [prepared(stored, preprocessing)] if count == 1 else crops(stored, preprocessing, 35, corners=count == 10)
     with torch.inference_mode():
         mean = np.mean([softmax(run.network(torch.from_numpy(x).float()).double().numpy(), axis=1) for x in inputs], axis=0)
     return {"loss": float(-np.log(mean[np.arange(len(mean)), targets]).mean()), "top1": (mean.argmax(1) == targets).mean()}
@@ -178,11 +178,11 @@ def test_a_run_that_crops_nothing_has_ten_views_of_seven_eighths(
     trained: alexnet.Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "has_fast_bfloat16", lambda _: False)
-    how = trained.card.preprocessing
-    assert (how.stored, how.crop) == (40, None)
+    preprocessing = trained.config.preprocessing
+    assert (preprocessing.cache_size, preprocessing.crop) == (40, None)
     dataset, split = trained.dataset()
-    stored = np.stack([pixels(photos / name, how) for name in dataset.names(split)])
+    stored = np.stack([pixels(photos / name, preprocessing) for name in dataset.names(split)])
     with torch.inference_mode():
-        inputs = [torch.from_numpy(x).float() for x in crops(stored, how, 35, corners=True)]
+        inputs = [torch.from_numpy(x).float() for x in crops(stored, preprocessing, 35, corners=True)]
         mean = np.mean([softmax(trained.network(x).double().numpy(), axis=1) for x in inputs], axis=0)
     np.testing.assert_allclose(softmax(trained.evaluate(views=10).logits, axis=1), mean, atol=1e-3)

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alexnet import AlexNet
+from alexnet.convert.keras_weights import keras_classes, load_keras, slots
 from alexnet.errors import WeightsError
 from alexnet.network.variants import ROWS
-from alexnet.network.weights import keras_classes, load_keras, slots
 from keras_layouts import LAYOUTS, NETS, WIDTH, Array, Layers, keras, keras_logits, model, older_weights, weights_h5
 
 

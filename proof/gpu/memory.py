@@ -14,7 +14,7 @@ from proof.gpu import Row, at_most
 from proof.gpu.trainings import furthest, on_cpu, pictures, train
 
 import alexnet
-from alexnet.measure.evaluate import predict_logits
+from alexnet.inference.evaluate import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device
 
@@ -28,10 +28,10 @@ def room_for(share: float, most: int, device: str, peak: int) -> Iterator[None]:
     if on_cpu(device):
         original = AlexNet.forward
 
-        def limited(self: AlexNet, images: torch.Tensor, enlarge: int = 1) -> torch.Tensor:
+        def limited(self: AlexNet, images: torch.Tensor, upscale: int = 1) -> torch.Tensor:
             if len(images) > most:
                 raise torch.OutOfMemoryError("acted: out of memory")
-            return original(self, images, enlarge)
+            return original(self, images, upscale)
 
         AlexNet.forward = limited  # type: ignore[method-assign]
         try:
@@ -65,10 +65,10 @@ def peak_of(device: str) -> int:
 def training(device: str, folder: Path) -> Iterator[Row]:
     """A batch that does not fit is cut, and the losses are those of the whole batch. No norm here depends on the batch."""
     width = 1 / 16 if on_cpu(device) else 1 / 4
-    size: dict[str, Any] = {"model.width": width, "train.batch": 48, "train.epochs": 2}
+    size: dict[str, Any] = {"model.width": width, "train.batch_size": 48, "train.epochs": 2}
     if not on_cpu(device):
         pictures(folder, 400)
-        size |= {"images.stored": 256, "images.crop": 227, "images.input": 227, "train.batch": 512}
+        size |= {"images.cache_size": 256, "images.crop": 227, "images.input": 227, "train.batch_size": 512}
     peak_of(device)
     wanted = train("paper", folder / "whole", device, **size)
     peak = peak_of(device)
@@ -84,14 +84,14 @@ def answers(device: str, folder: Path) -> Iterator[Row]:
     width, count = (1 / 16, 64) if on_cpu(device) else (1 / 4, IMAGES)
     train("cifar10", folder / "run", device)
     run = alexnet.load(folder / "run", device)
-    how = run.card.preprocessing.model_copy(update={"input": 227, "enlarge": 1})
+    preprocessing = run.config.preprocessing.model_copy(update={"input": 227, "upscale": 1})
     torch.manual_seed(0)
     network = AlexNet("cifar10", 3, width=width).to(choose_device(device)).eval()
-    images = torch.randint(0, 256, (count, how.side, how.side, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (count, preprocessing.side, preprocessing.side, 3), dtype=torch.uint8)
     peak_of(device)
-    wanted = predict_logits(network, images, how, "float32")
+    wanted = predict_logits(network, images, preprocessing, "float32")
     with room_for(0.6, 24, device, peak_of(device)):
-        found = predict_logits(network, images, how, "float32")
+        found = predict_logits(network, images, preprocessing, "float32")
     yield at_most("logits in halves, off by", float(np.abs(found - wanted).max()), 1e-3)
 
 

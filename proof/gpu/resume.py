@@ -12,15 +12,15 @@ from proof.gpu import Check, Row
 from proof.gpu.trainings import on_cpu, train
 
 from alexnet.errors import Interrupted
-from alexnet.training import job
-from alexnet.training.loop import Trainer
+from alexnet.training import train as training
+from alexnet.training.trainer import Trainer
 
 STOPS = (2, 4)  # steps after which Ctrl-C comes; an epoch has three
 
 
 def stopped(name: str, out: Path, device: str, steps: int, **changes: Any) -> None:
     """Train until Ctrl-C comes in step number `steps`, then go on to the end."""
-    original, count = Trainer._step, 0
+    original, count = Trainer.train_step, 0
 
     def counted(self: Trainer, *arguments: Any) -> None:
         nonlocal count
@@ -29,14 +29,14 @@ def stopped(name: str, out: Path, device: str, steps: int, **changes: Any) -> No
         if count == steps:
             signal.raise_signal(signal.SIGINT)
 
-    Trainer._step = counted  # type: ignore[method-assign]
+    Trainer.train_step = counted  # type: ignore[method-assign]
     try:
         train(name, out, device, **changes)
     except Interrupted:
         pass
     finally:
-        Trainer._step = original  # type: ignore[method-assign]
-    job.resume(out, device, time.monotonic())
+        Trainer.train_step = original  # type: ignore[method-assign]
+    training.resume(out, device, time.monotonic())
 
 
 def case(name: str, precision: str) -> Check:

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import torch
 from benchmarks.step import Case, batch_of, ours, plain_step
-from benchmarks.turns import in_turn, ratios, spread, timed
+from benchmarks.turns import local_main_first, ratios, spread, timed
 from proof.gpu import Check, Row
 from proof.gpu.trainings import on_cpu
 from torch import nn
 from torch.nn.functional import interpolate
 
 import alexnet
-from alexnet.data.images import Preprocessing, to_input
-from alexnet.measure.evaluate import predict_logits
+from alexnet.data.preprocessing import to_input
+from alexnet.inference.evaluate import predict_logits
 from alexnet.network.device import autocast, choose_device, place, reproducible
 from alexnet.network.layers import BatchNorm, Dropout
 from alexnet.network.lrn import LocalResponseNorm
-from alexnet.recipe import load
+from alexnet.recipe import Preprocessing, load
 
 CASES = (Case("fast", 256, 32, 4), Case("cifar10", 128, 227), Case("paper", 128, 227))
 ROUNDS, CALLS = 7, 10
@@ -53,7 +53,7 @@ def peer_step(case: Case, device: torch.device) -> Work:
     recipe, layers = load(case.recipe), peer_network(case, device)
     optimizer = torch.optim.SGD(layers.parameters(), lr=0.01, momentum=recipe.optimizer.momentum, fused=True)
     images, targets = batch_of(case, device)
-    large = interpolate(images, scale_factor=float(case.enlarge)).contiguous(memory_format=torch.channels_last)
+    large = interpolate(images, scale_factor=float(case.upscale)).contiguous(memory_format=torch.channels_last)
     return plain_step(layers, optimizer, large, targets, recipe.train.precision)
 
 
@@ -72,22 +72,22 @@ def answering(case: Case, device: torch.device) -> tuple[Work, Work]:
     """Return ours and the peer's way from uint8 images in the computer's memory to logits there."""
     recipe = load(case.recipe)
     side, plain = case.side, {"fit": "crop", "reduced_decode": False, "resize": "bilinear"}
-    how = Preprocessing(stored=side, input=side * case.enlarge, enlarge=case.enlarge, **plain)  # type: ignore[arg-type]
+    preprocessing = Preprocessing(cache_size=side, input=side * case.upscale, upscale=case.upscale, **plain)  # type: ignore[arg-type]
     network = place(alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides), device).eval()
     layers = peer_network(case, device).eval()
     images = torch.randint(0, 256, (case.batch, side, side, 3), dtype=torch.uint8)
 
     def peer() -> object:
         with torch.inference_mode(), autocast(device, recipe.train.precision):
-            x = interpolate(to_input(images.to(device), how), scale_factor=float(case.enlarge))
+            x = interpolate(to_input(images.to(device), preprocessing), scale_factor=float(case.upscale))
             return layers(x).float().cpu()
 
-    return lambda: predict_logits(network, images, how, recipe.train.precision), peer
+    return lambda: predict_logits(network, images, preprocessing, recipe.train.precision), peer
 
 
 def rows(what: str, case: Case, ways: dict[str, Work], rounds: int, calls: int) -> Iterator[Row]:
     """Take the ways in turn; tell images a second and the ratio. Each ends with numbers on the CPU, so all is done."""
-    times = in_turn({way: timed(work, calls) for way, work in ways.items()}, rounds, warm_up=2)
+    times = local_main_first({way: timed(work, calls) for way, work in ways.items()}, rounds, warm_up=2)
     rates = {way: case.batch / statistics.median(seconds) for way, seconds in times.items()}
     yield Row(f"{what}: ours, plain, images/s", f"{rates['ours']:,.0f}, {rates['plain']:,.0f}")
     yield Row(f"{what}: ours is so many times as fast", spread(ratios(times["plain"], times["ours"])))

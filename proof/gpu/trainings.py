@@ -12,20 +12,20 @@ import torch
 from proof.pictures import class_folders
 
 from alexnet import recipe
-from alexnet.training import job
+from alexnet.training import train as training
 from alexnet.training.step import Step
 
 LABELS = ("across", "down", "disc")
 # Without dropout, as each device draws other numbers for it; at low rates, so that rounding does not grow much.
 PLAIN = {
-    **{"model.width": 1 / 16, "model.dropout": 0.0, "train.batch": 16, "train.epochs": 2},
+    **{"model.width": 1 / 16, "model.dropout": 0.0, "train.batch_size": 16, "train.epochs": 2},
     **{"train.precision": "float32", "data.workers": 1},
 }
 CASES: dict[str, Mapping[str, Any]] = {
-    "fast": {"images.input": 99, "optimizer.rate": 0.002, "optimizer.muon": 0.02},
-    "cifar10": {"images.input": 99, "optimizer.rate": 0.001},
-    "paper": {"images.stored": 128, "images.crop": 115, "images.input": 115},
-    "code2012": {"images.stored": 128, "images.crop": 115, "images.input": 115},
+    "fast": {"images.input": 99, "optimizer.lr": 0.002, "optimizer.muon_lr": 0.02},
+    "cifar10": {"images.input": 99, "optimizer.lr": 0.001},
+    "paper": {"images.cache_size": 128, "images.crop": 115, "images.input": 115},
+    "code2012": {"images.cache_size": 128, "images.crop": 115, "images.input": 115},
 }
 
 
@@ -39,7 +39,7 @@ def train(name: str, out: Path, device: str, **changes: Any) -> list[float]:
     """Train by the recipe `name` into `out`; return the loss of each step."""
     chosen = recipe.load(name).with_settings({"data.dataset": str(pictures(out.parent)), **PLAIN, **CASES[name], **changes})
     with losses() as found:
-        job.start(chosen, out, device, time.monotonic())
+        training.start(chosen, out, device, time.monotonic())
     return found
 
 
@@ -47,18 +47,18 @@ def train(name: str, out: Path, device: str, **changes: Any) -> list[float]:
 def losses() -> Iterator[list[float]]:
     """Write down the loss of each step of trainings."""
     found: list[float] = []
-    original = Step.gradient
+    original = Step.forward_backward
 
     def noted(self: Step, *arguments: Any) -> tuple[float, float]:
         loss, hits = original(self, *arguments)
         found.append(loss)
         return loss, hits
 
-    Step.gradient = noted  # type: ignore[method-assign]
+    Step.forward_backward = noted  # type: ignore[method-assign]
     try:
         yield found
     finally:
-        Step.gradient = original  # type: ignore[method-assign]
+        Step.forward_backward = original  # type: ignore[method-assign]
 
 
 def furthest(found: list[float], wanted: list[float]) -> float:

@@ -11,7 +11,7 @@ from proof.gpu import Check, Row, at_most
 from proof.gpu.trainings import pictures, train
 
 import alexnet
-from alexnet.use.explain import Explanation
+from alexnet.explain.attribution import Explanation
 
 EPOCHS = {"train.epochs": 6}
 
@@ -20,7 +20,7 @@ def both(device: str, folder: Path, precision: str) -> tuple[alexnet.Run, alexne
     """Return a run on two devices, and its pictures; it was trained on the CPU where the folder's name begins so."""
     out = folder / "run"
     trained_on = "cpu" if "of_the_cpu" in folder.name else device
-    train("cifar10", out, trained_on, **{"train.precision": precision, "optimizer.rate": 0.01, **EPOCHS})
+    train("cifar10", out, trained_on, **{"train.precision": precision, "optimizer.lr": 0.01, **EPOCHS})
     return alexnet.load(out, "cpu"), alexnet.load(out, device), pictures(folder)
 
 

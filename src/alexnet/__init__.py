@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alexnet.api import Run, ablate, check, compare, find_rate, load, resume, train
+    from alexnet.convert.keras import import_keras
     from alexnet.errors import AlexNetError
     from alexnet.network.alexnet import AlexNet
-    from alexnet.use.keras import import_keras
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {"AlexNet": "alexnet.network.alexnet", "AlexNetError": "alexnet.errors", "import_keras": "alexnet.use.keras"}
+_HOMES = {"AlexNet": "alexnet.network.alexnet", "AlexNetError": "alexnet.errors", "import_keras": "alexnet.convert.keras"}
 
 
 def __getattr__(name: str) -> Any:

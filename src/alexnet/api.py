@@ -14,39 +14,38 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.ablation.plan import find_study, plan_study, plan_variation
+from alexnet.ablation.run import ablate as train_plan
+from alexnet.convert.pretrained import settings_from_weights
 from alexnet.data.check import Findings
 from alexnet.data.check import check as check_table
 from alexnet.data.dataset import Dataset, open_dataset
-from alexnet.data.labels import differing_in_case, tidy_label
+from alexnet.data.decode_pool import InMemoryImage
+from alexnet.data.labels import labels_differing_in_case, normalize_label
 from alexnet.data.sources import open_table
-from alexnet.data.workers import Given
-from alexnet.errors import AlexNetError, DataError, ImageError, RunError, listed, quoted
-from alexnet.measure.evaluate import Evaluation, evaluate_split
-from alexnet.measure.views import VIEWS
+from alexnet.errors import AlexNetError, DataError, ImageError, RunError, format_names, shell_quote
+from alexnet.explain.attribution import Explanation, explain
+from alexnet.export.onnx import export
+from alexnet.files import local_path, read_json, refuse_overwrite
+from alexnet.inference.evaluate import Evaluation, evaluate_split
+from alexnet.inference.features import Features, features, stream_features
+from alexnet.inference.inputs import ImageInput, to_sources
+from alexnet.inference.predict import predict
+from alexnet.inference.views import VIEWS
 from alexnet.network.device import choose_device
-from alexnet.outputs import refuse
-from alexnet.paths import local_path
 from alexnet.progress import say, track
 from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
-from alexnet.run import RunFolder, find, load_model, read_json, read_recipe
-from alexnet.training import job
-from alexnet.training.find_rate import Curve
-from alexnet.training.find_rate import draw as draw_curve
-from alexnet.training.find_rate import find_rate as sweep_rates
+from alexnet.report.compare import compare as compare_runs
+from alexnet.report.report import write_report
+from alexnet.run import RunFolder, find, load_model, read_recipe
+from alexnet.search.search import add_images, search_images
+from alexnet.training import train as training
+from alexnet.training.distributed import ProcessGroup, process_group
+from alexnet.training.lr_finder import Curve
+from alexnet.training.lr_finder import draw as draw_lr_curve
+from alexnet.training.lr_finder import find_rate as run_lr_finder
 from alexnet.training.parallel import Parallel
-from alexnet.training.pretrained import settings_of
-from alexnet.training.processes import Group, joined
-from alexnet.use import plans
-from alexnet.use.ablate import ablate as train_plan
-from alexnet.use.compare import compare as compare_runs
-from alexnet.use.explain import Explanation, explain
-from alexnet.use.export import export
-from alexnet.use.features import Features, features, stream_features
-from alexnet.use.given import Images, sources_of
-from alexnet.use.predict import predict
-from alexnet.use.report import write_report
-from alexnet.use.search import add_images, search_images
 
 
 class Run:
@@ -56,8 +55,8 @@ class Run:
         path: the folder.
         labels: names of the classes, in the order of the network's outputs.
         network: the trained network, an `AlexNet`: N 3 H W float32, normalised, in; N x classes logits out. Images of a run
-            with small ones go in as they are, with how often to enlarge them: `network(x, card.preprocessing.enlarge)`.
-        card: what belongs to the weights: variant, labels, preprocessing, temperature.
+            with small ones go in as they are, with how often to enlarge them: `network(x, config.preprocessing.upscale)`.
+        config: what belongs to the weights: variant, labels, preprocessing, temperature.
     """
 
     def __init__(self, path: str | Path, device: str | None = None) -> None:
@@ -73,8 +72,8 @@ class Run:
         """
         self.path = Path(path)
         self._folder = find(self.path)
-        self.network, self.card = load_model(self._folder, choose_device(device))
-        self.labels = self.card.labels
+        self.network, self.config = load_model(self._folder, choose_device(device))
+        self.labels = self.config.labels
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -97,10 +96,10 @@ class Run:
             RunError: the training has not ended, or the file is damaged.
         """
         if not self._folder.summary.exists():
-            raise RunError(f"{self.path} is not finished: alexnet train --resume {quoted(self.path)} goes on with it")
+            raise RunError(f"{self.path} is not finished: alexnet train --resume {shell_quote(self.path)} goes on with it")
         return read_json(self._folder.summary)
 
-    def predict(self, images: Images, top: int = 5) -> list[dict[str, Any]]:
+    def predict(self, images: ImageInput, top: int = 5) -> list[dict[str, Any]]:
         """Return what is on each image, in order.
 
         Args:
@@ -122,7 +121,7 @@ class Run:
         """
         return list(self.stream(images, top))
 
-    def stream(self, images: Images, top: int = 5) -> Iterator[dict[str, Any]]:
+    def stream(self, images: ImageInput, top: int = 5) -> Iterator[dict[str, Any]]:
         """Yield the answers of `predict` as they come, a batch in memory at a time.
 
         Args:
@@ -134,10 +133,10 @@ class Run:
             AlexNetError: `top` is no number, or less than 1.
         """
         _refuse_top(top)
-        sources = sources_of(images)
+        sources = to_sources(images)
         # On a terminal the answers themselves show how far it is, and a bar would be drawn over them.
         shown = sources if sys.stdout.isatty() else track(sources, "Predicting", len(sources))
-        return predict(self.network, self.card, shown, top)
+        return predict(self.network, self.config, shown, top)
 
     def evaluate(self, data: str | Path | None = None, split: str | None = None, views: int = 1) -> Evaluation:
         """Measure the run on a dataset.
@@ -159,19 +158,19 @@ class Run:
         if views not in VIEWS:
             raise AlexNetError(f"views is {views}, but should be 1, 2 or 10")
         dataset, chosen = self.dataset(data, split)
-        card, recipe = self.card, self.recipe
+        config, recipe = self.config, self.recipe
         return evaluate_split(
             self.network,
             dataset,
             chosen,
-            card.preprocessing,
-            precision=card.precision,
+            config.preprocessing,
+            precision=config.precision,
             workers=recipe.data.workers,
-            temperature=card.temperature,
+            temperature=config.temperature,
             view_count=views,
         )
 
-    def explanations(self, images: Images) -> Iterator[tuple[Any, Explanation | ImageError]]:
+    def explanations(self, images: ImageInput) -> Iterator[tuple[Any, Explanation | ImageError]]:
         """Yield each image, as it was given, with the arrays of `Explanation`, or with the reason why it cannot be read.
 
         Args:
@@ -181,11 +180,11 @@ class Run:
             DataError: a name that matches no file.
             AlexNetError: captum is not installed.
         """
-        found = explain(self.network, self.card, sources_of(images))
-        return ((source.content if isinstance(source, Given) else source, answer) for source, answer in found)
+        found = explain(self.network, self.config, to_sources(images))
+        return ((source.content if isinstance(source, InMemoryImage) else source, answer) for source, answer in found)
 
     def explain(
-        self, images: Images, out: str | Path | None = None, arrays: bool = False, overwrite: bool = False
+        self, images: ImageInput, out: str | Path | None = None, arrays: bool = False, overwrite: bool = False
     ) -> Iterator[dict[str, Any]]:
         """Draw for each image why the network says what it says, and yield an answer for each, in order, as they come.
 
@@ -205,12 +204,12 @@ class Run:
             RunError: `out` cannot be written, or holds a file of such a name that is yours and is not to `overwrite`.
             AlexNetError: captum is not installed.
         """
-        from alexnet.use.explain_figure import write_explanations  # with matplotlib, a second that `predict` need not wait
+        from alexnet.explain.figure import write_explanations  # with matplotlib, a second that `predict` need not wait
 
         folder = Path(out) if out is not None else self.path / "explain"
-        return write_explanations(self.network, self.card, sources_of(images), folder, arrays=arrays, overwrite=overwrite)
+        return write_explanations(self.network, self.config, to_sources(images), folder, arrays=arrays, overwrite=overwrite)
 
-    def features(self, images: Images, layers: Sequence[str] = ("fc7",)) -> dict[str, NDArray[np.float32]]:
+    def features(self, images: ImageInput, layers: Sequence[str] = ("fc7",)) -> dict[str, NDArray[np.float32]]:
         """Return what layers give for each image, computed in float32 with dropout off.
 
         `stream_features` is for what does not fit into memory.
@@ -226,10 +225,10 @@ class Run:
             DataError: an image that cannot be read, as all rows after it would be shifted; or none at all.
             VariantError: no such layer.
         """
-        sources = sources_of(images)
-        return features(self.network, self.card, track(sources, "Looking", len(sources)), layers)
+        sources = to_sources(images)
+        return features(self.network, self.config, track(sources, "Looking", len(sources)), layers)
 
-    def stream_features(self, images: Images, layers: Sequence[str] = ("fc7",)) -> Iterator[Features]:
+    def stream_features(self, images: ImageInput, layers: Sequence[str] = ("fc7",)) -> Iterator[Features]:
         """Yield the arrays of `features` batch by batch, with the images' names; those that cannot be read are `errors`.
 
         Args:
@@ -240,8 +239,8 @@ class Run:
             DataError: a name that matches no file.
             VariantError: no such layer.
         """
-        sources = sources_of(images)
-        return stream_features(self.network, self.card, track(sources, "Looking", len(sources)), layers)
+        sources = to_sources(images)
+        return stream_features(self.network, self.config, track(sources, "Looking", len(sources)), layers)
 
     def index(self, folder: str | Path, out: str | Path | None = None, bits: int | None = None) -> dict[str, Any]:
         """Bring an index for `search` up to date with the images in a folder, beside those that it already has.
@@ -264,11 +263,11 @@ class Run:
         """
         if not str(folder):
             raise DataError("the folder's name is empty: name the folder of the images")
-        return add_images(self._search(out), self.network, self.card, Path(folder), bits)
+        return add_images(self._search(out), self.network, self.config, Path(folder), bits)
 
     def search(
         self,
-        images: Images,
+        images: ImageInput,
         top: int = 10,
         *,
         binary: bool = False,
@@ -297,12 +296,12 @@ class Run:
             AlexNetError: faiss is not installed; `top` is no number, or less than 1.
         """
         _refuse_top(top)
-        sources = sources_of(images)
+        sources = to_sources(images)
         if out is not None:
-            refuse(Path(out), overwrite)
-        answers = list(search_images(self._search(index), self.network, self.card, sources, top, binary))
+            refuse_overwrite(Path(out), overwrite)
+        answers = list(search_images(self._search(index), self.network, self.config, sources, top, binary))
         if out is not None:
-            from alexnet.use.sheet import write_sheet  # with matplotlib, a second that `predict` need not wait
+            from alexnet.search.contact_sheet import write_sheet  # with matplotlib, a second that `predict` need not wait
 
             write_sheet(Path(out), sources, answers, overwrite)
         return answers
@@ -333,13 +332,13 @@ class Run:
         """
         name = f"model{'-bare' if bare else ''}{'-int8' if int8 else ''}.onnx"
         place = Path(out) if out is not None else self.path / "export" / name
-        refuse(place, overwrite)
+        refuse_overwrite(place, overwrite)
         try:
             dataset = self.dataset(split="val")[0]
         except AlexNetError as error:
             say(f"the run's dataset is not at hand, made-up images take its place: {error}")
             dataset = None
-        return export(self.network, self.card, dataset, place, bare=bare, int8=int8, overwrite=overwrite)
+        return export(self.network, self.config, dataset, place, bare=bare, int8=int8, overwrite=overwrite)
 
     def serve(self, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None) -> None:
         """Answer `predict` and `explain` over HTTP, until Ctrl-C or SIGTERM; the environment's ALEXNET_API_KEY is asked for.
@@ -354,13 +353,13 @@ class Run:
             Interrupted: always, at the end: what had come was answered.
         """
         try:
-            from alexnet.use.serving.server import serve
+            from alexnet.server.run import serve
         except ImportError as error:
             raise AlexNetError(
                 f"serving lacks a library ({error}): pip install fastapi uvicorn python-multipart captum"
             ) from error
         _use(threads)
-        serve(self._folder, self.network, self.card, host, port)
+        serve(self._folder, self.network, self.config, host, port)
 
     def _search(self, place: str | Path | None) -> Path:
         return self.path / "search" if place is None else Path(place)
@@ -380,17 +379,17 @@ class Run:
         """
         settings = self.recipe.data
         table = open_table(settings.dataset if data is None else data, settings.root, least=2 if data is None else 1)
-        known = {tidy_label(label) for label in self.labels}
-        if unknown := [label for label in table.labels if label not in self.labels and tidy_label(label) not in known]:
-            in_case = next((group for group in differing_in_case([*known, *unknown]) if unknown[0] in group), [])
-            hint = f" (upper and lower case count: {listed(in_case)})" if in_case else ""
+        known = {normalize_label(label) for label in self.labels}
+        if unknown := [label for label in table.labels if label not in self.labels and normalize_label(label) not in known]:
+            in_case = next((group for group in labels_differing_in_case([*known, *unknown]) if unknown[0] in group), [])
+            hint = f" (upper and lower case count: {format_names(in_case)})" if in_case else ""
             raise DataError(
-                f"{table.name} has labels that the run {self.path} does not know: {listed(unknown)}{hint}; "
-                f"it knows {listed(self.labels)}"
+                f"{table.name} has labels that the run {self.path} does not know: {format_names(unknown)}{hint}; "
+                f"it knows {format_names(self.labels)}"
             )
         whole = data is not None and split is None and not table.splits.any()
-        how = self.card.preprocessing
-        dataset = open_dataset(table, how, settings.workers, None if whole else settings, train=data is None)
+        preprocessing = self.config.preprocessing
+        dataset = open_dataset(table, preprocessing, settings.workers, None if whole else settings, train=data is None)
         dataset = replace(dataset, table=dataset.table.relabelled(self.labels))
         if whole:
             return dataset, "all"
@@ -453,15 +452,16 @@ def train(
         AlexNetError: no such device, or what another process said.
     """
     now = time.monotonic() if started is None else started
-    with joined() as group:
+    with process_group() as group:
         chosen = _chosen(data, recipe, weights, {**(settings or {}), **({"train.threads": threads} if threads else {})})
         _use(chosen.train.threads)
         if out is None and group.limit:
             raise AlexNetError("name the run folder with --out, so that training finds it again when torchrun restarts it")
-        folder = Path(group.told(str(out if out is not None else _default_out(chosen))))
-        if group.restarts and group.told(RunFolder(folder).recipe.exists()):
+        folder = Path(group.broadcast(str(out if out is not None else _default_out(chosen))))
+        if group.restarts and group.broadcast(RunFolder(folder).recipe.exists()):
             return _resumed(folder, device, now, group, parallel)
-        return _finished(job.start(chosen, folder, device, now, group, parallel), device, group)
+        training.start(chosen, folder, device, now, group, parallel)
+        return _opened(folder, device, group)
 
 
 def find_rate(
@@ -503,10 +503,10 @@ def find_rate(
     if not run.name or run.name == "..":
         raise RunError(f"cannot draw beside {run}: name a folder that --find-rate's curve is named for, such as runs/a")
     place = run.with_name(f"{run.name}-rate.png")
-    refuse(place, overwrite)
+    refuse_overwrite(place, overwrite)
     _use(threads)
-    curve = sweep_rates(chosen, device)
-    draw_curve(curve, place, overwrite)
+    curve = run_lr_finder(chosen, device)
+    draw_lr_curve(curve, place, overwrite)
     return curve, place
 
 
@@ -527,8 +527,8 @@ def ablate(
 
     Args:
         data: as for `train`; None takes the study's, or the recipe's.
-        study: a name of `alexnet.use.studies.STUDIES`.
-        vary: instead of a study, keys with their values, `["optimizer.rate=0.01,0.001"]`: every combination is trained.
+        study: a name of `alexnet.ablation.studies.STUDIES`.
+        vary: instead of a study, keys with their values, `["optimizer.lr=0.01,0.001"]`: every combination is trained.
         recipe: as for `train`; None takes the study's, or `fast`.
         out: the study's folder; what is not done of the study in it is done. None makes one under `runs/`.
         minutes: for all trainings together, in minutes; None trains each as long as the recipe says.
@@ -554,15 +554,15 @@ def ablate(
     varied = list(vary)
     if study is None and not varied:
         return train_plan(None, Path(out or ""), device)
-    row = None if study is None else plans.find_study(study)
+    row = None if study is None else find_study(study)
     chosen = load_recipe(str(recipe or (row.recipe if row else "fast")))
     dataset = data if data is not None else row.dataset if row else None
     if dataset is not None:
         chosen = chosen.with_settings({"data.dataset": str(dataset)})
     if row is None:
-        plan = plans.plan_variation(varied, chosen, settings or {}, seeds=seeds, minutes=minutes)
+        plan = plan_variation(varied, chosen, settings or {}, seeds=seeds, minutes=minutes)
     else:
-        plan = plans.plan_study(row, chosen, settings or {}, seeds=seeds, minutes=minutes)
+        plan = plan_study(row, chosen, settings or {}, seeds=seeds, minutes=minutes)
     named = chosen.model_copy(update={"name": study or "vary"})
     return train_plan(plan, Path(out) if out is not None else _default_out(named), device)
 
@@ -611,20 +611,20 @@ def resume(
         AlexNetError: no such device, or what another process said.
     """
     now = time.monotonic() if started is None else started
-    with joined() as group:
-        _use(threads or group.told(read_recipe(find(Path(path))).train.threads if group.first else 0))
+    with process_group() as group:
+        _use(threads or group.broadcast(read_recipe(find(Path(path))).train.threads if group.is_main else 0))
         return _resumed(Path(path), device, now, group, parallel)
 
 
-def _resumed(path: Path, device: str | None, started: float, group: Group, parallel: Parallel) -> Run:
+def _resumed(path: Path, device: str | None, started: float, group: ProcessGroup, parallel: Parallel) -> Run:
     folder = RunFolder(path)
-    if group.restarts and group.told(folder.summary.exists() and folder.report.exists()):  # killed when all was done
+    if group.restarts and group.broadcast(folder.summary.exists() and folder.report.exists()):  # killed when all was done
         return _opened(path, device, group)
     over = folder.summary.exists() and folder.metrics.exists() and not folder.report.exists()  # killed at the very end
-    if not group.told(over):
-        return _finished(job.resume(path, device, started, group, parallel), device, group)
-    if group.first:
-        job.tidy(folder)
+    if not group.broadcast(over):
+        training.resume(path, device, started, group, parallel)
+    elif group.is_main:
+        training.tidy(folder)
         Run(path, device).report()
     return _opened(path, device, group)
 
@@ -684,20 +684,14 @@ def _chosen(
     data: str | Path | None, recipe: str | Path, weights: str | Path | None, settings: Mapping[str, Any] | None
 ) -> Recipe:
     """Return the recipe with what is asked for, data first, then what `weights` bring along, then `settings`."""
-    brought = {} if weights is None else settings_of(str(weights))
+    brought = {} if weights is None else settings_from_weights(str(weights))
     changes = {**({} if data is None else {"data.dataset": str(data)}), **brought, **(settings or {})}
     return load_recipe(str(recipe)).with_settings(changes)
 
 
-def _finished(trained: job.Trained, device: str | None, group: Group) -> Run:
-    if group.first:
-        write_report(trained.folder, trained.dataset, trained.split, trained.evaluation)
-    return _opened(trained.folder.path, device, group)
-
-
-def _opened(path: Path, device: str | None, group: Group) -> Run:
+def _opened(path: Path, device: str | None, group: ProcessGroup) -> Run:
     """Return the finished run; processes on a machine that does not have it end here, as there is nothing left to do."""
-    group.agreed(1)  # once the first has written all of it
+    group.broadcast_number(1)  # once the first has written all of it
     if not path.exists():
         raise SystemExit(0)
     return Run(path, device)

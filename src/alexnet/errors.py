@@ -66,12 +66,12 @@ class Interrupted(AlexNetError):
         self.code = code
 
 
-def reason_of(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """Return why something failed: what the system says, where it was the system, else the exception's own words."""
     return getattr(error, "strerror", None) or str(error)
 
 
-def quoted(path: object) -> str:
+def shell_quote(path: object) -> str:
     """Return a path as a shell takes it, for a command to copy."""
     return shlex.quote(str(path))
 
@@ -88,22 +88,22 @@ def printable(text: str) -> str:
     return "".join(char.encode("unicode_escape").decode() if steers(char) else char for char in text)
 
 
-def shortened(text: object, most: int = LONGEST_NAME) -> str:
+def truncate(text: object, most: int = LONGEST_NAME) -> str:
     """Return `text` as a message shows it: without its middle where it is longer than `most` characters."""
     whole = str(text)
     end = (most - 1) // 2
     return whole if len(whole) <= most else f"{whole[: most - 1 - end]}…{whole[-end:]}"
 
 
-def listed(names: Iterable[object], most: int = NAMES_SHOWN) -> str:
+def format_names(names: Iterable[object], most: int = NAMES_SHOWN) -> str:
     """Return `'a', 'b' and 1,298 more` for a message: the first `most` names, each shortened, and how many more there are."""
     names = list(names)
-    shown = ", ".join(repr(shortened(name)) for name in names[:most])
+    shown = ", ".join(repr(truncate(name)) for name in names[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` for the known word closest to `word`, else the list of known words."""
     known = sorted(known)
     close = difflib.get_close_matches(word[:LONGEST_NAME], known, n=1, cutoff=0.6)
-    return f"did you mean {shortened(close[0])!r}?" if close else f"known are: {', '.join(map(shortened, known))}"
+    return f"did you mean {truncate(close[0])!r}?" if close else f"known are: {', '.join(map(truncate, known))}"

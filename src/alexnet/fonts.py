@@ -15,10 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
+from alexnet.files import MADE_BY
 from alexnet.progress import say
 
 PREFERRED = ("noto", "droid", "cjk", "wqy", "arial", "hiragino", "pingfang", "yahei", "gothic")  # in a file's name: sans serif
 SELECTORS = "\ufe0e\ufe0f"  # of emoji in black and white, or in colour
+DOTS_PER_INCH = 110  # of pictures in files of their own
 SHOWN = 10  # characters of a message
 _told: list[str] = []  # what was said of characters that no font has: once is enough
 
@@ -119,3 +121,8 @@ def save(figure: Figure, path: Path, kind: str, **how: object) -> None:
             figure.savefig(path, format=kind, **how)  # type: ignore[arg-type]
     finally:
         log.setLevel(level)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Draw a figure to a PNG file, the same bytes each time on the same fonts."""
+    save(figure, path, "png", dpi=DOTS_PER_INCH, metadata={"Software": MADE_BY})

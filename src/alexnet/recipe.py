@@ -16,17 +16,47 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+)
 
-from alexnet.errors import RecipeError, nearest, reason_of
+from alexnet.errors import RecipeError, error_reason, suggest
+from alexnet.files import local_path
 from alexnet.network.variants import VARIANTS
-from alexnet.paths import local_path
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Proportion = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=8192)]  # pixels; a file that asks for more was made to take all memory
 Channels = tuple[float, float, float]
 Scales = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+# Keys of earlier versions, whose runs still open.
+RENAMED = {
+    "images.stored": "images.cache_size",
+    "images.levels": "images.value_range",
+    "images.deviation": "images.std",
+    "images.mirror": "images.horizontal_flip",
+    "images.enlarge": "images.upscale",
+    "augment.mirror": "augment.horizontal_flip",
+    "augment.flip": "augment.vertical_flip",
+    "augment.alternate": "augment.alternating_flip",
+    "model.whiten": "model.whitening_init",
+    "train.batch": "train.batch_size",
+    "optimizer.rate": "optimizer.lr",
+    "optimizer.rate_factors": "optimizer.lr_scale",
+    "optimizer.muon": "optimizer.muon_lr",
+    "schedule.grow": "schedule.progressive_resize",
+    "schedule.table.rate": "schedule.table.lr",
+    "schedule.table.rate_factors": "schedule.table.lr_scale",
+}
 
 # What belongs to the machine and not to the training: runs that differ in nothing else are trained alike.
 MACHINE_KEYS = ("data.root", "data.workers", "train.threads", "train.tensorboard")
@@ -43,7 +73,7 @@ class Model(Settings):
 
     variant: str = "cifar10"
     weights: str = ""  # start from these: imagenet1k, a file in torchvision's layout, or a run folder
-    whiten: bool = False  # the first layer starts from the principal components of patches of training images
+    whitening_init: bool = False  # the first layer starts from the principal components of patches of training images
     width: PositiveFloat = 1.0
     activation: Literal["relu", "tanh"] | None = None
     norm: Literal["batch", "local", "none"] | None = None
@@ -55,7 +85,7 @@ class Model(Settings):
     @property
     def overrides(self) -> dict[str, Any]:
         """The row's fields that this recipe changes."""
-        return self.model_dump(exclude={"variant", "weights", "whiten", "width"}, exclude_none=True)
+        return self.model_dump(exclude={"variant", "weights", "whitening_init", "width"}, exclude_none=True)
 
 
 class Data(Settings):
@@ -70,25 +100,74 @@ class Data(Settings):
     workers: Count = Field(default_factory=lambda: os.cpu_count() or 1)  # threads that decode and prepare batches
 
 
-class Images(Settings):
-    """`[images]`: from a file to what the network sees, in this order."""
+class Preprocessing(Settings):
+    """`[images]`: from a file to what the network sees, in this order. Kept with the weights, in `model.json`.
 
-    stored: Count | Literal["auto", "full"] = "auto"  # pixels a side in the cache; auto: as the dataset's, at most `input`
-    fit: Literal["crop", "stretch"] = "crop"  # shorter side to `stored` and centre crop, or both sides to `stored`
-    filter: Literal["bicubic", "nearest"] = "bicubic"  # from the file to `stored`
-    reduced_decode: bool = False  # let JPEG decode at 1/2, 1/4, 1/8 scale, where that is still larger than `stored`
-    crop: Count | None = None  # pixels a side that are cut out of the stored image: the centre, but see augment.crop
-    levels: Literal[1, 255] = 1  # pixel values run from 0 to this; mean, deviation and brightness are in its units
+    Sizes are pixels a side; `mean`, `std` and `brightness` are in units of `value_range`. A word in place of a number
+    stands for figures of the dataset, which `resolved` settings have.
+
+    Attributes:
+        mean_image: S S 3 float32, grey levels 0 to 255, S = `side`, where `mean` names one; it lies beside the weights.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    cache_size: Side | Literal["auto", "full"] = "auto"  # of an image in the cache; auto: the dataset's, at most `input`
+    fit: Literal["crop", "stretch"] = "crop"  # shorter side to `cache_size` and centre crop, or both sides to `cache_size`
+    filter: Literal["bicubic", "nearest"] = "bicubic"  # from the file to `cache_size`
+    reduced_decode: bool = False  # let JPEG decode at 1/2, 1/4, 1/8 scale, where that is still larger than `cache_size`
+    crop: Side | None = None  # cut out of the cached image: the centre, but see augment.crop
+    value_range: Literal[1, 255] = 1  # the value of white; black is 0
     mean: float | Channels | Literal["channels", "one", "image", "image-centre", "each"] = "channels"
-    deviation: PositiveFloat | Scales | Literal["channels", "one", "each"] = "channels"
-    mirror: bool = False  # turn every image left to right, validation and prediction too
-    brightness: float = 0.0  # added to every image, validation and prediction too
-    input: Count = 227  # pixels a side at the network
-    resize: Literal["nearest", "bilinear"] = "bilinear"  # from the crop, or the stored image, to `input`
+    std: PositiveFloat | Scales | Literal["channels", "one", "each"] = "channels"
+    horizontal_flip: bool = False  # of every image, in validation and prediction too
+    brightness: float = 0.0  # added to every image, in validation and prediction too
+    input: Side = 227  # at the network
+    resize: Literal["nearest", "bilinear"] = "bilinear"  # from the crop, or the cached image, to `input`
     antialias: bool = True  # where `resize` makes smaller
-    # Resize to input / enlarge instead, and make every pixel a block of enlarge x enlarge. Where that is the first layer's
-    # stride and it has no padding, it costs nothing (network/fused.py). auto: 4 for images no larger than input / 4, else 1.
-    enlarge: Count | Literal["auto"] = 1
+    # Resize to input / upscale instead, and make every pixel a block of upscale x upscale. Where that is the first layer's
+    # stride and it has no padding, it costs nothing (network/fast/fuse.py). auto: 4 for images no larger than input / 4, or 1.
+    upscale: Side | Literal["auto"] = 1
+    mean_image: Any = Field(default=None, exclude=True, repr=False)
+
+    @field_validator("mean_image")
+    @classmethod
+    def _is_array(cls, value: Any) -> Any:
+        if value is not None and not hasattr(value, "shape"):
+            raise ValueError("left out: it is measured")
+        return value
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of an image as batches hold it."""
+        if self.cache_size == "full":
+            return self.input
+        assert isinstance(self.cache_size, int)  # resolved
+        return self.cache_size
+
+    @property
+    def resized(self) -> int:
+        """Pixels a side before they are upscaled."""
+        return self.input // self.scale_factor
+
+    @property
+    def scale_factor(self) -> int:
+        """`upscale`, resolved: what the network takes beside its input."""
+        assert isinstance(self.upscale, int)
+        return self.upscale
+
+    def decode_options(self) -> dict[str, Any]:
+        """Return the settings of `data.decode.stored_pixels`."""
+        return self.model_dump(include={"cache_size", "fit", "filter", "reduced_decode"})
+
+    def resolved(self, mean_image: Any = None) -> Preprocessing:
+        """Return a copy with three numbers for one; words for figures that nobody has measured become mean 0 and std 1."""
+        changes: dict[str, Any] = {"mean_image": mean_image}
+        for name, neutral in (("mean", 0.0), ("std", 1.0)):
+            value = getattr(self, name)
+            value = neutral if value in ("channels", "one") else value
+            changes[name] = (value,) * 3 if isinstance(value, float) else value
+        return self.model_copy(update=changes)
 
 
 class Augment(Settings):
@@ -96,10 +175,12 @@ class Augment(Settings):
 
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # up to this share of the side, each way; the border is reflected
     crop: bool = False  # images.crop from anywhere, instead of the centre
-    mirror: bool | Literal["auto"] = "auto"  # half of the images; auto: unless the dataset says that left and right matter
-    alternate: bool = False  # mirror each image every other epoch, instead of by chance
-    flip: bool = False  # half of the images, top to bottom
-    together: Count = 1  # images in a row that get the same crop and mirror
+    horizontal_flip: bool | Literal["auto"] = (
+        "auto"  # half of the images; auto: unless the dataset says that left and right matter
+    )
+    alternating_flip: bool = False  # flip each image left to right every other epoch, instead of by chance
+    vertical_flip: bool = False  # half of the images, top to bottom
+    together: Count = 1  # images in a row that get the same crop and horizontal flip
     # One affine map about the centre, as Keras' ImageDataGenerator: edge pixels are repeated outside.
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, each way
     translation: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the side, each way
@@ -116,8 +197,8 @@ class Train(Settings):
     epochs: Count = 30
     max_images: NonNegativeInt = 0  # a large dataset takes fewer epochs, so that no more are drawn; 0: no limit
     minutes: PositiveFloat | None = None  # if set, training ends then, however many epochs that makes
-    batch: Annotated[int, Field(ge=2)] | Literal["auto"] = 128  # auto: a 20th of the training images, 32 to 256
-    last_batch: Literal["even", "short", "drop"] = "even"  # even: all batches alike, none larger than `batch`
+    batch_size: Annotated[int, Field(ge=2)] | Literal["auto"] = 128  # auto: a 20th of the training images, 32 to 256
+    last_batch: Literal["even", "short", "drop"] = "even"  # even: all batches alike, none larger than `batch_size`
     seed: NonNegativeInt = 0
     keep: Literal["best", "last"] = "best"
     loss: Literal["cross-entropy", "binary"] = "cross-entropy"
@@ -135,15 +216,15 @@ class Optimizer(Settings):
     """`[optimizer]`: stochastic gradient descent (the formulas are in training/optimizer.py)."""
 
     form: Literal["pytorch", "keras", "2012"] = "pytorch"
-    rate: PositiveFloat = 0.01  # at the start, or at the peak of one cycle
+    lr: PositiveFloat = 0.01  # at the start, or at the peak of one cycle
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: NonNegativeFloat = 5e-4
     decays: Literal["weights", "all"] = "weights"  # all: biases, and the norms' scales and shifts too
     # By layer ({fc6 = 0.1}), for all biases ({bias = 2}), or for one of them ({"conv1.weight" = 0.1}); what matches multiplies.
-    rate_factors: dict[str, NonNegativeFloat] = {}
-    # Convolutions move by orthogonalised momentum (Muon) at this rate, which follows `rate`'s schedule; 0: as all others do.
-    muon: NonNegativeFloat = 0.0
+    lr_scale: dict[str, NonNegativeFloat] = {}
+    # Convolutions move by orthogonalised momentum (Muon) at this rate, which follows `lr`'s schedule; 0: as all others do.
+    muon_lr: NonNegativeFloat = 0.0
     muon_momentum: Fraction = 0.6
     frozen: str | None = None  # the last of the layers that keep their first weights and statistics, such as "pool5"
 
@@ -152,8 +233,8 @@ class Change(Settings):
     """A row of the epoch table: from `epoch` on these hold; what is left out stays as it was."""
 
     epoch: Count
-    rate: PositiveFloat | None = None
-    rate_factors: dict[str, NonNegativeFloat] = {}  # as optimizer.rate_factors; 0 freezes
+    lr: PositiveFloat | None = None
+    lr_scale: dict[str, NonNegativeFloat] = {}  # as optimizer.lr_scale; 0 freezes
     colour_noise: NonNegativeFloat | None = None
 
 
@@ -175,7 +256,7 @@ class Schedule(Settings):
     floor: NonNegativeFloat = 0.0
     table: tuple[Change, ...] = ()
     # Smaller inputs first: rows of (until this share of the training, this share of images.input); then images.input.
-    grow: tuple[tuple[Share, Share], ...] = ()
+    progressive_resize: tuple[tuple[Proportion, Proportion], ...] = ()
 
 
 class Stop(Settings):
@@ -195,7 +276,7 @@ class Recipe(Settings):
     name: str = ""
     model: Model = Model()
     data: Data = Data()
-    images: Images = Images()
+    images: Preprocessing = Preprocessing()
     augment: Augment = Augment()
     train: Train = Train()
     optimizer: Optimizer = Optimizer()
@@ -227,7 +308,7 @@ class Recipe(Settings):
 
     def scaled_rates(self, scale: float) -> dict[str, float]:
         """Return the keys, with their values, that make all rates `scale` times as high; the factors of layers stay."""
-        rates = {"optimizer.rate": self.optimizer.rate, "optimizer.muon": self.optimizer.muon}
+        rates = {"optimizer.lr": self.optimizer.lr, "optimizer.muon_lr": self.optimizer.muon_lr}
         return {key: float(f"{rate * scale:.3g}") for key, rate in rates.items() if rate}
 
 
@@ -257,8 +338,8 @@ def read_text(name: str) -> str:
         return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         if name.endswith(".toml"):
-            raise RecipeError(f"cannot read the recipe {name}: {reason_of(error)}") from error
-        raise RecipeError(f"no recipe {name!r}: {nearest(name, names())} (a file of your own ends in .toml)") from error
+            raise RecipeError(f"cannot read the recipe {name}: {error_reason(error)}") from error
+        raise RecipeError(f"no recipe {name!r}: {suggest(name, names())} (a file of your own ends in .toml)") from error
 
 
 def load(name: str) -> Recipe:
@@ -316,7 +397,7 @@ def parse(tree: Mapping[str, Any], origin: str) -> Recipe:
     except ValidationError as error:
         # The first error is enough: the next shows once it is mended. A union's branches add their type's name to the path.
         first = error.errors()[0]
-        depth = {"schedule.table": 5, "optimizer.rate_factors": 3}.get(".".join(map(str, first["loc"][:2])), 2)
+        depth = {"schedule.table": 5, "optimizer.lr_scale": 3}.get(".".join(map(str, first["loc"][:2])), 2)
         place = first["loc"][:depth]
         key = ".".join(map(str, place))
         if first["type"] == "extra_forbidden":
@@ -326,7 +407,7 @@ def parse(tree: Mapping[str, Any], origin: str) -> Recipe:
         wanted = " or ".join(dict.fromkeys(words))
         raise RecipeError(f"{origin}: {key} is {first['input']!r}, but should be {wanted}") from error
     if recipe.model.variant not in VARIANTS:
-        raise RecipeError(f"{origin}: model.variant is {recipe.model.variant!r}: {nearest(recipe.model.variant, VARIANTS)}")
+        raise RecipeError(f"{origin}: model.variant is {recipe.model.variant!r}: {suggest(recipe.model.variant, VARIANTS)}")
     if conflict := _conflict(recipe):
         raise RecipeError(f"{origin}: {conflict}")
     return recipe
@@ -335,26 +416,29 @@ def parse(tree: Mapping[str, Any], origin: str) -> Recipe:
 def _conflict(recipe: Recipe) -> str:
     """Return what contradicts itself in a recipe whose keys are right one by one; empty if nothing does."""
     images, augment, schedule, pattern = recipe.images, recipe.augment, recipe.schedule, recipe.train.save_epochs
-    if (images.mean == "each") != (images.deviation == "each"):
-        return f"images.mean is {images.mean!r} and images.deviation {images.deviation!r}: 'each' goes with 'each'"
+    if (images.mean == "each") != (images.std == "each"):
+        return f"images.mean is {images.mean!r} and images.std {images.std!r}: 'each' goes with 'each'"
     if augment.crop and images.crop is None:
         return "augment.crop is true, but images.crop says no size to cut out"
     noises = (augment.colour_noise, *(row.colour_noise for row in schedule.table))
     if images.mean == "each" and any(noises):
         return f"augment.colour_noise is {max(filter(None, noises))}, but images.mean 'each' leaves colours no common scale"
-    if images.crop is not None and isinstance(images.stored, int) and images.crop > images.stored:
-        return f"images.crop is {images.crop}, but images are stored at {images.stored}"
-    if images.crop is not None and images.stored == "full" and images.crop > images.input:
+    if images.crop is not None and isinstance(images.cache_size, int) and images.crop > images.cache_size:
+        return f"images.crop is {images.crop}, but images are stored at {images.cache_size}"
+    if images.crop is not None and images.cache_size == "full" and images.crop > images.input:
         return f"images.crop is {images.crop}, but full images are scaled to images.input, {images.input}, before"
     if augment.zoom[0] > augment.zoom[1]:
         return f"augment.zoom is {list(augment.zoom)}, but the smaller factor comes first"
-    if images.enlarge not in ("auto", 1) and images.stored == "full":
-        return f"images.enlarge is {images.enlarge}, but full images are scaled to images.input before"
-    if augment.alternate and augment.together > 1:
-        return f"augment.alternate is true, but augment.together is {augment.together}: images in a row are mirrored together"
-    if isinstance(images.enlarge, int) and images.input % images.enlarge:
-        return f"images.input is {images.input}, which is no multiple of images.enlarge, {images.enlarge}"
-    if schedule.kind != "constant" and any(row.rate is not None for row in schedule.table):
+    if images.upscale not in ("auto", 1) and images.cache_size == "full":
+        return f"images.upscale is {images.upscale}, but full images are scaled to images.input before"
+    if augment.alternating_flip and augment.together > 1:
+        return (
+            "augment.alternating_flip is true, but "
+            f"augment.together is {augment.together}: images in a row are flipped together"
+        )
+    if isinstance(images.upscale, int) and images.input % images.upscale:
+        return f"images.input is {images.input}, which is no multiple of images.upscale, {images.upscale}"
+    if schedule.kind != "constant" and any(row.lr is not None for row in schedule.table):
         return f"schedule.table sets rates, but schedule.kind is {schedule.kind!r}, not 'constant'"
     if pattern and not re.fullmatch(r"[\w.-]*\{epoch(:0?\d+d)?\}[\w.-]*", pattern):
         return f"train.save_epochs is {pattern!r}, but should be a file's name with a place for the epoch: cp-{{epoch:04d}}"
@@ -363,7 +447,22 @@ def _conflict(recipe: Recipe) -> str:
     return ""
 
 
+def renamed(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return a recipe's TOML with the keys of earlier versions as they are called now."""
+    found = {}
+    for key, value in tree.items():
+        here = f"{path}{key}"
+        if here == "schedule.table":
+            value = [renamed(row, "schedule.table.") for row in value]
+        elif isinstance(value, dict) and not path:
+            value = renamed(value, f"{here}.")
+        found[RENAMED[here].rpartition(".")[2] if here in RENAMED else key] = value
+    return found
+
+
 def _nearest_key(key: str) -> str:
+    if name := RENAMED.get(re.sub(r"\.\d+\.", ".", key)):
+        return f"it is called {name!r} now"
     if key.startswith("schedule.table."):
-        return nearest(key.rpartition(".")[2], Change.model_fields)
-    return nearest(key, (known for known in flat(Recipe().model_dump()) if known != "name"))
+        return suggest(key.rpartition(".")[2], Change.model_fields)
+    return suggest(key, (known for known in flat(Recipe().model_dump()) if known != "name"))

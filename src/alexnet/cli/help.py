@@ -44,7 +44,7 @@ class Command(TyperCommand):
         _write_examples(self.epilog, formatter)
 
 
-class Group(TyperGroup):
+class ProcessGroup(TyperGroup):
     """Commands, sorted by panel; its text may end in `Examples:`, too."""
 
     def __init__(self, *args: Any, **named: Any) -> None:

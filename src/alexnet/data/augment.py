@@ -12,36 +12,36 @@ import math
 import torch
 from torch import Tensor
 
-from alexnet.data.images import Preprocessing, begin, finish
-from alexnet.recipe import Augment
+from alexnet.data.preprocessing import normalize, standardize
+from alexnet.recipe import Augment, Preprocessing
 
 # What each of an image's draws, from 0 up to 1, decides.
 DRAWS = (
-    *("shift_down", "shift_right", "mirror", "flip", "crop_down", "crop_right"),
+    *("shift_down", "shift_right", "horizontal_flip", "vertical_flip", "crop_down", "crop_right"),
     *("rotation", "translation_down", "translation_right", "shear", "zoom_down", "zoom_right"),
     *("red", "green", "blue"),
 )
-SHARED = [DRAWS.index(name) for name in ("mirror", "crop_down", "crop_right")]  # by `augment.together` images in a row
+SHARED = [DRAWS.index(name) for name in ("horizontal_flip", "crop_down", "crop_right")]  # by `augment.together` images in a row
 
 
-def training_input(images: Tensor, draws: Tensor, how: Preprocessing, changes: Augment) -> Tensor:
+def training_input(images: Tensor, draws: Tensor, preprocessing: Preprocessing, changes: Augment) -> Tensor:
     """Make a batch the network's input, changed at random.
 
     Args:
         images: N S S 3, uint8 or float32, as the loader gives them.
         draws: N x len(`DRAWS`) float32, from 0 up to 1.
-        how: the preprocessing that validation and prediction have too.
-        changes: the random changes; `mirror` and `colour_axes` are resolved.
+        preprocessing: that of validation and prediction.
+        changes: the random changes; `horizontal_flip` and `colour_axes` are resolved.
 
     Returns:
         N 3 I I float32, channels last in memory.
     """
     chance = dict(zip(DRAWS, draws.unbind(1), strict=True))
-    x = begin(images, how)
+    x = standardize(images, preprocessing)
     x = _affine(x, chance, changes)
-    x = _pick(x, chance, changes, how.crop)
-    x = finish(x, how)
-    return _colour(x, draws[:, -3:], changes, how) if changes.colour_noise else x
+    x = _pick(x, chance, changes, preprocessing.crop)
+    x = normalize(x, preprocessing)
+    return _colour(x, draws[:, -3:], changes, preprocessing) if changes.colour_noise else x
 
 
 def affine(
@@ -112,14 +112,14 @@ def _pick(images: Tensor, chance: dict[str, Tensor], changes: Augment, crop: int
     """Shift, crop, mirror and flip: all at once, as each pixel of the result is one of the image's."""
     side = images.shape[1]
     reach = round(side * changes.shift)
-    if not reach and crop is None and changes.mirror is not True and not changes.flip:
+    if not reach and crop is None and changes.horizontal_flip is not True and not changes.vertical_flip:
         return images
     rows = _positions(side, reach, chance["shift_down"], crop, chance["crop_down"] if changes.crop else None)
     columns = _positions(side, reach, chance["shift_right"], crop, chance["crop_right"] if changes.crop else None)
-    if changes.mirror is True:
-        columns = torch.where((chance["mirror"] < 0.5)[:, None], columns.flip(1), columns)
-    if changes.flip:
-        rows = torch.where((chance["flip"] < 0.5)[:, None], rows.flip(1), rows)
+    if changes.horizontal_flip is True:
+        columns = torch.where((chance["horizontal_flip"] < 0.5)[:, None], columns.flip(1), columns)
+    if changes.vertical_flip:
+        rows = torch.where((chance["vertical_flip"] < 0.5)[:, None], rows.flip(1), rows)
     image = torch.arange(len(images), device=images.device)[:, None, None]
     at = (image * side + rows[:, :, None]) * side + columns[:, None, :]
     return images.reshape(-1, 3).index_select(0, at.flatten()).view(*at.shape, 3)  # three times as fast as images[...]
@@ -142,14 +142,14 @@ def _choose(draw: Tensor, count: int) -> Tensor:
     return (draw * count).floor().clamp_max(count - 1)
 
 
-def _colour(images: Tensor, draws: Tensor, changes: Augment, how: Preprocessing) -> Tensor:
+def _colour(images: Tensor, draws: Tensor, changes: Augment, preprocessing: Preprocessing) -> Tensor:
     """Add noise along the principal components of RGB, one draw an image (paper, section 4.1; 2012 source, convdata_jpeg.py).
 
     `colour_axes` are those of pixel values from 0 to 1. The draws become normal numbers.
     """
-    axes = torch.tensor(changes.colour_axes, device=images.device) * how.levels
-    if not isinstance(how.deviation, str):
-        axes = axes / torch.tensor(how.deviation, device=images.device)
+    axes = torch.tensor(changes.colour_axes, device=images.device) * preprocessing.value_range
+    if not isinstance(preprocessing.std, str):
+        axes = axes / torch.tensor(preprocessing.std, device=images.device)
     normal = torch.special.ndtri(draws.cpu().double().clamp(1e-6, 1 - 1e-6)).float().to(images.device)
     noisy: Tensor = images + (normal * changes.colour_noise @ axes)[:, :, None, None]
     return noisy / (1 + changes.colour_noise) if changes.colour_shrink else noisy

@@ -34,7 +34,7 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
+class SplitImages:
     """The images of one split: `rows` of the cached `pixels` and their `targets`, one a row."""
 
     pixels: Pixels
@@ -44,9 +44,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def cut(self, part: slice) -> Images:
+    def cut(self, part: slice) -> SplitImages:
         """Return those at the positions of `part`."""
-        return Images(self.pixels, self.rows[part], self.targets[part])
+        return SplitImages(self.pixels, self.rows[part], self.targets[part])
 
     def take(self, order: NDArray[np.int64], draws: NDArray[np.float32] | None = None) -> Batch:
         """Return the images at the positions `order` as a batch."""
@@ -54,7 +54,7 @@ class Images:
         return Batch(images, torch.from_numpy(self.targets[order]), None if draws is None else torch.from_numpy(draws))
 
 
-def batch_cuts(count: int, size: int, last: Literal["even", "short", "drop"] = "even") -> list[tuple[int, int]]:
+def batch_bounds(count: int, size: int, last: Literal["even", "short", "drop"] = "even") -> list[tuple[int, int]]:
     """Cut `count` images into batches of at most `size`: (start, end) of each.
 
     `even`: the fewest, as even as can be, so that no image is dropped and no short last batch upsets batch normalisation.
@@ -68,26 +68,26 @@ def batch_cuts(count: int, size: int, last: Literal["even", "short", "drop"] = "
     return list(pairwise(edges))
 
 
-def epoch_cuts(count: int, train: Train) -> list[tuple[int, int]]:
+def epoch_bounds(count: int, train: Train) -> list[tuple[int, int]]:
     """Cut an epoch of `count` images into batches, as a resolved recipe says.
 
     Raises:
         RecipeError: no batch is left.
     """
-    assert isinstance(train.batch, int)  # resolved
-    cuts = batch_cuts(count, train.batch, train.last_batch)
+    assert isinstance(train.batch_size, int)  # resolved
+    cuts = batch_bounds(count, train.batch_size, train.last_batch)
     if not cuts:
-        raise RecipeError(f"train.batch is {train.batch}, but {count} images train, and short ones drop")
+        raise RecipeError(f"train.batch_size is {train.batch_size}, but {count} images train, and short ones drop")
     return cuts
 
 
-def share(cuts: Sequence[tuple[int, int]], rank: int, world: int) -> list[tuple[int, int]]:
+def shard_bounds(cuts: Sequence[tuple[int, int]], rank: int, world: int) -> list[tuple[int, int]]:
     """Return the part of each batch that process `rank` of `world` takes; together they take all, as evenly as can be."""
     return [(start + (end - start) * rank // world, start + (end - start) * (rank + 1) // world) for start, end in cuts]
 
 
 def epoch_batches(
-    images: Images,
+    images: SplitImages,
     cuts: Sequence[tuple[int, int]],
     seed: int,
     epoch: int,
@@ -96,7 +96,7 @@ def epoch_batches(
     together: int = 1,
     alternate: bool = False,
 ) -> Iterator[Batch]:
-    """Yield the shuffled batches of an epoch, cut as `batch_cuts` does, from batch `start` on.
+    """Yield the shuffled batches of an epoch, cut as `batch_bounds` does, from batch `start` on.
 
     `together` images in a row share the draws of their crop and mirror (2012 source, convdata_jpeg.py, `crop_chunk`). With
     `alternate`, an image that is mirrored in one epoch is not in the next.
@@ -108,17 +108,17 @@ def epoch_batches(
     draws[:, SHARED] = draws[first][:, SHARED]
     if alternate:
         once = np.random.default_rng(seed).random(len(images), dtype=np.float32)  # by image, whatever the epoch
-        draws[:, DRAWS.index("mirror")] = (once[order] + epoch / 2) % 1
+        draws[:, DRAWS.index("horizontal_flip")] = (once[order] + epoch / 2) % 1
     yield from _ahead(images, [(order[a:b], draws[a:b]) for a, b in cuts[start:]], workers)
 
 
-def ordered_batches(images: Images, size: int, workers: int = 1) -> Iterator[Batch]:
+def ordered_batches(images: SplitImages, size: int, workers: int = 1) -> Iterator[Batch]:
     """Yield all images once, in their order."""
-    yield from _ahead(images, [(np.arange(a, b), None) for a, b in batch_cuts(len(images), size)], workers)
+    yield from _ahead(images, [(np.arange(a, b), None) for a, b in batch_bounds(len(images), size)], workers)
 
 
 def _ahead(
-    images: Images, cuts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32] | None]], workers: int
+    images: SplitImages, cuts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32] | None]], workers: int
 ) -> Iterator[Batch]:
     """Yield a batch for each cut, in order, with a few prepared ahead by `workers` threads."""
     waiting: deque[Future[Batch]] = deque()

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from alexnet.data.download import MB, Source, get
 from alexnet.data.table import Table
-from alexnet.errors import DataError, nearest, reason_of
-from alexnet.paths import expanded
+from alexnet.errors import DataError, error_reason, suggest
+from alexnet.files import expanded
 from alexnet.progress import track
 
 NAMES: tuple[str, ...] = ("digits", "cifar10", "fashion-mnist")
@@ -69,14 +69,14 @@ def load(name: str, data_root: Path | None) -> Table:
         DataError: unknown name; a file that is damaged or not the official one; a download or a folder that failed.
     """
     if name not in NAMES:
-        raise DataError(f"no built-in dataset {name!r}; {nearest(name, NAMES)}")
+        raise DataError(f"no built-in dataset {name!r}; {suggest(name, NAMES)}")
     if name == "digits":
         return _digits()
     root = data_root or default_root()
     try:
         return _cifar10(root) if name == "cifar10" else _fashion_mnist(root)
     except OSError as error:
-        reason = f"cannot use {error.filename or root}: {reason_of(error)}"
+        reason = f"cannot use {error.filename or root}: {error_reason(error)}"
         raise DataError(f"{reason}; name another folder with --data-root or ALEXNET_DATA") from error
 
 

@@ -23,13 +23,13 @@ import pooch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from alexnet.data.images import PixelArray, Preprocessing, fitted
+from alexnet.data.decode_pool import Answer, decoded
+from alexnet.data.preprocessing import PixelArray, fit_image
 from alexnet.data.table import Skipped, Table
-from alexnet.data.workers import Answer, decoded
-from alexnet.errors import DataError, ImageError, reason_of, shortened
-from alexnet.paths import expanded
+from alexnet.errors import DataError, ImageError, error_reason, truncate
+from alexnet.files import expanded, remove_leftovers, rename, temporary_name
 from alexnet.progress import track
-from alexnet.temporary import beside, clear
+from alexnet.recipe import Preprocessing
 
 IN_FLIGHT = 64_000_000  # bytes of images that are decoded ahead, about
 PIECE = 1 << 24  # bytes read at a time
@@ -41,7 +41,7 @@ class Pixels:
 
     memory: NDArray[np.uint8]
     shapes: NDArray[np.int64]
-    how: Preprocessing
+    preprocessing: Preprocessing
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -57,11 +57,11 @@ class Pixels:
         return image
 
     def take(self, rows: NDArray[np.int64]) -> PixelArray:
-        """Return images as batches hold them: N S S 3 (S = `how.side`), uint8, or float32 where full images are resized."""
-        if self.how.stored == "full":
-            full: NDArray[np.float32] = np.stack([fitted(self.stored(row), self.how) for row in rows])
+        """Return images as batches hold them: N S S 3, S = `side`, uint8, or float32 where full images are resized."""
+        if self.preprocessing.cache_size == "full":
+            full: NDArray[np.float32] = np.stack([fit_image(self.stored(row), self.preprocessing) for row in rows])
             return full
-        side = self.how.stored
+        side = self.preprocessing.side
         images: NDArray[np.uint8] = self.memory.reshape(-1, side, side, 3)[rows]
         return images
 
@@ -91,36 +91,36 @@ def cache_folder() -> Path:
     return expanded(os.environ.get("ALEXNET_CACHE") or Path(pooch.os_cache("alexnet")) / "images")
 
 
-def open_cache(table: Table, how: Preprocessing, workers: int) -> Cache:
+def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cache:
     """Return the cache of `table`, made first where there is none; `workers` threads decode.
 
     Raises:
         DataError: no image is readable, or the disk is full or not writable.
     """
-    settings = how.model_dump_json(include={"stored", "fit", "filter", "reduced_decode"})
+    settings = preprocessing.model_dump_json(include={"cache_size", "fit", "filter", "reduced_decode"})
     place = str(table.root or "memory")
     folder = cache_folder() / f"{table.name}-{_digest(place, table.name, settings)[:12]}"
     key = _key(table, settings)
     index, data = folder / f"{key}.json", folder / f"{key}.u8"
     try:
-        if (found := _read(table, how, index, data)) is None:
-            _make(table, how, workers, index, data)
-            found = _read(table, how, index, data)
+        if (found := _read(table, preprocessing, index, data)) is None:
+            _make(table, preprocessing, workers, index, data)
+            found = _read(table, preprocessing, index, data)
         _remove_others(index)
         if found is None:
             raise OSError(f"{data.name} is not what was written")
     except OSError as error:
         raise DataError(
-            f"cannot keep decoded images in {folder}: {reason_of(error)}; "
+            f"cannot keep decoded images in {folder}: {error_reason(error)}; "
             "make room there, or name another folder in the environment variable ALEXNET_CACHE"
         ) from error
     if not len(found.rows):
         first = found.skipped[0] if found.skipped else Skipped("", "there are none")
-        raise DataError(f"{table.name} has no readable image; the first, {shortened(first.image)}: {first.reason}")
+        raise DataError(f"{table.name} has no readable image; the first, {truncate(first.image)}: {first.reason}")
     return found
 
 
-def _read(table: Table, how: Preprocessing, index: Path, data: Path) -> Cache | None:
+def _read(table: Table, preprocessing: Preprocessing, index: Path, data: Path) -> Cache | None:
     """Return a cache that is whole, to its last bit; None where there is none, and it is to be made anew.
 
     Raises:
@@ -138,12 +138,12 @@ def _read(table: Table, how: Preprocessing, index: Path, data: Path) -> Cache | 
     in_order = len(rows) == len(shapes) and (np.diff(rows, prepend=-1) > 0).all() and (rows < len(table)).all()
     if not in_order or (shapes < 1).any() or size != data.stat().st_size:
         return None
-    if how.stored != "full" and (shapes != how.stored).any():
+    if preprocessing.cache_size != "full" and (shapes != preprocessing.cache_size).any():
         return None
     if _file_digest(data, f"Checking {table.name}") != listing.sha256:
         return None
     memory = np.memmap(data, dtype=np.uint8, mode="r") if size else np.empty(0, dtype=np.uint8)
-    return Cache(Pixels(memory, shapes, how), rows, tuple(listing.skipped), listing.sha256)
+    return Cache(Pixels(memory, shapes, preprocessing), rows, tuple(listing.skipped), listing.sha256)
 
 
 def _file_digest(path: Path, text: str) -> str:
@@ -155,9 +155,9 @@ def _file_digest(path: Path, text: str) -> str:
     return digest.hexdigest()
 
 
-def _make(table: Table, how: Preprocessing, workers: int, index: Path, data: Path) -> None:
+def _make(table: Table, preprocessing: Preprocessing, workers: int, index: Path, data: Path) -> None:
     index.parent.mkdir(parents=True, exist_ok=True)
-    needed = len(table) * _typical_bytes(table, how, workers)
+    needed = len(table) * _typical_bytes(table, preprocessing, workers)
     free = shutil.disk_usage(index.parent).free
     if needed > free:
         raise OSError(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
@@ -165,10 +165,10 @@ def _make(table: Table, how: Preprocessing, workers: int, index: Path, data: Pat
     shapes: list[tuple[int, ...]] = []
     skipped: list[Skipped] = []
     digest = hashlib.sha256()
-    part = beside(data)
+    part = temporary_name(data)
     try:
         with part.open("wb") as file:
-            decoded = track(_decode_all(table, how, workers), f"Decoding {table.name}", len(table))
+            decoded = track(_decode_all(table, preprocessing, workers), f"Decoding {table.name}", len(table))
             for row, image in enumerate(decoded):
                 if isinstance(image, str):
                     skipped.append(Skipped(table.images[row], image))
@@ -179,26 +179,26 @@ def _make(table: Table, how: Preprocessing, workers: int, index: Path, data: Pat
                     digest.update(np.ascontiguousarray(image).data)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(data)
+        rename(part, data)
     finally:
         part.unlink(missing_ok=True)
-    listing = beside(index)
+    listing = temporary_name(index)
     content = {"rows": rows, "shapes": shapes, "skipped": skipped, "sha256": digest.hexdigest()}
     listing.write_text(json.dumps(content), encoding="utf-8")
-    listing.replace(index)
+    rename(listing, index)
 
 
-def _decode_all(table: Table, how: Preprocessing, workers: int) -> Iterator[NDArray[np.uint8] | str]:
+def _decode_all(table: Table, preprocessing: Preprocessing, workers: int) -> Iterator[NDArray[np.uint8] | str]:
     """Yield each image in order, or the reason why there is none."""
-    ahead = 0 if how.stored == "full" else min(256, IN_FLIGHT // (how.stored**2 * 3))
-    for _, answer in decoded("pixels", table.sources(), workers, ahead, **how.storing()):
+    ahead = 0 if preprocessing.cache_size == "full" else min(256, IN_FLIGHT // (preprocessing.side**2 * 3))
+    for _, answer in decoded("pixels", table.sources(), workers, ahead, **preprocessing.decode_options()):
         yield str(answer) if isinstance(answer, ImageError) else answer.pixels
 
 
-def _typical_bytes(table: Table, how: Preprocessing, workers: int) -> int:
+def _typical_bytes(table: Table, preprocessing: Preprocessing, workers: int) -> int:
     """Return what an image takes in the cache; where full images are kept, by the headers of some of them."""
-    if how.stored != "full":
-        return how.stored**2 * 3
+    if preprocessing.cache_size != "full":
+        return preprocessing.side**2 * 3
     return round(3 * np.mean([width * height for width, height in header_sizes(table, workers)] or [0]))
 
 
@@ -226,7 +226,7 @@ def _key(table: Table, settings: str) -> str:
 
 def _remove_others(index: Path) -> None:
     """Remove older caches of this folder, and what killed processes have left."""
-    clear(index.parent)
+    remove_leftovers(index.parent)
     for file in index.parent.iterdir():
         if file.suffix != ".part" and not file.name.startswith(index.stem):
             with suppress(PermissionError):  # another user's, or on Windows mapped by another process

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.dataset import Dataset
-from alexnet.data.labels import differing_in_case
+from alexnet.data.decode_pool import decoded
+from alexnet.data.decode_worker import THUMBNAIL
+from alexnet.data.labels import labels_differing_in_case
 from alexnet.data.table import SPLITS, Table
-from alexnet.data.worker import THUMBNAIL
-from alexnet.data.workers import decoded
-from alexnet.errors import ImageError, listed, shortened
+from alexnet.errors import ImageError, format_names, truncate
 from alexnet.progress import track
 
 # Kinds of problems, in the order they are told, with what to do about each.
@@ -181,7 +181,7 @@ def _duplicates(table: Table, rows: list[int], first: list[int]) -> Iterator[Pro
 
 def _pair(table: Table, row: int, other: int, kind: str, text: str) -> Problem:
     splits = [str(table.splits[i]) for i in (row, other)]
-    labels = [shortened(table.labels[table.targets[i]]) for i in (row, other)]
+    labels = [truncate(table.labels[table.targets[i]]) for i in (row, other)]
     same = table.targets[row] == table.targets[other]
     detail = f"{text} {table.images[other]}"
     if splits[0] != splits[1]:
@@ -237,17 +237,17 @@ def _distance(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArra
 def _classes(table: Table, counts: list[int]) -> Iterator[Problem]:
     for label, count in zip(table.labels, counts, strict=True):
         if count < TINY_CLASS:
-            yield Problem(None, "tiny class", f"{shortened(label)!r} has {count} images")
+            yield Problem(None, "tiny class", f"{truncate(label)!r} has {count} images")
     most, least = int(np.argmax(counts)), int(np.argmin(counts))
     if counts[most] > IMBALANCE * counts[least]:
-        common, rare = (shortened(table.labels[i]) for i in (most, least))
+        common, rare = (truncate(table.labels[i]) for i in (most, least))
         names = f"{common!r} has {counts[most]:,} images, {rare!r} {counts[least]:,}"
         yield Problem(None, "imbalance", names)
 
 
 def _cases(table: Table) -> Iterator[Problem]:
-    for group in differing_in_case(table.labels):
-        yield Problem(None, "case", listed(group))
+    for group in labels_differing_in_case(table.labels):
+        yield Problem(None, "case", format_names(group))
 
 
 def _labels(table: Table) -> Iterator[Problem]:
@@ -258,4 +258,4 @@ def _labels(table: Table) -> Iterator[Problem]:
     everything = set().union(*inside.values())
     for split in (split for split in SPLITS if split in inside):
         if missing := sorted(everything - inside[split]):
-            yield Problem(None, "labels", f"{split} has no images of {listed(missing)}")
+            yield Problem(None, "labels", f"{split} has no images of {format_names(missing)}")

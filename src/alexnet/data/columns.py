@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet.errors import DataError, listed
+from alexnet.errors import DataError, format_names
 
 # The first name is ours and goes first; the others are what spreadsheets, Kaggle and Hugging Face have in its place.
 COLUMNS = {
@@ -40,14 +40,14 @@ def find_columns(path: Path, names: Sequence[str]) -> dict[str, int]:
         places = ours or [i for i, name in enumerate(plain) if name in map(_plain, known)]
         if len(places) > 1:
             raise DataError(
-                f"{path} has several columns that may be {column!r}: {listed(names[i] for i in places)}; "
+                f"{path} has several columns that may be {column!r}: {format_names(names[i] for i in places)}; "
                 f"call one of them {column!r}, or leave the others out"
             )
         if places:
             found[column] = places[0]
         elif column != "split":
             raise DataError(
-                f"{path} has no column {column!r}: it has {listed(names) or 'no columns'}; "
+                f"{path} has no column {column!r}: it has {format_names(names) or 'no columns'}; "
                 "the columns' names, such as image and label, come first"
             )
     return found

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from alexnet.data.batches import Images
+from alexnet.data.batches import SplitImages
 from alexnet.data.cache import Pixels, header_sizes, open_cache
-from alexnet.data.images import Preprocessing
 from alexnet.data.splits import split
 from alexnet.data.table import Table
-from alexnet.recipe import Data, Recipe
+from alexnet.recipe import Data, Preprocessing, Recipe
 
-ENLARGE = 4  # for small images: the stride of all first layers, which most of them fold it into
+UPSCALE = 4  # for small images: the stride of all first layers, which most of them fold it into
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +26,10 @@ class Dataset:
     pixels: Pixels
     sha256: str = ""
 
-    def images(self, name: str) -> Images:
+    def images(self, name: str) -> SplitImages:
         """Return the images of a split, or of all splits (`all`), as batches take them."""
         rows = np.arange(len(self.table)) if name == "all" else self.table.rows(name)
-        return Images(self.pixels, rows, self.table.targets[rows])
+        return SplitImages(self.pixels, rows, self.table.targets[rows])
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what a training depends on, to compare: the number of images, and the SHA-256 of listing and pixels."""
@@ -45,7 +43,7 @@ class Dataset:
         return [self.table.images[i] for i in rows]
 
 
-def open_dataset(table: Table, how: Preprocessing, workers: int, data: Data | None, *, train: bool = True) -> Dataset:
+def open_dataset(table: Table, preprocessing: Preprocessing, workers: int, data: Data | None, *, train: bool = True) -> Dataset:
     """Decode the table's images and split them as `data` says; without `data` they keep the splits they have.
 
     Unless it is to `train` on, any images will do: of one class, or of one split.
@@ -53,7 +51,7 @@ def open_dataset(table: Table, how: Preprocessing, workers: int, data: Data | No
     Raises:
         DataError: nothing readable, too few images, splits whose labels differ.
     """
-    cache = open_cache(table, how, workers)
+    cache = open_cache(table, preprocessing, workers)
     readable = table.select(cache.rows, cache.skipped)
     if data is not None:
         readable = split(readable, data, train=train)
@@ -61,18 +59,18 @@ def open_dataset(table: Table, how: Preprocessing, workers: int, data: Data | No
 
 
 def resolve(recipe: Recipe, table: Table) -> Recipe:
-    """Return the recipe with what it leaves to the dataset filled in: `stored` and `enlarge` of images, `augment.mirror`."""
+    """Return the recipe with what it leaves to the dataset: `cache_size` and `upscale` of images, `augment.horizontal_flip`."""
     changes: dict[str, object] = {}
     images = recipe.images
-    if "auto" in (images.stored, images.enlarge):
+    if "auto" in (images.cache_size, images.upscale):
         wanted = images.crop or images.input
-        side = min(_side(table, recipe.data.workers) or wanted, wanted) if images.stored == "auto" else images.stored
-        if images.enlarge == "auto":
-            fits = side != "full" and side * ENLARGE <= images.input and images.input % ENLARGE == 0
-            changes["images.enlarge"] = ENLARGE if fits else 1
-        changes["images.stored"] = side
-    if recipe.augment.mirror == "auto":
-        changes["augment.mirror"] = table.mirror
+        side = min(_side(table, recipe.data.workers) or wanted, wanted) if images.cache_size == "auto" else images.cache_size
+        if images.upscale == "auto":
+            fits = side != "full" and side * UPSCALE <= images.input and images.input % UPSCALE == 0
+            changes["images.upscale"] = UPSCALE if fits else 1
+        changes["images.cache_size"] = side
+    if recipe.augment.horizontal_flip == "auto":
+        changes["augment.horizontal_flip"] = table.mirror
     return recipe.with_settings(changes)
 
 
@@ -80,14 +78,3 @@ def _side(table: Table, workers: int) -> int | None:
     """Return the usual shorter side of a table's images, in pixels; None where none reads."""
     sizes = header_sizes(table, workers)
     return int(np.median([min(size) for size in sizes])) if sizes else None
-
-
-def preprocessing(recipe: Recipe, mean_image: NDArray[np.float32] | None = None) -> Preprocessing:
-    """Return the preprocessing of a recipe whose `stored` is resolved; mean and deviation as far as they are."""
-    settings = recipe.images.model_dump()
-    for name in ("mean", "deviation"):
-        if isinstance(settings[name], float):
-            settings[name] = (settings[name],) * 3
-        elif settings[name] in ("channels", "one"):
-            del settings[name]
-    return Preprocessing(**settings, mean_image=mean_image)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from alexnet.data import metadata, samples
-from alexnet.data.kinds import HEAD, kind_of
+from alexnet.data.kinds import HEAD, image_format
 from alexnet.errors import ImageError
 
 # What cameras, phones, browsers and microscopes write. Not all that Pillow opens: EPS, for one, would be run by Ghostscript.
@@ -63,7 +63,7 @@ def noted(source: Source, reduced_to: int = 1 << 30) -> tuple[Image.Image, Image
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
         reason = explained(error)
         if not isinstance(source, Image.Image) and isinstance(error, UnidentifiedImageError):
-            reason = ImageError(kind_of(_head(source)) or str(reason), reason.kind)
+            reason = ImageError(image_format(_head(source)) or str(reason), reason.kind)
         if isinstance(source, Image.Image) or (plain := plain_bytes(source, reason)) is None:
             raise reason from error
         with suppress(Exception):
@@ -160,27 +160,27 @@ def size(source: Source) -> tuple[int, int]:
 
 def stored_pixels(
     source: Source,
-    stored: int | Literal["full"],
+    cache_size: int | Literal["full"],
     fit: Literal["crop", "stretch"],
     filter: Literal["bicubic", "nearest"],
     reduced_decode: bool,
 ) -> NDArray[np.uint8]:
-    """Decode an image to what the cache holds: `stored` x `stored` x 3 uint8, or H W 3 where `stored` is full.
+    """Decode an image to what the cache holds: `cache_size` x `cache_size` x 3 uint8, or H W 3 where `cache_size` is full.
 
-    `crop` scales the shorter side to `stored` and cuts out the centre; `stretch` scales both sides.
+    `crop` scales the shorter side to `cache_size` and cuts out the centre; `stretch` scales both sides.
 
     Raises:
         ImageError: as `decode`.
     """
-    if stored == "full":
+    if cache_size == "full":
         return np.asarray(decode(source))
-    image = decode(source, stored if reduced_decode else 1 << 30)
-    if image.size == (stored, stored):
+    image = decode(source, cache_size if reduced_decode else 1 << 30)
+    if image.size == (cache_size, cache_size):
         return np.asarray(image)
     width, height = image.size
     box = centre(width, height) if fit == "crop" else (0, 0, width, height)
     gap = 2.0 if reduced_decode else None
-    return np.asarray(image.resize((stored, stored), FILTERS[filter], box=box, reducing_gap=gap))
+    return np.asarray(image.resize((cache_size, cache_size), FILTERS[filter], box=box, reducing_gap=gap))
 
 
 def centre(width: int, height: int) -> tuple[float, float, float, float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from alexnet.errors import DataError
+from alexnet.files import rename
 from alexnet.progress import say, track
 
 TIMEOUT = 30.0  # seconds without a byte from the server
@@ -84,7 +85,7 @@ def _download(source: Source, place: Path) -> bytes:
     if content is None:
         part.unlink()
         raise DataError(f"{source.url}: wrong checksum, so the file was removed; repeat the command to try again, {by_hand}")
-    part.replace(place)
+    rename(part, place)
     return content
 
 

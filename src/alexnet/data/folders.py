@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 
 from alexnet.data.decode import opened
-from alexnet.data.files import visible
-from alexnet.data.names import LABEL, no_classes, split_of
+from alexnet.data.names import LABEL, no_classes, split_of_folder
+from alexnet.data.scan import visible
 from alexnet.data.table import Row, Skipped
-from alexnet.errors import DataError, listed
-from alexnet.outputs import made_here
+from alexnet.errors import DataError, format_names
+from alexnet.files import made_here
 
 PICTURES = re.compile(r"(jpeg)?(images?|imgs?)", re.IGNORECASE)
 MASKS = re.compile(r"masks?|labels?|annotations?|segmentation.*|ground.?truth|gt", re.IGNORECASE)
@@ -117,7 +117,7 @@ def _refuse_parts(here: Folder) -> None:
     names = [folder.path.name for folder in here.folders]
     for folder in here.folders:
         if any(inner.divided and inner.path in folder.splits for inner in folder.folders):
-            others = listed(name for name in names if name != folder.path.name)
+            others = format_names(name for name in names if name != folder.path.name)
             raise DataError(
                 f"{here.path} has {folder.path.name!r}, a dataset with splits of its own, beside {others}: "
                 f"give {folder.path}, or put it elsewhere"
@@ -126,7 +126,7 @@ def _refuse_parts(here: Folder) -> None:
     parts = all(map(PARTS.fullmatch, names)) or (alike and any(map(LIKE_SPLITS.search, names)))
     if len(names) > 1 and parts and all(folder.divided for folder in here.folders):
         raise DataError(
-            f"{here.path} has {listed(names)}, which may be parts of one dataset or classes: "
+            f"{here.path} has {format_names(names)}, which may be parts of one dataset or classes: "
             "join the class folders in them, or give them other names"
         )
 
@@ -189,7 +189,7 @@ def _splits(here: Folder) -> dict[Path, str]:
     Raises:
         DataError: it cannot be known.
     """
-    said = {folder: split_of(folder.path.name) for folder in here.folders}
+    said = {folder: split_of_folder(folder.path.name) for folder in here.folders}
     beside = [words for split, words in said.values() if split]
     named = {f: split for f, (split, words) in said.items() if split and (not words or beside.count(words) > 1)}
     others = [folder for folder in here.folders if folder not in named]
@@ -197,12 +197,12 @@ def _splits(here: Folder) -> dict[Path, str]:
         return {}
     for split in sorted(set(named.values())):
         if len(same := [folder.path.name for folder, its in named.items() if its == split]) > 1:
-            raise DataError(f"{here.path} has {listed(same)}, of which each could be {split}: put one of them elsewhere")
+            raise DataError(f"{here.path} has {format_names(same)}, of which each could be {split}: put one of them elsewhere")
     whole = "train" in named.values() and len(named) > 1
     if not whole and (alike := [folder.path.name for folder in others if folder.divided]):
         name = next(iter(named)).path.name
         raise DataError(
-            f"{here.path} has {name!r} and {listed(alike)}, all with folders in them, which may be splits or classes: "
+            f"{here.path} has {name!r} and {format_names(alike)}, all with folders in them, which may be splits or classes: "
             f"for splits, name them train, val and test, or put the others elsewhere; for classes, give {name!r} another name"
         )
     return {folder.path: split for folder, split in named.items()}
@@ -249,7 +249,7 @@ def _unwrapped(folder: Folder) -> Folder:
     """Return the folder that holds the classes: of `train/train/cat` and `train/train/cat.17.jpg` the inner one."""
     if folder.divided and len(folder.folders) == 1:
         only = folder.folders[0]
-        if split_of(only.path.name)[0] == split_of(folder.path.name)[0]:
+        if split_of_folder(only.path.name)[0] == split_of_folder(folder.path.name)[0]:
             return _unwrapped(only)
     return folder
 
@@ -283,7 +283,7 @@ def _read_classes(root: Path, here: Folder, split: str, *, in_names: bool = True
 
 def _splits_inside(here: Folder) -> dict[str, str]:
     """Return the folders in class folders that are splits, by name, if all are, as in `cat/train`, `cat/val`, `dog/train`."""
-    inside = {inner.path.name: split_of(inner.path.name) for folder in here.folders for inner in folder.folders}
+    inside = {inner.path.name: split_of_folder(inner.path.name) for folder in here.folders for inner in folder.folders}
     splits = {name: split for name, (split, beside) in inside.items() if not beside}
     whole = splits.keys() == inside.keys() and "train" in splits.values() and len(set(splits.values())) == len(splits) > 1
     return splits if whole and "" not in splits.values() and not any(folder.images for folder in here.folders) else {}

@@ -25,7 +25,7 @@ KINDS = (
 )
 
 
-def kind_of(head: bytes) -> str:
+def image_format(head: bytes) -> str:
     """Return what a file with these first bytes is, and what to do about it; nothing for one that is not known."""
     if head.startswith(b"\xff\xd8") and (sizes := JPEG_SIZES.search(head)) and sizes[1] in b"\x0c\x10":
         return f"a JPEG of {sizes[1][0]}-bit samples: save it as PNG or TIFF"

@@ -13,7 +13,7 @@ QUOTES = ('""', "''", "“”", "„“", "‘’", "«»", "``")
 STEERING = re.compile(r"[^\S\n\r\t\v\f\x1c-\x1f\x85\u2028\u2029]+")  # blanks of all kinds, but for control characters
 
 
-def tidy_label(label: str) -> str:
+def normalize_label(label: str) -> str:
     """Return a label as classes are told apart: composed (NFC), without invisible characters, outer blanks and outer quotes.
 
     macOS, Linux and archive programs store `café` in two forms that look alike; upper and lower case stay two labels.
@@ -24,7 +24,7 @@ def tidy_label(label: str) -> str:
     return text
 
 
-def differing_in_case(labels: Iterable[str]) -> list[list[str]]:
+def labels_differing_in_case(labels: Iterable[str]) -> list[list[str]]:
     """Return the groups of labels that are one but for upper and lower case."""
     groups: dict[str, list[str]] = defaultdict(list)
     for label in labels:

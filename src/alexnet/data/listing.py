@@ -10,11 +10,11 @@ from urllib.parse import unquote_to_bytes
 
 from alexnet.data.columns import Record
 from alexnet.data.csv_text import read_csv
-from alexnet.data.labels import tidy_label
-from alexnet.data.names import split_of
+from alexnet.data.labels import normalize_label
+from alexnet.data.names import split_of_folder
 from alexnet.data.parquet import Contents, read_parquet
 from alexnet.data.table import SPLITS, Row, Skipped
-from alexnet.errors import DataError, shortened
+from alexnet.errors import DataError, truncate
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 FILE_URL = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/.*)", re.IGNORECASE | re.DOTALL)
@@ -39,16 +39,16 @@ def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]
     skipped: list[Skipped] = []
     words: dict[str, str] = {}  # for each split the word that the file has for it
     for record in records:
-        image, label, split = record.image or "", (record.label or "").strip(), tidy_label(record.split or "")
+        image, label, split = record.image or "", (record.label or "").strip(), normalize_label(record.split or "")
         try:
             image = image if contents else _file_name(image.strip(), path.parent)
         except DataError as error:
-            raise DataError(f"{path}, {record.where}: image is {shortened(image)!r}, {error}") from None
+            raise DataError(f"{path}, {record.where}: image is {truncate(image)!r}, {error}") from None
         word = split.lower()
-        meant, beside = split_of(word)
+        meant, beside = split_of_folder(word)
         if split and (beside or not meant):
             raise DataError(
-                f"{path}, {record.where}: split is {shortened(split)!r}, but should be one of {', '.join(SPLITS)}: "
+                f"{path}, {record.where}: split is {truncate(split)!r}, but should be one of {', '.join(SPLITS)}: "
                 "correct it, or give its column another name"
             )
         if (first := words.setdefault(meant, word)) != word:
@@ -58,7 +58,7 @@ def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]
         if not image or not label:
             skipped.append(Skipped(image or record.where, "no label" if image else "no image"))
         elif image in rows:
-            other = f", with another label ({shortened(label)!r} after {shortened(rows[image].label)!r})"
+            other = f", with another label ({truncate(label)!r} after {truncate(rows[image].label)!r})"
             skipped.append(Skipped(image, f"listed twice{'' if rows[image].label == label else other}"))
         else:
             rows[image] = Row(image, label, meant)

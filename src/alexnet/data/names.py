@@ -33,7 +33,7 @@ CAMERAS = ("dsc", "dscn", "dscf", "pxl", "mvimg", "wa", "e", "screenshot", "phot
 NO_LABELS = {*SPLIT_WORDS, *NEUTRAL, *CAMERAS}
 
 
-def split_of(name: str) -> tuple[str, str]:
+def split_of_folder(name: str) -> tuple[str, str]:
     """Return the split that a folder's name says, or nothing, and the words beside: `seg_train` is (`train`, `seg`)."""
     words = []
     plain = "".join(char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char))

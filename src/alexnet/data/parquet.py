@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.data.columns import Record, find_columns
-from alexnet.errors import DataError, printable, shortened
+from alexnet.errors import DataError, printable, truncate
 
 TEXT = ("string", "large_string", "string_view")
 BYTES = ("binary", "large_binary", "binary_view", "fixed_size_binary")
@@ -101,7 +101,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (pyarrow.ArrowException, OSError) as error:
         reason = printable(str(error).partition("\n")[0])
-        raise DataError(f"{path} is not a readable Parquet file: {shortened(reason, 200)}") from error
+        raise DataError(f"{path} is not a readable Parquet file: {truncate(reason, 200)}") from error
 
 
 def _open(path: Path) -> Any:
@@ -149,7 +149,7 @@ def _base(kind: Any) -> str:
 
 def _refused(path: Path, name: str, kind: Any) -> DataError:
     return DataError(
-        f"{path}: the column {shortened(name)!r} holds {shortened(kind)}, but should hold names of files, or files as bytes"
+        f"{path}: the column {truncate(name)!r} holds {truncate(kind)}, but should hold names of files, or files as bytes"
     )
 
 
@@ -190,9 +190,7 @@ def _texts(path: Path, name: str, column: Any, classes: list[str] | None = None)
     numbers = pyarrow.types.is_floating(kind) or pyarrow.types.is_decimal(kind)
     whole = pyarrow.types.is_integer(kind)
     if not (numbers or whole or base in (*TEXT, *BYTES, "bool", "null")):
-        raise DataError(
-            f"{path}: the column {shortened(name)!r} holds {shortened(kind)}, but should hold text or whole numbers"
-        )
+        raise DataError(f"{path}: the column {truncate(name)!r} holds {truncate(kind)}, but should hold text or whole numbers")
 
     def text(row: int, value: Any) -> str | None:
         # NaN is not itself.
@@ -210,7 +208,7 @@ def _texts(path: Path, name: str, column: Any, classes: list[str] | None = None)
             try:
                 return str(value, "utf-8")
             except UnicodeDecodeError as error:
-                raise DataError(f"{path}, row {row}: {name} is {shortened(value)}, which is not UTF-8 text") from error
+                raise DataError(f"{path}, row {row}: {name} is {truncate(value)}, which is not UTF-8 text") from error
         return str(value)
 
     return [text(row, value) for row, value in enumerate(column.to_pylist())]

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from alexnet.data import builtin
-from alexnet.data.files import visible, visible_files
 from alexnet.data.folders import IMAGE_SUFFIXES, read_folder
-from alexnet.data.labels import tidy_label
+from alexnet.data.labels import normalize_label
 from alexnet.data.listing import SUFFIXES, read_listing
+from alexnet.data.scan import visible, visible_files
 from alexnet.data.table import Row, Skipped, Table
-from alexnet.errors import DataError, printable, reason_of, shortened
-from alexnet.paths import local_path
+from alexnet.errors import DataError, error_reason, printable, truncate
+from alexnet.files import local_path
 
 
 def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) -> Table:
@@ -45,15 +45,15 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) 
     except RecursionError as error:
         raise DataError(f"{path} has folders inside folders without end: give one of the inner ones") from error
     except OSError as error:
-        raise DataError(f"cannot read {error.filename or path}: {reason_of(error)}") from error
+        raise DataError(f"cannot read {error.filename or path}: {error_reason(error)}") from error
     if path.exists():
         raise DataError(f"{path} is not a dataset: give a folder, or a CSV or Parquet file")
     known = f"not a built-in one ({', '.join(builtin.NAMES)})"
-    raise DataError(f"no dataset {shortened(data)!r}: no such folder or file, and {known}; name the folder of your images")
+    raise DataError(f"no dataset {truncate(data)!r}: no such folder or file, and {known}; name the folder of your images")
 
 
 def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], given: Path, least: int) -> Table:
-    spelled = [tidy_label(row.label) for row in rows]
+    spelled = [normalize_label(row.label) for row in rows]
     blank = [Skipped(row.image, "no label") for row, label in zip(rows, spelled, strict=True) if not label]
     rows = [row._replace(label=label) for row, label in zip(rows, spelled, strict=True) if label]
     labels = tuple(sorted({row.label for row in rows}))
@@ -61,9 +61,9 @@ def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], given
         raise DataError(f"{given} has {_too_few(given, labels, [*skipped, *blank])}")
     if foreign := [label for label in labels if re.search("[\ud800-\udfff]", label)]:  # as of an archive made on Windows
         name = os.fsencode(foreign[0]).decode("utf-8", "replace")
-        raise DataError(f"{given} has the label {shortened(name)!r}, whose name is not UTF-8: name it otherwise")
+        raise DataError(f"{given} has the label {truncate(name)!r}, whose name is not UTF-8: name it otherwise")
     if odd := [label for label in labels if printable(label) != label]:
-        raise DataError(f"{given} has the label {shortened(odd[0])!r}, which holds control characters: name it otherwise")
+        raise DataError(f"{given} has the label {truncate(odd[0])!r}, which holds control characters: name it otherwise")
     position = {label: i for i, label in enumerate(labels)}
     return Table(
         name=name,
@@ -78,10 +78,10 @@ def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], given
 
 def _too_few(given: Path, labels: tuple[str, ...], skipped: list[Skipped]) -> str:
     """Return what is wrong where there are too few classes, and the way out."""
-    found = f"one class alone, {shortened(labels[0])!r}" if labels else "no labelled images"
+    found = f"one class alone, {truncate(labels[0])!r}" if labels else "no labelled images"
     if skipped and (not labels or not given.is_dir()):
         first = next((one for one in skipped if Path(one.image).suffix.lower() in IMAGE_SUFFIXES), skipped[0])
-        found += f" ({len(skipped):,} left out, such as {shortened(printable(first.image))}: {first.reason})"
+        found += f" ({len(skipped):,} left out, such as {truncate(printable(first.image))}: {first.reason})"
     if not given.is_dir():
         return found
     if labels and (inside := _folders_inside(given / labels[0])):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.table import SPLITS, Table
-from alexnet.errors import DataError, listed
+from alexnet.errors import DataError, format_names
 from alexnet.recipe import Data
 
 
@@ -89,7 +89,9 @@ def _hold_out(table: Table, splits: NDArray[np.str_], rows: NDArray[np.int64], s
 def _check(table: Table, declared: set[str]) -> None:
     counts = table.counts()
     if declared and "train" not in declared:
-        raise DataError(f"{table.name} has no images to train on, only {listed(sorted(declared))}: name their folder train")
+        raise DataError(
+            f"{table.name} has no images to train on, only {format_names(sorted(declared))}: name their folder train"
+        )
     if counts.get("train", 0) < 2 or "val" not in counts:
         raise DataError(
             f"{table.name} is too small: of {len(table)} readable images {counts.get('train', 0)} would train the network "
@@ -97,7 +99,7 @@ def _check(table: Table, declared: set[str]) -> None:
         )
     trained = set(table.targets[table.rows("train")].tolist())
     if lost := [label for i, label in enumerate(table.labels) if i not in trained and not declared]:
-        raise DataError(f"{table.name} has no readable image of {listed(lost)}: add some, or remove the class")
+        raise DataError(f"{table.name} has no readable image of {format_names(lost)}: add some, or remove the class")
     labels = {
         name: {table.labels[i] for i in np.unique(table.targets[table.rows(name)])} for name in SPLITS if name in declared
     }
@@ -105,6 +107,6 @@ def _check(table: Table, declared: set[str]) -> None:
         for other, there in labels.items():
             if missing := sorted(there - inside):
                 raise DataError(
-                    f"{table.name}: {name} has no images of {listed(missing)}, which {other} has; "
+                    f"{table.name}: {name} has no images of {format_names(missing)}, which {other} has; "
                     "the splits must hold the same labels (matched by name)"
                 )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.batches import Images
+from alexnet.data.batches import SplitImages
 from alexnet.progress import track
 from alexnet.recipe import Recipe
 
@@ -35,7 +35,7 @@ class Statistics:
         return self.products - np.outer(self.mean, self.mean)
 
     @property
-    def deviation(self) -> NDArray[np.float64]:
+    def std(self) -> NDArray[np.float64]:
         """Of each channel."""
         found: NDArray[np.float64] = np.sqrt(np.diag(self.covariance).clip(0))
         return found
@@ -48,9 +48,9 @@ class Statistics:
         return axes
 
 
-def gather(images: Images) -> Statistics:
+def gather(images: SplitImages) -> Statistics:
     """Look at every image once, with progress."""
-    side = images.pixels.how.side
+    side = images.pixels.preprocessing.side
     total, products = np.zeros((side, side, 3)), np.zeros((3, 3))
     starts = range(0, len(images), CHUNK)
     for start in track(starts, "Measuring", len(starts)):
@@ -61,34 +61,34 @@ def gather(images: Images) -> Statistics:
     return Statistics(total / len(images), products / len(images))
 
 
-def measure(recipe: Recipe, train: Images) -> tuple[Recipe, NDArray[np.float32] | None]:
+def measure(recipe: Recipe, train: SplitImages) -> tuple[Recipe, NDArray[np.float32] | None]:
     """Return the recipe with what it leaves to the training images filled in, and their mean image if it asks for one.
 
-    `images.mean` and `images.deviation`, `augment.colour_axes`, `train.batch`, and `train.epochs` where `train.max_images`
+    `images.mean` and `images.std`, `augment.colour_axes`, `train.batch_size`, and `train.epochs` where `train.max_images`
     allows fewer.
-    Numbers are in the units of `images.levels`; the mean image (S S 3 float32) is in grey levels.
+    Numbers are in the units of `images.value_range`; the mean image (S S 3 float32) is in grey levels.
     """
     images, changes = recipe.images, dict[str, Any]()
-    if recipe.train.batch == "auto":
-        changes["train.batch"] = min(max(32, len(train) // 20), 256)
+    if recipe.train.batch_size == "auto":
+        changes["train.batch_size"] = min(max(32, len(train) // 20), 256)
     if recipe.train.max_images:
         changes["train.epochs"] = min(recipe.train.epochs, max(1, round(recipe.train.max_images / len(train))))
     noises = (recipe.augment.colour_noise, *(row.colour_noise for row in recipe.schedule.table))
     noisy = any(noises) and isinstance(recipe.augment.colour_axes, str)
-    wanted = {images.mean, images.deviation} & {"channels", "one", "image", "image-centre"}
+    wanted = {images.mean, images.std} & {"channels", "one", "image", "image-centre"}
     if not wanted and not noisy:
         return recipe.with_settings(changes), None
     sample = train if wanted - {"channels"} else train.cut(slice(None, None, max(1, len(train) // SAMPLE)))
     found = gather(sample)
     if images.mean == "channels":
-        changes["images.mean"] = tuple((found.mean * images.levels).round(4).tolist())
-    if images.deviation == "channels":  # images of one colour have none
-        changes["images.deviation"] = tuple((found.deviation.clip(1e-3) * images.levels).round(4).tolist())
+        changes["images.mean"] = tuple((found.mean * images.value_range).round(4).tolist())
+    if images.std == "channels":  # images of one colour have none
+        changes["images.std"] = tuple((found.std.clip(1e-3) * images.value_range).round(4).tolist())
     if images.mean == "one":
-        changes["images.mean"] = float(found.mean.mean() * images.levels)
-    if images.deviation == "one":
+        changes["images.mean"] = float(found.mean.mean() * images.value_range)
+    if images.std == "one":
         spread = np.diag(found.products).mean() - found.mean.mean() ** 2
-        changes["images.deviation"] = float(max(1e-3, np.sqrt(max(0.0, spread))) * images.levels)
+        changes["images.std"] = float(max(1e-3, np.sqrt(max(0.0, spread))) * images.value_range)
     if noisy:
         changes["augment.colour_axes"] = found.colour_axes(str(recipe.augment.colour_axes)).tolist()
     mean_image = (found.mean_image * 255).astype(np.float32) if images.mean in ("image", "image-centre") else None

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.labels import tidy_label
+from alexnet.data.labels import normalize_label
 from alexnet.data.parquet import Contents
 
 SPLITS = ("train", "val", "test")
@@ -92,8 +92,8 @@ class Table:
 
     def relabelled(self, labels: tuple[str, ...]) -> Table:
         """Return the table with `labels`, of which its own are a part (but for spelling), and targets as positions in them."""
-        tidy = [tidy_label(label) for label in labels]
-        found = [labels.index(label) if label in labels else tidy.index(tidy_label(label)) for label in self.labels]
+        tidy = [normalize_label(label) for label in labels]
+        found = [labels.index(label) if label in labels else tidy.index(normalize_label(label)) for label in self.labels]
         position = np.array(found, dtype=np.int64)
         return replace(self, labels=labels, targets=position[self.targets])
 

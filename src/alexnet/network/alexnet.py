@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import VariantError
-from alexnet.network import fused
 from alexnet.network import layers as made
+from alexnet.network.fast import fuse
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.network.variants import (
     Act,
@@ -69,25 +69,25 @@ class AlexNet(nn.Module):
         self.to_empty(device=torch.get_default_device())
         initialize(self)
 
-    def forward(self, images: Tensor, enlarge: int = 1) -> Tensor:
+    def forward(self, images: Tensor, upscale: int = 1) -> Tensor:
         """Return the logits of images, N x classes float32 (bfloat16 where torch's autocast is on).
 
         Args:
             images: N 3 H W float32, normalised, of any size from `smallest` on.
-            enlarge: every pixel first becomes a block of enlarge x enlarge pixels.
+            upscale: every pixel first becomes a block of upscale x upscale pixels.
 
         Raises:
             VariantError: images smaller than the pools allow, or of another shape.
         """
-        return self.activations(images, (), enlarge)[0]
+        return self.activations(images, (), upscale)[0]
 
-    def activations(self, images: Tensor, names: Collection[str], enlarge: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
+    def activations(self, images: Tensor, names: Collection[str], upscale: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits, N x classes, and the outputs of the layers named, as they stand in the network's graph.
 
         Args:
             images: as for `AlexNet.forward`.
             names: some of `layer_names`.
-            enlarge: as for `AlexNet.forward`.
+            upscale: as for `AlexNet.forward`.
 
         Returns:
             Logits, and by layer maps N C H W or vectors N units: float32, or bfloat16 where torch's autocast is on.
@@ -95,10 +95,10 @@ class AlexNet(nn.Module):
         Raises:
             VariantError: images smaller than the pools allow, or of another shape; no such layer.
         """
-        self._check(images, names, enlarge)
+        self._check(images, names, upscale)
         kept: dict[str, Tensor] = {}
         x = images
-        for name, layer in fused.joined(self.layers, names, enlarge):
+        for name, layer in fuse.joined(self.layers, names, upscale):
             x = layer(x)
             if name in names:
                 kept[name] = x
@@ -120,10 +120,10 @@ class AlexNet(nn.Module):
         self.head = nn.Linear(self.head.in_features, classes, device=old.device, dtype=old.dtype)
         initialize(self.head, self.row)
 
-    def _check(self, images: Tensor, names: Collection[str], enlarge: int) -> None:
+    def _check(self, images: Tensor, names: Collection[str], upscale: int) -> None:
         if images.ndim != 4 or images.shape[1] != 3:
             raise VariantError(f"images must be N x 3 x H x W, not {' x '.join(map(str, images.shape))}")
-        height, width = images.shape[2] * enlarge, images.shape[3] * enlarge
+        height, width = images.shape[2] * upscale, images.shape[3] * upscale
         if min(height, width) < self.smallest:
             raise VariantError(
                 f"images of {height}x{width} pixels are too small for {self.row.name!r}: "
@@ -211,7 +211,7 @@ def initialize(module: nn.Module, row: Variant | None = None) -> None:
             case "keras":
                 nn.init.xavier_uniform_(weight)
             case "normal":
-                nn.init.normal_(weight, std=record.deviation)
+                nn.init.normal_(weight, std=record.std)
             case "he":
                 nn.init.normal_(weight, std=math.sqrt(2 / fan_in))
             case "torch":

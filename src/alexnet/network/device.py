@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from alexnet.errors import AlexNetError, shortened
+from alexnet.errors import AlexNetError, truncate
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -34,7 +34,7 @@ def choose_device(name: str | None = None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # each backend says it in its own way
-        raise AlexNetError(f"no device {str(name)!r} on this machine: {shortened(str(error).splitlines()[0], 200)}") from error
+        raise AlexNetError(f"no device {str(name)!r} on this machine: {truncate(str(error).splitlines()[0], 200)}") from error
     return device
 
 
@@ -85,16 +85,16 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def choose_precision(device: torch.device, precision: str) -> str:
+def resolve_precision(device: torch.device, precision: str) -> str:
     """Return `float32` or `bfloat16`; `auto` is bfloat16 where hardware computes it."""
     return ("bfloat16" if has_fast_bfloat16(device) else "float32") if precision == "auto" else precision
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Return the context to compute in, for a precision as `choose_precision` takes it."""
-    if choose_precision(device, precision) == "bfloat16":
+    """Return the context to compute in, for a precision as `resolve_precision` takes it."""
+    if resolve_precision(device, precision) == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext() if device.type == "cpu" else _whole_float32()
+    return contextlib.nullcontext() if device.type == "cpu" else _disable_tf32()
 
 
 @contextlib.contextmanager
@@ -115,7 +115,7 @@ def reproducible(device: torch.device) -> Iterator[None]:
     cudnn.benchmark = False  # it would choose algorithms by the clock
     memory.fill_uninitialized_memory = False  # we read nothing that was not written
     try:
-        with _whole_float32():
+        with _disable_tf32():
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
@@ -123,7 +123,7 @@ def reproducible(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _whole_float32() -> Iterator[None]:
+def _disable_tf32() -> Iterator[None]:
     """Let convolutions in float32 use all of its bits: by default cuDNN rounds to TF32, which has 10 of its 23."""
     convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch makes it as it is imported
     before = convolutions.fp32_precision

@@ -22,10 +22,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Polygon
 from matplotlib.textpath import TextPath
 
-from alexnet.colours import AMBER, GREEN, ORANGE, SKY
 from alexnet.errors import AlexNetError
+from alexnet.files import MADE_BY, write_output
 from alexnet.network.summary import LayerSummary, Summary, sizes
-from alexnet.outputs import MADE_BY, write
+from alexnet.plotting import AMBER, GREEN, ORANGE, SKY
 
 # Inches for the root of a size: with roots, 227 and 6 pixels, 384 and 3 channels, 9,216 and 2 units are seen side by side.
 PIXEL, CHANNEL, UNIT = 0.155, 0.041, 0.036
@@ -110,7 +110,7 @@ def save(summary: Summary, path: Path, overwrite: bool = False) -> None:
         "metadata": {"Title": f"AlexNet: {summary.variant}", **mark},
     }
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": summary.variant}]):  # text stays text
-        write(path, partial(draw(summary).savefig, **how), overwrite)
+        write_output(path, partial(draw(summary).savefig, **how), overwrite)
 
 
 def draw(summary: Summary) -> Figure:

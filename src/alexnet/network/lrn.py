@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from alexnet.network.kernels import operations
+from alexnet.network.fast.kernels import operations
 
 
 class LocalResponseNorm(nn.Module):

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from alexnet.errors import VariantError, nearest
+from alexnet.errors import VariantError, suggest
 
 
 @dataclass(frozen=True)
 class Conv:
     """Convolution; `grouped` means that each tower sees only its own channels.
 
-    `bias` is its first value (None: no bias), `deviation` that of the first weights where the row's `init` is `normal`.
+    `bias` is its first value (None: no bias), `std` that of the first weights where the row's `init` is `normal`.
     `padding` zeros stand on every side, `padding_after` more on the right and below.
     """
 
@@ -29,17 +29,17 @@ class Conv:
     padding: int = 0
     grouped: bool = False
     bias: float | None = 0.0
-    deviation: float = 0.01
+    std: float = 0.01
     padding_after: int = 0
 
 
 @dataclass(frozen=True)
 class Dense:
-    """Fully connected layer; `bias` and `deviation` as in `Conv`."""
+    """Fully connected layer; `bias` and `std` as in `Conv`."""
 
     units: int
     bias: float = 0.0
-    deviation: float = 0.01
+    std: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -260,9 +260,9 @@ ROWS = (
         layers=(
             *(Conv(96, 11, stride=4, padding_after=3), Norm(), Pool(), Act()),
             *(Conv(256, 5, padding=2, grouped=True, bias=1.0), Act(), Norm(), MapNorm(), Pool()),
-            *(Conv(384, 3, padding=1, deviation=0.03), Act()),
-            *(Conv(384, 3, padding=1, grouped=True, bias=1.0, deviation=0.03), Act()),
-            *(Conv(256, 3, padding=1, grouped=True, bias=1.0, deviation=0.03), Pool(), Act()),
+            *(Conv(384, 3, padding=1, std=0.03), Act()),
+            *(Conv(384, 3, padding=1, grouped=True, bias=1.0, std=0.03), Act()),
+            *(Conv(256, 3, padding=1, grouped=True, bias=1.0, std=0.03), Pool(), Act()),
             *(Flatten(), Dense(4096, bias=1.0), Act(), Drop(), Dense(4096, bias=1.0), Act(), Drop()),
         ),
     ),
@@ -282,8 +282,8 @@ ROWS = (
             *(Conv(384, 3, padding=1), Act()),
             *(Conv(384, 3, padding=1, grouped=True, bias=1.0), Act()),
             *(Conv(256, 3, padding=1, grouped=True, bias=1.0), Act(), Pool()),
-            *(Flatten(), Dense(4096, bias=1.0, deviation=0.005), Act(), Drop()),
-            *(Dense(4096, bias=1.0, deviation=0.005), Act(), Drop()),
+            *(Flatten(), Dense(4096, bias=1.0, std=0.005), Act(), Drop()),
+            *(Dense(4096, bias=1.0, std=0.005), Act(), Drop()),
         ),
     ),
     Variant(
@@ -348,7 +348,7 @@ def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> V
     """
     if isinstance(row, str):
         if row not in VARIANTS:
-            raise VariantError(f"no variant {row!r}: {nearest(row, VARIANTS)}")
+            raise VariantError(f"no variant {row!r}: {suggest(row, VARIANTS)}")
         row = VARIANTS[row]
     changes = dict(overrides or {})
     for field, value in changes.items():
@@ -367,7 +367,7 @@ def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> V
 
 def _check(field: str, value: Any) -> None:
     if field not in CHANGES:
-        raise VariantError(f"no field {field!r} to change in a variant: {nearest(field, CHANGES)}")
+        raise VariantError(f"no field {field!r} to change in a variant: {suggest(field, CHANGES)}")
     good, words = CHANGES[field]
     try:
         fits = good(value)

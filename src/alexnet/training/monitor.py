@@ -18,10 +18,11 @@ import psutil
 import torch
 
 import alexnet
-from alexnet.errors import RunError, reason_of
+from alexnet.errors import RunError, error_reason
 from alexnet.network.device import processor
-from alexnet.network.fused import fast_forms
+from alexnet.network.fast.fuse import fast_forms
 from alexnet.progress import SECONDS_BETWEEN_LINES, clock, say, silent
+from alexnet.recipe import Train
 
 
 class Monitor:
@@ -70,20 +71,21 @@ class Monitor:
         if now - self._shown < (0.1 if self._live else SECONDS_BETWEEN_LINES):
             return
         self._shown = now
-        text = f"{epoch}  {done}/{total}  rate {rate:.4f}  loss {loss:.3f}  top-1 {top1:.1%}  {clock(seconds_left)} left"
+        text = f"{epoch}  {done}/{total}  lr {rate:.4f}  loss {loss:.3f}  top-1 {top1:.1%}  {clock(seconds_left)} left"
         if self._live:
             sys.stderr.write(f"\r\033[K{text}")
             sys.stderr.flush()
         else:
             say(text)
 
-    def epoch(self, row: Mapping[str, Any], epochs: str, seconds_left: float) -> None:
-        """Write the line of an epoch that is over, and its figures to TensorBoard."""
+    def epoch(self, row: Mapping[str, Any], train: Train, seconds_left: float) -> None:
+        """Write the line of a finished epoch, and its figures to TensorBoard."""
+        epochs = "" if train.minutes else f"/{train.epochs}"
         self._shown = time.monotonic()
         device = "CPU" if self.device.type == "cpu" else "GPU"
         busy = "" if row["utilisation"] is None else f" {row['utilisation']:.0%}"
         self.say(
-            f"epoch {row['epoch']}{epochs}  rate {row['rate']:.4f}  "
+            f"epoch {row['epoch']}{epochs}  lr {row['lr']:.4f}  "
             f"train loss {row['train_loss']:.3f} top-1 {row['train_top1']:.1%}  "
             f"val loss {row['val_loss']:.3f} top-1 {row['val_top1']:.1%}  "
             f"{row['images_per_second']:.0f} images/s  {device}{busy} {row['memory_gb']:.1f} GB  {clock(seconds_left)} left"
@@ -91,7 +93,7 @@ class Monitor:
         if self._board is None:
             return
         with _writing(self._folder):
-            for name in ("train_loss", "train_top1", "val_loss", "val_top1", "rate"):
+            for name in ("train_loss", "train_top1", "val_loss", "val_top1", "lr"):
                 part, _, figure = name.rpartition("_")
                 self._board.add_scalar(f"{figure}/{part}" if part else figure, row[name], row["epoch"])
             self._board.flush()
@@ -113,7 +115,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write into {folder}: {reason_of(error)}") from error
+        raise RunError(f"cannot write into {folder}: {error_reason(error)}") from error
 
 
 def environment(device: torch.device, precision: str, processes: int = 1, parallel: str = "data") -> dict[str, Any]:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
-from alexnet.errors import RecipeError, nearest
-from alexnet.network import fused
+from alexnet.errors import RecipeError, suggest
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import has_fast_bfloat16
+from alexnet.network.fast import fuse
 from alexnet.recipe import Optimizer, Train
 
 
-def orthogonal(matrix: Tensor, rounds: int = 3) -> Tensor:
+def orthogonalize(matrix: Tensor, rounds: int = 3) -> Tensor:
     """Return about the orthogonal matrix next to `matrix`, R x C: all its singular values near 1, its directions kept.
 
     By the iteration of Muon (Jordan and others 2024), X <- aX + (bA + cA^2)X with A = X X^T, which draws singular values to
@@ -43,7 +43,7 @@ class SGD(torch.optim.Optimizer):
     w -= rate * (gradient + decay * w + momentum * v). In the others the rate is inside the velocity, so that a lower rate acts
     on the coming gradients alone. `2012` (paper, section 5): v = momentum * v - rate * (gradient + decay * w); w += v.
     `keras` (Keras 3): w -= rate * decay * w; then v = momentum * v - rate * gradient; w += v, or with `nesterov`
-    w += momentum * v - rate * gradient. `muon`: as `pytorch` with `nesterov`, but along the `orthogonal` matrix next to the
+    w += momentum * v - rate * gradient. `muon`: as `pytorch` with `nesterov`, but along the `orthogonalize` matrix next to the
     step, a row an output and whatever the groups; decay is taken from the weights, times the rate. Groups say which form
     theirs is, else it is `form`. Groups and state (`momentum_buffer`) are named as in `torch.optim.SGD`.
     """
@@ -58,14 +58,14 @@ class SGD(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    move = self._orthogonal_move if group.get("form") == "muon" else self._move
+                    move = self._muon_update if group.get("form") == "muon" else self._sgd_update
                     move(weight, weight.grad, group["lr"], group["momentum"], group["weight_decay"])
 
-    def _orthogonal_move(self, weight: Tensor, gradient: Tensor, rate: float, momentum: float, decay: float) -> None:
+    def _muon_update(self, weight: Tensor, gradient: Tensor, rate: float, momentum: float, decay: float) -> None:
         velocity = self._velocity(weight)
         velocity.mul_(momentum).add_(gradient)
         ahead = gradient.float().add(velocity, alpha=momentum)
-        weight.mul_(1 - rate * decay).sub_(orthogonal(ahead.flatten(1)).view_as(weight), alpha=rate)
+        weight.mul_(1 - rate * decay).sub_(orthogonalize(ahead.flatten(1)).view_as(weight), alpha=rate)
 
     def _velocity(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
@@ -74,10 +74,10 @@ class SGD(torch.optim.Optimizer):
         velocity: Tensor = state["momentum_buffer"]
         return velocity
 
-    def _move(self, weight: Tensor, gradient: Tensor, rate: float, momentum: float, decay: float) -> None:
+    def _sgd_update(self, weight: Tensor, gradient: Tensor, rate: float, momentum: float, decay: float) -> None:
         velocity = self._velocity(weight) if momentum else None
         settings = {"rate": rate, "momentum": momentum, "decay": decay}
-        if fused.step(weight, gradient, velocity, form=self.form, nesterov=self.nesterov, **settings):
+        if fuse.step(weight, gradient, velocity, form=self.form, nesterov=self.nesterov, **settings):
             return
         if decay and self.form == "keras":
             weight.mul_(1 - rate * decay)
@@ -103,7 +103,7 @@ def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimi
     Raises:
         RecipeError: a rate factor for a layer, or a frozen layer, that the network does not have.
     """
-    check_names(network, settings.rate_factors, "optimizer.rate_factors")
+    check_names(network, settings.lr_scale, "optimizer.lr_scale")
     still = frozen(network, settings)
     groups = []
     for name, layer in network.layers.items():
@@ -112,13 +112,13 @@ def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimi
             decays = settings.decays == "all" or parameter.ndim > 1  # else not biases, scales and shifts of norms
             decay = settings.weight_decay if decays else 0.0
             group = {"params": [parameter], "weight_decay": decay, "name": f"{name}.{kind}"}
-            if settings.muon and parameter.ndim == 4:
-                group |= {"form": "muon", "momentum": settings.muon_momentum, "factor": settings.muon / settings.rate}
+            if settings.muon_lr and parameter.ndim == 4:
+                group |= {"form": "muon", "momentum": settings.muon_momentum, "factor": settings.muon_lr / settings.lr}
             groups.append(group)
     nesterov = settings.nesterov and settings.momentum > 0  # without momentum there is nothing to look ahead along
-    if settings.form == "pytorch" and not settings.muon and network.head.weight.device.type == "cuda":
-        return torch.optim.SGD(groups, lr=settings.rate, momentum=settings.momentum, nesterov=nesterov, fused=True)
-    return SGD(groups, settings.rate, settings.momentum, form=settings.form, nesterov=nesterov)
+    if settings.form == "pytorch" and not settings.muon_lr and network.head.weight.device.type == "cuda":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=True)
+    return SGD(groups, settings.lr, settings.momentum, form=settings.form, nesterov=nesterov)
 
 
 def frozen(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]:
@@ -131,7 +131,7 @@ def frozen(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]:
     if settings.frozen is None:
         return {}
     if settings.frozen not in names:
-        raise RecipeError(f"optimizer.frozen is {settings.frozen!r}: {nearest(settings.frozen, names)}")
+        raise RecipeError(f"optimizer.frozen is {settings.frozen!r}: {suggest(settings.frozen, names)}")
     if settings.frozen == names[-1]:
         raise RecipeError(
             f"optimizer.frozen is {settings.frozen!r}, the last layer: name one before it, as nothing would train"
@@ -149,10 +149,10 @@ def check_names(network: AlexNet, factors: Mapping[str, float], key: str) -> Non
     for name, layer in network.layers.items():
         known |= {name, *(f"{name}.{kind}" for kind, _ in layer.named_parameters())}
     if unknown := sorted(set(factors) - known):
-        raise RecipeError(f"{key} names {unknown[0]!r}: {nearest(unknown[0], known)}")
+        raise RecipeError(f"{key} names {unknown[0]!r}: {suggest(unknown[0], known)}")
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float, factors: Mapping[str, float] | None = None) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, rate: float, factors: Mapping[str, float] | None = None) -> None:
     """Give every group its rate: `rate` times its own factor, and the `factors` for its layer, its kind (`bias`) or both."""
     for group in optimizer.param_groups:
         layer, _, kind = group["name"].partition(".")
@@ -187,7 +187,7 @@ class Loss:
         each = None if self.weights is None else self.weights[wanted][:, None].to(logits.dtype)
         return binary_cross_entropy_with_logits(logits, smooth, each)
 
-    def total(self, wanted: Tensor) -> float:
+    def normalizer(self, wanted: Tensor) -> float:
         """Return what a mean over images of these targets divides by: their number, or the sum of their weights."""
         if self.binary or self.weights is None:
             return len(wanted)

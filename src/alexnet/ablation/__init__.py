@@ -1,0 +1,1 @@
+"""Ablation studies: train with one thing changed, and compare."""

@@ -1,0 +1,147 @@
+"""What a study trains: its arms, seeds and budget, as they are kept beside its runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from alexnet.ablation.studies import STUDIES, Study
+from alexnet.errors import AlexNetError, RecipeError, RunError, suggest
+from alexnet.recipe import Recipe, settings_from
+
+
+class Plan(BaseModel):
+    """A study as it is trained: `study.json` in its folder.
+
+    `recipe` is that of all arms, `arms` are its keys that differ, by name. `split` is what accuracy is measured on. With
+    `minutes`, each training has so many `epochs` that the whole study takes about as long. What else is here is as in `Study`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    study: str
+    claim: str = ""
+    source: str = ""
+    claimed: dict[str, str] = {}
+    measure: Literal["accuracy", "steps"] = "accuracy"
+    split: Literal["validation", "test"] = "validation"
+    scales: tuple[float, ...] = ()
+    seeds: int
+    minutes: float | None = None
+    epochs: int | None = None
+    recipe: Recipe
+    arms: dict[str, dict[str, Any]]
+
+    @property
+    def trainings(self) -> int:
+        """How many there are; those that look for a rate may be short."""
+        return len(self.arms) * (self.seeds + len(self.scales))
+
+    def recipe_of(self, arm: str, seed: int, scale: float = 1.0) -> Recipe:
+        """Return the recipe of a training: the arm's, with all rates times `scale`.
+
+        Raises:
+            RecipeError: an arm's key or value is wrong.
+        """
+        length = {} if self.epochs is None else {"train.epochs": self.epochs, "train.max_images": 0}
+        recipe = self.recipe.with_settings({**length, **self.arms[arm]})
+        rates = recipe.scaled_rates(scale) if self.scales else {}
+        return recipe.with_settings({**rates, "train.seed": recipe.train.seed + seed})
+
+    def difference(self, other: Plan) -> str:
+        """Return the first field in which `other` asks for something else, "" if none does.
+
+        Where the images lie is none, nor what `minutes` came to.
+        """
+        free: Any = {"epochs": True, "recipe": {"data": {"root", "workers"}}}
+        ours, theirs = (json.loads(plan.model_dump_json(exclude=free)) for plan in (self, other))
+        return next((key for key in ours if ours[key] != theirs[key]), "")
+
+
+def find_study(name: str) -> Study:
+    """Return a study by name.
+
+    Raises:
+        AlexNetError: there is none of that name.
+    """
+    if name not in STUDIES:
+        raise AlexNetError(f"no study {name!r}: {suggest(name, STUDIES)}")
+    return STUDIES[name]
+
+
+def plan_study(study: Study, recipe: Recipe, settings: Mapping[str, Any], *, seeds: int, minutes: float | None = None) -> Plan:
+    """Return the plan of a study by `recipe`, with `settings` in all arms; it is measured on test images, if there are any.
+
+    Raises:
+        RecipeError: no such key, a value that is wrong, or a key that the study varies.
+    """
+    varied = {key for arm in study.arms.values() for key in arm}
+    if taken := sorted(varied & set(settings)):
+        raise RecipeError(f"--set {taken[0]}: the study {study.name} varies it, so it cannot be the same in all arms")
+    plan = Plan(
+        study=study.name,
+        claim=study.claim,
+        source=study.source,
+        claimed=dict(study.claimed),
+        measure=study.measure,
+        split="test",
+        scales=study.scales,
+        seeds=seeds,
+        minutes=minutes,
+        recipe=recipe.with_settings({**study.settings, **settings}),
+        arms={name: dict(arm) for name, arm in study.arms.items()},
+    )
+    return _checked(plan)
+
+
+def plan_variation(
+    varied: Sequence[str], recipe: Recipe, settings: Mapping[str, Any], *, seeds: int, minutes: float | None = None
+) -> Plan:
+    """Return the plan of a training for every combination of `varied`, texts such as `optimizer.lr=0.01,0.001`.
+
+    It is measured on validation images, as the best is then chosen.
+
+    Raises:
+        RecipeError: no such key, a value that is wrong, or nothing to compare.
+    """
+    choices = [[settings_from([f"{key}={value}"]) for value in values] for key, values in map(_values, varied)]
+    arms = [{key: value for choice in chosen for key, value in choice.items()} for chosen in product(*choices)]
+    named = {", ".join(f"{key}={json.dumps(value)}".replace('"', "") for key, value in arm.items()): arm for arm in arms}
+    if len(named) < 2:
+        raise RecipeError(f"--vary {' '.join(varied)}: give two values or more, as in optimizer.lr=0.01,0.001")
+    return _checked(Plan(study="vary", seeds=seeds, minutes=minutes, recipe=recipe.with_settings(settings), arms=named))
+
+
+def _values(text: str) -> tuple[str, list[str]]:
+    """`model.pool=[3,2],[2,2]` -> ("model.pool", ["[3,2]", "[2,2]"])."""
+    key, _, values = text.partition("=")
+    return key.strip(), re.split(r",(?![^\[]*\])", values)
+
+
+def _checked(plan: Plan) -> Plan:
+    """Return the plan, whose arms are read once, and whose images are where they are from any folder."""
+    plan = plan.model_copy(update={"recipe": plan.recipe.from_anywhere()})
+    if plan.minutes is not None and plan.recipe.train.minutes is not None:
+        raise RecipeError("train.minutes is for each training and --minutes for the whole study: give one of them")
+    for arm in plan.arms:
+        plan.recipe_of(arm, 0)
+    return plan
+
+
+def read_plan(place: Path) -> Plan:
+    """Return the plan in a `study.json`.
+
+    Raises:
+        RunError: it cannot be read, or another version wrote it.
+    """
+    try:
+        return Plan.model_validate_json(place.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, ValueError) as error:
+        raise RunError(f"{place} is damaged, or another version of alexnet wrote it: name another --out") from error

@@ -1,0 +1,199 @@
+"""Commands that show what there is: datasets, recipes, variants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alexnet.cli.app import group
+from alexnet.cli.help import INSIDE, Command
+from alexnet.cli.options import AsJson, Classes, DataRoot, Overwrite, VariantName, data_argument, recipe_option, recipes
+from alexnet.cli.output import print_json, print_problems, show_problems
+
+data_group = group(
+    "data",
+    INSIDE,
+    """See what is in a dataset, and what is wrong with it.
+
+    Examples:
+        alexnet data check photos/
+        alexnet data show photos/
+    """,
+)
+recipe_group = group(
+    "recipes",
+    INSIDE,
+    """Recipes: how to train, each a TOML file.
+
+    Examples:
+        alexnet recipes list
+        alexnet recipes show fast > mine.toml
+        alexnet train photos/ --recipe mine.toml
+    """,
+)
+model_group = group(
+    "model",
+    INSIDE,
+    """Variants: the architectures, layer by layer.
+
+    Examples:
+        alexnet model list
+        alexnet model summary paper
+    """,
+)
+
+
+@data_group.command("check", cls=Command)
+def data_check(
+    data: Annotated[str, data_argument()],
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: image, kind, detail.")] = False,
+) -> None:
+    """Look at every image of DATA: what is wrong?
+
+    It tells what is damaged or odd, what is there twice, or in two splits; nothing is changed.
+
+    Examples:
+        alexnet data check photos/
+        alexnet data check photos/ --csv > problems.csv
+    """
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv")
+    from alexnet.data.check import check
+    from alexnet.data.sources import open_table
+
+    found = check(open_table(data, data_root)).to_json()
+    if as_json:
+        print_json(found)
+    elif as_csv:
+        print_problems(found)
+    else:
+        show_problems(found)
+
+
+@data_group.command("show", cls=Command)
+def data_show(
+    data: Annotated[str, data_argument()],
+    recipe: Annotated[
+        str | None, recipe_option("Show what this recipe's random changes make of the images, beside them.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PNG", help="The picture.  [default: <data>.png]")] = None,
+    overwrite: Overwrite = False,
+    data_root: DataRoot = None,
+) -> None:
+    """Draw samples of DATA with their names.
+
+    With --recipe it draws images before and after the recipe's random changes.
+
+    Examples:
+        alexnet data show photos/
+        alexnet data show photos/ --recipe cats-dogs
+    """
+    from alexnet.data.sources import open_table
+    from alexnet.recipe import load
+    from alexnet.report import samples
+
+    table = open_table(data, data_root)
+    path = out or Path(f"{table.name}{f'-{Path(recipe).stem}' if recipe else ''}.png")
+    if recipe is None:
+        samples.show_samples(table, path, overwrite)
+    else:
+        samples.show_changes(table, load(recipe), path, overwrite)
+    print(path)
+
+
+@recipe_group.command("list", cls=Command)
+def recipes_list() -> None:
+    """List the recipes inside, with what each is for.
+
+    Examples:
+        alexnet recipes list
+    """
+    from alexnet import recipe
+
+    for name in recipe.names():
+        print(recipe.read_text(name).partition("\n")[0].lstrip("# "))
+
+
+@recipe_group.command("show", cls=Command)
+def recipes_show(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name (alexnet recipes list), or a TOML file.", autocompletion=recipes)
+    ],
+) -> None:
+    """Print a recipe: a file to copy and to change.
+
+    Its head says where it comes from, the command, the time it takes, and what to expect.
+
+    Examples:
+        alexnet recipes show cats-dogs
+        alexnet recipes show fast > mine.toml
+    """
+    from alexnet import recipe
+
+    print(recipe.read_text(name), end="")
+
+
+@model_group.command("list", cls=Command)
+def model_list() -> None:
+    """List the variants inside, with the text each comes from.
+
+    Examples:
+        alexnet model list
+    """
+    from alexnet.network.variants import ROWS
+
+    for row in ROWS:
+        print(f"{row.name:12} {row.input_size}x{row.input_size}, {row.classes} classes: {row.source}")
+
+
+@model_group.command("summary", cls=Command)
+def model_summary(name: VariantName, classes: Classes = None, as_json: AsJson = False) -> None:
+    """Print a variant layer by layer, with the arithmetic.
+
+    Shapes, parameters, and how the sizes come about.
+
+    Examples:
+        alexnet model summary paper
+        alexnet model summary cats-dogs --classes 2 --json
+    """
+    from alexnet.network.summary import summarize
+
+    summary = summarize(name, classes)
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        print(summary.table())
+
+
+@model_group.command("plot", cls=Command)
+def model_plot(
+    name: VariantName,
+    classes: Classes = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw this .svg or .png alone.  [default: VARIANT.svg and VARIANT.png]")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw a variant and print the paths of the drawings.
+
+    Maps are boxes, and towers stand in rows.
+
+    Examples:
+        alexnet model plot paper
+        alexnet model plot owt --classes 10 --out owt.svg
+    """
+    from alexnet.files import refuse_overwrite
+    from alexnet.network import diagram
+    from alexnet.network.summary import summarize
+
+    summary = summarize(name, classes)
+    paths = [out] if out else [Path(name + suffix) for suffix in diagram.FORMATS]
+    for path in paths:
+        refuse_overwrite(path, overwrite)
+    for path in paths:
+        diagram.save(summary, path, overwrite)
+        print(path)

@@ -1,0 +1,119 @@
+"""Commands that look at runs: evaluate, compare, explain, report."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alexnet.cli.answers import Counted, fail_if_unread, names_of
+from alexnet.cli.app import app
+from alexnet.cli.help import LOOK, Command
+from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Split, Views, data_argument, images_argument
+from alexnet.cli.output import print_json, show_evaluation, show_explained
+from alexnet.errors import printable
+
+command = partial(app.command, cls=Command, rich_help_panel=LOOK)
+
+
+@command()
+def evaluate(
+    run: RunPath,
+    data: Annotated[str | None, data_argument("A dataset as for train.", default="the run's own")] = None,
+    split: Annotated[
+        Split | None,
+        typer.Option(metavar="NAME", help="train, val or test.  [default: test, else val; all of a DATA that is not split]"),
+    ] = None,
+    views: Annotated[
+        Views,
+        typer.Option(
+            metavar="N", help="Looks at each image: 1; 2, with its mirror image; 10, corners and centre too, as in 2012."
+        ),
+    ] = Views.one,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a run on its own dataset or on another one.
+
+    Top-1 is the share of images whose label comes first, with its 95 % interval; top-5, of more than five classes, the share
+    whose label is among the first five. A row for each class follows.
+
+    Examples:
+        alexnet evaluate runs/photos
+        alexnet evaluate runs/photos other-photos/ --views 10
+        alexnet evaluate runs/photos --split val --json
+    """
+    from alexnet import api
+
+    found = api.load(run, device).evaluate(data, split.value if split else None, int(views.value)).to_json()
+    if as_json:
+        print_json(found)
+    else:
+        show_evaluation(found)
+
+
+@command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders; all are compared with the first.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show runs side by side: figures, and what differs.
+
+    Examples:
+        alexnet compare runs/photos runs/finetuned
+    """
+    if len(runs) < 2:
+        raise typer.BadParameter("name two runs or more")
+    from alexnet import api
+    from alexnet.report.compare import table
+
+    found = api.compare(runs)
+    if as_json:
+        print_json(found)
+    else:
+        for line in table(found).splitlines():
+            print(printable(line))
+
+
+@command()
+def explain(
+    run: RunPath,
+    images: Annotated[list[str], images_argument("What to explain")],
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the pictures go.  [default: RUN/explain]")] = None,
+    arrays: Annotated[bool, typer.Option("--arrays", help="Write a NumPy archive (.npz) for each image, too.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Draw why the network says what it says.
+
+    A picture for each image: the places that spoke for the answer, what it needs to see, what its layers show. Exit code 1 if
+    an image could not be read. It needs captum (pip install captum).
+
+    Examples:
+        alexnet explain runs/photos cat.jpg
+        alexnet explain runs/photos 'photos/cat/1*.jpg' --out why/ --arrays
+    """
+    from alexnet import api
+    from alexnet.progress import track
+
+    answers = Counted(track(api.load(run, device).explain(names_of(images), out, arrays, overwrite), "Explaining"))
+    if as_json:
+        print_json(list(answers))
+    else:
+        show_explained(answers)
+    fail_if_unread(answers)
+
+
+@command()
+def report(run: RunPath, device: Device = None) -> None:
+    """Write RUN/report.html anew and print its path.
+
+    Examples:
+        alexnet report runs/photos
+    """
+    from alexnet import api
+
+    print(api.load(run, device).report())

@@ -1,0 +1,112 @@
+"""A network that Keras trained -> a run folder that predicts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alexnet.convert.keras_weights import keras_classes, load_keras
+from alexnet.data.builtin import FASHION_LABELS
+from alexnet.errors import AlexNetError, RecipeError, WeightsError, format_names
+from alexnet.files import write_json, write_text
+from alexnet.network.alexnet import AlexNet
+from alexnet.network.variants import variant as find_variant
+from alexnet.recipe import Recipe, names
+from alexnet.recipe import load as load_recipe
+from alexnet.run import ModelConfig, create, save_model
+
+# Names of the outputs, in the order of the dataset's own numbers, which is Keras'.
+LABELS: dict[str, tuple[str, ...]] = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "fashion-mnist": FASHION_LABELS,
+}
+MEASURED = ("auto", "channels", "one", "image", "image-centre")  # words of `[images]` that stand for figures of a dataset
+EXAMPLES = {"cache_size": "256", "mean": "0", "std": "1", "upscale": "1"}
+
+
+def import_keras(
+    file: str | Path,
+    *,
+    variant: str,
+    classes: Sequence[str] | None = None,
+    recipe: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path,
+) -> Path:
+    """Make a run folder of a Keras file and return its path.
+
+    Args:
+        file: `.keras`, `.weights.h5` or `.h5`.
+        variant: the architecture that the file was made with.
+        classes: names of the outputs in order; None takes those of the recipe's dataset if it has as many, else 0, 1, ….
+        recipe: how the images were prepared: a name or a TOML file; None takes that of the variant's name, or else `fast`.
+        settings: keys of the recipe to change, `{"images.mean": [0.5, 0.5, 0.5]}`; left out, `images.input` is the variant's
+            and `train.precision` is float32, Keras' own.
+        out: the run folder, new.
+
+    Raises:
+        WeightsError: the file cannot be read or does not fit the variant; the number of classes is wrong.
+        RecipeError: no such recipe or key, or images whose preparation is left to a dataset.
+        VariantError: no such variant.
+        RunError: `out` is not empty or cannot be written.
+    """
+    file, row = Path(file), find_variant(variant)
+    name = recipe or (variant if variant in names() else "fast")
+    # As in Keras: float32, and images that are not enlarged on the way.
+    start = {"images.input": row.input_size, "images.upscale": 1, "train.precision": "float32"}
+    changes = {**start, **(settings or {}), "model.variant": variant}
+    chosen = load_recipe(str(name)).with_settings(changes)
+    _refuse_unmeasured(chosen)
+    labels = _labels(file, keras_classes(file), classes, chosen.data.dataset)
+    model, preprocessing = chosen.model, chosen.images.resolved()
+    config = ModelConfig(
+        variant=variant,
+        width=model.width,
+        overrides=model.overrides,
+        labels=labels,
+        preprocessing=preprocessing,
+        precision=chosen.train.precision,
+    )
+    network = config.network()
+    load_keras(file, network)
+    return _write(Path(out), chosen, network, config)
+
+
+def _refuse_unmeasured(recipe: Recipe) -> None:
+    """Raise unless every setting of the images is a value, not a word for what a dataset would say."""
+    missing = [key for key, value in recipe.images if value in MEASURED]
+    if missing:
+        keys = ", ".join(f"images.{key}" for key in missing)
+        example = " ".join(f"--set images.{key}={EXAMPLES[key]}" for key in missing)
+        raise RecipeError(
+            f"the recipe {recipe.name} takes {keys} from the images it trains on, and here are none: "
+            f"say how they were prepared for Keras, for example {example}"
+        )
+
+
+def _labels(file: Path, count: int, classes: Sequence[str] | None, dataset: str) -> tuple[str, ...]:
+    if count < 2:
+        raise WeightsError(f"{file} has {count} output; a network here has one for each class, at least 2 (a softmax)")
+    if classes is None:
+        known = LABELS.get(dataset, ())
+        return known if len(known) == count else tuple(map(str, range(count)))
+    if len(classes) != count:
+        raise WeightsError(f"{file} has {count} outputs, but --classes names {len(classes)}: {format_names(classes)}")
+    if len(set(classes)) != count or "" in classes:
+        raise WeightsError(f"--classes needs {count} different names: {format_names(classes)}")
+    return tuple(classes)
+
+
+def _write(out: Path, recipe: Recipe, network: AlexNet, config: ModelConfig) -> Path:
+    folder = create(out)
+    try:
+        write_text(folder.recipe, recipe.to_toml())
+        save_model(folder, network, config)
+        untrained = {"epochs": 0, "seconds": 0, "best_epoch": 0, "validation": None, "test": None, "skipped": ()}
+        write_json(folder.summary, {"run": str(out), "recipe": recipe.name, "variant": config.variant} | untrained)
+    except AlexNetError:
+        shutil.rmtree(out)
+        raise
+    return out

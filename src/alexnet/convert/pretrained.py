@@ -1,0 +1,69 @@
+"""First weights from elsewhere: torchvision's ImageNet weights, a file in their layout, or another run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet.convert.torchvision import copy_weights, read_torchvision
+from alexnet.data.builtin import default_root
+from alexnet.data.download import Source, get
+from alexnet.errors import WeightsError, error_reason
+from alexnet.files import expanded
+from alexnet.network.alexnet import AlexNet
+from alexnet.run import find, load_model, read_config
+
+# torchvision's AlexNet_Weights.IMAGENET1K_V1. The name holds the beginning of the SHA-256; the size is the most to expect.
+IMAGENET1K = Source(
+    "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "alexnet-owt-7be5be79.pth", "7be5be79", 250_000_000, False
+)
+
+
+def settings_from_weights(weights: str) -> Mapping[str, Any]:
+    """Return the settings that `--weights` brings along: those of the network, if the weights are a run's.
+
+    Raises:
+        RunError: a folder that is no run, or a damaged one.
+        WeightsError: no such name, file or folder.
+    """
+    if weights == "imagenet1k":
+        return {"model.weights": weights}
+    path = expanded(weights).absolute()
+    if path.is_file():
+        return {"model.weights": str(path)}
+    if not path.is_dir():
+        raise WeightsError(f"no weights {weights!r}: name a run folder, a file in torchvision's layout, or imagenet1k")
+    config = read_config(find(path))
+    network = {f"model.{key}": value for key, value in config.overrides.items()}
+    return {"model.weights": str(path), "model.variant": config.variant, "model.width": config.width, **network}
+
+
+def load_pretrained(network: AlexNet, weights: str, data_root: Path | None) -> None:
+    """Copy all weights but the head's into `network`, which keeps its head.
+
+    Args:
+        network: of the variant that the weights were made with; any number of classes.
+        weights: `imagenet1k`, a file in torchvision's layout (`.pth` or `.safetensors`), or a run folder.
+        data_root: where downloads lie; None is as for datasets.
+
+    Raises:
+        AlexNetError: no such weights, a damaged file, another network's, a download that failed.
+    """
+    path = Path(weights)
+    if path.is_dir():
+        other, config = load_model(find(path), torch.device("cpu"))
+        copy_weights(other.state_dict(), network, f"{path} (a run of --variant {config.variant})", head=False)
+        return
+    try:
+        if weights == "imagenet1k":
+            if network.row.name != "owt":  # before 244 MB are fetched in vain
+                raise WeightsError(f"imagenet1k is of the variant 'owt', and this is {network.row.name!r}: add --variant owt")
+            path, content = get(IMAGENET1K, data_root or default_root())
+        else:
+            content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"cannot read {error.filename or path}: {error_reason(error)}") from error
+    copy_weights(read_torchvision(content, path), network, f"{path} (torchvision's AlexNet, --variant owt)", head=False)

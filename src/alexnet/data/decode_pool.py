@@ -1,0 +1,191 @@
+"""Decoding in processes of their own, so that no file can hang or crash the process that trains.
+
+A worker is `python -m alexnet.data.decode_worker`: it reads a line of JSON for each image, and answers with a line and bytes.
+(Not multiprocessing: spawn runs the user's own script again, fork is unsafe beside OpenMP.) What takes too long is ended by the
+system, even inside a C library; the image is reported, another worker goes on. Nothing that a worker says is executed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import alexnet
+from alexnet.data.decode_worker import CPU_SECONDS, WORK
+from alexnet.errors import DataError, ImageError
+
+WALL_SECONDS = 60.0  # where the processor's time is not what it takes: a network drive that hangs; Windows
+IDLE_KEPT = 2  # workers that wait for the next call
+
+
+@dataclass(frozen=True, eq=False)
+class InMemoryImage:
+    """An image that came without a file: its name in answers, and a file's bytes, pixels, or why it is none."""
+
+    name: str
+    content: bytes | NDArray[np.uint8] | Image.Image | ImageError
+
+
+Source = Path | bytes | NDArray[np.uint8] | InMemoryImage  # a file, what is in one, pixels, or what was given in Python
+
+
+class Answer(NamedTuple):
+    """What a worker found: facts that JSON can hold, and bytes."""
+
+    facts: dict[str, Any]
+    body: bytes
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The body as an image, H W 3."""
+        return np.frombuffer(self.body, dtype=np.uint8).reshape(self.facts["shape"])
+
+
+class _Worker:
+    """A process that decodes one image at a time."""
+
+    def __init__(self) -> None:
+        # The package may have been found by a path that only this process has; -P: not in the folder where it was started.
+        paths = [os.environ.get("PYTHONPATH"), str(Path(alexnet.__file__).parent.parent)]
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        command = [sys.executable, "-P", "-m", "alexnet.data.decode_worker"]
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._expired = False
+        self._to, self._from = self._process.stdin, self._process.stdout
+        if not self._from.readline():
+            raise DataError(f"cannot decode images: {' '.join(command)} ended with exit code {self._process.wait()}")
+
+    def ask(self, request: dict[str, Any], content: bytes = b"") -> Answer | ImageError:
+        """Return the answer to a request with `content` after it, or the reason for none; the process may have died of it."""
+        timer = threading.Timer(WALL_SECONDS, self._expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            self._to.write(json.dumps(request).encode() + b"\n")
+            self._to.write(content)
+            self._to.flush()
+            facts: dict[str, Any] = json.loads(self._from.readline())
+            body = self._from.read(facts["bytes"])
+            if len(body) == facts["bytes"]:
+                return ImageError(facts["error"], facts["kind"]) if "error" in facts else Answer(facts, body)
+        except (OSError, ValueError):  # it died, before the request or in the middle of the answer
+            pass
+        finally:
+            timer.cancel()
+        code = self.end()
+        if self._expired or code == -getattr(signal, "SIGPROF", 0):
+            return ImageError(f"decoding it takes more than {CPU_SECONDS:g} seconds", "slow")
+        return ImageError(f"the decoder crashed on it (exit code {code})", "corrupt")
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._process.kill()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can take another image."""
+        return self._process.poll() is None
+
+    def end(self) -> int:
+        """End the process and return its exit code."""
+        self._process.kill()
+        code = self._process.wait()
+        for pipe in (self._to, self._from):
+            with suppress(OSError):
+                pipe.close()
+        return code
+
+
+_idle: deque[_Worker] = deque()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # they answer the parent: a child that asked too would get its answers
+
+
+def decoded(
+    work: str, sources: Iterable[Source], workers: int, ahead: int = 0, **settings: Any
+) -> Generator[tuple[Source, Answer | ImageError], None, None]:
+    """Do `work` on each source by so many processes at once; yield it with the answer, or the reason for none, in order.
+
+    Args:
+        work: a name of `worker.WORK`.
+        sources: paths of files or their bytes, or what was given in Python; arrays and images of Pillow stay in this process.
+        workers: processes at once.
+        ahead: images that may be decoded before their turn; two for each worker at least.
+        settings: of the work.
+
+    Raises:
+        DataError: no process can be started.
+    """
+    waiting: deque[tuple[Source, Future[Answer | ImageError]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for source in sources:
+            waiting.append((source, pool.submit(answer_one, work, source, settings)))
+            if len(waiting) > max(ahead, 2 * workers):
+                first, answer = waiting.popleft()
+                yield first, answer.result()
+        while waiting:
+            first, answer = waiting.popleft()
+            yield first, answer.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        while len(_idle) > IDLE_KEPT:
+            _idle.pop().end()
+
+
+def answer_one(work: str, source: Source, settings: dict[str, Any]) -> Answer | ImageError:
+    """Do `work` on one source by a process that this thread waits for; the rest as `decoded`."""
+    content = source.content if isinstance(source, InMemoryImage) else source
+    if isinstance(content, ImageError):
+        return content
+    if isinstance(content, np.ndarray | Image.Image):
+        try:
+            return Answer(*WORK[work](content, **settings))
+        except ImageError as error:
+            return error
+    worker = _take()
+    request = {"work": work, "settings": settings}
+    if isinstance(content, bytes):
+        answer = worker.ask({**request, "bytes": len(content)}, content)
+    else:
+        answer = worker.ask({**request, "path": os.path.abspath(content)})  # a worker stays in the folder where it was started
+    if worker.alive:
+        _idle.append(worker)
+    return answer
+
+
+def _take() -> _Worker:
+    with suppress(IndexError):
+        while True:
+            worker = _idle.pop()
+            if worker.alive:
+                return worker
+            worker.end()
+    return _Worker()
+
+
+@atexit.register
+def _end_all() -> None:
+    while _idle:
+        _idle.pop().end()

@@ -1,0 +1,117 @@
+"""From a file to what the network sees: fit, scale, normalise. Training and prediction come the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alexnet.data import decode
+from alexnet.recipe import Preprocessing
+
+PixelArray = NDArray[np.uint8] | NDArray[np.float32]
+
+
+def stored_pixels(source: Path | NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Decode an image to what the cache holds: `side` x `side` x 3 uint8, or H W 3 where `cache_size` is full.
+
+    In this process; files from elsewhere go through `data.decode_pool`, which does the same in another.
+
+    Raises:
+        ImageError: as `decode.decode`.
+    """
+    return decode.stored_pixels(source, **preprocessing.decode_options())
+
+
+def fit_image(stored: NDArray[np.uint8], preprocessing: Preprocessing) -> PixelArray:
+    """Return a stored image as batches hold it: `side` x `side` x 3, uint8, or float32 where full images are resized.
+
+    Resized in float, so that nothing is rounded on the way to the network.
+    """
+    if preprocessing.cache_size != "full":
+        return stored
+    height, width = stored.shape[:2]
+    if preprocessing.fit == "crop":
+        left, top, right, bottom = (int(edge) for edge in decode.centre(width, height))
+        stored = stored[top:bottom, left:right]
+    if preprocessing.resize == "bilinear" and not preprocessing.antialias:
+        return _bilinear(_bilinear(stored.astype(np.float32), 1, preprocessing.input), 0, preprocessing.input)
+    x = torch.from_numpy(stored.astype(np.float32)).permute(2, 0, 1)[None]  # 1 3 H W
+    result: NDArray[np.float32] = _resize(x, preprocessing.model_copy(update={"upscale": 1}))[0].permute(1, 2, 0).numpy()
+    return result
+
+
+def pixels(source: Path | NDArray[np.uint8], preprocessing: Preprocessing) -> PixelArray:
+    """Decode and fit an image: `side` x `side` x 3, uint8 or float32, grey levels 0 to 255.
+
+    Raises:
+        ImageError: as `decode.decode`.
+    """
+    return fit_image(stored_pixels(source, preprocessing), preprocessing)
+
+
+def to_input(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Make a batch the network's input, on its device: N S S 3, uint8 or float -> N 3 I I float32, channels last in memory."""
+    x = standardize(images, preprocessing)
+    if preprocessing.crop is not None:
+        edge = (x.shape[1] - preprocessing.crop) // 2
+        x = x[:, edge : edge + preprocessing.crop, edge : edge + preprocessing.crop]
+    return normalize(x, preprocessing)
+
+
+def standardize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Do what needs the whole stored image: subtract the mean image, or standardise each image by itself. N S S 3 stays.
+
+    An image's own deviation is at least 1 / sqrt(its values), as TensorFlow's `per_image_standardization` has it.
+    """
+    if preprocessing.mean == "image":
+        assert preprocessing.mean_image is not None
+        return images.float() - torch.from_numpy(preprocessing.mean_image).to(images.device)
+    if preprocessing.mean == "each":
+        x = images.float()
+        deviation, mean = torch.std_mean(x, (1, 2, 3), correction=0, keepdim=True)
+        return (x - mean) / deviation.clamp_min(x[0].numel() ** -0.5)
+    return images
+
+
+def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Do the rest, image by image or crop by crop: N S S 3 as `standardize` returns it -> N 3 I I float32."""
+    x, scale = images.float(), 255 / preprocessing.value_range
+    if preprocessing.mean == "image-centre":
+        assert preprocessing.mean_image is not None
+        edge, side = (preprocessing.mean_image.shape[0] - x.shape[1]) // 2, x.shape[1]
+        x = x - torch.tensor(preprocessing.mean_image[edge : edge + side, edge : edge + side], device=x.device)
+    elif not isinstance(preprocessing.mean, str):
+        x = x - torch.tensor(preprocessing.mean, device=x.device) * scale
+    if not isinstance(preprocessing.std, str):
+        x = x / (torch.tensor(preprocessing.std, device=x.device) * scale)
+    if preprocessing.horizontal_flip:
+        x = x.flip(2)
+    if preprocessing.brightness:
+        x = x + preprocessing.brightness
+    return _resize(x.permute(0, 3, 1, 2), preprocessing)  # N H W C -> N C H W, the memory stays
+
+
+def _resize(x: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Scale N 3 H W floats to N 3 I I, pixel centres at halves."""
+    size = (preprocessing.resized, preprocessing.resized)
+    if x.shape[2:] == size:
+        return x
+    if preprocessing.resize == "nearest":
+        return torch.nn.functional.interpolate(x, size=size, mode="nearest-exact")
+    smaller = preprocessing.antialias and preprocessing.resized < max(x.shape[2:])  # a side that grows is as without
+    return torch.nn.functional.interpolate(x, size=size, mode="bilinear", antialias=smaller)
+
+
+def _bilinear(image: NDArray[np.float32], axis: int, size: int) -> NDArray[np.float32]:
+    """Scale one axis of an H W 3 image to `size`, rounding where TensorFlow does: PyTorch is up to 1e-3 grey levels off it."""
+    count = image.shape[axis]
+    at = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * (np.float32(count) / np.float32(size)) - np.float32(0.5)
+    low, high = np.floor(at).clip(0).astype(int), np.ceil(at).clip(max=count - 1).astype(int)
+    share = (at - np.floor(at)).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    before = image.take(low, axis)
+    result: NDArray[np.float32] = before + (image.take(high, axis) - before) * share
+    return result

@@ -1,0 +1,1 @@
+"""Explain predictions: attribution maps and their figure."""

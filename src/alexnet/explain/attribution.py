@@ -1,0 +1,208 @@
+"""Why a network says what it says of an image: class activation, occlusion, integrated gradients, feature maps.
+
+All of it is computed in float32, about the label that comes first, at the network's input of I x I pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from alexnet.data.decode_pool import Source
+from alexnet.data.preprocessing import PixelArray, to_input
+from alexnet.errors import AlexNetError, ImageError
+from alexnet.inference.predict import best, iter_images, probabilities
+from alexnet.network.alexnet import AlexNet
+from alexnet.network.device import autocast
+from alexnet.recipe import Preprocessing
+from alexnet.run import ModelConfig
+
+PATCH = 1 / 6  # of the image's side is covered at a time (occlusion), half a patch from one place to the next
+STEPS = 32  # of the path from a grey image (integrated gradients)
+BATCH = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What the network made of an image.
+
+    Attributes:
+        pixels: S S 3 uint8, the image as it goes in, before its colours are scaled.
+        labels: of the network's outputs.
+        probabilities: float64, one a label, calibrated.
+        target: position of the label that the heat maps are about.
+        grad_cam: I I float32, 0 or more: where the last maps speak for the label (Selvaraju and others 2017).
+        occlusion: I I float32: how far the label's log-odds fall when a patch there is grey (Zeiler and Fergus 2014).
+        integrated_gradients: I I float32: what each pixel adds to the label's logit (Sundararajan and others 2017).
+        maps: C H W float32 by convolution (`conv1` …), after its activation.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    target: int
+    grad_cam: NDArray[np.float32]
+    occlusion: NDArray[np.float32]
+    integrated_gradients: NDArray[np.float32]
+    maps: dict[str, NDArray[np.float32]]
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """Return the `count` most probable labels with their probabilities, shares from 0 to 1, best first."""
+        return [(each["label"], each["probability"]) for each in best(self.probabilities, self.labels, count)]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return all of it by name, for `numpy.savez`: arrays as of `Explanation`, maps under their layers' names."""
+        heat = {name: getattr(self, name) for name in ("grad_cam", "occlusion", "integrated_gradients")}
+        return {
+            "pixels": self.pixels,
+            "labels": np.array(self.labels),
+            "probabilities": self.probabilities,
+            "target": np.array(self.target),
+            **heat,
+            **self.maps,
+        }
+
+
+def explain(
+    network: AlexNet, config: ModelConfig, sources: Iterable[Source]
+) -> Iterator[tuple[Source, Explanation | ImageError]]:
+    """Yield each source, a path or an H W 3 uint8 array, with its explanation, or with the reason for none.
+
+    Raises:
+        AlexNetError: captum is not installed.
+    """
+    with closing(iter_images(sources, config.preprocessing)) as images:
+        for source, image in images:
+            yield source, image if isinstance(image, ImageError) else explained(network, config, image)
+
+
+def explained(network: AlexNet, config: ModelConfig, fit_image: PixelArray) -> Explanation:
+    """Explain an image S S 3, as `iter_images` yields it; raises as `explain`."""
+    preprocessing, image = config.preprocessing, torch.from_numpy(fit_image.copy())
+    device = next(network.parameters()).device
+    x = to_input(image[None].to(device), preprocessing)
+    names = map_layers(network)
+    [said] = probabilities(network, config, [fit_image])
+    target = int(said.argmax())
+    with autocast(device, "float32"):
+        with torch.no_grad():
+            _, maps = network.activations(x, list(names.values()), preprocessing.scale_factor)
+        return Explanation(
+            pixels=as_seen(image.numpy(), preprocessing),
+            labels=config.labels,
+            probabilities=said,
+            target=target,
+            grad_cam=grad_cam(network, x, target, preprocessing.scale_factor),
+            occlusion=occlusion(network, x, target, preprocessing.scale_factor),
+            integrated_gradients=integrated_gradients(network, x, target, preprocessing.scale_factor),
+            maps={conv: maps[layer][0].float().cpu().numpy() for conv, layer in names.items()},
+        )
+
+
+def map_layers(network: AlexNet) -> dict[str, str]:
+    """Return for each convolution the layer that activates it: `{"conv1": "relu1", …}`."""
+    names = network.layer_names
+    activated = {conv: f"{network.row.activation}{conv.removeprefix('conv')}" for conv in names if conv.startswith("conv")}
+    return {conv: layer for conv, layer in activated.items() if layer in names}
+
+
+def shares(heat: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return a heat map from -1 (against the label) to 1 (for it), and how opaque each pixel is to be drawn, 0 to 0.85."""
+    most = float(np.quantile(np.abs(heat), 0.995)) or 1.0  # a few single pixels would leave all others pale
+    share = (heat / most).clip(-1, 1)
+    return share, np.abs(share) ** 0.7 * 0.85
+
+
+def strongest(maps: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Return those of the maps C H W with the greatest means, strongest first, `count` at most."""
+    return maps[np.argsort(-maps.mean((1, 2)), kind="stable")[:count]]
+
+
+def as_seen(image: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the part of an image S S 3 that goes into the network, with its own colours: uint8."""
+    if preprocessing.crop is not None:
+        edge = (image.shape[0] - preprocessing.crop) // 2
+        image = image[edge : edge + preprocessing.crop, edge : edge + preprocessing.crop]
+    seen: NDArray[np.uint8] = image.round().clip(0, 255).astype(np.uint8)
+    return seen[:, ::-1] if preprocessing.horizontal_flip else seen
+
+
+def grad_cam(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDArray[np.float32]:
+    """Return where the last maps speak for a label: their sum, each weighted by its mean gradient, without what speaks against.
+
+    The gradient is that of the label's log-odds: what the label's logit alone owes to a place says nothing of what the others
+    owe to it (docs/log.md).
+
+    Args:
+        network: in evaluation mode.
+        x: 1 3 I I, as the network takes it.
+        target: position of the label.
+        upscale: as the network takes it.
+
+    Returns:
+        I I float32.
+    """
+    last = list(map_layers(network).values())[-1]
+    with torch.enable_grad():  # x takes a gradient so that the maps have one, even where all weights are frozen
+        logits, kept = network.activations(x.detach().clone().requires_grad_(), [last], upscale)
+        (gradient,) = torch.autograd.grad(_log_odds(logits, target).sum(), kept[last])
+    heat = (gradient.mean((2, 3), keepdim=True) * kept[last].detach()).sum(1, keepdim=True).relu()
+    return _numpy(interpolate(heat, size=x.shape[2:], mode="bilinear")[0, 0])
+
+
+def occlusion(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDArray[np.float32]:
+    """Return how far a label's log-odds fall when a patch is made grey, by pixel: the mean over the patches that cover it.
+
+    Arguments and result as for `grad_cam`.
+    """
+    side = x.shape[2]
+    patch = max(1, round(side * PATCH))
+    starts = sorted({*range(0, side - patch, max(1, patch // 2)), side - patch})
+    places = [(top, left) for top in starts for left in starts]
+    heat, covered = torch.zeros(side, side), torch.zeros(side, side)
+    with torch.no_grad():
+        whole = _log_odds(network(x, upscale), target)
+        for first in range(0, len(places), BATCH):
+            some = places[first : first + BATCH]
+            hidden = x.repeat(len(some), 1, 1, 1)
+            for image, (top, left) in zip(hidden, some, strict=True):
+                image[:, top : top + patch, left : left + patch] = 0  # the mean of the training images: grey
+            falls = (whole - _log_odds(network(hidden, upscale), target)).tolist()
+            for fall, (top, left) in zip(falls, some, strict=True):
+                heat[top : top + patch, left : left + patch] += fall
+                covered[top : top + patch, left : left + patch] += 1
+    return _numpy(heat / covered)
+
+
+def _log_odds(logits: Tensor, target: int) -> Tensor:
+    """Log p / (1 - p) of a label; unlike p it still moves where the network is sure."""
+    others = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1).float()
+    return logits[:, target].float() - others.logsumexp(1)
+
+
+def integrated_gradients(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDArray[np.float32]:
+    """Return what each pixel adds to a label's logit on the way from a grey image; arguments and result as for `grad_cam`.
+
+    Raises:
+        AlexNetError: captum is not installed.
+    """
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError as error:
+        raise AlexNetError(f"explaining needs captum ({error}): pip install captum") from error
+    method = IntegratedGradients(lambda images: network(images, upscale))
+    found = method.attribute(x, baselines=0.0, target=target, n_steps=STEPS, internal_batch_size=BATCH)
+    return _numpy(found[0].sum(0))
+
+
+def _numpy(heat: Tensor) -> NDArray[np.float32]:
+    result: NDArray[np.float32] = heat.detach().float().cpu().numpy()
+    return result

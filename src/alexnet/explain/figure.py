@@ -1,0 +1,175 @@
+"""An explanation as one picture: the photo under its heat maps, the best labels, what each convolution shows."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+import zipfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpecFromSubplotSpec
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from alexnet.data.decode_pool import Source
+from alexnet.errors import ImageError, RunError, error_reason
+from alexnet.explain.attribution import Explanation, explain, shares, strongest
+from alexnet.files import MADE_BY, ZIP_COMMENT, refuse_overwrite, write_output
+from alexnet.fonts import legible, save_png
+from alexnet.inference.predict import best, source_name
+from alexnet.network.alexnet import AlexNet
+from alexnet.network.filters import filter_grid
+from alexnet.plotting import BLUE, GREY, NEUTRAL, ORANGE, page_text, short
+from alexnet.run import ModelConfig
+
+MAPS_SHOWN = 12  # of each convolution, the strongest first
+LABELS_SHOWN = 5
+LONGEST = 200  # bytes of a name, of the 255 that a file's may have
+FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for and against", [BLUE, NEUTRAL, ORANGE])
+
+
+def write_explanations(
+    network: AlexNet, config: ModelConfig, sources: Sequence[Source], folder: Path, *, arrays: bool, overwrite: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Draw each source's explanation into `folder` and yield an answer, as `Run.explain` does.
+
+    Raises:
+        RunError: the folder cannot be written, or holds a user's own file of such a name and is not to `overwrite`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {folder}: {error_reason(error)}; name another --out") from error
+    stems = [folder / stem for stem in _stems(sources)]
+    kinds = (".png", ".npz") if arrays else (".png",)
+    for place in [folder / "filters.png", *(Path(f"{stem}{kind}") for stem in stems for kind in kinds)]:
+        refuse_overwrite(place, overwrite)
+    kernels = filter_grid(network.state_dict()["features.conv1.weight"].float().cpu().numpy(), network.row.towers)
+    large = Image.fromarray(kernels).resize((kernels.shape[1] * 4, kernels.shape[0] * 4), Image.Resampling.NEAREST)
+    mark = PngInfo()
+    mark.add_text("Software", MADE_BY)
+    write_output(folder / "filters.png", partial(large.save, format="png", pnginfo=mark), overwrite)
+    for stem, (source, found) in zip(stems, explain(network, config, sources), strict=True):
+        name = source_name(source)
+        if isinstance(found, ImageError):
+            yield {"image": name, "error": str(found)}
+            continue
+        answer: dict[str, Any] = {"image": name, "predictions": best(found.probabilities, found.labels, LABELS_SHOWN)}
+        answer["figure"] = f"{stem}.png"
+        write_output(Path(answer["figure"]), partial(save_figure, found, name=name), overwrite)
+        if arrays:
+            answer["arrays"] = f"{stem}.npz"
+            write_output(Path(answer["arrays"]), partial(_save_arrays, found), overwrite)
+        yield answer
+
+
+def _stems(sources: Sequence[Source]) -> Iterator[str]:
+    """Yield a name for each source's files, `cat-explained`, no two of which a disk that is blind to case takes for one."""
+    taken: set[str] = set()
+    for source in sources:
+        stem, number = source.stem if isinstance(source, Path) else Path(source_name(source)).stem, 1
+        while len(os.fsencode(stem)) > LONGEST:
+            stem = stem[:-1]
+        name = stem
+        while (key := unicodedata.normalize("NFC", name).casefold()) in taken:  # the same name in two folders
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(key)
+        yield f"{name}-explained"
+
+
+def _save_arrays(explanation: Explanation, path: Path) -> None:
+    with path.open("wb") as file:  # a name would get another ending
+        np.savez_compressed(file, allow_pickle=False, **explanation.arrays())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = ZIP_COMMENT
+
+
+def save_figure(explanation: Explanation, path: Path, name: str) -> None:
+    """Draw an explanation of the image called `name` to a PNG file."""
+    figure = Figure(figsize=(11, 8.6), facecolor="white")
+    # Names are other people's: a `$` in them is a `$`.
+    with matplotlib.rc_context({"text.parse_math": False}):
+        grid = figure.add_gridspec(2, 1, height_ratios=[1, 1.45], hspace=0.13, left=0.03, right=0.985, top=0.88, bottom=0.04)
+        _heat_maps(figure, GridSpecFromSubplotSpec(1, 4, grid[0], wspace=0.06), explanation)
+        below = GridSpecFromSubplotSpec(1, 2, grid[1], width_ratios=[1, 3.1], wspace=0.16)
+        _labels(figure.add_subplot(below[0]), explanation)
+        _maps(figure, GridSpecFromSubplotSpec(len(explanation.maps), 1, below[1], hspace=0.28), explanation)
+        label, probability = explanation.top(1)[0]
+        figure.text(0.03, 0.955, f"{_short(label)}, {probability:.1%}", fontsize=19, fontweight="bold", va="center")
+        figure.text(0.985, 0.955, _short(name, 60), fontsize=10, color="#555555", ha="right", va="center")
+        save_png(figure, path)
+
+
+def _short(name: str, length: int = 22) -> str:
+    return short(legible(page_text(name)), length, end=True)
+
+
+def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Explanation) -> None:
+    grey = explanation.pixels.mean(2)
+    panels = (
+        ("The image as it goes in", None),
+        ("Grad-CAM: where it sees it", explanation.grad_cam),
+        ("Occlusion: what it needs to see", explanation.occlusion),
+        ("Integrated gradients: by pixel", explanation.integrated_gradients),
+    )
+    height, width = grey.shape
+    for place, (title, heat) in enumerate(panels):
+        axes = figure.add_subplot(grid[place])
+        axes.set_title(title, fontsize=9.5, loc="left", pad=5)
+        axes.set_axis_off()
+        if heat is None:
+            axes.imshow(explanation.pixels)
+            continue
+        axes.imshow(255 - (255 - grey) * 0.45, cmap="gray", vmin=0, vmax=255)
+        (share, strength), over = shares(heat), (-0.5, width - 0.5, height - 0.5, -0.5)
+        axes.imshow(share, cmap=FOR_AND_AGAINST, vmin=-1, vmax=1, alpha=strength, extent=over, interpolation="bilinear")
+    figure.text(0.985, 0.915, "orange: for the label", fontsize=9, color=ORANGE, ha="right")
+    figure.text(0.855, 0.915, "blue: against it", fontsize=9, color=BLUE, ha="right")
+
+
+def _labels(axes: Axes, explanation: Explanation) -> None:
+    found = explanation.top(LABELS_SHOWN)
+    places = range(len(found))
+    axes.barh(places, [probability for _, probability in found], height=0.32, color=BLUE)
+    axes.barh(places, [1.0] * len(found), height=0.32, color=GREY, alpha=0.15)
+    for place, (label, probability) in zip(places, found, strict=True):
+        axes.text(0, place - 0.27, _short(label), fontsize=10, va="bottom")
+        axes.text(1, place - 0.27, f"{probability:.1%}", fontsize=10, va="bottom", ha="right", color="#555555")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(LABELS_SHOWN - 0.4, -0.75)
+    axes.set_axis_off()
+
+
+def _maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Explanation) -> None:
+    """A row a convolution, its strongest maps first, each from its least to its greatest value."""
+    for row, (name, maps) in enumerate(explanation.maps.items()):
+        axes = figure.add_subplot(grid[row])
+        shown = strongest(maps, MAPS_SHOWN)
+        height, width = maps.shape[1:]
+        size = f"{height}x{width}" if (height, width) != (1, 1) else "one pixel"
+        axes.set_title(f"{name}: the {len(shown)} strongest of {len(maps)} maps, {size}", fontsize=9, loc="left", pad=3)
+        axes.imshow(_strip(list(shown)), cmap="cividis", interpolation="nearest")
+        axes.set_anchor("W")
+        axes.set_axis_off()
+
+
+def _strip(maps: list[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Put maps side by side with gaps of nothing."""
+    height = maps[0].shape[0]
+    gap = np.full((height, max(1, round(height / 16))), np.nan)
+    parts = []
+    for each in maps:
+        low, high = float(each.min()), float(each.max())
+        parts += [(each - low) / max(high - low, 1e-12), gap]
+    strip: NDArray[np.float64] = np.concatenate(parts[:-1], axis=1)
+    return strip

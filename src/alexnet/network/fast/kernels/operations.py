@@ -1,0 +1,241 @@
+"""What the kernels compute, as functions of tensors with gradients, and the step of the weights.
+
+Each takes what `usable` accepts. Arguments of the C functions stand in a structure of the same name in the `.cpp` file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from alexnet.network.fast import kernels
+from alexnet.network.layers import BatchNorm
+
+
+def usable(x: Tensor) -> bool:
+    """Tell whether the kernels take this tensor: on a CPU, float32 or bfloat16, and not only traced."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    traced = traced or type(x) not in (Tensor, nn.Parameter) or torch._C._are_functorch_transforms_active()
+    return x.device.type == "cpu" and x.dtype in kernels.TYPES and not traced and kernels.library() is not None
+
+
+class _Maps(ctypes.Structure):
+    """As `Maps` in kernels/maps.cpp."""
+
+    _fields_ = [
+        *(("images", ctypes.c_long), ("height", ctypes.c_int), ("width", ctypes.c_int), ("channels", ctypes.c_int)),
+        *(("window", ctypes.c_int), ("stride", ctypes.c_int), ("relu", ctypes.c_int)),
+    ]
+
+
+def relu_norm_pool(x: Tensor, norm: BatchNorm | None, window: int, stride: int, *, relu: bool) -> Tensor:
+    """Apply ReLU, batch normalisation and max pooling to N C H W in one pass; a window of 1 does not pool.
+
+    In training, and with `norm` not None, its moving statistics take those of the batch. In evaluation there is no gradient
+    for the norm.
+    """
+    count, channels, height, width = x.shape
+    maps = _Maps(count, height, width, channels, window, stride, relu)
+    scale, shift = (None, None) if norm is None else (norm.weight, norm.bias)
+    result: Tensor = _ReluNormPool.apply(x, scale, shift, norm, maps)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _ReluNormPool(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, norm: BatchNorm | None, maps: _Maps
+    ) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        count, channels = maps.images * maps.height * maps.width, maps.channels
+        factor = offset = mean = deviation = None
+        if norm is not None:
+            assert scale is not None
+            assert shift is not None
+            if norm.training:
+                sums = torch.empty(2, channels, dtype=torch.float64)
+                kernels.call("map_sums", x.dtype, (x, sums), maps)
+                sums, count = _of_all(norm, sums, count)
+                mean = sums[0] / count
+                variance = (sums[1] / count - mean.square()).clamp_min(0)
+                norm.track(mean, variance)
+            else:
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
+                mean, variance = norm.running_mean.double(), norm.running_var.double()
+            deviation = (variance + norm.eps).sqrt()
+            factor = (scale / deviation).float()
+            offset = (shift - mean * scale / deviation).float()
+        pooled = [(side - maps.window) // maps.stride + 1 for side in (maps.height, maps.width)]
+        shape = (maps.images, channels, *pooled)
+        result = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        wanted = any(context.needs_input_grad) and maps.window > 1
+        place = torch.empty_like(result, dtype=torch.uint8) if wanted else None
+        kernels.call("map_forward", x.dtype, (x, factor, offset, result, place), maps)
+        context.save_for_backward(x, place, scale, mean, deviation)
+        context.maps, context.norm, context.count = maps, norm, count
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, place, scale, mean, deviation = context.saved_tensors
+        maps = context.maps
+        gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        to_scale = to_shift = factor = slope = offset = None
+        if scale is not None:
+            sums = torch.empty(2, maps.channels, dtype=torch.float64)
+            kernels.call("map_gradient_sums", x.dtype, (x, gradient, place, sums), maps)
+            to_shift, to_scale = sums[0], (sums[1] - mean * sums[0]) / deviation
+            # dx = scale / deviation * (dy - mean of dy - normalised x * mean of (dy * normalised x)), a line in x and dy
+            # where the sums are those of all processes: each has its part of the gradient of scale and shift
+            factor = scale / deviation
+            sums, _ = _of_all(context.norm, sums, 0)
+            slope = -factor * (sums[1] - mean * sums[0]) / (context.count * deviation.square())
+            offset = -factor * sums[0] / context.count - slope * mean
+            factor, slope, offset = factor.float(), slope.float(), offset.float()
+            to_scale, to_shift = to_scale.to(scale.dtype), to_shift.to(scale.dtype)
+        result = torch.empty_like(x)
+        kernels.call("map_backward", x.dtype, (x, gradient, place, factor, slope, offset, result), maps)
+        return result, to_scale, to_shift, None, None
+
+
+def _of_all(norm: BatchNorm, sums: Tensor, count: int) -> tuple[Tensor, float]:
+    """Return `sums` and `count` summed over the processes that share a batch, if there are such."""
+    if norm.total is None:
+        return sums, count
+    found = norm.total(torch.cat([sums.flatten(), sums.new_tensor([count])]))
+    return found[:-1].view_as(sums), found[-1].item()
+
+
+class _Convolution(ctypes.Structure):
+    """As `Convolution` in kernels/winograd.cpp."""
+
+    _fields_ = [(name, ctypes.c_int) for name in ("images", "height", "width", "inputs", "outputs", "taps")]
+
+
+LANE = 32  # channels that the convolutions take together
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
+    """Convolve N C H W with O C/groups K K, zeros around: bfloat16, K 3 or 5; `bias` O float32, or None.
+
+    O/groups is a multiple of 32; where C/groups is not, channels of zeros are added.
+    """
+    if groups == 1 and not x.shape[1] % LANE:
+        result: Tensor = _Winograd.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return result
+    missing = -weight.shape[1] % LANE
+    biases = [None] * groups if bias is None else bias.chunk(groups)
+    parts = [
+        convolve(pad(maps, (0, 0, 0, 0, 0, missing)), pad(kernels, (0, 0, 0, 0, 0, missing)), shift)
+        for maps, kernels, shift in zip(x.chunk(groups, 1), weight.chunk(groups), biases, strict=True)
+    ]
+    return torch.cat(parts, 1)
+
+
+class _Winograd(torch.autograd.Function):
+    """A convolution in fewer products, of maps N C H W with weights O C K K in bfloat16 and a bias in float32 or none."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x, weight = (tensor.to(torch.bfloat16).contiguous(memory_format=torch.channels_last) for tensor in (x, weight))
+        count, inputs, height, width = x.shape
+        settings = _Convolution(count, height, width, inputs, len(weight), weight.shape[2])
+        shape = (count, len(weight), height, width)
+        result = torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
+        kernels.call("winograd_forward", torch.bfloat16, (x, weight, bias, result), settings)
+        context.save_for_backward(x, weight)
+        context.settings = settings
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = context.saved_tensors
+        wanted = context.needs_input_grad
+        gradient = gradient.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        to_x, to_weight = torch.empty_like(x), torch.empty_like(weight)
+        if wanted[0]:
+            kernels.call("winograd_input_gradient", torch.bfloat16, (gradient, weight, to_x), context.settings)
+        if wanted[1]:
+            kernels.call("winograd_weight_gradient", torch.bfloat16, (gradient, x, to_weight), context.settings)
+        to_bias = gradient.sum((0, 2, 3), dtype=torch.float32) if wanted[2] else None
+        return to_x if wanted[0] else None, to_weight if wanted[1] else None, to_bias
+
+
+class _Norm(ctypes.Structure):
+    """As `Norm` in kernels/response_norm.cpp."""
+
+    _fields_ = [
+        *(("pixels", ctypes.c_long), ("towers", ctypes.c_int), ("channels", ctypes.c_int), ("size", ctypes.c_int)),
+        *(("alpha", ctypes.c_float), ("beta", ctypes.c_float), ("k", ctypes.c_float), ("relu", ctypes.c_int)),
+    ]
+
+
+def response_norm(images: Tensor, size: int, alpha: float, beta: float, k: float, towers: int, *, relu: bool) -> Tensor:
+    """Normalise N C H W as `lrn.LocalResponseNorm` does, forward and gradient in one pass each; `images` must be `usable`."""
+    count, channels, height, width = images.shape
+    norm = _Norm(count * height * width, towers, channels // towers, size, alpha, beta, k, relu)
+    result: Tensor = _ResponseNorm.apply(images, norm)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _ResponseNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, images: Tensor, norm: _Norm) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
+        context.save_for_backward(images)
+        context.norm = norm
+        result = torch.empty_like(images)
+        kernels.call("norm_forward", images.dtype, (images, result), norm)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (images,) = context.saved_tensors
+        gradient = gradient.to(images.dtype).contiguous(memory_format=torch.channels_last)
+        result = torch.empty_like(images)
+        kernels.call("norm_backward", images.dtype, (images, gradient, result), context.norm)
+        return result, None
+
+
+class _Step(ctypes.Structure):
+    """As `Step` in kernels/step.cpp."""
+
+    _fields_ = [
+        *(("count", ctypes.c_long), ("rate", ctypes.c_float), ("momentum", ctypes.c_float), ("decay", ctypes.c_float)),
+        *(("velocity", ctypes.c_int), ("decoupled", ctypes.c_int), ("nesterov", ctypes.c_int)),
+    ]
+
+
+def step(
+    weight: Tensor,
+    gradient: Tensor,
+    velocity: Tensor | None,
+    *,
+    form: str,
+    rate: float,
+    momentum: float,
+    decay: float,
+    nesterov: bool,
+    half: Tensor | None,
+) -> bool:
+    """Take a step of `training.optimizer.SGD` in place, in one pass over memory; False where the kernel does not take it.
+
+    `half`, if there is one, becomes the new weights in bfloat16.
+    """
+    tensors = [tensor for tensor in (weight, gradient, velocity, half) if tensor is not None]
+    # One run of memory each, all in the same order of axes: then the order does not matter.
+    alike = all(t.stride() == weight.stride() and usable(t) for t in tensors) and weight.dtype == torch.float32
+    if not alike or not torch.ops.aten.is_non_overlapping_and_dense(weight):
+        return False
+    settings = _Step(weight.numel(), rate, momentum, decay, form != "pytorch", form == "keras", nesterov)
+    kernels.call("step", gradient.dtype, (weight, gradient, velocity, half), settings)
+    torch.autograd.graph.increment_version(weight)
+    return True

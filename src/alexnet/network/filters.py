@@ -1,0 +1,36 @@
+"""The kernels of the first layer as small colour images, as in figure 3 of the paper."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLUMNS = 16
+GAP = 1  # pixels of white between kernels; three times as many between towers
+GREY = 128
+
+
+def filter_grid(weights: NDArray[np.float32], towers: int = 1) -> NDArray[np.uint8]:
+    """Draw kernels side by side, a pixel a weight; those of a tower below those of the one before.
+
+    Args:
+        weights: O 3 K K; each kernel is drawn as strong as can be about grey, so only its shape and colours can be compared.
+        towers: groups of channels, as many in each.
+
+    Returns:
+        H W 3 uint8.
+    """
+    count, _, size, _ = weights.shape
+    strongest = np.abs(weights).max((1, 2, 3), keepdims=True)
+    levels = GREY + 127 * weights / np.maximum(strongest, 1e-12)
+    kernels = levels.round().clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)  # O K K 3
+    per_tower = count // towers
+    columns = min(COLUMNS, per_tower)
+    rows, step = -(-per_tower // columns), size + GAP
+    height = rows * step - GAP
+    sheet = np.full((towers * height + (towers - 1) * 3 * GAP, columns * step - GAP, 3), 255, dtype=np.uint8)
+    for i, kernel in enumerate(kernels):
+        tower, place = divmod(i, per_tower)
+        top, left = tower * (height + 3 * GAP) + place // columns * step, place % columns * step
+        sheet[top : top + size, left : left + size] = kernel
+    return sheet

@@ -1,0 +1,247 @@
+"""The page for people: `report.html` of a run, one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from importlib.resources import files
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import safe_open
+
+import alexnet
+from alexnet.data.check import KINDS, check_decoded
+from alexnet.errors import RunError, shell_quote
+from alexnet.files import read_json, write_text
+from alexnet.inference.metrics import most_frequent, per_class, wilson_interval
+from alexnet.network.filters import filter_grid
+from alexnet.network.variants import variant
+from alexnet.plotting import data_uri, page_text
+from alexnet.run import read_config, read_metrics, read_recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alexnet.data.dataset import Dataset
+    from alexnet.inference.evaluate import Evaluation
+    from alexnet.run import RunFolder
+
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "all": "evaluated"}
+NUMBERED = 20  # classes up to which the confusion matrix is a table with numbers
+PAIRS_SHOWN = 12
+SAMPLES_SHOWN = 16
+MISTAKES_SHOWN = 12
+UNCERTAIN_SHOWN = 8
+PROBLEMS_SHOWN = 5  # of each kind
+SKIPPED_SHOWN = 50
+FIGURES = ("epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
+
+Parts = dict[str, Any]
+
+
+def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Evaluation) -> Path:
+    """Write `report.html` and return its path; `evaluation` is that of the dataset's `split`, image by image in its order.
+
+    Raises:
+        RunError: a file of the run is missing or damaged, or the disk is full.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # with matplotlib, a second that `predict` need not wait
+
+    pages = Environment(
+        loader=PackageLoader("alexnet.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    pages.filters |= {"percent": "{:.1%}".format, "duration": duration}
+    script = (files("alexnet.report") / "templates" / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # the page runs this script alone
+    try:
+        parts = _run(folder, dataset) | _first_layer(folder) | {"script": script, "script_digest": digest}
+    except (LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            f"a file in {folder.path} is damaged, summary.json or another: {type(error).__name__} {error}"
+        ) from error
+    parts |= _figures(dataset, split, evaluation)
+    parts |= _confusion(evaluation) | _reliability(evaluation) | _images(dataset, split, evaluation) | _checked(dataset)
+    write_text(folder.report, page_text(pages.get_template("report.html").render(parts)))
+    return folder.report
+
+
+def duration(seconds: float) -> str:
+    """Return 75.2 as `1 min 15 s`, 4000 as `1 h 07 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _run(folder: RunFolder, dataset: Dataset) -> Parts:
+    """What the run's files say: the curves, the time, the recipe. A stopped training has no summary yet."""
+    from alexnet.report.charts import curves
+
+    recipe = read_recipe(folder)
+    history = read_metrics(folder, FIGURES)
+    if not history:
+        raise RunError(
+            f"{folder.metrics} has no epoch yet: alexnet train --resume {shell_quote(folder.path)} goes on with the run"
+        )
+    finished = folder.summary.exists()
+    best = max(history, key=lambda row: (row["val_top1"], -row["val_loss"]))
+    summary: Parts = {"best_epoch": best["epoch"], "seconds": None, "validation": None}
+    if finished:
+        summary = read_json(folder.summary)
+    kept = int(summary["best_epoch"])
+    dated = folder.summary if finished else folder.metrics
+    table = dataset.table
+    return {
+        "version": alexnet.__version__,
+        "name": table.name,
+        "variant": recipe.model.variant,
+        "recipe": recipe.name,
+        "keep": recipe.train.keep,
+        "date": time.strftime("%d %B %Y", time.localtime(dated.stat().st_mtime)).lstrip("0"),
+        "finished": finished,
+        "seconds": summary["seconds"],
+        "epochs": len(history),
+        "kept": kept,
+        "validation": summary["validation"],
+        "counts": {SPLIT_NAMES[split]: count for split, count in table.counts().items()},
+        "curves": dict(zip(("Accuracy", "Loss", "Learning rate"), curves(history, kept), strict=True)),
+        "skipped": table.skipped[:SKIPPED_SHOWN],
+        "skipped_more": len(table.skipped) - SKIPPED_SHOWN,
+        "recipe_text": folder.recipe.read_text(encoding="utf-8"),
+        "environment": _flat(read_json(folder.environment)),
+        "command": f"alexnet predict {shell_quote(folder.path)} IMAGE…",
+    }
+
+
+def _flat(tree: Parts) -> list[tuple[str, Any]]:
+    """Return the environment's entries, those of its inner dicts too; without what is not known."""
+    rows = [item for key, value in tree.items() for item in (value.items() if isinstance(value, dict) else [(key, value)])]
+    return [(key.replace("_", " "), value) for key, value in rows if value not in (None, "")]
+
+
+def _figures(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
+    """The headline, and the table of classes: worst first, those without images last."""
+    counts = evaluation.confusion
+    predicted = counts.sum(0)
+    rows = [
+        row | {"label": label, "predicted": int(times)}
+        for label, row, times in zip(evaluation.labels, per_class(counts), predicted, strict=True)
+    ]
+    found = evaluation.to_json()
+    return {
+        "split": SPLIT_NAMES[split],
+        "has_test": "test" in dataset.table.counts(),
+        "found": found,
+        "right": round(found["top1"] * found["images"]),
+        "top5_interval": wilson_interval(found["top5"], found["images"]),
+        "guess": most_frequent(found["per_class"])[1],
+        "classes": sorted(rows, key=lambda row: (row["images"] == 0, row["f1"] or 0, row["recall"] or 0)),
+    }
+
+
+def _confusion(evaluation: Evaluation) -> Parts:
+    """The confusion matrix, as a table or as a map, and the pairs most often confused."""
+    from alexnet.report.charts import confusion_map, shades, ticks_apart
+
+    counts, labels = evaluation.confusion, evaluation.labels
+    wrong = counts - np.diag(counts.diagonal())
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS_SHOWN]
+    pairs: list[Parts] = []
+    for true, taken in zip(*np.unravel_index(order, counts.shape), strict=True):
+        if wrong[true, taken]:
+            number, of = int(wrong[true, taken]), int(counts[true].sum())
+            pairs.append({"true": labels[true], "taken": labels[taken], "count": number, "of": of})
+    most = "Most often, {true} is taken for {taken}: {count} of {of}.".format(**pairs[0]) if pairs else "No mistakes."
+    many = len(labels) > NUMBERED
+    tints = shades(counts).round(2)
+    return {
+        "labels": labels,
+        "pairs": pairs,
+        "ticks_apart": ticks_apart(len(labels)) if many else 1,
+        "confusion_map": confusion_map(counts, labels, f"Confusion matrix of {len(labels)} classes. {most}") if many else None,
+        "matrix": [] if many else [list(zip(*row, strict=True)) for row in zip(counts.tolist(), tints.tolist(), strict=True)],
+    }
+
+
+def _reliability(evaluation: Evaluation) -> Parts:
+    from alexnet.report.charts import reliability
+
+    return {"reliability": reliability(evaluation.reliability(), evaluation.reliability(evaluation.temperature))}
+
+
+def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
+    """Images to look at: some by chance, the mistakes made with the highest probability, and the least certain answers."""
+    probabilities = evaluation.probabilities
+    predicted = evaluation.logits.argmax(1)
+    wrong = np.flatnonzero(predicted != evaluation.targets)
+    worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:MISTAKES_SHOWN]
+    entropy = -np.sum(probabilities * np.log(np.maximum(probabilities, 1e-300)), axis=1)
+    uncertain = np.argsort(-entropy, kind="stable")[:UNCERTAIN_SHOWN]
+    images, names = dataset.images(split), dataset.names(split)
+
+    def sample_card(i: int) -> Parts:
+        from alexnet.report.charts import thumbnail
+
+        true, (taken, second) = int(evaluation.targets[i]), np.argsort(-probabilities[i], kind="stable")[:2].tolist()
+        return {
+            "picture": thumbnail(images.pixels.stored(images.rows[i])),
+            "file": names[i],
+            "true": evaluation.labels[true],
+            "taken": evaluation.labels[taken],
+            "second": evaluation.labels[second],
+            "right": true == taken,
+            "true_probability": float(probabilities[i, true]),
+            "probability": float(probabilities[i, taken]),
+            "second_probability": float(probabilities[i, second]),
+        }
+
+    return {
+        "samples": [sample_card(i) for i in _by_chance(evaluation.targets)],
+        "mistakes": [sample_card(i) for i in worst],
+        "uncertain": [sample_card(i) for i in uncertain],
+        "wrong": len(wrong),
+        "pixelated": bool(images.pixels.shapes.max() < 88),
+    }
+
+
+def _first_layer(folder: RunFolder) -> Parts:
+    """The kernels of the first layer as a picture; a training that was stopped early has none yet."""
+    if not (folder.config.exists() and folder.weights.exists()):
+        return {"filters": None}
+    config = read_config(folder)
+    with safe_open(folder.weights, "numpy") as tensors:
+        weights = tensors.get_tensor("features.conv1.weight")
+    towers = variant(config.variant, config.overrides).towers
+    sheet = Image.fromarray(filter_grid(weights.astype(np.float32), towers))
+    return {"filters": {"picture": data_uri(sheet, "png"), "count": len(weights), "size": weights.shape[2], "towers": towers}}
+
+
+def _checked(dataset: Dataset) -> Parts:
+    """What the data check found, by kind."""
+    found = check_decoded(dataset).problems
+    kinds = [(kind, list(alike)) for kind, alike in groupby(found, key=lambda problem: problem.kind)]
+    return {
+        "problems": [
+            {"kind": kind, "meaning": KINDS[kind], "count": len(alike), "first": alike[:PROBLEMS_SHOWN]}
+            for kind, alike in kinds
+        ]
+    }
+
+
+def _by_chance(targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return positions of random images, the same each time, of as many classes as can be; by class."""
+    order = np.random.default_rng(0).permutation(len(targets))
+    _, first = np.unique(targets[order], return_index=True)  # one of each class
+    ones = np.random.default_rng(1).permutation(order[np.sort(first)])
+    rest = order[~np.isin(order, ones)]
+    chosen = np.concatenate([ones, rest])[:SAMPLES_SHOWN]
+    found: NDArray[np.int64] = chosen[np.argsort(targets[chosen], kind="stable")]
+    return found

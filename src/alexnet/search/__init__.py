@@ -1,0 +1,1 @@
+"""Find images that look alike."""

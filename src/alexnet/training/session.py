@@ -1,0 +1,169 @@
+"""What a training leaves behind while it runs: checkpoints, metrics, the best weights; and how a signal ends it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, NoReturn
+
+from alexnet.data.dataset import Dataset
+from alexnet.errors import DivergedError, Interrupted, shell_quote
+from alexnet.recipe import Preprocessing, Recipe
+from alexnet.run import ModelConfig, RunFolder, save_model, save_weights, write_metrics
+from alexnet.training import checkpoint
+from alexnet.training.budget import Budget
+from alexnet.training.checkpoint import TrainingState
+from alexnet.training.signals import StopRequest
+from alexnet.training.step import Step
+
+SECONDS_BETWEEN_CHECKPOINTS = 120.0  # within an epoch; another is written after each epoch, but
+CHECKPOINT_SHARE = 0.1  # of the time is the most that they may take
+
+
+class Session:
+    """One session of a training, from its start or its last checkpoint to its end or the next signal.
+
+    Attributes:
+        state: where the training stands.
+        best_weights: those of the best epoch so far, by name; empty without any.
+        config: what belongs to the weights.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        preprocessing: Preprocessing,
+        step: Step,
+        folder: RunFolder,
+        budget: Budget,
+        stop: StopRequest,
+    ) -> None:
+        self._recipe, self._dataset, self._step, self._folder = recipe, dataset, step, folder
+        self._budget, self._stop = budget, stop
+        self._model, self._group = step.model, step.model.group
+        self.state = TrainingState()
+        self.best_weights: checkpoint.Tensors = {}
+        model = recipe.model
+        self.config = ModelConfig(
+            variant=model.variant,
+            width=model.width,
+            overrides=model.overrides,
+            labels=dataset.table.labels,
+            preprocessing=preprocessing,
+            precision=recipe.train.precision,
+        )
+        self._stop_code, self._save_requested = 0, False  # what all processes agreed on
+        self._saved_at, self._save_seconds = time.monotonic(), 0.0
+
+    def resume(self) -> bool:
+        """Load the last checkpoint; return False if there is none.
+
+        Raises:
+            RunError: it is damaged, or the recipe is not what it was.
+            DataError: the dataset is not what it was.
+        """
+        found = checkpoint.load(self._folder, self._recipe, self._dataset) if self._group.is_main else None
+        state, tensors = found or (None, {kind: {} for kind in checkpoint.KINDS})
+        content = self._group.broadcast(None if state is None else asdict(state))
+        if content is None:
+            return False
+        self.state = TrainingState(**content)
+        if self._group.world_size > 1:
+            self.state.accumulation_steps = 1
+        self._budget.add_elapsed(self.state.elapsed_before)
+        network, momentum = (self._group.broadcast_tensors(tensors[kind]) for kind in ("network", "momentum"))
+        checkpoint.restore(network, momentum, self._model, self._step.optimizer, self._folder.path)
+        self.best_weights = tensors["best"]
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            RunError: it cannot be written; the one before is intact.
+        """
+        began = time.monotonic()
+        self._budget.flush()
+        state = replace(self.state, elapsed_before=began - self._budget.started)
+        self._model.gather_weights()
+        momentum = checkpoint.momentum_of(self._model, self._step.optimizer)
+        if self._group.is_main:
+            network = self._model.full_model
+            checkpoint.save(self._folder, self._recipe, self._dataset, state, network, momentum, self.best_weights)
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - began
+
+    def after_step(self) -> None:
+        """Let all processes agree on a signal that one of them noted and on whether to save; then stop, or save.
+
+        Raises:
+            Interrupted: a signal came; everything is saved.
+        """
+        due = time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS
+        code = self._stop.code
+        interrupted, terminated, saving = self._group.sum(code == 130, code == 143, due and self._group.is_main)
+        self._stop_code, self._save_requested = 143 if terminated else 130 if interrupted else 0, bool(saving)
+        self.stop_if_requested()
+        if self._save_requested:
+            self.save()
+
+    def keep_epoch(self, row: Mapping[str, Any]) -> None:
+        """Add a row to the metrics, and keep the weights if they are the best so far."""
+        state, network = self.state, self._model.full_model
+        state.history.append(dict(row))
+        if (row["val_top1"], -row["val_loss"]) > state.best:
+            state.best, state.best_epoch = (row["val_top1"], -row["val_loss"]), state.epoch
+            if self._recipe.train.keep == "best" and self._group.is_main:
+                self.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        if self._group.is_main:
+            write_metrics(self._folder, state.history)
+            if pattern := self._recipe.train.save_epochs:
+                save_weights(self._folder.path / "epochs" / f"{pattern.format(epoch=state.epoch)}.safetensors", network)
+
+    def after_epoch(self) -> None:
+        """Save, unless checkpoints would take too much of the time."""
+        worth_it = (time.monotonic() - self._saved_at) * CHECKPOINT_SHARE > self._save_seconds
+        if self._group.broadcast_number(worth_it) and not self._budget.is_over(self.state):
+            self.save()
+
+    def load_kept_weights(self) -> None:
+        """Load the weights that the recipe keeps: those of the last epoch or of the best one."""
+        self._model.gather_weights()
+        if self._recipe.train.keep == "best" and self.state.best_epoch:
+            self._model.full_model.load_state_dict(self._group.broadcast_tensors(self.best_weights))
+
+    def stop_if_requested(self) -> None:
+        """Save and stop if a signal came.
+
+        Raises:
+            Interrupted: one did.
+        """
+        code = self._stop.code if self._group.world_size == 1 else self._stop_code
+        if not code:
+            return
+        self.save()
+        if self.best_weights:  # so that what was reached can be used meanwhile
+            self._save_best()
+        done = not self.state.batch and self._budget.is_over(self.state)
+        where = "after the last epoch" if done else f"in epoch {self.state.epoch}"
+        command = f"alexnet train --resume {shell_quote(self._folder.path)}"
+        raise Interrupted(f"stopped {where}, all is saved; go on with: {command}", code)
+
+    def raise_diverged(self, loss: float, where: str) -> NoReturn:
+        """Save the best weights and raise the error that a loss is not finite."""
+        saved = ""
+        if self.best_weights:
+            self._save_best()
+            saved = f"; the weights of epoch {self.state.best_epoch} are kept in {self._folder.path}"
+        optimizer = self._recipe.optimizer
+        muon = f" --set optimizer.muon_lr={optimizer.muon_lr / 3:.2g}" if optimizer.muon_lr else ""
+        raise DivergedError(
+            f"the loss is {loss} in epoch {self.state.epoch}, {where}{saved}; "
+            f"try a lower learning rate: --set optimizer.lr={optimizer.lr / 3:.2g}{muon}"
+        )
+
+    def _save_best(self) -> None:
+        self._model.full_model.load_state_dict(self.best_weights)
+        save_model(self._folder, self._model.full_model, self.config)

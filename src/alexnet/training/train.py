@@ -1,0 +1,251 @@
+"""A whole training, from a recipe to a finished run folder."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import torch
+
+from alexnet.convert.pretrained import load_pretrained
+from alexnet.data.batches import epoch_bounds
+from alexnet.data.dataset import Dataset, open_dataset, resolve
+from alexnet.data.labels import labels_differing_in_case
+from alexnet.data.sources import open_table
+from alexnet.data.statistics import measure
+from alexnet.data.table import Table
+from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, format_names, shell_quote, truncate
+from alexnet.files import locked, remove_leftovers, write_json, write_text
+from alexnet.network.alexnet import AlexNet
+from alexnet.network.device import choose_device, keep_freed_memory, place, reproducible, resolve_precision
+from alexnet.network.fast import kernels
+from alexnet.network.summary import stored
+from alexnet.recipe import Preprocessing, Recipe, parse
+from alexnet.report.report import write_report
+from alexnet.run import RunFolder, create, find, read_recipe, save_model
+from alexnet.training import checkpoint
+from alexnet.training.distributed import SINGLE_PROCESS, ProcessGroup
+from alexnet.training.monitor import Monitor, environment
+from alexnet.training.parallel import Parallel
+from alexnet.training.signals import StopRequest
+from alexnet.training.trainer import Trainer
+from alexnet.training.whitening import whiten
+
+SKIPPED_SHOWN = 10  # the summary lists them all
+
+
+def start(
+    recipe: Recipe,
+    out: Path,
+    device: str | None,
+    started: float,
+    group: ProcessGroup = SINGLE_PROCESS,
+    parallel: Parallel = "data",
+) -> None:
+    """Train by `recipe` into the new run folder `out`; `started` is the `time.monotonic()` that its seconds count from.
+
+    Where processes train together, all of them call it, with the same arguments; the first writes.
+
+    Raises:
+        AlexNetError: whatever keeps it from training, in one line; `Interrupted` after a signal, with everything saved.
+    """
+    where = choose_device(device)
+    recipe = recipe.from_anywhere().with_settings(
+        {"train.tensorboard": group.broadcast(time.strftime(recipe.train.tensorboard))}
+    )
+    with group.local_main_first():  # it may be downloaded
+        table = open_table(recipe.data.dataset, recipe.data.root)
+    folder = create(out) if group.is_main else RunFolder(out)
+    if group.is_main:
+        write_text(folder.recipe, recipe.to_toml())  # from here on, --resume can begin anew
+    try:
+        _train(recipe, table, folder, where, started, group, parallel, resuming=False)
+    except AlexNetError as error:
+        if group.is_main and not isinstance(error, Interrupted) and not folder.environment.exists():
+            shutil.rmtree(folder.path, ignore_errors=True)  # nothing was trained: the name is free again
+        raise
+
+
+def resume(
+    out: Path, device: str | None, started: float, group: ProcessGroup = SINGLE_PROCESS, parallel: Parallel = "data"
+) -> None:
+    """Go on with the run in `out` from its last checkpoint, or from its recipe where there is none; processes as for `start`.
+
+    Raises:
+        AlexNetError: as `start`; `RunError` where there is no run, or a finished one.
+    """
+    folder = find(out) if group.is_main else RunFolder(out)  # another machine need not have it
+    if group.is_main and folder.summary.exists():
+        more = f"alexnet train {shell_quote(read_recipe(folder).data.dataset)} --weights {shell_quote(out)}"
+        anew = f"alexnet report {shell_quote(out)} writes its page anew"
+        raise RunError(f"{out} is finished, there is nothing to resume: {more} trains a new run from what it learned ({anew})")
+    text = group.broadcast(read_recipe(folder).to_toml() if group.is_main else "")
+    recipe = parse(tomllib.loads(text), str(folder.recipe))
+    with group.local_main_first():  # it may be downloaded
+        table = open_table(recipe.data.dataset, recipe.data.root)
+    _train(recipe, table, folder, choose_device(device), started, group, parallel, resuming=True)
+
+
+def _train(
+    recipe: Recipe,
+    table: Table,
+    folder: RunFolder,
+    device: torch.device,
+    started: float,
+    group: ProcessGroup,
+    parallel: Parallel,
+    *,
+    resuming: bool,
+) -> None:
+    alone = _alone(folder) if group.is_main else nullcontext()
+    with alone, reproducible(device), StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
+        keep_freed_memory()
+        try:
+            fresh = not (resuming and group.broadcast(checkpoint.exists(folder.path)))
+            if device.type == "cpu" and (reason := kernels.missing_reason()):
+                monitor.say(f"Training without the kernels in C++, more slowly: {reason}")
+            with group.local_main_first():
+                recipe, dataset, preprocessing, network = prepare(recipe, table, device, fresh=fresh)
+        except Interrupted as error:
+            way_on = f"stopped before training began; go on with: alexnet train --resume {shell_quote(folder.path)}"
+            raise Interrupted(way_on, error.code) from error
+        precision = resolve_precision(device, recipe.train.precision)
+        if group.world_size > 1:  # another machine may round otherwise
+            network.load_state_dict(group.broadcast_tensors(network.state_dict()))
+        trainer = Trainer(recipe, dataset, preprocessing, network, folder, monitor, stop, started, group, parallel)
+        stop.deferred = True  # from here on, the folder stays, and a signal finds something to save
+        if group.is_main:
+            write_json(folder.environment, environment(device, precision, group.world_size, parallel))
+        together = f", {group.world_size} processes ({parallel} parallel)" if group.world_size > 1 else ""
+        where = f"{device.type}, {precision}, {torch.get_num_threads()} threads{together}"
+        _log_plan(monitor, recipe, dataset, folder, where, stored(network))
+        if resuming and trainer.session.resume():
+            state = trainer.state
+            monitor.say(f"going on in epoch {state.epoch}, batch {state.batch + 1} of {len(trainer.step.bounds)}")
+        if group.is_main:
+            write_text(folder.recipe, recipe.to_toml())
+        try:
+            trainer.fit()
+            _finish(recipe, trainer, folder)
+        except RunError as error:
+            if not checkpoint.exists(folder.path):
+                raise
+            way_on = f"mend that and go on with: alexnet train --resume {shell_quote(folder.path)}"
+            raise RunError(f"{error}. The last checkpoint is intact: {way_on}") from error
+
+
+def prepare(
+    recipe: Recipe, table: Table, device: torch.device, *, fresh: bool = True
+) -> tuple[Recipe, Dataset, Preprocessing, AlexNet]:
+    """Return what a training begins with: the recipe as resolved, the images, how they become input, and the network.
+
+    The network is on its device; if `fresh`, with the first weights that the recipe asks for.
+
+    Raises:
+        AlexNetError: the recipe, the dataset and the network do not fit each other.
+    """
+    network = _network(recipe, table, device, fresh=fresh)
+    recipe = resolve(recipe, table)
+    dataset = open_dataset(table, recipe.images.resolved(), recipe.data.workers, recipe.data)
+    recipe, mean_image = measure(recipe, dataset.images("train"))
+    preprocessing = recipe.images.resolved(mean_image)
+    if fresh and recipe.model.whitening_init and not recipe.model.weights:
+        whiten(network, dataset.images("train"), preprocessing, recipe.train.seed)
+    return recipe, dataset, preprocessing, network
+
+
+def tidy(folder: RunFolder) -> None:
+    """Remove what a training that was killed at its very end has left beside a finished run.
+
+    Raises:
+        RunError: another process trains here.
+    """
+    with _alone(folder):
+        checkpoint.remove(folder.path)
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Hold the run's lock, which ends with the process however it ends; leave no temporary file.
+
+    Raises:
+        RunError: another process trains here, or the folder cannot be written.
+    """
+    with locked(folder.lock, f"another process is training in {folder.path}: wait for it, or stop it (Ctrl-C saves)"):
+        for inside in (folder.path, folder.path / "epochs"):
+            remove_leftovers(inside)
+        try:
+            yield
+        finally:
+            with suppress(PermissionError):  # Windows removes no file that is open; there filelock does so in a moment
+                folder.lock.unlink(missing_ok=True)
+
+
+def _network(recipe: Recipe, table: Table, device: torch.device, *, fresh: bool) -> AlexNet:
+    """Build the network on its device with its first weights: by the recipe's seed, or if `fresh` those that it starts from."""
+    torch.manual_seed(recipe.train.seed)
+    network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
+    if recipe.images.input < network.smallest:
+        raise RecipeError(
+            f"images.input is {recipe.images.input}, but {recipe.model.variant!r} needs {network.smallest} pixels or more"
+        )
+    if fresh and recipe.model.weights:
+        load_pretrained(network, recipe.model.weights, recipe.data.root)
+    return place(network, device)
+
+
+def _finish(recipe: Recipe, trainer: Trainer, folder: RunFolder) -> None:
+    """Calibrate on validation, evaluate the test set once, and write model, summary and report."""
+    validation = trainer.evaluate("val").calibrated()
+    config = trainer.session.config.model_copy(update={"temperature": validation.temperature})
+    if trainer.group.is_main:
+        save_model(folder, trainer.network, config)
+    table = trainer.dataset.table
+    test = trainer.evaluate("test", validation.temperature) if len(table.rows("test")) else None
+    state = trainer.state
+    summary = {
+        "run": str(folder.path),
+        "recipe": recipe.name,
+        "variant": recipe.model.variant,
+        "epochs": len(state.history),
+        "seconds": time.monotonic() - trainer.budget.started,
+        "best_epoch": state.best_epoch if recipe.train.keep == "best" else len(state.history),
+        "validation": validation.to_json(),
+        "test": test.to_json() if test else None,
+        "skipped": [skipped._asdict() for skipped in table.skipped],
+    }
+    if trainer.group.is_main:
+        write_json(folder.summary, summary)
+        write_report(folder, trainer.dataset, "test" if test else "val", test or validation)
+        checkpoint.remove(folder.path)
+
+
+def _log_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFolder, where: str, parameters: int) -> None:
+    """Say what will be trained on what: sizes of the splits and batches first."""
+    table, train = dataset.table, recipe.train
+    counts = table.counts()
+    sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+    no_test = "" if "test" in counts else " (no test set: validation chooses, test figures stay empty)"
+    batches = len(epoch_bounds(counts["train"], train))
+    length = f"{train.minutes:g} minutes" if train.minutes else f"{train.epochs} epochs"
+    side = recipe.images.cache_size
+    stored = "full images" if side == "full" else f"images stored at {side}x{side}"
+    monitor.say(f"{table.name}: {sizes} images of {len(table.labels)} classes{no_test}")
+    monitor.say(f"batches of up to {train.batch_size}: {batches} an epoch, {length}, recipe {recipe.name}, seed {train.seed}")
+    monitor.say(
+        f"variant {recipe.model.variant}: {parameters:,} parameters, input {recipe.images.input}x{recipe.images.input} "
+        f"from {stored}; {where}"
+    )
+    for group in labels_differing_in_case(table.labels):
+        monitor.say(f"note: {format_names(group)} differ in upper and lower case alone and are classes of their own")
+    if table.skipped:
+        monitor.say(f"left out {len(table.skipped)} files:")
+        for skipped in table.skipped[:SKIPPED_SHOWN]:
+            monitor.say(f"  {truncate(skipped.image)}: {skipped.reason}")
+        if len(table.skipped) > SKIPPED_SHOWN:
+            monitor.say(f"  and {len(table.skipped) - SKIPPED_SHOWN} more, in {folder.summary} at the end")
+    monitor.say(f"curves: tensorboard --logdir {shell_quote(folder.path / train.tensorboard)}")

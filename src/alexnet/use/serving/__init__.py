@@ -1,1 +1,0 @@
-"""A run behind HTTP: what `alexnet serve` starts."""
