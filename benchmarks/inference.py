@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 import alexnet
 from alexnet.data.preprocessing import to_input
-from alexnet.inference.evaluate import BATCH, predict_logits
-from alexnet.network.device import keep_freed_memory, place, resolve_precision
+from alexnet.inference.evaluate import BATCH
+from alexnet.inference.forward import predict_logits
+from alexnet.network.device import keep_freed_memory, resolve_precision, to_device
 from alexnet.recipe import Preprocessing
 
 CLASSES = 10
@@ -121,7 +122,7 @@ def main() -> None:
             path = Path(folder) / "network.onnx"
             export(network, case.input, path)
             peer = session(path, threads)
-        place(network, device)
+        to_device(network, device)
         print(f"{name}, {threads} threads, {resolve_precision(device, 'auto')}")
         for count in ROUNDS:
             print("  one image" if count == 1 else f"  batches of {count}")

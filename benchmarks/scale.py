@@ -27,7 +27,7 @@ from benchmarks.turns import skip
 
 import alexnet
 from alexnet.data.batches import Batch
-from alexnet.network.device import autocast, keep_freed_memory, place, resolve_precision
+from alexnet.network.device import autocast, keep_freed_memory, resolve_precision, to_device
 from alexnet.recipe import Train, load
 from alexnet.training.distributed import ProcessGroup, process_group
 from alexnet.training.optimizer import Loss, build_optimizer
@@ -69,7 +69,7 @@ def work(kind: Parallel, variant: str, images: int, wire: str) -> None:
     precision = resolve_precision(CPU, recipe.train.precision)
     with process_group() as group:
         torch.manual_seed(0)
-        network = place(alexnet.AlexNet(variant, CLASSES), CPU)
+        network = to_device(alexnet.AlexNet(variant, CLASSES), CPU)
         share = ParallelModel(network, group, kind, synchronised=True)
         expected = formula(share, group, images, 2 if precision == "bfloat16" else 4)
         optimizer = build_optimizer(share.network, recipe.optimizer)

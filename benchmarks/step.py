@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 import alexnet
-from alexnet.network.device import autocast, choose_device, keep_freed_memory, place, resolve_precision
+from alexnet.network.device import autocast, choose_device, keep_freed_memory, resolve_precision, to_device
 from alexnet.network.fast.fuse import fast_forms, use_bf16_gradients
 from alexnet.network.lrn import LocalResponseNorm
 from alexnet.recipe import load
@@ -54,7 +54,7 @@ def batch_of(case: Case, device: torch.device) -> tuple[torch.Tensor, torch.Tens
 def ours(case: Case, device: torch.device) -> Step:
     """Return a step as `alexnet train` takes it."""
     recipe = load(case.recipe)
-    network = place(alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides), device)
+    network = to_device(alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides), device)
     optimizer = build_optimizer(network, recipe.optimizer)
     if resolve_precision(device, recipe.train.precision) == "bfloat16":
         use_bf16_gradients(network)

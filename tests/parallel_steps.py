@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alexnet.data.batches import Batch
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import place
+from alexnet.network.device import to_device
 from alexnet.recipe import Optimizer, Train
 from alexnet.training.distributed import ProcessGroup, process_group
 from alexnet.training.optimizer import Loss, build_optimizer
@@ -65,7 +65,7 @@ CASES += [Case("towers", "paper", torch.float64, {"norm": "batch"}), Case("data"
 def run(case: Case, group: ProcessGroup) -> dict[str, Tensor]:
     """Return the loss of each step, and the weights and statistics before the first and after the last."""
     torch.manual_seed(1)
-    network = place(AlexNet(case.variant, CLASSES, width=1 / 16, **case.overrides).to(case.dtype), torch.device("cpu"))
+    network = to_device(AlexNet(case.variant, CLASSES, width=1 / 16, **case.overrides).to(case.dtype), torch.device("cpu"))
     share = ParallelModel(network, group, case.kind if group.world_size > 1 else "data", synchronised=True)
     first = {
         f"first {case.name}/{name}": tensor.clone(memory_format=torch.contiguous_format)

@@ -207,7 +207,7 @@ def test_a_device_that_is_not_here(photos: Path) -> None:
 def test_wrong_usage_is_exit_code_2(trained: alexnet.Run) -> None:
     run("train", "--no-such-option", code=2)
     run("predict", trained.path, "x.png", "--json", "--csv", code=2)
-    for given in (["photos"], ["--recipe", "fast"], ["--epochs", 3], ["--find-rate"]):
+    for given in (["photos"], ["--recipe", "fast"], ["--epochs", 3], ["--find-lr"]):
         assert "keeps its recipe" in run("train", *given, "--resume", trained.path, code=2).stderr
     assert "--epochs or --minutes" in run("train", "photos", "--epochs", 3, "--minutes", 1, code=2).stderr
     assert "greater than or equal to 1" in run("train", "photos", "--epochs", 0, code=2).stderr

@@ -19,9 +19,17 @@ from alexnet import AlexNet
 from alexnet.data.augment import DRAWS, training_input
 from alexnet.data.preprocessing import to_input
 from alexnet.errors import AlexNetError
-from alexnet.inference.evaluate import predict_logits
+from alexnet.inference.forward import predict_logits
 from alexnet.inference.views import views
-from alexnet.network.device import autocast, choose_device, has_fast_bfloat16, is_out_of_memory, place, processor, reproducible
+from alexnet.network.device import (
+    autocast,
+    choose_device,
+    has_fast_bfloat16,
+    is_out_of_memory,
+    processor,
+    reproducible,
+    to_device,
+)
 from alexnet.network.layers import BatchNorm, FlattenMaps
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.network.variants import VARIANTS
@@ -74,7 +82,7 @@ def test_forward_and_gradients_of_every_variant_equal_float64(name: str, device:
     x = numbers(2, 3, 96, 96)
     wanted = forward_and_backward(narrow(name).double(), x.double())
     with reproducible(device):
-        found = forward_and_backward(place(network, device), x.to(device))
+        found = forward_and_backward(to_device(network, device), x.to(device))
     compare(found, wanted, 2e-3)
 
 
@@ -84,12 +92,12 @@ def test_a_forward_pass_in_bfloat16_is_near_float32(name: str, device: torch.dev
     with torch.no_grad():
         wanted = narrow(name).eval()(x)
         with autocast(device, "bfloat16"):
-            found = place(narrow(name), device).eval()(x.to(device))
+            found = to_device(narrow(name), device).eval()(x.to(device))
     assert_near(found.float().cpu(), wanted, 0.05)
 
 
 def test_dropout_leaves_out_as_many_units_as_it_says(device: torch.device) -> None:
-    network = place(narrow("cifar10", dropout=0.5), device).train()
+    network = to_device(narrow("cifar10", dropout=0.5), device).train()
     torch.manual_seed(0)
     layer = network.layers["dropout6"]
     kept = layer(torch.ones(1000, 50, device=device)).count_nonzero().item() / 50_000
@@ -122,7 +130,9 @@ def test_our_layers_equal_float64(layer: nn.Module, training: bool, device: torc
 def test_enlarged_images_equal_the_cpus(upscale: int, device: torch.device) -> None:
     x = numbers(2, 3, 96 // upscale, 96 // upscale)
     with torch.no_grad(), autocast(device, "float32"):
-        assert_near(place(narrow("cifar10"), device).eval()(x.to(device), upscale).cpu(), narrow("cifar10").eval()(x, upscale))
+        assert_near(
+            to_device(narrow("cifar10"), device).eval()(x.to(device), upscale).cpu(), narrow("cifar10").eval()(x, upscale)
+        )
 
 
 HOWS = {
@@ -189,7 +199,7 @@ STEPS = {
 
 def stepped(device: torch.device, settings: dict[str, Any]) -> list[Tensor]:
     """Return the weights after three steps along the same gradients, at rates that change."""
-    network = place(narrow("cifar10"), device)
+    network = to_device(narrow("cifar10"), device)
     optimizer = build_optimizer(
         network, Optimizer.model_validate({"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-3, **settings})
     )
@@ -214,7 +224,7 @@ def test_muons_matrix_is_about_orthogonal(device: torch.device) -> None:
 
 def test_the_same_steps_give_the_same_bytes(device: torch.device) -> None:
     def trained() -> list[Tensor]:
-        network = place(narrow("cifar10"), device).train()
+        network = to_device(narrow("cifar10"), device).train()
         optimizer = build_optimizer(network, Optimizer(lr=0.01, momentum=0.9, nesterov=True))
         x, targets = numbers(16, 3, 96, 96).to(device), (torch.arange(16) % 5).to(device)
         with reproducible(device):

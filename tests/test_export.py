@@ -29,7 +29,7 @@ from alexnet.errors import AlexNetError, RunError
 from alexnet.export import model as onnx_model
 from alexnet.export.onnx import _workshop, agreement, export
 from alexnet.files import HOST
-from alexnet.inference import predict
+from alexnet.inference import forward
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Preprocessing
@@ -171,17 +171,17 @@ def test_close_answers_are_those_of_float32_where_a_run_computes_in_bfloat16(
         first = leads[images[:, 0, 0, 0].numpy()] + (0.01 if precision == "float32" else 0)
         return np.stack([first, np.zeros(len(first))], 1).astype(np.float32)
 
-    monkeypatch.setattr(predict, "predict_logits", said)
-    monkeypatch.setattr(predict, "choose_precision", lambda device, precision: precision)
+    monkeypatch.setattr(forward, "predict_logits", said)
+    monkeypatch.setattr(forward, "resolve_precision", lambda device, precision: precision)
     images = [np.full((4, 4, 3), i, np.uint8) for i in range(len(leads))]
-    found = predict.probabilities(trained.network, config, images)
+    found = forward.probabilities(trained.network, config, images)
     narrow = 1 / (1 + np.exp(-leads / 2))
-    close = np.abs(2 * narrow - 1) < predict.LEAD
+    close = np.abs(2 * narrow - 1) < forward.LEAD
     assert close.tolist() == [False, *[True] * 5, *[False] * 3]
     assert looked == [("bfloat16", 9), ("float32", 5)]
     np.testing.assert_allclose(found[:, 0], np.where(close, 1 / (1 + np.exp(-(leads + 0.01) / 2)), narrow), rtol=1e-6)
     looked.clear()
-    predict.probabilities(trained.network, config.model_copy(update={"precision": "float32"}), images)
+    forward.probabilities(trained.network, config.model_copy(update={"precision": "float32"}), images)
     assert looked == [("float32", 9)]
 
 

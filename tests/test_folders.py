@@ -34,7 +34,7 @@ JUNK = {
     **{"#recycle": ["cat/1.png"], "__pycache__": ["1.png"]},
     **{"empty": [], "notes": ["read me.txt", "2020/list.csv"], ".ipynb_checkpoints": ["1.png"], "exported": ["model.onnx"]},
     **{"explained": ["filters.png", "1-explained.png"], "found": ["search.json", "exact-0.faiss"]},
-    **{"study": ["study.json", "ablation.png", "a-1/recipe.toml"], "rates": ["a-rate.png", "a/recipe.toml"]},
+    **{"study": ["study.json", "ablation.png", "a-1/recipe.toml"], "rates": ["a-lr.png", "a/recipe.toml"]},
 }
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alexnet import AlexNet
-from alexnet.network.device import autocast, place
+from alexnet.network.device import autocast, to_device
 from alexnet.network.fast import fuse, kernels
 from alexnet.network.layers import BatchNorm, FlattenMaps
 from alexnet.network.lrn import LocalResponseNorm
@@ -162,7 +162,7 @@ def test_convolutions_in_fewer_products_equal_float64_within_bfloat16(
 @pytest.mark.parametrize("training", [False, True])
 def test_a_network_is_the_same_with_and_without_fast_forms(name: str, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    network = place(AlexNet(name, 5, width=1 / 8, dropout=0.0), torch.device("cpu")).train(training)
+    network = to_device(AlexNet(name, 5, width=1 / 8, dropout=0.0), torch.device("cpu")).train(training)
     images = torch.randn(4, 3, 99, 99).contiguous(memory_format=torch.channels_last)
 
     def passes(dtype: torch.dtype) -> list[torch.Tensor]:
@@ -212,7 +212,7 @@ def test_a_folded_pooling_is_the_pooled_maps(order: str, size: tuple[int, int]) 
 def test_weights_in_bfloat16_follow_the_weights_whoever_changes_them() -> None:
     device = torch.device("cpu")
     torch.manual_seed(0)
-    network = place(AlexNet("cifar10", 3, width=1 / 16, dropout=0.0), device)
+    network = to_device(AlexNet("cifar10", 3, width=1 / 16, dropout=0.0), device)
     fuse.use_bf16_gradients(network)
     optimizer = build_optimizer(network, Optimizer(lr=1e-4, momentum=0.9, nesterov=True))
     images = torch.randn(4, 3, 67, 67)
@@ -353,3 +353,27 @@ def test_steps_are_the_same_with_and_without_kernels(
     monkeypatch.setattr(kernels, "library", lambda: None)
     for a, b in zip(with_kernels, trained(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_fused_forms_are_planned_once_until_the_layers_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans, fuse_layers = [], fuse.fuse_layers
+    monkeypatch.setattr(fuse, "fuse_layers", lambda *args: plans.append(args) or fuse_layers(*args))
+    network = AlexNet("cifar10", 10, width=1 / 16).eval()
+    images = torch.randn(1, 3, 32, 32)
+
+    def planned(change: Callable[[], object]) -> bool:
+        change()
+        before = len(plans)
+        network(images, 4)
+        network(images, 4)
+        return len(plans) > before
+
+    hooks: list[torch.utils.hooks.RemovableHandle] = []
+    assert planned(lambda: None), "at first"
+    assert not planned(lambda: None)
+    assert planned(lambda: network.replace_head(3))
+    assert network(images, 4).shape == (1, 3)
+    assert planned(lambda: hooks.append(network.features[0].register_forward_hook(lambda *_: None)))
+    assert planned(lambda: hooks.pop().remove())
+    assert planned(lambda: monkeypatch.setenv("ALEXNET_KERNELS", "0"))
+    assert not planned(lambda: None)

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy, interpolate
 
 from alexnet import AlexNet
-from alexnet.network.device import place
+from alexnet.network.device import to_device
 from alexnet.network.fast import fuse, kernels
 from alexnet.recipe import Optimizer
 from alexnet.training.optimizer import build_optimizer
@@ -33,7 +33,7 @@ RUNS: dict[str, dict[str, Any]] = {
 def losses(name: str, dtype: torch.dtype) -> list[float]:
     """Return the loss of each of 30 steps of 32 digits."""
     torch.manual_seed(0)
-    network = place(AlexNet(name, 10, width=0.25, dropout=0.0), torch.device("cpu")).to(dtype).train()
+    network = to_device(AlexNet(name, 10, width=0.25, dropout=0.0), torch.device("cpu")).to(dtype).train()
     optimizer = build_optimizer(network, Optimizer(**{"momentum": 0.0, "weight_decay": 0.0, **RUNS[name]}))
     digits = load_digits()
     images = torch.from_numpy(digits.images / 8 - 1).to(dtype)[:, None].expand(-1, 3, -1, -1)

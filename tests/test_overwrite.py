@@ -26,7 +26,7 @@ from alexnet.search.index import alone
 
 MINE = b"a file of the user's"
 REFUSED = "is there already and was not made by alexnet: give another --out, or --overwrite"
-SWEEP = "alexnet.api.sweep_rates"
+SWEEP = "alexnet.api.run_lr_finder"
 
 
 def call(*arguments: object) -> Any:
@@ -112,16 +112,16 @@ def test_the_curve_of_rates_replaces_no_file_of_the_users(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forbid(monkeypatch, SWEEP)
-    (tmp_path / "a-rate.png").write_bytes(MINE)
-    result = call("train", photos, "--find-rate", "--out", tmp_path / "a")
+    (tmp_path / "a-lr.png").write_bytes(MINE)
+    result = call("train", photos, "--find-lr", "--out", tmp_path / "a")
     assert REFUSED in str(result.exception)
-    assert (tmp_path / "a-rate.png").read_bytes() == MINE
+    assert (tmp_path / "a-lr.png").read_bytes() == MINE
 
 
 @pytest.mark.parametrize("out", [".", "..", "/", "runs/.."])
 def test_the_curve_of_rates_needs_a_name(out: str, photos: Path) -> None:
-    with pytest.raises(RunError, match="name a folder that --find-rate's curve is named for, such as runs/a"):
-        alexnet.find_rate(photos, out=out)
+    with pytest.raises(RunError, match="name a folder that --find-lr's curve is named for, such as runs/a"):
+        alexnet.find_lr(photos, out=out)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

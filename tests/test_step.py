@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alexnet import recipe
-from alexnet.training.lr_finder import Trial
+from alexnet.training.lr_finder import LRTrial
 from alexnet.training.trainer import Trainer
 from conftest import NARROW, started
 
@@ -47,7 +47,7 @@ def test_the_finders_losses_are_those_of_training(
     changes = {"schedule.kind": "constant", "model.dropout": 0.5, "train.epochs": 2, **changes}
     started(tmp_path / "run", photos, **changes)
     chosen = recipe.load("fast").with_settings({"data.dataset": str(photos), **NARROW, **changes})
-    trial = Trial(chosen, "cpu")
+    trial = LRTrial(chosen, "cpu")
     assert list(trial.losses([1.0] * STEPS)) == pytest.approx(losses[:STEPS], rel=1e-6)
     found, wanted = trial._network.state_dict(), networks[0]
     assert all(torch.equal(found[name], wanted[name]) for name in wanted), "statistics of norms, too"

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import alexnet
 from alexnet.cli import app
 from alexnet.data.preprocessing import pixels, to_input
-from alexnet.inference.evaluate import predict_logits
+from alexnet.inference.forward import predict_logits
 from alexnet.inference.views import views
 from alexnet.network import device
 from alexnet.recipe import Preprocessing, load

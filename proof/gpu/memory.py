@@ -14,7 +14,7 @@ from proof.gpu import Row, at_most
 from proof.gpu.trainings import furthest, on_cpu, pictures, train
 
 import alexnet
-from alexnet.inference.evaluate import predict_logits
+from alexnet.inference.forward import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device
 

@@ -20,8 +20,8 @@ from torch.nn.functional import interpolate
 
 import alexnet
 from alexnet.data.preprocessing import to_input
-from alexnet.inference.evaluate import predict_logits
-from alexnet.network.device import autocast, choose_device, place, reproducible
+from alexnet.inference.forward import predict_logits
+from alexnet.network.device import autocast, choose_device, reproducible, to_device
 from alexnet.network.layers import BatchNorm, Dropout
 from alexnet.network.lrn import LocalResponseNorm
 from alexnet.recipe import Preprocessing, load
@@ -45,7 +45,7 @@ def peer_network(case: Case, device: torch.device) -> nn.Sequential:
             case Dropout():
                 setattr(network.features, name, nn.Dropout(layer.p))
     layers = nn.Sequential(*network.layers.values())
-    return place(layers, device)  # the layers alone, without our fast forms
+    return to_device(layers, device)  # the layers alone, without our fast forms
 
 
 def peer_step(case: Case, device: torch.device) -> Work:
@@ -73,7 +73,7 @@ def answering(case: Case, device: torch.device) -> tuple[Work, Work]:
     recipe = load(case.recipe)
     side, plain = case.side, {"fit": "crop", "reduced_decode": False, "resize": "bilinear"}
     preprocessing = Preprocessing(cache_size=side, input=side * case.upscale, upscale=case.upscale, **plain)  # type: ignore[arg-type]
-    network = place(alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides), device).eval()
+    network = to_device(alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides), device).eval()
     layers = peer_network(case, device).eval()
     images = torch.randint(0, 256, (case.batch, side, side, 3), dtype=torch.uint8)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.api import Run, ablate, check, compare, find_rate, load, resume, train
+    from alexnet.api import Run, ablate, check, compare, find_lr, load, resume, train
     from alexnet.convert.keras import import_keras
     from alexnet.errors import AlexNetError
     from alexnet.network.alexnet import AlexNet
@@ -23,7 +23,7 @@ __all__ = [
     "ablate",
     "check",
     "compare",
-    "find_rate",
+    "find_lr",
     "import_keras",
     "load",
     "resume",

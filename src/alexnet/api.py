@@ -42,9 +42,9 @@ from alexnet.run import RunFolder, find, load_model, read_recipe
 from alexnet.search.search import add_images, search_images
 from alexnet.training import train as training
 from alexnet.training.distributed import ProcessGroup, process_group
-from alexnet.training.lr_finder import Curve
+from alexnet.training.lr_finder import LRCurve
 from alexnet.training.lr_finder import draw as draw_lr_curve
-from alexnet.training.lr_finder import find_rate as run_lr_finder
+from alexnet.training.lr_finder import find_lr as run_lr_finder
 from alexnet.training.parallel import Parallel
 
 
@@ -180,8 +180,8 @@ class Run:
             DataError: a name that matches no file.
             AlexNetError: captum is not installed.
         """
-        found = explain(self.network, self.config, to_sources(images))
-        return ((source.content if isinstance(source, InMemoryImage) else source, answer) for source, answer in found)
+        result = explain(self.network, self.config, to_sources(images))
+        return ((source.content if isinstance(source, InMemoryImage) else source, answer) for source, answer in result)
 
     def explain(
         self, images: ImageInput, out: str | Path | None = None, arrays: bool = False, overwrite: bool = False
@@ -331,14 +331,14 @@ class Run:
             AlexNetError: onnx, onnxscript or onnxruntime is not installed.
         """
         name = f"model{'-bare' if bare else ''}{'-int8' if int8 else ''}.onnx"
-        place = Path(out) if out is not None else self.path / "export" / name
-        refuse_overwrite(place, overwrite)
+        path = Path(out) if out is not None else self.path / "export" / name
+        refuse_overwrite(path, overwrite)
         try:
             dataset = self.dataset(split="val")[0]
         except AlexNetError as error:
             say(f"the run's dataset is not at hand, made-up images take its place: {error}")
             dataset = None
-        return export(self.network, self.config, dataset, place, bare=bare, int8=int8, overwrite=overwrite)
+        return export(self.network, self.config, dataset, path, bare=bare, int8=int8, overwrite=overwrite)
 
     def serve(self, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None) -> None:
         """Answer `predict` and `explain` over HTTP, until Ctrl-C or SIGTERM; the environment's ALEXNET_API_KEY is asked for.
@@ -361,8 +361,8 @@ class Run:
         _use(threads)
         serve(self._folder, self.network, self.config, host, port)
 
-    def _search(self, place: str | Path | None) -> Path:
-        return self.path / "search" if place is None else Path(place)
+    def _search(self, path: str | Path | None) -> Path:
+        return self.path / "search" if path is None else Path(path)
 
     def dataset(self, data: str | Path | None = None, split: str | None = None) -> tuple[Dataset, str]:
         """Return a dataset with targets in this network's order of labels, and the split of it to use.
@@ -464,7 +464,7 @@ def train(
         return _opened(folder, device, group)
 
 
-def find_rate(
+def find_lr(
     data: str | Path | None = None,
     *,
     recipe: str | Path = "fast",
@@ -474,13 +474,13 @@ def find_rate(
     weights: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-) -> tuple[Curve, Path]:
+) -> tuple[LRCurve, Path]:
     """Find the learning rate to train with, in a hundred steps at rates that climb; nothing is trained.
 
     Args:
         data: as for `train`.
         recipe: as for `train`.
-        out: as for `train`; no run is made there, but the curve is drawn beside it: `runs/a` gives `runs/a-rate.png`.
+        out: as for `train`; no run is made there, but the curve is drawn beside it: `runs/a` gives `runs/a-lr.png`.
         device: as for `train`.
         threads: as for `train`.
         weights: as for `train`.
@@ -501,13 +501,13 @@ def find_rate(
     chosen = _chosen(data, recipe, weights, settings)
     run = Path(out) if out is not None else _default_out(chosen)
     if not run.name or run.name == "..":
-        raise RunError(f"cannot draw beside {run}: name a folder that --find-rate's curve is named for, such as runs/a")
-    place = run.with_name(f"{run.name}-rate.png")
-    refuse_overwrite(place, overwrite)
+        raise RunError(f"cannot draw beside {run}: name a folder that --find-lr's curve is named for, such as runs/a")
+    path = run.with_name(f"{run.name}-lr.png")
+    refuse_overwrite(path, overwrite)
     _use(threads)
     curve = run_lr_finder(chosen, device)
-    draw_lr_curve(curve, place, overwrite)
-    return curve, place
+    draw_lr_curve(curve, path, overwrite)
+    return curve, path
 
 
 def ablate(
@@ -667,8 +667,8 @@ def _refuse_top(top: object) -> None:
 def _default_out(recipe: Recipe) -> Path:
     """Return `runs/<data>-<recipe>-<date>-<time>`, with a number behind it where that is there already."""
     data = recipe.data.dataset
-    place = local_path(data)
-    name = place.name if place.is_dir() else Path(data).stem
+    path = local_path(data)
+    name = path.name if path.is_dir() else Path(data).stem
     run = Path("runs") / f"{name or 'data'}-{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = (run.name, *(f"{run.name}-{number}" for number in range(2, 100)))
     return next((run.with_name(name) for name in names if not (run.with_name(name)).exists()), run)

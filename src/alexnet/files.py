@@ -60,9 +60,9 @@ def local_path(data: str | Path) -> Path:
     return path.resolve() if ".." in path.parts else path
 
 
-def temporary_name(place: Path) -> Path:
-    """Return the name of this process's temporary file for `place`: in the same folder, so that it can be renamed."""
-    return place.with_name(f"{place.name}.{HOST}-{os.getpid()}.part")
+def temporary_name(path: Path) -> Path:
+    """Return the name of this process's temporary file for `path`: in the same folder, so that it can be renamed."""
+    return path.with_name(f"{path.name}.{HOST}-{os.getpid()}.part")
 
 
 def remove_leftovers(folder: Path, pattern: str = "*.part") -> None:
@@ -83,36 +83,36 @@ def remove_leftovers(folder: Path, pattern: str = "*.part") -> None:
 # Files of our own: whatever was there is replaced
 
 
-def write(place: Path, writer: Writer) -> None:
-    """Let `writer` write a file beside `place`, flush it to disk, and rename it to `place`: whatever was there goes.
+def write(path: Path, writer: Writer) -> None:
+    """Let `writer` write a file beside `path`, flush it to disk, and rename it to `path`: whatever was there goes.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written; what was at `place` is unchanged.
+        RunError: the disk is full or the folder cannot be written; what was at `path` is unchanged.
     """
-    part = temporary_name(place)
+    part = temporary_name(path)
     try:
         part.touch()
         _fill(part, writer)
-        rename(part, place)
+        rename(part, path)
     except (OSError, safetensors.SafetensorError) as error:
         part.unlink(missing_ok=True)
-        raise unwritable(place, error) from error
+        raise unwritable(path, error) from error
 
 
-def rename(part: Path, place: Path) -> None:
+def rename(part: Path, path: Path) -> None:
     """Rename a file or folder that was flushed, and flush the renaming."""
-    part.replace(place)
-    sync_folder(place.parent)
+    part.replace(path)
+    sync_folder(path.parent)
 
 
-def write_text(place: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     r"""Write `text` as UTF-8, whole or not at all; bytes of a file's name that are no UTF-8 become \udc80 to \udcff."""
-    write(place, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n"))
+    write(path, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n"))
 
 
-def write_json(place: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all."""
-    write_text(place, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -122,12 +122,12 @@ def read_json(path: Path) -> dict[str, Any]:
         RunError: it cannot be read, or holds something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error_reason(error)}") from error
-    if not isinstance(found, dict):
+    if not isinstance(result, dict):
         raise RunError(f"{path} is not what alexnet writes")
-    return found
+    return result
 
 
 def sha256(path: Path) -> str:
@@ -147,21 +147,21 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(place: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file `place`, which ends with the process however it ends.
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path`, which ends with the process however it ends.
 
     Raises:
         RunError: another process holds it, with `busy` as the message; or it cannot be written.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(place, timeout=0)
+    lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
         raise RunError(busy) from error
     except OSError as error:
-        raise RunError(f"cannot write {place}: {error_reason(error)}") from error
+        raise RunError(f"cannot write {path}: {error_reason(error)}") from error
     try:
         yield
     finally:
@@ -171,64 +171,64 @@ def locked(place: Path, busy: str) -> Iterator[None]:
 # Files where a user's own may be: none is replaced but what this program has made, unless `overwrite` is said
 
 
-def refuse_overwrite(place: Path, overwrite: bool = False) -> None:
-    """Raise unless a file may be written to `place`; to be called before the work that leads to it.
+def refuse_overwrite(path: Path, overwrite: bool = False) -> None:
+    """Raise unless a file may be written to `path`; to be called before the work that leads to it.
 
     Raises:
         RunError: it is a folder or a device; or a file or link that this program has not made, without `overwrite`.
     """
-    if not os.path.lexists(place):
+    if not os.path.lexists(path):
         return
-    if place.is_dir():
-        raise RunError(f"cannot write {place}: it is a folder; name a file")
-    if not place.is_symlink() and not place.is_file():  # a pipe would wait, a device swallow it
-        raise RunError(f"cannot write {place}: it is there and is no file; give another name")
-    if not overwrite and (place.is_symlink() or not made_here(place)):
-        raise RunError(f"{place} is there already and was not made by alexnet: give another --out, or --overwrite")
+    if path.is_dir():
+        raise RunError(f"cannot write {path}: it is a folder; name a file")
+    if not path.is_symlink() and not path.is_file():  # a pipe would wait, a device swallow it
+        raise RunError(f"cannot write {path}: it is there and is no file; give another name")
+    if not overwrite and (path.is_symlink() or not made_here(path)):
+        raise RunError(f"{path} is there already and was not made by alexnet: give another --out, or --overwrite")
 
 
-def made_here(place: Path) -> bool:
+def made_here(path: Path) -> bool:
     """Whether a file bears one of `MARKS`; False for what cannot be read."""
-    if not place.is_file():  # a pipe would wait
+    if not path.is_file():  # a pipe would wait
         return False
     try:
-        with place.open("rb") as file:
+        with path.open("rb") as file:
             head = file.read(HEAD)
-            file.seek(max(0, place.stat().st_size - TAIL))
+            file.seek(max(0, path.stat().st_size - TAIL))
             ends = head, file.read(TAIL)
     except OSError:
         return False
     return any(head.startswith(start) and any(mark in end for end in ends) for start, mark in MARKS)
 
 
-def write_output(place: Path, writer: Writer, overwrite: bool = False) -> None:
-    """Let `writer` write a file, which bears one of `MARKS`, and put it to `place`, whole or not at all.
+def write_output(path: Path, writer: Writer, overwrite: bool = False) -> None:
+    """Let `writer` write a file, which bears one of `MARKS`, and put it to `path`, whole or not at all.
 
     Raises:
-        RunError: as `refuse_overwrite`; the disk is full or the folder cannot be written. What was at `place` is unchanged.
+        RunError: as `refuse_overwrite`; the disk is full or the folder cannot be written. What was at `path` is unchanged.
     """
-    refuse_overwrite(place, overwrite)
-    part = place.with_name(f".{secrets.token_hex(8)}.part")
+    refuse_overwrite(path, overwrite)
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         part.touch(exist_ok=False)
         _fill(part, writer)
-        _publish(part, place, overwrite)
+        _publish(part, path, overwrite)
     except OSError as error:
-        raise unwritable(place, error) from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(OSError):
             part.unlink()
 
 
-def _publish(part: Path, place: Path, overwrite: bool) -> None:
-    if not os.path.lexists(place):
+def _publish(part: Path, path: Path, overwrite: bool) -> None:
+    if not os.path.lexists(path):
         try:
-            os.link(part, place)  # unlike a renaming it replaces nothing that has come meanwhile
+            os.link(part, path)  # unlike a renaming it replaces nothing that has come meanwhile
             return
         except OSError:  # something has come, or this disk has no hard links
             pass
-    refuse_overwrite(place, overwrite)
-    part.replace(place)
+    refuse_overwrite(path, overwrite)
+    part.replace(path)
 
 
 def _fill(part: Path, writer: Writer) -> None:
@@ -240,9 +240,9 @@ def _fill(part: Path, writer: Writer) -> None:
         os.fsync(file.fileno())
 
 
-def unwritable(place: Path, error: Exception) -> RunError:
-    """Return the error that says why `place` cannot be written, and how much room there is."""
-    if not place.parent.exists():
-        return RunError(f"cannot write {place}: there is no folder {place.parent}")
-    free = shutil.disk_usage(place.parent).free / 1e9
-    return RunError(f"cannot write {place}: {error_reason(error)} ({free:.1f} GB free)")
+def unwritable(path: Path, error: Exception) -> RunError:
+    """Return the error that says why `path` cannot be written, and how much room there is."""
+    if not path.parent.exists():
+        return RunError(f"cannot write {path}: there is no folder {path.parent}")
+    free = shutil.disk_usage(path.parent).free / 1e9
+    return RunError(f"cannot write {path}: {error_reason(error)} ({free:.1f} GB free)")

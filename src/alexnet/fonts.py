@@ -34,13 +34,13 @@ def _main() -> Path:
 @cache
 def _installed() -> list[Path]:
     """Return the other fonts of this machine as they are now: matplotlib's own list is as old as its cache."""
-    found = {Path(path) for path in font_manager.findSystemFonts()} - {_main()}
+    result = {Path(path) for path in font_manager.findSystemFonts()} - {_main()}
 
     def order(path: Path) -> tuple[bool, bool, str]:
         name = path.name.lower()
         return not any(word in name for word in PREFERRED), "regular" not in name, str(path)
 
-    return sorted(found, key=order)
+    return sorted(result, key=order)
 
 
 @cache

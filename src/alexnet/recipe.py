@@ -370,12 +370,12 @@ def _key_and_value(text: str) -> tuple[str, Any]:
     if not equals:
         raise RecipeError(f"--set {text!r}: write it as key=value, for example train.epochs=5")
     try:
-        found = tomllib.loads(f"value = {value}")["value"]
+        result = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value
     section, _, name = key.partition(".")
     field = getattr(type(getattr(Recipe(), section, None)), "model_fields", {}).get(name)
-    return key, value if field is not None and not isinstance(found, str) and _is_text(field.annotation) else found
+    return key, value if field is not None and not isinstance(result, str) and _is_text(field.annotation) else result
 
 
 def _is_text(kind: Any) -> bool:
@@ -398,14 +398,14 @@ def parse(tree: Mapping[str, Any], origin: str) -> Recipe:
         # The first error is enough: the next shows once it is mended. A union's branches add their type's name to the path.
         first = error.errors()[0]
         depth = {"schedule.table": 5, "optimizer.lr_scale": 3}.get(".".join(map(str, first["loc"][:2])), 2)
-        place = first["loc"][:depth]
-        key = ".".join(map(str, place))
+        path = first["loc"][:depth]
+        key = ".".join(map(str, path))
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"{origin}: no setting {key!r}: {_nearest_key(key)}") from error
-        same = [e for e in error.errors() if e["loc"][:depth] == place]
+        same = [e for e in error.errors() if e["loc"][:depth] == path]
         words = ["given in full" if e["type"] == "missing" else e["msg"].removeprefix("Input should be ") for e in same]
-        wanted = " or ".join(dict.fromkeys(words))
-        raise RecipeError(f"{origin}: {key} is {first['input']!r}, but should be {wanted}") from error
+        expected = " or ".join(dict.fromkeys(words))
+        raise RecipeError(f"{origin}: {key} is {first['input']!r}, but should be {expected}") from error
     if recipe.model.variant not in VARIANTS:
         raise RecipeError(f"{origin}: model.variant is {recipe.model.variant!r}: {suggest(recipe.model.variant, VARIANTS)}")
     if conflict := _conflict(recipe):
@@ -449,15 +449,15 @@ def _conflict(recipe: Recipe) -> str:
 
 def renamed(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Return a recipe's TOML with the keys of earlier versions as they are called now."""
-    found = {}
+    result = {}
     for key, value in tree.items():
         here = f"{path}{key}"
         if here == "schedule.table":
             value = [renamed(row, "schedule.table.") for row in value]
         elif isinstance(value, dict) and not path:
             value = renamed(value, f"{here}.")
-        found[RENAMED[here].rpartition(".")[2] if here in RENAMED else key] = value
-    return found
+        result[RENAMED[here].rpartition(".")[2] if here in RENAMED else key] = value
+    return result
 
 
 def _nearest_key(key: str) -> str:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from alexnet.errors import RunError, VariantError, error_reason, printable, shell_quote, truncate
 from alexnet.files import sha256, write, write_text
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import place
+from alexnet.network.device import to_device
 from alexnet.recipe import Preprocessing, Recipe, parse, renamed
 
 OLD_COLUMNS = {"rate": "lr"}  # of `metrics.csv`, in earlier versions
@@ -202,7 +202,7 @@ def save_model(folder: RunFolder, network: AlexNet, config: ModelConfig) -> Mode
     return config
 
 
-def save_weights(place: Path, network: AlexNet, more: Mapping[str, torch.Tensor] | None = None) -> None:
+def save_weights(path: Path, network: AlexNet, more: Mapping[str, torch.Tensor] | None = None) -> None:
     """Write a network's weights and statistics, and `more` tensors, as safetensors, whole or not at all.
 
     Raises:
@@ -210,10 +210,10 @@ def save_weights(place: Path, network: AlexNet, more: Mapping[str, torch.Tensor]
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in {**network.state_dict(), **(more or {})}.items()}
     try:
-        place.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot write {place.parent}: {error_reason(error)}") from error
-    write(place, lambda part: safetensors.torch.save_file(tensors, part))
+        raise RunError(f"cannot write {path.parent}: {error_reason(error)}") from error
+    write(path, lambda part: safetensors.torch.save_file(tensors, part))
 
 
 def read_config(folder: RunFolder) -> ModelConfig:
@@ -232,21 +232,21 @@ def read_config(folder: RunFolder) -> ModelConfig:
     return config
 
 
-def read_model(kind: type[Model], place: Path) -> Model:
+def read_model(kind: type[Model], path: Path) -> Model:
     """Return what a JSON file holds, as a pydantic model.
 
     Raises:
         RunError: it is missing, something else, or from a newer version.
     """
     try:
-        return kind.model_validate_json(place.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
         newer = "; it was written by a newer version of alexnet" if first["loc"] == ("version",) else ""
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise RunError(f"{place} cannot be used: {where}: {first['msg']}{newer}") from error
+        raise RunError(f"{path} cannot be used: {where}: {first['msg']}{newer}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{place} cannot be read: {error_reason(error)}") from error
+        raise RunError(f"{path} cannot be read: {error_reason(error)}") from error
 
 
 def write_metrics(folder: RunFolder, history: Sequence[Mapping[str, Any]]) -> None:
@@ -291,4 +291,4 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, ModelC
         raise RunError(f"{folder.weights} cannot be read: {error_reason(error)}") from error
     except (safetensors.SafetensorError, RuntimeError, TypeError, VariantError) as error:
         raise RunError(f"{folder.weights} does not fit model.json: {str(error).splitlines()[0]}") from error
-    return place(network, device).eval(), config
+    return to_device(network, device).eval(), config

@@ -18,7 +18,7 @@ from alexnet.progress import clock, say
 from alexnet.run import RunFolder
 from alexnet.training import train as training
 from alexnet.training.budget import EVALUATION_COST, WARM_UP_STEPS
-from alexnet.training.lr_finder import Trial
+from alexnet.training.lr_finder import LRTrial
 from alexnet.training.signals import StopRequest
 
 TIMED = 5  # steps by which the pace is measured, after those that warm up
@@ -78,7 +78,7 @@ def _epochs(plan: Plan, minutes: float, device: str | None) -> int:
     """
     an_epoch = spent = 0.0  # seconds, of a training of the average arm
     for arm in plan.arms:
-        trial = Trial(plan.recipe_of(arm, 0), device, progress=1.0)
+        trial = LRTrial(plan.recipe_of(arm, 0), device, progress=1.0)
         losses = trial.losses(repeat(1e-6))  # at so low a rate nothing blows up
         for _ in islice(losses, WARM_UP_STEPS):
             pass

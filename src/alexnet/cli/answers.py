@@ -44,10 +44,10 @@ def names_of(images: list[str]) -> list[str | Path]:
     Raises:
         DataError: it holds an image and no names; or there are no names at all.
     """
-    found = [name for given in images for name in (map(Path, _names(_read_input())) if given == "-" else [given])]
-    if not found:
+    result = [name for given in images for name in (map(Path, _names(_read_input())) if given == "-" else [given])]
+    if not result:
         raise DataError("no image: standard input holds no names")
-    return found
+    return result
 
 
 def _read_input() -> bytes:

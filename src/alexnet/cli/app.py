@@ -17,7 +17,7 @@ from alexnet.progress import silent
 HELP = """
 Train an image classifier on your own photos, see what it learned, predict with it.
 
-alexnet COMMAND --help says more of each.
+Run alexnet COMMAND --help for the options of a command.
 
 Examples:
     alexnet train photos/ --minutes 10 --out runs/photos

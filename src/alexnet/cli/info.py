@@ -15,7 +15,7 @@ from alexnet.cli.output import print_json, print_problems, show_problems
 data_group = group(
     "data",
     INSIDE,
-    """See what is in a dataset, and what is wrong with it.
+    """Inspect datasets: check them, or draw samples.
 
     Examples:
         alexnet data check photos/
@@ -25,7 +25,7 @@ data_group = group(
 recipe_group = group(
     "recipes",
     INSIDE,
-    """Recipes: how to train, each a TOML file.
+    """List and print the built-in recipes.
 
     Examples:
         alexnet recipes list
@@ -36,7 +36,7 @@ recipe_group = group(
 model_group = group(
     "model",
     INSIDE,
-    """Variants: the architectures, layer by layer.
+    """List, summarise and plot the built-in variants.
 
     Examples:
         alexnet model list
@@ -52,9 +52,9 @@ def data_check(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: image, kind, detail.")] = False,
 ) -> None:
-    """Look at every image of DATA: what is wrong?
+    """Check every image of DATA.
 
-    It tells what is damaged or odd, what is there twice, or in two splits; nothing is changed.
+    Reports damaged and unusual images, duplicates, and images that are in two splits. Nothing is changed.
 
     Examples:
         alexnet data check photos/
@@ -65,28 +65,26 @@ def data_check(
     from alexnet.data.check import check
     from alexnet.data.sources import open_table
 
-    found = check(open_table(data, data_root)).to_json()
+    result = check(open_table(data, data_root)).to_json()
     if as_json:
-        print_json(found)
+        print_json(result)
     elif as_csv:
-        print_problems(found)
+        print_problems(result)
     else:
-        show_problems(found)
+        show_problems(result)
 
 
 @data_group.command("show", cls=Command)
 def data_show(
     data: Annotated[str, data_argument()],
-    recipe: Annotated[
-        str | None, recipe_option("Show what this recipe's random changes make of the images, beside them.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="PNG", help="The picture.  [default: <data>.png]")] = None,
+    recipe: Annotated[str | None, recipe_option("Also show the images as augmented by this recipe.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PNG", help="File to write.  [default: <data>.png]")] = None,
     overwrite: Overwrite = False,
     data_root: DataRoot = None,
 ) -> None:
-    """Draw samples of DATA with their names.
+    """Draw samples of DATA with their labels.
 
-    With --recipe it draws images before and after the recipe's random changes.
+    With --recipe, draws images before and after the recipe's augmentation.
 
     Examples:
         alexnet data show photos/
@@ -107,7 +105,7 @@ def data_show(
 
 @recipe_group.command("list", cls=Command)
 def recipes_list() -> None:
-    """List the recipes inside, with what each is for.
+    """List the built-in recipes.
 
     Examples:
         alexnet recipes list
@@ -121,12 +119,13 @@ def recipes_list() -> None:
 @recipe_group.command("show", cls=Command)
 def recipes_show(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A name (alexnet recipes list), or a TOML file.", autocompletion=recipes)
+        str,
+        typer.Argument(metavar="NAME", help="Recipe: a name (alexnet recipes list) or a TOML file.", autocompletion=recipes),
     ],
 ) -> None:
-    """Print a recipe: a file to copy and to change.
+    """Print a recipe, to copy and change.
 
-    Its head says where it comes from, the command, the time it takes, and what to expect.
+    Its comments name its source, the command, the time it takes, and the accuracy to expect.
 
     Examples:
         alexnet recipes show cats-dogs
@@ -139,7 +138,7 @@ def recipes_show(
 
 @model_group.command("list", cls=Command)
 def model_list() -> None:
-    """List the variants inside, with the text each comes from.
+    """List the built-in variants and their sources.
 
     Examples:
         alexnet model list
@@ -152,9 +151,9 @@ def model_list() -> None:
 
 @model_group.command("summary", cls=Command)
 def model_summary(name: VariantName, classes: Classes = None, as_json: AsJson = False) -> None:
-    """Print a variant layer by layer, with the arithmetic.
+    """Summarise a variant layer by layer.
 
-    Shapes, parameters, and how the sizes come about.
+    Prints output shapes, parameter counts, and how the sizes are computed.
 
     Examples:
         alexnet model summary paper
@@ -174,13 +173,13 @@ def model_plot(
     name: VariantName,
     classes: Classes = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw this .svg or .png alone.  [default: VARIANT.svg and VARIANT.png]")
+        Path | None, typer.Option(metavar="FILE", help="Write only this .svg or .png.  [default: VARIANT.svg and VARIANT.png]")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw a variant and print the paths of the drawings.
+    """Plot a variant as a diagram and print the file names.
 
-    Maps are boxes, and towers stand in rows.
+    Feature maps are drawn as boxes, towers as rows.
 
     Examples:
         alexnet model plot paper

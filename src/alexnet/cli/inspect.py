@@ -21,7 +21,7 @@ command = partial(app.command, cls=Command, rich_help_panel=LOOK)
 @command()
 def evaluate(
     run: RunPath,
-    data: Annotated[str | None, data_argument("A dataset as for train.", default="the run's own")] = None,
+    data: Annotated[str | None, data_argument("Dataset, as for train.", default="the run's own")] = None,
     split: Annotated[
         Split | None,
         typer.Option(metavar="NAME", help="train, val or test.  [default: test, else val; all of a DATA that is not split]"),
@@ -29,16 +29,16 @@ def evaluate(
     views: Annotated[
         Views,
         typer.Option(
-            metavar="N", help="Looks at each image: 1; 2, with its mirror image; 10, corners and centre too, as in 2012."
+            metavar="N", help="Views averaged per image: 1; 2, with its mirror image; 10, with corners and centre, as in 2012."
         ),
     ] = Views.one,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a run on its own dataset or on another one.
+    """Evaluate a run on its own dataset or on another.
 
-    Top-1 is the share of images whose label comes first, with its 95 % interval; top-5, of more than five classes, the share
-    whose label is among the first five. A row for each class follows.
+    Top-1 is the fraction of images whose label comes first, with its 95 % interval; top-5, for more than five classes, the
+    fraction whose label is among the first five. A row for each class follows.
 
     Examples:
         alexnet evaluate runs/photos
@@ -47,19 +47,19 @@ def evaluate(
     """
     from alexnet import api
 
-    found = api.load(run, device).evaluate(data, split.value if split else None, int(views.value)).to_json()
+    result = api.load(run, device).evaluate(data, split.value if split else None, int(views.value)).to_json()
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        show_evaluation(found)
+        show_evaluation(result)
 
 
 @command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders; all are compared with the first.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders, compared with the first.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show runs side by side: figures, and what differs.
+    """Compare runs: their metrics, and the settings that differ.
 
     Examples:
         alexnet compare runs/photos runs/finetuned
@@ -69,28 +69,28 @@ def compare(
     from alexnet import api
     from alexnet.report.compare import table
 
-    found = api.compare(runs)
+    result = api.compare(runs)
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        for line in table(found).splitlines():
+        for line in table(result).splitlines():
             print(printable(line))
 
 
 @command()
 def explain(
     run: RunPath,
-    images: Annotated[list[str], images_argument("What to explain")],
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the pictures go.  [default: RUN/explain]")] = None,
-    arrays: Annotated[bool, typer.Option("--arrays", help="Write a NumPy archive (.npz) for each image, too.")] = False,
+    images: Annotated[list[str], images_argument("Images to explain")],
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for the figures.  [default: RUN/explain]")] = None,
+    arrays: Annotated[bool, typer.Option("--arrays", help="Also write a NumPy archive (.npz) per image.")] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Draw why the network says what it says.
+    """Explain predictions.
 
-    A picture for each image: the places that spoke for the answer, what it needs to see, what its layers show. Exit code 1 if
-    an image could not be read. It needs captum (pip install captum).
+    Draws a figure per image: Grad-CAM, occlusion, integrated gradients and feature maps. Exit code 1 if an image could not be
+    read. Requires captum (pip install captum).
 
     Examples:
         alexnet explain runs/photos cat.jpg
@@ -109,7 +109,7 @@ def explain(
 
 @command()
 def report(run: RunPath, device: Device = None) -> None:
-    """Write RUN/report.html anew and print its path.
+    """Rewrite RUN/report.html and print its path.
 
     Examples:
         alexnet report runs/photos

@@ -67,12 +67,12 @@ def devices() -> list[str]:
 
 def _or_paths(names: Iterable[str], incomplete: str) -> list[str]:
     """Return the names that begin so, with what begins so in this folder; if there are none, a shell offers paths itself."""
-    found = [name for name in names if name.startswith(incomplete)]
-    paths = (path for path in sorted(Path().glob(f"{incomplete}*")) if path.name[0] != ".") if found else ()
-    return [*found, *(f"{path}/" if path.is_dir() else str(path) for path in paths)]
+    result = [name for name in names if name.startswith(incomplete)]
+    paths = (path for path in sorted(Path().glob(f"{incomplete}*")) if path.name[0] != ".") if result else ()
+    return [*result, *(f"{path}/" if path.is_dir() else str(path) for path in paths)]
 
 
-def data_argument(text: str = "A folder, a CSV or Parquet file, or digits, cifar10, fashion-mnist.", default: str = "") -> Any:
+def data_argument(text: str = "Folder, CSV or Parquet file, or digits, cifar10, fashion-mnist.", default: str = "") -> Any:
     """Return the argument DATA."""
     shown = f"{text}  [default: {default}]" if default else text
     return typer.Argument(metavar="DATA", help=shown, autocompletion=datasets)
@@ -80,7 +80,7 @@ def data_argument(text: str = "A folder, a CSV or Parquet file, or digits, cifar
 
 def images_argument(to_do: str) -> Any:
     """Return the argument IMAGE…, with what is done to them."""
-    given = "or - for names on standard input, one a line or with NUL after each"
+    given = "or - to read names from standard input, separated by newlines or NUL"
     text = f"{to_do}: files, folders, patterns such as 'photos/*.jpg', {given}."
     return typer.Argument(metavar="IMAGE…", help=text)
 
@@ -92,32 +92,28 @@ def recipe_option(text: str) -> Any:
 
 def set_option(text: str) -> Any:
     """Return the option --set."""
-    return typer.Option("--set", metavar="KEY=VALUE", help=f"{text}; may be given again.")
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"{text}; can be repeated.")
 
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as train leaves it.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace files that this program has not made, too; what it has made it replaces anyway."),
+    typer.Option("--overwrite", help="Overwrite files that this program did not make. Its own are always overwritten."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-DataRoot = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where downloaded datasets lie.  [env: ALEXNET_DATA]")]
+DataRoot = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of downloaded datasets.  [env: ALEXNET_DATA]")]
 Device = Annotated[
     str | None,
-    typer.Option(
-        metavar="D", help="cpu, cuda, cuda:1 or mps.  [default: an accelerator, if there is one]", autocompletion=devices
-    ),
+    typer.Option(metavar="D", help="cpu, cuda, cuda:1 or mps.  [default: an accelerator if available]", autocompletion=devices),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.  [default: one for each core]")]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of CPU threads.  [default: one per core]")]
 Variant = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME", help="The architecture (alexnet model list).  [default: the recipe's]", autocompletion=variants
-    ),
+    typer.Option(metavar="NAME", help="Architecture (alexnet model list).  [default: the recipe's]", autocompletion=variants),
 ]
 VariantName = Annotated[
-    str, typer.Argument(metavar="VARIANT", help="An architecture (alexnet model list).", autocompletion=variants)
+    str, typer.Argument(metavar="VARIANT", help="Architecture (alexnet model list).", autocompletion=variants)
 ]
 Classes = Annotated[
-    int | None, typer.Option(min=1, max=10**9, metavar="N", help="Outputs, one for each class.  [default: the variant's own]")
+    int | None, typer.Option(min=1, max=10**9, metavar="N", help="Number of classes.  [default: the variant's]")
 ]

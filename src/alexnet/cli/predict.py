@@ -20,7 +20,7 @@ command = partial(app.command, cls=Command, rich_help_panel=USE)
 search = group(
     "search",
     USE,
-    """Find images that look alike: index a folder, then query.
+    """Search for similar images: index a folder, then query it.
 
     Examples:
         alexnet search index runs/photos photos/
@@ -32,17 +32,17 @@ search = group(
 @command()
 def predict(
     run: RunPath,
-    images: Annotated[list[str], images_argument("What to name")],
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="Labels for each image; all of them, if there are fewer.")] = 5,
+    images: Annotated[list[str], images_argument("Images to classify")],
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of labels per image.")] = 5,
     as_json: AsJson = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON object a line, as they come.")] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object per line, as results arrive.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: image, rank, label, probability, error.")] = False,
     device: Device = None,
 ) -> None:
-    """Say what is on images, the most probable label first.
+    """Predict the labels of images, most probable first.
 
     Probabilities are calibrated on the run's validation images. Exit code 1 if an image could not be read; the others are
-    answered.
+    still predicted.
 
     Examples:
         alexnet predict runs/photos cat.jpg dog.jpg
@@ -70,24 +70,28 @@ def predict(
 def export(
     run: RunPath,
     bare: Annotated[
-        bool, typer.Option("--bare", help="The network alone: batches N 3 I I, float32, normalised in; logits out.")
+        bool,
+        typer.Option(
+            "--bare", help="Export the network without preprocessing: normalised batches N 3 I I, float32, in; logits out."
+        ),
     ] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="In whole numbers of 8 bits: a quarter as large; what that costs is measured.")
+        bool,
+        typer.Option("--int8", help="Quantise to 8-bit integers: a quarter of the size; the loss of accuracy is measured."),
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The file.  [default: model.onnx, model-bare.onnx … in RUN/export]"),
+        typer.Option(metavar="FILE", help="File to write.  [default: model.onnx, model-bare.onnx … in RUN/export]"),
     ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Write the network as an ONNX file, which needs no PyTorch.
+    """Export a run to ONNX, to be used without PyTorch.
 
-    An RGB image of any size goes in (H W 3, uint8), calibrated probabilities come out; labels, in JSON, and preprocessing are
-    in its metadata. It is run in onnxruntime and compared before it is called done. It needs
-    onnx, onnxscript and onnxruntime (pip install them).
+    The input is an RGB image of any size (H W 3, uint8), the output calibrated probabilities; labels (JSON) and preprocessing
+    are in the metadata. The file is run in onnxruntime and compared with the run before the command succeeds. Requires onnx,
+    onnxscript and onnxruntime (pip install onnx onnxscript onnxruntime).
 
     Examples:
         alexnet export runs/photos
@@ -95,27 +99,27 @@ def export(
     """
     from alexnet import api
 
-    found = api.load(run, device).export(out, bare=bare, int8=int8, overwrite=overwrite)
+    result = api.load(run, device).export(out, bare=bare, int8=int8, overwrite=overwrite)
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        show_export(found)
+        show_export(result)
 
 
 @command()
 def serve(
     run: RunPath,
     host: Annotated[
-        str, typer.Option(metavar="NAME", help="Where to listen; 0.0.0.0 lets all machines in that reach this one.")
+        str, typer.Option(metavar="NAME", help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="0 takes any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="Port; 0 takes a free one.")] = 8000,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Answer over HTTP: a page for people, and an interface.
+    """Serve a run over HTTP: a web page and an API.
 
-    Images are sent to /predict and /explain with POST. Who asks must know what ALEXNET_API_KEY in the environment says, if it
-    is set. Ctrl-C ends it. It needs fastapi, uvicorn, python-multipart and captum (pip install them).
+    Send images to /predict and /explain with POST. If ALEXNET_API_KEY is set in the environment, clients must send that key.
+    Ctrl-C stops the server. Requires fastapi, uvicorn, python-multipart and captum (pip install them).
 
     Examples:
         alexnet serve runs/photos
@@ -129,19 +133,17 @@ def serve(
 @search.command("index", cls=Command)
 def search_index(
     run: RunPath,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images to be found, in it and in folders inside.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="INDEX", help="The index, new or to add to.  [default: RUN/search]")
-    ] = None,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images to index, subfolders included.")],
+    out: Annotated[Path | None, typer.Option(metavar="INDEX", help="Index to create or add to.  [default: RUN/search]")] = None,
     bits: Annotated[
-        int | None, typer.Option(min=8, metavar="N", help="Length of short codes, a multiple of 8.  [default: 128]")
+        int | None, typer.Option(min=8, metavar="N", help="Length of binary codes, a multiple of 8.  [default: 128]")
     ] = None,
     device: Device = None,
 ) -> None:
-    """Index the images in FOLDER, to be found by query.
+    """Index the images in FOLDER for `search query`.
 
-    Again with the same folder, or with another one: what is new or has changed is added, what is gone is left out. It needs
-    faiss (pip install faiss-cpu).
+    Run it again to update the index: new and changed images are added, missing ones removed. Requires faiss (pip install
+    faiss-cpu).
 
     Examples:
         alexnet search index runs/photos photos/
@@ -149,8 +151,8 @@ def search_index(
     """
     from alexnet import api
 
-    found = api.load(run, device).index(folder, out, bits)
-    show_index(found, run, f" --index {shell_quote(found['index'])}" if out else "")
+    result = api.load(run, device).index(folder, out, bits)
+    show_index(result, run, f" --index {shell_quote(result['index'])}" if out else "")
 
 
 @search.command("query", cls=Command)
@@ -176,8 +178,8 @@ def search_query(
     """
     from alexnet import api
 
-    found = api.load(run, device).search(names_of(images), top, binary=binary, index=index, out=out, overwrite=overwrite)
-    answers = Counted(found)
+    result = api.load(run, device).search(names_of(images), top, binary=binary, index=index, out=out, overwrite=overwrite)
+    answers = Counted(result)
     if as_json:
         print_json(list(answers))
     else:

@@ -27,7 +27,7 @@ from alexnet.cli.options import (
     variants,
     weights,
 )
-from alexnet.cli.output import print_json, show_rate, show_study, show_summary
+from alexnet.cli.output import print_json, show_lr_curve, show_study, show_summary
 from alexnet.errors import shell_quote
 from alexnet.files import expanded
 from alexnet.progress import silent
@@ -41,54 +41,53 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="RUN|FILE",
-        help="Start from what another network learned: a run, whose variant is taken too; a file in torchvision's layout; or "
-        "imagenet1k, torchvision's own, which is fetched (both want --variant owt).",
+        help="Start from trained weights: a run, whose variant is taken too; a file in torchvision's layout; or imagenet1k, "
+        "torchvision's own, which is downloaded (both need --variant owt).",
         autocompletion=weights,
     ),
 ]
-Epochs = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Go through the training images so many times.  [default: the recipe's]")
-]
+Epochs = Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of epochs.  [default: the recipe's]")]
 Minutes = Annotated[
     float | None,
     typer.Option(
         min=0.01,
         metavar="M",
-        help="Instead of --epochs: be done M minutes after the command's start, validation and test included; it trains "
-        "as many epochs as fit.",
+        help="Instead of --epochs: finish within M minutes of the command's start, validation and test included.",
     ),
 ]
 Out = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="The run folder, new.  [default: runs/<data>-<recipe>-<date>-<time>]")
+    Path | None, typer.Option(metavar="FOLDER", help="Run folder to create.  [default: runs/<data>-<recipe>-<date>-<time>]")
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(min=0, metavar="N", help="For first weights, order and augmentation.  [default: the recipe's]"),
+    typer.Option(min=0, metavar="N", help="Seed of initial weights, shuffling and augmentation.  [default: the recipe's]"),
 ]
 Resume = Annotated[
     Path | None,
     typer.Option(
         metavar="RUN",
-        help="Go on with a run that was stopped. It keeps its recipe: beside this only --device, --threads, --processes, "
-        "--parallel and --json can be given.",
+        help="Resume a stopped run. It keeps its recipe: only --device, --threads, --processes, --parallel and --json can be "
+        "given as well.",
     ),
 ]
-FindRate = Annotated[
+FindLR = Annotated[
     bool,
     typer.Option(
+        "--find-lr",
         "--find-rate",
-        help="Train nothing: find the learning rate in a hundred steps, and draw its curve into FOLDER-rate.png, where FOLDER "
-        "is what --out says.",
+        help="Do not train: find a learning rate in 100 steps, and plot the loss against it in FOLDER-lr.png, where FOLDER is "
+        "--out.",
     ),
 ]
 Processes = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Processes of this machine that train together.  [default: 1]")
+    int | None, typer.Option(min=1, metavar="N", help="Number of processes on this machine that train together.  [default: 1]")
 ]
 Divided = Annotated[
     Parallel,
     typer.Option(
         metavar="KIND",
-        help="What they divide: data (each batch), towers (one each), or hybrid (each batch, but dense layers by units).",
+        help="What is divided among them: data (each batch), towers (one each), or hybrid (each batch, but dense layers by "
+        "units).",
     ),
 ]
 
@@ -97,7 +96,7 @@ Divided = Annotated[
 def train(
     data: Annotated[str | None, data_argument(default="the recipe's")] = None,
     recipe: Annotated[
-        str | None, recipe_option("How to train: a name (alexnet recipes list) or a TOML file.  [default: fast]")
+        str | None, recipe_option("Recipe: a name (alexnet recipes list) or a TOML file.  [default: fast]")
     ] = None,
     variant: Variant = None,
     weights: Weights = None,
@@ -105,12 +104,14 @@ def train(
     minutes: Minutes = None,
     out: Out = None,
     seed: Seed = None,
-    set_: Annotated[list[str] | None, set_option("Change a key of the recipe, such as optimizer.lr=0.02")] = None,
+    set_: Annotated[list[str] | None, set_option("Change a recipe key, such as optimizer.lr=0.02")] = None,
     resume: Resume = None,
-    find_rate: FindRate = False,
+    find_lr: FindLR = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="With --find-rate: replace FOLDER-rate.png whoever made it. A run is never replaced."),
+        typer.Option(
+            "--overwrite", help="With --find-lr: overwrite FOLDER-lr.png, whoever made it. Runs are never overwritten."
+        ),
     ] = False,
     processes: Processes = None,
     parallel: Divided = Parallel.data,
@@ -119,32 +120,32 @@ def train(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a network on DATA, which leaves a run folder.
+    """Train a network on DATA into a new run folder.
 
-    DATA is a folder with a folder for each class, or with train/, val/ and test/ of such folders; a folder of files such as
-    cat.1.jpg; a CSV or Parquet file with the columns image and label; or a name.
+    DATA is a folder with one subfolder per class, or with train/, val/ and test/ of such folders; a folder of files such as
+    cat.1.jpg; a CSV or Parquet file with the columns image and label; or the name of a built-in dataset.
 
     Examples:
         alexnet train photos/
         alexnet train photos/ --minutes 15 --out runs/photos
         alexnet train cifar10 --recipe cifar10 --set optimizer.lr=0.02
         alexnet train photos/ --recipe finetune --weights runs/photos
-        alexnet train photos/ --find-rate
+        alexnet train photos/ --find-lr
         alexnet train photos/ --processes 2
         alexnet train --resume runs/photos
     """
-    if processes is not None and processes > 1 and not find_rate and "WORLD_SIZE" not in os.environ:
+    if processes is not None and processes > 1 and not find_lr and "WORLD_SIZE" not in os.environ:
         from alexnet.training.launch import launch
 
         raise typer.Exit(launch(processes, sys.argv[1:]))
-    if overwrite and not find_rate:
-        raise typer.BadParameter("--overwrite goes with --find-rate alone: a run is never replaced, name another --out")
+    if overwrite and not find_lr:
+        raise typer.BadParameter("--overwrite is for --find-lr only: runs are never overwritten, name another --out")
     from alexnet import api
 
     where: dict[str, Any] = {"device": device, "threads": threads}
     if resume is not None:
         given = [data, recipe, variant, weights, epochs, minutes, out, seed, set_, data_root]
-        if find_rate or any(value is not None for value in given):
+        if find_lr or any(value is not None for value in given):
             raise typer.BadParameter(
                 "a resumed run keeps its recipe: give --resume RUN alone (with --device, --threads, --processes or "
                 "--parallel), or, to train more, start a new run from it: alexnet train DATA --weights RUN --epochs N"
@@ -152,14 +153,14 @@ def train(
         run = api.resume(resume, **where, parallel=parallel.value, started=STARTED)
     else:
         if epochs is not None and minutes is not None:
-            raise typer.BadParameter("give --epochs or --minutes: by the clock it trains as many epochs as fit")
+            raise typer.BadParameter("choose one of --epochs and --minutes")
         length = {} if epochs is None else {"train.epochs": epochs, "train.max_images": 0, "train.minutes": None}
         flags = {"model.variant": variant, "train.minutes": minutes, "train.seed": seed}
         settings = {**length, **_settings(flags, data_root, set_)}
         how: dict[str, Any] = {"recipe": recipe or "fast", "out": out, "weights": weights, "settings": settings, **where}
-        if find_rate:
-            curve, figure = api.find_rate(data, **how, overwrite=overwrite)
-            show_rate(curve.to_json() | {"figure": str(figure)}, as_json)
+        if find_lr:
+            curve, figure = api.find_lr(data, **how, overwrite=overwrite)
+            show_lr_curve(curve.to_json() | {"figure": str(figure)}, as_json)
             return
         run = api.train(data, **how, parallel=parallel.value, started=STARTED)
     if silent():  # another process speaks
@@ -181,42 +182,40 @@ def _settings(flags: dict[str, Any], data_root: Path | None, changes: list[str] 
 
 @command()
 def ablate(
-    data: Annotated[str | None, data_argument("A dataset as for train.", default="the study's, else the recipe's")] = None,
+    data: Annotated[str | None, data_argument("Dataset, as for train.", default="the study's, else the recipe's")] = None,
     study: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help=f"A claim to look at: {', '.join(STUDIES)}.", autocompletion=lambda: list(STUDIES)),
+        typer.Option(metavar="NAME", help=f"Study of a claim: {', '.join(STUDIES)}.", autocompletion=lambda: list(STUDIES)),
     ] = None,
     vary: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=A,B,…",
-            help="Or a key of the recipe and its values; given again, every combination of values is trained.",
+            help="Recipe key and the values to compare; given again, every combination is trained.",
         ),
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, metavar="M", help="Time for all trainings together.  [default: each takes the recipe's epochs]"),
+        typer.Option(min=0.01, metavar="M", help="Time for all trainings together.  [default: the recipe's epochs for each]"),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Trainings of each arm.  [default: 3]")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Seeds per arm.  [default: 3]")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="The study's folder, new; one that was stopped, given alone, is gone on with.  [default: in runs/]",
+            help="Study folder to create; given alone, a stopped study is resumed.  [default: in runs/]",
         ),
     ] = None,
-    recipe: Annotated[
-        str | None, recipe_option("How to train: a name or a TOML file.  [default: the study's, else fast]")
-    ] = None,
-    set_: Annotated[list[str] | None, set_option("Change a key of the recipe, in all arms alike")] = None,
+    recipe: Annotated[str | None, recipe_option("Recipe: a name or a TOML file.  [default: the study's, else fast]")] = None,
+    set_: Annotated[list[str] | None, set_option("Change a recipe key in all arms")] = None,
     data_root: DataRoot = None,
     device: Device = None,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train with one thing changed, and see what it is worth.
+    """Run an ablation study: train with one setting changed, and compare.
 
-    Every arm is trained with several seeds; a table with intervals and a figure show what came of it.
+    Each arm is trained with several seeds; a table with intervals and a figure show the results.
 
     Examples:
         alexnet ablate --study pooling --minutes 60 --out runs/pooling
@@ -227,10 +226,10 @@ def ablate(
     if (study is None) == (not vary):
         given = [study, data, minutes, seeds, recipe, data_root, set_]
         if study is not None or out is None or any(value is not None for value in given):
-            raise typer.BadParameter("say what to train: --study NAME or --vary KEY=A,B (or --out alone, to go on with it)")
+            raise typer.BadParameter("choose --study NAME or --vary KEY=A,B (or give --out alone to resume a study)")
     from alexnet import api
 
-    found = api.ablate(
+    result = api.ablate(
         data,
         study=study,
         vary=vary or (),
@@ -243,32 +242,33 @@ def ablate(
         threads=threads,
     )
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        show_study(found)
+        show_study(result)
 
 
 @command()
 def import_keras(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What Keras saved: .keras, .weights.h5 or .h5.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File saved by Keras: .keras, .weights.h5 or .h5.")],
     variant: Annotated[
-        str, typer.Option(metavar="NAME", help="Its architecture (alexnet model list).", autocompletion=variants)
+        str, typer.Option(metavar="NAME", help="Architecture of the model (alexnet model list).", autocompletion=variants)
     ],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder, new.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to create.")],
     classes: Annotated[
-        str | None, typer.Option(metavar="A,B,…", help="Names of its outputs.  [default: the recipe's dataset's, else 0, 1, …]")
+        str | None,
+        typer.Option(metavar="A,B,…", help="Labels of the outputs.  [default: the recipe's dataset's, else 0, 1, …]"),
     ] = None,
     recipe: Annotated[
         str | None,
         recipe_option(
-            "The recipe whose [images] say how they were prepared.  [default: that of the variant's name, else fast]"
+            "Recipe whose [images] describe the preprocessing.  [default: the recipe named as the variant, else fast]"
         ),
     ] = None,
-    set_: Annotated[list[str] | None, set_option("Change a key of the recipe, such as images.cache_size=256")] = None,
+    set_: Annotated[list[str] | None, set_option("Change a recipe key, such as images.cache_size=256")] = None,
 ) -> None:
-    """Make a run folder of a network that Keras trained.
+    """Convert a model trained in Keras to a run.
 
-    It predicts like any other run. It needs h5py (pip install h5py).
+    It predicts like any other run. Requires h5py (pip install h5py).
 
     Examples:
         alexnet import-keras m.h5 --variant cats-dogs --classes cat,dog --out runs/m

@@ -36,10 +36,10 @@ def training_input(images: Tensor, draws: Tensor, preprocessing: Preprocessing, 
     Returns:
         N 3 I I float32, channels last in memory.
     """
-    chance = dict(zip(DRAWS, draws.unbind(1), strict=True))
+    rng = dict(zip(DRAWS, draws.unbind(1), strict=True))
     x = standardize(images, preprocessing)
-    x = _affine(x, chance, changes)
-    x = _pick(x, chance, changes, preprocessing.crop)
+    x = _affine(x, rng, changes)
+    x = _pick(x, rng, changes, preprocessing.crop)
     x = normalize(x, preprocessing)
     return _colour(x, draws[:, -3:], changes, preprocessing) if changes.colour_noise else x
 
@@ -88,13 +88,13 @@ def affine(
     return moved.permute(0, 2, 3, 1)
 
 
-def _affine(images: Tensor, chance: dict[str, Tensor], changes: Augment) -> Tensor:
+def _affine(images: Tensor, rng: dict[str, Tensor], changes: Augment) -> Tensor:
     low, high = changes.zoom
     if not (changes.rotation or changes.translation or changes.shear or low != 1 or high != 1):
         return images
 
     def between(name: str, reach: float) -> Tensor:
-        return (chance[name] * 2 - 1) * reach
+        return (rng[name] * 2 - 1) * reach
 
     pixels = changes.translation * images.shape[1]
     return affine(
@@ -103,35 +103,35 @@ def _affine(images: Tensor, chance: dict[str, Tensor], changes: Augment) -> Tens
         between("translation_down", pixels),
         between("translation_right", pixels),
         between("shear", changes.shear),
-        low + chance["zoom_down"] * (high - low),
-        low + chance["zoom_right"] * (high - low),
+        low + rng["zoom_down"] * (high - low),
+        low + rng["zoom_right"] * (high - low),
     )
 
 
-def _pick(images: Tensor, chance: dict[str, Tensor], changes: Augment, crop: int | None) -> Tensor:
+def _pick(images: Tensor, rng: dict[str, Tensor], changes: Augment, crop: int | None) -> Tensor:
     """Shift, crop, mirror and flip: all at once, as each pixel of the result is one of the image's."""
     side = images.shape[1]
     reach = round(side * changes.shift)
     if not reach and crop is None and changes.horizontal_flip is not True and not changes.vertical_flip:
         return images
-    rows = _positions(side, reach, chance["shift_down"], crop, chance["crop_down"] if changes.crop else None)
-    columns = _positions(side, reach, chance["shift_right"], crop, chance["crop_right"] if changes.crop else None)
+    rows = _positions(side, reach, rng["shift_down"], crop, rng["crop_down"] if changes.crop else None)
+    columns = _positions(side, reach, rng["shift_right"], crop, rng["crop_right"] if changes.crop else None)
     if changes.horizontal_flip is True:
-        columns = torch.where((chance["horizontal_flip"] < 0.5)[:, None], columns.flip(1), columns)
+        columns = torch.where((rng["horizontal_flip"] < 0.5)[:, None], columns.flip(1), columns)
     if changes.vertical_flip:
-        rows = torch.where((chance["vertical_flip"] < 0.5)[:, None], rows.flip(1), rows)
+        rows = torch.where((rng["vertical_flip"] < 0.5)[:, None], rows.flip(1), rows)
     image = torch.arange(len(images), device=images.device)[:, None, None]
     at = (image * side + rows[:, :, None]) * side + columns[:, None, :]
     return images.reshape(-1, 3).index_select(0, at.flatten()).view(*at.shape, 3)  # three times as fast as images[...]
 
 
-def _positions(side: int, reach: int, shift: Tensor, crop: int | None, place: Tensor | None) -> Tensor:
+def _positions(side: int, reach: int, shift: Tensor, crop: int | None, path: Tensor | None) -> Tensor:
     """Return N x (`crop` or `side`): where each row or column comes from, reflected at the border without repeating it.
 
-    `shift` chooses -`reach` to `reach`, `place` where the crop begins; None: in the middle. All are equally likely.
+    `shift` chooses -`reach` to `reach`, `path` where the crop begins; None: in the middle. All are equally likely.
     """
     size = side if crop is None else crop
-    start = torch.full_like(shift, (side - size) // 2) if place is None else _choose(place, side - size + 1)
+    start = torch.full_like(shift, (side - size) // 2) if path is None else _choose(path, side - size + 1)
     offset = _choose(shift, 2 * reach + 1) - reach + start
     at = (torch.arange(size, device=shift.device)[None, :] + offset.long()[:, None]).abs()
     return torch.where(at > side - 1, 2 * (side - 1) - at, at)

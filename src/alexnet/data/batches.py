@@ -101,9 +101,9 @@ def epoch_batches(
     `together` images in a row share the draws of their crop and mirror (2012 source, convdata_jpeg.py, `crop_chunk`). With
     `alternate`, an image that is mirrored in one epoch is not in the next.
     """
-    chance = np.random.default_rng([seed, epoch])
-    order = chance.permutation(len(images))
-    draws = chance.random((len(images), len(DRAWS)), dtype=np.float32)
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(images))
+    draws = rng.random((len(images), len(DRAWS)), dtype=np.float32)
     first = np.arange(len(images)) // together * together
     draws[:, SHARED] = draws[first][:, SHARED]
     if alternate:

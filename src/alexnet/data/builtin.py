@@ -142,17 +142,17 @@ def _cifar10(root: Path) -> Table:
 def _cifar_files(root: Path) -> tuple[Path, dict[str, bytes]]:
     """Return where CIFAR-10 is, and the contents of its files: of the unpacked folder if there is one, else of the archive."""
     for folder in (root / CIFAR_FOLDER, root):
-        if found := [name for name in CIFAR_FILES if (folder / name).is_file()]:
-            return folder, {name: _bounded((folder / name).open("rb"), folder / name) for name in found}
+        if result := [name for name in CIFAR_FILES if (folder / name).is_file()]:
+            return folder, {name: _bounded((folder / name).open("rb"), folder / name) for name in result}
     path, content = get(SOURCES["cifar10"], root)
-    wanted = {f"{CIFAR_FOLDER}/{name}": name for name in CIFAR_FILES}
+    expected = {f"{CIFAR_FOLDER}/{name}": name for name in CIFAR_FILES}
     files = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
             for member in track(archive, "Unpacking CIFAR-10", 9):
-                stream = archive.extractfile(member) if member.name in wanted and member.isfile() else None
+                stream = archive.extractfile(member) if member.name in expected and member.isfile() else None
                 if stream is not None:
-                    files[wanted[member.name]] = _bounded(stream, path / member.name)
+                    files[expected[member.name]] = _bounded(stream, path / member.name)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: cannot be unpacked ({error}); remove it and repeat the command to download it") from error
     return path / CIFAR_FOLDER, files

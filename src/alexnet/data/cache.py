@@ -98,26 +98,26 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cach
         DataError: no image is readable, or the disk is full or not writable.
     """
     settings = preprocessing.model_dump_json(include={"cache_size", "fit", "filter", "reduced_decode"})
-    place = str(table.root or "memory")
-    folder = cache_folder() / f"{table.name}-{_digest(place, table.name, settings)[:12]}"
+    path = str(table.root or "memory")
+    folder = cache_folder() / f"{table.name}-{_digest(path, table.name, settings)[:12]}"
     key = _key(table, settings)
     index, data = folder / f"{key}.json", folder / f"{key}.u8"
     try:
-        if (found := _read(table, preprocessing, index, data)) is None:
+        if (result := _read(table, preprocessing, index, data)) is None:
             _make(table, preprocessing, workers, index, data)
-            found = _read(table, preprocessing, index, data)
+            result = _read(table, preprocessing, index, data)
         _remove_others(index)
-        if found is None:
+        if result is None:
             raise OSError(f"{data.name} is not what was written")
     except OSError as error:
         raise DataError(
             f"cannot keep decoded images in {folder}: {error_reason(error)}; "
             "make room there, or name another folder in the environment variable ALEXNET_CACHE"
         ) from error
-    if not len(found.rows):
-        first = found.skipped[0] if found.skipped else Skipped("", "there are none")
+    if not len(result.rows):
+        first = result.skipped[0] if result.skipped else Skipped("", "there are none")
         raise DataError(f"{table.name} has no readable image; the first, {truncate(first.image)}: {first.reason}")
-    return found
+    return result
 
 
 def _read(table: Table, preprocessing: Preprocessing, index: Path, data: Path) -> Cache | None:

@@ -205,13 +205,13 @@ def near(thumbnails: NDArray[np.uint8]) -> Iterable[tuple[int, int]]:
         return
     plane = np.random.default_rng(0).standard_normal((thumbnails.shape[1], BITS), dtype=np.float32)
     signs = np.concatenate([_normal(thumbnails[i : i + COMPARED]) @ plane > 0 for i in range(0, count, COMPARED)])
-    found: list[NDArray[np.int64]] = []
+    result: list[NDArray[np.int64]] = []
     for turn in range(0, BITS, STEP):
         packed = np.packbits(np.roll(signs, -turn, axis=1), axis=1).view(">u8")  # N x 2
         order = np.lexsort((packed[:, 1], packed[:, 0]))
         pairs = np.concatenate([np.stack([order[gap:], order[:-gap]], 1) for gap in range(1, min(NEIGHBOURS + 1, count))])
-        found += [part[_distance(thumbnails, part) < NEAR] for part in np.array_split(pairs, -(-len(pairs) // COMPARED))]
-    pairs = np.concatenate(found)
+        result += [part[_distance(thumbnails, part) < NEAR] for part in np.array_split(pairs, -(-len(pairs) // COMPARED))]
+    pairs = np.concatenate(result)
     graph = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     _, groups = connected_components(graph, directed=False)
     firsts = {int(group): int(i) for group, i in zip(*np.unique(groups, return_index=True), strict=True)}

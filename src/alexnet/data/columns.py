@@ -34,7 +34,7 @@ def find_columns(path: Path, names: Sequence[str]) -> dict[str, int]:
         DataError: a column is missing, or it may be one of several.
     """
     plain = [_plain(name) for name in names]
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     for column, known in COLUMNS.items():
         ours = [i for i, name in enumerate(plain) if name == column]
         places = ours or [i for i, name in enumerate(plain) if name in map(_plain, known)]
@@ -44,13 +44,13 @@ def find_columns(path: Path, names: Sequence[str]) -> dict[str, int]:
                 f"call one of them {column!r}, or leave the others out"
             )
         if places:
-            found[column] = places[0]
+            result[column] = places[0]
         elif column != "split":
             raise DataError(
                 f"{path} has no column {column!r}: it has {format_names(names) or 'no columns'}; "
                 "the columns' names, such as image and label, come first"
             )
-    return found
+    return result
 
 
 def _plain(name: str) -> str:

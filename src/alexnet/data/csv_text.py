@@ -46,8 +46,8 @@ def read_csv(path: Path) -> Iterator[Record]:
         cells = [*cells, *[""] * (len(header) - len(cells))][: len(header)]  # Excel leaves out empty fields at the end
         if any(LINE_END.search(cell) for cell in cells) and _spans_rows(path.parent, cells, places, delimiter):
             raise _refused(path, line, "a quoted field goes on in the next line: a quote is missing, or one too many")
-        found = {column: cells[place] for column, place in places.items()}
-        yield Record(f"line {line}", found["image"], _label(found["label"]), found.get("split"))
+        result = {column: cells[place] for column, place in places.items()}
+        yield Record(f"line {line}", result["image"], _label(result["label"]), result.get("split"))
 
 
 def _label(cell: str) -> str | None:
@@ -119,7 +119,7 @@ def _spans_rows(root: Path, cells: list[str], places: dict[str, int], delimiter:
 
     No label has line breaks; an image may if there is such a file; in other fields no line may begin a row of a file.
     """
-    if any(LINE_END.search(cells[place]) for column, place in places.items() if column != "image"):
+    if any(LINE_END.search(cells[path]) for column, path in places.items() if column != "image"):
         return True
     image = places["image"]
     if LINE_END.search(cells[image]) and not os.path.lexists(root / cells[image]):

@@ -63,8 +63,12 @@ def resolve(recipe: Recipe, table: Table) -> Recipe:
     changes: dict[str, object] = {}
     images = recipe.images
     if "auto" in (images.cache_size, images.upscale):
-        wanted = images.crop or images.input
-        side = min(_side(table, recipe.data.workers) or wanted, wanted) if images.cache_size == "auto" else images.cache_size
+        input_size = images.crop or images.input
+        side = (
+            min(_side(table, recipe.data.workers) or input_size, input_size)
+            if images.cache_size == "auto"
+            else images.cache_size
+        )
         if images.upscale == "auto":
             fits = side != "full" and side * UPSCALE <= images.input and images.input % UPSCALE == 0
             changes["images.upscale"] = UPSCALE if fits else 1

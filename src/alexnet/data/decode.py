@@ -207,8 +207,8 @@ def explained(error: Exception) -> ImageError:
 
 def _limit(image: Image.Image, pixels: int, what: str) -> None:
     if (count := image.width * image.height) > pixels:
-        wanted = f"{image.width}x{image.height}, {count / 1e6:.0f} megapixels, but {pixels / 1e6:.0f} are the most to {what}"
-        raise ImageError(f"{wanted}: make it smaller", "huge")
+        size = f"{image.width}x{image.height}, {count / 1e6:.0f} megapixels, but {pixels / 1e6:.0f} are the most to {what}"
+        raise ImageError(f"{size}: make it smaller", "huge")
 
 
 def _draft_size(image: Image.Image, reduced_to: int) -> tuple[int, int]:

@@ -49,9 +49,9 @@ def _facts(source: decode.Source) -> tuple[dict[str, Any], bytes]:
     image, damage = decode.noted(source, LOOKED_AT)
     levels: NDArray[np.uint8] = np.asarray(image)
     digest = hashlib.sha256(repr(levels.shape).encode() + levels.tobytes()).hexdigest()
-    found = {"pixels": digest, "range": int(levels.max()) - int(levels.min()), "brightest": int(levels.max())}
+    result = {"pixels": digest, "range": int(levels.max()) - int(levels.min()), "brightest": int(levels.max())}
     thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    return {**found, **_header(source, damage)}, thumbnail.tobytes()
+    return {**result, **_header(source, damage)}, thumbnail.tobytes()
 
 
 def _header(source: decode.Source, damage: ImageError | None) -> dict[str, Any]:
@@ -88,11 +88,11 @@ def main() -> None:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # the system ends the process then
         try:
-            found, body = WORK[request["work"]](source, **request["settings"])
+            result, body = WORK[request["work"]](source, **request["settings"])
         except Exception as error:
             reason = decode.explained(error)
-            found, body = {"error": str(reason), "kind": reason.kind}, b""
-        answers.write(json.dumps({**found, "bytes": len(body)}).encode() + b"\n" + body)
+            result, body = {"error": str(reason), "kind": reason.kind}, b""
+        answers.write(json.dumps({**result, "bytes": len(body)}).encode() + b"\n" + body)
         answers.flush()
 
 

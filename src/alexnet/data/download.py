@@ -60,8 +60,8 @@ def _contents(path: Path, source: Source) -> bytes | None:
     return content if hashlib.sha256(content).hexdigest().startswith(source.sha256) else None
 
 
-def _download(source: Source, place: Path) -> bytes:
-    """Download to `place` by way of a `.part` file, which stays if the transfer stops; return the contents.
+def _download(source: Source, path: Path) -> bytes:
+    """Download to `path` by way of a `.part` file, which stays if the transfer stops; return the contents.
 
     Raises:
         DataError: the transfer stopped; the checksum is wrong.
@@ -70,9 +70,9 @@ def _download(source: Source, place: Path) -> bytes:
     import requests
     import urllib3
 
-    part = place.with_name(f"{place.name}.part")
-    by_hand = f"or put the file into {place.parent} by hand (another data folder: --data-root or ALEXNET_DATA)"
-    place.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    by_hand = f"or put the file into {path.parent} by hand (another data folder: --data-root or ALEXNET_DATA)"
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with part.open("ab") as file:
             _transfer(source, file)
@@ -85,7 +85,7 @@ def _download(source: Source, place: Path) -> bytes:
     if content is None:
         part.unlink()
         raise DataError(f"{source.url}: wrong checksum, so the file was removed; repeat the command to try again, {by_hand}")
-    rename(part, place)
+    rename(part, path)
     return content
 
 

@@ -38,7 +38,7 @@ SNIFFED = 20  # files of a folder, none of which has such a name, whose content 
 DEBRIS = {
     *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"),
 }
-# What this program leaves: files of a run, an index, a study; pictures of `explain`, a curve of `--find-rate`.
+# What this program leaves: files of a run, an index, a study; pictures of `explain`, a curve of `--find-lr`.
 MARKS = ("recipe.toml", "model.json", "search.json", "study.json")
 OUR_PICTURES = re.compile(r".+-explained\.png|filters\.png|ablation\.png|.+-rate\.png")
 MADE = "made by alexnet: no images to learn from"
@@ -88,8 +88,8 @@ class Folder:
 
     def skipped(self, root: Path) -> list[Skipped]:
         """Return what is passed over in it and below."""
-        found = [Skipped(path.relative_to(root).as_posix(), reason) for path, reason in self.passed_over]
-        return found + [skipped for inner in self.folders for skipped in inner.skipped(root)]
+        result = [Skipped(path.relative_to(root).as_posix(), reason) for path, reason in self.passed_over]
+        return result + [skipped for inner in self.folders for skipped in inner.skipped(root)]
 
 
 def read_folder(root: Path) -> tuple[list[Row], list[Skipped]]:
@@ -141,11 +141,11 @@ def _look(path: Path, above: tuple[str, ...]) -> Folder:
         if inner.name.lower() in DEBRIS:
             here.passed_over.append((inner, "a folder that archive programs and systems leave"))
         elif os.path.realpath(inner) not in above:
-            found = _look(inner, above)
-            if reason := _no_images(found):
+            result = _look(inner, above)
+            if reason := _no_images(result):
                 here.passed_over.append((inner, reason))
             else:
-                here.folders.append(found)
+                here.folders.append(result)
     if any(PICTURES.fullmatch(inner.path.name) for inner in here.folders):
         masks = [inner for inner in here.folders if MASKS.fullmatch(inner.path.name)]
         here.passed_over.extend((inner.path, "masks of the images beside it, by its name") for inner in masks)
@@ -276,8 +276,8 @@ def _read_classes(root: Path, here: Folder, split: str, *, in_names: bool = True
     splits = {} if split else _splits_inside(here)
     for folder in here.folders:
         for file in folder.everything():
-            place = file.relative_to(folder.path).parts[0]
-            rows.append(Row(file.relative_to(root).as_posix(), folder.path.name, splits.get(place, split)))
+            path = file.relative_to(folder.path).parts[0]
+            rows.append(Row(file.relative_to(root).as_posix(), folder.path.name, splits.get(path, split)))
     return rows, skipped
 
 

@@ -105,8 +105,8 @@ def _png_chunks(content: bytes) -> Iterator[bytes]:
             if kind != b"tRNS" or whole:
                 yield content[at:end]
         elif not whole and not re.match(rb"[A-Za-z]{4}", content[end + 4 : end + 8]):
-            found = re.compile(b"|".join(PNG_KEPT)).search(content, at + 8)
-            end = found.start() - 4 if found else len(content)
+            result = re.compile(b"|".join(PNG_KEPT)).search(content, at + 8)
+            end = result.start() - 4 if result else len(content)
         at = end
 
 

@@ -90,9 +90,9 @@ def _refuse_wrapped(image: Image.Image) -> None:
     file = getattr(image, "fp", None)
     if file is not None:
         file.seek(0)
-        _, found, header = file.read(1 << 20).partition(b"\xff\x4f\xff\x51")  # then sizes, and each band's bits less one
+        _, result, header = file.read(1 << 20).partition(b"\xff\x4f\xff\x51")  # then sizes, and each band's bits less one
         bits = max((byte & 0x7F for byte in header[38 : 38 + 3 * len(image.getbands()) : 3]), default=0) + 1
-        if found and bits > 8:
+        if result and bits > 8:
             raise ImageError(f"a JPEG 2000 in colour of {bits}-bit samples: save it as PNG or TIFF", "format")
 
 

@@ -28,7 +28,7 @@ def visible_folders(folder: Path) -> list[Path]:
 
     Runs, indices and studies in it are passed over, and told.
     """
-    found: list[Path] = []
+    result: list[Path] = []
     ours: list[Path] = []
     seen: set[str] = set()
 
@@ -37,7 +37,7 @@ def visible_folders(folder: Path) -> list[Path]:
         if real in seen:  # a link that leads back up
             return
         seen.add(real)
-        found.append(here)
+        result.append(here)
         for inner in visible(here)[0]:
             if is_alexnet_folder(inner):
                 ours.append(inner)
@@ -47,7 +47,7 @@ def visible_folders(folder: Path) -> list[Path]:
     walk(folder)
     if ours:
         say(f"passed over {format_names(ours)}: made by alexnet")
-    return found
+    return result
 
 
 def visible_files(folder: Path) -> list[Path]:

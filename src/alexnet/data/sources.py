@@ -78,18 +78,18 @@ def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], given
 
 def _too_few(given: Path, labels: tuple[str, ...], skipped: list[Skipped]) -> str:
     """Return what is wrong where there are too few classes, and the way out."""
-    found = f"one class alone, {truncate(labels[0])!r}" if labels else "no labelled images"
+    result = f"one class alone, {truncate(labels[0])!r}" if labels else "no labelled images"
     if skipped and (not labels or not given.is_dir()):
         first = next((one for one in skipped if Path(one.image).suffix.lower() in IMAGE_SUFFIXES), skipped[0])
-        found += f" ({len(skipped):,} left out, such as {truncate(printable(first.image))}: {first.reason})"
+        result += f" ({len(skipped):,} left out, such as {truncate(printable(first.image))}: {first.reason})"
     if not given.is_dir():
-        return found
+        return result
     if labels and (inside := _folders_inside(given / labels[0])):
-        return f"{found}: if the folders in it are the classes, give {inside}"
+        return f"{result}: if the folders in it are the classes, give {inside}"
     if not labels and (listings := [file for file in visible_files(given) if file.suffix.lower() in SUFFIXES]):
-        return f"{found}: give one file, if it holds or lists images with labels, such as {listings[0]}"
+        return f"{result}: give one file, if it holds or lists images with labels, such as {listings[0]}"
     return (
-        f"{found}: put the images of each class into a folder of its own, begin each file's name with its label and a number "
+        f"{result}: put the images of each class into a folder of its own, begin each file's name with its label and a number "
         "(cat.17.jpg), or give a CSV file with the columns image and label"
     )
 

@@ -81,9 +81,9 @@ def _hold_out(table: Table, splits: NDArray[np.str_], rows: NDArray[np.int64], s
         start = 0
         for name, share in shares.items():
             # A class of one image trains; from then on every split that is wanted gets one, as soon as there are enough.
-            wanted = max(1, int(len(members) * share + 0.5)) if share and len(members) > len(shares) else 0
-            splits[members[start : start + wanted]] = name
-            start += wanted
+            count = max(1, int(len(members) * share + 0.5)) if share and len(members) > len(shares) else 0
+            splits[members[start : start + count]] = name
+            start += count
 
 
 def _check(table: Table, declared: set[str]) -> None:

@@ -26,8 +26,8 @@ class Statistics:
     @property
     def mean(self) -> NDArray[np.float64]:
         """Of each channel."""
-        found: NDArray[np.float64] = self.mean_image.mean((0, 1))
-        return found
+        result: NDArray[np.float64] = self.mean_image.mean((0, 1))
+        return result
 
     @property
     def covariance(self) -> NDArray[np.float64]:
@@ -37,8 +37,8 @@ class Statistics:
     @property
     def std(self) -> NDArray[np.float64]:
         """Of each channel."""
-        found: NDArray[np.float64] = np.sqrt(np.diag(self.covariance).clip(0))
-        return found
+        result: NDArray[np.float64] = np.sqrt(np.diag(self.covariance).clip(0))
+        return result
 
     def colour_axes(self, unit: str) -> NDArray[np.float64]:
         """Return the principal components, a row each, as long as their `deviations` or their `variances`."""
@@ -75,21 +75,21 @@ def measure(recipe: Recipe, train: SplitImages) -> tuple[Recipe, NDArray[np.floa
         changes["train.epochs"] = min(recipe.train.epochs, max(1, round(recipe.train.max_images / len(train))))
     noises = (recipe.augment.colour_noise, *(row.colour_noise for row in recipe.schedule.table))
     noisy = any(noises) and isinstance(recipe.augment.colour_axes, str)
-    wanted = {images.mean, images.std} & {"channels", "one", "image", "image-centre"}
-    if not wanted and not noisy:
+    unresolved = {images.mean, images.std} & {"channels", "one", "image", "image-centre"}
+    if not unresolved and not noisy:
         return recipe.with_settings(changes), None
-    sample = train if wanted - {"channels"} else train.cut(slice(None, None, max(1, len(train) // SAMPLE)))
-    found = gather(sample)
+    sample = train if unresolved - {"channels"} else train.cut(slice(None, None, max(1, len(train) // SAMPLE)))
+    result = gather(sample)
     if images.mean == "channels":
-        changes["images.mean"] = tuple((found.mean * images.value_range).round(4).tolist())
+        changes["images.mean"] = tuple((result.mean * images.value_range).round(4).tolist())
     if images.std == "channels":  # images of one colour have none
-        changes["images.std"] = tuple((found.std.clip(1e-3) * images.value_range).round(4).tolist())
+        changes["images.std"] = tuple((result.std.clip(1e-3) * images.value_range).round(4).tolist())
     if images.mean == "one":
-        changes["images.mean"] = float(found.mean.mean() * images.value_range)
+        changes["images.mean"] = float(result.mean.mean() * images.value_range)
     if images.std == "one":
-        spread = np.diag(found.products).mean() - found.mean.mean() ** 2
+        spread = np.diag(result.products).mean() - result.mean.mean() ** 2
         changes["images.std"] = float(max(1e-3, np.sqrt(max(0.0, spread))) * images.value_range)
     if noisy:
-        changes["augment.colour_axes"] = found.colour_axes(str(recipe.augment.colour_axes)).tolist()
-    mean_image = (found.mean_image * 255).astype(np.float32) if images.mean in ("image", "image-centre") else None
+        changes["augment.colour_axes"] = result.colour_axes(str(recipe.augment.colour_axes)).tolist()
+    mean_image = (result.mean_image * 255).astype(np.float32) if images.mean in ("image", "image-centre") else None
     return recipe.with_settings(changes), mean_image

@@ -93,8 +93,8 @@ class Table:
     def relabelled(self, labels: tuple[str, ...]) -> Table:
         """Return the table with `labels`, of which its own are a part (but for spelling), and targets as positions in them."""
         tidy = [normalize_label(label) for label in labels]
-        found = [labels.index(label) if label in labels else tidy.index(normalize_label(label)) for label in self.labels]
-        position = np.array(found, dtype=np.int64)
+        result = [labels.index(label) if label in labels else tidy.index(normalize_label(label)) for label in self.labels]
+        position = np.array(result, dtype=np.int64)
         return replace(self, labels=labels, targets=position[self.targets])
 
     def rows(self, split: str) -> NDArray[np.int64]:

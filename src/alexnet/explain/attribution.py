@@ -19,7 +19,8 @@ from torch.nn.functional import interpolate
 from alexnet.data.decode_pool import Source
 from alexnet.data.preprocessing import PixelArray, to_input
 from alexnet.errors import AlexNetError, ImageError
-from alexnet.inference.predict import best, iter_images, probabilities
+from alexnet.inference.forward import probabilities
+from alexnet.inference.predict import best, iter_images
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast
 from alexnet.recipe import Preprocessing

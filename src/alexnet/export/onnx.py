@@ -24,7 +24,7 @@ from alexnet.data.decode_pool import Answer, decoded
 from alexnet.data.preprocessing import fit_image, stored_pixels, to_input
 from alexnet.errors import AlexNetError, RunError, error_reason
 from alexnet.files import HOST, refuse_overwrite, remove_leftovers, sha256, write_output
-from alexnet.inference.evaluate import predict_logits
+from alexnet.inference.forward import predict_logits
 from alexnet.network.alexnet import AlexNet
 from alexnet.progress import say, track
 from alexnet.run import ModelConfig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,16 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 from torch import Tensor, nn
 
 from alexnet.data.batches import Batch, batch_bounds, ordered_batches
 from alexnet.data.dataset import Dataset
 from alexnet.data.table import Skipped
-from alexnet.errors import AlexNetError
 from alexnet.inference import metrics
-from alexnet.inference.views import views
-from alexnet.network.device import autocast, is_out_of_memory, release_memory
+from alexnet.inference.forward import predict_logits
 from alexnet.progress import track
 from alexnet.recipe import Preprocessing
 
@@ -65,8 +61,8 @@ class Evaluation:
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
         """N x classes float64, calibrated with the temperature."""
-        found: NDArray[np.float64] = softmax(self.logits.astype(np.float64) / self.temperature, axis=1)
-        return found
+        result: NDArray[np.float64] = np.exp(metrics.log_probabilities(self.logits, self.temperature))
+        return result
 
     def reliability(self, temperature: float = 1.0) -> metrics.Reliability:
         """Return how far probabilities, of logits divided by `temperature`, can be believed: in bins, shares from 0 to 1."""
@@ -130,11 +126,11 @@ def evaluate_split(
             yield batch
 
     shown = track(batches(), f"Evaluating {split}", len(batch_bounds(len(ours), BATCH)))
-    found = evaluate(
+    result = evaluate(
         network, shown, preprocessing, table.labels, precision=precision, temperature=temperature, view_count=view_count
     )
-    logits = gather(torch.from_numpy(found.logits), len(images)).numpy()
-    return replace(found, logits=logits, targets=images.targets, skipped=table.skipped)
+    logits = gather(torch.from_numpy(result.logits), len(images)).numpy()
+    return replace(result, logits=logits, targets=images.targets, skipped=table.skipped)
 
 
 def evaluate(
@@ -155,46 +151,3 @@ def evaluate(
     return Evaluation(
         np.concatenate(logits), np.concatenate(targets), labels, (3, preprocessing.input, preprocessing.input), temperature
     )
-
-
-def predict_logits(
-    network: nn.Module, images: Tensor, preprocessing: Preprocessing, precision: str = "auto", view_count: int = 1
-) -> NDArray[np.float32]:
-    """Return the logits of a batch, N S S 3 -> N x classes float32; the network's mode is left as it was.
-
-    With several views the logits are the logarithms of the mean probabilities. What is too much for the device's memory at
-    once is looked at in halves.
-
-    Raises:
-        AlexNetError: one image alone is too much.
-    """
-    try:
-        return _logits(network, images, preprocessing, precision, view_count)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(images) < 2:
-            raise AlexNetError("the device's memory is too small for one image: --device cpu") from error
-    release_memory()
-    halves = images.chunk(2)
-    return np.concatenate([predict_logits(network, half, preprocessing, precision, view_count) for half in halves])
-
-
-def _logits(
-    network: nn.Module, images: Tensor, preprocessing: Preprocessing, precision: str, view_count: int
-) -> NDArray[np.float32]:
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            found = []
-            for x in views(images.to(device), preprocessing, view_count):
-                with autocast(device, precision):
-                    found.append(network(x, preprocessing.scale_factor).float())
-            # In logarithms throughout: a probability that rounds to 0 would have an infinite loss.
-            logits = found[0] if view_count == 1 else torch.stack(found).log_softmax(2).logsumexp(0) - math.log(view_count)
-    finally:
-        network.train(was_training)
-    result: NDArray[np.float32] = logits.cpu().numpy()
-    return result

@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.decode_pool import Source
-from alexnet.data.preprocessing import PixelArray, to_input
+from alexnet.data.preprocessing import PixelArray
 from alexnet.errors import DataError, ImageError
+from alexnet.inference.forward import activations
 from alexnet.inference.predict import iter_images, source_name
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import autocast
-from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
 
 BATCH = 128
@@ -69,7 +68,7 @@ def stream_features(
     Raises:
         VariantError: no such layer.
     """
-    for batch, arrays in activations(network, config, sources, layers, precision):
+    for batch, arrays in batch_activations(network, config, sources, layers, precision):
         read = [source_name(source) for source, image in batch if not isinstance(image, ImageError)]
         errors = [
             {"image": source_name(source), "error": str(image)} for source, image in batch if isinstance(image, ImageError)
@@ -77,7 +76,7 @@ def stream_features(
         yield Features(read, arrays, errors)
 
 
-def activations(
+def batch_activations(
     network: AlexNet, config: ModelConfig, sources: Iterable[Source], layers: Sequence[str], precision: str
 ) -> Iterator[tuple[list[tuple[Source, PixelArray | ImageError]], Arrays]]:
     """Yield batches of sources with their images, or the reasons for none, and the activations of those that have one."""
@@ -86,21 +85,4 @@ def activations(
         while batch := list(islice(images, BATCH)):
             read = [image for _, image in batch if not isinstance(image, ImageError)]
             stacked = np.stack(read) if read else np.empty((0, preprocessing.side, preprocessing.side, 3), np.uint8)
-            yield batch, _arrays(network, torch.from_numpy(stacked), preprocessing, layers, precision)
-
-
-def _arrays(
-    network: AlexNet, images: torch.Tensor, preprocessing: Preprocessing, layers: Sequence[str], precision: str
-) -> Arrays:
-    """N S S 3 -> a float32 array for each layer; the network's mode is left as it was."""
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            x = to_input(images.to(device), preprocessing)
-            with autocast(device, precision):
-                _, kept = network.activations(x, layers, preprocessing.scale_factor)
-            return {name: kept[name].float().cpu().contiguous().numpy() for name in layers}
-    finally:
-        network.train(was_training)
+            yield batch, activations(network, torch.from_numpy(stacked), preprocessing, layers, precision)

@@ -50,13 +50,13 @@ def to_sources(images: ImageInput) -> list[Source]:
         raise UnsupportedInput(
             "lists in a list are not an image: np.array(…, dtype=np.uint8) makes an array of levels in lists"
         )
-    found: list[Source] = []
+    result: list[Source] = []
     for item in cast("Iterable[Any]", images):
         try:
-            found += _sources(item)
+            result += _sources(item)
         except UnsupportedInput as error:
-            found.append(InMemoryImage(type(item).__name__, ImageError(str(error), "not an image")))
-    return found
+            result.append(InMemoryImage(type(item).__name__, ImageError(str(error), "not an image")))
+    return result
 
 
 class UnsupportedInput(DataError):

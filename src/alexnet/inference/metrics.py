@@ -6,16 +6,22 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
 
+def log_probabilities(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Return the log-softmax of logits / temperature, N x classes."""
+    result: NDArray[np.float64] = torch.from_numpy(logits.astype(np.float64) / temperature).log_softmax(1).numpy()
+    return result
+
+
 def cross_entropy(logits: Floats, targets: Ints) -> float:
     """Return the mean of -log p(target). `logits` N x classes, `targets` N."""
-    return float(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(targets)), targets].mean())
+    return float(-log_probabilities(logits)[np.arange(len(targets)), targets].mean())
 
 
 def top_k(logits: Floats, targets: Ints, k: int) -> float:
@@ -59,7 +65,7 @@ class Reliability(NamedTuple):
 
 def reliability(logits: Floats, targets: Ints, temperature: float = 1.0) -> Reliability:
     """Return how often images that were given their label with some probability got the right one."""
-    probabilities = softmax(logits.astype(np.float64) / temperature, axis=1)
+    probabilities = np.exp(log_probabilities(logits, temperature))
     confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
     bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
     images = np.bincount(bin_of, minlength=BINS)
@@ -79,8 +85,8 @@ def fit_temperature(logits: Floats, targets: Ints) -> float:
     def cost(log_t: float) -> float:  # minus the logarithm of the probability of targets and T together, in nats
         return len(targets) * cross_entropy(logits / np.exp(log_t), targets) + (log_t / SPREAD) ** 2 / 2
 
-    found = minimize_scalar(cost, bounds=(-FURTHEST, FURTHEST), method="bounded")
-    return float(np.exp(found.x)) if 2 * (cost(0.0) - found.fun) > TOLD_APART else 1.0
+    result = minimize_scalar(cost, bounds=(-FURTHEST, FURTHEST), method="bounded")
+    return float(np.exp(result.x)) if 2 * (cost(0.0) - result.fun) > TOLD_APART else 1.0
 
 
 def confusion(predicted: Ints, targets: Ints, classes: int) -> Ints:

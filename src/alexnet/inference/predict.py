@@ -11,24 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
-from torch import Tensor
 
 from alexnet.data.decode_pool import InMemoryImage, Source, decoded
 from alexnet.data.preprocessing import PixelArray, fit_image
 from alexnet.data.scan import is_alexnet_folder, visible, visible_files, visible_folders
 from alexnet.errors import DataError, ImageError, error_reason, truncate
 from alexnet.files import expanded
-from alexnet.inference.evaluate import predict_logits
+from alexnet.inference.forward import probabilities
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import resolve_precision
 from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
 
 BATCH = 128
-LEAD = 0.3  # in probability: where the first label leads the second by less, bfloat16 may be off by more than 0.01
 
 
 def find_images(names: Iterable[str | Path]) -> list[Path]:
@@ -40,15 +35,15 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
     Raises:
         DataError: a name that is empty; a pattern that matches nothing; a folder without files, or one that cannot be read.
     """
-    found: list[Path] = []
+    result: list[Path] = []
     for name in names:
         if not str(name):
             raise DataError("the name of an image is empty: name files, folders or patterns")
         try:
-            found += _files(name)
+            result += _files(name)
         except OSError as error:
             raise DataError(f"cannot read {truncate(error.filename or name)}: {error_reason(error)}") from error
-    return found
+    return result
 
 
 def _files(name: str | Path) -> list[Path]:
@@ -112,28 +107,9 @@ def iter_images(
 ) -> Generator[tuple[Source, PixelArray | ImageError], None, None]:
     """Yield each source with its image as batches hold it (S S 3), or with the reason for none; others decode ahead."""
     ahead = 0 if preprocessing.cache_size == "full" else BATCH
-    with closing(decoded("pixels", sources, os.cpu_count() or 1, ahead, **preprocessing.decode_options())) as found:
-        for source, answer in found:
+    with closing(decoded("pixels", sources, os.cpu_count() or 1, ahead, **preprocessing.decode_options())) as result:
+        for source, answer in result:
             yield source, answer if isinstance(answer, ImageError) else fit_image(answer.pixels, preprocessing)
-
-
-def probabilities(network: AlexNet, config: ModelConfig, images: list[PixelArray]) -> NDArray[np.float64]:
-    """Return N x classes, calibrated, of images S S 3 as `iter_images` yields them.
-
-    Where the run computes in bfloat16, images whose answer is close are looked at again in float32.
-    """
-    x = torch.from_numpy(np.stack(images))
-    found = _probabilities(network, config, x, config.precision)
-    second, first = np.partition(found, -2)[:, -2:].T
-    if (close := first - second < LEAD).any() and resolve_precision(network.head.weight.device, config.precision) == "bfloat16":
-        found[close] = _probabilities(network, config, x[torch.from_numpy(close)], "float32")
-    return found
-
-
-def _probabilities(network: AlexNet, config: ModelConfig, images: Tensor, precision: str) -> NDArray[np.float64]:
-    logits = predict_logits(network, images, config.preprocessing, precision)
-    result: NDArray[np.float64] = softmax(logits.astype(np.float64) / config.temperature, axis=1)
-    return result
 
 
 def best(row: NDArray[np.float64], labels: tuple[str, ...], top: int) -> list[dict[str, Any]]:

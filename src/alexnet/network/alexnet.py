@@ -63,11 +63,13 @@ class AlexNet(nn.Module):
         if not width > 0:
             raise VariantError(f"width is {width:g}: it may be any number above 0")
         self.smallest = _smallest_input(self.row)
+        self._plan = fuse.Plan()
         with torch.device("meta"):  # not on a device yet: the layers' own first weights would be thrown away
             self.features, units = _features(self.row, width)
             self.head = nn.Linear(units, self.row.classes if classes is None else classes)
-        self.to_empty(device=torch.get_default_device())
-        initialize(self)
+        if (device := torch.get_default_device()).type != "meta":
+            self.to_empty(device=device)
+            initialize(self)
 
     def forward(self, images: Tensor, upscale: int = 1) -> Tensor:
         """Return the logits of images, N x classes float32 (bfloat16 where torch's autocast is on).
@@ -98,7 +100,7 @@ class AlexNet(nn.Module):
         self._check(images, names, upscale)
         kept: dict[str, Tensor] = {}
         x = images
-        for name, layer in fuse.joined(self.layers, names, upscale):
+        for name, layer in self._plan.steps(self.layers, names, upscale):
             x = layer(x)
             if name in names:
                 kept[name] = x

@@ -38,7 +38,7 @@ def choose_device(name: str | None = None) -> torch.device:
     return device
 
 
-def place(network: Network, device: torch.device) -> Network:
+def to_device(network: Network, device: torch.device) -> Network:
     """Move a network to `device`, its convolutions' weights with channels last in memory, and return it."""
     network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stubs lack it
@@ -80,8 +80,8 @@ def processor() -> dict[str, Any]:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 is computed by hardware: on a CPU by AMX or AVX-512 BF16, on CUDA from Ampere on."""
     if device.type == "cpu":
-        found = processor()
-        return bool(found.get("amx_bf16") or found.get("avx512_bf16") or found.get("bf16"))
+        result = processor()
+        return bool(result.get("amx_bf16") or result.get("avx512_bf16") or result.get("bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 

@@ -269,8 +269,8 @@ def _legend(axes: Axes, stages: list[Stage], under: float) -> None:
             Line2D([], [], color=OWN, label="sees its own tower"),
             Line2D([], [], color=OTHER, label="sees another tower"),
         ]
-    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (MARGIN, under), "bbox_transform": axes.transData}
-    axes.legend(handles=handles, ncols=len(handles), labelcolor=FAINT, **LEGEND, **place)
+    path: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (MARGIN, under), "bbox_transform": axes.transData}
+    axes.legend(handles=handles, ncols=len(handles), labelcolor=FAINT, **LEGEND, **path)
     scale = "Sides are drawn by the square root of height, width, channels or units."
     _say(axes, MARGIN, under - 0.35, scale, 8, FAINT, ha="left")
 

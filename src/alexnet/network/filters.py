@@ -30,7 +30,7 @@ def filter_grid(weights: NDArray[np.float32], towers: int = 1) -> NDArray[np.uin
     height = rows * step - GAP
     sheet = np.full((towers * height + (towers - 1) * 3 * GAP, columns * step - GAP, 3), 255, dtype=np.uint8)
     for i, kernel in enumerate(kernels):
-        tower, place = divmod(i, per_tower)
-        top, left = tower * (height + 3 * GAP) + place // columns * step, place % columns * step
+        tower, position = divmod(i, per_tower)
+        top, left = tower * (height + 3 * GAP) + position // columns * step, position % columns * step
         sheet[top : top + size, left : left + size] = kernel
     return sheet

@@ -107,11 +107,11 @@ def reliability(before: Reliability, after: Reliability) -> Chart:
     figure = Figure(figsize=(5.2, 4.0))
     axes, below = figure.add_axes((0.11, 0.34, 0.84, 0.64)), figure.add_axes((0.11, 0.11, 0.84, 0.17))
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
-    for found, color, style in ((before, ORANGE, (0, (4, 2))), (after, BLUE, "-")):
-        filled = found.images > 0
-        axes.plot(found.confidence[filled], found.accuracy[filled], color=color, linewidth=1.8, linestyle=style)
-        sizes = 10 + 110 * np.sqrt(found.images[filled] / found.images.max())
-        axes.scatter(found.confidence[filled], found.accuracy[filled], s=sizes, color=color, alpha=0.75, linewidths=0)
+    for result, color, style in ((before, ORANGE, (0, (4, 2))), (after, BLUE, "-")):
+        filled = result.images > 0
+        axes.plot(result.confidence[filled], result.accuracy[filled], color=color, linewidth=1.8, linestyle=style)
+        sizes = 10 + 110 * np.sqrt(result.images[filled] / result.images.max())
+        axes.scatter(result.confidence[filled], result.accuracy[filled], s=sizes, color=color, alpha=0.75, linewidths=0)
     edges, total = np.linspace(0, 1, BINS + 1), after.images.sum()
     below.bar(edges[:-1], after.images / total, width=1 / BINS, align="edge", color=BLUE, alpha=0.75)
     for part in (axes, below):

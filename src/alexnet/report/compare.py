@@ -47,13 +47,13 @@ def _finished(path: Path) -> RunFolder:
 
 
 def _row(folder: RunFolder, summary: dict[str, Any], split: str) -> dict[str, Any]:
-    found, config = summary[split], read_config(folder)
+    result, config = summary[split], read_config(folder)
     return {
         "run": str(folder.path),
         "recipe": summary["recipe"],
         "variant": summary["variant"],
         "parameters": sum(weights.numel() for weights in config.network().parameters()),
-        **{key: found[key] for key in ("images", "top1", "top1_interval", "loss", "ece")},
+        **{key: result[key] for key in ("images", "top1", "top1_interval", "loss", "ece")},
         **{key: summary[key] for key in ("epochs", "seconds")},
     }
 
@@ -71,10 +71,21 @@ def _settings(folders: Sequence[RunFolder]) -> dict[str, list[Any]]:
     return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 
 
-def table(found: dict[str, Any]) -> str:
+def table(comparison: dict[str, Any]) -> str:
     """Return what `compare` found as text: a line for each run, and below a line for each setting that differs."""
-    runs = found["runs"]
-    head = ["", "run", f"{found['split']} top-1", "to run 1, points", "loss", "ECE", "epochs", "time", "parameters", "variant"]
+    runs = comparison["runs"]
+    head = [
+        "",
+        "run",
+        f"{comparison['split']} top-1",
+        "to run 1, points",
+        "loss",
+        "ECE",
+        "epochs",
+        "time",
+        "parameters",
+        "variant",
+    ]
     rows = [head]
     for number, run in enumerate(runs, 1):
         low, high = run["top1_interval"]
@@ -85,9 +96,9 @@ def table(found: dict[str, Any]) -> str:
         size = [str(run["epochs"]), clock(run["seconds"]), f"{run['parameters']:,}", run["variant"]]
         rows.append([str(number), run["run"], *figures, *size])
     settings = [["", "setting", *(str(number) for number in range(1, len(runs) + 1))]]
-    settings += [["", key, *map(_short, values)] for key, values in found["settings"].items()]
+    settings += [["", key, *map(_short, values)] for key, values in comparison["settings"].items()]
     return "\n".join(
-        [*_aligned(rows), "", *(_aligned(settings) if found["settings"] else ["their recipes are the same"]), "", NOTE]
+        [*_aligned(rows), "", *(_aligned(settings) if comparison["settings"] else ["their recipes are the same"]), "", NOTE]
     )
 
 

@@ -135,14 +135,14 @@ def _figures(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
         row | {"label": label, "predicted": int(times)}
         for label, row, times in zip(evaluation.labels, per_class(counts), predicted, strict=True)
     ]
-    found = evaluation.to_json()
+    result = evaluation.to_json()
     return {
         "split": SPLIT_NAMES[split],
         "has_test": "test" in dataset.table.counts(),
-        "found": found,
-        "right": round(found["top1"] * found["images"]),
-        "top5_interval": wilson_interval(found["top5"], found["images"]),
-        "guess": most_frequent(found["per_class"])[1],
+        "found": result,
+        "right": round(result["top1"] * result["images"]),
+        "top5_interval": wilson_interval(result["top5"], result["images"]),
+        "guess": most_frequent(result["per_class"])[1],
         "classes": sorted(rows, key=lambda row: (row["images"] == 0, row["f1"] or 0, row["recall"] or 0)),
     }
 
@@ -226,8 +226,8 @@ def _first_layer(folder: RunFolder) -> Parts:
 
 def _checked(dataset: Dataset) -> Parts:
     """What the data check found, by kind."""
-    found = check_decoded(dataset).problems
-    kinds = [(kind, list(alike)) for kind, alike in groupby(found, key=lambda problem: problem.kind)]
+    result = check_decoded(dataset).problems
+    kinds = [(kind, list(alike)) for kind, alike in groupby(result, key=lambda problem: problem.kind)]
     return {
         "problems": [
             {"kind": kind, "meaning": KINDS[kind], "count": len(alike), "first": alike[:PROBLEMS_SHOWN]}
@@ -243,5 +243,5 @@ def _by_chance(targets: NDArray[np.int64]) -> NDArray[np.int64]:
     ones = np.random.default_rng(1).permutation(order[np.sort(first)])
     rest = order[~np.isin(order, ones)]
     chosen = np.concatenate([ones, rest])[:SAMPLES_SHOWN]
-    found: NDArray[np.int64] = chosen[np.argsort(targets[chosen], kind="stable")]
-    return found
+    result: NDArray[np.int64] = chosen[np.argsort(targets[chosen], kind="stable")]
+    return result

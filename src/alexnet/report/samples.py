@@ -78,12 +78,12 @@ def show_changes(table: Table, recipe: Recipe, path: Path, overwrite: bool = Fal
     recipe, mean_image = measure(recipe, images)
     preprocessing = recipe.images.resolved(mean_image)
     stored = images.take(np.arange(len(chosen))).images
-    chance = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     figure, grid = _grid(len(chosen), 1 + DRAWN, f"{table.name} in training by the recipe {recipe.name}")
     for row, before in enumerate(stored):
         grid[row, 0].imshow(before.numpy().round().clip(0, 255).astype(np.uint8))
         _name(grid[row, 0], chosen, row)
-        draws = torch.rand(DRAWN, len(DRAWS), generator=chance)
+        draws = torch.rand(DRAWN, len(DRAWS), generator=rng)
         after = training_input(before.expand(DRAWN, *before.shape), draws, preprocessing, recipe.augment)
         for axes, image in zip(grid[row, 1:], after, strict=True):
             axes.imshow(_levels(image, preprocessing))

@@ -18,7 +18,7 @@ from alexnet.data.decode_pool import Source
 from alexnet.data.scan import visible_files
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, error_reason
 from alexnet.files import expanded
-from alexnet.inference.features import Features, activations, stream_features
+from alexnet.inference.features import Features, batch_activations, stream_features
 from alexnet.inference.predict import source_name
 from alexnet.network.alexnet import AlexNet
 from alexnet.progress import track
@@ -84,7 +84,7 @@ def search_images(
     faiss()
     index = open_index(place, config.sha256)
     layer = index.catalogue.layer
-    for batch, arrays in activations(network, config, sources, [layer], config.precision):
+    for batch, arrays in batch_activations(network, config, sources, [layer], config.precision):
         codes = iter(arrays[layer])
         for source, image in batch:
             if isinstance(image, ImageError):

@@ -23,7 +23,8 @@ from alexnet.data.decode_pool import answer_one
 from alexnet.data.preprocessing import PixelArray, fit_image
 from alexnet.errors import ImageError, printable
 from alexnet.explain.attribution import explained
-from alexnet.inference.predict import best, probabilities
+from alexnet.inference.forward import probabilities
+from alexnet.inference.predict import best
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import ModelConfig
 from alexnet.server.batcher import BATCH, Batches

@@ -91,11 +91,11 @@ def write(run: Path, tensors: Tensors, content: dict[str, Any]) -> None:
         RunError: the disk is full, or the folder is gone or cannot be written; the checkpoints before are intact.
     """
     content = {"version": VERSION, **content}
-    place = run / "checkpoint"
-    following, last, before = place / "next", place / "last", place / "before"
+    path = run / "checkpoint"
+    following, last, before = path / "next", path / "last", path / "before"
     try:
         shutil.rmtree(following, ignore_errors=True)
-        place.mkdir(exist_ok=True)
+        path.mkdir(exist_ok=True)
         following.mkdir()
         write_file(following / "state.safetensors", lambda part: safetensors.torch.save_file(tensors, part))
         write_text(following / "state.json", json.dumps({"sha256": _digest(following, content), "content": content}, indent=2))
@@ -107,7 +107,7 @@ def write(run: Path, tensors: Tensors, content: dict[str, Any]) -> None:
         shutil.rmtree(following, ignore_errors=True)
         raise
     except OSError as error:
-        raise RunError(f"cannot write {place}: {error_reason(error)}") from error
+        raise RunError(f"cannot write {path}: {error_reason(error)}") from error
 
 
 def exists(run: Path) -> bool:
@@ -127,10 +127,10 @@ def load(folder: RunFolder, recipe: Recipe, dataset: Dataset) -> tuple[TrainingS
         RunError: all checkpoints are damaged, or another version or another recipe wrote them.
         DataError: the dataset is not the one they were written under.
     """
-    found = read(folder.path)
-    if found is None:
+    result = read(folder.path)
+    if result is None:
         return None
-    flat_tensors, content = found
+    flat_tensors, content = result
     tensors: dict[str, Tensors] = {kind: {} for kind in KINDS}
     try:
         state = TypeAdapter(TrainingState).validate_python(content["state"])

@@ -48,17 +48,17 @@ class ProcessGroup:
         """Return each number summed over the processes, in float64."""
         if self.world_size == 1:
             return list(numbers)
-        found = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(found)
-        return found.tolist()
+        result = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(result)
+        return result.tolist()
 
     def broadcast_number(self, number: float) -> float:
         """Return the first process's number."""
         return self.sum(number if self.is_main else 0.0)[0]
 
-    def broadcast(self, thing: Any) -> Any:
-        """Return what the first process has in `thing`, text or what JSON holds."""
-        things = [thing]
+    def broadcast(self, item: Any) -> Any:
+        """Return what the first process has in `item`, text or what JSON holds."""
+        things = [item]
         if self.world_size > 1:
             dist.broadcast_object_list(things)
         return things[0]
@@ -68,11 +68,11 @@ class ProcessGroup:
         if self.world_size == 1:
             return tensors
         kinds = self.broadcast({name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()})
-        found = {}
+        result = {}
         for name, (shape, dtype) in kinds.items():
-            found[name] = tensors[name].cpu().contiguous() if self.is_main else torch.empty(shape, dtype=dtype)
-            dist.broadcast(found[name], 0)
-        return found
+            result[name] = tensors[name].cpu().contiguous() if self.is_main else torch.empty(shape, dtype=dtype)
+            dist.broadcast(result[name], 0)
+        return result
 
     @contextmanager
     def local_main_first(self) -> Iterator[None]:
@@ -136,10 +136,10 @@ def _place(dim: int, axes: int) -> int:
 
 
 def _longer(x: Tensor, dim: int, length: int) -> Tensor:
-    place = _place(dim, x.ndim)
+    path = _place(dim, x.ndim)
     missing = [*x.shape]
-    missing[place] = length - x.shape[place]
-    return (torch.cat([x, x.new_zeros(missing)], place) if missing[place] else x).contiguous()
+    missing[path] = length - x.shape[path]
+    return (torch.cat([x, x.new_zeros(missing)], path) if missing[path] else x).contiguous()
 
 
 def _shorter(x: Tensor, dim: int, length: int) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError
@@ -31,7 +30,7 @@ BLOWN = 4.0  # times the least loss so far: it has blown up
 MARGIN = 4.0  # below the rate from which on the loss rises
 
 
-class Trial:
+class LRTrial:
     """The first steps of a training, at rates to choose; of the network nothing is kept.
 
     Attributes:
@@ -79,7 +78,7 @@ class Trial:
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class LRCurve:
     """The losses of steps at rates that climb, and what follows from them.
 
     Attributes:
@@ -100,8 +99,10 @@ class Curve:
     @property
     def smooth(self) -> NDArray[np.float64]:
         """The losses, each averaged with those around it, N float64."""
-        found: NDArray[np.float64] = gaussian_filter1d(self.losses, SMOOTH, mode="nearest")
-        return found
+        from scipy.ndimage import gaussian_filter1d
+
+        result: NDArray[np.float64] = gaussian_filter1d(self.losses, SMOOTH, mode="nearest")
+        return result
 
     @property
     def least(self) -> int:
@@ -135,7 +136,7 @@ class Curve:
         return {"settings": self.settings, "rises_from": float(self.rates[self.least]), "steps": steps}
 
 
-def find_rate(recipe: Recipe, device: str | None = None) -> Curve:
+def find_lr(recipe: Recipe, device: str | None = None) -> LRCurve:
     """Train for a hundred steps, each at a higher rate than the one before, until the loss blows up; return the curve.
 
     All rates of the recipe climb together, from a thousandth of what they are to a hundred times that.
@@ -143,12 +144,12 @@ def find_rate(recipe: Recipe, device: str | None = None) -> Curve:
     Raises:
         AlexNetError: whatever keeps it from training, in one line.
     """
-    trial = Trial(recipe, device)
+    trial = LRTrial(recipe, device)
     scales = np.geomspace(LOWEST, HIGHEST, STEPS)
     losses = list(_until_blown(track(trial.losses(scales), "Finding the rate", STEPS)))
     if len(losses) < 2:
         raise AlexNetError(f"the loss is not finite at a rate of {recipe.optimizer.lr * LOWEST:.2g}: look at the images")
-    return Curve(trial.recipe, scales[: len(losses)], np.array(losses))
+    return LRCurve(trial.recipe, scales[: len(losses)], np.array(losses))
 
 
 def _until_blown(losses: Iterable[float]) -> Iterator[float]:
@@ -162,7 +163,7 @@ def _until_blown(losses: Iterable[float]) -> Iterator[float]:
             return
 
 
-def draw(curve: Curve, path: Path, overwrite: bool = False) -> None:
+def draw(curve: LRCurve, path: Path, overwrite: bool = False) -> None:
     """Draw the curve into a PNG file; its folder is made.
 
     Raises:

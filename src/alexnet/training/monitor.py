@@ -147,8 +147,8 @@ def _git_commit() -> str | None:
     here = Path(__file__).parent
     try:
         command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"]
-        found = subprocess.run(command, cwd=here, capture_output=True, encoding="utf-8", timeout=5)
+        result = subprocess.run(command, cwd=here, capture_output=True, encoding="utf-8", timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
     inside = "site-packages" not in here.parts
-    return found.stdout.strip() or None if found.returncode == 0 and inside else None
+    return result.stdout.strip() or None if result.returncode == 0 and inside else None

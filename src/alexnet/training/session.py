@@ -64,8 +64,8 @@ class Session:
             RunError: it is damaged, or the recipe is not what it was.
             DataError: the dataset is not what it was.
         """
-        found = checkpoint.load(self._folder, self._recipe, self._dataset) if self._group.is_main else None
-        state, tensors = found or (None, {kind: {} for kind in checkpoint.KINDS})
+        result = checkpoint.load(self._folder, self._recipe, self._dataset) if self._group.is_main else None
+        state, tensors = result or (None, {kind: {} for kind in checkpoint.KINDS})
         content = self._group.broadcast(None if state is None else asdict(state))
         if content is None:
             return False

@@ -21,7 +21,7 @@ from alexnet.data.table import Table
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, format_names, shell_quote, truncate
 from alexnet.files import locked, remove_leftovers, write_json, write_text
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import choose_device, keep_freed_memory, place, reproducible, resolve_precision
+from alexnet.network.device import choose_device, keep_freed_memory, reproducible, resolve_precision, to_device
 from alexnet.network.fast import kernels
 from alexnet.network.summary import stored
 from alexnet.recipe import Preprocessing, Recipe, parse
@@ -195,7 +195,7 @@ def _network(recipe: Recipe, table: Table, device: torch.device, *, fresh: bool)
         )
     if fresh and recipe.model.weights:
         load_pretrained(network, recipe.model.weights, recipe.data.root)
-    return place(network, device)
+    return to_device(network, device)
 
 
 def _finish(recipe: Recipe, trainer: Trainer, folder: RunFolder) -> None:

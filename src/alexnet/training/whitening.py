@@ -45,12 +45,12 @@ def whiten(network: AlexNet, images: SplitImages, preprocessing: Preprocessing, 
 
 def _components(images: SplitImages, preprocessing: Preprocessing, cells: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return variances, falling, and principal components, a column each, of patches of 3 x `cells` x `cells` pixels."""
-    chance = np.random.default_rng(seed)
-    chosen = chance.permutation(len(images))[:IMAGES]
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(images))[:IMAGES]
     x = to_input(images.take(chosen).images, preprocessing)
     windows = x.unfold(2, cells, 1).unfold(3, cells, 1)  # N 3 P P cells cells: a view, as all patches would fill the memory
     across = windows.shape[3]
-    places = torch.from_numpy(chance.integers(windows.shape[2] * across, size=PATCHES))
+    places = torch.from_numpy(rng.integers(windows.shape[2] * across, size=PATCHES))
     sample = windows[:, :, places // across, places % across].permute(0, 2, 1, 3, 4).flatten(0, 1).flatten(1).double()
     values, components = torch.linalg.eigh(torch.cov(sample.T))
     return values.flip(0).float(), components.flip(1).float()

@@ -34,20 +34,38 @@ def fast_forms(device: torch.device) -> list[str]:
     """Return the fast forms in use on a device."""
     if not enabled():
         return []
-    found = ["folded enlargement", "folded pooling"]
+    result = ["folded enlargement", "folded pooling"]
     if device.type == "cpu" and kernels.library() is not None:
-        found += ["response norm", "ReLU, norm and pool", "step", "bfloat16 weights"]
-        found += ["Winograd convolutions"] if supports_winograd() else []
-    return found
+        result += ["response norm", "ReLU, norm and pool", "step", "bfloat16 weights"]
+        result += ["Winograd convolutions"] if supports_winograd() else []
+    return result
 
 
-def joined(layers: Mapping[str, nn.Module], names: Collection[str], upscale: int) -> Iterator[tuple[str, Step]]:
-    """Yield the layers, by name and in order, as functions of a tensor; those that one form takes together as one, by the last.
+class Plan:
+    """Which layers of a network are computed together; made once for what is asked of it, until its layers change."""
 
-    Layers in `names` end such a group, as somebody wants to see what they give; where a layer has hooks, nothing is joined.
-    The images are to be enlarged `upscale` times.
+    def __init__(self) -> None:
+        self._made: tuple[tuple[object, ...], list[tuple[str, Step]]] = ((), [])  # together, as threads may share a network
+
+    def steps(self, layers: Mapping[str, nn.Module], names: Collection[str], upscale: int) -> list[tuple[str, Step]]:
+        """Return `fuse_layers` of the same arguments."""
+        plain = not enabled() or any(map(_has_hooks, layers.values()))
+        key = (*layers.values(), frozenset(names), upscale, plain)
+        made_for, steps = self._made
+        if key != made_for:
+            steps = list(fuse_layers(layers, names, upscale, plain))
+            self._made = (key, steps)
+        return steps
+
+
+def fuse_layers(
+    layers: Mapping[str, nn.Module], names: Collection[str], upscale: int, plain: bool
+) -> Iterator[tuple[str, Step]]:
+    """Yield the layers, by name and in order, as functions of a tensor; fused ones as one, by the name of the last.
+
+    Layers in `names` end a group, as their outputs are wanted; with `plain`, as where a layer has hooks, nothing is fused. The
+    images are to be upscaled `upscale` times.
     """
-    plain = not enabled() or any(_has_hooks(layer) for layer in layers.values())
     if upscale > 1:
         first, conv = next(iter(layers.items()))
         if not plain and type(conv) is nn.Conv2d and conv.stride == (upscale, upscale) and conv.padding == (0, 0):
@@ -60,7 +78,7 @@ def joined(layers: Mapping[str, nn.Module], names: Collection[str], upscale: int
         if not plain:
             while waiting and group[-1][0] not in names and _can_fuse([layer for _, layer in group], waiting[0][1]):
                 group.append(waiting.pop(0))
-        yield group[-1][0], _form([layer for _, layer in group], plain)
+        yield group[-1][0], _fused([layer for _, layer in group], plain)
 
 
 def _has_hooks(layer: nn.Module) -> bool:
@@ -80,7 +98,7 @@ def _can_fuse(group: list[nn.Module], layer: nn.Module) -> bool:
     return bool(place) and isinstance(layer, ORDER[place[0] + 1 :])
 
 
-def _form(group: list[nn.Module], plain: bool) -> Step:
+def _fused(group: list[nn.Module], plain: bool) -> Step:
     match group:
         case [layer] if plain:
             return layer

@@ -36,14 +36,14 @@ def enabled() -> bool:
 
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernels; None where they cannot be had."""
-    found = _library()
-    return found if isinstance(found, ctypes.CDLL) else None
+    result = _library()
+    return result if isinstance(result, ctypes.CDLL) else None
 
 
 def missing_reason() -> str | None:
     """Return why there are no kernels on a system that could have them; None where there are, or where none are wanted."""
-    found = _library()
-    return found if isinstance(found, str) and sys.platform == "linux" and enabled() else None
+    result = _library()
+    return result if isinstance(result, str) and sys.platform == "linux" and enabled() else None
 
 
 @functools.cache
@@ -88,7 +88,7 @@ def has(name: str, kind: torch.dtype) -> bool:
 
 def call(name: str, kind: torch.dtype, tensors: tuple[Tensor | None, ...], settings: ctypes.Structure) -> None:
     """Call the kernel `name` for numbers of type `kind`: the tensors' places in memory (None: a null), then the settings."""
-    found = library()
-    assert found is not None
+    result = library()
+    assert result is not None
     places = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
-    getattr(found, f"{name}_{TYPES[kind]}")(*places, settings)
+    getattr(result, f"{name}_{TYPES[kind]}")(*places, settings)

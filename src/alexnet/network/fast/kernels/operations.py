@@ -108,8 +108,8 @@ def _of_all(norm: BatchNorm, sums: Tensor, count: int) -> tuple[Tensor, float]:
     """Return `sums` and `count` summed over the processes that share a batch, if there are such."""
     if norm.total is None:
         return sums, count
-    found = norm.total(torch.cat([sums.flatten(), sums.new_tensor([count])]))
-    return found[:-1].view_as(sums), found[-1].item()
+    result = norm.total(torch.cat([sums.flatten(), sums.new_tensor([count])]))
+    return result[:-1].view_as(sums), result[-1].item()
 
 
 class _Convolution(ctypes.Structure):

@@ -13,7 +13,7 @@ from PIL import Image
 import alexnet
 from alexnet import recipe
 from alexnet.errors import AlexNetError, RecipeError
-from alexnet.training.lr_finder import BLOWN, MARGIN, STEPS, Curve, Trial, _until_blown, find_rate
+from alexnet.training.lr_finder import BLOWN, MARGIN, STEPS, LRCurve, LRTrial, _until_blown, find_lr
 from commands import TINY_SETS, run
 from conftest import TINY, metrics
 
@@ -22,11 +22,11 @@ PLAIN = {**TINY, "model.norm": "none", "optimizer.muon_lr": 0.0, "optimizer.lr_s
 FAST = recipe.load("fast")
 
 
-def curve(losses: list[float]) -> Curve:
-    return Curve(FAST, np.geomspace(1e-3, 1e2, STEPS)[: len(losses)], np.array(losses))
+def curve(losses: list[float]) -> LRCurve:
+    return LRCurve(FAST, np.geomspace(1e-3, 1e2, STEPS)[: len(losses)], np.array(losses))
 
 
-def valley(turn: int = 60, least: int = 80) -> Curve:
+def valley(turn: int = 60, least: int = 80) -> LRCurve:
     """Level, then down around the step `turn`, then up from `least` on."""
     steps = np.arange(STEPS)
     return curve(list(2 - 1.5 / (1 + np.exp(-(steps - turn) / 3)) + np.maximum(0, steps - least) * 0.2))
@@ -55,7 +55,7 @@ def test_the_suggestion_keeps_its_distance_from_where_the_loss_rises() -> None:
 
 def test_noise_does_not_move_the_suggestion_far() -> None:
     clean, chance = valley(), np.random.default_rng(0)
-    noisy = Curve(FAST, clean.scales, clean.losses + chance.normal(0, 0.1, STEPS))
+    noisy = LRCurve(FAST, clean.scales, clean.losses + chance.normal(0, 0.1, STEPS))
     assert abs(noisy.suggestion - clean.suggestion) <= 8
 
 
@@ -74,20 +74,20 @@ def test_it_ends_once_the_loss_has_blown_up() -> None:
 
 def test_what_is_suggested_trains_and_a_hundred_times_that_does_not(photos: Path) -> None:
     chosen = recipe.load("fast").with_settings({**PLAIN, "data.dataset": str(photos)})
-    found = find_rate(chosen)
+    found = find_lr(chosen)
     assert len(found.losses) < STEPS, "it stopped when the loss had blown up"
     good = chosen.with_settings(found.settings)
-    losses = list(Trial(good).losses([1.0] * 40))
+    losses = list(LRTrial(good).losses([1.0] * 40))
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
-    worse = list(Trial(good).losses([100.0] * 40))
+    worse = list(LRTrial(good).losses([100.0] * 40))
     assert len(worse) < 40 or np.mean(worse[-8:]) > 1.5 * np.mean(losses[-8:]), "it diverges, or all units die"
 
 
 def test_it_works_with_muon(photos: Path) -> None:
     chosen = recipe.load("fast").with_settings({**TINY, "data.dataset": str(photos), "train.batch_size": 8})
-    settings = find_rate(chosen).settings
+    settings = find_lr(chosen).settings
     assert set(settings) == {"optimizer.lr", "optimizer.muon_lr"}
-    losses = list(Trial(chosen.with_settings(settings)).losses([1.0] * 30))
+    losses = list(LRTrial(chosen.with_settings(settings)).losses([1.0] * 30))
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
@@ -100,7 +100,7 @@ def test_the_first_steps_are_those_of_the_training(photos: Path, tmp_path: Path)
         "augment.alternating_flip": False,
     }
     trained = alexnet.train(photos, out=tmp_path / "run", settings=settings)
-    trial = Trial(trained.recipe)
+    trial = LRTrial(trained.recipe)
     losses = list(trial.losses([1.0] * 4))  # an epoch
     assert np.mean(losses) == pytest.approx(float(metrics(trained.path)[0]["train_loss"]), rel=0.05), (
         "but for the dropout's draws"
@@ -109,37 +109,37 @@ def test_the_first_steps_are_those_of_the_training(photos: Path, tmp_path: Path)
 
 def test_the_same_curve_every_time(photos: Path) -> None:
     chosen = recipe.load("fast").with_settings({**TINY, "data.dataset": str(photos)})
-    one, other = (list(Trial(chosen).losses([1.0] * 3)) for _ in range(2))
+    one, other = (list(LRTrial(chosen).losses([1.0] * 3)) for _ in range(2))
     assert one == other
 
 
 def test_too_few_images_for_a_batch_are_refused(photos: Path) -> None:
     changes = {"data.dataset": str(photos), "train.batch_size": 500, "train.last_batch": "drop", **{"model.width": 1 / 16}}
     with pytest.raises(RecipeError, match=r"train\.batch_size is 500, but 28 images train"):
-        Trial(recipe.load("fast").with_settings(changes))
+        LRTrial(recipe.load("fast").with_settings(changes))
 
 
 # The command
 
 
 def test_the_command_draws_a_curve_prints_the_line_to_train_with_and_trains_nothing(photos: Path, tmp_path: Path) -> None:
-    done = run("train", photos, "--find-rate", "--out", tmp_path / "run", *TINY_SETS)
-    assert [path.name for path in tmp_path.iterdir()] == ["run-rate.png"]
-    with Image.open(tmp_path / "run-rate.png") as figure:
+    done = run("train", photos, "--find-lr", "--out", tmp_path / "run", *TINY_SETS)
+    assert [path.name for path in tmp_path.iterdir()] == ["run-lr.png"]
+    with Image.open(tmp_path / "run-lr.png") as figure:
         assert figure.width > 1000
     line = done.stdout.splitlines()[-1]
     assert line.startswith("train ")
     command = shlex.split(line)[2:]
     assert command[:2] == ["train", str(photos)]
-    assert "--find-rate" not in command
+    assert "--find-lr" not in command
     assert sum("optimizer.lr=" in part or "optimizer.muon_lr=" in part for part in command) == 2
     run(*command, "--epochs", 1)
     assert (tmp_path / "run" / "summary.json").exists()
 
 
 def test_the_command_prints_json(photos: Path, tmp_path: Path) -> None:
-    found = json.loads(run("train", photos, "--find-rate", "--out", tmp_path / "run", *TINY_SETS, "--json").stdout)
+    found = json.loads(run("train", photos, "--find-lr", "--out", tmp_path / "run", *TINY_SETS, "--json").stdout)
     assert list(found) == ["settings", "rises_from", "steps", "figure"]
     assert [list(step) for step in found["steps"]] == [["lr", "loss", "smooth"]] * len(found["steps"])
-    assert found["figure"] == str(tmp_path / "run-rate.png")
-    assert "keeps its recipe" in run("train", "--resume", tmp_path, "--find-rate", code=2).stderr
+    assert found["figure"] == str(tmp_path / "run-lr.png")
+    assert "keeps its recipe" in run("train", "--resume", tmp_path, "--find-lr", code=2).stderr
