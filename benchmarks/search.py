@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import torch
 from benchmarks.turns import local_main_first, real_data, spread, timed, trained_run
@@ -23,20 +24,18 @@ from benchmarks.turns import local_main_first, real_data, spread, timed, trained
 import alexnet
 from alexnet.inference.features import stream_features
 from alexnet.inference.predict import find_images, iter_images
-from alexnet.search.index import SHARD, Entry, Index, new_index, open_index
-from alexnet.search.search import BITS, code_layer
+from alexnet.search import hashing
+from alexnet.search.index import BINARY, CODER, CODES, Entry, Index, open_index
+from alexnet.search.search import BITS, code_layer, nearest
 
 TOP, ROWS, ROUNDS, MADE_UP = 10, 500, 30, 1_000_000
 
 
-def made(place: Path, paths: list[str], codes: np.ndarray, rows: int = SHARD, bits: int = BITS) -> Index:
+def build_index(path: Path, images: list[str], codes: np.ndarray, bits: int = BITS) -> Index:
     """Build an index of codes by the steps of `Run.index`."""
-    index = new_index(place, "", "", codes.shape[1])
-    place.mkdir()
-    for first in range(0, len(codes), rows):
-        entries = [Entry(path, 0, 0) for path in paths[first : first + rows]]
-        index = index.plus(entries, codes[first : first + rows])
-    return index.binarized(bits)
+    path.mkdir()
+    index = Index(path, "", codes.shape[1]).add([Entry(image, 0, 0) for image in images], codes)
+    return index.add_coder(hashing.learn(codes[: hashing.MAX_CODES], bits))
 
 
 def precision(labels: np.ndarray, found: Callable[[slice], np.ndarray]) -> float:
@@ -70,10 +69,9 @@ def precisions(run: alexnet.Run, folder: Path, place: Path) -> dict[str, float]:
     found = {"chance": float((counts * (counts - 1)).sum() / len(labels) / (len(labels) - 1))}
     found["pixels"] = precision(labels, lambda part: suggest(pixels, squares, pixels[part], TOP + 1))
     for bits in (64, BITS):
-        index = made(place / str(bits), list(map(str, paths)), codes, bits=bits)
-        short = index.coder.encode(codes)
-        found[f"{bits} bits"] = precision(labels, lambda part, b=index.binary, s=short: b.search(s[part], TOP + 1)[1])
-    found["exact"] = precision(labels, lambda part: index.exact.search(codes[part], TOP + 1)[1])
+        short = build_index(place / str(bits), list(map(str, paths)), codes, bits).short_codes
+        found[f"{bits} bits"] = precision(labels, lambda part, s=short: faiss.knn_hamming(s[part], s, TOP + 1)[1])
+    found["exact"] = precision(labels, lambda part: faiss.knn(codes[part], codes, TOP + 1)[1])
     for name, share in found.items():
         print(f"  precision at {TOP}: {share:6.1%}  {name}")
     return found
@@ -95,10 +93,9 @@ def of_files(run: alexnet.Run, folder: Path, place: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     print(f"  {images:,} files indexed in {seconds:.0f} s by Run.index: decoded, coded, written, short codes learned")
     index = open_index(place, run.config.sha256)
-    kept = index.catalogue
-    exact, binary, coder = sum(file.bytes for file in kept.exact), kept.binary.bytes, kept.coder.bytes
+    exact, binary, coder = ((place / name).stat().st_size for name in (CODES, BINARY, CODER))
     print(f"  exact {exact / 1e6:,.1f} MB, binary {binary / 1e6:.2f} MB: 1/{exact / binary:.0f}; coder {coder / 1e6:.2f} MB")
-    codes = np.concatenate(list(index._codes(0)))
+    codes = np.array(index.codes)
     squares, short = np.square(codes).sum(1), index.coder.encode(codes).view(np.uint64)
     paths = [Path(entry.path) for entry in index.entries if entry]
     chosen = np.random.default_rng(0).integers(0, len(paths), ROUNDS + 2)
@@ -107,14 +104,14 @@ def of_files(run: alexnet.Run, folder: Path, place: Path) -> dict[str, Any]:
         return np.argpartition(np.bitwise_count(short ^ index.coder.encode(query).view(np.uint64)).sum(1), TOP)[:TOP]
 
     for row in chosen[:5]:  # the product and NumPy find the same
-        near = [path for path, _ in index.nearest(codes[row], TOP, False, str(paths[row]))]
+        near = [path for path, _ in nearest(index, codes[row], TOP, False, str(paths[row]))]
         others = suggest(codes, squares, codes[[row]], TOP + 1)[0]
         assert len({*near} & {str(paths[other]) for other in others}) >= TOP - 1
     medians = queried(
         {
-            "exact": lambda turn: index.nearest(codes[chosen[turn]], TOP, False),
+            "exact": lambda turn: nearest(index, codes[chosen[turn]], TOP, False),
             "exact, NumPy": lambda turn: suggest(codes, squares, codes[chosen[[turn]]], TOP),
-            "binary": lambda turn: index.nearest(codes[chosen[turn]], TOP, True),
+            "binary": lambda turn: nearest(index, codes[chosen[turn]], TOP, True),
             "binary, NumPy": lambda turn: hamming(codes[chosen[[turn]]]),
             "an image file, exact": lambda turn: run.search(paths[chosen[turn]], TOP, index=place),
             "an image file, binary": lambda turn: run.search(paths[chosen[turn]], TOP, index=place, binary=True),
@@ -128,9 +125,9 @@ def of_a_million(place: Path) -> float:
     """Search made-up short codes, of codes of 128 numbers so that they need no file of 16 GB; return the milliseconds."""
     chance = np.random.default_rng(0)
     codes = chance.standard_normal((MADE_UP, 128), dtype=np.float32)
-    index = made(place, [f"/images/{row:07}.jpg" for row in range(MADE_UP)], codes, rows=MADE_UP // 8)
+    index = build_index(place, [f"/images/{row:07}.jpg" for row in range(MADE_UP)], codes)
     queries = chance.standard_normal((ROUNDS + 2, 128), dtype=np.float32)
-    return queried({f"binary, {MADE_UP:,} made up": lambda turn: index.nearest(queries[turn], TOP, True)}).popitem()[1]
+    return queried({f"binary, {MADE_UP:,} made up": lambda turn: nearest(index, queries[turn], TOP, True)}).popitem()[1]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from alexnet.export import model as onnx_model
 from alexnet.export import onnx
 from alexnet.run import ModelConfig
 from alexnet.search.contact_sheet import write_sheet
-from alexnet.search.index import alone
+from alexnet.search.search import locked_index
 
 MINE = b"a file of the user's"
 REFUSED = "is there already and was not made by alexnet: give another --out, or --overwrite"
@@ -143,7 +143,7 @@ def test_the_notes_beside_an_export_are_looked_at_too(trained: alexnet.Run, tmp_
 
 def test_a_folder_with_files_named_as_those_of_an_index_is_no_index(tmp_path: Path) -> None:
     (tmp_path / "images-1.json").write_bytes(MINE)
-    with pytest.raises(RunError, match="is not empty and holds no index"), alone(tmp_path):
+    with pytest.raises(RunError, match="is not empty and holds no index"), locked_index(tmp_path):
         pass
     assert (tmp_path / "images-1.json").read_bytes() == MINE
 

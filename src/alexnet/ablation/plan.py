@@ -1,4 +1,4 @@
-"""What a study trains: its arms, seeds and budget, as they are kept beside its runs."""
+"""The plan of a study: its arms, seeds and budget, saved beside its runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from alexnet.ablation.studies import STUDIES, Study
 from alexnet.errors import AlexNetError, RecipeError, RunError, suggest
@@ -17,10 +17,10 @@ from alexnet.recipe import Recipe, settings_from
 
 
 class Plan(BaseModel):
-    """A study as it is trained: `study.json` in its folder.
+    """A study to train: `study.json` in its folder.
 
-    `recipe` is that of all arms, `arms` are its keys that differ, by name. `split` is what accuracy is measured on. With
-    `minutes`, each training has so many `epochs` that the whole study takes about as long. What else is here is as in `Study`.
+    `recipe` is shared by all arms, `arms` are the settings that differ, by name. Accuracy is measured on `split`. With
+    `minutes`, `epochs` is such that the whole study takes about as long. Other fields are those of `Study`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,43 +41,32 @@ class Plan(BaseModel):
 
     @property
     def trainings(self) -> int:
-        """How many there are; those that look for a rate may be short."""
+        """Number of trainings; those that look for a rate may be short."""
         return len(self.arms) * (self.seeds + len(self.scales))
 
     def recipe_of(self, arm: str, seed: int, scale: float = 1.0) -> Recipe:
-        """Return the recipe of a training: the arm's, with all rates times `scale`.
-
-        Raises:
-            RecipeError: an arm's key or value is wrong.
-        """
+        """Return the recipe of a training: the arm's, with all learning rates times `scale`."""
         length = {} if self.epochs is None else {"train.epochs": self.epochs, "train.max_images": 0}
         recipe = self.recipe.with_settings({**length, **self.arms[arm]})
         rates = recipe.scaled_rates(scale) if self.scales else {}
         return recipe.with_settings({**rates, "train.seed": recipe.train.seed + seed})
 
     def difference(self, other: Plan) -> str:
-        """Return the first field in which `other` asks for something else, "" if none does.
-
-        Where the images lie is none, nor what `minutes` came to.
-        """
-        free: Any = {"epochs": True, "recipe": {"data": {"root", "workers"}}}
-        ours, theirs = (json.loads(plan.model_dump_json(exclude=free)) for plan in (self, other))
+        """Return the first field that differs in `other`, "" if none; the images' folder and the epochs of `minutes` may."""
+        ignored: Any = {"epochs": True, "recipe": {"data": {"root", "workers"}}}
+        ours, theirs = (json.loads(plan.model_dump_json(exclude=ignored)) for plan in (self, other))
         return next((key for key in ours if ours[key] != theirs[key]), "")
 
 
 def find_study(name: str) -> Study:
-    """Return a study by name.
-
-    Raises:
-        AlexNetError: there is none of that name.
-    """
+    """Return a study by name; raises AlexNetError if there is none."""
     if name not in STUDIES:
         raise AlexNetError(f"no study {name!r}: {suggest(name, STUDIES)}")
     return STUDIES[name]
 
 
 def plan_study(study: Study, recipe: Recipe, settings: Mapping[str, Any], *, seeds: int, minutes: float | None = None) -> Plan:
-    """Return the plan of a study by `recipe`, with `settings` in all arms; it is measured on test images, if there are any.
+    """Plan a study with `recipe`, and `settings` in all arms; accuracy is measured on test images, if there are any.
 
     Raises:
         RecipeError: no such key, a value that is wrong, or a key that the study varies.
@@ -85,28 +74,17 @@ def plan_study(study: Study, recipe: Recipe, settings: Mapping[str, Any], *, see
     varied = {key for arm in study.arms.values() for key in arm}
     if taken := sorted(varied & set(settings)):
         raise RecipeError(f"--set {taken[0]}: the study {study.name} varies it, so it cannot be the same in all arms")
-    plan = Plan(
-        study=study.name,
-        claim=study.claim,
-        source=study.source,
-        claimed=dict(study.claimed),
-        measure=study.measure,
-        split="test",
-        scales=study.scales,
-        seeds=seeds,
-        minutes=minutes,
-        recipe=recipe.with_settings({**study.settings, **settings}),
-        arms={name: dict(arm) for name, arm in study.arms.items()},
-    )
-    return _checked(plan)
+    fields = {name: getattr(study, name) for name in ("claim", "source", "claimed", "measure", "scales", "arms")}
+    recipe = recipe.with_settings({**study.settings, **settings})
+    return _checked(Plan(study=study.name, split="test", seeds=seeds, minutes=minutes, recipe=recipe, **fields))
 
 
 def plan_variation(
     varied: Sequence[str], recipe: Recipe, settings: Mapping[str, Any], *, seeds: int, minutes: float | None = None
 ) -> Plan:
-    """Return the plan of a training for every combination of `varied`, texts such as `optimizer.lr=0.01,0.001`.
+    """Plan a training for every combination of `varied`, such as `optimizer.lr=0.01,0.001`.
 
-    It is measured on validation images, as the best is then chosen.
+    Accuracy is measured on validation images, as the best arm is then chosen.
 
     Raises:
         RecipeError: no such key, a value that is wrong, or nothing to compare.
@@ -126,7 +104,7 @@ def _values(text: str) -> tuple[str, list[str]]:
 
 
 def _checked(plan: Plan) -> Plan:
-    """Return the plan, whose arms are read once, and whose images are where they are from any folder."""
+    """Return the plan with absolute paths, after checking the settings of its arms."""
     plan = plan.model_copy(update={"recipe": plan.recipe.from_anywhere()})
     if plan.minutes is not None and plan.recipe.train.minutes is not None:
         raise RecipeError("train.minutes is for each training and --minutes for the whole study: give one of them")
@@ -135,13 +113,9 @@ def _checked(plan: Plan) -> Plan:
     return plan
 
 
-def read_plan(place: Path) -> Plan:
-    """Return the plan in a `study.json`.
-
-    Raises:
-        RunError: it cannot be read, or another version wrote it.
-    """
+def read_plan(path: Path) -> Plan:
+    """Return the plan in a `study.json`."""
     try:
-        return Plan.model_validate_json(place.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, ValueError) as error:
-        raise RunError(f"{place} is damaged, or another version of alexnet wrote it: name another --out") from error
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged, or another version of alexnet wrote it: name another --out") from error

@@ -1,6 +1,6 @@
-"""Why a network says what it says of an image: class activation, occlusion, integrated gradients, feature maps.
+"""Explain a prediction: Grad-CAM, occlusion, integrated gradients, feature maps.
 
-All of it is computed in float32, about the label that comes first, at the network's input of I x I pixels.
+All are computed in float32, for the most probable label, at the network's input of I x I pixels; methods are captum's.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -91,15 +92,15 @@ def explained(network: AlexNet, config: ModelConfig, fit_image: PixelArray) -> E
     device = next(network.parameters()).device
     x = to_input(image[None].to(device), preprocessing)
     names = map_layers(network)
-    [said] = probabilities(network, config, [fit_image])
-    target = int(said.argmax())
+    [calibrated] = probabilities(network, config, [fit_image])
+    target = int(calibrated.argmax())
     with autocast(device, "float32"):
         with torch.no_grad():
             _, maps = network.activations(x, list(names.values()), preprocessing.scale_factor)
         return Explanation(
             pixels=as_seen(image.numpy(), preprocessing),
             labels=config.labels,
-            probabilities=said,
+            probabilities=calibrated,
             target=target,
             grad_cam=grad_cam(network, x, target, preprocessing.scale_factor),
             occlusion=occlusion(network, x, target, preprocessing.scale_factor),
@@ -152,10 +153,8 @@ def grad_cam(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDAr
         I I float32.
     """
     last = list(map_layers(network).values())[-1]
-    with torch.enable_grad():  # x takes a gradient so that the maps have one, even where all weights are frozen
-        logits, kept = network.activations(x.detach().clone().requires_grad_(), [last], upscale)
-        (gradient,) = torch.autograd.grad(_log_odds(logits, target).sum(), kept[last])
-    heat = (gradient.mean((2, 3), keepdim=True) * kept[last].detach()).sum(1, keepdim=True).relu()
+    method = _captum().LayerGradCam(partial(_log_odds, network, target=target, upscale=upscale), network.layers[last])
+    heat = method.attribute(x, relu_attributions=True)
     return _numpy(interpolate(heat, size=x.shape[2:], mode="bilinear")[0, 0])
 
 
@@ -164,44 +163,34 @@ def occlusion(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDA
 
     Arguments and result as for `grad_cam`.
     """
-    side = x.shape[2]
-    patch = max(1, round(side * PATCH))
-    starts = sorted({*range(0, side - patch, max(1, patch // 2)), side - patch})
-    places = [(top, left) for top in starts for left in starts]
-    heat, covered = torch.zeros(side, side), torch.zeros(side, side)
-    with torch.no_grad():
-        whole = _log_odds(network(x, upscale), target)
-        for first in range(0, len(places), BATCH):
-            some = places[first : first + BATCH]
-            hidden = x.repeat(len(some), 1, 1, 1)
-            for image, (top, left) in zip(hidden, some, strict=True):
-                image[:, top : top + patch, left : left + patch] = 0  # the mean of the training images: grey
-            falls = (whole - _log_odds(network(hidden, upscale), target)).tolist()
-            for fall, (top, left) in zip(falls, some, strict=True):
-                heat[top : top + patch, left : left + patch] += fall
-                covered[top : top + patch, left : left + patch] += 1
-    return _numpy(heat / covered)
-
-
-def _log_odds(logits: Tensor, target: int) -> Tensor:
-    """Log p / (1 - p) of a label; unlike p it still moves where the network is sure."""
-    others = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1).float()
-    return logits[:, target].float() - others.logsumexp(1)
+    patch = max(1, round(x.shape[2] * PATCH))
+    stride = max(1, patch // 2)
+    method = _captum().Occlusion(partial(_log_odds, network, target=target, upscale=upscale))
+    heat = method.attribute(x, (3, patch, patch), (3, stride, stride), baselines=0.0, perturbations_per_eval=BATCH)
+    return _numpy(heat[0, 0])  # the same in each channel; 0 is the mean of the training images: grey
 
 
 def integrated_gradients(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDArray[np.float32]:
-    """Return what each pixel adds to a label's logit on the way from a grey image; arguments and result as for `grad_cam`.
+    """Return what each pixel adds to a label's logit on the way from a grey image; arguments and result as for `grad_cam`."""
+    method = _captum().IntegratedGradients(lambda images: network(images, upscale))
+    heat = method.attribute(x, baselines=0.0, target=target, n_steps=STEPS, internal_batch_size=BATCH)
+    return _numpy(heat[0].sum(0))
 
-    Raises:
-        AlexNetError: captum is not installed.
-    """
+
+def _captum() -> Any:
+    """Import captum's methods, or raise an AlexNetError where they are not installed."""
     try:
-        from captum.attr import IntegratedGradients
+        import captum.attr
     except ImportError as error:
         raise AlexNetError(f"explaining needs captum ({error}): pip install captum") from error
-    method = IntegratedGradients(lambda images: network(images, upscale))
-    found = method.attribute(x, baselines=0.0, target=target, n_steps=STEPS, internal_batch_size=BATCH)
-    return _numpy(found[0].sum(0))
+    return captum.attr
+
+
+def _log_odds(network: AlexNet, x: Tensor, target: int, upscale: int) -> Tensor:
+    """Log p / (1 - p) of a label, by image; unlike p it still moves where the network is sure."""
+    logits: Tensor = network(x, upscale).float()
+    others = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1)
+    return logits[:, target] - others.logsumexp(1)
 
 
 def _numpy(heat: Tensor) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""A contact sheet of a search, as in the 2012 paper's figure: a row an image, it first, then its neighbours."""
+"""Contact sheet of a search, as in the 2012 paper's figure 4: a row per image, which comes first, then its neighbours."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from alexnet.files import MADE_BY, write_output
 from alexnet.inference.predict import source_name
 from alexnet.progress import say
 
-SIDE, GAP, LABEL, APART = 128, 8, 16, 24  # pixels: of an image, between two, for a name, between an image and its neighbours
-ROWS, COLUMNS = 100, 20
+SIDE, GAP, LABEL, APART = 128, 8, 16, 24  # pixels: an image, between two, a name, between an image and its neighbours
+MAX_ROWS, MAX_COLUMNS = 100, 20
 BASELINE = 12  # of a name, below its image
 TEXT, MISSING = (96, 96, 96), (224, 224, 224)
 
 
-def write_sheet(place: Path, sources: Sequence[Source], answers: Sequence[dict[str, Any]], overwrite: bool = False) -> None:
-    """Draw the answers of `search_images`, one a source, as a PNG; what cannot be read (any more) is grey.
+def write_sheet(path: Path, sources: Sequence[Source], answers: Sequence[dict[str, Any]], overwrite: bool = False) -> None:
+    """Draw the answers of `search_images`, one per source, as a PNG; what cannot be read (any more) is grey.
 
     Raises:
-        RunError: it cannot be written, or is a user's own and is not to `overwrite`.
+        RunError: it cannot be written, or is a file of the user's and `overwrite` is not given.
     """
     pairs = zip(sources, answers, strict=True)
-    found = [(source, answer["neighbours"][:COLUMNS]) for source, answer in pairs if "neighbours" in answer]
-    if len(found) > ROWS:
-        say(f"{place} shows the first {ROWS} of {len(found):,} images")
-    found = found[:ROWS]
-    columns = max((len(near) for _, near in found), default=0)
+    rows = [(source, answer["neighbours"][:MAX_COLUMNS]) for source, answer in pairs if "neighbours" in answer]
+    if len(rows) > MAX_ROWS:
+        say(f"{path} shows the first {MAX_ROWS} of {len(rows):,} images")
+    rows = rows[:MAX_ROWS]
+    columns = max((len(near) for _, near in rows), default=0)
     step = SIDE + GAP
-    sheet = Image.new("RGB", (GAP + step + APART + columns * step, GAP + max(1, len(found)) * (step + LABEL)), "white")
+    sheet = Image.new("RGB", (GAP + step + APART + columns * step, GAP + max(1, len(rows)) * (step + LABEL)), "white")
     draw = ImageDraw.Draw(sheet)
-    places = [(row, column) for row, (_, near) in enumerate(found) for column in range(len(near) + 1)]
-    shown: list[Source] = [s for source, near in found for s in (source, *(Path(n["image"]) for n in near))]
+    cells = [(row, column) for row, (_, near) in enumerate(rows) for column in range(len(near) + 1)]
+    shown: list[Source] = [s for source, near in rows for s in (source, *(Path(n["image"]) for n in near))]
     settings: dict[str, Any] = {"cache_size": SIDE, "fit": "crop", "filter": "bicubic", "reduced_decode": True}
     with closing(decoded("pixels", shown, os.cpu_count() or 1, **settings)) as tiles:
-        for (row, column), (source, tile) in zip(places, tiles, strict=True):
+        for (row, column), (source, tile) in zip(cells, tiles, strict=True):
             x, y = GAP + column * step + (APART if column else 0), GAP + row * (step + LABEL)
             picture = MISSING if isinstance(tile, ImageError) else Image.fromarray(tile.pixels)
             sheet.paste(picture, (x, y, x + SIDE, y + SIDE))
-            _write(draw, x, y + SIDE, source)
-    mark = PngInfo()
-    mark.add_text("Software", MADE_BY)
-    write_output(place, lambda part: sheet.save(part, "PNG", pnginfo=mark), overwrite)
+            _write_name(draw, x, y + SIDE, source)
+    metadata = PngInfo()
+    metadata.add_text("Software", MADE_BY)
+    write_output(path, lambda part: sheet.save(part, "PNG", pnginfo=metadata), overwrite)
 
 
-def _write(draw: ImageDraw.ImageDraw, x: int, y: int, source: Source) -> None:
-    """Write the name of a file, cut to the width of an image."""
+def _write_name(draw: ImageDraw.ImageDraw, x: int, y: int, source: Source) -> None:
+    """Write the name of a source, cut to the width of an image."""
     name = printable(Path(source_name(source)).name.encode("utf-8", "replace").decode())  # bytes that are no UTF-8 become ?
     name = fonts.legible(name)
     if _length(name) > SIDE:

@@ -1,14 +1,19 @@
-"""Nearest images: an index of the images of folders, and what is nearest in it to others.
+"""Nearest images: index the images in folders, and find those most like others.
 
-As in the 2012 paper (section 6.1, figure 4): an image's code are the numbers of the last hidden layer, after its activation and
-without dropout, 4096 of them; images are alike whose codes are close, in Euclidean distance.
+As in the 2012 paper (section 6.1, figure 4): an image's code is the activation of the last hidden layer, 4,096 numbers, without
+dropout; the closer two codes in Euclidean distance, the more alike the images.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,23 +22,33 @@ from numpy.typing import NDArray
 from alexnet.data.decode_pool import Source
 from alexnet.data.scan import visible_files
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, error_reason
-from alexnet.files import expanded
-from alexnet.inference.features import Features, batch_activations, stream_features
+from alexnet.files import expanded, locked, read_json, remove_leftovers
+from alexnet.inference.features import batch_activations, stream_features
 from alexnet.inference.predict import source_name
 from alexnet.network.alexnet import AlexNet
-from alexnet.progress import track
+from alexnet.progress import say, track
 from alexnet.run import ModelConfig
-from alexnet.search.index import CATALOGUE, SHARD, Entry, Index, alone, faiss, new_index, open_index
+from alexnet.search import hashing
+from alexnet.search.index import CATALOGUE, Entry, Index, open_index
 
 BITS = 128
+BATCHES = 64  # of images that count, and survive an interruption, at once: 134 MB of codes
+CHUNK = 2**26  # bytes of codes that a thread searches at a time
+LOCK = "search.lock"
+VERSION_1 = ("images-*.json", "exact-*.faiss", "binary-*.faiss", "coder-*.safetensors")  # of an index of that format
+
+if hasattr(os, "register_at_fork"):  # faiss has threads of its own; see network/device.py
+    os.register_at_fork(after_in_child=lambda: "faiss" in sys.modules and sys.modules["faiss"].omp_set_num_threads(1))
 
 
-def add_images(place: Path, network: AlexNet, config: ModelConfig, folder: Path, bits: int | None = None) -> dict[str, Any]:
-    """Bring the index in `place` up to date with the images in `folder`; there may be others in it already.
+def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, bits: int | None = None) -> dict[str, Any]:
+    """Bring the index at `path` up to date with the images in `folder`; it may hold those of other folders, too.
 
-    Images that are new or have changed get their codes, those that are gone no longer count. What is done stays done if it is
-    stopped. Returns `{"index", "images", "added", "bits", "skipped"}`: images in all and those coded now, the length of short
-    codes or None, and `[{"image", "reason"}]`.
+    New and changed images are coded, removed ones no longer count. An interrupted call is continued by the next one.
+
+    Returns:
+        `{"index", "images", "added", "bits", "skipped"}`: images in all and those coded now, the length of short codes or None,
+        and `[{"image", "reason"}]`.
 
     Raises:
         DataError: no such folder, or no image in it that can be read.
@@ -46,44 +61,56 @@ def add_images(place: Path, network: AlexNet, config: ModelConfig, folder: Path,
     folder = Path(os.path.abspath(expanded(folder)))
     if not folder.exists():
         raise DataError(f"no image to index: no such folder {folder}")
-    wanted = _entries(folder)
-    with alone(place):
-        index = open_index(place, config.sha256) if (place / CATALOGUE).exists() else None
+    current, skipped, added = _entries(folder), list[dict[str, str]](), 0
+    with locked_index(path):
+        index = open_index(path, config.sha256) if (path / CATALOGUE).exists() else None
         if index is not None:
-            _refuse_other_bits(index, bits)
-            index = index.without(_gone(index, folder, wanted))
+            if bits is not None and index.bits not in (None, bits):
+                raise RunError(
+                    f"{path} has short codes of {index.bits} bits, not {bits}: leave --bits out, or name another --out"
+                )
+            index = index.remove(_outdated(index, folder, current))
         known = set() if index is None else {entry.path for entry in index.entries if entry is not None}
-        new = [path for path in wanted if path not in known]
-        layer, skipped, added = code_layer(network), list[dict[str, str]](), 0
-        shown = track(map(Path, new), "Coding images", len(new))
-        found = stream_features(network, config, shown, [layer], config.precision)
-        for images, codes in _shards(found, layer, skipped):
-            if index is None:
-                index = new_index(place, config.sha256, layer, codes.shape[1])
-            index = index.plus([wanted[image] for image in images], codes)
+        new = [image for image in current if image not in known]
+        layer = code_layer(network)
+        batches = stream_features(network, config, track(map(Path, new), "Coding images", len(new)), [layer], config.precision)
+        while several := list(islice(batches, BATCHES)):
+            skipped += [{"image": error["image"], "reason": error["error"]} for batch in several for error in batch.errors]
+            images = [current[image] for batch in several for image in batch.images]
+            codes = np.concatenate([batch.layers[layer] for batch in several])
+            if images:
+                index = (index or Index(path, config.sha256, codes.shape[1])).add(images, codes)
             added += len(images)
         if index is None:
             reason = f": {skipped[0]['image']}: {skipped[0]['reason']}" if skipped else ""
             raise DataError(f"no image in {folder} can be read{reason}")
-        index = index.binarized(bits or BITS)
-    kept = None if index.coder is None else index.coder.bits
-    return {"index": str(place), "images": len(index.alive), "added": added, "bits": kept, "skipped": skipped}
+        if index.bits is None:
+            index = _add_short_codes(index, bits or BITS)
+    return {"index": str(path), "images": len(index.alive), "added": added, "bits": index.bits, "skipped": skipped}
+
+
+def _add_short_codes(index: Index, bits: int) -> Index:
+    count = len(index.alive)
+    if count < hashing.MIN_CODES:
+        say(f"{count} images are too few to learn short codes from ({hashing.MIN_CODES}): exact search alone")
+        return index
+    evenly = np.linspace(0, count - 1, min(count, hashing.MAX_CODES)).astype(np.int64)
+    return index.add_coder(hashing.learn(index.codes[index.alive[evenly]], bits))
 
 
 def search_images(
-    place: Path, network: AlexNet, config: ModelConfig, sources: Iterable[Source], top: int = 10, binary: bool = False
+    path: Path, network: AlexNet, config: ModelConfig, sources: Iterable[Source], top: int = 10, binary: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Yield an answer for each source in order: `{"image", "neighbours": [{"image", "distance"}]}` or `{"image", "error"}`.
 
-    Neighbours are nearest first, distances as `Index.suggest` has them; an image is no neighbour of its own.
+    Neighbours are nearest first, with distances as of `nearest`; an image is no neighbour of its own.
 
     Raises:
-        RunError: no index in `place`, or it is damaged, belongs to other weights, or has no short codes for `binary`.
+        RunError: no index at `path`, or it is damaged, belongs to other weights, or has no short codes for `binary`.
         AlexNetError: faiss is not installed.
     """
     faiss()
-    index = open_index(place, config.sha256)
-    layer = index.catalogue.layer
+    index, layer = open_index(path, config.sha256), code_layer(network)
     for batch, arrays in batch_activations(network, config, sources, [layer], config.precision):
         codes = iter(arrays[layer])
         for source, image in batch:
@@ -91,8 +118,41 @@ def search_images(
                 yield {"image": source_name(source), "error": str(image)}
                 continue
             own = os.path.abspath(source) if isinstance(source, Path) else ""
-            near = index.nearest(next(codes), top, binary, own)
+            near = nearest(index, next(codes), top, binary, own)
             yield {"image": source_name(source), "neighbours": [{"image": path, "distance": d} for path, d in near]}
+
+
+def nearest(index: Index, code: NDArray[np.float32], top: int, binary: bool, excluded: str = "") -> list[tuple[str, float]]:
+    """Return the paths of the `top` images nearest to a code of D numbers, but for `excluded`, and their distances.
+
+    Distances are Euclidean, between codes, or with `binary` the number of bits that differ between short codes.
+    """
+    entries = index.entries
+    count = top + len(entries) - len(index.alive) + 1  # rows that no longer count may be the nearest
+    if not binary:
+        squares, rows = _knn(faiss().knn, code[None], index.codes, count)
+        distances = np.sqrt(squares)
+    elif index.coder is None:
+        raise RunError(
+            f"{index.folder} has no short codes of {len(entries):,} images: add images until there are {hashing.MIN_CODES} "
+            "(alexnet search index, which goes on where it was stopped), or search without --binary"
+        )
+    else:
+        distances, rows = _knn(faiss().knn_hamming, index.coder.encode(code[None]), index.short_codes, count)
+    near = [(entries[row], float(distance)) for row, distance in zip(rows, distances, strict=True)]
+    return [(entry.path, distance) for entry, distance in near if entry is not None and entry.path != excluded][:top]
+
+
+def _knn(search: Any, query: NDArray[Any], codes: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return distances and rows of the `count` codes nearest to a query, 1 x D: faiss has one thread a query, we have more."""
+    step = max(1, CHUNK // codes[0].nbytes)
+    chunks = [codes[first : first + step] for first in range(0, len(codes), step)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(lambda chunk: search(query, chunk, min(count, len(chunk))), chunks))
+    distances = np.concatenate([values[0] for values, _ in results])
+    rows = np.concatenate([number * step + rows[0] for number, (_, rows) in enumerate(results)])
+    order = np.argsort(distances, kind="stable")[:count]
+    return distances[order], rows[order]
 
 
 def code_layer(network: AlexNet) -> str:
@@ -106,42 +166,49 @@ def _entries(folder: Path) -> dict[str, Entry]:
         images = visible_files(folder) if folder.is_dir() else [folder]  # of a folder that is empty now, all are gone
     except OSError as error:
         raise DataError(f"cannot read {error.filename or folder}: {error_reason(error)}") from error
-    found = {}
+    entries = {}
     for image in images:
         try:
             state = image.stat()
-            found[str(image)] = Entry(str(image), state.st_size, state.st_mtime_ns)
+            entries[str(image)] = Entry(str(image), state.st_size, state.st_mtime_ns)
         except OSError:  # a link to nowhere: it is skipped with its reason when it is read
-            found[str(image)] = Entry(str(image), 0, 0)
-    return found
+            entries[str(image)] = Entry(str(image), 0, 0)
+    return entries
 
 
-def _gone(index: Index, folder: Path, wanted: dict[str, Entry]) -> set[int]:
-    """Return the rows whose image was in `folder` and is there no longer as it was."""
+def _outdated(index: Index, folder: Path, current: dict[str, Entry]) -> set[int]:
+    """Return the rows whose image was in `folder` and is gone or changed."""
     held = {row: entry for row, entry in enumerate(index.entries) if entry and Path(entry.path).is_relative_to(folder)}
-    return {row for row, entry in held.items() if wanted.get(entry.path) != entry}
+    return {row for row, entry in held.items() if current.get(entry.path) != entry}
 
 
-def _refuse_other_bits(index: Index, bits: int | None) -> None:
-    kept = None if index.coder is None else index.coder.bits
-    if bits is not None and kept is not None and bits != kept:
-        raise RunError(
-            f"{index.folder} has short codes of {kept} bits, not {bits}: leave --bits out, or name another --out to begin anew"
-        )
+@contextmanager
+def locked_index(folder: Path) -> Iterator[None]:
+    """Make the folder of an index, if need be, and keep other processes from writing there; remove an index of version 1.
+
+    Raises:
+        RunError: another process is writing, the folder holds something else, or it cannot be written.
+    """
+    try:
+        # An indexing that was killed before it wrote search.json has left its lock.
+        if folder.exists() and not {CATALOGUE, LOCK} & (names := {path.name for path in folder.iterdir()}) and names:
+            raise RunError(f"{folder} is not empty and holds no index: name another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {folder}: {error_reason(error)}") from error
+    with locked(folder / LOCK, f"another process is adding to {folder}: wait until it is done"):
+        remove_leftovers(folder, f"{CATALOGUE}.*.part")
+        if (folder / CATALOGUE).exists() and read_json(folder / CATALOGUE).get("version") == 1:
+            say(f"{folder} was written by an earlier version of alexnet: it is built anew")
+            for path in chain(*map(folder.glob, VERSION_1), [folder / CATALOGUE]):
+                path.unlink()
+        yield
 
 
-def _shards(
-    found: Iterable[Features], layer: str, skipped: list[dict[str, str]]
-) -> Iterator[tuple[Sequence[str], NDArray[np.float32]]]:
-    """Yield names and codes of as many images as an index takes at once; those that cannot be read go to `skipped`."""
-    names: list[str] = []
-    parts: list[NDArray[np.float32]] = []
-    for batch in found:
-        skipped += [{"image": error["image"], "reason": error["error"]} for error in batch.errors]
-        if len(names) + len(batch.images) > SHARD:
-            yield names, np.concatenate(parts)
-            names, parts = [], []
-        names += batch.images
-        parts.append(batch.layers[layer])
-    if names:
-        yield names, np.concatenate(parts)
+def faiss() -> ModuleType:
+    """Import faiss, or raise an AlexNetError where it is not installed."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise AlexNetError("search needs faiss: pip install faiss-cpu") from error
+    return faiss
