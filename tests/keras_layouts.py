@@ -90,7 +90,7 @@ def keras_logits(variant: str, layers: Layers, image: Array) -> Array:
 # The layouts, group by group as Keras 3.15 writes them for the second `cifar10` of a session; `old`: as Keras 2 did
 
 
-def numbered(file: h5py.ProcessGroup, layers: Layers, inside: str = "") -> None:
+def numbered(file: h5py.Group, layers: Layers, inside: str = "") -> None:
     """`save_weights("x.weights.h5")` after some training; `inside`: the network is a layer of another model."""
     seen: Counter[str] = Counter()
     slot = 2
@@ -108,12 +108,12 @@ def numbered(file: h5py.ProcessGroup, layers: Layers, inside: str = "") -> None:
     file.create_group("vars").attrs["name"] = "sequential_1"
 
 
-def named(group: h5py.ProcessGroup, layers: Layers, names: Sequence[str] | None = None, old: bool = False) -> None:
+def named(group: h5py.Group, layers: Layers, names: Sequence[str] | None = None, old: bool = False) -> None:
     """The older layout: `layer_names`, and in each layer `weight_names`; `old`: as h5py 2 and Keras 2 wrote the names."""
     seen: Counter[str] = Counter()
     format_names = []
 
-    def put(place: h5py.ProcessGroup, attribute: str, found: list[str]) -> None:
+    def put(place: h5py.Group, attribute: str, found: list[str]) -> None:
         texts = [name.encode() for name in found]
         place.attrs[attribute] = np.array(texts, "S") if old and found else texts
 

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import struct
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alexnet.data import builtin
-from alexnet.data.builtin import CIFAR_FILES, CIFAR_FOLDER, load
+from alexnet.data.builtin import CIFAR_FILES, CIFAR_FOLDER, default_root, load
 from alexnet.errors import DataError
 from official import (
     CIFAR_LABELS,
@@ -73,6 +74,25 @@ def test_the_environment_names_the_data_root(tmp_path: Path, monkeypatch: pytest
     write_folder(tmp_path / CIFAR_FOLDER, cifar_pickles())
     monkeypatch.setenv("ALEXNET_DATA", str(tmp_path))
     assert_small_cifar(load("cifar10", None))
+
+
+@pytest.mark.parametrize(
+    ("system", "chosen", "folder"),
+    [
+        ("linux", "", "HOME/.cache/alexnet/data"),
+        ("linux", "relative", "HOME/.cache/alexnet/data"),
+        ("linux", "/caches", "/caches/alexnet/data"),
+        ("darwin", "", "HOME/Library/Caches/alexnet/data"),
+        ("win32", "", "HOME/AppData/Local/alexnet/alexnet/Cache/data"),
+    ],
+)
+def test_downloads_are_kept_in_the_cache_folder_of_each_system(
+    system: str, chosen: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    for name, value in {"ALEXNET_DATA": "", "XDG_CACHE_HOME": chosen, "LOCALAPPDATA": "", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    assert default_root() == Path(folder.replace("HOME", str(tmp_path)))
 
 
 def test_the_pickles_of_python_2_and_old_numpy_are_read(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from onnx import helper
 
 import alexnet
 from alexnet.cli.output import show_export
-from alexnet.export.graph import IR, ONNXRUNTIME, OPSET
+from alexnet.export.model import IR, ONNXRUNTIME, OPSET
 
 
 @pytest.mark.parametrize(("bare", "int8"), [(False, False), (True, True)])

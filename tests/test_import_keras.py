@@ -72,11 +72,11 @@ def test_the_input_is_the_variants_and_the_recipe_that_of_its_name_or_fast(tmp_p
         ({"variant": "cifar"}, VariantError, "did you mean 'cifar10'"),
         ({"recipe": "fats"}, RecipeError, "did you mean 'fast'"),
         ({"variant": "cifar10-1x1"}, WeightsError, "conv4 .* it fits the variant 'cifar10'"),
-        ({"settings": {}}, RecipeError, r"images.cache_size, images.mean, images.std from .* --set images.cache_size=256"),
+        ({"settings": {}}, RecipeError, r"images.cache_size, images.mean, images.std on .* --set images.cache_size=256"),
         (
             {"settings": {**PREPARED, "images.cache_size": "auto"}},
             RecipeError,
-            r"takes images.cache_size from .* --set images.cache_size=",
+            r"measures images.cache_size on .* --set images.cache_size=",
         ),
         ({"settings": {**PREPARED, "images.size": 3}}, RecipeError, "no setting 'images.size'"),
         ({"settings": PREPARED}, WeightsError, "fits at model.width=0.0625"),

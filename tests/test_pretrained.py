@@ -224,7 +224,7 @@ def test_another_network_is_named_with_both_shapes_and_nothing_is_copied(theirs:
     ("theirs", "ours", "line"),
     [
         ("table", "cifar10", r"A has no norm1\.weight, which the variant 'cifar10' needs"),
-        ("cifar10", "table", r"A has norm1\.bias, for which the variant 'table' has no place"),
+        ("cifar10", "table", r"A has norm1\.bias, which the variant 'table' does not have"),
         ("cifar10", "cats-dogs", r"A has norm1\.bias, for which"),
         ("cifar10", "cifar10-1x1", r"conv4\.weight is 24x24x3x3 and 24x24x1x1 there and here"),
         ("cifar10", "scratch", r"A has conv1\.bias, for which"),
@@ -299,7 +299,7 @@ def test_the_command_starts_from_a_run_and_another_variant_does_not_fit(
     assert json.loads(done.stdout)["variant"] == "cifar10"
     first, after = (safetensors.torch.load_file(path / "model.safetensors") for path in (trained.path, tmp_path / "run"))
     assert all(torch.equal(first[name], after[name]) == (name not in HEAD) for name in first)
-    with pytest.raises(WeightsError, match=r"has norm1\.bias, for which the variant 'cats-dogs' has no place"):
+    with pytest.raises(WeightsError, match=r"has norm1\.bias, which the variant 'cats-dogs' does not have"):
         alexnet.train(photos, weights=trained.path, out=tmp_path / "no", settings={"model.variant": "cats-dogs"})
     assert not (tmp_path / "no").exists()
 
@@ -344,7 +344,7 @@ def test_imagenet1k_is_downloaded_once_and_found_under_the_data_root(
 
 
 def test_another_variant_is_refused_before_anything_is_fetched(imagenet1k: bytes, server: Server, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="imagenet1k is of the variant 'owt', and this is 'paper': add --variant owt"):
+    with pytest.raises(WeightsError, match="imagenet1k needs the variant 'owt', not 'paper': add --variant owt"):
         load_pretrained(alexnet.AlexNet("paper", 2, width=NARROW), "imagenet1k", tmp_path)
     assert not server.ranges
 

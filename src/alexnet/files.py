@@ -8,6 +8,7 @@ import os
 import platform
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +53,15 @@ def expanded(name: str | os.PathLike[str]) -> Path:
     except RuntimeError:  # no such user, or a user without a home
         return path
     return home.joinpath(*path.parts[1:]) if home.is_dir() else path
+
+
+def user_cache() -> Path:
+    """Return this program's folder among the user's caches, which need not exist."""
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/AppData/Local")
+        return Path(local, "alexnet", "alexnet", "Cache")
+    chosen, system = os.environ.get("XDG_CACHE_HOME", ""), "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(chosen if os.path.isabs(chosen) else os.path.expanduser(system), "alexnet")
 
 
 def local_path(data: str | Path) -> Path:

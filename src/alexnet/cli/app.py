@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import alexnet
-from alexnet.cli.help import ProcessGroup
+from alexnet.cli.help import Group
 from alexnet.errors import AlexNetError, Interrupted, printable
 from alexnet.progress import silent
 
@@ -27,7 +27,7 @@ Examples:
 
 app = typer.Typer(
     name="alexnet",
-    cls=ProcessGroup,
+    cls=Group,
     help=HELP,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -39,7 +39,7 @@ app = typer.Typer(
 
 def group(name: str, panel: str, text: str) -> typer.Typer:
     """Add a group of commands and return it."""
-    inner = typer.Typer(cls=ProcessGroup, no_args_is_help=True, help=text)
+    inner = typer.Typer(cls=Group, no_args_is_help=True, help=text)
     app.add_typer(inner, name=name, rich_help_panel=panel)
     return inner
 

@@ -272,7 +272,7 @@ def import_keras(
 
     Examples:
         alexnet import-keras m.h5 --variant cats-dogs --classes cat,dog --out runs/m
-        alexnet import-keras c.h5 --variant cifar10 --set images.cache_size=32 --out run
+        alexnet import-keras c.h5 --variant cifar10 --set images.std=1 --out run
     """
     from alexnet.convert import keras
     from alexnet.recipe import settings_from

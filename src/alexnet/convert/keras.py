@@ -1,4 +1,4 @@
-"""A network that Keras trained -> a run folder that predicts."""
+"""Import a network trained with Keras as a run folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     "fashion-mnist": FASHION_LABELS,
 }
-MEASURED = ("auto", "channels", "one", "image", "image-centre")  # words of `[images]` that stand for figures of a dataset
+MEASURED = ("auto", "channels", "one", "image", "image-centre")  # settings of `[images]` that are measured on a dataset
 EXAMPLES = {"cache_size": "256", "mean": "0", "std": "1", "upscale": "1"}
 
 
@@ -35,26 +35,26 @@ def import_keras(
     settings: Mapping[str, Any] | None = None,
     out: str | Path,
 ) -> Path:
-    """Make a run folder of a Keras file and return its path.
+    """Make a run folder from a Keras file and return its path.
 
     Args:
         file: `.keras`, `.weights.h5` or `.h5`.
         variant: the architecture that the file was made with.
-        classes: names of the outputs in order; None takes those of the recipe's dataset if it has as many, else 0, 1, ….
-        recipe: how the images were prepared: a name or a TOML file; None takes that of the variant's name, or else `fast`.
-        settings: keys of the recipe to change, `{"images.mean": [0.5, 0.5, 0.5]}`; left out, `images.input` is the variant's
-            and `train.precision` is float32, Keras' own.
+        classes: labels of the outputs in order; None: those of the recipe's dataset if it has as many, else 0, 1, ….
+        recipe: how images were preprocessed: a name or a TOML file; None: that of the variant's name, else `fast`.
+        settings: recipe keys to change, such as `{"images.mean": [0.5, 0.5, 0.5]}`; `images.input` defaults to the variant's,
+            and `train.precision` to float32, as in Keras.
         out: the run folder, new.
 
     Raises:
         WeightsError: the file cannot be read or does not fit the variant; the number of classes is wrong.
-        RecipeError: no such recipe or key, or images whose preparation is left to a dataset.
+        RecipeError: no such recipe or key, or preprocessing that would be measured on a dataset.
         VariantError: no such variant.
         RunError: `out` is not empty or cannot be written.
     """
     file, row = Path(file), find_variant(variant)
     name = recipe or (variant if variant in names() else "fast")
-    # As in Keras: float32, and images that are not enlarged on the way.
+    # As in Keras: float32, and no upscaling.
     start = {"images.input": row.input_size, "images.upscale": 1, "train.precision": "float32"}
     changes = {**start, **(settings or {}), "model.variant": variant}
     chosen = load_recipe(str(name)).with_settings(changes)
@@ -75,20 +75,20 @@ def import_keras(
 
 
 def _refuse_unmeasured(recipe: Recipe) -> None:
-    """Raise unless every setting of the images is a value, not a word for what a dataset would say."""
+    """Raise RecipeError if a setting of the images would be measured on a dataset."""
     missing = [key for key, value in recipe.images if value in MEASURED]
     if missing:
         keys = ", ".join(f"images.{key}" for key in missing)
         example = " ".join(f"--set images.{key}={EXAMPLES[key]}" for key in missing)
         raise RecipeError(
-            f"the recipe {recipe.name} takes {keys} from the images it trains on, and here are none: "
-            f"say how they were prepared for Keras, for example {example}"
+            f"the recipe {recipe.name} measures {keys} on training images, and an import has none: "
+            f"give the values used with Keras, for example {example}"
         )
 
 
 def _labels(file: Path, count: int, classes: Sequence[str] | None, dataset: str) -> tuple[str, ...]:
     if count < 2:
-        raise WeightsError(f"{file} has {count} output; a network here has one for each class, at least 2 (a softmax)")
+        raise WeightsError(f"{file} has {count} output; a network needs one for each class, at least 2 (softmax)")
     if classes is None:
         known = LABELS.get(dataset, ())
         return known if len(known) == count else tuple(map(str, range(count)))

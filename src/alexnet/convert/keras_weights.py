@@ -1,22 +1,26 @@
-"""Weights that others made, into our networks. Every shape is compared before anything is changed."""
+"""Load Keras weights into a network. All shapes are compared before anything is changed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from alexnet.convert.keras_files import KINDS, StoredLayer, open_layers
-from alexnet.errors import WeightsError
+from alexnet.data.decode_pool import answer_one
+from alexnet.errors import ImageError, WeightsError
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.layers import FlattenMaps
 from alexnet.network.variants import ROWS, Variant
 
-CONVOLUTION, DENSE, NORM = KINDS.values()
+CONVOLUTION, DENSE, NORM = ("convolution", "dense layer", "batch normalisation")
+AXES = {4: CONVOLUTION, 2: DENSE, 1: NORM}  # of a layer's first array
 PARTS = {
     CONVOLUTION: ("kernel", "bias"),
     DENSE: ("kernel", "bias"),
@@ -25,8 +29,51 @@ PARTS = {
 
 
 @dataclass(frozen=True, eq=False)
+class StoredLayer:
+    """A layer of a Keras file: its name there and its arrays in Keras' order, float32."""
+
+    name: str
+    arrays: tuple[NDArray[np.float32], ...]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the arrays, as Keras has them."""
+        return tuple(array.shape for array in self.arrays)
+
+    @property
+    def kind(self) -> str | None:
+        """A value of `AXES`, or None for what an AlexNet does not have."""
+        return AXES.get(len(self.shapes[0]))
+
+
+def read_layers(path: Path) -> list[StoredLayer]:
+    """Return the layers of a Keras file that have weights, in the order of the model, read by a decoding process.
+
+    Raises:
+        WeightsError: h5py is missing; no such file, another kind, damaged, or something in it that Keras does not write.
+    """
+    if find_spec("h5py") is None:
+        raise WeightsError("reading Keras files needs h5py: pip install h5py")
+    if not path.is_file():
+        hint = "is a folder; save the model as one file (model.save('model.keras'))" if path.is_dir() else "no such file"
+        raise WeightsError(f"{path}: {hint}")
+    answer = answer_one("alexnet.convert.keras_hdf5:layers", path, {})
+    refused = str(answer) if isinstance(answer, ImageError) else answer.facts.get("refused")
+    if isinstance(answer, ImageError) or refused:
+        raise WeightsError(f"{path}: {refused}")
+    layers, values = [], np.frombuffer(answer.body, np.float32)
+    for name, shapes in answer.facts["layers"]:
+        arrays = []
+        for shape in shapes:
+            arrays.append(values[: math.prod(shape)].reshape(shape))
+            values = values[math.prod(shape) :]
+        layers.append(StoredLayer(name, tuple(arrays)))
+    return layers
+
+
+@dataclass(frozen=True, eq=False)
 class Slot:
-    """A layer of ours that has weights: `views` of its tensors with Keras' axes, in Keras' order (`PARTS`)."""
+    """A layer of our network that has weights: `views` of its tensors with Keras' axes and order (`PARTS`)."""
 
     name: str
     kind: str
@@ -42,7 +89,7 @@ class Slot:
 def slots(network: AlexNet) -> list[Slot]:
     """Return the layers of `network` that have weights, in order."""
     found: list[Slot] = []
-    maps: FlattenMaps | None = None  # where the next dense layer reads them
+    maps: FlattenMaps | None = None  # flattened for the next dense layer
     for name, layer in network.layers.items():
         if isinstance(layer, nn.Conv2d):
             views, kind = [layer.weight.permute(2, 3, 1, 0), layer.bias], CONVOLUTION  # O I H W -> H W I O
@@ -79,17 +126,18 @@ def load_keras(path: Path, network: AlexNet) -> None:
     Raises:
         WeightsError: the file cannot be read, or is another network's; then the line names a variant that fits, if one does.
     """
-    with open_layers(path) as layers:
-        _check(layers, network)
-        read = {kind: [layer.read() for layer in layers if layer.kind == kind] for kind in PARTS}
+    layers = read_layers(path)
+    if problem := _difference(layers, network):
+        raise WeightsError(f"{path}: {problem}; {_suggestion(layers, network, *_head(layers, path))}")
     if network.head.weight.is_meta:
         network.to_empty(device=torch.get_default_device())
         for norm in (layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)):
             norm.reset_running_stats()  # the number of batches seen, too
+    remaining = _by_kind(layers)
     with torch.no_grad():
         for slot in slots(network):
-            for view, array in zip(slot.views, read[slot.kind].pop(0), strict=True):
-                view.copy_(torch.from_numpy(array).view(view.shape))
+            for view, array in zip(slot.views, remaining[slot.kind].pop(0).arrays, strict=True):
+                view.copy_(torch.tensor(array).view(view.shape))
 
 
 def keras_classes(path: Path) -> int:
@@ -98,63 +146,60 @@ def keras_classes(path: Path) -> int:
     Raises:
         WeightsError: the file cannot be read or has no dense layer.
     """
-    with open_layers(path) as layers:
-        return _head(layers)[1]
+    return _head(read_layers(path), path)[1]
 
 
-def _head(layers: Sequence[StoredLayer]) -> tuple[int, int]:
+def _head(layers: Sequence[StoredLayer], path: Path) -> tuple[int, int]:
     """Return the inputs and the outputs of the last dense layer."""
     dense = [layer for layer in layers if layer.kind == DENSE]
     if not dense:
-        raise WeightsError("there is no dense layer in it, so it is no AlexNet")
+        raise WeightsError(f"{path}: it has no dense layer, so it is not an AlexNet")
     inputs, outputs = dense[-1].shapes[0]
     return inputs, outputs
 
 
-def _check(layers: Sequence[StoredLayer], network: AlexNet) -> None:
-    if found := _difference(layers, network):
-        raise WeightsError(f"{found}; {_way_out(layers, network)}")
+def _by_kind(layers: Sequence[StoredLayer]) -> dict[str, list[StoredLayer]]:
+    return {kind: [layer for layer in layers if layer.kind == kind] for kind in PARTS}
 
 
 def _difference(layers: Sequence[StoredLayer], network: AlexNet) -> str | None:
-    """Say the first thing that keeps the layers of a file from fitting `network`."""
+    """Return the first mismatch between the layers of a file and `network`, if any."""
     ours = f"the variant {network.row.name!r}"
-    waiting = {kind: [layer for layer in layers if layer.kind == kind] for kind in PARTS}
+    remaining = _by_kind(layers)
     for slot in slots(network):
-        if not waiting[slot.kind]:
-            return f"there is no {slot.kind} in it for {slot.name} of {ours}"
-        layer = waiting[slot.kind].pop(0)
+        if not remaining[slot.kind]:
+            return f"it has no {slot.kind} for {slot.name} of {ours}"
+        layer = remaining[slot.kind].pop(0)
         parts = PARTS[slot.kind][: len(slot.views)]
         if len(layer.shapes) != len(parts):
             return f"its layer {layer.name!r} holds {_texts(layer)}, but {slot.name} of {ours} {', '.join(parts)}"
-        for part, has, wanted in zip(parts, layer.shapes, slot.shapes, strict=True):
-            if has != wanted:
+        for part, has, expected in zip(parts, layer.shapes, slot.shapes, strict=True):
+            if has != expected:
                 its = f"the {part} of its layer {layer.name!r} is {_text(has)}"
-                return f"{its}, but {slot.name} of {ours} wants {_text(wanted)}"
-    placeless = [*(layer for layer in layers if layer.kind is None), *(layer for kind in waiting.values() for layer in kind)]
-    if placeless:
-        layer = placeless[0]
-        return f"its layer {layer.name!r} ({_texts(layer)}) has no place in {ours}"
+                return f"{its}, but {slot.name} of {ours} needs {_text(expected)}"
+    extra = [*(layer for layer in layers if layer.kind is None), *(layer for kind in remaining.values() for layer in kind)]
+    if extra:
+        layer = extra[0]
+        return f"its layer {layer.name!r} ({_texts(layer)}) does not fit anywhere in {ours}"
     return None
 
 
-def _way_out(layers: Sequence[StoredLayer], network: AlexNet) -> str:
-    """Name the classes, the width or the variant that fits the file."""
-    inputs, classes = _head(layers)
+def _suggestion(layers: Sequence[StoredLayer], network: AlexNet, inputs: int, classes: int) -> str:
+    """Name the classes, the width or the variant that fits a file, whose last layer has so many `inputs` and `classes`."""
 
     def width(row: Variant, units: int) -> float:
         with torch.device("meta"):  # takes no memory
             return units / AlexNet(row).head.in_features
 
     def fits(row: Variant) -> bool:
-        if width(row, inputs) >= 100 or classes >= 1e6:  # a damaged file may name sizes that not even `meta` can do
+        if width(row, inputs) >= 100 or classes >= 1e6:  # sizes of a damaged file may be too large even for `meta`
             return False
         with torch.device("meta"):
             return not _difference(layers, AlexNet(row, classes, width=width(row, inputs)))
 
     def at_width(row: Variant) -> str:
-        wanted = width(row, inputs)
-        return "" if wanted == width(network.row, network.head.in_features) else f" at model.width={wanted:g}"
+        needed = width(row, inputs)
+        return "" if needed == width(network.row, network.head.in_features) else f" at model.width={needed:g}"
 
     if not fits(network.row):
         rows = [row for row in ROWS if fits(row)]

@@ -1,4 +1,4 @@
-"""First weights from elsewhere: torchvision's ImageNet weights, a file in their layout, or another run."""
+"""Pretrained weights: torchvision's for ImageNet, a file in their layout, or another run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,14 @@ from alexnet.files import expanded
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import find, load_model, read_config
 
-# torchvision's AlexNet_Weights.IMAGENET1K_V1. The name holds the beginning of the SHA-256; the size is the most to expect.
+# torchvision's AlexNet_Weights.IMAGENET1K_V1; its name holds a prefix of the SHA-256, and the size is an upper bound.
 IMAGENET1K = Source(
     "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "alexnet-owt-7be5be79.pth", "7be5be79", 250_000_000, False
 )
 
 
 def settings_from_weights(weights: str) -> Mapping[str, Any]:
-    """Return the settings that `--weights` brings along: those of the network, if the weights are a run's.
-
-    Raises:
-        RunError: a folder that is no run, or a damaged one.
-        WeightsError: no such name, file or folder.
-    """
+    """Return the recipe settings that `--weights` implies: the weights, and the network if they are a run's."""
     if weights == "imagenet1k":
         return {"model.weights": weights}
     path = expanded(weights).absolute()
@@ -42,15 +37,12 @@ def settings_from_weights(weights: str) -> Mapping[str, Any]:
 
 
 def load_pretrained(network: AlexNet, weights: str, data_root: Path | None) -> None:
-    """Copy all weights but the head's into `network`, which keeps its head.
+    """Copy all weights except the head's into `network`.
 
     Args:
         network: of the variant that the weights were made with; any number of classes.
         weights: `imagenet1k`, a file in torchvision's layout (`.pth` or `.safetensors`), or a run folder.
-        data_root: where downloads lie; None is as for datasets.
-
-    Raises:
-        AlexNetError: no such weights, a damaged file, another network's, a download that failed.
+        data_root: the folder of downloads; None: as for datasets.
     """
     path = Path(weights)
     if path.is_dir():
@@ -59,8 +51,8 @@ def load_pretrained(network: AlexNet, weights: str, data_root: Path | None) -> N
         return
     try:
         if weights == "imagenet1k":
-            if network.row.name != "owt":  # before 244 MB are fetched in vain
-                raise WeightsError(f"imagenet1k is of the variant 'owt', and this is {network.row.name!r}: add --variant owt")
+            if network.row.name != "owt":  # before downloading 244 MB
+                raise WeightsError(f"imagenet1k needs the variant 'owt', not {network.row.name!r}: add --variant owt")
             path, content = get(IMAGENET1K, data_root or default_root())
         else:
             content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Weights in the layout of torchvision's AlexNet, into the variant `owt`."""
+"""Load weights in torchvision's AlexNet layout into the variant `owt`."""
 
 from __future__ import annotations
 
@@ -29,35 +29,30 @@ LAYERS = {
 def read_torchvision(content: bytes, origin: Path) -> dict[str, Tensor]:
     """Return the tensors of a file in torchvision's layout, `.pth` or safetensors, under our names.
 
-    Only tensors are read: whatever else a `.pth` would execute is refused.
-
-    Raises:
-        WeightsError: the file, which `origin` names, is no such file.
+    Only tensors are read, and nothing in a `.pth` is executed.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # a damaged pickle may look like one of another version
             if origin.suffix == ".safetensors":
-                found = safetensors.torch.load(content)
+                tensors = safetensors.torch.load(content)
             else:
-                found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader raises a dozen kinds on damaged files, and advises to execute what it refuses
+                tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds, and suggests executing what it refuses
         raise WeightsError(f"{origin} is damaged, or not a file of weights alone (nothing in it was executed)") from error
     names = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in LAYERS.items() for kind in ("weight", "bias")}
-    tensors = isinstance(found, dict) and all(isinstance(tensor, Tensor) for tensor in found.values())
-    if not tensors or set(found) != set(names):
+    if not isinstance(tensors, dict) or set(tensors) != set(names) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise WeightsError(f"{origin} is not in the layout of torchvision's AlexNet (features.0.weight to classifier.6.bias)")
-    return {names[name]: tensor for name, tensor in found.items()}
+    return {names[name]: tensor for name, tensor in tensors.items()}
 
 
 def copy_weights(tensors: dict[str, Tensor], network: AlexNet, origin: str, *, head: bool) -> None:
     """Copy weights and statistics, under our names, into `network`, with or without its head; all of them or none.
 
-    Raises:
-        WeightsError: one that lacks, is too many, or has another shape; `origin` names where they come from.
+    Raises WeightsError, naming `origin`, if one is missing, left over or of another shape.
     """
-    if spare := sorted(name for name in set(tensors) - set(network.state_dict()) if head or not name.startswith("head.")):
-        layer = spare[0].removeprefix("features.")
-        raise WeightsError(f"{origin} has {layer}, for which the variant {network.row.name!r} has no place")
+    if extra := sorted(name for name in set(tensors) - set(network.state_dict()) if head or not name.startswith("head.")):
+        layer = extra[0].removeprefix("features.")
+        raise WeightsError(f"{origin} has {layer}, which the variant {network.row.name!r} does not have")
     state = {name: tensor for name, tensor in network.state_dict().items() if head or not name.startswith("head.")}
     for name, tensor in state.items():
         layer = name.removeprefix("features.")

@@ -1,7 +1,7 @@
-"""The datasets that are known by name: digits, CIFAR-10 and Fashion-MNIST, from a local copy or downloaded.
+"""Built-in datasets: digits, CIFAR-10 and Fashion-MNIST, from a local copy or downloaded.
 
-Nothing that was downloaded is executed, or unpacked to disk: archives are read in memory, after their checksum, and
-CIFAR-10's pickles by an unpickler that knows arrays of bytes and nothing else.
+Nothing that was downloaded is executed or unpacked to disk: archives are checked, then read in memory, and CIFAR-10's pickles
+are read by a restricted unpickler.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from alexnet.data.download import MB, Source, get
 from alexnet.data.table import Table
 from alexnet.errors import DataError, error_reason, suggest
-from alexnet.files import expanded
+from alexnet.files import expanded, user_cache
 from alexnet.progress import track
 
 NAMES: tuple[str, ...] = ("digits", "cifar10", "fashion-mnist")
@@ -61,13 +61,7 @@ SOURCES = {
 
 
 def load(name: str, data_root: Path | None) -> Table:
-    """Return the dataset `name`, downloaded if `data_root` does not have it; its pixels are N H W 3 uint8.
-
-    A `data_root` of None is the environment's ALEXNET_DATA, or else a folder in the user's cache.
-
-    Raises:
-        DataError: unknown name; a file that is damaged or not the official one; a download or a folder that failed.
-    """
+    """Return a dataset, downloaded unless it is in `data_root` (None: `default_root`); its pixels are N H W 3 uint8."""
     if name not in NAMES:
         raise DataError(f"no built-in dataset {name!r}; {suggest(name, NAMES)}")
     if name == "digits":
@@ -81,12 +75,9 @@ def load(name: str, data_root: Path | None) -> Table:
 
 
 def default_root() -> Path:
-    """Return the folder of downloads: ALEXNET_DATA, else one in the system's folder for caches."""
-    if folder := os.environ.get("ALEXNET_DATA"):
-        return expanded(folder)
-    import pooch
-
-    return Path(pooch.os_cache("alexnet")) / "data"
+    """Return the folder of downloads: ALEXNET_DATA, else one in the user's cache."""
+    folder = os.environ.get("ALEXNET_DATA")
+    return expanded(folder) if folder else user_cache() / "data"
 
 
 def _table(
@@ -140,7 +131,7 @@ def _cifar10(root: Path) -> Table:
 
 
 def _cifar_files(root: Path) -> tuple[Path, dict[str, bytes]]:
-    """Return where CIFAR-10 is, and the contents of its files: of the unpacked folder if there is one, else of the archive."""
+    """Return the path of CIFAR-10 and the contents of its files, from the unpacked folder if there is one, else the archive."""
     for folder in (root / CIFAR_FOLDER, root):
         if result := [name for name in CIFAR_FILES if (folder / name).is_file()]:
             return folder, {name: _bounded((folder / name).open("rb"), folder / name) for name in result}
@@ -166,47 +157,24 @@ def _bounded(stream: IO[bytes], path: Path) -> bytes:
     return content
 
 
-class _Numpy:
-    """Stands for an array or a dtype while a pickle is read: the arguments and the state that it was written with."""
-
-    __slots__ = ("args", "state")
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-def _numpy(*args: Any) -> _Numpy:
-    return _Numpy(*args)  # a function, since a pickle may set the attributes of a class
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")  # how Python 3 writes bytes in a pickle for Python 2
-
-
-_KNOWN = {
-    ("_codecs", "encode"): _encode,
-    ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): _numpy,
-    ("numpy.core.multiarray", "_reconstruct"): _numpy,  # NumPy 1, of the official files
-    ("numpy._core.multiarray", "_reconstruct"): _numpy,  # NumPy 2
-}
-
-
-class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C allocates memory for any index that a file has
-    """Rebuilds numbers, strings, bytes, lists, tuples and dicts; of NumPy's objects the state alone, without calling NumPy."""
+class _Unpickler(pickle._Unpickler):  # in Python: the one in C allocates memory for any index in a file
+    """Restricted to numbers, strings, bytes, lists, tuples, dicts and uint8 arrays; calls nothing that a file names."""
 
     def find_class(self, module: str, name: str, /) -> Any:
-        if (module, name) not in _KNOWN:
-            raise pickle.UnpicklingError(f"refused, since it asks for {module!r} {name!r}")
-        return _KNOWN[module, name]
+        match module, name:
+            case "_codecs", "encode":  # how Python 3 writes bytes in a pickle for Python 2
+                return lambda text, encoding: text.encode("latin1")
+            case "numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct":  # NumPy 1, of the official files, and 2
+                return lambda kind, shape, dtype: np.empty(0, np.uint8)
+            case "numpy", "ndarray":
+                return None  # an argument of `_reconstruct`
+            case "numpy", "dtype":
+                return lambda name, align, copy: {"u1": np.dtype("u1"), b"u1": np.dtype("u1")}[name]  # ignores any state
+        raise pickle.UnpicklingError(f"refused, since it asks for {module!r} {name!r}")
 
 
 def _unpickle(content: bytes) -> dict[str, Any]:
-    """Return the dict that a pickle holds, its keys as str; raise ValueError if it holds something else or is damaged."""
+    """Return the dict in a pickle, its keys as str; raise ValueError if it is damaged or not a dict."""
     try:
         value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         return {_text(key): item for key, item in value.items()}
@@ -227,18 +195,15 @@ def _cifar_labels(content: bytes) -> tuple[str, ...]:
 
 
 def _cifar_batch(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return the pixels, N 3072 (planes of 32 x 32), and the N class numbers of a batch; raise ValueError if it is none."""
-    match _unpickle(content):
-        case {"data": _Numpy(state=(_, (int(rows), 3072), _Numpy(args=("u1" | b"u1", *_)), fortran, bytes(values)))} as batch:
-            if len(values) != rows * 3072:
-                raise ValueError(f"`data` has {len(values)} bytes instead of {rows} x 3072")
-        case _:
-            raise ValueError("`data` is not a uint8 array of N x 3072")
-    match batch:
-        case {"labels": list(labels)} if len(labels) == rows and all(type(k) is int and 0 <= k < 10 for k in labels):
-            pixels = np.frombuffer(values, np.uint8).reshape((rows, 3072), order="F" if fortran else "C")
-            return pixels, np.array(labels, np.int64)
-    raise ValueError(f"`labels` is not a list of {rows} numbers from 0 to 9")
+    """Return the pixels, N 3072 (planes of 32 x 32), and the N class numbers of a batch; raise ValueError if it is not one."""
+    batch = _unpickle(content)
+    pixels, labels = batch.get("data"), batch.get("labels", ())
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
+        raise ValueError("`data` is not a uint8 array of N x 3072")
+    numbered = isinstance(labels, list) and all(type(label) is int and 0 <= label < 10 for label in labels)
+    if not numbered or len(labels) != len(pixels):
+        raise ValueError(f"`labels` is not a list of {len(pixels)} numbers from 0 to 9")
+    return pixels, np.array(labels, np.int64)
 
 
 # Fashion-MNIST: four IDX files
@@ -252,7 +217,7 @@ def _fashion_mnist(root: Path) -> Table:
 
 
 def _idx(source: Source, root: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return the N x `shape` uint8 array of an IDX file, which the checksum has shown to be one."""
+    """Return the N x `shape` uint8 array of an IDX file, whose checksum `get` verifies."""
     _, content = get(source, root)
     header = 4 + 4 * (1 + len(shape))  # type and number of axes; the size of each
     return np.frombuffer(content, np.uint8, offset=header).reshape(-1, *shape)

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-import pooch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
@@ -27,7 +26,7 @@ from alexnet.data.decode_pool import Answer, decoded
 from alexnet.data.preprocessing import PixelArray, fit_image
 from alexnet.data.table import Skipped, Table
 from alexnet.errors import DataError, ImageError, error_reason, truncate
-from alexnet.files import expanded, remove_leftovers, rename, temporary_name
+from alexnet.files import expanded, remove_leftovers, rename, temporary_name, user_cache
 from alexnet.progress import track
 from alexnet.recipe import Preprocessing
 
@@ -88,7 +87,7 @@ class Listing:
 
 def cache_folder() -> Path:
     """Return the folder of all caches: ALEXNET_CACHE, else the system's folder for caches."""
-    return expanded(os.environ.get("ALEXNET_CACHE") or Path(pooch.os_cache("alexnet")) / "images")
+    return expanded(os.environ.get("ALEXNET_CACHE") or user_cache() / "images")
 
 
 def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cache:

@@ -128,7 +128,7 @@ def decoded(
     """Do `work` on each source by so many processes at once; yield it with the answer, or the reason for none, in order.
 
     Args:
-        work: a name of `worker.WORK`.
+        work: a name of `decode_worker.WORK`, or `module:function`.
         sources: paths of files or their bytes, or what was given in Python; arrays and images of Pillow stay in this process.
         workers: processes at once.
         ahead: images that may be decoded before their turn; two for each worker at least.

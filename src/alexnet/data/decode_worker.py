@@ -2,7 +2,7 @@
 
 It reads a line of JSON for each image, `{"path", "work", "settings"}`, or with "bytes" in place of "path", and then so many
 bytes of the file itself. It answers with a line, `{"bytes", ...}`, and then so many bytes. It ends when its input does, so with
-the process that started it.
+the process that started it. "work" is a name of `WORK`, or `module:function` of another kind of file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,12 @@ def _header(source: decode.Source, damage: ImageError | None) -> dict[str, Any]:
 WORK: dict[str, Callable[..., tuple[dict[str, Any], bytes]]] = {"pixels": _pixels, "size": _size, "facts": _facts}
 
 
+def _find_work(name: str) -> Callable[..., tuple[dict[str, Any], bytes]]:
+    module, _, function = name.partition(":")
+    work: Callable[..., tuple[dict[str, Any], bytes]] = getattr(import_module(module), function) if function else WORK[name]
+    return work
+
+
 def main() -> None:
     """Answer until there is no more input."""
     for number in (signal.SIGINT, signal.SIGTERM):  # for the process that trains or serves, which has images to come yet
@@ -88,11 +95,12 @@ def main() -> None:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # the system ends the process then
         try:
-            result, body = WORK[request["work"]](source, **request["settings"])
+            result, body = _find_work(request["work"])(source, **request["settings"])
         except Exception as error:
             reason = decode.explained(error)
             result, body = {"error": str(reason), "kind": reason.kind}, b""
-        answers.write(json.dumps({**result, "bytes": len(body)}).encode() + b"\n" + body)
+        answers.write(json.dumps({**result, "bytes": len(body)}).encode() + b"\n")
+        answers.write(body)
         answers.flush()
 
 

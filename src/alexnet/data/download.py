@@ -1,4 +1,4 @@
-"""Files from the network: a local copy where there is one, else a download that is checked and goes on where it stopped."""
+"""Download files, or use a local copy: checked by SHA-256, resumed where a download stopped."""
 
 from __future__ import annotations
 
@@ -18,55 +18,50 @@ MB = 1_000_000
 
 
 class Source(NamedTuple):
-    """A file to download: `sha256` and `size` in bytes are its own, or those of its unpacked contents if `unpacked`.
+    """A file to download, with the SHA-256 and the size in bytes of the file, or of its contents if `unpacked`.
 
-    Where less is known, `sha256` is the beginning of it, and `size` the most to expect.
+    Where they are not known exactly, `sha256` is a prefix and `size` an upper bound.
     """
 
     url: str
-    file: str  # where it lies, relative to the data root
+    file: str  # its path below the data root
     sha256: str
     size: int
     unpacked: bool
 
 
 def get(source: Source, root: Path) -> tuple[Path, bytes]:
-    """Return where `source` lies and its contents, from a local copy if there is one, else downloaded.
+    """Return the path and the contents of `source`, from a local copy if there is one, else downloaded.
 
     Raises:
         DataError: the local copy is damaged, the download stopped, or its checksum is wrong.
         OSError: a file cannot be read or written.
     """
-    place = root / source.file
-    names = [place.name, place.stem] if source.unpacked else [place.name]
-    for path in (folder / name for folder in (place.parent, root) for name in names):
+    target = root / source.file
+    names = [target.name, target.stem] if source.unpacked else [target.name]
+    for path in (folder / name for folder in (target.parent, root) for name in names):
         if path.is_file():
             content = _contents(path, source)
             if content is None:
                 raise DataError(f"{path}: damaged, or not {source.url}; remove it and repeat the command to download it")
             return path, content
-    return place, _download(source, place)
+    return target, _download(source, target)
 
 
 def _contents(path: Path, source: Source) -> bytes | None:
-    """Return the bytes of a file, unpacked if the checksum is of those; None if they are not those of `source`."""
+    """Return the contents of a file, unpacked if the checksum is of those; None if the checksum differs."""
     with path.open("rb") as file:
         packed = source.unpacked and file.peek(2)[:2] == b"\x1f\x8b"
         stream = gzip.GzipFile(fileobj=file) if packed else file
         try:
-            content = stream.read(source.size + 1)  # never more, whatever the file would unpack to
+            content = stream.read(source.size + 1)  # a bound, as a file may unpack to far more
         except (gzip.BadGzipFile, EOFError, zlib.error):
             return None
     return content if hashlib.sha256(content).hexdigest().startswith(source.sha256) else None
 
 
 def _download(source: Source, path: Path) -> bytes:
-    """Download to `path` by way of a `.part` file, which stays if the transfer stops; return the contents.
-
-    Raises:
-        DataError: the transfer stopped; the checksum is wrong.
-        OSError: the file cannot be written.
-    """
+    """Download to `path` through a `.part` file, which stays if the transfer stops; return the contents."""
     import requests
     import urllib3
 
@@ -90,14 +85,14 @@ def _download(source: Source, path: Path) -> bytes:
 
 
 def _transfer(source: Source, file: IO[bytes]) -> None:
-    """Append to `file` what it lacks, or write it anew if the server does not send parts."""
+    """Append the missing bytes to `file`, or rewrite it if the server does not support ranges."""
     import requests
 
     start = file.tell()
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    say(f"downloading {source.url} to {file.name}" + (f" from byte {start:,} on" if start else ""))
+    say(f"downloading {source.url} to {file.name}" + (f" from byte {start:,}" if start else ""))
     with requests.get(source.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if start and response.status_code == 416:  # no more bytes to send: the checksum tells whether the file is whole
+        if start and response.status_code == 416:  # nothing left to send: the checksum decides whether the file is complete
             return
         response.raise_for_status()
         if response.status_code != 206:
@@ -107,13 +102,13 @@ def _transfer(source: Source, file: IO[bytes]) -> None:
             pass
 
 
-def _save(body: Any, file: IO[bytes], most: int) -> Iterator[None]:
-    """Append an answer's `body` to `file`, `most` bytes or a little more; yield for each megabyte, for the progress."""
+def _save(body: Any, file: IO[bytes], limit: int) -> Iterator[None]:
+    """Append a response's `body` to `file`, about `limit` bytes at most; yield after each megabyte, for the progress bar."""
     done = 0
-    for piece in body.stream(2**16, decode_content=False):  # as it is: some servers call a .gz file an encoding
+    for piece in body.stream(2**16, decode_content=False):  # some servers declare a .gz file as an encoding
         file.write(piece)
         done += len(piece)
-        if done > most:
+        if done > limit:
             return
         if done // MB > (done - len(piece)) // MB:
             yield

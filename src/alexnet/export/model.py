@@ -1,4 +1,4 @@
-"""A network as ONNX models: traced by PyTorch, quantised by onnxruntime, with the preprocessing before it."""
+"""A network as ONNX models: traced by PyTorch, quantized by onnxruntime, with the preprocessing before it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnx import compose, helper
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 
 import alexnet
 from alexnet.data.preprocessing import to_input
-from alexnet.export.graph import IR, ONNXRUNTIME, OPSET, Graph, Value, chained, tensor, tidied
-from alexnet.export.resize import fit_graph
+from alexnet.export.resize import crop_and_resize
 from alexnet.network.alexnet import AlexNet
 from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
+
+OPSET, IR = 20, 9  # those of ONNX 1.15
+ONNXRUNTIME = "1.17"  # the first version that reads both; IR 10 would need 1.18
 
 
 def network_model(network: AlexNet, preprocessing: Preprocessing) -> onnx.ModelProto:
     """Return the network from `images`, N 3 I I float32 (I = `preprocessing.resized`), to `logits`, N x classes.
 
-    Its layers one after the other, as they are: without the forms of fused.py, so that weights come out as they were trained.
+    Its layers one after the other, without the fused forms, so that the weights are those that were trained.
     """
     layers = deepcopy(network.layers)
     if preprocessing.scale_factor > 1:
@@ -39,45 +42,48 @@ def network_model(network: AlexNet, preprocessing: Preprocessing) -> onnx.ModelP
     for name, layer in layers.items():
         plain.add_module(name, layer)
     example = torch.zeros(2, 3, preprocessing.resized, preprocessing.resized)
-    return _traced(plain.cpu().float().eval(), example, "images", "logits", many=True)
+    return _traced(plain.cpu().float().eval(), example, "images", "logits", ["batch"])
 
 
-class _Prepare(nn.Module):
-    """`to_input` as a layer."""
+class _Preprocess(nn.Module):
+    """From an image, H W 3 uint8 of any size, to the network's input, 1 3 I I float32."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.preprocessing = preprocessing
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return to_input(pixels, self.preprocessing).contiguous()
+    def forward(self, image: Tensor) -> Tensor:
+        return to_input(crop_and_resize(image, self.preprocessing)[None], self.preprocessing).contiguous()
 
 
-def preparation(preprocessing: Preprocessing) -> onnx.ModelProto:
-    """Return all that makes of an image, H W 3 uint8 of any size, the network's `images`, 1 3 I I float32."""
-    return chained(
-        fit_graph(preprocessing),
-        prepare=_traced(_Prepare(preprocessing), torch.zeros(1, preprocessing.side, preprocessing.side, 3), "pixels", "images"),
-    )
+class _Calibrate(nn.Module):
+    """From logits, 1 x classes, to probabilities."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return (logits / self.temperature).softmax(1)[0]
 
 
-def save(model: onnx.ModelProto, config: ModelConfig, place: Path, *, bare: bool) -> Path:
-    """Write a network's model, unless it is to be `bare` with all that stands before and after it; return `place`."""
+def preprocessing_model(preprocessing: Preprocessing) -> onnx.ModelProto:
+    """Return the preprocessing, from `image`, H W 3 uint8 of any size, to `images`, 1 3 I I float32."""
+    example = torch.zeros(50, 70, 3, dtype=torch.uint8)
+    return _traced(_Preprocess(preprocessing), example, "image", "images", ["height", "width"])
+
+
+def save(model: onnx.ModelProto, config: ModelConfig, path: Path, *, bare: bool) -> Path:
+    """Write a network's model, with its preprocessing and calibration unless `bare`; return `path`."""
     if not bare:
-        model = chained(preparation(config.preprocessing), network=model, calibrate=_calibration(config))
-    onnx.save(tidied(model, _metadata(config)), place)
-    return place
-
-
-def _calibration(config: ModelConfig) -> onnx.ModelProto:
-    graph, classes = Graph(), len(config.labels)
-    logits = Value(graph, "logits") / np.float32(config.temperature)
-    found = graph.op("Squeeze", graph.op("Softmax", logits, axis=1), [0])
-    return graph.model(tensor("logits", np.float32, [1, classes]), found, tensor("probabilities", np.float32, [classes]))
+        calibration = _traced(_Calibrate(config.temperature), torch.zeros(1, len(config.labels)), "logits", "probabilities")
+        model = _chained(preprocessing_model(config.preprocessing), network=model, calibrate=calibration)
+    onnx.save(_tidied(model, _metadata(config)), path)
+    return path
 
 
 def _metadata(config: ModelConfig) -> dict[str, str]:
-    """Return what the model says of itself; lists are JSON, in ASCII, as labels may be names of files in any encoding."""
+    """Return what the file says about the model; lists are JSON, in ASCII, as labels may be names of files in any encoding."""
     return {
         "labels": json.dumps(config.labels),
         "variant": config.variant,
@@ -90,17 +96,17 @@ def _metadata(config: ModelConfig) -> dict[str, str]:
     }
 
 
-def _traced(module: nn.Module, example: Tensor, given: str, found: str, many: bool = False) -> onnx.ModelProto:
-    """Let PyTorch trace `module`; with `many`, for any number of images."""
-    count = {0: torch.export.Dim("batch", min=1, max=1 << 20)} if many else {}
+def _traced(module: nn.Module, example: Tensor, name: str, result: str, sizes: list[str] | None = None) -> onnx.ModelProto:
+    """Let PyTorch trace `module` from an input `name` to an output `result`; the first axes may have any of these `sizes`."""
+    dynamic = {axis: torch.export.Dim(size, min=1, max=1 << 20) for axis, size in enumerate(sizes or ())}
     with _silence(), torch.no_grad():
         program = torch.onnx.export(
             module,
             (example,),
             dynamo=True,
-            dynamic_shapes=(count,),
-            input_names=[given],
-            output_names=[found],
+            dynamic_shapes=(dynamic,),
+            input_names=[name],
+            output_names=[result],
             opset_version=OPSET,
             verbose=False,
         )
@@ -110,8 +116,43 @@ def _traced(module: nn.Module, example: Tensor, given: str, found: str, many: bo
     return model
 
 
+def _chained(first: onnx.ModelProto, **others: onnx.ModelProto) -> onnx.ModelProto:
+    """Join models, the output of each the input of the next; names inside the others get a prefix.
+
+    Only `first` may hold If nodes: onnx renames nothing inside them.
+    """
+    model = first
+    for name, following in others.items():
+        following = compose.add_prefix(following, f"{name}/", rename_inputs=False, rename_outputs=False)
+        model = compose.merge_models(model, following, [(model.graph.output[0].name, following.graph.input[0].name)])
+    return model
+
+
+def _tidied(model: onnx.ModelProto, metadata: dict[str, str]) -> onnx.ModelProto:
+    """Replace what PyTorch says about each node, paths on this machine included, by `metadata`; keep one operator set."""
+    graph = model.graph
+    model.ir_version = IR
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", OPSET))
+    for part in (model, *_parts(graph)):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.name = model.producer_name = "alexnet"
+    model.producer_version = metadata["version"]
+    helper.set_model_props(model, metadata)
+    return model
+
+
+def _parts(graph: onnx.GraphProto) -> Iterator[Any]:
+    """Yield a graph and all that is in it, the branches of If nodes included."""
+    yield from (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info)
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        if attribute.HasField("g"):
+            yield from _parts(attribute.g)
+
+
 class _Reader:
-    """Gives onnxruntime an image at a time."""
+    """Gives onnxruntime one calibration image at a time."""
 
     def __init__(self, images: Iterator[NDArray[Any]], preprocessing: Preprocessing) -> None:
         self.images, self.preprocessing = images, preprocessing
@@ -119,19 +160,17 @@ class _Reader:
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         """Return the next input of the network, 1 3 I I; None after the last."""
         image = next(self.images, None)
-        return (
-            None
-            if image is None
-            else {"images": to_input(torch.from_numpy(image)[None], self.preprocessing).contiguous().numpy()}
-        )
+        if image is None:
+            return None
+        return {"images": to_input(torch.from_numpy(image)[None], self.preprocessing).contiguous().numpy()}
 
 
-def quantised(
+def quantized(
     model: onnx.ModelProto, images: Iterator[NDArray[Any]], preprocessing: Preprocessing, folder: Path
 ) -> onnx.ModelProto:
-    """Return a network's model in whole numbers of 8 bits, each channel's weights with a scale of their own (QDQ).
+    """Quantize a network to 8 bits, with a scale for each channel of the weights (QDQ), calibrated on `images`, S S 3 each.
 
-    The ranges of what is between layers are those of `images`, S S 3 each. Files are made in `folder`.
+    Temporary files are made in `folder`.
     """
     before, after = folder / "before.onnx", folder / "after.onnx"
     onnx.save(model, before)
@@ -152,7 +191,7 @@ def quantised(
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep back what is told of the inside of others' code."""
+    """Hide log messages and warnings of onnx and PyTorch."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

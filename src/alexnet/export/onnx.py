@@ -1,4 +1,4 @@
-"""A run as an ONNX file, for onnxruntime and the like; it is compared with PyTorch before it is called done."""
+"""Export a run as an ONNX file, which is compared with PyTorch before it is kept."""
 
 from __future__ import annotations
 
@@ -29,17 +29,27 @@ from alexnet.network.alexnet import AlexNet
 from alexnet.progress import say, track
 from alexnet.run import ModelConfig
 
-COMPARED, MEASURED = 500, 2000  # images of the validation split at most; with int8, whose accuracy is in question
+COMPARED, COMPARED_INT8 = 500, 2000  # validation images at most; int8 costs accuracy, which more images measure better
 CALIBRATION = 256  # training images
-CLOSE = 0.01  # probabilities that differ by no more are alike
-MADE_UP = [(1, 1), (1, 90), (90, 1), (2, 3), (40, 40), (64, 48), (333, 500), (700, 37), (1200, 900)]  # heights and widths
+CLOSE = 0.01  # the largest difference of probabilities that count as equal
+SYNTHETIC_SIZES = [
+    (1, 1),
+    (1, 90),
+    (90, 1),
+    (2, 3),
+    (40, 40),
+    (64, 48),
+    (333, 500),
+    (700, 37),
+    (1200, 900),
+]  # heights and widths
 
-Way = Callable[[NDArray[np.uint8]], NDArray[np.float64]]  # from an image, H W 3, to calibrated probabilities
+Model = Callable[[NDArray[np.uint8]], NDArray[np.float64]]  # from an image, H W 3, to calibrated probabilities
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """`images` to compare on, H W 3 uint8, each with its target or None; at most `count` come."""
+    """Images to compare on, H W 3 uint8, each with its target or None; at most `count`."""
 
     name: str
     count: int
@@ -50,34 +60,34 @@ def export(
     network: AlexNet,
     config: ModelConfig,
     dataset: Dataset | None,
-    place: Path,
+    path: Path,
     *,
     bare: bool = False,
     int8: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a network as ONNX to `place`, once it agrees with PyTorch, and what was compared to `<place>.json`.
+    """Write a network as ONNX to `path` if it agrees with PyTorch, and the comparison to `<path>.json`.
 
     Args:
         network: on any device; it is written in float32.
         config: of the run.
-        dataset: the run's, with a validation split; None: made-up images are compared.
-        place: the file; its folder is made.
+        dataset: the run's, with a validation split; None: synthetic images are compared.
+        path: the file; its folder is made.
         bare: the network alone, from `images`, N 3 I I float32 as `to_input` returns them, to `logits`, N x classes. Else
-            all of it, from `image`, H W 3 uint8 of any size, to `probabilities`, one a class, calibrated.
-        int8: compute the network, but not what prepares images for it, in whole numbers of 8 bits.
-        overwrite: replace files at `place` that this program has not made, too.
+            preprocessing and calibration too, from `image`, H W 3 uint8 of any size, to `probabilities`, one a class.
+        int8: quantize the network, but not the preprocessing, to 8 bits.
+        overwrite: replace files at `path` even if this program has not made them.
 
     Returns:
         `{"file", "bare", "int8", "opset", "ir_version", "onnxruntime", "bytes", "sha256", "compared_on", "images",
         "largest_difference", "close", "same_top1", "images_per_second", "top1"}`: `onnxruntime` is the oldest version that
-        can read the file, as `">=1.17"`. `close` and `same_top1` are shares of images whose probabilities and first label are
-        PyTorch's. The last two are by what computes (`torch`, `onnx`, `int8`), one image at a time; `top1` is None without a
-        dataset. With `int8` also `"float_bytes"`.
+        can read the file, as `">=1.17"`. `close` and `same_top1` are the fractions of images whose probabilities and first
+        label are PyTorch's. The last two have a value for each model (`torch`, `onnx`, `int8`), one image at a time; `top1` is
+        None without a dataset. With `int8` also `"float_bytes"`.
 
     Raises:
         AlexNetError: onnx, onnxscript or onnxruntime is not installed.
-        RunError: the file says otherwise than PyTorch; `place` cannot be written, or is a user's own file; no dataset to
+        RunError: the file disagrees with PyTorch; `path` cannot be written, or is a user's own file; no dataset to
             calibrate `int8` on.
     """
     try:
@@ -85,63 +95,58 @@ def export(
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
 
-        from alexnet.export import graph as onnx_graph
         from alexnet.export import model as onnx_model
     except ImportError as error:
-        raise AlexNetError(f"exporting lacks a library ({error}): pip install onnx onnxscript onnxruntime") from error
+        raise AlexNetError(f"a library for exporting is missing ({error}): pip install onnx onnxscript onnxruntime") from error
     if int8 and dataset is None:
-        raise RunError("int8 needs training images to calibrate on, and the run's dataset is not at hand: leave it out")
-    notes = place.with_name(f"{place.name}.json")
-    for file in (place, notes):
+        raise RunError("int8 needs training images to calibrate on, and the run's dataset was not found: leave out --int8")
+    comparison = path.with_name(f"{path.name}.json")
+    for file in (path, comparison):
         refuse_overwrite(file, overwrite)
-    with _workshop(place) as folder:
-        say(f"Writing {place.name}")
+    with _temporary_folder(path) as folder:
+        say(f"Writing {path.name}")
         traced = onnx_model.network_model(network, config.preprocessing)
         files = {"onnx": onnx_model.save(traced, config, folder / "float.onnx", bare=bare)}
         if int8 and dataset is not None:
             images = track(_training(dataset), "Calibrating", CALIBRATION)
-            small = onnx_model.quantised(traced, images, config.preprocessing, folder)
+            small = onnx_model.quantized(traced, images, config.preprocessing, folder)
             files["int8"] = onnx_model.save(small, config, folder / "int8.onnx", bare=bare)
         built = files["int8" if int8 else "onnx"]
-        samples = _made_up() if dataset is None else _validation(dataset, MEASURED if int8 else COMPARED)
-        found = {
-            **{"file": str(place), "bare": bare, "int8": int8},
-            **{"opset": onnx_graph.OPSET, "ir_version": onnx_graph.IR, "onnxruntime": f">={onnx_graph.ONNXRUNTIME}"},
+        samples = _synthetic() if dataset is None else _validation(dataset, COMPARED_INT8 if int8 else COMPARED)
+        result = {
+            **{"file": str(path), "bare": bare, "int8": int8},
+            **{"opset": onnx_model.OPSET, "ir_version": onnx_model.IR, "onnxruntime": f">={onnx_model.ONNXRUNTIME}"},
             **{"bytes": built.stat().st_size, "sha256": sha256(built)},
             **({"float_bytes": files["onnx"].stat().st_size} if int8 else {}),
-            **_compared(network, config, files, samples, place),
+            **_compared(network, config, files, samples, path),
         }
-        write_output(place, built.replace, overwrite)
-    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-    write_output(notes, partial(Path.write_text, data=text, encoding="utf-8", errors="backslashreplace"), overwrite)
-    return found
+        write_output(path, built.replace, overwrite)
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    write_output(comparison, partial(Path.write_text, data=text, encoding="utf-8", errors="backslashreplace"), overwrite)
+    return result
 
 
 @contextmanager
-def _workshop(place: Path) -> Iterator[Path]:
-    """Make a folder beside `place` for the time being, and remove those that killed processes have left.
-
-    Raises:
-        RunError: it, or what is done in it, cannot be written.
-    """
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """Make a temporary folder beside `path`, and remove those that killed processes have left."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(place.parent, ".export.*.part")
-        with tempfile.TemporaryDirectory(prefix=".export.", suffix=f".{HOST}-{os.getpid()}.part", dir=place.parent) as name:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, ".export.*.part")
+        with tempfile.TemporaryDirectory(prefix=".export.", suffix=f".{HOST}-{os.getpid()}.part", dir=path.parent) as name:
             yield Path(name)
     except OSError as error:
-        raise RunError(f"cannot write {place}: {error_reason(error)}") from error
+        raise RunError(f"cannot write {path}: {error_reason(error)}") from error
 
 
 def _training(dataset: Dataset) -> Iterator[NDArray[Any]]:
-    """Yield some training images, the same ones each time, as batches hold them: S S 3."""
+    """Return a fixed sample of the training images as batches hold them: S S 3."""
     images = dataset.images("train")
     order = np.random.default_rng(0).permutation(len(images))[:CALIBRATION]
     return (images.take(order[i : i + 1]).images[0].numpy() for i in range(len(order)))
 
 
 def _validation(dataset: Dataset, most: int) -> Samples:
-    """Return images of the validation split as they are in their files, so that fitting them is compared too."""
+    """Return validation images at their size in the files, so that preprocessing is compared too."""
     table, rows = dataset.table, dataset.table.rows("val")
     rows = rows[:: -(-len(rows) // most)]
 
@@ -150,58 +155,53 @@ def _validation(dataset: Dataset, most: int) -> Samples:
         whole: dict[str, Any] = {"cache_size": "full", "fit": "crop", "filter": "bicubic", "reduced_decode": False}
         with closing(decoded("pixels", sources, 1, **whole)) as answers:
             for (_, answer), row in zip(answers, rows, strict=True):
-                if isinstance(answer, Answer):  # some are too large to decode whole
+                if isinstance(answer, Answer):  # else too large to decode at full size
                     yield answer.pixels, int(table.targets[row])
 
     return Samples(f"{table.name}, validation", len(rows), images())
 
 
-def _made_up() -> Samples:
-    """Return clouds of colour in sizes of all kinds."""
-    chance = np.random.default_rng(0)
+def _synthetic() -> Samples:
+    """Return smooth random images of all kinds of sizes."""
+    rng = np.random.default_rng(0)
 
-    def cloud(height: int, width: int) -> NDArray[np.uint8]:
-        few = chance.integers(0, 256, (height // 20 + 1, width // 20 + 1, 3), dtype=np.uint8)
-        return np.asarray(Image.fromarray(few).resize((width, height)))
+    def smooth(height: int, width: int) -> NDArray[np.uint8]:
+        coarse = rng.integers(0, 256, (height // 20 + 1, width // 20 + 1, 3), dtype=np.uint8)
+        return np.asarray(Image.fromarray(coarse).resize((width, height)))
 
-    sizes = MADE_UP * 4
-    return Samples("made-up images", len(sizes), ((cloud(*size), None) for size in sizes))
+    sizes = SYNTHETIC_SIZES * 4
+    return Samples("synthetic images", len(sizes), ((smooth(*size), None) for size in sizes))
 
 
-def _compared(network: AlexNet, config: ModelConfig, files: dict[str, Path], samples: Samples, place: Path) -> dict[str, Any]:
-    """Run the files, of which the last is in question, and the network on the same images; return what `export` tells.
-
-    Raises:
-        RunError: they say otherwise, or there are no images.
-    """
-    ways: dict[str, Way] = {"torch": lambda image: _torch_probabilities(network, config, image)}
-    ways |= {name: _onnx_probabilities(file, config) for name, file in files.items()}
-    answers: dict[str, list[NDArray[np.float64]]] = {way: [] for way in ways}
-    seconds = dict.fromkeys(ways, 0.0)
+def _compared(network: AlexNet, config: ModelConfig, files: dict[str, Path], samples: Samples, path: Path) -> dict[str, Any]:
+    """Compare the last of `files` with the network on the same images; time both, and measure their accuracy."""
+    models: dict[str, Model] = {"torch": lambda image: _torch_probabilities(network, config, image)}
+    models |= {name: _onnx_probabilities(file, config) for name, file in files.items()}
+    answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in models}
+    seconds = dict.fromkeys(models, 0.0)
     targets = []
     for image, target in track(samples.images, "Comparing", samples.count):
         targets.append(target)
-        for way, run in ways.items():
+        for name, run in models.items():
             start = time.perf_counter()
-            answers[way].append(run(image))
-            seconds[way] += time.perf_counter() - start
+            answers[name].append(run(image))
+            seconds[name] += time.perf_counter() - start
     if not targets:
-        raise RunError(f"{place} was not written, as no image is left to compare on: none of {samples.name} decodes whole")
+        raise RunError(f"{path} was not written: no image to compare on, as none of {samples.name} decodes at full size")
     known = None not in targets
-    found = {
+    result = {
         **{"compared_on": samples.name, "images": len(targets)},
-        **agreement(np.stack(answers["torch"]), np.stack(answers[list(files)[-1]]), place, int8="int8" in files),
-        "images_per_second": {way: len(targets) / seconds[way] for way in ways},
-        "top1": {way: float((np.argmax(answers[way], 1) == targets).mean()) for way in ways} if known else None,
+        **agreement(np.stack(answers["torch"]), np.stack(answers[list(files)[-1]]), path, int8="int8" in files),
+        "images_per_second": {name: len(targets) / seconds[name] for name in models},
+        "top1": {name: float((np.argmax(answers[name], 1) == targets).mean()) for name in models} if known else None,
     }
-    return found
+    return result
 
 
-def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], place: Path, *, int8: bool) -> dict[str, float]:
-    """Compare probabilities, N x classes; with `int8` they may differ, but not in most labels that are clear.
+def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], path: Path, *, int8: bool) -> dict[str, float]:
+    """Compare probabilities, N x classes, and raise RunError if they disagree.
 
-    Raises:
-        RunError: they disagree.
+    With `int8` they may differ, but the first label must be the same for nine in ten images where it is clear.
     """
     ordered = np.sort(np.pad(ours, ((0, 0), (1, 0))))
     lead, same = ordered[:, -1] - ordered[:, -2], ours.argmax(1) == theirs.argmax(1)
@@ -210,34 +210,34 @@ def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], place: Pat
     lost = (sure & ~same).sum() > (0.1 * sure.sum() if int8 else 0)
     if not np.isfinite(theirs).all() or lost or (close < 0.99 and not int8):
         raise RunError(
-            f"{place} was not written, as onnxruntime says otherwise than PyTorch: probabilities differ by up to "
-            f"{difference.max():.3f}, the first label is the same for {same.mean():.1%} of {len(same)} images"
+            f"{path} was not written: onnxruntime disagrees with PyTorch, probabilities differ by up to "
+            f"{difference.max():.3f}, same first label for {same.mean():.1%} of {len(same)} images"
         )
     return {"largest_difference": float(difference.max()), "close": close, "same_top1": float(same.mean())}
 
 
 def _torch_probabilities(network: AlexNet, config: ModelConfig, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the network's answer to an image, H W 3: as `predict` has it, but for float32."""
+    """Return the probabilities of an image, H W 3, in float32."""
     preprocessing = config.preprocessing
     pixels = torch.from_numpy(fit_image(stored_pixels(image, preprocessing), preprocessing).copy())
     return _calibrated(predict_logits(network, pixels[None], preprocessing, "float32")[0], config)
 
 
-def _onnx_probabilities(file: Path, config: ModelConfig) -> Way:
-    """Return a function that runs a file on an image, H W 3, and gives its answer."""
+def _onnx_probabilities(file: Path, config: ModelConfig) -> Model:
+    """Return a function from an image, H W 3, to the probabilities that a file gives."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    preprocessing, given = config.preprocessing, session.get_inputs()[0].name
+    preprocessing, name = config.preprocessing, session.get_inputs()[0].name
 
     def run(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-        if given == "image":
-            probabilities: NDArray[np.float64] = session.run(None, {given: image})[0].astype(np.float64)
+        if name == "image":
+            probabilities: NDArray[np.float64] = session.run(None, {name: image})[0].astype(np.float64)
             return probabilities
         pixels = torch.from_numpy(fit_image(stored_pixels(image, preprocessing), preprocessing).copy())
-        return _calibrated(session.run(None, {given: to_input(pixels[None], preprocessing).contiguous().numpy()})[0][0], config)
+        return _calibrated(session.run(None, {name: to_input(pixels[None], preprocessing).contiguous().numpy()})[0][0], config)
 
     return run
 

@@ -15,12 +15,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pooch
 import torch
 from torch import Tensor
 
 from alexnet.errors import error_reason
-from alexnet.files import expanded, remove_leftovers, rename, temporary_name
+from alexnet.files import expanded, remove_leftovers, rename, temporary_name, user_cache
 from alexnet.network.device import processor
 
 SOURCES = sorted(file for kind in ("*.h", "*.cpp") for file in Path(__file__).parent.glob(kind))
@@ -54,7 +53,7 @@ def _library() -> ctypes.CDLL | str:
     compiler = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
     if compiler is None:
         return "no C++ compiler was found: c++, g++ or clang++"
-    folder = expanded(os.environ.get("ALEXNET_CACHE") or pooch.os_cache("alexnet")) / "kernels"
+    folder = expanded(os.environ.get("ALEXNET_CACHE") or user_cache()) / "kernels"
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, timeout=20, check=True).stdout
         facts = f"{FLAGS} {sorted(processor().items())}".encode()
