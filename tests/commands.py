@@ -1,4 +1,4 @@
-"""The command line: in this process, which is fast, or in processes of their own."""
+"""Run the command line: in this process, which is fast, or in processes of its own."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def run(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.Comple
         redirect_stdout(out),
         redirect_stderr(err),
     ):
-        found = _exit_code(cli.main)
+        exit_code = _exit_code(cli.main)
     torch.set_num_threads(threads)  # which --threads changes
-    printed, said = (stream.buffer.getvalue().decode() for stream in (_flushed(out), _flushed(err)))
-    assert found == code, said
-    return subprocess.CompletedProcess(words, found, printed, said)
+    stdout, stderr = (stream.buffer.getvalue().decode() for stream in (_flushed(out), _flushed(err)))
+    assert exit_code == code, stderr
+    return subprocess.CompletedProcess(words, exit_code, stdout, stderr)
 
 
 def _exit_code(main: Callable[[], None]) -> int:
@@ -70,25 +70,25 @@ def _flushed(stream: io.TextIOWrapper) -> Any:
 
 
 def error(*arguments: object) -> str:
-    """Return the one line that a command which must fail says."""
+    """Run `alexnet`, which must fail, and return its error line."""
     return only_line(run(*arguments, code=1))
 
 
-def only_line(done: subprocess.CompletedProcess[str]) -> str:
-    """Return what a failed command said, if it is one clear line."""
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
+def only_line(process: subprocess.CompletedProcess[str]) -> str:
+    """Return the error of a failed command, which must be one line."""
+    assert process.stdout == ""
+    lines = process.stderr.splitlines()
+    assert len(lines) == 1, process.stderr
     assert lines[0].startswith("alexnet: ")
     return lines[0]
 
 
 def python(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments, such as `-m alexnet`, in a process of its own, as people do."""
+    """Run Python with these arguments, such as `-m alexnet`, in a process of its own."""
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == code, done.stderr
-    return done
+    process = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=SECONDS)
+    assert process.returncode == code, process.stderr
+    return process
 
 
 class Started:
@@ -107,16 +107,16 @@ class Started:
         self.process.start()
 
     @property
-    def said(self) -> str:
-        """What is on its standard error so far."""
+    def stderr(self) -> str:
+        """Its standard error so far."""
         return self._err.read_text() if self._err.exists() else ""
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition to hold while the process runs."""
-        ends = time.monotonic() + SECONDS
+        deadline = time.monotonic() + SECONDS
         while not condition():
-            assert self.process.is_alive(), self.said
-            assert time.monotonic() < ends, "it hangs"
+            assert self.process.is_alive(), self.stderr
+            assert time.monotonic() < deadline, "it hangs"
             time.sleep(0.005)
 
     def send(self, number: int) -> None:
@@ -127,8 +127,8 @@ class Started:
     def end(self, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Wait for its end, with this exit code."""
         self.process.join(SECONDS)
-        assert self.process.exitcode == code, f"exit code {self.process.exitcode}: {self.said}"
-        return subprocess.CompletedProcess([], code, self._out.read_text(), self.said)
+        assert self.process.exitcode == code, f"exit code {self.process.exitcode}: {self.stderr}"
+        return subprocess.CompletedProcess([], code, self._out.read_text(), self.stderr)
 
 
 def _child(main: Callable[..., None] | None, arguments: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
@@ -156,11 +156,11 @@ def start(folder: Path, *arguments: object, **environment: object) -> Started:
 def together(
     count: int, folder: Path, *arguments: object, main: Callable[..., None] | None = None, code: int = 0, **environment: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run `alexnet`, or a function, in so many processes that find each other as under torchrun; return what all printed."""
+    """Run `alexnet`, or a function, in `count` processes as torchrun does; return the output of all."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     group = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
     own = [{**group, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1, **environment} for rank in range(count)]
-    begun = [Started(folder / str(rank), main, *arguments, **names) for rank, names in enumerate(own)]
-    done = [process.end(code) for process in begun]
-    printed, said = ("".join(getattr(one, name) for one in done) for name in ("stdout", "stderr"))
-    return subprocess.CompletedProcess([], code, printed, said)
+    processes = [Started(folder / str(rank), main, *arguments, **names) for rank, names in enumerate(own)]
+    results = [process.end(code) for process in processes]
+    stdout, stderr = ("".join(getattr(result, name) for result in results) for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess([], code, stdout, stderr)

@@ -1,4 +1,4 @@
-"""What the tests share: a cache of their own, small folders of pictures, small trained runs."""
+"""Shared fixtures: a cache of its own, small folders of images, small trained runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ THREADS = int(os.environ.get("ALEXNET_TEST_THREADS", "1"))
 SEED = int(os.environ.get("ALEXNET_TEST_SEED", "0"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
-# Neither time nor chance decides a test.
+# Neither time nor randomness decides a test.
 settings.register_profile("ours", deadline=None, derandomize=True, database=None)
 settings.load_profile("ours")
 
@@ -55,7 +55,7 @@ SHORT = {**TINY, "train.epochs": 3, "train.batch_size": 8}
 
 
 def seed(name: str) -> None:
-    """Seed the generators that whoever draws shares, and take back the number of threads, which some runs change."""
+    """Seed the global generators, and reset the number of threads, which some runs change."""
     torch.set_num_threads(THREADS)
     number = (zlib.crc32(name.encode()) + SEED) % 2**32
     random.seed(number)
@@ -64,24 +64,24 @@ def seed(name: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file whose fixtures cost most: workers get halves of the list, and so one of them has all of it."""
+    """Begin with the file whose fixtures cost most, so that one worker gets all of it."""
     items.sort(key=lambda item: item.path.stem != "test_parallel")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
-    """Let a fixture draw the same whatever ran before."""
+    """Seed each fixture by its name, whatever ran before."""
     seed(fixturedef.argname)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Let a test draw the same whatever ran before, and whichever of its fixtures were made already."""
+    """Seed each test by its name, whatever ran before."""
     seed(item.nodeid)
 
 
 def drawn_at_random(name: str) -> tuple[float, float, float]:
-    """Return what `random`, NumPy and PyTorch draw first in a test of this name."""
+    """Return the first random numbers from `random`, NumPy and PyTorch in a test of this name."""
     seed(name)
     return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
 
@@ -99,7 +99,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real images; tests that need it are skipped by name where it is not."""
+    """Return the folder of real images, or skip the test without it."""
     folder = os.environ.get("ALEXNET_TEST_DATA")
     if not folder:
         pytest.skip("ALEXNET_TEST_DATA names no folder of real images")
@@ -108,27 +108,27 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two class folders with 20 pictures each; not to be changed."""
+    """A folder of two classes with 20 images each; read-only."""
     return class_folders(tmp_path_factory.mktemp("photos") / "photos")
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> alexnet.Run:
-    """A run of a narrow network on `photos`; not to be changed."""
+    """A run of a narrow network on `photos`; read-only."""
     out = tmp_path_factory.mktemp("runs") / "photos"
     return alexnet.train(photos, out=out, settings={**TINY, "train.epochs": 8})
 
 
 @pytest.fixture(scope="session")
 def short(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    """A run of three epochs of four batches, never stopped; not to be changed."""
+    """A run of three epochs of four batches, never stopped; read-only."""
     out = tmp_path_factory.mktemp("short") / "run"
     alexnet.train(photos, out=out, settings=SHORT)
     return out
 
 
 def metrics(run: Path) -> list[dict[str, str]]:
-    """Return the rows of a run's `metrics.csv`, but for the columns that tell the time."""
+    """Return the rows of a run's `metrics.csv`, without the columns that depend on time."""
     with (run / "metrics.csv").open() as file:
         return [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in csv.DictReader(file)]
 
@@ -146,7 +146,7 @@ def started(out: Path, photos: Path, name: str = "fast", **changes: Any) -> list
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int) -> Callable[[], int]:
-    """Let Ctrl-C arrive during call number `calls` of a method of the trainer; return a count of all calls."""
+    """Raise SIGINT in call number `calls` of a trainer's method; return a function that counts the calls."""
     count, original = 0, getattr(Trainer, method)
 
     def counted(self: Trainer, *args: Any) -> Any:
@@ -164,7 +164,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int) -> Call
 
 
 def tell_time_by_steps(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Callable[[], float]:
-    """Let each step of a training take so many seconds and anything else none; return what the clock shows, from 0."""
+    """Replace the clock by one that advances by `seconds` each training step; return a function that reads it."""
     now, step = 0.0, Trainer.train_step
 
     def timed(self: Trainer, *args: Any) -> None:
@@ -179,7 +179,7 @@ def tell_time_by_steps(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Calla
 
 
 def train_until_signalled(steps: str, *_: str) -> None:
-    """Run `alexnet` with the arguments behind `steps`, in a process of its own, and wait in that step for a signal."""
+    """Run `alexnet` with the other arguments and wait for a signal in that step: main of a process of its own."""
     count, step = 0, Trainer.train_step
 
     def waiting(self: Trainer, *args: Any) -> None:
@@ -195,29 +195,29 @@ def train_until_signalled(steps: str, *_: str) -> None:
 
 
 def in_float32(run: alexnet.Run) -> alexnet.Run:
-    """Return another opening of a run, which computes in float32: so its answers do not depend on the images beside."""
+    """Load a run again to compute in float32, where predictions do not depend on the other images of a batch."""
     opened = alexnet.load(run.path)
     opened.config = opened.config.model_copy(update={"precision": "float32"})
     return opened
 
 
 def make_preprocessing(**changes: Any) -> Preprocessing:
-    """Return a preprocessing that leaves images of 8 pixels a side as they are, but for `changes`."""
+    """Return a preprocessing that keeps images of 8 x 8 pixels unchanged, except for `changes`."""
     plain = {"cache_size": 8, "input": 8, "fit": "crop", "reduced_decode": False, "resize": "bilinear", "value_range": 255}
     return Preprocessing(**{**plain, **changes})
 
 
-def assert_near(found: Any, wanted: Any, share: float = 1e-4) -> None:
-    """Compare arrays: no value may be off by more than a share of the largest."""
-    found, wanted = (np.asarray(x, np.float64) for x in (found, wanted))
-    assert found.shape == wanted.shape
-    assert np.abs(found - wanted).max() <= share * (1 + np.abs(wanted).max())
+def assert_near(result: Any, expected: Any, share: float = 1e-4) -> None:
+    """Compare arrays: no value may differ by more than `share` of the largest."""
+    result, expected = (np.asarray(x, np.float64) for x in (result, expected))
+    assert result.shape == expected.shape
+    assert np.abs(result - expected).max() <= share * (1 + np.abs(expected).max())
 
 
-def damaged(content: bytes, chance: random.Random, *, cut: bool) -> bytes:
-    """Return a file's bytes with its end cut off somewhere, or else with one bit turned."""
-    at = chance.randrange(len(content))
-    return content[:at] if cut else content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :]
+def damaged(content: bytes, rng: random.Random, *, cut: bool) -> bytes:
+    """Return a file's bytes truncated at random, or with one random bit flipped."""
+    at = rng.randrange(len(content))
+    return content[:at] if cut else content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -33,10 +33,10 @@ def agree(quantity: str, name: str, tolerance: float, deviation: float) -> None:
     assert deviation <= tolerance, f"{quantity} of {name}: off by {deviation:.2e}, more than {tolerance:.0e}"
 
 
-def relative(found: np.ndarray, expected: np.ndarray, typical: float | None = None) -> float:
+def relative(result: np.ndarray, expected: np.ndarray, typical: float | None = None) -> float:
     """Return the largest deviation, relative as the head of this file says."""
     typical = float(np.sqrt(np.mean(expected**2))) if typical is None else typical
-    return float(np.max(np.abs(found - expected) / np.maximum(np.abs(expected), typical)))
+    return float(np.max(np.abs(result - expected) / np.maximum(np.abs(expected), typical)))
 
 
 @functools.cache

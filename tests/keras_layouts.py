@@ -1,4 +1,4 @@
-"""Keras' weight files as Keras writes them, and the network's arithmetic in its own shapes: for the tests of the reader."""
+"""Keras weight files as each version of Keras writes them, and Keras' arithmetic in NumPy: for the tests of the reader."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NETS = {
 def model(variant: str = "cifar10", classes: int = 10, width: float = WIDTH) -> Layers:
     """Return the layers of a network with weights as Keras has them."""
     net = NETS[variant]
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     channels = [round(c * width) for c in net.channels]
     units = [net.grid**2 * channels[-1], round(4096 * width), round(4096 * width), classes]
     kernels = [(k, k, *inout) for k, inout in zip(net.kernels, pairwise([3, *channels]), strict=True)]
@@ -58,9 +58,9 @@ def model(variant: str = "cifar10", classes: int = 10, width: float = WIDTH) -> 
         if letter in "cd":
             shape = next(shapes)
             size = shape[-1]
-            arrays = [chance.normal(0, math.prod(shape[:-1]) ** -0.5, shape), chance.normal(0, 0.1, size)]
+            arrays = [rng.normal(0, math.prod(shape[:-1]) ** -0.5, shape), rng.normal(0, 0.1, size)]
         elif letter == "n":
-            arrays = [chance.normal(1, 0.2, size), *chance.normal(0, 0.2, (2, size)), chance.uniform(0.5, 2, size)]
+            arrays = [rng.normal(1, 0.2, size), *rng.normal(0, 0.2, (2, size)), rng.uniform(0.5, 2, size)]
         layers.append((KERAS[letter], [array.astype(np.float32) for array in arrays]))
     return layers
 
@@ -113,9 +113,9 @@ def named(group: h5py.Group, layers: Layers, names: Sequence[str] | None = None,
     seen: Counter[str] = Counter()
     format_names = []
 
-    def put(place: h5py.Group, attribute: str, found: list[str]) -> None:
-        texts = [name.encode() for name in found]
-        place.attrs[attribute] = np.array(texts, "S") if old and found else texts
+    def put(target: h5py.Group, attribute: str, values: list[str]) -> None:
+        texts = [name.encode() for name in values]
+        target.attrs[attribute] = np.array(texts, "S") if old and values else texts
 
     for position, (kind, arrays) in enumerate(layers):
         name = names[position] if names else f"{kind}_{seen[kind] + SECOND[kind]}"

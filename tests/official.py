@@ -1,4 +1,4 @@
-"""Tiny files of the official layouts of CIFAR-10, and a server on this machine that hands them out."""
+"""Tiny files in the official layout of CIFAR-10, and a local server for them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 
 from alexnet.data import builtin
 from alexnet.data.builtin import CIFAR_FILES, CIFAR_FOLDER
+from alexnet.data.table import Table
 from alexnet.errors import DataError
 
 CIFAR_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -148,7 +149,7 @@ def archive(server: Server, monkeypatch: pytest.MonkeyPatch) -> bytes:
     return content
 
 
-def assert_small_cifar(table: builtin.Table) -> None:
+def assert_small_cifar(table: Table) -> None:
     assert table.labels == CIFAR_LABELS
     assert table.counts() == {"train": 5 * ROWS, "test": ROWS}
     assert table.images[0] == "train/00000"

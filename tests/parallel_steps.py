@@ -1,4 +1,4 @@
-"""Six steps of every way to divide a training, for test_parallel.py."""
+"""Six training steps for each kind of parallelism, for test_parallel.py."""
 
 from __future__ import annotations
 
@@ -77,17 +77,17 @@ def run(case: Case, group: ProcessGroup) -> dict[str, Tensor]:
     loss_of, losses = Loss(train, targets, CLASSES, torch.device("cpu")), []
     share.network.train()
     for step in range(case.steps):
-        chance = torch.Generator().manual_seed(step)
+        rng = torch.Generator().manual_seed(step)
         count = IMAGES - step % 3
-        images = torch.randn(count, 3, 67, 67, generator=chance, dtype=torch.float64).to(case.dtype)
+        images = torch.randn(count, 3, 67, 67, generator=rng, dtype=torch.float64).to(case.dtype)
         [(start, end)] = share.local_bounds([(0, count)])
         batch = Batch(images[start:end], torch.from_numpy(targets[step * IMAGES :][start:end]))
         share.batch_size = count
         torch.manual_seed(step)
         optimizer.zero_grad()
-        wanted = share.targets(batch)
-        [whole] = share.sum(loss_of.normalizer(wanted))
-        loss = loss_of(share.forward(batch.images), wanted) * (loss_of.normalizer(wanted) / whole)
+        labels = share.targets(batch)
+        [whole] = share.sum(loss_of.normalizer(labels))
+        loss = loss_of(share.forward(batch.images), labels) * (loss_of.normalizer(labels) / whole)
         torch.autograd.backward(loss)
         optimizer.step()
         losses += share.sum(loss.item())
@@ -100,6 +100,6 @@ def main(out: str) -> None:
     """Write the losses, and the first and the final weights, whole, of all cases that so many processes run."""
     with process_group() as group:
         cases = [case for case in CASES if case.runs_on(group.world_size)]
-        found = {name: tensor for case in cases for name, tensor in run(case, group).items()}
+        result = {name: tensor for case in cases for name, tensor in run(case, group).items()}
         if group.is_main:
-            safetensors.torch.save_file(found, out)
+            safetensors.torch.save_file(result, out)

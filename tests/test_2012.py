@@ -1,4 +1,4 @@
-"""The 2012 network as its text and as its source have it: a test for each fact, and training against plain PyTorch."""
+"""The 2012 network as in the paper and in its source code: a test per fact, and training against plain PyTorch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_towers_have_48_128_192_192_128_channels(name: str) -> None:
 
 
 @BOTH
-def test_pools_overlap_and_dropout_halves_after_fc6_and_fc7(name: str) -> None:
+def test_max_pools_overlap_and_dropout_follows_fc6_and_fc7(name: str) -> None:
     layers = on_meta(name).layers
     pools = [layer for layer in layers.values() if isinstance(layer, nn.MaxPool2d)]
     assert [(p.kernel_size, p.stride, p.padding) for p in pools] == [(3, 2, 0)] * 3
@@ -57,7 +57,7 @@ def test_pools_overlap_and_dropout_halves_after_fc6_and_fc7(name: str) -> None:
 
 
 @BOTH
-def test_biases_start_at_one_in_conv2_conv4_conv5_fc6_and_fc7(name: str) -> None:
+def test_initial_biases_are_one_in_conv2_conv4_conv5_fc6_and_fc7(name: str) -> None:
     network = AlexNet(name, 10, width=1 / 16)
     for key, layer in network.layers.items():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -66,43 +66,43 @@ def test_biases_start_at_one_in_conv2_conv4_conv5_fc6_and_fc7(name: str) -> None
 
 
 @BOTH
-def test_momentum_decay_and_batch(name: str) -> None:
+def test_momentum_weight_decay_and_batch_size(name: str) -> None:
     recipe = load(name)
     assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay, recipe.train.batch_size) == (0.9, 0.0005, 128)
     assert recipe.optimizer.form == "2012"
 
 
 @BOTH
-def test_response_norm_takes_five_channels_of_its_own_tower(name: str) -> None:
+def test_response_norm_spans_five_channels_of_one_tower(name: str) -> None:
     norms = [layer for layer in on_meta(name).features if isinstance(layer, LocalResponseNorm)]
     assert [(n.size, n.k, n.beta, n.towers) for n in norms] == [(5, 2.0, 0.75, 2)] * 2
 
 
 @BOTH
-def test_images_are_prepared_at_256(name: str) -> None:
+def test_images_are_cached_at_256(name: str) -> None:
     images = load(name).images
     assert (images.cache_size, images.fit, images.value_range, images.std) == (256, "crop", 255, 1.0)
 
 
 @BOTH
-def test_dropout_leaves_units_out_in_training_and_halves_all_of_them_later(name: str) -> None:
+def test_dropout_drops_in_training_and_halves_in_evaluation(name: str) -> None:
     layer = Dropout2012(0.5)
     units = torch.ones(4, 10_000)
-    found = layer.train()(units)
-    assert set(found.unique().tolist()) == {0.0, 1.0}
-    assert float(found.mean()) == pytest.approx(0.5, abs=0.02)
+    result = layer.train()(units)
+    assert set(result.unique().tolist()) == {0.0, 1.0}
+    assert float(result.mean()) == pytest.approx(0.5, abs=0.02)
     assert torch.equal(layer.eval()(units), units / 2)
 
 
 # Where they differ
 
 
-def test_layer_1_is_conv_relu_norm_pool_in_the_text_and_conv_norm_pool_relu_in_the_source() -> None:
+def test_layer_1_order_in_paper_and_source() -> None:
     assert kinds(on_meta("paper"), "pool1") == ["conv1", "relu1", "norm1", "pool1"]
     assert kinds(on_meta("code2012"), "relu1") == ["pad1", "conv1", "norm1", "pool1", "relu1"]
 
 
-def test_layer_2_of_the_source_is_normalised_within_maps_too() -> None:
+def test_layer_2_of_the_source_has_map_norm() -> None:
     assert kinds(on_meta("paper"), "pool2")[4:] == ["conv2", "relu2", "norm2", "pool2"]
     assert kinds(on_meta("code2012"), "pool2")[5:] == ["conv2", "relu2", "norm2", "mapnorm2", "pool2"]
     (norm,) = (layer for layer in on_meta("code2012").features if isinstance(layer, LocalMapNorm))
@@ -110,24 +110,25 @@ def test_layer_2_of_the_source_is_normalised_within_maps_too() -> None:
 
 
 @pytest.mark.parametrize(("name", "alpha"), [("paper", 1e-4), ("code2012", 2e-5)])
-def test_alpha_multiplies_the_sum_of_squares_and_is_divided_by_5_in_the_source(name: str, alpha: float) -> None:
+def test_response_norm_alpha_in_paper_and_source(name: str, alpha: float) -> None:
     for layer in on_meta(name).features:
         if isinstance(layer, LocalResponseNorm):
             assert layer.alpha == pytest.approx(alpha)
 
 
 @pytest.mark.parametrize(("name", "wide"), [("paper", 0.01), ("code2012", 0.03)])
-def test_first_weights(name: str, wide: float) -> None:
+def test_initial_weights(name: str, wide: float) -> None:
     torch.manual_seed(0)
     network = AlexNet(name, 100, width=0.5)
     for key, layer in network.layers.items():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             std = wide if key in {"conv3", "conv4", "conv5"} else 0.01
             assert float(layer.weight.detach().std()) == pytest.approx(std, rel=0.03), key
+            assert float(layer.weight.detach().mean()) == pytest.approx(0, abs=0.03 * std), key
 
 
 @pytest.mark.parametrize(("name", "side"), [("paper", 227), ("code2012", 224)])
-def test_sizes_are_55_27_13_6(name: str, side: int) -> None:
+def test_feature_map_sizes_are_55_27_13_6(name: str, side: int) -> None:
     network, recipe = on_meta(name), load(name)
     with torch.device("meta"):
         _, maps = network.activations(torch.zeros(1, 3, side, side), ["conv1", "pool1", "pool2", "pool5"])
@@ -135,7 +136,7 @@ def test_sizes_are_55_27_13_6(name: str, side: int) -> None:
     assert (recipe.images.crop, recipe.images.input) == (side, side)
 
 
-def test_the_text_lowers_the_rate_when_validation_error_stops_improving_three_times() -> None:
+def test_lr_schedule_of_the_paper_is_plateau() -> None:
     recipe = load("paper")
     assert (recipe.schedule.kind, recipe.schedule.metric, recipe.schedule.factor) == ("plateau", "val_error", 0.1)
     assert recipe.optimizer.lr * recipe.schedule.factor**3 == pytest.approx(recipe.schedule.floor)
@@ -155,7 +156,7 @@ def test_the_text_lowers_the_rate_when_validation_error_stops_improving_three_ti
         (90, 1e-5, 0.0, 0.0),
     ],
 )
-def test_the_source_s_rates_by_epoch(epoch: int, weights: float, conv1: float, noise: float) -> None:
+def test_lr_schedule_of_the_source_by_epoch(epoch: int, weights: float, conv1: float, noise: float) -> None:
     recipe, network = load("code2012"), AlexNet("code2012", 3, width=1 / 16)
     optimizer = build_optimizer(network, recipe.optimizer)
     now = epoch_settings(recipe.schedule, epoch)
@@ -171,7 +172,7 @@ def test_the_source_s_rates_by_epoch(epoch: int, weights: float, conv1: float, n
     assert recipe.train.epochs == 90
 
 
-def test_biases_decay_in_the_text_which_makes_no_exception_and_not_in_the_source() -> None:
+def test_weight_decay_of_biases_in_paper_and_source() -> None:
     for name, decay in (("paper", 0.0005), ("code2012", 0.0)):
         optimizer = build_optimizer(AlexNet(name, 3, width=1 / 16), load(name).optimizer)
         decays = {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
@@ -183,16 +184,16 @@ def made_pixels(count: int, side: int) -> SplitImages:
     """Images whose red says the row and whose green says the column of each pixel."""
     values = np.zeros((count, side, side, 3), np.uint8)
     values[..., 0], values[..., 1] = np.mgrid[:side, :side]
-    how = load("code2012").with_settings({"images.mean": 0.0}).images.resolved()
-    return SplitImages(Pixels(values.ravel(), np.full((count, 2), side), how), np.arange(count), np.arange(count))
+    preprocessing = load("code2012").with_settings({"images.mean": 0.0}).images.resolved()
+    return SplitImages(Pixels(values.ravel(), np.full((count, 2), side), preprocessing), np.arange(count), np.arange(count))
 
 
-def test_crops_of_the_source_have_33_by_33_places_and_two_sides_one_for_32_images_in_a_row() -> None:
+def test_random_crops_of_the_source_are_shared_by_32_images() -> None:
     recipe = load("code2012").with_settings({"images.mean": 0.0, "augment.colour_noise": 0.0})
-    images, how, seen = made_pixels(256, 256), recipe.images.resolved(), set()
+    images, preprocessing, seen = made_pixels(256, 256), recipe.images.resolved(), set()
     for batch in epoch_batches(images, batch_bounds(256, 128), seed=0, epoch=1, together=recipe.augment.together):
         assert batch.draws is not None
-        x = training_input(batch.images, batch.draws, how, recipe.augment)
+        x = training_input(batch.images, batch.draws, preprocessing, recipe.augment)
         assert x.shape == (128, 3, 224, 224)
         corners = [(int(i[0, 0, 0]), int(i[1, 0, 0]), int(i[1, 0, -1])) for i in x]
         for start in range(0, 128, 32):
@@ -207,7 +208,7 @@ def test_crops_of_the_source_have_33_by_33_places_and_two_sides_one_for_32_image
     assert (256 - 224 + 1) ** 2 * 2 == 2178
 
 
-def test_the_text_draws_a_crop_for_each_image() -> None:
+def test_random_crops_of_the_paper_are_per_image() -> None:
     recipe = load("paper")
     assert recipe.augment.together == 1
     assert recipe.augment.crop is True
@@ -218,38 +219,41 @@ def noise(name: str, axes: np.ndarray, count: int = 4000) -> np.ndarray:
     """Return what colour noise adds to grey images, N 3, and what it leaves of them."""
     recipe = load(name).with_settings({"augment.colour_axes": axes.tolist(), "images.mean": 0.0})
     recipe = recipe.with_settings({"images.cache_size": 8, "images.crop": 8, "images.input": 8, "augment.crop": False})
-    how, draws = recipe.images.resolved(), torch.from_numpy(np.random.default_rng(0).random((count, len(DRAWS)), np.float32))
-    x = training_input(torch.full((count, 8, 8, 3), 100, dtype=torch.uint8), draws, how, recipe.augment)
+    preprocessing, draws = (
+        recipe.images.resolved(),
+        torch.from_numpy(np.random.default_rng(0).random((count, len(DRAWS)), np.float32)),
+    )
+    x = training_input(torch.full((count, 8, 8, 3), 100, dtype=torch.uint8), draws, preprocessing, recipe.augment)
     assert torch.equal(x, x[:, :, :1, :1].expand_as(x)), "one colour for a whole image"
     return x[:, :, 0, 0].double().numpy()
 
 
-def test_colour_noise_lies_along_the_principal_components() -> None:
+def test_colour_noise_follows_principal_components() -> None:
     generator = np.random.default_rng(1)
     directions = np.linalg.qr(generator.standard_normal((3, 3)))[0]
     axes = directions * np.array([0.3, 0.1, 0.02])[:, None]
     for name, shrink in (("paper", 1.0), ("code2012", 1.1)):
-        found = noise(name, axes) * shrink - 100
+        result = noise(name, axes) * shrink - 100
         expected = (0.1 * 255) ** 2 * axes.T @ axes
-        np.testing.assert_allclose(np.cov(found.T), expected, atol=0.06 * np.abs(expected).max())
+        np.testing.assert_allclose(np.cov(result.T), expected, atol=0.06 * np.abs(expected).max())
 
 
-def test_the_text_takes_eigenvalues_and_the_source_deviations() -> None:
+def test_colour_noise_scale_in_paper_and_source() -> None:
     assert (load("paper").augment.colour_axes, load("code2012").augment.colour_axes) == ("variances", "deviations")
     assert (load("paper").augment.colour_shrink, load("code2012").augment.colour_shrink) == (False, True)
 
 
-def test_the_mean_image_is_that_of_the_crop_s_place_in_the_text_and_of_the_centre_in_the_source() -> None:
+def test_mean_image_crop_in_paper_and_source() -> None:
     mean = np.random.default_rng(0).uniform(0, 255, (256, 256, 3)).astype(np.float32)
     image = np.random.default_rng(1).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
     draws = torch.full((1, len(DRAWS)), 0.75)  # a crop off the centre, not mirrored
     for name in ("paper", "code2012"):
         recipe = load(name).with_settings({"augment.colour_noise": 0.0})
         side = recipe.images.input
-        place, centre = int(0.75 * (256 - side + 1)), (256 - side) // 2
+        corner, centre = int(0.75 * (256 - side + 1)), (256 - side) // 2
         x = training_input(torch.from_numpy(image), draws, recipe.images.resolved(mean), recipe.augment)
-        under = place if name == "paper" else centre
-        expected = image[0, place : place + side, place : place + side] - mean[under : under + side, under : under + side]
+        under = corner if name == "paper" else centre
+        expected = image[0, corner : corner + side, corner : corner + side] - mean[under : under + side, under : under + side]
         np.testing.assert_allclose(x[0].permute(1, 2, 0).numpy(), expected, atol=1e-4)
 
 
@@ -304,7 +308,7 @@ def plain_code2012(w: Weights, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "plain"), [("paper", plain_paper), ("code2012", plain_code2012)])
-def test_twenty_steps_equal_a_plain_network(name: str, plain: Callable[[Weights, Tensor], Tensor]) -> None:
+def test_training_equals_plain_pytorch_for_20_steps(name: str, plain: Callable[[Weights, Tensor], Tensor]) -> None:
     """In float64, with larger first weights, which a narrow network needs to learn, and a rate that falls half-way."""
     torch.manual_seed(0)
     recipe = load(name)
@@ -337,9 +341,9 @@ def test_twenty_steps_equal_a_plain_network(name: str, plain: Callable[[Weights,
         with torch.no_grad():
             for (key, weight), gradient in zip(weights.items(), gradients, strict=True):
                 bias = key.endswith("bias")
-                own = rate * 2 if bias and name == "code2012" else rate
+                lr = rate * 2 if bias and name == "code2012" else rate
                 decay = 0.0 if bias and name == "code2012" else 0.0005
-                velocity[key] = 0.9 * velocity[key] - own * (gradient + decay * weight)
+                velocity[key] = 0.9 * velocity[key] - lr * (gradient + decay * weight)
                 weight += velocity[key]
     for parameter, key in names.items():
         assert not torch.equal(parameter, before[key]), key

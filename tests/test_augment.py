@@ -1,4 +1,4 @@
-"""What is random in training images, and the affine map: against NumPy and SciPy in float64."""
+"""Augmentation: crops, flips and the affine map against NumPy and SciPy in float64."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def places(side: int, size: int, draws: torch.Tensor, **changes: object) -> NDAr
 
 @given(st.integers(1, 30), st.data())
 @settings(max_examples=40)
-def test_every_crop_is_as_likely_as_any_other_and_inside_the_image(side: int, data: st.DataObject) -> None:
+def test_random_crops_are_uniform_and_inside_the_image(side: int, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, side))
     number = side - size + 1
     draws = torch.rand(4 * number + 2, len(DRAWS))
@@ -43,32 +43,30 @@ def test_every_crop_is_as_likely_as_any_other_and_inside_the_image(side: int, da
     draws[:-2, DRAWS.index("crop_down")] = even
     draws[:-2, DRAWS.index("crop_right")] = even.flip(0)
     draws[-2], draws[-1] = 0.0, 1 - 2**-24
-    found = places(side, size, draws, crop=True)
+    result = places(side, size, draws, crop=True)
     for axis in range(2):
-        starts = found[:, axis, 0]
-        assert (found[:, axis] == starts[:, None] + np.arange(size)).all()
+        starts = result[:, axis, 0]
+        assert (result[:, axis] == starts[:, None] + np.arange(size)).all()
         assert np.bincount(starts[:-2], minlength=number).tolist() == [4] * number
         assert (starts[-2], starts[-1]) == (0, number - 1)
     still = places(side, size, draws)
     assert (still[:, :, 0] == (side - size) // 2).all(), "without augment.crop it is the centre"
 
 
-def test_half_are_mirrored_and_half_are_flipped_each_on_its_own() -> None:
+def test_horizontal_and_vertical_flips_are_independent_halves() -> None:
     draws = torch.rand(400, len(DRAWS))
     draws[:, DRAWS.index("horizontal_flip")] = (torch.arange(400) + 0.5) / 400
     draws[:, DRAWS.index("vertical_flip")] = (torch.arange(400) % 20 + 0.5) / 20
-    found = places(9, 9, draws, horizontal_flip=True, vertical_flip=True)
-    turned = found[:, :, 0] == 8
-    assert np.array_equal(found, np.where(turned[..., None], np.arange(9)[::-1], np.arange(9)))
+    result = places(9, 9, draws, horizontal_flip=True, vertical_flip=True)
+    turned = result[:, :, 0] == 8
+    assert np.array_equal(result, np.where(turned[..., None], np.arange(9)[::-1], np.arange(9)))
     assert [int((turned == pair).all(1).sum()) for pair in ((0, 0), (0, 1), (1, 0), (1, 1))] == [100] * 4
     assert not (places(9, 9, draws)[:, :, 0] == 8).any()
 
 
 @given(st.integers(1, 80), st.integers(1, 9), st.integers(1, 30), st.integers(0, 5))
 @settings(max_examples=30)
-def test_images_together_share_crop_and_mirror_and_nothing_else_however_batches_are_cut(
-    count: int, together: int, batch: int, epoch: int
-) -> None:
+def test_images_together_share_crop_and_flip_for_any_batches(count: int, together: int, batch: int, epoch: int) -> None:
     images = SplitImages(
         Pixels(np.zeros(count * 3, np.uint8), np.ones((count, 2), int), make_preprocessing(cache_size=1)),
         *[np.arange(count)] * 2,
@@ -79,14 +77,14 @@ def test_images_together_share_crop_and_mirror_and_nothing_else_however_batches_
 
     alone = drawn([(0, count)], 1)
     for cut in (batch_bounds(count, batch, "short"), batch_bounds(count, batch, "even")):
-        found = drawn(cut, together)
+        result = drawn(cut, together)
         for i, name in enumerate(DRAWS):
             shared = name in ("horizontal_flip", "crop_down", "crop_right")
             first = np.arange(count) // together * together if shared else np.arange(count)
-            assert np.array_equal(found[:, i], alone[first, i]), name
+            assert np.array_equal(result[:, i], alone[first, i]), name
 
 
-def test_an_image_is_changed_alike_whatever_else_is_in_its_batch() -> None:
+def test_augmentation_does_not_depend_on_the_batch() -> None:
     changes = Augment(
         crop=True, horizontal_flip=True, vertical_flip=True, shift=0.1, rotation=30, translation=0.2, shear=5, zoom=(0.8, 1.5),
         colour_noise=0.1, colour_axes=((0.1, 0, 0), (0, 0.2, 0), (0, 0.1, 0.3)), colour_shrink=True,
@@ -101,7 +99,7 @@ def test_an_image_is_changed_alike_whatever_else_is_in_its_batch() -> None:
 # The affine map
 
 
-def moved(image: NDArray[Any], **changes: float) -> Floats:
+def transformed(image: NDArray[Any], **changes: float) -> Floats:
     names = ("rotation", "down", "right", "shear", "zoom_down", "zoom_right")
     values = {**dict.fromkeys(names, 0.0), "zoom_down": 1.0, "zoom_right": 1.0, **changes}
     return affine(torch.from_numpy(image[None]), *(torch.tensor([values[name]]) for name in names))[0].double().numpy()
@@ -112,55 +110,59 @@ def noise(side: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("side", [1, 2, 7, 16, 227])
-def test_the_affine_map_of_nothing_is_the_identity(side: int) -> None:
-    assert_near(moved(noise(side)), noise(side))
+def test_affine_without_changes_is_the_identity(side: int) -> None:
+    assert_near(transformed(noise(side)), noise(side))
 
 
 @given(st.integers(-20, 20), st.integers(-20, 20), st.integers(1, 16))
 @settings(max_examples=30)
-def test_a_shift_takes_pixels_from_that_far_and_repeats_the_edge(down: int, right: int, side: int) -> None:
+def test_affine_translation_repeats_the_edge(down: int, right: int, side: int) -> None:
     rows, columns = (np.clip(np.arange(side) + by, 0, side - 1) for by in (down, right))
-    assert_near(moved(noise(side), down=down, right=right), noise(side)[rows][:, columns])
+    assert_near(transformed(noise(side), down=down, right=right), noise(side)[rows][:, columns])
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_quarter_turns_are_those_of_numpy(turns: int) -> None:
-    wanted = [np.rot90(noise(9), way * turns).astype(float) for way in (1, -1)]
-    found = moved(noise(9), rotation=90.0 * turns)
-    assert min(np.abs(found - image).max() for image in wanted) < 0.05
+def test_affine_rotation_equals_rot90(turns: int) -> None:
+    expected = [np.rot90(noise(9), sign * turns).astype(float) for sign in (1, -1)]
+    result = transformed(noise(9), rotation=90.0 * turns)
+    assert min(np.abs(result - image).max() for image in expected) < 0.05
 
 
-def test_a_zoom_of_one_axis_leaves_the_other() -> None:
+def test_affine_zoom_of_one_axis_keeps_the_other() -> None:
     image = noise(9)
     for zoom in (2.0, 0.5):
         at = np.clip((np.arange(9) - 4) * zoom + 4, 0, 8)
         low = np.floor(at).astype(int).clip(0, 7)
         share = (at - low)[:, None, None]
-        assert_near(moved(image, zoom_down=zoom), image[low] * (1 - share) + image[low + 1] * share)
+        assert_near(transformed(image, zoom_down=zoom), image[low] * (1 - share) + image[low + 1] * share)
         turned = image.transpose(1, 0, 2)
-        assert_near(moved(image, zoom_right=zoom), moved(turned, zoom_down=zoom).transpose(1, 0, 2))
+        assert_near(transformed(image, zoom_right=zoom), transformed(turned, zoom_down=zoom).transpose(1, 0, 2))
 
 
 @given(st.floats(-180, 180), st.floats(-9, 9), st.floats(-9, 9), st.floats(-60, 60), st.floats(0.3, 3), st.floats(0.3, 3))
 @settings(max_examples=40)
-def test_the_affine_map_equals_scipy(
+def test_affine_equals_scipy(
     rotation: float, down: float, right: float, shear: float, zoom_down: float, zoom_right: float
 ) -> None:
     image, side = noise(11), 11
     turn, slant = np.radians([rotation, shear])
-    place = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
-    place = place @ [[1, 0, down], [0, 1, right], [0, 0, 1]] @ [[np.cos(slant), 0, 0], [-np.sin(slant), 1, 0], [0, 0, 1]]
-    place = place @ np.diag([zoom_down, zoom_right, 1])
+    transform = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    transform = (
+        transform @ [[1, 0, down], [0, 1, right], [0, 0, 1]] @ [[np.cos(slant), 0, 0], [-np.sin(slant), 1, 0], [0, 0, 1]]
+    )
+    transform = transform @ np.diag([zoom_down, zoom_right, 1])
     at = np.stack([*(np.indices((side, side)) - 5.0), np.ones((side, side))])
-    source = np.einsum("ij,jhw->ihw", place, at)[:2] + 5
-    wanted = [map_coordinates(image[..., i].astype(float), source, order=1, mode="nearest") for i in range(3)]
-    found = moved(image, rotation=rotation, down=down, right=right, shear=shear, zoom_down=zoom_down, zoom_right=zoom_right)
-    assert_near(found, np.stack(wanted, -1), 1e-3)
+    source = np.einsum("ij,jhw->ihw", transform, at)[:2] + 5
+    expected = [map_coordinates(image[..., i].astype(float), source, order=1, mode="nearest") for i in range(3)]
+    result = transformed(
+        image, rotation=rotation, down=down, right=right, shear=shear, zoom_down=zoom_down, zoom_right=zoom_right
+    )
+    assert_near(result, np.stack(expected, -1), 1e-3)
 
 
 @given(st.integers(0, 1000), st.floats(0.5, 2.0))
 @settings(max_examples=20)
-def test_random_maps_stay_within_the_recipes_bounds(seed: int, high: float) -> None:
+def test_random_affine_stays_within_bounds(seed: int, high: float) -> None:
     """Of an image of its own coordinates: rotation off, so rows and columns tell shift and zoom."""
     ramp = np.repeat(np.arange(64, dtype=np.float32)[:, None], 64, 1)
     image = torch.from_numpy(np.stack([ramp, ramp.T, ramp], -1))[None].expand(50, -1, -1, -1)

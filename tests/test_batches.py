@@ -35,19 +35,19 @@ def made_images(count: int) -> SplitImages:
 
 @given(st.integers(1, 700), st.integers(1, 130), st.integers(0, 3), st.integers(1, 4))
 @settings(max_examples=40)
-def test_batches_hold_every_image_of_the_epoch_once(count: int, size: int, epoch: int, workers: int) -> None:
-    found = list(epoch_batches(made_images(count), batch_bounds(count, size), seed=1, epoch=epoch, workers=workers))
-    assert sorted(torch.cat([b.targets for b in found]).tolist()) == list(range(count))
-    sizes = [len(b.targets) for b in found]
+def test_epoch_batches_hold_every_image_once(count: int, size: int, epoch: int, workers: int) -> None:
+    result = list(epoch_batches(made_images(count), batch_bounds(count, size), seed=1, epoch=epoch, workers=workers))
+    assert sorted(torch.cat([b.targets for b in result]).tolist()) == list(range(count))
+    sizes = [len(b.targets) for b in result]
     assert max(sizes) <= size
     assert max(sizes) - min(sizes) <= 1
-    for batch in found:
+    for batch in result:
         assert (batch.images[:, 0, 0, 0].long() + 256 * batch.images[:, 0, 0, 1].long()).tolist() == batch.targets.tolist()
 
 
 @given(st.integers(2, 300), st.integers(1, 50), st.integers(0, 20))
 @settings(max_examples=30)
-def test_batches_are_the_same_for_any_workers_and_start(count: int, size: int, start: int) -> None:
+def test_batches_do_not_depend_on_workers_and_start(count: int, size: int, start: int) -> None:
     images = made_images(count)
     whole = list(epoch_batches(images, batch_bounds(count, size), seed=3, epoch=2, workers=1))
     later = list(epoch_batches(images, batch_bounds(count, size), seed=3, epoch=2, start=start, workers=4))
@@ -62,7 +62,7 @@ def test_batches_are_the_same_for_any_workers_and_start(count: int, size: int, s
 
 @given(st.integers(1, 400), st.integers(1, 60), st.integers(1, 9), st.integers(0, 8), st.integers(1, 3), st.data())
 @settings(max_examples=40)
-def test_processes_share_the_epoch_exactly_once_from_any_start(
+def test_processes_split_the_epoch_from_any_start(
     count: int, size: int, world: int, start: int, workers: int, data: st.DataObject
 ) -> None:
     images, cuts = made_images(count), batch_bounds(count, size, data.draw(st.sampled_from(["even", "short"])))
@@ -75,14 +75,14 @@ def test_processes_share_the_epoch_exactly_once_from_any_start(
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_epochs_and_seeds_differ() -> None:
+def test_batches_differ_by_epoch_and_seed() -> None:
     images = made_images(100)
     pairs = [(seed, epoch) for seed in (0, 1) for epoch in (1, 2)]
     orders = {tuple(next(epoch_batches(images, [(0, 100)], *pair)).targets.tolist()) for pair in pairs}
     assert len(orders) == 4
 
 
-def test_cuts_are_the_fewest_and_even() -> None:
+def test_batch_bounds_are_fewest_and_even() -> None:
     assert batch_bounds(10, 4) == [(0, 3), (3, 6), (6, 10)]
     assert batch_bounds(8, 4) == [(0, 4), (4, 8)]
     assert batch_bounds(0, 4) == []
@@ -91,12 +91,12 @@ def test_cuts_are_the_fewest_and_even() -> None:
 # Augmentation
 
 
-def test_an_augmented_image_is_a_shift_of_the_image_or_of_its_mirror() -> None:
+def test_shift_equals_a_shift_of_the_image_or_its_mirror() -> None:
     images = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8)
     draws = torch.rand(40, len(DRAWS))
-    found = changed(images, draws, shift=0.125, horizontal_flip=True)
+    result = changed(images, draws, shift=0.125, horizontal_flip=True)
     mirrored = 0
-    for image, after, draw in zip(images.numpy(), found.numpy(), draws, strict=True):
+    for image, after, draw in zip(images.numpy(), result.numpy(), draws, strict=True):
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
         crops = {(y, x): padded[y : y + 16, x : x + 16] for y in range(5) for x in range(5)}
         mirror = bool(draw[2] < 0.5)
@@ -108,16 +108,16 @@ def test_an_augmented_image_is_a_shift_of_the_image_or_of_its_mirror() -> None:
     assert 8 < mirrored < 32
 
 
-def test_without_shift_and_mirror_images_stay_as_they_are() -> None:
+def test_no_augmentation_keeps_images() -> None:
     images = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
     assert torch.equal(changed(images, torch.rand(4, len(DRAWS))), images.float())
     flipped = changed(images, torch.zeros(4, len(DRAWS)), horizontal_flip=True)
     assert torch.equal(flipped, images.float().flip(2))
 
 
-def test_all_shifts_are_equally_likely() -> None:
+def test_shifts_are_uniform() -> None:
     row = torch.arange(32, dtype=torch.uint8).view(1, 1, 32, 1).expand(4000, 32, 32, 3)
-    found = changed(row, torch.rand(4000, len(DRAWS), generator=torch.Generator().manual_seed(0)), shift=0.125)
-    counts = Counter(found[:, 0, 16, 0].tolist())
+    result = changed(row, torch.rand(4000, len(DRAWS), generator=torch.Generator().manual_seed(0)), shift=0.125)
+    counts = Counter(result[:, 0, 16, 0].tolist())
     assert set(counts) == set(range(12, 21))
     assert max(counts.values()) < 1.3 * min(counts.values())

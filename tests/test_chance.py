@@ -1,4 +1,4 @@
-"""No test is decided by chance: nothing in tests/ draws from a source without a seed, and what is shared is seeded."""
+"""Tests are deterministic: no test draws random numbers without a seed, and global generators are seeded."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ UNSEEDED = {"default_rng", "Random", "SeedSequence", "seed", "RandomState"}  # w
 NEVER = {"SystemRandom", "urandom", "time_ns", "uuid1", "uuid4", "token_bytes", "token_hex"}
 
 
-def chances(source: str) -> list[str]:
+def unseeded_calls(source: str) -> list[str]:
     """Return the calls in a text of Python whose outcome another run does not repeat."""
-    found = []
+    result = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if name in NEVER or (name in UNSEEDED and not node.args and not node.keywords):
-                found.append(ast.unparse(node))
-    return found
+                result.append(ast.unparse(node))
+    return result
 
 
-def test_no_test_draws_without_a_seed() -> None:
-    found = {path.name: chances(path.read_text(encoding="utf-8")) for path in Path(__file__).parent.glob("*.py")}
-    assert not {name: calls for name, calls in found.items() if calls}
+def test_random_draws_in_tests_are_seeded() -> None:
+    result = {path.name: unseeded_calls(path.read_text(encoding="utf-8")) for path in Path(__file__).parent.glob("*.py")}
+    assert not {name: calls for name, calls in result.items() if calls}
 
 
-def test_draws_without_a_seed_are_found() -> None:
-    assert chances("np.random.default_rng()\nrandom.Random()\nf(time.time_ns())") == [
+def test_random_draws_without_a_seed_are_detected() -> None:
+    assert unseeded_calls("np.random.default_rng()\nrandom.Random()\nf(time.time_ns())") == [
         *("np.random.default_rng()", "random.Random()", "time.time_ns()")
     ]
-    assert not chances("np.random.default_rng(0)\nrandom.Random('a')")
+    assert not unseeded_calls("np.random.default_rng(0)\nrandom.Random('a')")
 
 
 @pytest.mark.parametrize("_", range(2))
-def test_what_is_shared_is_seeded_by_the_test_s_name(_: int, request: pytest.FixtureRequest) -> None:
+def test_seed_depends_on_the_test_name(_: int, request: pytest.FixtureRequest) -> None:
     drawn = random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002 - it is the one that is shared
     assert drawn == drawn_at_random(request.node.nodeid)

@@ -1,4 +1,4 @@
-"""The data check: every planted fault found, none in a clean folder, nothing changed."""
+"""Data check: finds every planted problem, none in a clean folder, and changes nothing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from conftest import contents
 
 def scene(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
     """Return a picture unlike all others: coloured blots of many sizes."""
-    chance = np.random.default_rng(seed)
-    small = chance.integers(0, 256, (7, 9, 3)).astype(np.uint8)
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (7, 9, 3)).astype(np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
 
@@ -38,7 +38,7 @@ def clean(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def found(folder: Path) -> dict[str, list[str | None]]:
+def problems_of(folder: Path) -> dict[str, list[str | None]]:
     """Return the images of each kind of problem."""
     kinds: dict[str, list[str | None]] = {}
     for problem in alexnet.check(folder).to_json()["problems"]:
@@ -46,11 +46,11 @@ def found(folder: Path) -> dict[str, list[str | None]]:
     return kinds
 
 
-def test_nothing_is_found_in_a_clean_folder(clean: Path) -> None:
+def test_check_finds_nothing_in_a_clean_folder(clean: Path) -> None:
     assert alexnet.check(clean).to_json() == {"images": 40, "classes": {"a": 20, "b": 20}, "problems": []}
 
 
-def test_every_planted_fault_is_found_and_nothing_is_changed(clean: Path) -> None:
+def test_check_finds_every_planted_problem_and_changes_nothing(clean: Path) -> None:
     a, b, val = clean / "train" / "a", clean / "train" / "b", clean / "val"
     jpeg = io.BytesIO()
     scene(1000).save(jpeg, "JPEG")
@@ -76,7 +76,7 @@ def test_every_planted_fault_is_found_and_nothing_is_changed(clean: Path) -> Non
     scene(1005).save(clean / "train" / "rare" / "0.png")
     (clean / "stray.txt").write_text("notes")
     before = contents(clean)
-    kinds = found(clean)
+    kinds = problems_of(clean)
     assert contents(clean) == before
     assert kinds == {
         "left out": ["stray.txt"],
@@ -102,7 +102,7 @@ def test_every_planted_fault_is_found_and_nothing_is_changed(clean: Path) -> Non
     assert details["val/b/leak.png"] == "the same pixels as train/b/4.png, which is in train"
 
 
-def test_it_is_told_as_a_table_as_json_and_as_csv(clean: Path) -> None:
+def test_check_prints_table_json_and_csv(clean: Path) -> None:
     (clean / "train" / "a" / "0.png").write_text("broken, \x1b[2J")
     run = CliRunner()
     table = run.invoke(app, ["data", "check", str(clean)])
@@ -117,21 +117,21 @@ def test_it_is_told_as_a_table_as_json_and_as_csv(clean: Path) -> None:
     assert rows == document["problems"]
 
 
-def test_digits_in_memory_are_looked_at_too() -> None:
+def test_check_of_digits_in_memory() -> None:
     findings = alexnet.check("digits").to_json()
     assert findings["images"] == 1797
     assert {problem["kind"] for problem in findings["problems"]} <= {"duplicate", "near-duplicate"}
 
 
-def test_near_pairs_are_those_that_comparing_all_with_all_finds() -> None:
-    chance = np.random.default_rng(3)
-    base = chance.integers(0, 256, (3000, 16 * 16 * 3))
-    copies = (base[:400] * 0.9 + chance.normal(0, 4, (400, base.shape[1]))).clip(0, 255)
-    found = dict(near(np.concatenate([base, copies]).astype(np.uint8)))
-    assert found == {3000 + i: i for i in range(400)}
+def test_near_duplicates_equal_brute_force() -> None:
+    rng = np.random.default_rng(3)
+    base = rng.integers(0, 256, (3000, 16 * 16 * 3))
+    copies = (base[:400] * 0.9 + rng.normal(0, 4, (400, base.shape[1]))).clip(0, 255)
+    result = dict(near(np.concatenate([base, copies]).astype(np.uint8)))
+    assert result == {3000 + i: i for i in range(400)}
 
 
-def test_photos_of_real_people_and_things_raise_few_false_alarms(real_data: Path) -> None:
+def test_near_duplicates_false_positive_rate_on_real_photos(real_data: Path) -> None:
     """Of 1,000 photos two are one picture at two qualities; nothing else is alike."""
     problems = alexnet.check(real_data / "cats-dogs").to_json()["problems"]
     alike = [p for p in problems if p["kind"] in ("duplicate", "near-duplicate", "leak")]
@@ -140,7 +140,7 @@ def test_photos_of_real_people_and_things_raise_few_false_alarms(real_data: Path
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
 @pytest.mark.parametrize("content", [b"no image", None])
-def test_findings_are_printed_where_no_image_can_be_compared(tmp_path: Path, content: bytes | None, form: list[str]) -> None:
+def test_check_prints_findings_without_comparable_images(tmp_path: Path, content: bytes | None, form: list[str]) -> None:
     for name in ("a/1.png", "a/2.png", "b/3.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         if content is None:

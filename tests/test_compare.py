@@ -1,4 +1,4 @@
-"""Runs side by side."""
+"""Comparison of runs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def other(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_figures_are_those_of_the_runs_and_settings_those_that_differ(short: Path, other: Path) -> None:
-    found = api.compare([short, other])
-    assert found["split"] == "test"
-    assert found["settings"] == {"model.activation": [None, "tanh"], "train.seed": [0, 1]}
-    for row, path in zip(found["runs"], (short, other), strict=True):
+def test_compare_shows_figures_and_differing_settings(short: Path, other: Path) -> None:
+    result = api.compare([short, other])
+    assert result["split"] == "test"
+    assert result["settings"] == {"model.activation": [None, "tanh"], "train.seed": [0, 1]}
+    for row, path in zip(result["runs"], (short, other), strict=True):
         run_ = alexnet.load(path)
         test = run_.summary["test"]
         assert {key: row[key] for key in ("images", "top1", "top1_interval", "loss", "ece")} == {
@@ -38,21 +38,21 @@ def test_figures_are_those_of_the_runs_and_settings_those_that_differ(short: Pat
         }
         assert (row["run"], row["epochs"], row["seconds"]) == (str(path), 3, run_.summary["seconds"])
         assert row["parameters"] == sum(p.numel() for p in run_.network.parameters())
-    first, second = found["runs"]
+    first, second = result["runs"]
     assert first["difference"] is None
     assert second["difference"][0] == second["top1"] - first["top1"]
 
 
-def test_runs_without_test_images_are_compared_on_validation(short: Path, other: Path, tmp_path: Path) -> None:
+def test_compare_falls_back_to_validation(short: Path, other: Path, tmp_path: Path) -> None:
     shutil.copytree(other, tmp_path / "run")
     summary = json.loads((other / "summary.json").read_text())
     write_json(tmp_path / "run" / "summary.json", {**summary, "test": None})
-    found = api.compare([short, tmp_path / "run"])
-    assert found["split"] == "validation"
-    assert found["runs"][0]["top1"] == alexnet.load(short).summary["validation"]["top1"]
+    result = api.compare([short, tmp_path / "run"])
+    assert result["split"] == "validation"
+    assert result["runs"][0]["top1"] == alexnet.load(short).summary["validation"]["top1"]
 
 
-def test_the_interval_of_a_difference_is_newcombe_s() -> None:
+def test_difference_interval_is_newcombe() -> None:
     """His example: 56 of 70 against 48 of 80, a difference of 0.2 (0.0524 to 0.3339)."""
     rows = []
     for right, of in ((56, 70), (48, 80)):
@@ -60,7 +60,7 @@ def test_the_interval_of_a_difference_is_newcombe_s() -> None:
     assert _difference(*rows) == pytest.approx([0.2, 0.0524, 0.3339], abs=5e-5)
 
 
-def test_what_is_no_finished_run_is_one_line(short: Path, tmp_path: Path) -> None:
+def test_compare_of_unfinished_run_is_one_line(short: Path, tmp_path: Path) -> None:
     assert "no such folder" in error("compare", short, tmp_path / "none")
     shutil.copytree(short, tmp_path / "run")
     (tmp_path / "run" / "summary.json").write_text("{}")
@@ -71,7 +71,7 @@ def test_what_is_no_finished_run_is_one_line(short: Path, tmp_path: Path) -> Non
         api.compare([short, tmp_path / "run"])
 
 
-def test_the_command_prints_a_table_or_json(short: Path, other: Path) -> None:
+def test_compare_command_prints_table_or_json(short: Path, other: Path) -> None:
     text = run("compare", short, other).stdout
     assert text.splitlines() == [line.rstrip() for line in table(api.compare([short, other])).splitlines()]
     assert "model.activation" in text

@@ -63,40 +63,40 @@ def narrow(name: str, **overrides: Any) -> AlexNet:
 def forward_and_backward(network: nn.Module, x: Tensor) -> list[Tensor]:
     """Return the output, then the gradients of the input and of the parameters, on the CPU."""
     x = x.clone().requires_grad_()
-    found = network(x)
-    weights = numbers(*found.shape, seed=1).to(found)
-    (found * weights).sum().backward()
+    result = network(x)
+    weights = numbers(*result.shape, seed=1).to(result)
+    (result * weights).sum().backward()
     gradients = [x.grad, *(parameter.grad for parameter in network.parameters())]
-    return [found.detach().cpu(), *(gradient.cpu() for gradient in gradients if gradient is not None)]
+    return [result.detach().cpu(), *(gradient.cpu() for gradient in gradients if gradient is not None)]
 
 
-def compare(found: list[Tensor], wanted: list[Tensor], share: float) -> None:
-    assert len(found) == len(wanted)
-    for one, other in zip(found, wanted, strict=True):
+def compare(result: list[Tensor], expected: list[Tensor], share: float) -> None:
+    assert len(result) == len(expected)
+    for one, other in zip(result, expected, strict=True):
         assert_near(one.double(), other.double(), share)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_forward_and_gradients_of_every_variant_equal_float64(name: str, device: torch.device) -> None:
+def test_variant_forward_and_gradients_equal_float64(name: str, device: torch.device) -> None:
     network = narrow(name)
     x = numbers(2, 3, 96, 96)
-    wanted = forward_and_backward(narrow(name).double(), x.double())
+    expected = forward_and_backward(narrow(name).double(), x.double())
     with reproducible(device):
-        found = forward_and_backward(to_device(network, device), x.to(device))
-    compare(found, wanted, 2e-3)
+        result = forward_and_backward(to_device(network, device), x.to(device))
+    compare(result, expected, 2e-3)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "paper", "owt"])
-def test_a_forward_pass_in_bfloat16_is_near_float32(name: str, device: torch.device) -> None:
+def test_bfloat16_forward_is_near_float32(name: str, device: torch.device) -> None:
     x = numbers(2, 3, 96, 96)
     with torch.no_grad():
-        wanted = narrow(name).eval()(x)
+        expected = narrow(name).eval()(x)
         with autocast(device, "bfloat16"):
-            found = to_device(narrow(name), device).eval()(x.to(device))
-    assert_near(found.float().cpu(), wanted, 0.05)
+            result = to_device(narrow(name), device).eval()(x.to(device))
+    assert_near(result.float().cpu(), expected, 0.05)
 
 
-def test_dropout_leaves_out_as_many_units_as_it_says(device: torch.device) -> None:
+def test_dropout_rate(device: torch.device) -> None:
     network = to_device(narrow("cifar10", dropout=0.5), device).train()
     torch.manual_seed(0)
     layer = network.layers["dropout6"]
@@ -116,18 +116,18 @@ def test_dropout_leaves_out_as_many_units_as_it_says(device: torch.device) -> No
     ids=lambda layer: type(layer).__name__,
 )
 @pytest.mark.parametrize("training", [True, False])
-def test_our_layers_equal_float64(layer: nn.Module, training: bool, device: torch.device) -> None:
+def test_layers_equal_float64(layer: nn.Module, training: bool, device: torch.device) -> None:
     x = numbers(3, 8, 9, 9) * 10
     exact, layer = deepcopy(layer).train(training).double(), deepcopy(layer).train(training)
-    wanted = forward_and_backward(exact, x.double())
+    expected = forward_and_backward(exact, x.double())
     with reproducible(device):
-        found = forward_and_backward(layer.to(device), x.to(device))
-    compare(found, wanted, 1e-4)
+        result = forward_and_backward(layer.to(device), x.to(device))
+    compare(result, expected, 1e-4)
     compare([value.cpu() for value in layer.buffers()], list(exact.buffers()), 1e-4)
 
 
 @pytest.mark.parametrize("upscale", [1, 4])
-def test_enlarged_images_equal_the_cpus(upscale: int, device: torch.device) -> None:
+def test_upscaling_equals_cpu(upscale: int, device: torch.device) -> None:
     x = numbers(2, 3, 96 // upscale, 96 // upscale)
     with torch.no_grad(), autocast(device, "float32"):
         assert_near(
@@ -135,15 +135,10 @@ def test_enlarged_images_equal_the_cpus(upscale: int, device: torch.device) -> N
         )
 
 
-HOWS = {
+SETTINGS = {
     "mean and deviation": {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), "value_range": 1},
     "mean image": {"mean": "image", "mean_image": np.full((8, 8, 3), 100, np.float32)},
-    "its centre": {
-        "mean": "image-centre",
-        "mean_image": np.full((8, 8, 3), 100, np.float32),
-        "crop": 6,
-        "input": 6,
-    },
+    "its centre": {"mean": "image-centre", "mean_image": np.full((8, 8, 3), 100, np.float32), "crop": 6, "input": 6},
     "each image by itself": {"mean": "each", "std": "each"},
     "larger": {"input": 11},
     "smaller": {"input": 5},
@@ -152,12 +147,12 @@ HOWS = {
 }
 
 
-@pytest.mark.parametrize("name", HOWS)
-def test_preprocessing_equals_the_cpus(name: str, device: torch.device) -> None:
-    preprocessing, images = make_preprocessing(**HOWS[name]), pixels(3, 8)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_preprocessing_equals_cpu(name: str, device: torch.device) -> None:
+    preprocessing, images = make_preprocessing(**SETTINGS[name]), pixels(3, 8)
     assert_near(to_input(images.to(device), preprocessing).cpu(), to_input(images, preprocessing), 1e-5)
-    for found, wanted in zip(views(images.to(device), preprocessing, 10), views(images, preprocessing, 10), strict=True):
-        assert_near(found.cpu(), wanted, 1e-5)
+    for result, expected in zip(views(images.to(device), preprocessing, 10), views(images, preprocessing, 10), strict=True):
+        assert_near(result.cpu(), expected, 1e-5)
 
 
 CHANGES = {
@@ -169,23 +164,23 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_random_changes_equal_the_cpus(name: str, device: torch.device) -> None:
+def test_augmentation_equals_cpu(name: str, device: torch.device) -> None:
     changes = Augment.model_validate(CHANGES[name])
     preprocessing = make_preprocessing(cache_size=16, **({"crop": 12, "input": 12} if changes.crop else {"input": 16}))
     images, draws = pixels(6, 16), torch.rand(6, len(DRAWS), generator=torch.Generator().manual_seed(3))
-    found = training_input(images.to(device), draws.to(device), preprocessing, changes)
-    assert_near(found.cpu(), training_input(images, draws, preprocessing, changes), 1e-3)
+    result = training_input(images.to(device), draws.to(device), preprocessing, changes)
+    assert_near(result.cpu(), training_input(images, draws, preprocessing, changes), 1e-3)
 
 
 @pytest.mark.parametrize("kind", ["cross-entropy", "binary"])
 @pytest.mark.parametrize("weights", ["none", "balanced"])
-def test_losses_equal_the_cpus(kind: str, weights: str, device: torch.device) -> None:
+def test_loss_equals_cpu(kind: str, weights: str, device: torch.device) -> None:
     targets = np.array([0, 1, 2, 0, 1, 0])
     train = Train.model_validate({"loss": kind, "class_weights": weights, "label_smoothing": 0.1})
-    logits, wanted = numbers(6, 3), torch.from_numpy(targets)
+    logits, expected = numbers(6, 3), torch.from_numpy(targets)
     ours, theirs = Loss(train, targets, 3, device), Loss(train, targets, 3, CPU)
-    assert_near(ours(logits.to(device), wanted.to(device)).cpu(), theirs(logits, wanted), 1e-5)
-    assert ours.normalizer(wanted.to(device)) == pytest.approx(theirs.normalizer(wanted))
+    assert_near(ours(logits.to(device), expected.to(device)).cpu(), theirs(logits, expected), 1e-5)
+    assert ours.normalizer(expected.to(device)) == pytest.approx(theirs.normalizer(expected))
 
 
 STEPS = {
@@ -212,17 +207,17 @@ def stepped(device: torch.device, settings: dict[str, Any]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("form", STEPS)
-def test_steps_of_the_optimizer_equal_the_cpus(form: str, device: torch.device) -> None:
+def test_optimizer_steps_equal_cpu(form: str, device: torch.device) -> None:
     compare(stepped(device, STEPS[form]), stepped(CPU, STEPS[form]), 0.02 if form == "muon" else 1e-5)
 
 
-def test_muons_matrix_is_about_orthogonal(device: torch.device) -> None:
+def test_muon_matrix_is_nearly_orthogonal(device: torch.device) -> None:
     values = torch.linalg.svdvals(orthogonalize(numbers(24, 60).to(device), rounds=5).cpu())
     assert values.min() > 0.5
     assert values.max() < 1.5
 
 
-def test_the_same_steps_give_the_same_bytes(device: torch.device) -> None:
+def test_training_steps_are_bit_identical(device: torch.device) -> None:
     def trained() -> list[Tensor]:
         network = to_device(narrow("cifar10"), device).train()
         optimizer = build_optimizer(network, Optimizer(lr=0.01, momentum=0.9, nesterov=True))
@@ -236,11 +231,11 @@ def test_the_same_steps_give_the_same_bytes(device: torch.device) -> None:
                 optimizer.step()
         return [value.cpu() for value in network.state_dict().values()]
 
-    for found, wanted in zip(trained(), trained(), strict=True):
-        assert torch.equal(found, wanted)
+    for result, expected in zip(trained(), trained(), strict=True):
+        assert torch.equal(result, expected)
 
 
-def test_reproducible_leaves_torchs_settings_as_they_were(device: torch.device) -> None:
+def test_reproducible_restores_torch_settings(device: torch.device) -> None:
     def settings() -> tuple[object, ...]:
         return (
             torch.are_deterministic_algorithms_enabled(),
@@ -271,24 +266,24 @@ class Small(nn.Module):
 
 
 @pytest.mark.parametrize("message", ["CUDA out of memory", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])
-def test_images_that_do_not_fit_the_memory_are_looked_at_in_halves(message: str, device: torch.device) -> None:
+def test_out_of_memory_halves_the_batch(message: str, device: torch.device) -> None:
     images, preprocessing = pixels(11, 8), make_preprocessing()
     assert is_out_of_memory(RuntimeError(message))
-    wanted = predict_logits(Small(message, 11).to(device), images, preprocessing)
-    assert_near(predict_logits(Small(message).to(device), images, preprocessing), wanted, 1e-6)
+    expected = predict_logits(Small(message, 11).to(device), images, preprocessing)
+    assert_near(predict_logits(Small(message).to(device), images, preprocessing), expected, 1e-6)
     with pytest.raises(AlexNetError, match="too small for one image"):
         predict_logits(Small(message, 0).to(device), images, preprocessing)
     with pytest.raises(RuntimeError, match="something else"):
         predict_logits(Small("something else").to(device), images, preprocessing)
 
 
-def test_older_pytorch_finds_bfloat16_in_the_processors_flags(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = processor()
+def test_bfloat16_detection_in_older_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor_info = processor()
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     flags = Path("/proc/cpuinfo")
-    if not flags.exists() or told.get("architecture") != "x86_64":
+    if not flags.exists() or processor_info.get("architecture") != "x86_64":
         assert not processor().get("avx512_bf16")
     else:
         assert [bool(processor().get(name)) for name in ("avx512_bf16", "amx_bf16")] == [
-            bool(told.get(name)) for name in ("avx512_bf16", "amx_bf16")
+            bool(processor_info.get(name)) for name in ("avx512_bf16", "amx_bf16")
         ]

@@ -1,4 +1,4 @@
-"""Docstrings: every public name says what goes in and comes out, in which shapes and units, and which errors to expect.
+"""Docstrings of the public API: what goes in and comes out, in which shapes and units, and which errors to expect.
 
 Public is what `alexnet.__all__` and docs/python.md name, and the methods of those classes.
 """
@@ -35,24 +35,18 @@ ARRAYS = (np.ndarray, NDArray)  # from NumPy 2.5 on NDArray is an alias of its o
 UNIT = re.compile(r"\bshare|0 to 1|second|minute|pixel|percent|factor|\bnats?\b|points|times|dataset's units|[Rr]ate")
 
 
-def shown(page: str) -> Iterator[tuple[str, Any]]:
-    """Yield what a page of the site takes from docstrings."""
-    for module, name in re.findall(r"^::: (alexnet[\w.]*)\.(\w+)$", page, re.MULTILINE):
-        found = getattr(import_module(module), name)
-        if inspect.ismodule(found):
-            yield from ((error, getattr(errors, error)) for error in sorted(ERRORS))
-        else:
-            yield name, found
-
-
 def public() -> Mapping[str, Any]:
-    """Return what is public by name, and what it has inside."""
-    found = dict(shown(PAGE)) | {name: getattr(alexnet, name) for name in alexnet.__all__}
-    for name, value in list(found.items()):
+    """Return the public API by name: functions, classes, and the public methods and properties of those classes."""
+    names: dict[str, Any] = {name: getattr(alexnet, name) for name in alexnet.__all__}
+    for module, name in re.findall(r"^::: (alexnet[\w.]*)\.(\w+)$", PAGE, re.MULTILINE):
+        value = getattr(import_module(module), name, None)
+        assert value is not None, f"docs/python.md lists {module}.{name}, which is not there"
+        names |= {error: getattr(errors, error) for error in sorted(ERRORS)} if inspect.ismodule(value) else {name: value}
+    for name, value in list(names.items()):
         if inspect.isclass(value):
-            inside = {f"{name}.{inner}": part for inner, part in vars(value).items() if not inner.startswith("_")}
-            found |= {inner: part for inner, part in inside.items() if inspect.isroutine(part) or is_property(part)}
-    return found
+            members = {member: part for member, part in vars(value).items() if not member.startswith("_")}
+            names |= {f"{name}.{m}": part for m, part in members.items() if inspect.isroutine(part) or is_property(part)}
+    return names
 
 
 def is_property(value: Any) -> bool:
@@ -61,22 +55,22 @@ def is_property(value: Any) -> bool:
 
 def function(value: Any) -> Callable[..., Any]:
     """Return the function behind a property or a class."""
-    found = getattr(value, "fget", None) or getattr(value, "func", None) or value
-    return found.__init__ if inspect.isclass(found) else found
+    result = getattr(value, "fget", None) or getattr(value, "func", None) or value
+    return result.__init__ if inspect.isclass(result) else result
 
 
-def text_of(value: Any, name: str, others: Mapping[str, Any]) -> str:
+def text_of(value: Any) -> str:
     """Return a docstring, a class's with that of its constructor."""
-    found = inspect.getdoc(value if not is_property(value) else function(value)) or ""
+    text = inspect.getdoc(value if not is_property(value) else function(value)) or ""
     if inspect.isclass(value) and "__init__" in vars(value):
-        found += f"\n\n{inspect.getdoc(value.__init__) or ''}"
-    return f"{found}\n"
+        text += f"\n\n{inspect.getdoc(value.__init__) or ''}"
+    return f"{text}\n"
 
 
 def referred(text: str, others: Mapping[str, Any]) -> str:
     """Return the docstrings that a text refers to: "as for `train`"."""
     names = re.findall(r"(?:as for|as|of) `([\w.]+)`", text)
-    return "".join(text_of(others[n], n, others) for name in names for n in (name, f"Run.{name}") if n in others)
+    return "".join(text_of(others[n]) for name in names for n in (name, f"Run.{name}") if n in others)
 
 
 def types_in(hint: Any) -> Iterator[Any]:
@@ -86,20 +80,20 @@ def types_in(hint: Any) -> Iterator[Any]:
         yield from types_in(inner)
 
 
-def lacks(name: str, value: Any, others: Mapping[str, Any]) -> Iterator[str]:
+def lacks(value: Any, others: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is missing from a docstring."""
-    text = text_of(value, name, others)
+    text = text_of(value)
     if not text.strip():
         yield "a docstring"
         return
     sections = dict(SECTION.findall(text))
-    told = dict(ENTRY.findall(sections.get("Args", "") + sections.get("Attributes", "")))
+    entries = dict(ENTRY.findall(sections.get("Args", "") + sections.get("Attributes", "")))
     hints = typing.get_type_hints(function(value))
     returned = hints.pop("return", type(None))
     fields = getattr(value, "__dataclass_fields__", getattr(value, "_fields", ())) if inspect.isclass(value) else ()
     hints = typing.get_type_hints(value) if fields else hints
     for parameter in fields or hints:
-        if parameter not in told and f"`{parameter}`" not in text:
+        if parameter not in entries and f"`{parameter}`" not in text:
             yield f"what {parameter!r} is"
     if returned is not type(None) and not is_property(value) and not re.search(r"\b([Rr]eturns?|[Yy]ields?)\b", text):
         yield "what it returns"
@@ -112,38 +106,36 @@ def lacks(name: str, value: Any, others: Mapping[str, Any]) -> Iterator[str]:
             yield f"that it raises {error}"
     result = text.replace(sections.get("Args", "\0"), "")
     for what, hint in {**hints, "the result": returned}.items():
-        said = result if what == "the result" else told.get(what, text)
-        said, kinds = said + referred(said, others), list(types_in(hint))
+        description = result if what == "the result" else entries.get(what, text)
+        description, kinds = description + referred(description, others), list(types_in(hint))
         if any(kind is Tensor or typing.get_origin(kind) in ARRAYS for kind in kinds):
-            if not SHAPE.search(said):
+            if not SHAPE.search(description):
                 yield f"the shape of {what}"
-            if not DTYPE.search(said):
+            if not DTYPE.search(description):
                 yield f"the dtype of {what}"
-        if float in kinds and not UNIT.search(said):
+        if float in kinds and not UNIT.search(description):
             yield f"the unit of {what}"
     if re.search(r"\bpaper\b|\b2012\b", text) and not re.search(r"section|figure|2012 source", text):
         yield "the place in the paper"
 
 
-def raised(found: Callable[..., Any]) -> set[str]:
+def raised(result: Callable[..., Any]) -> set[str]:
     """Return the errors of ours that a function raises in its own lines."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(found)))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(result)))
     except (OSError, TypeError):  # it was not written, as a dataclass's __init__
         return set()
     calls = [node.exc.func for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
     return {getattr(call, "id", getattr(call, "attr", "")) for call in calls} & ERRORS
 
 
-PUBLIC = public()
-
-
-def test_docstrings_say_all() -> None:
-    missing = [f"{name} lacks {what}" for name, value in PUBLIC.items() for what in lacks(name, value, PUBLIC)]
+def test_docstrings_are_complete() -> None:
+    names = public()
+    missing = [f"{name} lacks {what}" for name, value in names.items() for what in lacks(value, names)]
     assert not missing
 
 
-def test_all_of_the_api_is_in_alexnet() -> None:
+def test_api_functions_are_exported() -> None:
     from alexnet import api
 
     inside = {n for n, v in vars(api).items() if getattr(v, "__module__", "") == api.__name__ and not n.startswith("_")}
@@ -181,9 +173,9 @@ def leaning(images: Tensor) -> Tensor:
     return torch.empty(0)
 
 
-def test_what_lacks_is_named() -> None:
-    assert list(lacks("bare", bare, {})) == ["a docstring"]
-    assert list(lacks("half", half, {})) == [
+def test_missing_docstring_parts_are_detected() -> None:
+    assert list(lacks(bare, {})) == ["a docstring"]
+    assert list(lacks(half, {})) == [
         "what 'seconds' is",
         "what it returns",
         "an error of alexnet.errors in the place of 'KeyError'",
@@ -193,7 +185,7 @@ def test_what_lacks_is_named() -> None:
         "the dtype of the result",
         "the place in the paper",
     ]
-    assert list(lacks("full", full, {})) == []
+    assert list(lacks(full, {})) == []
     parts = [f"the {kind} of {what}" for what in ("images", "the result") for kind in ("shape", "dtype")]
-    assert list(lacks("leaning", leaning, {})) == parts
-    assert list(lacks("leaning", leaning, {"full": full})) == []
+    assert list(lacks(leaning, {})) == parts
+    assert list(lacks(leaning, {"full": full})) == []

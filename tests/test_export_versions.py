@@ -15,22 +15,22 @@ from alexnet.export.model import IR, ONNXRUNTIME, OPSET
 
 
 @pytest.mark.parametrize(("bare", "int8"), [(False, False), (True, True)])
-def test_an_export_imports_one_opset_and_tells_the_oldest_onnxruntime(
+def test_export_opset_and_oldest_onnxruntime(
     trained: alexnet.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], bare: bool, int8: bool
 ) -> None:
-    found = trained.export(tmp_path / "model.onnx", bare=bare, int8=int8)
+    result = trained.export(tmp_path / "model.onnx", bare=bare, int8=int8)
     model = onnx.load(tmp_path / "model.onnx")
     assert [(each.domain, each.version) for each in model.opset_import] == [("", 20)]
     assert {node.domain for node in model.graph.node} == {""}
     assert model.ir_version == 9
     assert {each.key: each.value for each in model.metadata_props}["onnxruntime"] == ">=1.17"
-    assert (found["opset"], found["ir_version"], found["onnxruntime"]) == (20, 9, ">=1.17")
-    assert json.loads((tmp_path / "model.onnx.json").read_text(encoding="utf-8")) == found
-    show_export(found)
+    assert (result["opset"], result["ir_version"], result["onnxruntime"]) == (20, 9, ">=1.17")
+    assert json.loads((tmp_path / "model.onnx.json").read_text(encoding="utf-8")) == result
+    show_export(result)
     assert "needs       onnxruntime >=1.17 (opset 20, IR version 9)" in capsys.readouterr().out.splitlines()
 
 
-def test_opset_and_ir_version_are_those_of_one_onnx_release() -> None:
+def test_opset_and_ir_version_match_one_onnx_release() -> None:
     releases = {(row[1], row[2]): row[0] for row in helper.VERSION_TABLE}  # ONNX's own table
     assert releases[IR, OPSET] == "1.15.0"
     assert ONNXRUNTIME == "1.17", "the first onnxruntime that is built on ONNX 1.15"

@@ -1,4 +1,4 @@
-"""What the recipe `fast` adds: growing inputs, enlarged small images, whitened first weights, orthogonal steps."""
+"""What the recipe `fast` adds: progressive resizing, upscaling, whitening initialisation, Muon."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from alexnet.training.whitening import whiten
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**31))
-def test_an_orthogonal_step_keeps_directions_and_levels_their_sizes(rows: int, columns: int, seed: int) -> None:
+def test_muon_orthogonalisation_keeps_singular_vectors(rows: int, columns: int, seed: int) -> None:
     matrix = np.random.default_rng(seed).normal(size=(rows, columns))
-    found = orthogonalize(torch.from_numpy(matrix).float(), rounds=6).double().numpy()
+    result = orthogonalize(torch.from_numpy(matrix).float(), rounds=6).double().numpy()
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
-    inside = left.T @ found @ right.T  # diagonal where the singular vectors are kept
+    inside = left.T @ result @ right.T  # diagonal where the singular vectors are kept
     sizes = inside.diagonal()
     large = np.linalg.svd(matrix, compute_uv=False) > 0.05 * np.linalg.norm(matrix)  # what is tiny takes more rounds
     assert ((sizes[large] > 0.5) & (sizes[large] < 1.4)).all()
     assert np.abs(inside - np.diag(sizes)).max() < 0.25
 
 
-def test_convolutions_move_by_the_orthogonal_matrix_next_to_their_momentum() -> None:
+def test_muon_moves_convolutions_by_orthogonalised_momentum() -> None:
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(6, 3, 2, 2))
     start, gradients = weight.detach().clone(), [torch.randn_like(weight) for _ in range(3)]
@@ -51,7 +51,7 @@ def test_convolutions_move_by_the_orthogonal_matrix_next_to_their_momentum() -> 
         torch.testing.assert_close(weight.detach(), expected)
 
 
-def test_muon_has_a_rate_of_its_own_that_follows_the_schedule() -> None:
+def test_muon_lr_follows_the_schedule() -> None:
     network = AlexNet("cifar10", 3, width=1 / 16)
     optimizer = build_optimizer(network, Optimizer(lr=0.02, muon_lr=0.3, lr_scale={"fc6": 0.5}))
     set_lr(optimizer, 0.01, {"fc6": 0.5})  # half of the peak
@@ -62,19 +62,19 @@ def test_muon_has_a_rate_of_its_own_that_follows_the_schedule() -> None:
     assert {group["name"] for group in optimizer.param_groups if group.get("form")} == {f"conv{i}.weight" for i in range(1, 6)}
 
 
-def test_an_image_mirrored_in_one_epoch_is_not_in_the_next() -> None:
+def test_alternating_flip_every_other_epoch() -> None:
     count = 50
     preprocessing = Preprocessing(cache_size=1, input=1, fit="crop", reduced_decode=False, resize="bilinear")
     pixels = Pixels(np.repeat(np.arange(count, dtype=np.uint8), 3), np.ones((count, 2), np.int64), preprocessing)
     images = SplitImages(pixels, np.arange(count), np.zeros(count, np.int64))
 
     def mirrored(epoch: int) -> dict[int, bool]:
-        found = {}
+        result = {}
         for batch in epoch_batches(images, batch_bounds(count, 7), 3, epoch, alternate=True):
             assert batch.draws is not None
             turned = batch.draws[:, DRAWS.index("horizontal_flip")] < 0.5
-            found |= dict(zip(batch.images[:, 0, 0, 0].tolist(), turned.tolist(), strict=True))
-        return found
+            result |= dict(zip(batch.images[:, 0, 0, 0].tolist(), turned.tolist(), strict=True))
+        return result
 
     first, second, third = mirrored(1), mirrored(2), mirrored(3)
     assert all(first[image] != second[image] for image in range(count))
@@ -83,7 +83,7 @@ def test_an_image_mirrored_in_one_epoch_is_not_in_the_next() -> None:
 
 
 @pytest.mark.parametrize(("upscale", "expected"), [(4, [100, 100, 128]), (1, [99, 99, 128])])
-def test_inputs_grow_in_whole_blocks_and_stay_above_the_smallest(upscale: int, expected: list[int]) -> None:
+def test_progressive_resize_in_whole_blocks(upscale: int, expected: list[int]) -> None:
     recipe = load("fast").with_settings(
         {"images.input": 128, "images.upscale": upscale, "schedule.progressive_resize": [[0.5, 0.775]]}
     )
@@ -92,7 +92,7 @@ def test_inputs_grow_in_whole_blocks_and_stay_above_the_smallest(upscale: int, e
     assert input_size_at(tiny, 0.0, 67) == (68 if upscale == 4 else 67)
 
 
-def test_what_grows_is_refused_where_it_cannot_be() -> None:
+def test_progressive_resize_conflicts_are_refused() -> None:
     for settings, line in (
         ({"images.upscale": 4, "images.input": 130}, "images.input is 130, which is no multiple of images.upscale, 4"),
         ({"schedule.progressive_resize": [[0.5, 1.5]]}, "schedule.progressive_resize"),
@@ -103,7 +103,7 @@ def test_what_grows_is_refused_where_it_cannot_be() -> None:
             load("fast").with_settings(settings)
 
 
-def test_small_images_are_enlarged_and_photos_are_not(photos: Path) -> None:
+def test_upscale_auto(photos: Path) -> None:
     recipe = load("fast")
     small = resolve(recipe, open_table("digits", None)).images
     assert (small.cache_size, small.upscale) == (8, 4)
@@ -112,10 +112,10 @@ def test_small_images_are_enlarged_and_photos_are_not(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("upscale", [1, 4])
-def test_whitened_first_weights_make_outputs_uncorrelated(upscale: int) -> None:
-    chance = np.random.default_rng(0)
+def test_whitening_init_decorrelates_outputs(upscale: int) -> None:
+    rng = np.random.default_rng(0)
     side, count = 17, 200
-    smooth = chance.normal(size=(count, side + 4, side + 4, 3)).cumsum(1).cumsum(2)[:, 4:, 4:]  # neighbours are alike
+    smooth = rng.normal(size=(count, side + 4, side + 4, 3)).cumsum(1).cumsum(2)[:, 4:, 4:]  # neighbours are alike
     values = ((smooth - smooth.min()) / np.ptp(smooth) * 255).astype(np.uint8)
     preprocessing = Preprocessing(
         cache_size=side, input=side * upscale, fit="crop", reduced_decode=False, resize="bilinear", upscale=upscale

@@ -1,4 +1,4 @@
-"""Activations as arrays: the network's own, a row an image, in order, however many; the network stays as it was."""
+"""Features: activations as arrays, one row per image, in order; the network stays unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
 
 
-def card_of(network: AlexNet) -> ModelConfig:
+def config_of(network: AlexNet) -> ModelConfig:
     """Return a config whose images go into the network as they are."""
     side = network.row.input_size
     preprocessing = Preprocessing(cache_size=side, fit="crop", reduced_decode=True, input=side, resize="bilinear")
@@ -42,30 +42,30 @@ def mixed(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_layer_gives_what_the_layers_give_one_after_the_other(name: str) -> None:
+def test_features_equal_layer_by_layer(name: str) -> None:
     """Asked for alone, too, where the network takes several layers in one step."""
     torch.manual_seed(0)
     network = AlexNet(name, 2, width=1 / 16).eval()
-    images, config = arrays(2, network.row.input_size), card_of(network)
-    found = features(network, config, images, network.layer_names)
+    images, config = arrays(2, network.row.input_size), config_of(network)
+    result = features(network, config, images, network.layer_names)
     sides = {layer.name: layer.output[1:] for layer in summarize(name).layers}
-    assert {layer_name: array.shape[2:] for layer_name, array in found.items()} == sides
-    assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
+    assert {layer_name: array.shape[2:] for layer_name, array in result.items()} == sides
+    assert {array.dtype for array in result.values()} == {np.dtype(np.float32)}
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255  # N H W C -> N C H W
     with torch.no_grad():
         _, own = network.activations(x, network.layer_names)
         for layer_name, layer in network.layers.items():
             x = layer(x)
             close = {"rtol": 1e-3, "atol": 1e-4 * max(1e-6, float(x.abs().max()))}
-            np.testing.assert_allclose(found[layer_name], x, **close)
-            np.testing.assert_allclose(found[layer_name], own[layer_name], **close)
+            np.testing.assert_allclose(result[layer_name], x, **close)
+            np.testing.assert_allclose(result[layer_name], own[layer_name], **close)
     for layer_name in ("conv1", network.layer_names[-2]):
         alone = features(network, config, images, [layer_name])
         assert list(alone) == [layer_name]
-        np.testing.assert_allclose(alone[layer_name], found[layer_name], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(alone[layer_name], result[layer_name], rtol=1e-3, atol=1e-4)
 
 
-def test_rows_are_in_order_and_a_stream_of_batches_is_the_whole(trained: alexnet.Run) -> None:
+def test_features_keep_order_and_stream_in_batches(trained: alexnet.Run) -> None:
     images, layers = arrays(2 * BATCH + 20), ("pool5", "fc7")
     whole = trained.features(images, layers)
     batches = list(trained.stream_features(iter(images), layers))
@@ -80,7 +80,7 @@ def test_rows_are_in_order_and_a_stream_of_batches_is_the_whole(trained: alexnet
     assert len({row.tobytes() for row in whole["fc7"]}) == len(images)
 
 
-def test_files_give_what_their_pixels_give(trained: alexnet.Run, photos: Path) -> None:
+def test_features_of_files_equal_those_of_arrays(trained: alexnet.Run, photos: Path) -> None:
     paths = sorted((photos / "down").glob("*.png"))[:5]
     pixels = [np.asarray(picture(1, 100 + i)) for i in range(5)]
     np.testing.assert_array_equal(trained.features(paths)["fc7"], trained.features(pixels)["fc7"])
@@ -89,7 +89,7 @@ def test_files_give_what_their_pixels_give(trained: alexnet.Run, photos: Path) -
     assert list(batch.layers) == ["fc7"]
 
 
-def test_an_unreadable_image_is_an_error_of_the_stream_which_goes_on(trained: alexnet.Run, mixed: list[Path]) -> None:
+def test_features_stream_continues_after_unreadable_image(trained: alexnet.Run, mixed: list[Path]) -> None:
     (batch,) = trained.stream_features(mixed)
     readable = [*mixed[:2], mixed[3]]
     assert batch.images == [str(path) for path in readable]
@@ -97,7 +97,7 @@ def test_an_unreadable_image_is_an_error_of_the_stream_which_goes_on(trained: al
     np.testing.assert_array_equal(batch.layers["fc7"], trained.features(readable)["fc7"])
 
 
-def test_an_unreadable_image_ends_features_in_a_line(trained: alexnet.Run, mixed: list[Path]) -> None:
+def test_features_of_unreadable_image_is_one_line(trained: alexnet.Run, mixed: list[Path]) -> None:
     with pytest.raises(DataError, match=r"c\.png cannot be read: not an image, or of an unknown kind; leave it out") as caught:
         trained.features(mixed)
     assert "\n" not in str(caught.value)
@@ -105,36 +105,36 @@ def test_an_unreadable_image_ends_features_in_a_line(trained: alexnet.Run, mixed
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_batch_without_a_readable_image_has_no_rows(name: str, precision: str, mixed: list[Path]) -> None:
+def test_features_batch_without_readable_image_is_empty(name: str, precision: str, mixed: list[Path]) -> None:
     network = AlexNet(name, 2, width=1 / 16).eval()
-    (batch,) = stream_features(network, card_of(network), [mixed[2]], network.layer_names, precision)
+    (batch,) = stream_features(network, config_of(network), [mixed[2]], network.layer_names, precision)
     assert batch.images == []
     assert batch.errors
     assert {len(array) for array in batch.layers.values()} == {0}
 
 
-def test_no_image_at_all_is_said(trained: alexnet.Run) -> None:
+def test_features_of_no_image_is_an_error(trained: alexnet.Run) -> None:
     with pytest.raises(DataError, match="no images"):
         trained.features([])
     assert list(trained.stream_features([])) == []
 
 
-def test_an_unknown_layer_is_refused_with_the_known_ones(trained: alexnet.Run) -> None:
+def test_features_of_unknown_layer_names_known_ones(trained: alexnet.Run) -> None:
     for ask in (trained.features, lambda *given: list(trained.stream_features(*given))):
         with pytest.raises(VariantError, match=r"no layer 'fc9' in 'cifar10': known are conv1, .*fc8"):
             ask(arrays(1), ["fc7", "fc9"])
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_network_is_left_as_it_was(trained: alexnet.Run, training: bool) -> None:
+def test_features_leave_the_network_unchanged(trained: alexnet.Run, training: bool) -> None:
     network = alexnet.load(trained.path).network.train(training)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     expected = trained.features(arrays(3), ["norm1", "fc7"])
-    found = features(network, trained.config, arrays(3), ["norm1", "fc7"])
+    result = features(network, trained.config, arrays(3), ["norm1", "fc7"])
     with pytest.raises(AlexNetError):
         features(network, trained.config, arrays(3), ["nothing"])
     assert network.training is training
     assert all(module.training is training for module in network.modules())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     for layer, array in expected.items():
-        np.testing.assert_array_equal(found[layer], array, err_msg="dropout is off, statistics are the run's")
+        np.testing.assert_array_equal(result[layer], array, err_msg="dropout is off, statistics are the run's")

@@ -1,4 +1,4 @@
-"""The house: who imports whom, and what loads without torch."""
+"""Architecture: which modules may import which, and what loads without torch."""
 
 from __future__ import annotations
 
@@ -72,20 +72,20 @@ def wrong_imports() -> Iterator[str]:
                 yield f"{module} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})"
 
 
-def test_files_import_from_lower_floors_or_their_own_folder() -> None:
+def test_imports_from_lower_floors_only() -> None:
     assert not list(wrong_imports())
 
 
-def test_no_imports_in_a_circle() -> None:
+def test_no_circular_imports() -> None:
     graph = {module_name(file): set(imports(file)) for file in FILES if file.stem not in ("__init__", "__main__")}
-    done: set[str] = set()
+    visited: set[str] = set()
 
     def visit(name: str, above: tuple[str, ...]) -> None:
         assert name not in above, " -> ".join((*above, name))
-        if name not in done:
+        if name not in visited:
             for other in graph.get(name, ()):
                 visit(other, (*above, name))
-            done.add(name)
+            visited.add(name)
 
     for name in graph:
         visit(name, ())
@@ -103,7 +103,7 @@ def test_help_and_import_do_not_load_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env={"COLUMNS": "120", "TERM": "dumb"})
 
 
-def test_no_file_or_folder_takes_the_name_of_a_public_function() -> None:
+def test_no_module_shadows_a_public_function() -> None:
     """`import alexnet.train.loop` would put a folder `train` in the place of the function `alexnet.train`."""
     inside = {file.stem for file in ROOT.glob("*.py")} | {folder.name for folder in ROOT.iterdir() if folder.is_dir()}
     assert not inside & set(alexnet.__all__)

@@ -1,4 +1,4 @@
-"""Which folders of a dataset are classes, which are splits, and which are passed over."""
+"""Folder datasets: which folders are classes, which are splits, and which are skipped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from alexnet.errors import DataError, RunError
 from alexnet.files import MADE_BY
 from alexnet.recipe import Data
 
-JUNK = {
+OTHER_FILES = {
     **{"__MACOSX": ["train/cat/._1.png"], "logs": ["train.log"], "runs": ["a/recipe.toml", "a/model.json", "a/report.html"]},
     **{"#recycle": ["cat/1.png"], "__pycache__": ["1.png"]},
     **{"empty": [], "notes": ["read me.txt", "2020/list.csv"], ".ipynb_checkpoints": ["1.png"], "exported": ["model.onnx"]},
@@ -46,41 +46,39 @@ def make(root: Path, files: Iterable[str]) -> Path:
     return root
 
 
-def junk(root: Path, names: Iterable[str]) -> None:
+def make_other_files(root: Path, names: Iterable[str]) -> None:
     for name in names:
         (root / name).mkdir(parents=True, exist_ok=True)
-        make(root / name, JUNK[name])
+        make(root / name, OTHER_FILES[name])
 
 
 def classes_in(*folders: str, labels: Iterable[str] = ("cat", "dog"), each: int = 1) -> list[str]:
     return [f"{folder}/{label}/{i}.png" for folder in folders for label in labels for i in range(each)]
 
 
-def found(root: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+def labels_and_counts(root: Path) -> tuple[tuple[str, ...], dict[str, int]]:
     table = open_table(root)
     return table.labels, table.counts()
 
 
-def told(table: Table) -> set[str]:
+def skipped_names(table: Table) -> set[str]:
     return {skipped.image for skipped in table.skipped}
 
 
-BESIDE = st.sets(st.sampled_from(sorted(JUNK)))
+BESIDE = st.sets(st.sampled_from(sorted(OTHER_FILES)))
 
 
 @given(st.sets(st.sampled_from(["bus", "train", "test", "tram", "val"]), min_size=2), BESIDE)
-def test_classes_are_the_folders_of_images_whatever_their_names_and_whatever_lies_beside(
-    classes: set[str], beside: set[str]
-) -> None:
+def test_class_folders_of_any_name_beside_other_files(classes: set[str], beside: set[str]) -> None:
     if not classes - {"train", "test", "val"}:
         classes |= {"bus"}
     with TemporaryDirectory() as folder:
         root = make(Path(folder), classes_in(".", labels=sorted(classes)))
-        junk(root, beside)
+        make_other_files(root, beside)
         table = open_table(root)
         assert table.labels == tuple(sorted(classes))
         assert not table.splits.any()
-        assert told(table) >= {name for name in beside if not name.startswith(".")}
+        assert skipped_names(table) >= {name for name in beside if not name.startswith(".")}
 
 
 @given(
@@ -97,74 +95,74 @@ def test_classes_are_the_folders_of_images_whatever_their_names_and_whatever_lie
     BESIDE,
     st.booleans(),
 )
-def test_splits_are_found_whatever_they_are_called_and_whatever_lies_beside(
+def test_split_folders_of_any_name_beside_other_files(
     names: tuple[str, ...], labels: set[str], beside: set[str], nested: bool
 ) -> None:
     with TemporaryDirectory() as folder:
         root = Path(folder) / "data" if nested else Path(folder)
         make(root, classes_in(*names, labels=sorted(labels)))
-        junk(root, beside)
+        make_other_files(root, beside)
         table = open_table(folder)
         assert set(table.labels) == labels
         assert table.counts() == {split_of_folder(name)[0]: len(labels) for name in names}
-        assert {Path(name).name for name in told(table)} == {name for name in beside if not name.startswith(".")}
+        assert {Path(name).name for name in skipped_names(table)} == {name for name in beside if not name.startswith(".")}
 
 
-def test_a_folder_of_unlabelled_images_beside_splits_is_passed_over_and_told(tmp_path: Path) -> None:
+def test_unlabelled_folder_beside_splits_is_skipped_with_a_message(tmp_path: Path) -> None:
     make(tmp_path, [*classes_in("train", "val"), "unlabelled/1.png"])
-    assert found(tmp_path) == (("cat", "dog"), {"train": 2, "val": 2})
-    assert told(open_table(tmp_path)) == {"unlabelled"}
+    assert labels_and_counts(tmp_path) == (("cat", "dog"), {"train": 2, "val": 2})
+    assert skipped_names(open_table(tmp_path)) == {"unlabelled"}
 
 
 @pytest.mark.parametrize("lone", ["val", "test"])
-def test_an_empty_split_is_passed_over_and_told(tmp_path: Path, lone: str) -> None:
+def test_empty_split_is_skipped_with_a_message(tmp_path: Path, lone: str) -> None:
     make(tmp_path, classes_in("train", "test" if lone == "val" else "val"))
     (tmp_path / lone / "cat").mkdir(parents=True)
-    assert lone not in found(tmp_path)[1]
-    assert told(open_table(tmp_path)) == {lone}
+    assert lone not in labels_and_counts(tmp_path)[1]
+    assert skipped_names(open_table(tmp_path)) == {lone}
 
 
-def test_train_alone_beside_others_is_not_split_yet(tmp_path: Path) -> None:
+def test_train_folder_beside_others_is_split_anew(tmp_path: Path) -> None:
     make(tmp_path, [*classes_in("train"), "unlabelled/1.png"])
-    assert found(tmp_path) == (("cat", "dog"), {})
+    assert labels_and_counts(tmp_path) == (("cat", "dog"), {})
 
 
-def test_splits_of_files_with_labels_in_their_names(tmp_path: Path) -> None:
+def test_split_folders_with_labels_in_file_names(tmp_path: Path) -> None:
     make(tmp_path, [f"{s}/{label}.{i}.jpg" for s in ("train", "test") for label in ("cat", "dog") for i in (1, 2)])
     make(tmp_path, ["unlabelled/1.jpg", "unlabelled/IMG_2.jpg"])
-    assert found(tmp_path) == (("cat", "dog"), {"train": 4, "test": 4})
+    assert labels_and_counts(tmp_path) == (("cat", "dog"), {"train": 4, "test": 4})
 
 
-def test_files_of_a_test_folder_get_no_label_from_their_names_beside_class_folders(tmp_path: Path) -> None:
+def test_unlabelled_test_folder_beside_class_folders(tmp_path: Path) -> None:
     make(tmp_path, [*classes_in("train", "val"), "test/IMG_1.png"])
-    assert found(tmp_path) == (("cat", "dog"), {"train": 2, "val": 2})
-    assert told(open_table(tmp_path)) == {"test/IMG_1.png"}
+    assert labels_and_counts(tmp_path) == (("cat", "dog"), {"train": 2, "val": 2})
+    assert skipped_names(open_table(tmp_path)) == {"test/IMG_1.png"}
 
 
-def test_train_beside_a_test_folder_without_labels_is_not_split_yet(tmp_path: Path) -> None:
+def test_train_folder_beside_unlabelled_test_folder(tmp_path: Path) -> None:
     make(tmp_path, ["train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg", "sampleSubmission.csv"])
-    assert found(tmp_path) == (("cat", "dog"), {})
-    assert told(open_table(tmp_path)) == {"test1/1.jpg", "sampleSubmission.csv"}
+    assert labels_and_counts(tmp_path) == (("cat", "dog"), {})
+    assert skipped_names(open_table(tmp_path)) == {"test1/1.jpg", "sampleSubmission.csv"}
 
 
-def test_a_split_that_was_packed_into_a_folder_of_its_own_name(tmp_path: Path) -> None:
+def test_nested_split_folder_of_the_same_name(tmp_path: Path) -> None:
     make(tmp_path, classes_in("seg_train/seg_train", "seg_test/seg_test"))
-    assert found(tmp_path) == (("cat", "dog"), {"train": 2, "test": 2})
+    assert labels_and_counts(tmp_path) == (("cat", "dog"), {"train": 2, "test": 2})
 
 
-def test_labels_in_names_in_a_split_that_was_packed_into_a_folder_of_its_own_name(tmp_path: Path) -> None:
+def test_nested_split_folder_with_labels_in_file_names(tmp_path: Path) -> None:
     make(tmp_path, [*(f"train/train/{label}.{i}.jpg" for label in ("cat", "dog") for i in (0, 1)), "test1/test1/1.jpg"])
-    assert found(tmp_path) == (("cat", "dog"), {})
-    assert told(open_table(tmp_path)) == {"test1/test1/1.jpg"}
+    assert labels_and_counts(tmp_path) == (("cat", "dog"), {})
+    assert skipped_names(open_table(tmp_path)) == {"test1/test1/1.jpg"}
 
 
 @pytest.mark.parametrize("kept", ["dog#7", "dog [7]", "dog@7", "dog~7", "dog (7)", "dog,7", "dog=7"])
-def test_labels_in_names_of_images_alone(tmp_path: Path, kept: str) -> None:
+def test_labels_in_file_names(tmp_path: Path, kept: str) -> None:
     others = {"labels1.txt", "notes 2020.docx", "Thumbs.db", "annotations_2.json"}
     make(tmp_path, ["cat.1.jpg", "cat_2.PNG", f"{kept}.jpg", *others])
     table = open_table(tmp_path)
     assert table.labels == ("cat", "dog")
-    assert told(table) == others
+    assert skipped_names(table) == others
 
 
 @pytest.mark.parametrize(
@@ -177,7 +175,7 @@ def test_labels_in_names_of_images_alone(tmp_path: Path, kept: str) -> None:
         (["a1b2c3", "f00d12", "0003ab12", "9b3", "img_1_jpg.rf.a1b2c3d4e5"], "is a number, a time or a hash"),
     ],
 )
-def test_names_of_files_that_say_no_class_are_refused(tmp_path: Path, names: list[str], reason: str) -> None:
+def test_file_names_without_class_are_refused(tmp_path: Path, names: list[str], reason: str) -> None:
     make(tmp_path, [f"{name}.jpg" for name in names])
     with pytest.raises(DataError, match=f"has no labelled images .*: its name {reason}"):
         open_table(tmp_path)
@@ -185,20 +183,20 @@ def test_names_of_files_that_say_no_class_are_refused(tmp_path: Path, names: lis
     assert open_table(tmp_path).labels == ("bus", "train")
 
 
-def test_files_that_begin_with_a_word_of_splits_are_classes_beside_others(tmp_path: Path) -> None:
+def test_file_names_that_begin_with_a_split_name(tmp_path: Path) -> None:
     make(tmp_path / "vehicles", ["train.1.jpg", "bus.1.jpg", "train.2.jpg", "bus.2.jpg"])
-    assert found(tmp_path / "vehicles") == (("bus", "train"), {})
+    assert labels_and_counts(tmp_path / "vehicles") == (("bus", "train"), {})
     make(tmp_path / "letters", ["E1.jpg", "E2.jpg"])
     assert open_table(tmp_path / "letters", least=1).labels == ("E",)
 
 
-def test_a_dataset_of_splits_beside_other_folders_is_refused(tmp_path: Path) -> None:
+def test_split_dataset_beside_other_folders_is_refused(tmp_path: Path) -> None:
     make(tmp_path, [*classes_in("data/train", "data/val"), "screenshots/1.png"])
     with pytest.raises(DataError, match=r"has 'data', a dataset with splits of its own, beside 'screenshots': give .*data, or"):
         open_table(tmp_path)
 
 
-def test_folders_that_may_be_parts_of_a_dataset_are_refused(tmp_path: Path) -> None:
+def test_ambiguous_dataset_parts_are_refused(tmp_path: Path) -> None:
     for names in (("fold1", "fold2"), ("mytest", "mytrain"), ("te", "tr"), ("trein", "validatie")):
         root = make(tmp_path / names[0], classes_in(*names))
         with pytest.raises(DataError, match=f"has {names[0]!r}, {names[1]!r}, which may be parts of one dataset or classes"):
@@ -210,12 +208,12 @@ def test_folders_that_may_be_parts_of_a_dataset_are_refused(tmp_path: Path) -> N
     assert open_table(tmp_path / "years").labels == ("cat", "dog", "valve")
 
 
-def test_masks_beside_images_are_passed_over_and_told(tmp_path: Path) -> None:
+def test_masks_are_skipped_with_a_message(tmp_path: Path) -> None:
     make(tmp_path / "classes", classes_in("COVID", "Normal", labels=("images", "masks")))
-    assert found(tmp_path / "classes") == (("COVID", "Normal"), {})
+    assert labels_and_counts(tmp_path / "classes") == (("COVID", "Normal"), {})
     table = open_table(tmp_path / "classes")
     assert list(table.images) == ["COVID/images/0.png", "Normal/images/0.png"]
-    assert told(table) == {"COVID/masks", "Normal/masks"}
+    assert skipped_names(table) == {"COVID/masks", "Normal/masks"}
     make(tmp_path / "voc", ["JPEGImages/1.jpg", "SegmentationClass/1.png"])
     with pytest.raises(DataError, match="one class alone, 'JPEGImages'"):
         open_table(tmp_path / "voc")
@@ -223,19 +221,19 @@ def test_masks_beside_images_are_passed_over_and_told(tmp_path: Path) -> None:
     assert open_table(tmp_path / "real").labels == ("masks", "no masks")
 
 
-def test_a_folder_around_the_classes_is_named(tmp_path: Path) -> None:
+def test_folder_around_the_classes_is_named(tmp_path: Path) -> None:
     make(tmp_path, [*classes_in("archive/PetImages"), "readme.txt"])
     with pytest.raises(DataError, match=r"'archive': if the folders in it are the classes, give .*PetImages$"):
         open_table(tmp_path)
 
 
-def test_a_table_beside_images_without_labels_is_named(tmp_path: Path) -> None:
+def test_csv_beside_unlabelled_images_is_named(tmp_path: Path) -> None:
     make(tmp_path, ["train/1.jpg", "test/2.jpg", "train.csv"])
     with pytest.raises(DataError, match=r"\(3 left out, such as .*jpg: no label .*\): give one file, .*train.csv$"):
         open_table(tmp_path)
 
 
-def test_folders_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_deep_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def deep(*_: object) -> None:
         raise RecursionError
 
@@ -245,7 +243,7 @@ def test_folders_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of folders are bytes on Linux alone")
-def test_a_class_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+def test_class_name_not_utf8_is_refused(tmp_path: Path) -> None:
     make(tmp_path, ["dog/1.png", f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png"])
     with pytest.raises(DataError, match="has the label 'caf\ufffd', whose name is not UTF-8: name it otherwise"):
         open_table(tmp_path)
@@ -253,38 +251,38 @@ def test_a_class_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_splits_inside_class_folders(tmp_path: Path) -> None:
     make(tmp_path, classes_in("cat", "dog", labels=("train", "val")))
-    assert found(tmp_path) == (("cat", "dog"), {"train": 2, "val": 2})
+    assert labels_and_counts(tmp_path) == (("cat", "dog"), {"train": 2, "val": 2})
     make(tmp_path, ["dog/stray.png"])
-    assert found(tmp_path) == (("cat", "dog"), {}), "not all are in splits"
+    assert labels_and_counts(tmp_path) == (("cat", "dog"), {}), "not all are in splits"
 
 
-def test_two_folders_that_could_be_one_split_are_refused(tmp_path: Path) -> None:
+def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
     make(tmp_path, classes_in("train", "val", "dev"))
     with pytest.raises(DataError, match="has 'dev', 'val', of which each could be val"):
         open_table(tmp_path)
 
 
-def test_folders_of_folders_that_may_be_classes_or_splits_are_refused(tmp_path: Path) -> None:
+def test_folders_that_may_be_classes_or_splits_are_refused(tmp_path: Path) -> None:
     make(tmp_path, [*classes_in("train", labels=("2019", "2020")), *classes_in("bus", labels=("2019", "2020"))])
     with pytest.raises(DataError, match="has 'train' and 'bus', all with folders in them, which may be splits or classes"):
         open_table(tmp_path)
 
 
-def test_splits_without_one_to_train_on_are_refused_for_training(tmp_path: Path) -> None:
+def test_splits_without_train_are_refused(tmp_path: Path) -> None:
     make(tmp_path, classes_in("val", "test", each=3))
     with pytest.raises(DataError, match="has no images to train on, only 'test', 'val'"):
         split(open_table(tmp_path), Data())
 
 
 @given(st.sampled_from(sorted(SPLIT_WORDS)), st.sampled_from(["{}", "{}_set", "{}set", "my {} images", "{}-data"]))
-def test_words_of_splits_are_known_in_every_spelling(word: str, form: str) -> None:
+def test_split_names_in_every_spelling(word: str, form: str) -> None:
     for name in (form.format(word), form.format(word).upper(), form.format(word).title()):
         assert split_of_folder(name)[0] == SPLIT_WORDS[word]
     assert split_of_folder("cat") == ("", "cat")
     assert split_of_folder("trainer")[0] == split_of_folder("contest")[0] == ""
 
 
-def test_a_picture_without_a_suffix_makes_a_class(photos: Path, tmp_path: Path) -> None:
+def test_image_without_suffix_makes_a_class(photos: Path, tmp_path: Path) -> None:
     image = next(photos.rglob("*.png")).read_bytes()
     for label in ("cat", "dog"):
         (tmp_path / label).mkdir()
@@ -292,35 +290,35 @@ def test_a_picture_without_a_suffix_makes_a_class(photos: Path, tmp_path: Path) 
     assert open_table(tmp_path).labels == ("cat", "dog")
 
 
-def test_a_run_in_a_class_folder_is_no_part_of_the_class(tmp_path: Path) -> None:
+def test_run_inside_a_class_folder_is_skipped(tmp_path: Path) -> None:
     make(tmp_path, [*classes_in("."), "cat/runs/a/recipe.toml", "cat/runs/a/explain/1-explained.png"])
     table = open_table(tmp_path)
     assert list(table.images) == ["cat/0.png", "dog/0.png"]
-    assert told(table) == {"cat/runs"}
+    assert skipped_names(table) == {"cat/runs"}
 
 
-def drawn(*places: Path) -> None:
+def draw_pictures(*places: Path) -> None:
     """Write pictures as the commands leave them: with this program's mark."""
-    for place in places:
-        place.parent.mkdir(parents=True, exist_ok=True)
+    for path in places:
+        path.parent.mkdir(parents=True, exist_ok=True)
         mark = PngInfo()
         mark.add_text("Software", MADE_BY)
-        picture(0, 0).save(place, pnginfo=mark)
+        picture(0, 0).save(path, pnginfo=mark)
 
 
-def test_pictures_that_commands_draw_are_no_images_to_learn_from(tmp_path: Path) -> None:
+def test_pictures_drawn_by_commands_are_skipped(tmp_path: Path) -> None:
     pets, flat = make(tmp_path / "pets", classes_in(".")), make(tmp_path / "flat", ["cat.1.png", "dog.1.png"])
     make(pets, ["runs/a/recipe.toml", "cat/2-explained.png"])  # the last is the user's own
-    drawn(pets / "runs" / "samples.png", pets / "runs" / "a" / "alike.png")
-    drawn(pets / "cat" / "0-explained.png", pets / "cat" / "filters.png", flat / "shown1.png")
+    draw_pictures(pets / "runs" / "samples.png", pets / "runs" / "a" / "alike.png")
+    draw_pictures(pets / "cat" / "0-explained.png", pets / "cat" / "filters.png", flat / "shown1.png")
     table = open_table(pets)
     assert list(table.images) == ["cat/0.png", "cat/2-explained.png", "dog/0.png"]
-    assert told(table) == {"runs", "cat/0-explained.png", "cat/filters.png"}
+    assert skipped_names(table) == {"runs", "cat/0-explained.png", "cat/filters.png"}
     assert open_table(flat).labels == ("cat", "dog")
-    assert told(open_table(flat)) == {"shown1.png"}
+    assert skipped_names(open_table(flat)) == {"shown1.png"}
 
 
-def test_runs_of_one_second_get_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_out_is_unique_within_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda _: "20260101-000000")
     chosen = recipes.load("fast").with_settings({"data.dataset": "digits"})
@@ -333,7 +331,7 @@ def test_runs_of_one_second_get_names_of_their_own(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("data", [".", "./", "../photos/.", "..", "../../photos"])
-def test_a_run_is_named_for_the_folder_that_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str) -> None:
+def test_default_out_is_named_after_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str) -> None:
     make(tmp_path / "photos", classes_in("."))
     monkeypatch.chdir(tmp_path / "photos" / ("cat" if data.startswith("..") and data != "../photos/." else ""))
     chosen = recipes.load("fast").with_settings({"data.dataset": data})
@@ -342,15 +340,15 @@ def test_a_run_is_named_for_the_folder_that_was_meant(tmp_path: Path, monkeypatc
     assert open_table(data).name == "photos"
 
 
-def test_a_finished_run_says_how_to_train_more(short: Path) -> None:
+def test_resume_of_finished_run_says_how_to_train_more(short: Path) -> None:
     with pytest.raises(RunError, match=r"alexnet train \S.*photos'? --weights \S.*'? trains a new run from what it learned"):
         alexnet.resume(short)
-    told = CliRunner().invoke(app, ["train", "--resume", str(short), "--epochs", "20"])
-    assert told.exit_code == 2
-    assert "--weights RUN --epochs N" in " ".join(told.stderr.replace("│", " ").split())
+    result = CliRunner().invoke(app, ["train", "--resume", str(short), "--epochs", "20"])
+    assert result.exit_code == 2
+    assert "--weights RUN --epochs N" in " ".join(result.stderr.replace("│", " ").split())
 
 
-def test_evaluate_takes_a_folder_that_lacks_a_class(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
+def test_evaluate_folder_that_lacks_a_class(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
     label = trained.labels[0]
     (tmp_path / "some" / "test").mkdir(parents=True)
     (tmp_path / "some" / "test" / label).symlink_to(photos / label)
@@ -359,14 +357,14 @@ def test_evaluate_takes_a_folder_that_lacks_a_class(trained: alexnet.Run, photos
         assert rows[label]["images"] == 20
         assert rows[label]["recall"] is not None
         assert rows[trained.labels[1]]["recall"] is rows[trained.labels[1]]["f1"] is None
-    told = CliRunner().invoke(app, ["evaluate", str(trained.path), str(tmp_path / "some")])
-    assert told.exit_code == 0, told.output
-    assert next(line for line in told.stdout.splitlines() if line.startswith(trained.labels[1])).endswith("–      –")
+    result = CliRunner().invoke(app, ["evaluate", str(trained.path), str(tmp_path / "some")])
+    assert result.exit_code == 0, result.output
+    assert next(line for line in result.stdout.splitlines() if line.startswith(trained.labels[1])).endswith("–      –")
     as_json = CliRunner().invoke(app, ["evaluate", str(trained.path), str(tmp_path / "some"), "--json"])
     assert json.loads(as_json.stdout)["per_class"][trained.labels[1]]["recall"] is None
 
 
-def test_evaluate_takes_splits_whose_labels_differ(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
+def test_evaluate_splits_with_different_labels(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
     for name, labels in (("train", trained.labels), ("test", trained.labels[:1])):
         (tmp_path / name).mkdir()
         for label in labels:
@@ -374,7 +372,7 @@ def test_evaluate_takes_splits_whose_labels_differ(trained: alexnet.Run, photos:
     assert trained.evaluate(tmp_path).to_json()["images"] == 20
 
 
-def test_thousands_of_unknown_labels_are_cut(trained: alexnet.Run, tmp_path: Path) -> None:
+def test_thousands_of_unknown_labels_are_truncated(trained: alexnet.Run, tmp_path: Path) -> None:
     make(tmp_path, [f"class-{i:04}/1.png" for i in range(1300)])
     with pytest.raises(DataError, match=r"does not know: 'class-0000', .* and 1,290 more; it knows") as caught:
         trained.evaluate(tmp_path)

@@ -1,4 +1,4 @@
-"""Labels of any script in pictures: drawn by the fonts that have them, or as numbers that tell the classes apart."""
+"""Labels of any script in figures: drawn by a font that has them, or as code points."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def no_others(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("text", ["Tree frog", "café", "Übergröße", "кошка", "γάτα", "القط", "$x_1$", "a\u200db", "☺\ufe0f"])
-def test_what_the_main_font_has_is_drawn_as_it_is(text: str, no_others: None) -> None:
+def test_text_of_the_main_font_is_unchanged(text: str, no_others: None) -> None:
     assert fonts.legible(text) == text
 
 
@@ -51,11 +51,11 @@ def test_what_the_main_font_has_is_drawn_as_it_is(text: str, no_others: None) ->
         ("cafe\u0301", "café"),
     ],
 )
-def test_what_no_font_has_becomes_numbers(text: str, drawn: str, no_others: None) -> None:
+def test_characters_without_font_become_code_points(text: str, drawn: str, no_others: None) -> None:
     assert fonts.legible(text) == drawn
 
 
-def test_it_is_said_once_in_one_line(no_others: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_font_message_is_printed_once(no_others: None, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(3):
         fonts.legible(CAT)
         fonts.legible(DOG)
@@ -65,19 +65,19 @@ def test_it_is_said_once_in_one_line(no_others: None, capsys: pytest.CaptureFixt
     assert "install" in lines[0]
 
 
-def test_damaged_fonts_and_those_of_bitmaps_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_fonts_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "noto.ttf").write_bytes(b"no font")
     assert fonts._characters(tmp_path / "noto.ttf") == frozenset()
     assert fonts._characters(tmp_path / "none.ttf") == frozenset()
 
 
-def test_a_font_that_was_installed_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_font_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of matplotlib's own fonts STIX has letters that DejaVu Sans has not."""
     stix = next(
         Path(font.fname) for font in fonts.font_manager.fontManager.ttflist if Path(font.fname).name == "STIXGeneral.ttf"
     )
-    wanted = sorted(fonts._characters(stix) - fonts._characters(fonts._main()))
-    letter = next(chr(code) for code in wanted if chr(code).isprintable() and not chr(code).isspace())
+    codes = sorted(fonts._characters(stix) - fonts._characters(fonts._main()))
+    letter = next(chr(code) for code in codes if chr(code).isprintable() and not chr(code).isspace())
     fonts.font_of.cache_clear()
     monkeypatch.setattr(fonts, "_installed", lambda: [stix])
     try:
@@ -91,7 +91,7 @@ def test_a_font_that_was_installed_later_is_found(monkeypatch: pytest.MonkeyPatc
         fonts.font_of.cache_clear()
 
 
-def test_pictures_of_two_labels_differ_and_nothing_is_warned_of(no_others: None, tmp_path: Path) -> None:
+def test_labels_without_font_stay_distinct_without_warnings(no_others: None, tmp_path: Path) -> None:
     """So it is with and without fonts: without them two boxes would be alike."""
     drawn = []
     for label in (CAT, DOG):
@@ -105,7 +105,7 @@ def test_pictures_of_two_labels_differ_and_nothing_is_warned_of(no_others: None,
     assert not np.array_equal(*drawn)
 
 
-def test_commands_draw_labels_of_every_script(tmp_path: Path) -> None:
+def test_commands_draw_labels_of_any_script(tmp_path: Path) -> None:
     labels = (CAT, DOG, "고양이", "القط", "बिल्ली", "แมว", "\U0001f98a", "三花猫" * 20)
     folder = tmp_path / "photos"
     for label in labels:
@@ -120,7 +120,7 @@ def test_commands_draw_labels_of_every_script(tmp_path: Path) -> None:
     assert np.asarray(Image.open(tmp_path / "b.png")).std() > 10
 
 
-def test_wide_letters_count_twice_where_there_is_little_room() -> None:
+def test_wide_characters_count_twice() -> None:
     assert short("猫" * 10, 20) == "猫" * 10
     assert short("猫" * 11, 20) == f"{'猫' * 9}…"
     assert short("猫" * 11, 20, end=True) == f"…{'猫' * 9}"

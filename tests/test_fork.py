@@ -1,4 +1,4 @@
-"""A process that forks after it has predicted with several threads: the child predicts, and does not hang."""
+"""Predicting in a forked child process after the parent used several threads does not hang."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def exit_code_of_a_fork(work: Callable[[], None]) -> int:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
-    ends = time.monotonic() + 60
-    while (found := os.waitpid(child, os.WNOHANG))[0] == 0:
-        if time.monotonic() > ends:
+    deadline = time.monotonic() + 60
+    while (result := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > deadline:
             os.kill(child, signal.SIGKILL)
-            found = os.waitpid(child, 0)
+            result = os.waitpid(child, 0)
             break
         time.sleep(0.01)
-    return os.waitstatus_to_exitcode(found[1])
+    return os.waitstatus_to_exitcode(result[1])
 
 
-def test_a_forked_child_predicts_with_one_thread_and_decoders_of_its_own(trained: alexnet.Run, photos: Path) -> None:
+def test_predict_after_fork(trained: alexnet.Run, photos: Path) -> None:
     files = sorted(photos.rglob("*.png"))[:8]
     before = torch.get_num_threads()
     torch.set_num_threads(2)

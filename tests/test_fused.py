@@ -1,4 +1,4 @@
-"""The kernels in C++: what they compute is what the layers say, and without them everything works the same."""
+"""C++ kernels and fused layers equal the plain layers, and everything works without them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2**-8}  # relative to the lar
 
 @pytest.fixture(scope="module")
 def kernels_here() -> None:
-    """Skip where there are none; asked for when a test runs, as before that the tests have no cache of their own."""
+    """Skip without kernels; checked when a test runs, as the cache folder is not set before."""
     if kernels.library() is None:
         pytest.skip("no kernels here: no compiler, another system than Linux, or switched off")
 
@@ -45,7 +45,7 @@ def winograd_here() -> None:
 
 @needs_kernels
 @pytest.mark.parametrize("kind", TOLERANCES, ids=str)
-def test_response_norm_equals_float64_on_a_thousand_random_shapes(kind: torch.dtype) -> None:
+def test_response_norm_kernel_equals_float64(kind: torch.dtype) -> None:
     generator = np.random.default_rng(0)
     for _ in range(500):
         count, towers, per_tower, height, width, size = generator.integers(1, [4, 4, 40, 7, 7, 8])
@@ -62,31 +62,30 @@ def test_response_norm_equals_float64_on_a_thousand_random_shapes(kind: torch.dt
             images = images.contiguous(memory_format=torch.channels_last)
         exact, narrow = images.double().requires_grad_(), images.requires_grad_()
         relu = bool(generator.random() < 0.5)
-        expected, found = norm(exact, relu=relu), norm(narrow, relu=relu)
-        assert found.dtype == kind
-        (wanted,) = torch.autograd.grad(expected, exact, gradient.double())
-        (got,) = torch.autograd.grad(found, narrow, gradient)
-        for a, b in ((found, expected), (got, wanted)):
+        expected, result = norm(exact, relu=relu), norm(narrow, relu=relu)
+        assert result.dtype == kind
+        (expected_gradient,) = torch.autograd.grad(expected, exact, gradient.double())
+        (result_gradient,) = torch.autograd.grad(result, narrow, gradient)
+        for a, b in ((result, expected), (result_gradient, expected_gradient)):
             scale = float(b.detach().abs().max())
             assert float((a.detach().double() - b.detach()).abs().max()) <= TOLERANCES[kind] * scale, (shape, size, beta)
 
 
 @needs_kernels
-def test_response_norm_keeps_what_is_not_a_number_and_takes_no_images_at_all() -> None:
+def test_response_norm_kernel_of_nan() -> None:
     norm = LocalResponseNorm(5, 1e-4, 0.75, 2.0)
     images = torch.ones(1, 8, 1, 1, dtype=torch.bfloat16)
     images[0, 3] = float("nan")
-    found = norm(images).flatten()
-    assert torch.isnan(found[1:6]).all(), "all whose window it is in"
-    assert torch.isfinite(found[[0, 6, 7]]).all()
-    torch.testing.assert_close(norm(images, relu=True).flatten(), found, rtol=0, atol=0, equal_nan=True)
-    assert norm(torch.empty(0, 8, 3, 3)).shape == (0, 8, 3, 3)
+    result = norm(images).flatten()
+    assert torch.isnan(result[1:6]).all(), "all whose window it is in"
+    assert torch.isfinite(result[[0, 6, 7]]).all()
+    torch.testing.assert_close(norm(images, relu=True).flatten(), result, rtol=0, atol=0, equal_nan=True)
 
 
 @needs_kernels
 @given(data=st.data())
 @settings(max_examples=150)
-def test_relu_norm_and_pool_in_one_pass_equal_the_layers_in_float64(data: st.DataObject) -> None:
+def test_fused_relu_norm_pool_equals_float64(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(sorted(TOLERANCES, key=str)))
     window, stride = data.draw(st.sampled_from([(3, 2), (2, 2), (3, 1), (5, 3)]))
     sizes = st.integers(window, window + 9)
@@ -109,14 +108,14 @@ def test_relu_norm_and_pool_in_one_pass_equal_the_layers_in_float64(data: st.Dat
         moving = [statistic for layer in layers for statistic in layer.buffers()]
         return [y.detach(), *torch.autograd.grad(y, [x, *weights], gradient), *moving]
 
-    found = passes(narrow, images, fast=True)
+    result = passes(narrow, images, fast=True)
     expected = passes([layer.double() for layer in exact], images.double(), fast=False)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(result, expected, strict=True):
         scale = float(b.abs().max()) + float(images.abs().max())
         assert float((a.double() - b).abs().max()) <= 4 * TOLERANCES[kind] * scale * max(1, len(images)) ** 0.5
 
 
-def test_where_there_is_a_compiler_there_are_kernels() -> None:
+def test_kernels_compile() -> None:
     if sys.platform != "linux" or shutil.which("g++") is None or not kernels.enabled():
         pytest.skip("no g++, or another system than Linux, or switched off")
     assert kernels.library() is not None
@@ -132,7 +131,7 @@ def test_where_there_is_a_compiler_there_are_kernels() -> None:
     bias=st.booleans(),
 )
 @settings(max_examples=60)
-def test_convolutions_in_fewer_products_equal_float64_within_bfloat16(
+def test_winograd_convolution_equals_float64_within_bfloat16(
     count: int, sides: tuple[int, int], channels: tuple[int, int], groups: int, size: int, bias: bool
 ) -> None:
     torch.manual_seed(count)
@@ -151,16 +150,16 @@ def test_convolutions_in_fewer_products_equal_float64_within_bfloat16(
         return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], gradient.to(y.dtype))]
 
     with autocast(torch.device("cpu"), "bfloat16"), mock.patch.object(fuse, "PIXELS_FOR_WINOGRAD", 0):
-        found = passes(partial(fuse._convolve, conv), conv, images.clone())
+        result = passes(partial(fuse._convolve, conv), conv, images.clone())
     expected = passes(exact, exact, images.double())
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(result, expected, strict=True):
         assert float((a.double() - b).norm()) <= 0.006 * float(b.norm()) + 1e-6
 
 
 @needs_kernels
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("training", [False, True])
-def test_a_network_is_the_same_with_and_without_fast_forms(name: str, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_with_and_without_fused_layers(name: str, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = to_device(AlexNet(name, 5, width=1 / 8, dropout=0.0), torch.device("cpu")).train(training)
     images = torch.randn(4, 3, 99, 99).contiguous(memory_format=torch.channels_last)
@@ -184,7 +183,7 @@ def test_a_network_is_the_same_with_and_without_fast_forms(name: str, training: 
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("side", [25, 33])
-def test_a_folded_enlargement_is_the_enlarged_image(name: str, side: int) -> None:
+def test_folded_upscaling_equals_upscaled_image(name: str, side: int) -> None:
     torch.manual_seed(0)
     network = AlexNet(name, 5, width=1 / 8).double().eval()
     small = torch.randn(2, 3, side, side, dtype=torch.float64)
@@ -200,7 +199,7 @@ def test_a_folded_enlargement_is_the_enlarged_image(name: str, side: int) -> Non
 
 @pytest.mark.parametrize("order", ["HWC", "CHW"])
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (4, 3), (5, 5), (6, 6), (9, 7)])
-def test_a_folded_pooling_is_the_pooled_maps(order: str, size: tuple[int, int]) -> None:
+def test_folded_pooling_equals_pooled_maps(order: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     flatten, dense = FlattenMaps(6, order), nn.Linear(6 * 6 * 5, 7).double()
     maps = torch.randn(3, 5, *size, dtype=torch.float64)
@@ -209,7 +208,7 @@ def test_a_folded_pooling_is_the_pooled_maps(order: str, size: tuple[int, int]) 
 
 
 @needs_kernels
-def test_weights_in_bfloat16_follow_the_weights_whoever_changes_them() -> None:
+def test_bf16_cache_follows_every_weight_change() -> None:
     device = torch.device("cpu")
     torch.manual_seed(0)
     network = to_device(AlexNet("cifar10", 3, width=1 / 16, dropout=0.0), device)
@@ -220,9 +219,9 @@ def test_weights_in_bfloat16_follow_the_weights_whoever_changes_them() -> None:
     def right() -> None:
         network.eval()
         with torch.inference_mode(), autocast(device, "bfloat16"):
-            found = network(images)
+            result = network(images)
             fresh = copy.deepcopy(network)(images)  # its parameters are new, so nothing is kept of them
-        assert torch.equal(found, fresh)
+        assert torch.equal(result, fresh)
         network.train()
 
     def train() -> None:
@@ -250,7 +249,7 @@ def test_weights_in_bfloat16_follow_the_weights_whoever_changes_them() -> None:
 
 
 def hooked_small(network: AlexNet) -> list[str]:
-    """Return the layers whose hooks are called for a small image that is to be enlarged."""
+    """Return the layers whose hooks are called for a small image that is upscaled."""
     seen: list[str] = []
     hooks = [
         layer.register_forward_hook(lambda layer, given, out, name=name: seen.append(name))
@@ -264,13 +263,13 @@ def hooked_small(network: AlexNet) -> list[str]:
 
 
 class Doubled(nn.Conv2d):
-    """A convolution that computes otherwise, as adapters do."""
+    """A convolution with another forward, as adapters have."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * super().forward(x)
 
 
-def test_layers_of_another_kind_compute_as_they_say() -> None:
+def test_custom_layer_is_not_fused() -> None:
     torch.manual_seed(0)
     network = AlexNet("owt", 3, width=1 / 2).eval()
     plain = network.layers["conv2"]
@@ -285,16 +284,16 @@ def test_layers_of_another_kind_compute_as_they_say() -> None:
     torch.testing.assert_close(after, 2 * before)
 
 
-def test_a_network_in_bfloat16_throughout_is_left_to_pytorch() -> None:
+def test_bfloat16_network_is_not_fused() -> None:
     network = AlexNet("cifar10", 3, width=1 / 3).eval().bfloat16()
     images = torch.randn(1, 3, 67, 67).bfloat16()
     with torch.no_grad():
-        found, exact = network(images), copy.deepcopy(network).float()(images.float())
-    assert float((found.float() - exact).norm()) < 0.1 * float(exact.norm())
+        result, exact = network(images), copy.deepcopy(network).float()(images.float())
+    assert float((result.float() - exact).norm()) < 0.1 * float(exact.norm())
 
 
 @needs_kernels
-def test_outputs_asked_for_and_hooks_see_each_layer_alone() -> None:
+def test_hooks_and_activations_see_each_layer() -> None:
     torch.manual_seed(0)
     network = AlexNet("cifar10", 3, width=1 / 16).eval()
     images = torch.randn(2, 3, 67, 67)
@@ -318,9 +317,7 @@ def test_outputs_asked_for_and_hooks_see_each_layer_alone() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("ALEXNET_KERNELS", "0"), ("PATH", "."), ("ALEXNET_CACHE", "file")])
-def test_they_are_switched_off_by_one_setting_and_missed_by_nobody(
-    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kernels_can_be_switched_off(name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     monkeypatch.setenv(name, value)
@@ -331,15 +328,15 @@ def test_they_are_switched_off_by_one_setting_and_missed_by_nobody(
 @pytest.mark.parametrize("form", ["pytorch", "2012", "keras"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_steps_are_the_same_with_and_without_kernels(
+def test_optimizer_steps_with_and_without_kernels(
     form: str, momentum: float, nesterov: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how = Optimizer(form=form, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.01, decays="all")
+    recipe_settings = Optimizer(form=form, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.01, decays="all")
 
     def trained() -> list[torch.Tensor]:
         torch.manual_seed(0)
         network = AlexNet("cifar10", 3, width=1 / 16).to(memory_format=torch.channels_last)
-        optimizer = build_optimizer(network, how)
+        optimizer = build_optimizer(network, recipe_settings)
         for step in range(4):
             for parameter in network.parameters():
                 parameter.grad = torch.randn(parameter.shape)

@@ -1,4 +1,4 @@
-"""The loss curves of seeded runs, saved in float64 from plain PyTorch: no rewrite may change them.
+"""Golden losses: loss curves of seeded runs, computed in float64 in plain PyTorch, must not change.
 
 `python tests/test_golden_losses.py` writes them anew, for a change that is meant to.
 """
@@ -38,7 +38,7 @@ def losses(name: str, dtype: torch.dtype) -> list[float]:
     digits = load_digits()
     images = torch.from_numpy(digits.images / 8 - 1).to(dtype)[:, None].expand(-1, 3, -1, -1)
     noise = torch.randn(32, 3, 83, 83, dtype=torch.float64).to(dtype)  # else many values are equal, and rounding decides pools
-    found = []
+    result = []
     for start in range(0, 30 * 32, 32):
         small = images[start : start + 32]
         batch = (interpolate(small, size=(83, 83), mode="bilinear") + noise).contiguous(memory_format=torch.channels_last)
@@ -46,13 +46,13 @@ def losses(name: str, dtype: torch.dtype) -> list[float]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        found.append(loss.item())
-    return found
+        result.append(loss.item())
+    return result
 
 
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("fast", [False, True])
-def test_the_loss_curve_of_a_float32_run_is_unchanged(name: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_golden_losses_are_unchanged(name: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fast:
         monkeypatch.setattr(fuse, "enabled", lambda: False)
         monkeypatch.setattr(kernels, "library", lambda: None)

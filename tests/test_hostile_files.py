@@ -1,4 +1,4 @@
-"""Our own files, cut off, changed or made to attack: refused in one line, or as good as they were; nothing is executed."""
+"""Damaged or hostile run files are refused in one line, or are harmless; nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ FILES = ["model.safetensors", "model.json", "recipe.toml", "summary.json", "metr
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_run_with_a_damaged_file_is_refused_in_a_line_or_as_good_as_before(run: Path, photos: Path, name: str) -> None:
+def test_damaged_run_file_is_refused_or_harmless(run: Path, photos: Path, name: str) -> None:
     """Only a chart or a text of the report may show that a bit is another one; never a prediction."""
-    chance, whole = random.Random(name), (run / name).read_bytes()
+    rng, whole = random.Random(name), (run / name).read_bytes()
     expected = alexnet.load(run).predict(photos)
     refusals = []
     for attempt in range(30):
-        (run / name).write_bytes(damaged(whole, chance, cut=attempt % 2 == 0))
+        (run / name).write_bytes(damaged(whole, rng, cut=attempt % 2 == 0))
         try:
             assert used(run, photos) == expected
         except AlexNetError as error:
@@ -54,7 +54,7 @@ def test_a_run_with_a_damaged_file_is_refused_in_a_line_or_as_good_as_before(run
 
 @pytest.mark.parametrize("name", ["model.json", "summary.json", "environment.json", "recipe.toml"])
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", "", "\0", "x = " + "[" * 100_000])
-def test_a_file_that_is_something_else_is_refused(run: Path, photos: Path, name: str, text: str) -> None:
+def test_run_file_of_other_content_is_refused(run: Path, photos: Path, name: str, text: str) -> None:
     if (name, text) == ("recipe.toml", ""):
         pytest.skip("nothing in it is a recipe: all keys as they are by default")
     (run / name).write_text(text)
@@ -78,7 +78,7 @@ def test_a_file_that_is_something_else_is_refused(run: Path, photos: Path, name:
         ({"preprocessing": {"input": 67}}, "preprocessing: .*no figure"),
     ],
 )
-def test_a_model_config_made_to_attack_is_refused(run: Path, change: dict[str, Any], message: str) -> None:
+def test_hostile_model_config_is_refused(run: Path, change: dict[str, Any], message: str) -> None:
     config = json.loads((run / "model.json").read_text())
     del config["checksum"]
     (run / "model.json").write_text(json.dumps({**config, **change}))
@@ -87,7 +87,7 @@ def test_a_model_config_made_to_attack_is_refused(run: Path, change: dict[str, A
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_config_cannot_ask_for_all_memory(run: Path) -> None:
+def test_model_config_size_limits(run: Path) -> None:
     config = json.loads((run / "model.json").read_text())
     del config["checksum"]
     for key in ("input", "cache_size", "upscale"):
@@ -97,7 +97,7 @@ def test_a_model_config_cannot_ask_for_all_memory(run: Path) -> None:
             alexnet.load(run)
 
 
-def test_a_model_config_that_its_owner_changed_is_used_once_its_checksum_is_gone(run: Path, photos: Path) -> None:
+def test_edited_model_config_needs_its_checksum_removed(run: Path, photos: Path) -> None:
     config = json.loads((run / "model.json").read_text())
     config["labels"] = ["horizontal", "vertical"]
     (run / "model.json").write_text(json.dumps(config))
@@ -109,7 +109,7 @@ def test_a_model_config_that_its_owner_changed_is_used_once_its_checksum_is_gone
 
 
 @pytest.mark.parametrize("length", [0, 2**20, 2**40, 2**63])
-def test_weights_whose_header_lies_are_refused(run: Path, length: int) -> None:
+def test_safetensors_header_of_wrong_length_is_refused(run: Path, length: int) -> None:
     from alexnet.files import sha256
     from alexnet.run import ModelConfig
 
@@ -128,7 +128,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("line", OUTSIDE)
-def test_a_recipe_writes_nothing_outside_of_its_run(tmp_path: Path, photos: Path, line: str) -> None:
+def test_recipe_paths_stay_inside_the_run(tmp_path: Path, photos: Path, line: str) -> None:
     (tmp_path / "recipe.toml").write_text(f"[train]\n{line}\n")
     before = contents(tmp_path)
     with pytest.raises(AlexNetError, match=r"train\.(save_epochs|tensorboard)"):

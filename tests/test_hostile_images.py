@@ -1,4 +1,4 @@
-"""Files that are damaged or made to attack: decoded or reported, never believed, never in the way of the others."""
+"""Damaged or hostile image files are decoded or reported, and do not affect other files."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from alexnet.files import HOST
 from alexnet.recipe import Preprocessing
 from conftest import damaged
 
-HOW = Preprocessing(cache_size=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
+PREPROCESSING = Preprocessing(cache_size=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
 
 
-def test_500_damaged_images_are_decoded_or_reported(tmp_path: Path, trained: alexnet.Run) -> None:
+def test_fuzzed_images_are_decoded_or_reported(tmp_path: Path, trained: alexnet.Run) -> None:
     counts, faults = fuzz(tmp_path, 500, 0, trained)
     assert not faults
     assert counts.total() == 500
@@ -38,20 +38,20 @@ def test_500_damaged_images_are_decoded_or_reported(tmp_path: Path, trained: ale
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_named_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match="not a file"):
         decode(tmp_path / "pipe.png")
 
 
-def test_a_program_in_postscript_is_no_image(tmp_path: Path) -> None:
+def test_postscript_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     with pytest.raises(ImageError, match="a PDF or PostScript file"):
         decode(tmp_path / "photo.jpg")
 
 
 @pytest.mark.parametrize(("width", "height", "limit"), [(12_001, 10_000, MAX_PIXELS), (7_100, 7_100, MAX_DECODED)])
-def test_what_is_too_large_is_refused_before_it_is_decoded(
+def test_too_large_image_is_refused_before_decoding(
     tmp_path: Path, width: int, height: int, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("1", (width, height)).save(tmp_path / "large.png")
@@ -61,7 +61,7 @@ def test_what_is_too_large_is_refused_before_it_is_decoded(
     assert caught.value.kind == "huge"
 
 
-def test_a_large_photo_decodes_where_a_smaller_one_will_do(tmp_path: Path) -> None:
+def test_large_jpeg_decodes_at_reduced_scale(tmp_path: Path) -> None:
     Image.new("RGB", (10_000, 8_000), (9, 99, 200)).save(tmp_path / "large.jpg")
     assert decode(tmp_path / "large.jpg", 227).size == (1250, 1000)
     with pytest.raises(ImageError, match="80 megapixels"):
@@ -72,7 +72,7 @@ def test_a_large_photo_decodes_where_a_smaller_one_will_do(tmp_path: Path) -> No
 
 
 @pytest.fixture
-def ill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def faulty_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of pictures whose names make a worker hang in C, crash, or take all memory; others are well."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(
@@ -101,22 +101,24 @@ decode.stored_pixels = ill
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the worker's illnesses are POSIX signals")
-def test_a_decoder_that_hangs_or_crashes_is_ended_and_the_others_go_on(ill: Path) -> None:
-    paths = [ill / f"{name}.png" for name in ("a", "hang", "b", "crash", "greedy", "c", "crash2", "d")]
-    found = list(decoded("pixels", paths, 2, 4, **HOW.decode_options()))
-    assert [source for source, _ in found] == paths
-    reasons = {path.stem: str(answer) for path, answer in found if isinstance(answer, ImageError)}
+def test_decode_worker_that_hangs_or_crashes_is_replaced(faulty_images: Path) -> None:
+    paths = [faulty_images / f"{name}.png" for name in ("a", "hang", "b", "crash", "greedy", "c", "crash2", "d")]
+    result = list(decoded("pixels", paths, 2, 4, **PREPROCESSING.decode_options()))
+    assert [source for source, _ in result] == paths
+    reasons = {path.stem: str(answer) for path, answer in result if isinstance(answer, ImageError)}
     assert reasons == {
         "hang": "decoding it takes more than 5 seconds",
         "crash": "the decoder crashed on it (exit code -11)",
         "crash2": "the decoder crashed on it (exit code -11)",
         "greedy": "too large to decode",
     }
-    pixels = {path.stem: answer.pixels for path, answer in found if isinstance(answer, Answer)}
-    assert all(np.array_equal(pixels[name], np.asarray(decode(ill / f"{name}.png").resize((32, 32), 3))) for name in "abcd")
+    pixels = {path.stem: answer.pixels for path, answer in result if isinstance(answer, Answer)}
+    assert all(
+        np.array_equal(pixels[name], np.asarray(decode(faulty_images / f"{name}.png").resize((32, 32), 3))) for name in "abcd"
+    )
 
 
-def test_no_more_than_two_workers_wait_and_they_end_with_the_process(photos: Path) -> None:
+def test_decode_pool_keeps_at_most_two_idle_workers(photos: Path) -> None:
     list(decoded("size", sorted(photos.rglob("*.png")), 5))
     children = [child for child in psutil.Process().children() if "alexnet.data.decode_worker" in child.cmdline()]
     assert 1 <= len(children) <= 2
@@ -124,7 +126,7 @@ def test_no_more_than_two_workers_wait_and_they_end_with_the_process(photos: Pat
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_worker_that_cannot_start_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_decode_worker_that_cannot_start_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     decode_pool._end_all()
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit(3)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -132,7 +134,9 @@ def test_a_worker_that_cannot_start_is_one_line(photos: Path, monkeypatch: pytes
         list(decoded("size", photos.rglob("*.png"), 2))
 
 
-def test_a_folder_with_modules_names_is_no_danger(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decode_worker_ignores_modules_in_the_current_folder(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decode_pool._end_all()
     (tmp_path / "numpy.py").write_text("raise SystemExit('run from the folder of photos')")
     monkeypatch.chdir(tmp_path)
@@ -145,25 +149,27 @@ def test_a_folder_with_modules_names_is_no_danger(photos: Path, tmp_path: Path, 
 def cached(photos: Path) -> tuple[np.ndarray, Path, Path]:
     """Return the pixels of a cache, its index and its data."""
     table = open_table(photos)
-    pixels = open_cache(table, HOW, 2).pixels.take(np.arange(len(table)))
+    pixels = open_cache(table, PREPROCESSING, 2).pixels.take(np.arange(len(table)))
     (folder,) = cache_folder().glob(f"{table.name}-*")
     return pixels, next(folder.glob("*.json")), next(folder.glob("*.u8"))
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cached_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Eight pictures with a cache of their own."""
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
     return class_folders(tmp_path / "photos", 4)
 
 
-def test_a_cache_cut_or_changed_anywhere_is_made_anew(own: Path) -> None:
-    chance = random.Random(0)
-    whole, index, data = cached(own)
+def test_damaged_cache_is_rebuilt(cached_photos: Path) -> None:
+    rng = random.Random(0)
+    whole, index, data = cached(cached_photos)
     for attempt in range(40):
         file = (index, data)[attempt % 2]
-        file.write_bytes(damaged(file.read_bytes(), chance, cut=attempt % 4 >= 2))
-        assert np.array_equal(cached(own)[0], whole)
+        file.write_bytes(damaged(file.read_bytes(), rng, cut=attempt % 4 >= 2))
+        assert np.array_equal(cached(cached_photos)[0], whole)
+    data.unlink()
+    assert np.array_equal(cached(cached_photos)[0], whole)
 
 
 @pytest.mark.parametrize(
@@ -176,43 +182,41 @@ def test_a_cache_cut_or_changed_anywhere_is_made_anew(own: Path) -> None:
         {"rows": "x"},
     ],
 )
-def test_an_index_that_was_made_up_is_not_believed(own: Path, change: dict[str, object]) -> None:
-    whole, index, _ = cached(own)
+def test_forged_cache_index_is_rebuilt(cached_photos: Path, change: dict[str, object]) -> None:
+    whole, index, _ = cached(cached_photos)
     index.write_text(json.dumps({**json.loads(index.read_text()), **change}))
-    assert np.array_equal(cached(own)[0], whole)
+    assert np.array_equal(cached(cached_photos)[0], whole)
     index.write_text("[" * 100_000)
-    assert np.array_equal(cached(own)[0], whole)
+    assert np.array_equal(cached(cached_photos)[0], whole)
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(own: Path) -> None:
-    _, index, _ = cached(own)
+def test_cache_removes_temporary_files_of_dead_processes(cached_photos: Path) -> None:
+    _, index, _ = cached(cached_photos)
     dead, alive, elsewhere = (
         index.with_name(f"k.{host}-{pid}.part") for host, pid in ((HOST, 2**22 + 1), (HOST, 1), ("other", 1))
     )
     for part in (dead, alive, elsewhere):
         part.touch()
-    cached(own)
+    cached(cached_photos)
     assert [part.exists() for part in (dead, alive, elsewhere)] == [False, True, True]
 
 
-def test_full_images_that_would_not_fit_the_disk_are_refused_with_both_sizes(
-    own: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage(own)
+def test_cache_of_full_images_larger_than_the_disk_is_refused(cached_photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(cached_photos)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8 * 40 * 40 * 3 - 1))
     with pytest.raises(DataError, match=r"[\d.]+ GB are needed, [\d.]+ GB are free"):
-        open_cache(open_table(own), HOW.model_copy(update={"cache_size": "full"}), 2)
+        open_cache(open_table(cached_photos), PREPROCESSING.model_copy(update={"cache_size": "full"}), 2)
 
 
 # Names
 
 
-def test_names_do_not_steer_the_terminal() -> None:
+def test_control_characters_are_escaped() -> None:
     assert printable("cat\x1b[2J\n\u202egpj.exe") == "cat\\x1b[2J\\n\\u202egpj.exe"
     assert printable("Äpfel 苹果 👩\u200d👩\u200d👧") == "Äpfel 苹果 👩\u200d👩\u200d👧"
 
 
-def test_a_label_with_control_characters_is_refused(tmp_path: Path) -> None:
+def test_label_with_control_characters_is_refused(tmp_path: Path) -> None:
     class_folders(tmp_path / "photos", 4, ("cat", "dog\x1b[2J"))
     with pytest.raises(DataError, match=r"the label 'dog\\x1b\[2J', which holds control characters"):
         open_table(tmp_path / "photos")

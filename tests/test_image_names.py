@@ -1,4 +1,4 @@
-"""Names of images: files, folders and patterns, and names that hold a pattern's characters themselves."""
+"""Image arguments: files, folders and glob patterns, and names that contain the characters of patterns."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ FILES = (
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in FILES:
-        place = tmp_path / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(b"")
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "expected"),
     [
         ("photos [2020]/*.png", ["photos [2020]/a.png", "photos [2020]/b.png"]),
         ("photos [2020]", ["photos [2020]/a.png", "photos [2020]/b.png", "photos [2020]/c.jpg"]),
@@ -53,29 +53,29 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("e*", None),
     ],
 )
-def test_a_name_means_files(name: str, found: list[str] | None, here: Path) -> None:
-    for asked in (name, str(here / name)):
-        if found is None:
+def test_image_names_and_glob_patterns(name: str, expected: list[str] | None, folder: Path) -> None:
+    for argument in (name, str(folder / name)):
+        if expected is None:
             with pytest.raises(DataError, match="no image"):
-                find_images([asked])
+                find_images([argument])
         else:
-            root = here if asked != name else Path()
-            assert find_images([asked]) == [root / each for each in found]
+            root = folder if argument != name else Path()
+            assert find_images([argument]) == [root / each for each in expected]
 
 
-def test_a_path_is_no_pattern(here: Path) -> None:
+def test_path_object_is_no_glob_pattern(folder: Path) -> None:
     assert find_images([Path("*.png")]) == [Path("*.png")]
     assert find_images([Path("[ab].png")]) == [Path("[ab].png")]
 
 
-def test_runs_in_a_folder_are_passed_over_and_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_inside_an_image_folder_is_skipped_with_a_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("runs/a/recipe.toml", "runs/a/environment.json", "runs/a/explain/1-explained.png", "index/search.json"):
-        (here / "album" / name).parent.mkdir(parents=True, exist_ok=True)
-        (here / "album" / name).touch()
-    (here / "album" / "y" / "recipe.toml").touch()  # of a cake
+        (folder / "album" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "album" / name).touch()
+    (folder / "album" / "y" / "recipe.toml").touch()  # of a cake
     photos = [Path("album/x [1]/e.png"), Path("album/y/f.png")]
-    for asked in ("album", "album/**/*.png"):
-        assert [file for file in find_images([asked]) if file.suffix == ".png"] == photos
+    for argument in ("album", "album/**/*.png"):
+        assert [file for file in find_images([argument]) if file.suffix == ".png"] == photos
         assert (
             f"passed over {format_names([Path('album/index'), Path('album/runs/a')])}: made by alexnet"
             in capsys.readouterr().err
@@ -84,7 +84,7 @@ def test_runs_in_a_folder_are_passed_over_and_told(here: Path, capsys: pytest.Ca
     assert find_images([Path("album/runs/a/explain")]) == [Path("album/runs/a/explain/1-explained.png")]
 
 
-def test_a_name_that_no_system_takes_is_answered_and_cut_in_messages(here: Path) -> None:
+def test_too_long_image_name_is_truncated(folder: Path) -> None:
     long = "x" * 5000
     assert find_images([long, "a.png"]) == [Path(long), Path("a.png")]
     with pytest.raises(DataError, match="no file matches it") as caught:
@@ -93,7 +93,7 @@ def test_a_name_that_no_system_takes_is_answered_and_cut_in_messages(here: Path)
 
 
 @pytest.mark.parametrize("name", ["empty", "hidden"])
-def test_a_folder_without_visible_files_is_one_line(name: str, here: Path, trained: alexnet.Run) -> None:
+def test_folder_without_images_is_one_line(name: str, folder: Path, trained: alexnet.Run) -> None:
     for command in (["predict"], ["explain"], ["search", "query"]):
         result = CliRunner().invoke(app, [*command, str(trained.path), name])
         assert result.exit_code == 1
@@ -101,7 +101,7 @@ def test_a_folder_without_visible_files_is_one_line(name: str, here: Path, train
         assert str(result.exception).startswith(f"no image in '{name}': it holds no files")
 
 
-def test_an_empty_name_is_wrong_usage(trained: alexnet.Run, here: Path) -> None:
+def test_empty_image_name_is_usage_error(trained: alexnet.Run, folder: Path) -> None:
     run = str(trained.path)
     commands = [["predict", run, ""], ["explain", run, ""], ["search", "query", run, ""], ["search", "index", run, ""]]
     for command in [*commands, ["train", ""], ["data", "check", ""], ["predict", run, "a.png", ""]]:
@@ -115,7 +115,7 @@ def test_an_empty_name_is_wrong_usage(trained: alexnet.Run, here: Path) -> None:
         open_table("")
 
 
-def test_names_on_standard_input_are_no_patterns(trained: alexnet.Run, here: Path) -> None:
+def test_image_names_on_stdin_are_no_glob_patterns(trained: alexnet.Run, folder: Path) -> None:
     result = CliRunner().invoke(app, ["predict", str(trained.path), "-", "--jsonl"], input="[ab].png\n*.png\n")
     assert result.exit_code == 1
     lines = result.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""From a file to pixels: decoding, fitting, and the cache that does it once."""
+"""Decoding, fitting, and the cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from alexnet.errors import DataError, ImageError
 from alexnet.recipe import Data, Preprocessing
 from conftest import contents
 
-HOW = Preprocessing(cache_size=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
+PREPROCESSING = Preprocessing(cache_size=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
 
 RED = (200, 30, 40)
 
@@ -41,7 +41,7 @@ RED = (200, 30, 40)
         ("YCbCr", (76, 85, 255), "JPEG", (254, 0, 0)),
     ],
 )
-def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, colour: object, kind: str, expected: tuple[int, ...]) -> None:
+def test_image_mode_to_rgb(tmp_path: Path, mode: str, colour: object, kind: str, expected: tuple[int, ...]) -> None:
     file = tmp_path / "image"
     file.write_bytes(encoded(Image.new(mode, (8, 8), colour), kind))  # type: ignore[arg-type]
     image = decode(file)
@@ -49,7 +49,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, colour: object, kind:
     assert np.abs(np.asarray(image).astype(int) - expected).max() <= 2
 
 
-def test_a_palette_with_transparency_is_laid_on_white(tmp_path: Path) -> None:
+def test_transparent_palette_on_white(tmp_path: Path) -> None:
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, *RED])
     image.putpixel((0, 0), 0)
@@ -58,13 +58,13 @@ def test_a_palette_with_transparency_is_laid_on_white(tmp_path: Path) -> None:
     assert decode(tmp_path / "p.png").getpixel((3, 3)) == RED
 
 
-def test_a_cmyk_jpeg_has_its_colours(tmp_path: Path) -> None:
+def test_cmyk_jpeg(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), RED).convert("CMYK").save(tmp_path / "c.jpg", quality=95)
     assert np.abs(np.asarray(decode(tmp_path / "c.jpg")).astype(int) - RED).max() <= 4
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_is_seen_upright(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     upright = Image.new("RGB", (24, 16), "white")
     upright.paste((255, 0, 0), (0, 0, 8, 8))  # red in the upper left corner
     undo = {
@@ -83,13 +83,13 @@ def test_a_photo_is_seen_upright(tmp_path: Path, orientation: int) -> None:
     assert min(image.getpixel((22, 14))) > 200
 
 
-def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+def test_animation_gives_first_frame(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert np.abs(np.asarray(decode(tmp_path / "a.gif")).astype(int) - RED).max() <= 3
 
 
-def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
+def test_image_format_by_content(tmp_path: Path) -> None:
     (tmp_path / "really.jpg").write_bytes(encoded(Image.new("RGB", (8, 8), RED), "PNG"))
     (tmp_path / "照片.txt").write_bytes(encoded(Image.new("RGB", (8, 8), RED), "PNG"))
     assert decode(tmp_path / "really.jpg").size == decode(tmp_path / "照片.txt").size == (8, 8)
@@ -114,41 +114,41 @@ def bad_files(folder: Path) -> dict[str, str]:
     }
 
 
-def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
+def test_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
     for name, reason in bad_files(tmp_path).items():
         with pytest.raises(ImageError, match=reason):
             decode(tmp_path / name)
 
 
-def test_crop_keeps_the_centre_and_stretch_keeps_all(tmp_path: Path) -> None:
+def test_fit_crop_and_stretch(tmp_path: Path) -> None:
     image = Image.new("RGB", (96, 32), "black")
     image.paste((255, 255, 255), (32, 0, 64, 32))
     image.save(tmp_path / "wide.png")
-    assert pixels(tmp_path / "wide.png", HOW).min() == 255
-    stretched = pixels(tmp_path / "wide.png", HOW.model_copy(update={"fit": "stretch"}))
+    assert pixels(tmp_path / "wide.png", PREPROCESSING).min() == 255
+    stretched = pixels(tmp_path / "wide.png", PREPROCESSING.model_copy(update={"fit": "stretch"}))
     assert stretched.shape == (32, 32, 3)
     assert stretched[:, 0].max() == 0
     assert stretched[:, 16].min() == 255
 
 
 @pytest.mark.parametrize("size", [(1, 400), (400, 1), (1, 1), (33, 2000)])
-def test_odd_shapes_fit(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_fit_of_extreme_aspect_ratios(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, RED).save(tmp_path / "odd.png")
     for reduced in (False, True):
-        assert (pixels(tmp_path / "odd.png", HOW.model_copy(update={"reduced_decode": reduced})) == RED).all()
+        assert (pixels(tmp_path / "odd.png", PREPROCESSING.model_copy(update={"reduced_decode": reduced})) == RED).all()
 
 
-def test_reduced_decoding_looks_the_same(tmp_path: Path) -> None:
+def test_reduced_decode_is_similar(tmp_path: Path) -> None:
     y, x = np.mgrid[:600, :900]
     smooth = np.stack([127 + 120 * np.sin(x / 90), 127 + 120 * np.cos(y / 70), (x + y) / 6], -1)
     Image.fromarray(smooth.clip(0, 255).astype(np.uint8)).save(tmp_path / "photo.jpg", quality=95)
-    whole = pixels(tmp_path / "photo.jpg", HOW).astype(float)
-    reduced = pixels(tmp_path / "photo.jpg", HOW.model_copy(update={"reduced_decode": True})).astype(float)
+    whole = pixels(tmp_path / "photo.jpg", PREPROCESSING).astype(float)
+    reduced = pixels(tmp_path / "photo.jpg", PREPROCESSING.model_copy(update={"reduced_decode": True})).astype(float)
     assert np.abs(whole - reduced).mean() < 2
 
 
-def test_input_is_normalised_and_channels_last() -> None:
-    preprocessing = HOW.model_copy(update={"mean": (0.5, 0.25, 0.0), "std": (0.5, 0.25, 1.0)})
+def test_network_input_is_normalised_and_channels_last() -> None:
+    preprocessing = PREPROCESSING.model_copy(update={"mean": (0.5, 0.25, 0.0), "std": (0.5, 0.25, 1.0)})
     images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     x = to_input(images, preprocessing)
     expected = (images.numpy() / 255.0 - preprocessing.mean) / preprocessing.std
@@ -161,7 +161,7 @@ def test_input_is_normalised_and_channels_last() -> None:
     np.testing.assert_allclose(larger.numpy(), expected_larger.numpy(), atol=1e-5)
 
 
-def test_decoding_warns_of_nothing(photos: Path) -> None:
+def test_decoding_emits_no_warnings(photos: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decode(photos / "across" / "000.png")
@@ -170,85 +170,85 @@ def test_decoding_warns_of_nothing(photos: Path) -> None:
 # Cache
 
 
-def test_the_cache_holds_what_decoding_gives_for_any_number_of_workers(photos: Path) -> None:
+def test_cache_equals_decoding_for_any_workers(photos: Path) -> None:
     table = open_table(photos)
-    cache = open_cache(table, HOW, workers=1)
+    cache = open_cache(table, PREPROCESSING, workers=1)
     first = cache.pixels.take(np.arange(len(table)))
     shutil.rmtree(cache_folder())
-    again = open_cache(table, HOW, workers=4)
+    again = open_cache(table, PREPROCESSING, workers=4)
     assert np.array_equal(first, again.pixels.take(np.arange(len(table))))
-    assert all(np.array_equal(first[i], pixels(table.source(i), HOW)) for i in range(len(table)))
+    assert all(np.array_equal(first[i], pixels(table.source(i), PREPROCESSING)) for i in range(len(table)))
 
 
-def test_a_changed_added_or_removed_file_is_noticed(tmp_path: Path) -> None:
+def test_cache_notices_changed_added_and_removed_files(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "photos", 4)
-    before = open_cache(open_table(root), HOW, 2).pixels.take(np.arange(8))
+    before = open_cache(open_table(root), PREPROCESSING, 2).pixels.take(np.arange(8))
     picture(2, 9).save(root / "across" / "000.png")
-    changed = open_cache(open_table(root), HOW, 2).pixels.take(np.arange(8))
+    changed = open_cache(open_table(root), PREPROCESSING, 2).pixels.take(np.arange(8))
     assert not np.array_equal(before[0], changed[0])
     assert np.array_equal(before[1:], changed[1:])
     picture(2, 10).save(root / "down" / "new.png")
-    assert len(open_cache(open_table(root), HOW, 2).rows) == 9
+    assert len(open_cache(open_table(root), PREPROCESSING, 2).rows) == 9
     (root / "down" / "new.png").unlink()
-    assert len(open_cache(open_table(root), HOW, 2).rows) == 8
+    assert len(open_cache(open_table(root), PREPROCESSING, 2).rows) == 8
 
 
-def test_an_old_cache_of_the_same_data_is_removed(tmp_path: Path) -> None:
+def test_cache_removes_older_ones(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "only-one", 4)
     for i in range(3):
         picture(2, i).save(root / "across" / "000.png")
-        open_cache(open_table(root), HOW, 2)
+        open_cache(open_table(root), PREPROCESSING, 2)
     (folder,) = cache_folder().glob("only-one-*")
     assert sorted(file.suffix for file in folder.iterdir()) == [".json", ".u8"]
 
 
-def test_the_cache_is_not_made_twice(tmp_path: Path) -> None:
+def test_cache_is_reused(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "once", 4)
-    open_cache(open_table(root), HOW, 2)
+    open_cache(open_table(root), PREPROCESSING, 2)
     before = {p: p.stat().st_mtime_ns for p in cache_folder().glob("once-*/*")}
-    open_cache(open_table(root), HOW, 2)
+    open_cache(open_table(root), PREPROCESSING, 2)
     assert {p: p.stat().st_mtime_ns for p in cache_folder().glob("once-*/*")} == before
 
 
-def test_unreadable_files_are_left_out_listed_and_never_touched(tmp_path: Path) -> None:
+def test_unreadable_files_are_skipped_and_listed(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "messy", 5)
     expected = bad_files(root / "across")
     del expected["absent.png"]
     before = contents(root)
-    dataset = open_dataset(open_table(root), HOW, 2, Data())
+    dataset = open_dataset(open_table(root), PREPROCESSING, 2, Data())
     assert {Path(s.image).name for s in dataset.table.skipped} == set(expected)
     assert len(dataset.table) == 10
     assert contents(root) == before
 
 
-def test_rows_stay_with_their_pixels_when_files_are_left_out(tmp_path: Path) -> None:
+def test_labels_match_pixels_after_skipped_files(tmp_path: Path) -> None:
     for i, colour in enumerate([10, 20, 30, 40, 50, 60]):
         for label in ("a", "b"):
             (tmp_path / label).mkdir(exist_ok=True)
             Image.new("RGB", (32, 32), (colour, 0, (label == "b" and 255) or 0)).save(tmp_path / label / f"{i}.png")
     (tmp_path / "a" / "2.png").write_text("broken")
-    dataset = open_dataset(open_table(tmp_path), HOW, 2, None)
+    dataset = open_dataset(open_table(tmp_path), PREPROCESSING, 2, None)
     batch = next(ordered_batches(dataset.images("all"), 100))
     for name, image, target in zip(dataset.names("all"), batch.images.numpy(), batch.targets, strict=True):
         assert image[0, 0, 0] == 10 * (int(Path(name).stem) + 1)
         assert (image[0, 0, 2] == 255) == (target == 1)
 
 
-def test_nothing_readable_is_an_error_that_names_a_file(tmp_path: Path) -> None:
+def test_dataset_without_readable_image_is_an_error(tmp_path: Path) -> None:
     for label in ("a", "b"):
         (tmp_path / label).mkdir()
         (tmp_path / label / "x.jpg").write_text("broken")
     with pytest.raises(DataError, match=r"no readable image; the first, a/x\.jpg: not an image"):
-        open_dataset(open_table(tmp_path), HOW, 1, Data())
+        open_dataset(open_table(tmp_path), PREPROCESSING, 1, Data())
 
 
-def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_not_writable_is_named(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(DataError, match="ALEXNET_CACHE"):
-        open_cache(open_table(photos), HOW, 1)
+        open_cache(open_table(photos), PREPROCESSING, 1)
 
 
-def test_a_cache_larger_than_the_disk_is_refused_with_both_sizes(photos: Path) -> None:
+def test_cache_larger_than_the_disk_is_refused(photos: Path) -> None:
     with pytest.raises(DataError, match=r"[\d.]+ GB are needed, [\d.]+ GB are free"):
-        open_cache(open_table(photos), HOW.model_copy(update={"cache_size": 1_000_000}), 1)
+        open_cache(open_table(photos), PREPROCESSING.model_copy(update={"cache_size": 1_000_000}), 1)

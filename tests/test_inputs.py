@@ -1,4 +1,4 @@
-"""What can be given as an image: names, bytes, files, images of Pillow, arrays; and what cannot, with one clear line."""
+"""What `predict` takes as an image: paths, bytes, file objects, Pillow images, arrays; anything else is one clear line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def expected(run: alexnet.Run, file: Path) -> Any:
 
 
 def shares(answer: dict[str, Any]) -> dict[str, float]:
-    return {found["label"]: found["probability"] for found in answer["predictions"]}
+    return {prediction["label"]: prediction["probability"] for prediction in answer["predictions"]}
 
 
 class Named(os.PathLike[str]):
@@ -70,12 +70,12 @@ FORMS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_one_image_of_any_form_alone_and_in_a_list(form: str, run: alexnet.Run, file: Path, expected: Any) -> None:
+def test_predict_one_image_of_any_type(form: str, run: alexnet.Run, file: Path, expected: Any) -> None:
     assert [shares(answer) for answer in run.predict(FORMS[form](file))] == [expected]
     assert [shares(answer) for answer in run.predict([FORMS[form](file)])] == [expected]
 
 
-def test_several_images_in_order(run: alexnet.Run, file: Path, expected: Any) -> None:
+def test_predict_several_images_of_any_type(run: alexnet.Run, file: Path, expected: Any) -> None:
     assert len(run.predict(np.stack([PIXELS] * 3))) == 3
     assert run.predict(np.empty((0, 8, 8, 3), np.uint8)) == []
     mixed = (FORMS[form](file) for form in FORMS)
@@ -85,14 +85,14 @@ def test_several_images_in_order(run: alexnet.Run, file: Path, expected: Any) ->
     assert [shares(answer) for answer in run.predict([opened] * 8)] == [expected] * 8
 
 
-def test_a_file_is_read_from_its_start_whatever_was_read_of_it(run: alexnet.Run, file: Path, expected: Any) -> None:
+def test_file_object_is_read_from_its_start(run: alexnet.Run, file: Path, expected: Any) -> None:
     written = io.BytesIO()
     PICTURE.save(written, "PNG")
     with file.open("rb") as opened:
         assert [shares(answer) for answer in run.predict([written, opened, opened])] == [expected] * 3
 
 
-def test_an_error_of_a_file_of_another_library_is_the_answer(run: alexnet.Run) -> None:
+def test_file_object_error_is_reported(run: alexnet.Run) -> None:
     class Broken:
         def read(self) -> bytes:
             raise RuntimeError("the connection was reset")
@@ -101,13 +101,13 @@ def test_an_error_of_a_file_of_another_library_is_the_answer(run: alexnet.Run) -
 
 
 @pytest.mark.parametrize("top", [0, -1, 2.5, "3", None])
-def test_another_number_of_labels_is_refused(run: alexnet.Run, top: Any) -> None:
+def test_wrong_number_of_labels_is_refused(run: alexnet.Run, top: Any) -> None:
     for use in (run.predict, run.search):
         with pytest.raises(AlexNetError, match=r"top is .*, but should be a whole number, 1 or more"):
             use(PIXELS, top)
 
 
-def test_names_of_what_has_no_path(run: alexnet.Run, file: Path) -> None:
+def test_image_names_of_inputs_without_path(run: alexnet.Run, file: Path) -> None:
     with file.open("rb") as opened:
         answers = run.predict([PIXELS, PICTURE, file.read_bytes(), io.BytesIO(file.read_bytes()), opened, Image.open(file)])
     assert [answer["image"] for answer in answers] == ["array", "image", "bytes", "file", str(file), str(file)]
@@ -131,7 +131,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("use", ["predict", "stream", "features", "stream_features", "explanations", "explain", "search"])
-def test_what_is_no_image_is_a_data_error(name: str, use: str, run: alexnet.Run, tmp_path: Path) -> None:
+def test_input_that_is_no_image_is_data_error(name: str, use: str, run: alexnet.Run, tmp_path: Path) -> None:
     given, reason = WRONG[name]
     more = {"out": tmp_path} if use == "explain" else {}
     with pytest.raises(DataError, match=reason) as caught:
@@ -139,7 +139,7 @@ def test_what_is_no_image_is_a_data_error(name: str, use: str, run: alexnet.Run,
     assert "\n" not in str(caught.value)
 
 
-def test_one_wrong_item_of_many_is_answered_with_its_error(run: alexnet.Run) -> None:
+def test_wrong_input_among_others_is_reported_in_place(run: alexnet.Run) -> None:
     items = [given for name, (given, _) in WRONG.items() if name not in ("text file", "levels in lists")]
     answers = run.predict([PIXELS, *items, b"not an image", io.StringIO("text"), [PIXELS], PIXELS])
     assert all("predictions" in answers[i] for i in (0, -1))
@@ -148,7 +148,7 @@ def test_one_wrong_item_of_many_is_answered_with_its_error(run: alexnet.Run) -> 
     assert answers[3]["image"] == "Tensor"
 
 
-def test_bytes_that_are_no_image_are_answered_like_a_file_that_is_none(run: alexnet.Run) -> None:
+def test_bytes_that_are_no_image_equal_such_a_file(run: alexnet.Run) -> None:
     assert run.predict(b"text") == [{"image": "bytes", "error": "not an image, or of an unknown kind"}]
     assert run.predict(b"") == [{"image": "bytes", "error": "the file is empty"}]
     closed = io.BytesIO(b"x")
@@ -161,7 +161,7 @@ def test_bytes_that_are_no_image_are_answered_like_a_file_that_is_none(run: alex
     assert "truncated" in run.predict(truncated)[0]["error"]
 
 
-def test_an_image_of_pillow_goes_the_way_of_its_file(run: alexnet.Run, tmp_path: Path) -> None:
+def test_pillow_image_equals_its_file(run: alexnet.Run, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     PICTURE.save(tmp_path / "turned.png", exif=exif)
@@ -173,26 +173,26 @@ def test_an_image_of_pillow_goes_the_way_of_its_file(run: alexnet.Run, tmp_path:
     for path in sorted(tmp_path.iterdir()):
         with Image.open(path) as image:
             before = image.copy()
-            found = run.predict([path, image])
-            assert shares(found[0]) == pytest.approx(shares(found[1]), abs=1e-4), path.name
+            result = run.predict([path, image])
+            assert shares(result[0]) == pytest.approx(shares(result[1]), abs=1e-4), path.name
             assert np.array_equal(np.asarray(image), np.asarray(before))
     assert "no level is known to be white" in run.predict(Image.new("F", (8, 8)))[0]["error"]
 
 
-def test_explain_and_search_name_pictures_for_what_was_given(run: alexnet.Run, tmp_path: Path, photos: Path) -> None:
+def test_explain_and_search_name_outputs_after_inputs(run: alexnet.Run, tmp_path: Path, photos: Path) -> None:
     answers = list(run.explain([PICTURE, encoded(PICTURE, "PNG")], tmp_path))
     assert [Path(answer["figure"]).name for answer in answers] == ["image-explained.png", "bytes-explained.png"]
     run.index(photos, tmp_path / "index")
-    found = run.search([PICTURE, 3], 2, index=tmp_path / "index", out=tmp_path / "sheet.png")  # type: ignore[list-item]
-    assert len(found[0]["neighbours"]) == 2
-    assert "int is not an image" in found[1]["error"]
+    result = run.search([PICTURE, 3], 2, index=tmp_path / "index", out=tmp_path / "sheet.png")  # type: ignore[list-item]
+    assert len(result[0]["neighbours"]) == 2
+    assert "int is not an image" in result[1]["error"]
     assert next(iter(run.explanations(PICTURE)))[0] is PICTURE
 
 
 # Names that begin with ~
 
 
-def test_tilde_is_a_home_folder_only_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_expands_to_an_existing_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
@@ -205,7 +205,7 @@ def test_tilde_is_a_home_folder_only_where_there_is_one(tmp_path: Path, monkeypa
     assert expanded("~") == Path("~")
 
 
-def test_commands_take_files_whose_names_begin_with_a_tilde(
+def test_commands_take_file_names_that_begin_with_a_tilde(
     tmp_path: Path, run: alexnet.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

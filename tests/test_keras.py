@@ -1,4 +1,4 @@
-"""The networks of the four tutorials against real Keras, at full width: answers, losses, steps, first weights."""
+"""The networks of the four tutorials equal Keras at full width: outputs, losses, steps, initial weights."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ OURS = {
 
 def tensors(network: AlexNet) -> dict[str, Tensor]:
     """Return our tensors in the order and by the names of Keras': `conv1.kernel` ... `norm1.moving_variance` ... `fc8.bias`."""
-    found = {}
+    result = {}
     for name, layer in network.layers.items():
         kinds = list(inputs.DRAWS)[2:] if name.startswith("norm") else list(inputs.DRAWS)[:2]
-        found |= {f"{name}.{kind}": getattr(layer, OURS[kind]).detach() for kind in kinds if hasattr(layer, OURS[kind])}
-    return found
+        result |= {f"{name}.{kind}": getattr(layer, OURS[kind]).detach() for kind in kinds if hasattr(layer, OURS[kind])}
+    return result
 
 
 def to_keras(tensor: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def trained(question: inputs.Question, dtype: torch.dtype) -> dict[str, np.ndarr
     loss_of = Loss(recipe.train, numbers, question.classes, torch.device("cpu"))
     with torch.no_grad():
         logits = network.eval()(images)
-    found, losses = {"logits": logits, "probabilities": logits.softmax(1)}, []
+    result, losses = {"logits": logits, "probabilities": logits.softmax(1)}, []
     network.train()
     for step in range(1, steps + 1):
         loss = loss_of(network(images), targets)
@@ -72,8 +72,8 @@ def trained(question: inputs.Question, dtype: torch.dtype) -> dict[str, np.ndarr
         optimizer.step()
         losses.append(loss.detach())
         if step in (1, inputs.STEPS):
-            found |= {f"step{step}/{name}": _summary(name, tensor, start[name]) for name, tensor in ours.items()}
-    return {key: value.double().numpy() for key, value in (found | {"losses": torch.stack(losses)}).items()}
+            result |= {f"step{step}/{name}": _summary(name, tensor, start[name]) for name, tensor in ours.items()}
+    return {key: value.double().numpy() for key, value in (result | {"losses": torch.stack(losses)}).items()}
 
 
 def _summary(name: str, after: Tensor, before: Tensor) -> Tensor:
@@ -94,35 +94,35 @@ def answers(question: inputs.Question, dtype: torch.dtype, part: str) -> Iterato
 
 
 def deviation(question: inputs.Question, dtype: torch.dtype, part: str) -> float:
-    return max(relative(found, expected) for found, expected in answers(question, dtype, part))
+    return max(relative(result, expected) for result, expected in answers(question, dtype, part))
 
 
 def step_deviation(question: inputs.Question, dtype: torch.dtype, step: int) -> tuple[float, float]:
     """Return the largest deviation of a tensor, and the largest in units of what the steps have changed in it."""
     worst, worst_change = 0.0, 0.0
-    for found, expected in answers(question, dtype, f"step{step}/"):
-        (typical, change), off = expected[:2], np.abs(found[2:] - expected[2:]).max()
-        worst = max(worst, relative(found[2:], expected[2:], typical), relative(found[:1], expected[:1]))
-        worst_change = max(worst_change, off / change, relative(found[1:2], expected[1:2]))
+    for result, expected in answers(question, dtype, f"step{step}/"):
+        (typical, change), off = expected[:2], np.abs(result[2:] - expected[2:]).max()
+        worst = max(worst, relative(result[2:], expected[2:], typical), relative(result[:1], expected[:1]))
+        worst_change = max(worst_change, off / change, relative(result[1:2], expected[1:2]))
     return worst, worst_change
 
 
 @NETWORKS
-def test_a_network_in_float64_answers_and_loses_as_keras(question: inputs.Question) -> None:
+def test_float64_outputs_and_losses_equal_keras(question: inputs.Question) -> None:
     for part in ("probabilities", "logits", "losses"):
         agree(f"{part}, float64", question.name, 1e-9, deviation(question, torch.float64, part))
 
 
 @NETWORKS
 @pytest.mark.parametrize("step", [1, inputs.STEPS])
-def test_training_in_float64_changes_weights_and_statistics_as_keras(question: inputs.Question, step: int) -> None:
+def test_float64_training_equals_keras(question: inputs.Question, step: int) -> None:
     tensor, change = step_deviation(question, torch.float64, step)
     agree(f"weights and statistics, step {step}, float64", question.name, 1e-9, tensor)
     agree(f"their change since the start, step {step}, float64", question.name, 1e-6, change)
 
 
 @pytest.mark.parametrize("number", range(len(inputs.OPTIMIZERS)))
-def test_the_optimizer_steps_as_keras_with_momentum_decay_and_a_rate_that_changes(number: int) -> None:
+def test_optimizer_equals_keras(number: int) -> None:
     settings = inputs.OPTIMIZERS[number]
     ours = Optimizer(form="keras", decays="all", **{**settings, "weight_decay": settings["weight_decay"] or 0.0})
     start, gradients = inputs.draw_gradients()
@@ -141,7 +141,7 @@ def test_the_optimizer_steps_as_keras_with_momentum_decay_and_a_rate_that_change
 
 
 @NETWORKS
-def test_a_network_in_float32_answers_loses_and_changes_as_keras(question: inputs.Question) -> None:
+def test_float32_outputs_losses_and_training_equal_keras(question: inputs.Question) -> None:
     for part in ("probabilities", "logits", "losses"):
         agree(f"{part}, float32", question.name, 1e-5, deviation(question, torch.float32, part))
     tensor, change = step_deviation(question, torch.float32, 1)
@@ -150,7 +150,7 @@ def test_a_network_in_float32_answers_loses_and_changes_as_keras(question: input
 
 
 @NETWORKS
-def test_first_weights_follow_the_law_of_keras(question: inputs.Question) -> None:
+def test_initial_weights_follow_keras_distribution(question: inputs.Question) -> None:
     """Kernels uniform within Glorot's limits, by Kolmogorov and Smirnov, against the law and against Keras' own weights."""
     torch.manual_seed(0)
     ours = tensors(AlexNet(question.name, question.classes))
@@ -167,11 +167,13 @@ def test_first_weights_follow_the_law_of_keras(question: inputs.Question) -> Non
         for moment, want in ((-least, limit), (greatest, limit), (spread, limit / np.sqrt(3))):
             assert moment == pytest.approx(want, rel=0.03), f"{name}: Keras does not follow the law"
         assert abs(mean) < 5 * spread / np.sqrt(kernel.numel()), f"{name}: Keras does not follow the law"
-        found = kernel.reshape(-1)[:: max(1, kernel.numel() // 20_000)].numpy()
-        pairs = len(found) * len(sample) / (len(found) + len(sample))
+        result = kernel.reshape(-1)[:: max(1, kernel.numel() // 20_000)].numpy()
+        pairs = len(result) * len(sample) / (len(result) + len(sample))
         outside = max(outside, float(kernel.abs().max()) / limit - 1)
-        against_law = max(against_law, scipy.stats.kstest(found, "uniform", (-limit, 2 * limit)).statistic * len(found) ** 0.5)
-        against_keras = max(against_keras, scipy.stats.ks_2samp(found, sample).statistic * pairs**0.5)
+        against_law = max(
+            against_law, scipy.stats.kstest(result, "uniform", (-limit, 2 * limit)).statistic * len(result) ** 0.5
+        )
+        against_keras = max(against_keras, scipy.stats.ks_2samp(result, sample).statistic * pairs**0.5)
     agree("first weights outside Glorot's limits", question.name, 1e-6, outside)
     # sqrt(n) times Kolmogorov's distance: above 2.3 for one sample in 20,000.
     agree("first weights, distance from the law", question.name, 2.3, against_law)

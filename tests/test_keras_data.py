@@ -1,4 +1,4 @@
-"""Preprocessing, augmentation, schedules and splits of the four tutorials against real Keras."""
+"""Preprocessing, augmentation, schedules and splits of the four tutorials equal Keras."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from keras_golden import agree, decisions, golden, inputs
 # Images -------------------------------------------------------------------------------------------------------------------
 
 
-def test_photos_decode_to_the_pixels_that_keras_saw() -> None:
+def test_decoding_equals_keras() -> None:
     expected = golden("images")["photos"].astype(np.uint8).tobytes().hex()
     assert inputs.digest(inputs.photos() | inputs.small_images()) == expected, "this JPEG decoder differs: run make prove"
 
@@ -34,7 +34,7 @@ def test_photos_decode_to_the_pixels_that_keras_saw() -> None:
         ("cifar10-1x1", inputs.small_images()),
     ],
 )
-def test_preprocessing_gives_the_network_what_keras_gives(name: str, images: dict[str, np.ndarray]) -> None:
+def test_preprocessing_equals_keras(name: str, images: dict[str, np.ndarray]) -> None:
     given = {"images.mean": inputs.MEAN} if name == "annotated" else {}
     given |= {"images.cache_size": 32} if name.startswith("cifar10") else {}  # what `auto` makes of them
     preprocessing = load(name).with_settings(given).images.resolved()
@@ -48,7 +48,7 @@ def test_preprocessing_gives_the_network_what_keras_gives(name: str, images: dic
     agree("preprocessing, network-input units", name, 1e-4, worst)
 
 
-def test_the_affine_map_is_that_of_keras() -> None:
+def test_affine_equals_keras() -> None:
     """Keras exchanges the axes of its matrix: its tx and zx are of columns, ty and zy of rows."""
     photo = inputs.photos()["square"].astype(np.float32)
     maps = inputs.affine_maps(photo.shape[0])
@@ -58,9 +58,9 @@ def test_the_affine_map_is_that_of_keras() -> None:
     for number, image in enumerate(made):
         flips = [axis for axis, flip in ((0, down[number]), (1, across[number])) if flip]
         mean, *values = golden("images")["maps"][number]
-        found = image.flip(flips)
-        at = torch.from_numpy(inputs.places(f"map {number}", found.numel(), len(values)))
-        worst = max(worst, float(np.abs(found.reshape(-1)[at].numpy() - values).max()), abs(float(found.mean()) - mean))
+        result = image.flip(flips)
+        at = torch.from_numpy(inputs.places(f"map {number}", result.numel(), len(values)))
+        worst = max(worst, float(np.abs(result.reshape(-1)[at].numpy() - values).max()), abs(float(result.mean()) - mean))
     agree("affine map, grey levels of 255", "48 maps", 0.05, worst)
 
 
@@ -68,7 +68,7 @@ def test_the_affine_map_is_that_of_keras() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(inputs.PLATEAUS)))
-def test_a_plateau_lowers_the_rate_when_keras_does(number: int) -> None:
+def test_plateau_lr_equals_keras(number: int) -> None:
     settings = inputs.PLATEAUS[number]
     other = []
     for series, (losses, epochs) in enumerate(zip(inputs.loss_series(), decisions()["plateaus"][number], strict=True)):
@@ -82,7 +82,7 @@ def test_a_plateau_lowers_the_rate_when_keras_does(number: int) -> None:
     agree("series whose rate differs, of 1,000", f"plateau {number + 1}", 0, len(other))
 
 
-def test_training_stops_when_keras_stops() -> None:
+def test_early_stopping_equals_keras() -> None:
     other = []
     for series, (losses, expected) in enumerate(zip(inputs.loss_series(), decisions()["stops"], strict=True)):
         ours = EarlyStop(inputs.PATIENCE)
@@ -101,7 +101,7 @@ PRINTED = """
 """
 
 
-def test_the_log_of_tutorial_000_drives_the_rate_as_printed() -> None:
+def test_plateau_lr_reproduces_the_log_of_tutorial_000() -> None:
     settings = load("annotated").schedule
     plateau = Plateau(inputs.RATE, settings.factor, settings.patience, settings.threshold, settings.floor)
     rates = [inputs.RATE, *(plateau.update(float(loss)) for loss in PRINTED.split())][:50]
@@ -112,22 +112,22 @@ def test_the_log_of_tutorial_000_drives_the_rate_as_printed() -> None:
 
 
 @pytest.mark.parametrize(("name", "files"), [("annotated", inputs.class_files()), ("cats-dogs", inputs.labelled_files())])
-def test_the_same_files_validate_as_in_keras(name: str, files: list[str], tmp_path: Path) -> None:
+def test_validation_split_equals_keras(name: str, files: list[str], tmp_path: Path) -> None:
     for file in files:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
     recipe = load(name)
-    done = split(open_table(tmp_path), recipe.data)
-    held_out = sorted(done.images[i] for i in done.rows("val"))
+    result = split(open_table(tmp_path), recipe.data)
+    held_out = sorted(result.images[i] for i in result.rows("val"))
     agree("files that validate on one side alone", name, 0, len({*held_out} ^ {*decisions()["held out"][recipe.data.split]}))
-    assert done.counts() == {"train": len(files) - len(held_out), "val": len(held_out)}
+    assert result.counts() == {"train": len(files) - len(held_out), "val": len(held_out)}
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-1x1"])
-def test_the_first_5000_of_cifar10_validate(name: str) -> None:
+def test_cifar10_validation_split_is_the_first_5000(name: str) -> None:
     """As the code of tutorials 002 and 003 takes them; their text says the last."""
     splits = np.array(["train"] * 50_000 + ["test"] * 10_000)
     table = Table("cifar10", ("a", "b"), [str(i) for i in range(60_000)], np.arange(60_000) % 2, splits)
-    done = split(table, load(name).data)
-    assert np.array_equal(done.rows("val"), np.arange(5_000))
-    assert done.counts() == {"train": 45_000, "val": 5_000, "test": 10_000}
+    result = split(table, load(name).data)
+    assert np.array_equal(result.rows("val"), np.arange(5_000))
+    assert result.counts() == {"train": 45_000, "val": 5_000, "test": 10_000}

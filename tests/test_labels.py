@@ -1,4 +1,4 @@
-"""Labels that look the same are one class, wherever they come from; upper and lower case are told."""
+"""Labels that look the same are one class; labels that differ only in case are reported."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
         *[("Cat", "Cat"), ("O'Hara", "O'Hara"), ("\u200b", ""), ("a\nb", "a\nb"), ("नमस्\u200dते", "नमस्\u200dते"), ('"', '"')],
     ],
 )
-def test_a_label_is_spelled_one_way(label: str, tidy: str) -> None:
+def test_label_normalisation(label: str, tidy: str) -> None:
     assert normalize_label(label) == tidy
 
 
 @given(st.text(max_size=20))
-def test_spelling_is_the_same_for_both_unicode_forms_and_does_not_change_twice(label: str) -> None:
+def test_label_normalisation_is_idempotent_for_nfc_and_nfd(label: str) -> None:
     tidy = normalize_label(label)
     assert normalize_label(tidy) == tidy == normalize_label(unicodedata.normalize("NFD", label))
 
 
-def test_folders_in_both_unicode_forms_are_one_class_with_the_images_of_both(tmp_path: Path) -> None:
+def test_class_folders_in_nfc_and_nfd_are_one_class(tmp_path: Path) -> None:
     for i, label in enumerate((COMPOSED, DECOMPOSED, "bar", "bar ")):
         save(tmp_path / label / f"{i}.png")
     if len(list(tmp_path.iterdir())) < 4:
@@ -48,7 +48,7 @@ def test_folders_in_both_unicode_forms_are_one_class_with_the_images_of_both(tmp
     assert all(Path(str(source)).exists() for source in table.sources())
 
 
-def test_upper_and_lower_case_are_classes_of_their_own_and_the_data_check_tells_it(tmp_path: Path) -> None:
+def test_labels_that_differ_in_case_are_reported_by_check(tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     labels = ("cat", "Cat", "dog", "DOG", "emu")
     for i, _ in enumerate(labels):
@@ -60,14 +60,14 @@ def test_upper_and_lower_case_are_classes_of_their_own_and_the_data_check_tells_
     assert labels_differing_in_case(("cat", "dog")) == []
 
 
-def test_labels_of_a_run_match_in_either_unicode_form() -> None:
+def test_evaluate_matches_labels_in_nfc_and_nfd() -> None:
     table = make_table({COMPOSED: 2, "dog": 1})
     for labels in ((DECOMPOSED, "dog"), (COMPOSED, "dog"), ("dog", f"{DECOMPOSED} ")):
         turned = table.relabelled(labels)
         assert [normalize_label(turned.labels[i]) for i in turned.targets] == [COMPOSED, COMPOSED, "dog"]
 
 
-def test_a_run_names_an_unknown_label_that_differs_in_case_alone(
+def test_unknown_label_that_differs_in_case_is_named(
     trained: alexnet.Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shouted = make_table({label.upper(): 3 for label in trained.labels})

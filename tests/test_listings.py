@@ -1,4 +1,4 @@
-"""CSV and Parquet files that list a dataset, and lists of names on standard input."""
+"""CSV and Parquet listings of a dataset, and lists of names on standard input."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def labels_of(tmp_path: Path, column: Any, metadata: dict[str, str] | None = Non
     """Return the labels that a Parquet file gives images 0.png, 1.png …, and `no label` for those left out."""
     names = [f"{i}.png" for i in range(len(column))]
     table = open_table(parquet_file(tmp_path / "a.parquet", {"image": names, "label": column}, metadata))
-    found = {image: label for image, label, _ in listing(table)} | {image: reason for image, reason in table.skipped}
-    return [found[name] for name in names]
+    result = {image: label for image, label, _ in listing(table)} | {image: reason for image, reason in table.skipped}
+    return [result[name] for name in names]
 
 
 # CSV
@@ -93,7 +93,7 @@ def labels_of(tmp_path: Path, column: Any, metadata: dict[str, str] | None = Non
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
     st.booleans(),
 )
-def test_a_csv_of_any_dialect_reads_back(
+def test_csv_of_any_dialect_reads_back(
     tmp_path_factory: pytest.TempPathFactory,
     rows: list[tuple[str, str]],
     delimiter: str,
@@ -121,7 +121,7 @@ FORTY = [f"cat/{i}.jpg,cat" for i in range(20)] + [f"dog/{i}.jpg,dog" for i in r
     "broken",
     ['"cat/x.jpg,cat', 'cat/x.jpg,"cat', 'cat/x.jpg,cat"', 'cat/"x.jpg,cat', '"cat/x.jpg"s,cat', 'cat/x.jpg,"cat" tabby'],
 )
-def test_a_quote_that_is_not_closed_is_refused_with_its_line(tmp_path: Path, broken: str, line: int) -> None:
+def test_csv_unclosed_quote_is_refused_with_its_line(tmp_path: Path, broken: str, line: int) -> None:
     lines = ["image,label", *FORTY]
     lines[line - 1] = broken
     assert f"a.csv, line {line}: " in refusal(tmp_path / "a.csv", "\n".join(lines))
@@ -130,7 +130,7 @@ def test_a_quote_that_is_not_closed_is_refused_with_its_line(tmp_path: Path, bro
     assert f"a.csv, line {line}: " in refusal(tmp_path / "a.csv", "\n".join(["image,label", *shell_quote]))
 
 
-def test_rows_swallowed_by_two_unclosed_quotes_are_refused(tmp_path: Path) -> None:
+def test_csv_two_unclosed_quotes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.png").touch()
     swallowed = 'image,label,note\na.png,cat,"one\nb.png,dog,two\nc.png,dog,three"\nd.png,dog,\n'
     assert "line 2: a shell_quote field goes on" in refusal(tmp_path / "a.csv", swallowed)
@@ -142,7 +142,7 @@ def test_rows_swallowed_by_two_unclosed_quotes_are_refused(tmp_path: Path) -> No
     )
 
 
-def test_line_breaks_inside_quotes_are_legal_and_count(tmp_path: Path) -> None:
+def test_csv_line_breaks_inside_quotes(tmp_path: Path) -> None:
     text = 'image,label,note\r\na.png,cat,"two\r\nlines, and\n\nmore"\r\n\r\nb.png,dog,x\r\nc.png,,y\r\n,dog,\r\n'
     table = opened(tmp_path / "a.csv", text)
     assert listing(table) == {("a.png", "cat", ""), ("b.png", "dog", "")}
@@ -183,7 +183,7 @@ def test_line_breaks_inside_quotes_are_legal_and_count(tmp_path: Path) -> None:
         ("image,label\ndata:image/png;base64,cat\n", "download the images"),
     ],
 )
-def test_a_csv_that_could_be_misread_is_refused(tmp_path: Path, content: str | bytes, message: str) -> None:
+def test_ambiguous_csv_is_refused(tmp_path: Path, content: str | bytes, message: str) -> None:
     assert message in refusal(tmp_path / "a.csv", content)
 
 
@@ -207,13 +207,13 @@ def test_a_csv_that_could_be_misread_is_refused(tmp_path: Path, content: str | b
         "img,fine_label,coarse_label\na.png,cat,pet\nb.png,dog,pet\n",
     ],
 )
-def test_a_csv_reads_as_spreadsheets_and_others_write_it(tmp_path: Path, text: str) -> None:
+def test_csv_written_by_spreadsheets(tmp_path: Path, text: str) -> None:
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         assert listing(opened(tmp_path / "a.csv", text.encode(encoding))) == {("a.png", "cat", ""), ("b.png", "dog", "")}
 
 
 @pytest.mark.parametrize("text", ["image,label\na.png,0\nb.png,1\nc.png,1.0\nd.png,0.0\ne.png,nan\n"])
-def test_whole_numbers_of_csv_are_the_same_labels_with_and_without_a_point(tmp_path: Path, text: str) -> None:
+def test_csv_labels_1_and_1_point_0_are_one(tmp_path: Path, text: str) -> None:
     table = opened(tmp_path / "a.csv", text)
     assert [table.labels[i] for i in table.targets] == ["0", "1", "1", "0"]
     assert [tuple(s) for s in table.skipped] == [("e.png", "no label")]
@@ -221,7 +221,7 @@ def test_whole_numbers_of_csv_are_the_same_labels_with_and_without_a_point(tmp_p
     assert set(others.labels) == {"007", "7", "1.5", "1.0.0", "None", "v1.0"}
 
 
-def test_a_csv_of_too_few_classes_says_what_is_left_out(tmp_path: Path) -> None:
+def test_csv_of_too_few_classes_lists_skipped_rows(tmp_path: Path) -> None:
     semicolons = refusal(tmp_path / "a.csv", "image,label\na.png;cat\nb.png;dog\n")
     assert semicolons.endswith("a.csv has no labelled images (2 left out, such as a.png;cat: no label)")
     assert refusal(tmp_path / "a.csv", "image,label\na.png,cat\nb.png,\n").endswith(
@@ -229,13 +229,13 @@ def test_a_csv_of_too_few_classes_says_what_is_left_out(tmp_path: Path) -> None:
     )
 
 
-def test_line_separators_of_unicode_do_not_end_a_row(tmp_path: Path) -> None:
+def test_csv_unicode_line_separators_do_not_end_a_row(tmp_path: Path) -> None:
     table = opened(tmp_path / "a.csv", "image,label,note\na.png,cat,x\u2028y\x85z\x0b\nb.png,dog,\x1c\n")
     assert listing(table) == {("a.png", "cat", ""), ("b.png", "dog", "")}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="paths of Windows on another system")
-def test_paths_as_windows_writes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("cat/1 ü.jpg", "odd\\name.jpg", "home/2.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -251,17 +251,17 @@ def test_paths_as_windows_writes_them(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
     lines = [f"{given},{i % 2}" for i, (given, _) in enumerate(rows)]
     table = opened(tmp_path / "a.csv", "\n".join(["image,label", *lines]))
-    assert list(table.images) == [wanted for _, wanted in rows]
+    assert list(table.images) == [expected for _, expected in rows]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="paths of Windows on another system")
 @pytest.mark.parametrize("name", ["C:\\a.jpg", "d:/pics/a.jpg", "\\\\server\\a.jpg", "file:///C:/a.jpg", "file://server/a.jpg"])
-def test_absolute_paths_of_windows_are_refused_elsewhere(tmp_path: Path, name: str) -> None:
+def test_absolute_windows_paths_are_refused_elsewhere(tmp_path: Path, name: str) -> None:
     message = refusal(tmp_path / "a.csv", f"image,label\n{name},cat\n")
     assert f"line 2: image is {name!r}, a path on another computer" in message
 
 
-def test_a_long_name_is_cut_in_messages(tmp_path: Path) -> None:
+def test_long_name_is_truncated_in_messages(tmp_path: Path) -> None:
     assert "line 2: image is 'https://x" in refusal(tmp_path / "a.csv", f"image,label\nhttps://{'x' * 50_000},cat\n")
     table = opened(tmp_path / "a.csv", f"image,label\n{'x' * 50_000},cat\nb.png,dog\n")
     with pytest.raises(DataError) as caught:
@@ -292,7 +292,7 @@ def test_a_long_name_is_cut_in_messages(tmp_path: Path) -> None:
         (pa.array(["nan", "None"]), ["nan", "None"]),
     ],
 )
-def test_typed_labels_of_parquet_read_as_text(tmp_path: Path, column: Any, labels: list[str]) -> None:
+def test_parquet_labels_of_any_type(tmp_path: Path, column: Any, labels: list[str]) -> None:
     assert labels_of(tmp_path, column) == labels
 
 
@@ -308,7 +308,7 @@ def test_typed_labels_of_parquet_read_as_text(tmp_path: Path, column: Any, label
         (pa.nulls(2), "no labelled images"),
     ],
 )
-def test_labels_of_parquet_that_are_none_are_refused(tmp_path: Path, column: Any, message: str) -> None:
+def test_parquet_labels_of_other_types_are_refused(tmp_path: Path, column: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         labels_of(tmp_path, column)
 
@@ -318,7 +318,7 @@ def hugging_face(names: list[str]) -> dict[str, str]:
     return {"huggingface": json.dumps({"info": {"features": features}})}
 
 
-def test_class_names_of_hugging_face_take_the_place_of_numbers(tmp_path: Path) -> None:
+def test_parquet_class_names_of_hugging_face(tmp_path: Path) -> None:
     labels = labels_of(tmp_path, pa.array([1, 0, -1, None]), hugging_face(["cat", "dog"]))
     assert labels == ["dog", "cat", "no label", "no label"]
     with pytest.raises(DataError, match="row 1: label is 2, but the file names 2 classes"):
@@ -327,7 +327,7 @@ def test_class_names_of_hugging_face_take_the_place_of_numbers(tmp_path: Path) -
 
 
 @given(TABLES, st.sampled_from(["string", "large_string", "binary", "dictionary"]), st.integers(1, 4))
-def test_a_parquet_file_of_any_type_of_text_reads_back(
+def test_parquet_text_of_any_type_reads_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], kind: str, group: int
 ) -> None:
     assume(len({label for _, label in rows}) > 1)
@@ -338,7 +338,7 @@ def test_a_parquet_file_of_any_type_of_text_reads_back(
     assert {image: label for image, label, _ in listing(table)} == dict(rows)
 
 
-def test_splits_of_parquet(tmp_path: Path) -> None:
+def test_parquet_splits(tmp_path: Path) -> None:
     columns = {"image": ["a.png", "b.png"], "label": ["1", "2"], "split": pa.array(["train", "test"]).dictionary_encode()}
     assert listing(open_table(parquet_file(tmp_path / "a.parquet", columns))) == {
         ("a.png", "1", "train"),
@@ -350,7 +350,7 @@ def test_splits_of_parquet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"image,label\n"])
-def test_a_damaged_parquet_file_is_named(tmp_path: Path, content: bytes) -> None:
+def test_damaged_parquet_is_named(tmp_path: Path, content: bytes) -> None:
     assert "a.parquet is not a readable Parquet file" in refusal(tmp_path / "a.parquet", content)
 
 
@@ -375,7 +375,7 @@ def structs(paths: list[str | None], images: list[bytes | None] = PNG) -> Any:
 )
 @pytest.mark.parametrize("column_name", ["image", "img"])
 @pytest.mark.parametrize("group", [3, 8])
-def test_images_are_read_from_parquet(tmp_path: Path, column: Any, names: list[str], column_name: str, group: int) -> None:
+def test_parquet_images(tmp_path: Path, column: Any, names: list[str], column_name: str, group: int) -> None:
     columns = {column_name: column, "labels": [0, 1] * 4}
     table = open_table(parquet_file(tmp_path / "a.parquet", columns, hugging_face(["x"]), row_group_size=group))
     assert list(table.images) == names
@@ -387,7 +387,7 @@ def test_images_are_read_from_parquet(tmp_path: Path, column: Any, names: list[s
     assert tuple(answer.facts["size"]) == (12, 12)
 
 
-def test_images_in_parquet_are_read_in_order_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_images_are_read_once_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "AT_ONCE", 2)
     table = open_table(parquet_file(tmp_path / "a.parquet", {"image": PNG, "label": [0, 1] * 4}, row_group_size=3))
     assert table.contents is not None
@@ -405,13 +405,13 @@ def test_images_in_parquet_are_read_in_order_once(tmp_path: Path, monkeypatch: p
     assert opened == [0]
 
 
-def test_a_changed_parquet_file_is_decoded_anew_and_a_bad_image_left_out(tmp_path: Path) -> None:
+def test_changed_parquet_is_decoded_anew(tmp_path: Path) -> None:
     preprocessing = make_preprocessing()
     file = parquet_file(tmp_path / "a.parquet", {"image": [b"\xffnone", *PNG[1:]], "label": [0, 1] * 4})
     cache = open_cache(open_table(file), preprocessing, 1)
     assert [tuple(s) for s in cache.skipped] == [("row-000000", "not an image, or of an unknown kind")]
-    found = check.check(open_table(file))
-    assert ("row-000000", "not an image") in {(p.image, p.kind) for p in found.problems}
+    result = check.check(open_table(file))
+    assert ("row-000000", "not an image") in {(p.image, p.kind) for p in result.problems}
     parquet_file(file, {"image": structs([f"{i}.png" for i in range(8)], [None, *PNG[:0:-1]]), "label": [0, 1] * 4})
     again = open_cache(open_table(file), preprocessing, 1)
     assert [tuple(s) for s in again.skipped] == [("0.png", "the file is empty")]
@@ -430,7 +430,7 @@ def test_a_changed_parquet_file_is_decoded_anew_and_a_bad_image_left_out(tmp_pat
         pa.array([{"path": "a.png"}, {"path": "b.png"}]),
     ],
 )
-def test_columns_that_name_files_in_another_type(tmp_path: Path, column: Any) -> None:
+def test_parquet_file_columns_of_other_types(tmp_path: Path, column: Any) -> None:
     table = open_table(parquet_file(tmp_path / "a.parquet", {"image": column, "label": [0, 1]}))
     assert listing(table) == {("a.png", "0", ""), ("b.png", "1", "")}
     assert table.source(0) == tmp_path / "a.png"
@@ -440,19 +440,19 @@ def test_columns_that_name_files_in_another_type(tmp_path: Path, column: Any) ->
     "column",
     [pa.array([1, 2]), pa.array([[1], [2]]), pa.array([{"x": 1}, {"x": 2}]), pa.array([0.5, 1.0]), pa.array([True, False])],
 )
-def test_columns_that_are_no_image_are_refused(tmp_path: Path, column: Any) -> None:
+def test_parquet_columns_without_images_are_refused(tmp_path: Path, column: Any) -> None:
     with pytest.raises(DataError, match=r"the column 'image' holds .*, but should hold names of files, or files as bytes"):
         open_table(parquet_file(tmp_path / "a.parquet", {"image": column, "label": [0, 1]}))
 
 
-def test_a_parquet_file_that_became_shorter_is_named(tmp_path: Path) -> None:
+def test_shortened_parquet_is_named(tmp_path: Path) -> None:
     table = open_table(parquet_file(tmp_path / "a.parquet", {"image": PNG, "label": [0, 1] * 4}))
     parquet_file(tmp_path / "a.parquet", {"image": PNG[:2], "label": [0, 1]})
     with pytest.raises(DataError, match="it has changed"):
         list(table.sources())
 
 
-def test_a_folder_of_parquet_files_is_refused(tmp_path: Path) -> None:
+def test_folder_of_parquet_files_is_refused(tmp_path: Path) -> None:
     for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         parquet_file(tmp_path / name, {"image": PNG, "label": [0, 1] * 4})
@@ -460,7 +460,7 @@ def test_a_folder_of_parquet_files_is_refused(tmp_path: Path) -> None:
         open_table(tmp_path)
 
 
-def test_a_run_measures_images_in_parquet_as_those_in_folders(tmp_path: Path, trained: Run, photos: Path) -> None:
+def test_evaluate_parquet_equals_folders(tmp_path: Path, trained: Run, photos: Path) -> None:
     files = sorted(photos.rglob("*.png"))
     columns = {
         "image": structs([file.name for file in files], [file.read_bytes() for file in files]),
@@ -498,12 +498,12 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str | Path]
         (b"\n\n", []),
     ],
 )
-def test_names_on_standard_input(stdin: Callable[[bytes], list[str | Path]], content: bytes, names: list[str]) -> None:
+def test_image_names_on_stdin(stdin: Callable[[bytes], list[str | Path]], content: bytes, names: list[str]) -> None:
     assert stdin(content) == list(map(Path, names))
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "standard input holds no names"),
         (b" \n\0", "standard input holds no names"),
@@ -511,14 +511,14 @@ def test_names_on_standard_input(stdin: Callable[[bytes], list[str | Path]], con
         (b"\x89PNG\r\n\x1a\n\0\0", "standard input holds an image, but - stands for a list of names"),
     ],
 )
-def test_standard_input_without_names_is_refused(content: bytes, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stdin_without_names_is_refused(content: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="utf-8"))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         names_of(["-"])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX alone")
-def test_names_that_are_not_utf8_come_as_the_system_has_them(stdin: Callable[[bytes], list[str | Path]]) -> None:
+def test_image_names_not_utf8_on_stdin(stdin: Callable[[bytes], list[str | Path]]) -> None:
     assert [os.fsencode(name) for name in stdin(b"\xff.png\n\xc3\xa9.png\n")] == [b"\xff.png", b"\xc3\xa9.png"]
 
 
@@ -528,7 +528,7 @@ def test_names_that_are_not_utf8_come_as_the_system_has_them(stdin: Callable[[by
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
     st.booleans(),
 )
-def test_any_list_of_names_is_read_back(names: list[str], end: str, encoding: str, ended: bool) -> None:
+def test_image_names_on_stdin_read_back(names: list[str], end: str, encoding: str, ended: bool) -> None:
     content = (end.join(names) + (end if ended or len(names) == 1 else "")).encode(encoding)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="utf-8"))
@@ -536,13 +536,13 @@ def test_any_list_of_names_is_read_back(names: list[str], end: str, encoding: st
 
 
 @pytest.mark.parametrize("column", ["split", "Subset", "set", "partition", "Usage", "phase", "data_split"])
-def test_splits_of_a_table_in_columns_of_other_names(tmp_path: Path, column: str) -> None:
+def test_csv_split_column_names(tmp_path: Path, column: str) -> None:
     table = opened(tmp_path / "a.csv", f"image,label,{column}\na,1,'train'\nb,2,Test set\nc,2, train \n")
     assert table.splits.tolist() == ["train", "test", "train"]
     assert "line 2: split is 'PublicTest'" in refusal(tmp_path / "a.csv", f"image,label,{column}\na,1,PublicTest\n")
 
 
-def test_splits_of_a_table_go_by_the_words_of_split_folders(tmp_path: Path) -> None:
+def test_csv_split_names_equal_those_of_folders(tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     file.write_text("image,label,split\na.png,1,training\nb.png,2,Dev\nc.png,1,holdout\n", encoding="utf-8")
     assert open_table(file).splits.tolist() == ["train", "val", "test"]

@@ -1,15 +1,15 @@
-"""Response normalisation, over channels and within maps: NumPy in float64 by the paper's formula, and PyTorch's own layer."""
+"""Local response normalisation: across channels and within maps, against NumPy in float64."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from alexnet.network.kernels import operations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from alexnet.network.fast.kernels import operations
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 
 
@@ -40,7 +40,7 @@ def response_norm(x: np.ndarray, g: np.ndarray, norm: LocalResponseNorm) -> tupl
     seed=st.integers(0, 99),
 )
 @settings(max_examples=80)
-def test_response_norm_equals_numpy_forward_and_gradient_at_tower_borders_too(
+def test_response_norm_equals_numpy_with_towers(
     towers: int, per_tower: int, size: int, side: int, constants: tuple[float, float, float], seed: int
 ) -> None:
     norm = LocalResponseNorm(size, *constants, towers=towers)
@@ -48,15 +48,15 @@ def test_response_norm_equals_numpy_forward_and_gradient_at_tower_borders_too(
     x, g = generator.standard_normal((2, 2, towers * per_tower, side, side)) * 3
     expected, expected_gradient = response_norm(x, g, norm)
     maps = torch.from_numpy(x).requires_grad_()
-    found = norm(maps)
-    (gradient,) = torch.autograd.grad(found, maps, torch.from_numpy(g))
-    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-12, atol=1e-12)
+    result = norm(maps)
+    (gradient,) = torch.autograd.grad(result, maps, torch.from_numpy(g))
+    np.testing.assert_allclose(result.detach().numpy(), expected, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(gradient.numpy(), expected_gradient, rtol=1e-10, atol=1e-11)
 
 
 @given(size=st.sampled_from([1, 3, 5]), side=st.integers(1, 9), seed=st.integers(0, 99))
 @settings(max_examples=40)
-def test_norm_within_maps_equals_numpy_forward_and_gradient(size: int, side: int, seed: int) -> None:
+def test_map_norm_equals_numpy(size: int, side: int, seed: int) -> None:
     norm = LocalMapNorm(size, 0.03, 0.75, 1.0)
     generator = np.random.default_rng(seed)
     x, g = generator.standard_normal((2, 2, 3, side, side)) * 3
@@ -73,9 +73,9 @@ def test_norm_within_maps_equals_numpy_forward_and_gradient(size: int, side: int
         inner = 2 * norm.alpha * norm.beta * g[:, :, y, z] * x[:, :, y, z] * s[:, :, y, z] ** (-norm.beta - 1)
         expected[:, :, rows, columns] -= x[:, :, rows, columns] * inner[..., None, None]
     maps = torch.from_numpy(x).requires_grad_()
-    found = norm(maps)
-    (gradient,) = torch.autograd.grad(found, maps, torch.from_numpy(g))
-    np.testing.assert_allclose(found.detach().numpy(), x * s**-norm.beta, rtol=1e-12, atol=1e-12)
+    result = norm(maps)
+    (gradient,) = torch.autograd.grad(result, maps, torch.from_numpy(g))
+    np.testing.assert_allclose(result.detach().numpy(), x * s**-norm.beta, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-10, atol=1e-11)
 
 
@@ -100,15 +100,9 @@ def test_response_norm_equals_the_formula(per_tower: int, towers: int, size: int
     np.testing.assert_allclose(rounded.float().numpy(), expected, rtol=0.02, atol=1e-3)
 
 
-def test_response_norm_in_one_tower_equals_torch_with_alpha_on_the_mean() -> None:
-    x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
-    expected = nn.LocalResponseNorm(5, alpha=1e-4 * 5, beta=0.75, k=2.0)(x)
-    torch.testing.assert_close(LocalResponseNorm(5, 1e-4, 0.75, 2.0)(x), expected, rtol=1e-12, atol=0)
-
-
 @pytest.mark.parametrize("usable", [True, False], ids=["kernels", "plain"])
 @pytest.mark.parametrize("norm", [LocalResponseNorm(5, 1e-4, 0.75, 2.0, towers=2), LocalMapNorm(5, 1e-4, 0.75, 1.0)])
-def test_a_batch_of_no_images_stays_one(norm: nn.Module, usable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_response_norm_of_empty_batch(norm: nn.Module, usable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when no file of a batch can be read."""
     if not usable:
         monkeypatch.setattr(operations, "usable", lambda _: False)

@@ -1,4 +1,4 @@
-"""What lies beside the pixels is never a reason to leave a photo out: EXIF, XMP, profiles and comments may be damaged."""
+"""Damaged metadata (EXIF, XMP, profiles, comments) never costs an image its pixels."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ ODD: dict[str, tuple[list[Tag], str]] = {
 
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_orientation_beside_odd_exif_data(name: str, kind: str) -> None:
+def test_exif_orientation_beside_odd_tags(name: str, kind: str) -> None:
     tags, _ = ODD[name]
     options = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {"lossless": True} if kind == "WEBP" else {})
     content = encoded(STORED, kind, exif=b"Exif\0\0" + directory(tags), **options)
-    found = np.asarray(decode(content)).astype(int)
-    assert found.shape == UPRIGHT.shape
-    assert np.abs(found - UPRIGHT).mean() < 2
+    result = np.asarray(decode(content)).astype(int)
+    assert result.shape == UPRIGHT.shape
+    assert np.abs(result - UPRIGHT).mean() < 2
 
 
 @pytest.mark.parametrize("resolution", [(282, TEXT, b"72 dpi\0"), (282, FRACTION, [1, 0]), (282, SIGNED_FRACTION, [-72, 1])])
-def test_a_tiff_of_odd_resolution_is_turned_upright(resolution: Tag) -> None:
+def test_tiff_orientation_with_odd_resolution(resolution: Tag) -> None:
     content = tiff(np.asarray(STORED), 2, more=(TURNED, resolution, (306, SHORT, [2020]), (296, TEXT, b"dpi\0")))
     assert np.array_equal(np.asarray(decode(content)), UPRIGHT)
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
-def test_an_orientation_that_is_none_is_upright(value: int) -> None:
+def test_invalid_exif_orientation_is_upright(value: int) -> None:
     exif = b"Exif\0\0" + directory([(0x0112, SHORT, [value])])
     assert np.array_equal(np.asarray(decode(encoded(STORED, "PNG", exif=exif))), np.asarray(STORED))
 
 
-def test_data_check_notes_what_is_odd_and_uses_the_pixels(tmp_path: Path) -> None:
+def test_check_notes_odd_metadata(tmp_path: Path) -> None:
     for label in ("a", "b"):
         (tmp_path / label).mkdir()
         for i, (tags, _) in enumerate(ODD.values()):
@@ -68,8 +68,8 @@ def test_data_check_notes_what_is_odd_and_uses_the_pixels(tmp_path: Path) -> Non
     (tmp_path / "b" / "plain.png").write_bytes(plain)
     problems = alexnet.check(tmp_path).problems
     notes = {problem.image: problem.detail for problem in problems if problem.kind == "metadata"}
-    for i, (_, said) in enumerate(ODD.values()):
-        assert said in notes.get(f"a/{i}.png", "")
+    for i, (_, message) in enumerate(ODD.values()):
+        assert message in notes.get(f"a/{i}.png", "")
     assert "it decodes without them" in notes["a/checksum.png"]
     assert "b/plain.png" not in notes
     assert not {"corrupt", "truncated", "not an image"} & {problem.kind for problem in problems}
@@ -137,43 +137,43 @@ def _tiff(content: bytes) -> Iterator[range]:
             yield range(at + 2, at + 12)
 
 
-PLACES: dict[str, Callable[[bytes], Iterator[range]]] = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "TIFF": _tiff}
+RANGES: dict[str, Callable[[bytes], Iterator[range]]] = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "TIFF": _tiff}
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_damage_to_metadata_alone_never_costs_the_pixels(kind: str) -> None:
-    chance, content = random.Random(1), FILES[kind]
-    places = list(PLACES[kind](content))
-    assert len(places) >= 3
+def test_damaged_metadata_keeps_the_pixels(kind: str) -> None:
+    rng, content = random.Random(1), FILES[kind]
+    ranges = list(RANGES[kind](content))
+    assert len(ranges) >= 3
     whole = np.asarray(decode(content))
     assert whole.shape == UPRIGHT.shape
     turns = [np.rot90(side, k) for k in range(4) for side in (whole, whole[:, ::-1])]  # a damaged orientation may be another
     for _ in range(150):
         damaged = bytearray(content)
-        for _ in range(chance.choice([1, 2, 20])):
-            damaged[chance.choice(chance.choice(places))] = chance.choice([0, 255, chance.randrange(256)])
-        found = np.asarray(decode(bytes(damaged)))
-        assert any(np.array_equal(found, turn) for turn in turns)
+        for _ in range(rng.choice([1, 2, 20])):
+            damaged[rng.choice(rng.choice(ranges))] = rng.choice([0, 255, rng.randrange(256)])
+        result = np.asarray(decode(bytes(damaged)))
+        assert any(np.array_equal(result, turn) for turn in turns)
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_files_without_metadata_have_the_same_pixels(kind: str) -> None:
+def test_without_metadata_keeps_the_pixels(kind: str) -> None:
     plain = without_metadata(FILES[kind])
     assert (plain != FILES[kind]) == (kind != "WEBP")  # which Pillow reads whatever is beside
     turned = np.asarray(decode(FILES[kind]))
-    found = np.asarray(decode(plain))
-    assert np.array_equal(found, turned) or np.array_equal(np.rot90(found, -1), turned)
+    result = np.asarray(decode(plain))
+    assert np.array_equal(result, turned) or np.array_equal(np.rot90(result, -1), turned)
 
 
 @pytest.mark.parametrize("length", [0, 3, 10**9, 2**32 - 1])
-def test_a_png_chunk_of_wrong_length_is_passed_over(length: int) -> None:
+def test_png_chunk_of_wrong_length_is_skipped(length: int) -> None:
     content = FILES["PNG"]
     at = content.index(b"tEXt") - 4
     damaged = content[:at] + struct.pack(">I", length) + content[at + 4 :]
     assert np.array_equal(np.asarray(decode(damaged)), np.asarray(STORED))
 
 
-def test_a_png_with_chunks_of_nonsense_decodes() -> None:
+def test_png_with_nonsense_chunks_decodes() -> None:
     def chunk(kind: bytes, content: bytes, error: int = 0) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content) ^ error)
 
@@ -187,7 +187,7 @@ def test_a_png_with_chunks_of_nonsense_decodes() -> None:
         decode(content.replace(b"IHDR", b"IHDQ"))
 
 
-def test_damaged_pixels_are_still_refused_for_their_own_reason() -> None:
+def test_damaged_pixels_are_still_refused() -> None:
     content = FILES["PNG"]
     at = content.index(b"IDAT")
     with pytest.raises(ImageError, match="truncated") as caught:

@@ -1,4 +1,4 @@
-"""The tutorials' notebooks print what is stored in them, which is what the site shows."""
+"""Tutorial notebooks: stored outputs are current."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from proof import docs, notebooks
 
 PAGE = runpy.run_path(str(notebooks.NOTEBOOKS[0].parent.parent / "notebooks.py"))
-ALL = pytest.mark.parametrize("path", notebooks.NOTEBOOKS, ids=lambda path: path.stem)
 DRAW = "import matplotlib.pyplot as plt\nplt.figure(figsize=(2, 2))\nplt.imshow([[0, {}]])\nplt.show()"
 
 
 @pytest.mark.long
-@ALL
-def test_a_tutorial_prints_what_is_stored(path: Path, real_data: Path) -> None:
+@pytest.mark.parametrize("path", notebooks.NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_outputs_are_current(path: Path, real_data: Path) -> None:
     stored = notebooks.read(path)
     wrong = list(notebooks.differences(stored, notebooks.execute(stored, str(real_data))))
     assert not wrong, "\n\n".join([*wrong, "make notebooks stores what they print today"])
 
 
-@ALL
-def test_a_tutorial_is_as_make_notebooks_writes_it(path: Path) -> None:
-    text, stored = path.read_text(encoding="utf-8"), notebooks.read(path)
-    assert text == nbformat.writes(stored) + "\n"
-    assert len(text) < 200_000
-    for cell in stored.cells:
-        assert set(cell.metadata) <= {"tags", "alt"}
-        for output in cell.get("outputs", ()):
-            assert output.output_type != "error"
-            assert output.get("name") != "stderr"
-            assert not re.search(r"(/tmp|/home|/root|/work|/Users)/|https?://", str(output.get("text", "")))
+def test_notebooks_are_clean() -> None:
+    for path in notebooks.NOTEBOOKS:
+        text, stored = path.read_text(encoding="utf-8"), notebooks.read(path)
+        assert text == nbformat.writes(stored) + "\n", path.name
+        assert len(text) < 200_000, path.name
+        for cell in stored.cells:
+            assert set(cell.metadata) <= {"tags", "alt"}, path.name
+            for output in cell.get("outputs", ()):
+                assert output.output_type != "error", path.name
+                assert output.get("name") != "stderr", path.name
+                text = str(output.get("text", ""))
+                assert not re.search(r"(/tmp|/home|/root|/work|/Users)/|https?://", text), path.name
 
 
-@ALL
-def test_links_of_a_tutorial_lead_somewhere(path: Path) -> None:
-    text, pictures = PAGE["page"](notebooks.read(path), path.stem)
-    for name in pictures:
-        text = text.replace(f"]({name})", "]()")
-    assert not list(docs.wrong_links(path, path.name, text))
+def test_notebook_links() -> None:
+    for path in notebooks.NOTEBOOKS:
+        text, pictures = PAGE["page"](notebooks.read(path), path.stem)
+        for name in pictures:
+            text = text.replace(f"]({name})", "]()")
+        assert not list(docs.wrong_links(path, path.name, text))
 
 
-def test_what_differs_from_what_is_stored_is_found(tmp_path: Path) -> None:
+def test_notebook_differences_are_detected(tmp_path: Path) -> None:
     cells = [
         new_markdown_cell("# A page"),
         new_code_cell("import sys, time\nprint(6)\ntime.sleep(0.5)\nprint(7)\nprint('of no interest', file=sys.stderr)"),
@@ -73,13 +73,13 @@ def test_what_differs_from_what_is_stored_is_found(tmp_path: Path) -> None:
     assert "cell 5 varies, and asserts nothing" in notebooks.differences(stored, stored)
 
 
-def test_an_assertion_that_does_not_hold_fails(tmp_path: Path) -> None:
+def test_notebook_assertion_error_fails(tmp_path: Path) -> None:
     notebook = new_notebook(cells=[new_code_cell("assert 1 > 2", metadata={"tags": ["varies"]})])
     with pytest.raises(CellExecutionError):
         notebooks.execute(notebook, str(tmp_path))
 
 
-def test_a_notebook_becomes_a_page(tmp_path: Path) -> None:
+def test_notebook_page(tmp_path: Path) -> None:
     cells = [new_markdown_cell("# A page\n\n[000](000-annotated.ipynb#the-photos)"), new_code_cell("print(1 + 1)")]
     cells.append(new_code_cell(DRAW.format(1), metadata={"alt": "Two squares"}))
     text, pictures = PAGE["page"](notebooks.execute(new_notebook(cells=cells), str(tmp_path)), "made-up")

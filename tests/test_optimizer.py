@@ -1,4 +1,4 @@
-"""The loss, the three forms of SGD, and what stays frozen."""
+"""Loss, the three forms of SGD, and frozen layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alexnet.training.trainer import Trainer
 from conftest import started
 
 
-def test_balanced_weights_make_a_rare_class_count_alike() -> None:
+def test_balanced_class_weights() -> None:
     targets = np.array([0] * 90 + [1] * 10)
     recipe = Recipe(train=Train(class_weights="balanced"))
     loss = Loss(recipe.train, targets, 2, torch.device("cpu"))
@@ -33,7 +33,7 @@ def test_balanced_weights_make_a_rare_class_count_alike() -> None:
 # The step
 
 
-def walked(optimizer: Callable[[Tensor], torch.optim.Optimizer], steps: list[tuple[np.ndarray, float]]) -> np.ndarray:
+def weight_after(optimizer: Callable[[Tensor], torch.optim.Optimizer], steps: list[tuple[np.ndarray, float]]) -> np.ndarray:
     """Return a weight of ones after steps of (gradient, rate)."""
     weight = torch.ones(3, dtype=torch.float64)
     made = optimizer(weight)
@@ -58,42 +58,42 @@ def by_formula(form: str, nesterov: bool, momentum: float, decay: float, steps: 
 
 
 @st.composite
-def walks(draw: st.DrawFn) -> list[tuple[np.ndarray, float]]:
-    chance = np.random.default_rng(draw(st.integers(0, 2**32)))
+def gradient_steps(draw: st.DrawFn) -> list[tuple[np.ndarray, float]]:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     number = draw(st.integers(1, 8))
-    return [(chance.normal(size=3), rate) for rate in draw(st.lists(st.floats(0, 0.5), min_size=number, max_size=number))]
+    return [(rng.normal(size=3), rate) for rate in draw(st.lists(st.floats(0, 0.5), min_size=number, max_size=number))]
 
 
-@given(walks(), st.sampled_from(["keras", "2012"]), st.booleans(), st.sampled_from([0.0, 0.5, 0.9]), st.floats(0, 0.5))
-def test_steps_follow_the_formulas(steps: Any, form: str, nesterov: bool, momentum: float, decay: float) -> None:
+@given(gradient_steps(), st.sampled_from(["keras", "2012"]), st.booleans(), st.sampled_from([0.0, 0.5, 0.9]), st.floats(0, 0.5))
+def test_sgd_steps_equal_numpy(steps: Any, form: str, nesterov: bool, momentum: float, decay: float) -> None:
     def made(weight: Tensor) -> torch.optim.Optimizer:
         group = {"params": [weight], "weight_decay": decay}
         return SGD([group], 0.1, momentum, form=form, nesterov=nesterov)
 
-    np.testing.assert_allclose(walked(made, steps), by_formula(form, nesterov, momentum, decay, steps), rtol=1e-12)
+    np.testing.assert_allclose(weight_after(made, steps), by_formula(form, nesterov, momentum, decay, steps), rtol=1e-12)
 
 
-@given(walks(), st.booleans(), st.sampled_from([0.5, 0.9]), st.floats(0, 0.5), st.floats(0.01, 0.3))
-def test_at_one_rate_the_2012_form_is_pytorchs(steps: Any, nesterov: bool, momentum: float, decay: float, rate: float) -> None:
+@given(gradient_steps(), st.booleans(), st.sampled_from([0.5, 0.9]), st.floats(0, 0.5), st.floats(0.01, 0.3))
+def test_sgd_2012_equals_pytorch_at_constant_lr(steps: Any, nesterov: bool, momentum: float, decay: float, rate: float) -> None:
     steps = [(gradient, rate) for gradient, _ in steps]
-    ours = walked(lambda w: SGD([{"params": [w], "weight_decay": decay}], rate, momentum, form="2012", nesterov=nesterov), steps)  # fmt: skip  # noqa: E501
-    theirs = walked(lambda w: torch.optim.SGD([w], rate, momentum, weight_decay=decay, nesterov=nesterov), steps)
+    ours = weight_after(lambda w: SGD([{"params": [w], "weight_decay": decay}], rate, momentum, form="2012", nesterov=nesterov), steps)  # fmt: skip  # noqa: E501
+    theirs = weight_after(lambda w: torch.optim.SGD([w], rate, momentum, weight_decay=decay, nesterov=nesterov), steps)
     np.testing.assert_allclose(ours, theirs, rtol=1e-10)
 
 
-@given(walks(), st.booleans(), st.sampled_from([0.0, 0.5, 0.9]), st.floats(0, 0.5))
-def test_the_pytorch_form_is_pytorchs_at_any_rates(steps: Any, nesterov: bool, momentum: float, decay: float) -> None:
+@given(gradient_steps(), st.booleans(), st.sampled_from([0.0, 0.5, 0.9]), st.floats(0, 0.5))
+def test_sgd_pytorch_form_equals_pytorch(steps: Any, nesterov: bool, momentum: float, decay: float) -> None:
     nesterov = nesterov and momentum > 0
     groups = {"weight_decay": decay}
-    ours = walked(lambda w: SGD([{"params": [w], **groups}], 0.1, momentum, form="pytorch", nesterov=nesterov), steps)
-    theirs = walked(lambda w: torch.optim.SGD([w], 0.1, momentum, weight_decay=decay, nesterov=nesterov), steps)
+    ours = weight_after(lambda w: SGD([{"params": [w], **groups}], 0.1, momentum, form="pytorch", nesterov=nesterov), steps)
+    theirs = weight_after(lambda w: torch.optim.SGD([w], 0.1, momentum, weight_decay=decay, nesterov=nesterov), steps)
     np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-14)
 
 
-def test_where_the_rate_falls_the_2012_form_coasts_on_and_pytorchs_does_not() -> None:
+def test_sgd_2012_keeps_velocity_when_lr_falls() -> None:
     steps = [(np.ones(3), 0.1), (np.zeros(3), 0.0)]
-    velocity = walked(lambda w: SGD([{"params": [w]}], 0.1, 0.9, form="2012", nesterov=False), steps)
-    pytorch = walked(lambda w: torch.optim.SGD([w], 0.1, 0.9), steps)
+    velocity = weight_after(lambda w: SGD([{"params": [w]}], 0.1, 0.9, form="2012", nesterov=False), steps)
+    pytorch = weight_after(lambda w: torch.optim.SGD([w], 0.1, 0.9), steps)
     np.testing.assert_allclose(velocity, 1 - 0.1 - 0.09)
     np.testing.assert_allclose(pytorch, 1 - 0.1)
 
@@ -101,7 +101,7 @@ def test_where_the_rate_falls_the_2012_form_coasts_on_and_pytorchs_does_not() ->
 @pytest.mark.parametrize("form", ["pytorch", "keras", "2012"])
 @pytest.mark.parametrize("decays", ["weights", "all"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_recipes_optimizer_moves_every_weight_as_its_formula_says(form: str, decays: str, momentum: float) -> None:
+def test_build_optimizer_steps_every_weight_by_formula(form: str, decays: str, momentum: float) -> None:
     network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
     settings = Optimizer(
         form=form, decays=decays, momentum=momentum, nesterov=True, weight_decay=0.3, lr=0.1, lr_scale={"bias": 2.0}
@@ -125,18 +125,18 @@ def test_a_recipes_optimizer_moves_every_weight_as_its_formula_says(form: str, d
         np.testing.assert_allclose(parameter.detach().numpy(), w, atol=2e-6, err_msg=name)
 
 
-def test_factors_of_a_layer_its_kind_and_both_multiply() -> None:
+def test_lr_scale_of_layer_and_kind_multiply() -> None:
     optimizer = build_optimizer(alexnet.AlexNet("cifar10", 3, width=1 / 16), Optimizer())
     set_lr(optimizer, 0.5, {"conv2": 0.1, "bias": 2.0, "conv2.bias": 10.0, "conv3.weight": 0.0, "norm1.bias": 3.0})
-    found = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    result = {group["name"]: group["lr"] for group in optimizer.param_groups}
     special = {"conv2.weight": 0.05, "conv2.bias": 1.0, "conv3.weight": 0.0, "norm1.bias": 1.5}
-    plain = {name: 1.0 if name.endswith("bias") and not name.startswith("norm") else 0.5 for name in found}
-    assert found == pytest.approx({**plain, **special}), "a norm's shift is no bias, unless it is named"
+    plain = {name: 1.0 if name.endswith("bias") and not name.startswith("norm") else 0.5 for name in result}
+    assert result == pytest.approx({**plain, **special}), "a norm's shift is no bias, unless it is named"
     set_lr(optimizer, 0.5)
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}, "nothing stays of factors before"
 
 
-def test_unknown_names_of_layers_are_refused_with_the_nearest(photos: Path, tmp_path: Path) -> None:
+def test_lr_scale_of_unknown_layer_names_the_nearest(photos: Path, tmp_path: Path) -> None:
     network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
     for name, close in (("conv1.wieght", "conv1.weight"), ("biases", "bias"), ("fc9", "fc")):
         with pytest.raises(RecipeError, match=f"optimizer.lr_scale names {name!r}: did you mean '{close}"):
@@ -145,39 +145,11 @@ def test_unknown_names_of_layers_are_refused_with_the_nearest(photos: Path, tmp_
         started(tmp_path / "run", photos, **{"schedule.table": [{"epoch": 2, "lr_scale": {"cnov1": 0.0}}]})
 
 
-def test_weight_decay_spares_norms_and_biases() -> None:
-    network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
-    optimizer = build_optimizer(network, Optimizer(lr=0.1, weight_decay=0.5, momentum=0))
-    before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    for name, parameter in network.named_parameters():
-        factor = 0.95 if name.endswith("weight") and "norm" not in name else 1.0
-        torch.testing.assert_close(parameter.detach(), before[name] * factor, msg=name)
-
-
-def test_a_layer_may_have_a_rate_of_its_own() -> None:
-    network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
-    settings = Optimizer(lr=1.0, weight_decay=0, momentum=0, lr_scale={"fc6": 0.5, "fc8": 0.0})
-    optimizer = build_optimizer(network, settings)
-    set_lr(optimizer, 0.1, settings.lr_scale)
-    before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    for parameter in network.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    for name, parameter in network.named_parameters():
-        step = 0.05 if "fc6" in name else 0.0 if "head" in name else 0.1
-        torch.testing.assert_close(parameter.detach(), before[name] - step, msg=name)
-    with pytest.raises(RecipeError, match="names 'fc9': did you mean 'fc8'"):
-        build_optimizer(network, Optimizer(lr_scale={"fc9": 0.5}))
-
-
 # Frozen layers
 
 
 @pytest.mark.parametrize("form", ["pytorch", "keras"])
-def test_frozen_layers_and_their_statistics_stay_and_take_no_gradient(
+def test_frozen_layers_keep_weights_and_statistics(
     form: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stepped, step = [], Trainer.train_step
@@ -201,7 +173,7 @@ def test_frozen_layers_and_their_statistics_stay_and_take_no_gradient(
         assert {name for name, there in gradients.items() if not there} == still & set(gradients)
 
 
-def test_what_leaves_nothing_to_train_is_refused() -> None:
+def test_frozen_last_layer_is_refused() -> None:
     network = alexnet.AlexNet("cifar10", 3, width=1 / 16)
     with pytest.raises(RecipeError, match=r"optimizer\.frozen is 'fc8'.* the last layer"):
         build_optimizer(network, Optimizer(frozen="fc8"))

@@ -1,4 +1,4 @@
-"""Nothing of a user's is replaced: only files that this program has made, or any with --overwrite."""
+"""No user file is overwritten, unless with --overwrite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import alexnet
 from alexnet import files
 from alexnet.cli import app
-from alexnet.errors import AlexNetError, RunError
+from alexnet.errors import RunError
 from alexnet.explain import figure as explain_figure
 from alexnet.export import model as onnx_model
 from alexnet.export import onnx
@@ -34,7 +34,7 @@ def call(*arguments: object) -> Any:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -53,31 +53,31 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 @pytest.mark.parametrize("command", [("data", "show"), ("model", "plot")])
-def test_default_names_replace_no_file_of_the_users_and_run_again_over_their_own(
-    command: tuple[str, str], photos: Path, here: Path
-) -> None:
+def test_default_output_never_overwrites_a_user_file(command: tuple[str, str], photos: Path, folder: Path) -> None:
     name, drawn = ("photos", photos) if command == ("data", "show") else ("paper", "paper")
-    place = here / f"{name}.png"
-    place.write_bytes(MINE)
+    path = folder / f"{name}.png"
+    path.write_bytes(MINE)
     refused = call(*command, drawn)
     assert REFUSED in str(refused.exception)
-    assert place.read_bytes() == MINE
-    assert [path.name for path in here.iterdir()] == [place.name], "nor is the other file of two written"
+    assert path.read_bytes() == MINE
+    assert [file.name for file in folder.iterdir()] == [path.name], "nor is the other file of two written"
     assert call(*command, drawn, "--overwrite").exit_code == 0
-    first = place.read_bytes()
+    first = path.read_bytes()
     assert first.startswith(b"\x89PNG")
     assert call(*command, drawn).exit_code == 0, "what it made itself it replaces"
-    assert place.read_bytes() == first
-    assert not list(here.glob(".*"))
+    assert path.read_bytes() == first
+    assert not list(folder.glob(".*"))
 
 
-def test_a_photo_named_by_out_stays(photos: Path, trained: alexnet.Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_never_overwrites_a_photo(
+    photos: Path, trained: alexnet.Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forbid(
         monkeypatch,
         *("alexnet.api.search_images", "alexnet.api.export", "alexnet.api.open_table", SWEEP),
         *("alexnet.explain.figure.explain", "alexnet.report.samples.decoded"),
     )
-    photo = here / "000.png"
+    photo = folder / "000.png"
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(photo)
     before, image = photo.read_bytes(), next(photos.rglob("*.png"))
     for command in (
@@ -93,7 +93,7 @@ def test_a_photo_named_by_out_stays(photos: Path, trained: alexnet.Run, here: Pa
         assert photo.read_bytes() == before
 
 
-def test_explain_writes_over_no_picture_of_the_users(
+def test_explain_never_overwrites_a_user_picture(
     photos: Path, trained: alexnet.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forbid(monkeypatch, "alexnet.explain.figure.explain")
@@ -108,9 +108,7 @@ def test_explain_writes_over_no_picture_of_the_users(
         assert (out / name).read_bytes() == MINE
 
 
-def test_the_curve_of_rates_replaces_no_file_of_the_users(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_find_lr_never_overwrites_a_user_file(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forbid(monkeypatch, SWEEP)
     (tmp_path / "a-lr.png").write_bytes(MINE)
     result = call("train", photos, "--find-lr", "--out", tmp_path / "a")
@@ -119,21 +117,16 @@ def test_the_curve_of_rates_replaces_no_file_of_the_users(
 
 
 @pytest.mark.parametrize("out", [".", "..", "/", "runs/.."])
-def test_the_curve_of_rates_needs_a_name(out: str, photos: Path) -> None:
+def test_find_lr_out_needs_a_file_name(out: str, photos: Path) -> None:
     with pytest.raises(RunError, match="name a folder that --find-lr's curve is named for, such as runs/a"):
         alexnet.find_lr(photos, out=out)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="there is no folder"):
-        files.write_output(tmp_path / "none" / "a.png", lambda part: part.touch())
-
-
-def test_a_run_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
+def test_run_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
     assert call("train", photos, "--out", tmp_path / "run", "--overwrite").exit_code == 2
 
 
-def test_the_notes_beside_an_export_are_looked_at_too(trained: alexnet.Run, tmp_path: Path) -> None:
+def test_export_never_overwrites_user_notes(trained: alexnet.Run, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     (tmp_path / "model.onnx.json").write_bytes(b'{"mine": true}')
     with pytest.raises(RunError, match=REFUSED):
@@ -141,7 +134,7 @@ def test_the_notes_beside_an_export_are_looked_at_too(trained: alexnet.Run, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx.json"]
 
 
-def test_a_folder_with_files_named_as_those_of_an_index_is_no_index(tmp_path: Path) -> None:
+def test_folder_with_index_file_names_is_no_index(tmp_path: Path) -> None:
     (tmp_path / "images-1.json").write_bytes(MINE)
     with pytest.raises(RunError, match="is not empty and holds no index"), locked_index(tmp_path):
         pass
@@ -151,22 +144,22 @@ def test_a_folder_with_files_named_as_those_of_an_index_is_no_index(tmp_path: Pa
 # Marks
 
 
-def _onnx(place: Path, config: ModelConfig) -> None:
+def _onnx(path: Path, config: ModelConfig) -> None:
     graph = onnx_model._calibration(config)
-    onnx_model.onnx.save(onnx_model.tidied(graph, onnx_model._metadata(config)), place)
+    onnx_model.onnx.save(onnx_model.tidied(graph, onnx_model._metadata(config)), path)
 
 
-def _svg(place: Path) -> None:
-    place.unlink(missing_ok=True)
-    assert call("model", "plot", "paper", "--out", place).exit_code == 0
+def _svg(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    assert call("model", "plot", "paper", "--out", path).exit_code == 0
 
 
 WRITERS: dict[str, Callable[[Path, alexnet.Run], object]] = {
-    "sheet.png": lambda place, _: write_sheet(place, [], []),
-    "drawing.svg": lambda place, _: _svg(place),
-    "model.onnx": lambda place, run: _onnx(place, run.config),
-    "notes.json": lambda place, _: place.write_text(json.dumps({"file": "a", "compared_on": "b"}, indent=2)),
-    "arrays.npz": lambda place, _: explain_figure._save_arrays(Explained(), place),  # type: ignore[arg-type]
+    "sheet.png": lambda path, _: write_sheet(path, [], []),
+    "drawing.svg": lambda path, _: _svg(path),
+    "model.onnx": lambda path, run: _onnx(path, run.config),
+    "notes.json": lambda path, _: path.write_text(json.dumps({"file": "a", "compared_on": "b"}, indent=2)),
+    "arrays.npz": lambda path, _: explain_figure._save_arrays(Explained(), path),  # type: ignore[arg-type]
 }
 
 
@@ -176,7 +169,7 @@ class Explained:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_each_kind_of_file_is_known_again(name: str, trained: alexnet.Run, tmp_path: Path) -> None:
+def test_own_output_files_are_recognised(name: str, trained: alexnet.Run, tmp_path: Path) -> None:
     WRITERS[name](tmp_path / name, trained)
     files.refuse_overwrite(tmp_path / name)
     if name.endswith(".npz"):
@@ -184,70 +177,70 @@ def test_each_kind_of_file_is_known_again(name: str, trained: alexnet.Run, tmp_p
 
 
 @pytest.mark.parametrize("name", ["plain.png", "plain.svg", "plain.npz", "empty.png", "alexnet.txt"])
-def test_files_of_others_are_told_apart(name: str, tmp_path: Path) -> None:
-    place = tmp_path / name
-    if name.startswith("plain") and place.suffix != ".npz":
-        Figure().savefig(place)
-    elif place.suffix == ".npz":
-        np.savez(place, alexnet=np.zeros(9))
+def test_foreign_files_are_not_overwritten(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name.startswith("plain") and path.suffix != ".npz":
+        Figure().savefig(path)
+    elif path.suffix == ".npz":
+        np.savez(path, alexnet=np.zeros(9))
     else:
-        place.write_text("alexnet made by alexnet Software" if place.suffix == ".txt" else "")
-    before = place.read_bytes()
+        path.write_text("alexnet made by alexnet Software" if path.suffix == ".txt" else "")
+    before = path.read_bytes()
     with pytest.raises(RunError, match=REFUSED):
-        files.write_output(place, lambda part: part.write_bytes(b"new"))
-    assert place.read_bytes() == before
+        files.write_output(path, lambda part: part.write_bytes(b"new"))
+    assert path.read_bytes() == before
 
 
 # Places that are no plain files
 
 
-def test_a_link_and_what_it_leads_to_stay(tmp_path: Path) -> None:
+def test_symbolic_link_is_not_overwritten(tmp_path: Path) -> None:
     photo, link, lost = tmp_path / "photo.png", tmp_path / "link.png", tmp_path / "lost.png"
     write_sheet(photo, [], [])
     before = photo.read_bytes()
     link.symlink_to(photo)
     lost.symlink_to(tmp_path / "nowhere.png")
-    for place in (link, lost):
+    for path in (link, lost):
         with pytest.raises(RunError, match=REFUSED):
-            files.write_output(place, lambda part: part.write_bytes(b"new"))
+            files.write_output(path, lambda part: part.write_bytes(b"new"))
     files.write_output(link, lambda part: part.write_bytes(b"new"), overwrite=True)
     assert photo.read_bytes() == before, "what the link led to is not what was named"
     assert link.read_bytes() == b"new"
     assert lost.is_symlink()
 
 
-def test_a_folder_is_refused_whatever_is_said(tmp_path: Path) -> None:
+def test_folder_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="it is a folder; name a file"):
         files.write_output(tmp_path, lambda part: part.write_bytes(b"new"), overwrite=True)
 
 
-def test_what_came_during_the_work_stays(tmp_path: Path) -> None:
-    place = tmp_path / "a.png"
+def test_file_created_meanwhile_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
 
     def slow(part: Path) -> None:
         part.write_bytes(b"new")
-        place.write_bytes(MINE)
+        path.write_bytes(MINE)
 
     with pytest.raises(RunError, match=REFUSED):
-        files.write_output(place, slow)
-    assert place.read_bytes() == MINE
-    assert list(tmp_path.iterdir()) == [place]
+        files.write_output(path, slow)
+    assert path.read_bytes() == MINE
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_download_beside_it_stays(tmp_path: Path) -> None:
+def test_partial_download_is_kept(tmp_path: Path) -> None:
     (tmp_path / "a.png.part").write_bytes(MINE)
     files.write_output(tmp_path / "a.png", lambda part: part.write_bytes(b"new"))
     assert (tmp_path / "a.png.part").read_bytes() == MINE
 
 
-def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_output_not_writable_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(MINE)
-    for place in (tmp_path / "none" / "a.png", tmp_path / "file" / "a.png"):
-        with pytest.raises(AlexNetError, match="cannot write"):
-            files.write_output(place, lambda part: part.write_bytes(b"new"))
+    for path, reason in ((tmp_path / "none" / "a.png", ".*: there is no folder"), (tmp_path / "file" / "a.png", "")):
+        with pytest.raises(RunError, match=f"cannot write{reason}"):
+            files.write_output(path, lambda part: part.write_bytes(b"new"))
 
 
-def test_images_of_one_name_get_files_of_their_own() -> None:
+def test_images_of_one_name_get_distinct_outputs() -> None:
     names = ["a/cat.jpg", "b/cat.jpg", "c/cat-2.jpg", "d/Cat.png", "e/caf\u00e9.png", "f/cafe\u0301.png", f"g/{'x' * 250}.png"]
     stems = list(explain_figure._stems([Path(name) for name in names]))
     assert stems[:3] == ["cat-explained", "cat-2-explained", "cat-2-2-explained"]

@@ -1,4 +1,4 @@
-"""Training on several processes: whatever they divide, the result is that of one."""
+"""Training on several processes equals training on one."""
 
 from __future__ import annotations
 
@@ -61,36 +61,34 @@ def moved(last: dict[str, torch.Tensor], first: dict[str, torch.Tensor]) -> dict
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
     """Return for each number of processes what `parallel_steps.py` wrote."""
-    folder, found = tmp_path_factory.mktemp("steps"), {}
+    folder, result = tmp_path_factory.mktemp("steps"), {}
     for count in COUNTS:
-        place = folder / f"{count}.safetensors"
+        path = folder / f"{count}.safetensors"
         if count == 1:
-            parallel_steps.main(str(place))
+            parallel_steps.main(str(path))
         else:
-            together(count, folder / str(count), place, main=parallel_steps.main)
-        found[count] = safetensors.torch.load_file(place)
-    return found
+            together(count, folder / str(count), path, main=parallel_steps.main)
+        result[count] = safetensors.torch.load_file(path)
+    return result
 
 
 @pytest.mark.parametrize(
     ("case", "count"),
     [pytest.param(case, count, id=f"{case.name} {count}") for case in CASES for count in COUNTS[1:] if case.runs_on(count)],
 )
-def test_losses_and_weights_after_steps_are_those_of_one_process(
-    case: Case, count: int, steps: dict[int, dict[str, torch.Tensor]]
-) -> None:
-    ours, alone = (
+def test_parallel_steps_equal_one_process(case: Case, count: int, steps: dict[int, dict[str, torch.Tensor]]) -> None:
+    ours, single = (
         {name: tensor for name, tensor in steps[some].items() if name.startswith(f"{case.name}/")} for some in (count, 1)
     )
-    assert alone[f"{case.name}/losses"].shape == (case.steps,)
-    assert farthest(ours, alone) < (1e-9 if case.dtype == torch.float64 else 1e-4)
+    assert single[f"{case.name}/losses"].shape == (case.steps,)
+    assert farthest(ours, single) < (1e-9 if case.dtype == torch.float64 else 1e-4)
     if case.dtype == torch.float64:  # of what the weights moved by, too
-        first = {name: steps[1].get(f"first {name}", torch.zeros(case.steps)) for name in alone}
-        assert farthest(moved(ours, first), moved(alone, first)) < 1e-9
+        first = {name: steps[1].get(f"first {name}", torch.zeros(case.steps)) for name in single}
+        assert farthest(moved(ours, first), moved(single, first)) < 1e-9
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one process, to compare the others with; not to be changed."""
     out = tmp_path_factory.mktemp("alone") / "run"
     run("train", "digits", "--epochs", "2", *QUICK, "--out", out)
@@ -98,32 +96,32 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("parallel", ["data", "towers", "hybrid"])
-def test_a_run_of_two_processes_is_that_of_one_and_is_used_alike(parallel: str, alone: Path, tmp_path: Path) -> None:
-    out, how = tmp_path / "run", ["--parallel", parallel, "--json"]
-    command = ["train", "digits", "--epochs", "2", *QUICK, "--out", out, *how]
+def test_run_of_two_processes_equals_one(parallel: str, single: Path, tmp_path: Path) -> None:
+    out, options = tmp_path / "run", ["--parallel", parallel, "--json"]
+    command = ["train", "digits", "--epochs", "2", *QUICK, "--out", out, *options]
     if parallel == "hybrid":
-        done = python("-m", "alexnet", *command, "--processes", "2")
+        process = python("-m", "alexnet", *command, "--processes", "2")
     else:
-        done = together(2, tmp_path / "said", *command)
-    assert json.loads(done.stdout) == read_json(out / "summary.json")
-    assert done.stderr.count("epoch 2/2") == 1, "the first alone speaks"
-    assert "2 processes" in done.stderr
+        process = together(2, tmp_path / "said", *command)
+    assert json.loads(process.stdout) == read_json(out / "summary.json")
+    assert process.stderr.count("epoch 2/2") == 1, "the first alone speaks"
+    assert "2 processes" in process.stderr
     assert read_json(out / "environment.json")["parallel"] == parallel
-    assert farthest(weights(out), weights(alone)) < 1e-4
-    for ours, theirs in zip(metrics(out), metrics(alone), strict=True):
+    assert farthest(weights(out), weights(single)) < 1e-4
+    for ours, theirs in zip(metrics(out), metrics(single), strict=True):
         for key in ("images", "train_loss", "train_top1", "val_loss", "val_top1"):
             assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=1e-4), key
-    assert {path.name for path in out.iterdir()} == {path.name for path in alone.iterdir()}
-    assert alexnet.load(out).summary["test"]["top1"] == pytest.approx(alexnet.load(alone).summary["test"]["top1"], abs=0.003)
+    assert {path.name for path in out.iterdir()} == {path.name for path in single.iterdir()}
+    assert alexnet.load(out).summary["test"]["top1"] == pytest.approx(alexnet.load(single).summary["test"]["top1"], abs=0.003)
 
 
-def test_norms_of_their_own_are_evaluated_as_they_are_saved(tmp_path: Path) -> None:
+def test_unsynchronised_norm_evaluates_as_saved(tmp_path: Path) -> None:
     out, own = tmp_path / "run", ("--set", "train.synchronised_norm=false", "--set", "model.width=0.0625")
     precise = ("--set", "train.precision=float32")
     together(2, tmp_path / "said", "train", "digits", "--epochs", "1", *own, *precise, "--out", out)
     opened = alexnet.load(out)
-    found = opened.evaluate(split="val")
-    assert found.loss == pytest.approx(opened.summary["validation"]["loss"], rel=1e-4)
+    result = opened.evaluate(split="val")
+    assert result.loss == pytest.approx(opened.summary["validation"]["loss"], rel=1e-4)
 
 
 # Stopped, and gone on with
@@ -150,33 +148,31 @@ def held(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 
 
-def test_a_run_that_several_processes_began_is_gone_on_with_by_one(alone: Path, tmp_path: Path, held: dict[str, str]) -> None:
+def test_resume_by_one_process(single: Path, tmp_path: Path, held: dict[str, str]) -> None:
     """SIGINT to the process that started them, once an epoch is over."""
-    out, how = tmp_path / "run", ["--processes", "2", "--parallel", "hybrid"]
-    command = [sys.executable, "-m", "alexnet", "train", "digits", "--epochs", "2", *QUICK, *how, "--out", str(out)]
+    out, options = tmp_path / "run", ["--processes", "2", "--parallel", "hybrid"]
+    command = [sys.executable, "-m", "alexnet", "train", "digits", "--epochs", "2", *QUICK, *options, "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=held)
     assert process.stderr is not None
-    said = ""
+    message = ""
     for line in process.stderr:
-        said += line
+        message += line
         if line.startswith("epoch 1/2"):
             process.send_signal(signal.SIGINT)
-    assert process.wait(SECONDS) == 130, said
-    assert said.count("all is saved; go on with: alexnet train --resume") == 1
+    assert process.wait(SECONDS) == 130, message
+    assert message.count("all is saved; go on with: alexnet train --resume") == 1
     assert (out / "checkpoint" / "last").exists()
     alexnet.resume(out)
-    assert farthest(weights(out), weights(alone)) < 1e-4
+    assert farthest(weights(out), weights(single)) < 1e-4
 
 
-def test_a_run_that_one_process_began_is_gone_on_with_by_four(
-    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_by_four_processes(single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_after(patch, "train_step", 12)
         assert "go on with" in run("train", "digits", "--epochs", "2", *QUICK, "--out", out, code=130).stderr
     together(4, tmp_path / "said", "train", "--resume", out, "--parallel", "hybrid")
-    assert farthest(weights(out), weights(alone)) < 1e-4
+    assert farthest(weights(out), weights(single)) < 1e-4
 
 
 def print_sums() -> None:
@@ -185,7 +181,7 @@ def print_sums() -> None:
             print(group.sum(group.rank + 1.0))
 
 
-def test_a_script_trains_more_than_once(tmp_path: Path) -> None:
+def test_training_twice_in_one_torchrun_script(tmp_path: Path) -> None:
     assert together(4, tmp_path / "said", main=print_sums).stdout.split() == ["[10.0]"] * 12
 
 
@@ -196,15 +192,15 @@ def train_slowly(log: str, out: str) -> None:
         with Path(log).open("a") as file:
             print("begin", os.environ["RANK"], file=file, flush=True)
             time.sleep(0.3)
-            found = opened(*given)
+            result = opened(*given)
             print("end", os.environ["RANK"], file=file, flush=True)
-            return found
+            return result
 
     training.open_table = slow
     alexnet.train("digits", out=out, settings={"model.width": 1 / 16, "train.epochs": 1, "train.max_images": 0})
 
 
-def test_one_process_of_a_machine_downloads_for_the_others(tmp_path: Path) -> None:
+def test_local_main_downloads_first(tmp_path: Path) -> None:
     together(2, tmp_path / "said", tmp_path / "log", tmp_path / "run", main=train_slowly)
     assert (tmp_path / "log").read_text().splitlines() == ["begin 0", "end 0", "begin 1", "end 1"]
 
@@ -217,41 +213,41 @@ def kill_one(parent: int, number: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the processes in /proc")
-def test_a_killed_worker_costs_nothing_under_torchrun(tmp_path: Path, held: dict[str, str]) -> None:
+def test_torchrun_restarts_a_killed_worker(tmp_path: Path, held: dict[str, str]) -> None:
     def command(out: Path) -> list[str]:
-        how = ["--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--max-restarts=1"]
+        options = ["--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--max-restarts=1"]
         training = ["-m", "alexnet", "train", "digits", "--epochs", "3", *QUICK, "--out", str(out)]
-        return ["-m", "torch.distributed.run", *how, *training]
+        return ["-m", "torch.distributed.run", *options, *training]
 
     python(*command(tmp_path / "whole"))
     process = subprocess.Popen([sys.executable, *command(tmp_path / "killed")], stderr=subprocess.PIPE, text=True, env=held)
     assert process.stderr is not None
-    said = ""
+    message = ""
     for line in process.stderr:
-        if line.startswith("epoch 1/3") and "epoch 1/3" not in said:  # it comes again where nothing was saved yet
+        if line.startswith("epoch 1/3") and "epoch 1/3" not in message:  # it comes again where nothing was saved yet
             kill_one(process.pid, 1)
-        said += line
-    assert process.wait(SECONDS) == 0, said
-    assert said.count("batches of up to") == 2, "it began twice"
+        message += line
+    assert process.wait(SECONDS) == 0, message
+    assert message.count("batches of up to") == 2, "it began twice"
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
-def test_a_worker_killed_when_all_is_done_costs_nothing_either(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = weights(alone)
+def test_torchrun_restart_after_training_is_done(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = weights(single)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    for again in (["digits", "--out", alone], ["--resume", alone]):
-        assert json.loads(run("train", *again, "--json").stdout) == read_json(alone / "summary.json")
-    assert farthest(weights(alone), before) == 0
+    for again in (["digits", "--out", single], ["--resume", single]):
+        assert json.loads(run("train", *again, "--json").stdout) == read_json(single / "summary.json")
+    assert farthest(weights(single), before) == 0
 
 
 # What cannot be done
 
 
-def one_line(said: str) -> str:
+def one_line(message: str) -> str:
     """Return what several processes said that failed, if it is a single clear line."""
-    lines = [line for line in said.splitlines() if line.startswith("alexnet: ")]
-    assert len(lines) == 1, said
-    assert "Traceback" not in said
+    lines = [line for line in message.splitlines() if line.startswith("alexnet: ")]
+    assert len(lines) == 1, message
+    assert "Traceback" not in message
     return lines[0]
 
 
@@ -263,40 +259,40 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_cannot_be_divided_is_said_once(what: str, tmp_path: Path) -> None:
+def test_parallel_conflict_is_one_line(what: str, tmp_path: Path) -> None:
     arguments, processes, expected = WRONG[what]
-    done = together(processes, tmp_path / "said", "train", *arguments, "--out", tmp_path / "run", code=1)
-    assert expected in one_line(done.stderr)
+    process = together(processes, tmp_path / "said", "train", *arguments, "--out", tmp_path / "run", code=1)
+    assert expected in one_line(process.stderr)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dataset_that_no_process_finds_is_said_once(tmp_path: Path) -> None:
-    done = python("-m", "alexnet", "train", "nowhere", "--processes", "2", "--out", tmp_path / "run", code=1)
-    assert "nowhere" in one_line(done.stderr)
+def test_parallel_unknown_dataset_is_one_line(tmp_path: Path) -> None:
+    process = python("-m", "alexnet", "train", "nowhere", "--processes", "2", "--out", tmp_path / "run", code=1)
+    assert "nowhere" in one_line(process.stderr)
     assert not (tmp_path / "run").exists()
 
 
-def test_nothing_is_divided_among_one_process(tmp_path: Path) -> None:
+def test_parallel_needs_two_processes(tmp_path: Path) -> None:
     assert "add --processes 2" in error("train", "digits", "--parallel", "hybrid", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("way", [["digits", "--out"], ["--resume"]])
-def test_what_only_the_first_can_find_wrong_ends_all_in_one_line(way: list[str], alone: Path, tmp_path: Path) -> None:
-    assert str(alone) in one_line(together(2, tmp_path / "said", "train", *way, alone, code=1).stderr)
+@pytest.mark.parametrize("options", [["digits", "--out"], ["--resume"]])
+def test_main_process_error_ends_all_in_one_line(options: list[str], single: Path, tmp_path: Path) -> None:
+    assert str(single) in one_line(together(2, tmp_path / "said", "train", *options, single, code=1).stderr)
 
 
-def leave(who: str) -> None:
+def leave(rank: str) -> None:
     try:
         with process_group() as group:
-            if group.rank == int(who):
+            if group.rank == int(rank):
                 raise AlexNetError("its disk is full")
             group.sum(1)
     except AlexNetError as error:
         print(f"{error}, {group.rank} knows", flush=True)
 
 
-@pytest.mark.parametrize("who", [0, 1])
-def test_whoever_leaves_with_a_reason_all_know_it(who: int, tmp_path: Path) -> None:
-    said = together(2, tmp_path / "said", who, main=leave).stdout
-    assert all(f"its disk is full, {rank} knows" in said for rank in (0, 1))
+@pytest.mark.parametrize("leaver", [0, 1])
+def test_error_of_any_process_reaches_all(leaver: int, tmp_path: Path) -> None:
+    message = together(2, tmp_path / "said", leaver, main=leave).stdout
+    assert all(f"its disk is full, {rank} knows" in message for rank in (0, 1))

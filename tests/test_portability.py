@@ -1,4 +1,4 @@
-"""What other systems lack or forbid, imitated: no compiler, an unwritable cache, files that are open, several users."""
+"""Other systems, imitated: no compiler, a cache that is not writable, open files, several users."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fresh_kernels() -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernels are for Linux")
 @pytest.mark.usefixtures("fresh_kernels")
-def test_without_kernels_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_kernels_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "c++"
     program.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
     program.chmod(0o755)
@@ -58,51 +58,49 @@ def forbid_removal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "unlink", refused)
 
 
-def test_a_run_whose_lock_cannot_be_removed_while_it_is_held_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forbid_removal(monkeypatch)
     for _ in range(2):
         with _alone(RunFolder(tmp_path)):
             pass
 
 
-def test_an_older_cache_that_cannot_be_removed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_cache_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old.u8").touch()
     forbid_removal(monkeypatch)
     _remove_others(tmp_path / "new.json")
     assert (tmp_path / "old.u8").exists()
 
 
-def test_a_checkpoint_that_was_loaded_is_not_mapped(tmp_path: Path) -> None:
+def test_loaded_checkpoint_is_not_memory_mapped(tmp_path: Path) -> None:
     checkpoint.write(tmp_path, {"w": torch.ones(1000)}, {})
-    found = checkpoint.read(tmp_path)
-    assert found is not None
+    result = checkpoint.read(tmp_path)
+    assert result is not None
     file = tmp_path / "checkpoint" / "last" / "state.safetensors"
     with file.open("r+b") as opened:
         opened.write(bytes(os.path.getsize(file)))
-    assert torch.equal(found[0]["w"], torch.ones(1000))
+    assert torch.equal(result[0]["w"], torch.ones(1000))
 
 
-def test_files_of_a_run_have_the_same_newlines_on_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_json_newlines_on_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
     written = Path.write_text
 
-    def noted(self: Path, *arguments: str, **how: str) -> int:
-        asked.append((how["encoding"], how["newline"]))
-        return written(self, *arguments, **how)
+    def noted(self: Path, *arguments: str, **options: str) -> int:
+        calls.append((options["encoding"], options["newline"]))
+        return written(self, *arguments, **options)
 
     monkeypatch.setattr(Path, "write_text", noted)
     write_json(tmp_path / "x.json", {"a": "ü"})
-    assert asked == [("utf-8", "\n")]
+    assert calls == [("utf-8", "\n")]
     assert (tmp_path / "x.json").read_bytes() == '{\n  "a": "ü"\n}\n'.encode()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 there")
-def test_a_run_folder_whose_name_is_not_utf8_is_trained_without_tensorboard(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_folder_not_utf8_has_no_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / os.fsdecode(b"r\xfcn")
     folder.mkdir()
     with Monitor(folder, torch.device("cpu"), "tensorboard") as monitor:
         monitor.say("goes on")
-    said = capsys.readouterr().err.splitlines()
-    assert said == ["no curves for TensorBoard, as the run's folder has a name that is not UTF-8", "goes on"]
+    message = capsys.readouterr().err.splitlines()
+    assert message == ["no curves for TensorBoard, as the run's folder has a name that is not UTF-8", "goes on"]

@@ -1,4 +1,4 @@
-"""From a file to the network's input, against Pillow and NumPy in float64; nothing random touches what is not trained on."""
+"""Preprocessing from file to network input, against Pillow and NumPy in float64."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from proof.pictures import picture
 from scipy.special import softmax
 
 import alexnet
-from alexnet.data.cache import cache_folder, open_cache
+from alexnet.data.cache import open_cache
 from alexnet.data.preprocessing import fit_image, pixels, stored_pixels, to_input
 from alexnet.data.sources import open_table
 from alexnet.recipe import Preprocessing, load
@@ -32,15 +32,15 @@ Floats = NDArray[np.float64]
 # The reference
 
 
-def weights(size: int, wanted: int, preprocessing: Preprocessing) -> Floats:
-    """Return the `wanted` x `size` matrix that scales an axis, pixel centres at halves."""
-    scale = size / wanted
-    centres, at = (np.arange(wanted)[:, None] + 0.5) * scale, np.arange(size)[None] + 0.5
+def weights(size: int, new_size: int, preprocessing: Preprocessing) -> Floats:
+    """Return the `new_size` x `size` matrix that scales an axis, pixel centres at halves."""
+    scale = size / new_size
+    centres, at = (np.arange(new_size)[:, None] + 0.5) * scale, np.arange(size)[None] + 0.5
     if preprocessing.resize == "nearest":
         return (np.floor(centres) == at - 0.5).astype(np.float64)
     reach = max(1.0, scale) if preprocessing.antialias else 1.0
-    found = np.maximum(0, 1 - np.abs(at - centres) / reach)
-    return found / found.sum(1, keepdims=True)
+    result = np.maximum(0, 1 - np.abs(at - centres) / reach)
+    return result / result.sum(1, keepdims=True)
 
 
 def scaled(images: Floats, preprocessing: Preprocessing) -> Floats:
@@ -72,7 +72,7 @@ def prepared(images: NDArray[Any], preprocessing: Preprocessing) -> Floats:
     return scaled(x + preprocessing.brightness, preprocessing).transpose(0, 3, 1, 2)
 
 
-def assert_prepared(found: Any, wanted: Any, images: NDArray[Any], preprocessing: Preprocessing) -> None:
+def assert_prepared(result: Any, expected: Any, images: NDArray[Any], preprocessing: Preprocessing) -> None:
     """Compare inputs: float32 rounds where a new pixel falls, so a value may be off by a share of the largest pixel's."""
     unscaled = prepared(
         images,
@@ -84,8 +84,8 @@ def assert_prepared(found: Any, wanted: Any, images: NDArray[Any], preprocessing
             }
         ),
     )
-    assert np.shape(found) == np.shape(wanted)
-    assert np.abs(np.asarray(found) - np.asarray(wanted)).max() <= 1e-4 * (1 + np.abs(unscaled).max())
+    assert np.shape(result) == np.shape(expected)
+    assert np.abs(np.asarray(result) - np.asarray(expected)).max() <= 1e-4 * (1 + np.abs(unscaled).max())
 
 
 def centre(images: NDArray[Any], size: int) -> NDArray[Any]:
@@ -93,17 +93,17 @@ def centre(images: NDArray[Any], size: int) -> NDArray[Any]:
     return images[:, edge : edge + size, edge : edge + size]
 
 
-def no_ties(size: int, wanted: int) -> bool:
+def no_ties(size: int, new_size: int) -> bool:
     """Tell whether `suggest` has one answer everywhere: no new centre falls between two pixels."""
-    return all((2 * i + 1) * size % (2 * wanted) for i in range(wanted))
+    return all((2 * i + 1) * size % (2 * new_size) for i in range(new_size))
 
 
 @st.composite
-def ways(draw: st.DrawFn) -> tuple[NDArray[np.uint8], Preprocessing]:
+def cases(draw: st.DrawFn) -> tuple[NDArray[np.uint8], Preprocessing]:
     """Images of one size, and any way to prepare them."""
     side = draw(st.integers(1, 20))
-    chance = np.random.default_rng(draw(st.integers(0, 2**32)))
-    images = chance.integers(0, 256, (draw(st.integers(1, 3)), side, side, 3), dtype=np.uint8)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    images = rng.integers(0, 256, (draw(st.integers(1, 3)), side, side, 3), dtype=np.uint8)
     if draw(st.booleans()):
         images[0] = 17  # no deviation of its own
     mean = draw(st.sampled_from([(0.0, 0.0, 0.0), (0.3, 0.5, -0.1), "image", "image-centre", "each"]))
@@ -119,66 +119,66 @@ def ways(draw: st.DrawFn) -> tuple[NDArray[np.uint8], Preprocessing]:
         input=size,
         resize=draw(st.sampled_from(["nearest", "bilinear"] if no_ties(crop or side, size) else ["bilinear"])),
         antialias=draw(st.booleans()),
-        mean_image=chance.uniform(0, 255, (side, side, 3)).astype(np.float32),
+        mean_image=rng.uniform(0, 255, (side, side, 3)).astype(np.float32),
     )
 
 
-@given(ways())
+@given(cases())
 @settings(max_examples=80)
-def test_the_networks_input_equals_numpy(way: tuple[NDArray[np.uint8], Preprocessing]) -> None:
-    images, preprocessing = way
+def test_network_input_equals_numpy(case: tuple[NDArray[np.uint8], Preprocessing]) -> None:
+    images, preprocessing = case
     assert_prepared(to_input(torch.from_numpy(images), preprocessing), prepared(images, preprocessing), images, preprocessing)
 
 
-def test_an_image_nearly_of_one_colour_is_divided_by_the_least_deviation_of_tensorflow() -> None:
+def test_per_image_std_has_the_minimum_of_tensorflow() -> None:
     pixel = torch.tensor([17, 17, 18], dtype=torch.uint8).view(1, 1, 1, 3)  # deviation 0.47, below 1 / sqrt(3)
-    found = to_input(pixel, make_preprocessing(cache_size=1, input=1, mean="each", std="each"))
-    assert_near(found.flatten(), np.array([-1, -1, 2]) / 3 * np.sqrt(3))
+    result = to_input(pixel, make_preprocessing(cache_size=1, input=1, mean="each", std="each"))
+    assert_near(result.flatten(), np.array([-1, -1, 2]) / 3 * np.sqrt(3))
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 30), st.booleans(), st.sampled_from(["crop", "stretch"]))
 @settings(max_examples=60)
-def test_full_images_are_scaled_as_numpy_does(height: int, width: int, size: int, antialias: bool, fit: str) -> None:
+def test_full_images_resize_equals_numpy(height: int, width: int, size: int, antialias: bool, fit: str) -> None:
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     preprocessing = make_preprocessing(cache_size="full", fit=fit, input=size, antialias=antialias)
     side, square = min(height, width), image
     if fit == "crop":
         square = image[(height - side) // 2 :][:side, (width - side) // 2 :][:, :side]
-    found = fit_image(image, preprocessing)
-    assert found.dtype == np.float32
-    assert_near(found, scaled(square[None].astype(np.float64), preprocessing)[0])
+    result = fit_image(image, preprocessing)
+    assert result.dtype == np.float32
+    assert_near(result, scaled(square[None].astype(np.float64), preprocessing)[0])
 
 
 @pytest.mark.parametrize("size", [(60, 20), (20, 60), (31, 47)])
-def test_smoothing_is_that_of_pillow_on_each_axis(size: tuple[int, int]) -> None:
+def test_antialias_equals_pillow(size: tuple[int, int]) -> None:
     image = np.asarray(picture(2, 0, size))
-    found = fit_image(image, make_preprocessing(cache_size="full", fit="stretch", input=24))
+    result = fit_image(image, make_preprocessing(cache_size="full", fit="stretch", input=24))
     for i in range(3):
         channel = Image.fromarray(image[..., i].astype(np.float32))
-        assert_near(found[..., i], channel.resize((24, 24), Image.Resampling.BILINEAR))
+        assert_near(result[..., i], channel.resize((24, 24), Image.Resampling.BILINEAR))
 
 
 # From the file to what is stored
 
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 96), (200, 100)])
-def test_crop_is_the_shorter_side_scaled_and_the_centre_cut_out(size: tuple[int, int], tmp_path: Path) -> None:
+def test_fit_crop_equals_numpy(size: tuple[int, int], tmp_path: Path) -> None:
     image = picture(0, 1, size)
     image.save(tmp_path / "p.png")
     width, height = (side * 32 // min(size) for side in size)
     left, top = (width - 32) // 2, (height - 32) // 2
-    wanted = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 32, top + 32))
-    assert np.array_equal(stored_pixels(tmp_path / "p.png", make_preprocessing(cache_size=32)), np.asarray(wanted))
+    expected = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 32, top + 32))
+    assert np.array_equal(stored_pixels(tmp_path / "p.png", make_preprocessing(cache_size=32)), np.asarray(expected))
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40))
 @settings(max_examples=30)
-def test_nearest_takes_the_pixel_at_the_same_place(width: int, height: int, side: int) -> None:
+def test_nearest_resize(width: int, height: int, side: int) -> None:
     assume(no_ties(width, side) and no_ties(height, side))
     image = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     rows, columns = (((np.arange(side) + 0.5) * size / side).astype(int) for size in (height, width))
-    found = stored_pixels(image, make_preprocessing(cache_size=side, fit="stretch", filter="nearest"))
-    assert np.array_equal(found, image[rows][:, columns])
+    result = stored_pixels(image, make_preprocessing(cache_size=side, fit="stretch", filter="nearest"))
+    assert np.array_equal(result, image[rows][:, columns])
 
 
 SIZES = {"one": (1, 1), "tall": (1, 50), "wide": (50, 1), "photo": (37, 23), "square": (40, 40)}
@@ -196,31 +196,31 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_full_images_lie_in_the_cache_pixel_for_pixel_memory_mapped(mixed: Path, tmp_path: Path) -> None:
+def test_cache_of_full_images_is_memory_mapped(mixed: Path, tmp_path: Path) -> None:
     table = open_table(mixed)
-    found = open_cache(table, make_preprocessing(cache_size="full"), 2).pixels
-    assert isinstance(found.memory, np.memmap)
-    assert not found.memory.flags.writeable
-    assert len(found) == len(table)
+    result = open_cache(table, make_preprocessing(cache_size="full"), 2).pixels
+    assert isinstance(result.memory, np.memmap)
+    assert not result.memory.flags.writeable
+    assert len(result) == len(table)
     for row, name in enumerate(table.images):
-        wanted = np.asarray(Image.open(mixed / name).convert("RGB"))
-        assert np.array_equal(found.stored(row), wanted), name
-    assert found.memory.size == sum(3 * w * h for w, h in SIZES.values()) * 6
+        expected = np.asarray(Image.open(mixed / name).convert("RGB"))
+        assert np.array_equal(result.stored(row), expected), name
+    assert result.memory.size == sum(3 * w * h for w, h in SIZES.values()) * 6
 
 
-def test_full_images_come_as_batches_hold_them_without_a_warning(mixed: Path) -> None:
+def test_full_images_in_batches_without_warning(mixed: Path) -> None:
     table, preprocessing = open_table(mixed), make_preprocessing(cache_size="full", fit="stretch", input=20)
-    found = open_cache(table, preprocessing, 2).pixels
+    result = open_cache(table, preprocessing, 2).pixels
     rows = np.array([7, 0, 3])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        batch = found.take(rows)
+        batch = result.take(rows)
     assert batch.shape == (3, 20, 20, 3)
     for image, row in zip(batch, rows, strict=True):
         assert np.array_equal(image, pixels(mixed / table.images[row], preprocessing))
 
 
-def test_a_file_left_out_does_not_move_the_others_of_other_sizes(mixed: Path, tmp_path: Path) -> None:
+def test_full_images_after_a_skipped_file(mixed: Path, tmp_path: Path) -> None:
     for label in ("a", "b"):
         (tmp_path / label).mkdir()
         for i, size in enumerate([(3, 5), (9, 2), (4, 4)]):
@@ -233,20 +233,9 @@ def test_a_file_left_out_does_not_move_the_others_of_other_sizes(mixed: Path, tm
         assert np.array_equal(cache.pixels.stored(position), np.asarray(Image.open(tmp_path / table.images[row])))
 
 
-def test_a_cache_whose_pixels_were_removed_is_made_again(tmp_path: Path) -> None:
-    for label in ("a", "b"):
-        (tmp_path / "swept" / label).mkdir(parents=True)
-        picture(0, 0).save(tmp_path / "swept" / label / "0.png")
-    table = open_table(tmp_path / "swept")
-    before = open_cache(table, make_preprocessing(), 1).pixels.take(np.arange(2))
-    (data,) = cache_folder().glob("swept-*/*.u8")
-    data.unlink()
-    assert np.array_equal(open_cache(table, make_preprocessing(), 1).pixels.take(np.arange(2)), before)
-
-
 # Training, evaluation and prediction see the same
 
-WAYS: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "mean image, random crops": {"cache_size": 48, "crop": 40, "value_range": 255, "mean": "image", "std": 60.0},
     "centre of the mean image": {"cache_size": 48, "crop": 40, "mean": "image-centre", "std": "channels"},
     "full images stretched": {"cache_size": "full", "fit": "stretch", "mean": "one", "std": "one", "horizontal_flip": True},
@@ -256,15 +245,15 @@ WAYS: dict[str, dict[str, Any]] = {
 RANDOM = {"augment.rotation": 30.0, "augment.zoom": [0.8, 1.5], "augment.vertical_flip": True, "augment.horizontal_flip": True}
 
 
-@pytest.mark.parametrize("name", WAYS)
-def test_evaluation_and_prediction_prepare_images_as_numpy_and_nothing_random_touches_them(
-    name: str, mixed: Path, tmp_path: Path
-) -> None:
-    way = {f"images.{key}": value for key, value in WAYS[name].items()}
+@pytest.mark.parametrize("name", SETTINGS)
+def test_evaluate_and_predict_input_equals_numpy(name: str, mixed: Path, tmp_path: Path) -> None:
+    images_settings = {f"images.{key}": value for key, value in SETTINGS[name].items()}
     noise = {} if "each" in name else {"augment.colour_noise": 0.1}
-    random = {**RANDOM, **noise, "augment.crop": "crop" in WAYS[name], "augment.shift": 0.1}
+    random = {**RANDOM, **noise, "augment.crop": "crop" in SETTINGS[name], "augment.shift": 0.1}
     extra = {"train.epochs": 1, "train.batch_size": 8, "train.precision": "float32", "data.dataset": str(mixed)}
-    training.start(load("fast").with_settings({**TINY, **extra, **way, **random}), tmp_path / "run", "cpu", time.monotonic())
+    training.start(
+        load("fast").with_settings({**TINY, **extra, **images_settings, **random}), tmp_path / "run", "cpu", time.monotonic()
+    )
     run = alexnet.load(tmp_path / "run")
     dataset, _ = run.dataset(split="test")
     train, test, preprocessing = dataset.images("train"), dataset.images("test"), run.config.preprocessing
@@ -283,15 +272,15 @@ def test_evaluation_and_prediction_prepare_images_as_numpy_and_nothing_random_to
     evaluation = run.evaluate()
     assert evaluation.loss == run.summary["test"]["loss"]
     assert_near(evaluation.logits, logits, 1e-3)
-    wanted = softmax(evaluation.logits.astype(np.float64) / evaluation.temperature, axis=1)
+    expected = softmax(evaluation.logits.astype(np.float64) / evaluation.temperature, axis=1)
     answers = run.predict([mixed / image for image in dataset.names("test")])
-    for answer, row in zip(answers, wanted, strict=True):
-        found = {entry["label"]: entry["probability"] for entry in answer["predictions"]}
-        assert [found[label] for label in run.labels] == pytest.approx(row, abs=1e-5)
+    for answer, row in zip(answers, expected, strict=True):
+        result = {entry["label"]: entry["probability"] for entry in answer["predictions"]}
+        assert [result[label] for label in run.labels] == pytest.approx(row, abs=1e-5)
     assert len(test) == len(answers)
 
 
-def test_an_array_of_another_form_is_answered_with_what_it_should_be(trained: alexnet.Run) -> None:
+def test_array_of_wrong_shape_or_dtype_is_refused(trained: alexnet.Run) -> None:
     good = np.zeros((9, 8, 3), np.uint8)
     wrong = [good[..., 0], good[..., :1], np.zeros((9, 8, 4), np.uint8), good.astype(np.float32), good[:0]]
     answers = trained.predict([good, *wrong, good])

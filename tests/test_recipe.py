@@ -1,4 +1,4 @@
-"""Recipes: what is refused, and that a resolved recipe says all."""
+"""Recipes: what is refused, and round trips through TOML."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from conftest import started
         ("[train\nepochs = 5", "is not valid TOML"),
     ],
 )
-def test_a_wrong_recipe_is_refused_naming_the_key_and_the_value(tmp_path: Path, text: str, message: str) -> None:
+def test_wrong_recipe_is_refused_by_key_and_value(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(text)
     with pytest.raises(RecipeError, match=message) as caught:
@@ -48,18 +48,18 @@ def test_a_wrong_recipe_is_refused_naming_the_key_and_the_value(tmp_path: Path, 
         ("train.class_weights=yes", "train.class_weights is 'yes', but should be 'none' or 'balanced'"),
     ],
 )
-def test_a_wrong_set_is_refused(setting: str, message: str) -> None:
+def test_wrong_set_option_is_refused(setting: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe.load("fast").with_settings(recipe.settings_from([setting]))
     assert message in str(caught.value)
 
 
-def test_set_takes_values_as_toml_and_plain_words() -> None:
+def test_set_takes_toml_values_and_plain_words() -> None:
     settings = recipe.settings_from(
         ["train.epochs=5", "augment.horizontal_flip=false", "images.mean=[0.1, 0.2, 0.3]", "train.keep=last"]
     )
-    found = recipe.load("fast").with_settings(settings)
-    assert (found.train.epochs, found.augment.horizontal_flip, found.images.mean, found.train.keep) == (
+    result = recipe.load("fast").with_settings(settings)
+    assert (result.train.epochs, result.augment.horizontal_flip, result.images.mean, result.train.keep) == (
         5,
         False,
         (0.1, 0.2, 0.3),
@@ -71,48 +71,44 @@ def test_set_takes_values_as_toml_and_plain_words() -> None:
     ("setting", "value"),
     [("optimizer.form=2012", "2012"), ("data.dataset = 7", "7"), ("train.tensorboard=1", "1"), ("data.root=7", Path("7"))],
 )
-def test_a_key_that_takes_text_gets_it_whatever_it_looks_like(setting: str, value: object) -> None:
+def test_set_of_a_text_key_stays_text(setting: str, value: object) -> None:
     changed = recipe.load("fast").with_settings(recipe.settings_from([setting]))
     section, _, key = setting.partition("=")[0].strip().partition(".")
     assert getattr(getattr(changed, section), key) == value
 
 
-def test_an_unknown_recipe_names_the_nearest() -> None:
+def test_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'fast'"):
         recipe.load("fats")
     with pytest.raises(RecipeError, match=r"cannot read the recipe nowhere\.toml"):
         recipe.load("nowhere.toml")
 
 
-@pytest.mark.parametrize("name", recipe.names())
-def test_a_recipe_inside_names_its_source_command_time_and_figure(name: str) -> None:
-    head = recipe.read_text(name).partition("\n[")[0]
-    assert head.startswith(f"# {name}: ")
-    for word in ("# Source ", "# Command ", "# Time ", "# Expect "):
-        assert word in head, word
+def test_recipes_state_source_command_time_and_accuracy() -> None:
+    for name in recipe.names():
+        head = recipe.read_text(name).partition("\n[")[0]
+        assert head.startswith(f"# {name}: ")
+        for word in ("# Source ", "# Command ", "# Time ", "# Expect "):
+            assert word in head, f"{name}.toml lacks {word!r}"
 
 
 @pytest.mark.parametrize("name", recipe.names())
-def test_a_recipe_survives_writing_and_reading(name: str) -> None:
-    found = recipe.load(name)
-    assert recipe.parse(tomllib.loads(found.to_toml()), "again") == found
+def test_recipe_round_trip(name: str) -> None:
+    result = recipe.load(name)
+    assert recipe.parse(tomllib.loads(result.to_toml()), "again") == result
 
 
-@given(
-    st.floats(1e-6, 10),
-    st.integers(1, 10_000),
-    st.text(st.characters(codec="utf-8"), max_size=30),
-)
-def test_any_settings_survive_writing_and_reading(rate: float, epochs: int, dataset: str) -> None:
+@given(st.floats(1e-6, 10), st.integers(1, 10_000), st.text(st.characters(codec="utf-8"), max_size=30))
+def test_recipe_round_trip_of_any_settings(rate: float, epochs: int, dataset: str) -> None:
     changed = recipe.Recipe().with_settings({"optimizer.lr": rate, "train.epochs": epochs, "data.dataset": dataset})
     assert recipe.parse(tomllib.loads(changed.to_toml()), "again") == changed
 
 
-def test_a_missing_key_of_ones_own_file_has_its_default(tmp_path: Path) -> None:
+def test_missing_recipe_key_has_its_default(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[train]\nepochs = 3\n")
-    found = recipe.load(str(file))
-    assert (found.name, found.train.epochs, found.train.batch_size) == ("mine", 3, recipe.Train().batch_size)
+    result = recipe.load(str(file))
+    assert (result.name, result.train.epochs, result.train.batch_size) == ("mine", 3, recipe.Train().batch_size)
 
 
 # What contradicts itself, and what survives
@@ -152,14 +148,14 @@ def test_a_missing_key_of_ones_own_file_has_its_default(tmp_path: Path) -> None:
         (["data.split=random"], "data.split is 'random', but should be 'hash', 'first', 'keras-tail' or 'train_test_split'"),
     ],
 )  # fmt: skip
-def test_a_setting_that_cannot_be_is_one_line_with_its_key_and_value(settings: list[str], line: str) -> None:
+def test_conflicting_setting_is_one_line(settings: list[str], line: str) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe.load("fast").with_settings(recipe.settings_from(settings))
     assert str(caught.value).startswith(f"recipe: {line}")
     assert "\n" not in str(caught.value)
 
 
-def test_a_batch_larger_than_the_set_that_is_dropped_says_so(photos: Path, tmp_path: Path) -> None:
+def test_last_batch_drop_of_the_only_batch_is_refused(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"train\.batch_size is 64, but 28 images train"):
         started(tmp_path / "run", photos, **{"train.batch_size": 64, "train.last_batch": "drop"})
     assert not (tmp_path / "run").exists(), "the name is free again"
@@ -177,7 +173,7 @@ changes = st.fixed_dictionaries(
 
 @given(st.lists(changes, max_size=4), st.sampled_from([0.5, (0.1, 0.2, 0.3), "one", "image"]), st.none() | st.integers(1, 64))
 @settings(max_examples=40)
-def test_a_table_and_what_is_none_survive_writing_and_reading(table: Any, mean: Any, crop: int | None) -> None:
+def test_recipe_round_trip_of_table_and_none(table: Any, mean: Any, crop: int | None) -> None:
     tree = {"schedule": {"kind": "constant", "table": table}, "images": {"mean": mean, "crop": crop, "cache_size": 64}}
     made = recipe.parse(tree, "made")
     again = recipe.parse(tomllib.loads(made.to_toml()), "again")

@@ -1,4 +1,4 @@
-"""The report: its figures, that it needs nothing else, and that no name or label can break it."""
+"""Report: its figures, that it is self-contained, and that no name or label breaks it."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self.tags.append((tag, found))
+        result = dict(attrs)
+        self.tags.append((tag, result))
         self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "data", "action")]
-        if "id" in found:
-            self.ids.append(found["id"])
-            self.inside = found["id"] or ""
+        if "id" in result:
+            self.ids.append(result["id"])
+            self.inside = result["id"] or ""
         if tag == "data" and self.inside:
-            self.values.setdefault(self.inside, float(found["value"] or "nan"))
+            self.values.setdefault(self.inside, float(result["value"] or "nan"))
 
 
 class Case:
@@ -82,9 +82,9 @@ class Case:
         return "test" if self.test else "val"
 
     def _evaluate(self, labels: tuple[str, ...], skill: float) -> Evaluation:
-        chance = np.random.default_rng(0)
-        targets = chance.integers(0, len(labels), self.images)
-        logits = chance.normal(size=(self.images, len(labels))).astype(np.float32)
+        rng = np.random.default_rng(0)
+        targets = rng.integers(0, len(labels), self.images)
+        logits = rng.normal(size=(self.images, len(labels))).astype(np.float32)
         logits[np.arange(self.images), targets] += skill
         return Evaluation(logits, targets, labels, (3, 32, 32), temperature=0.7)
 
@@ -117,37 +117,47 @@ class Case:
             writer = csv.writer(file)
             writer.writerow(["epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "utilisation"])
             for epoch in range(1, self.epochs + 1):
-                done = epoch / self.epochs
-                writer.writerow([epoch, 0.05 * (1 - done), 2 - done, 0.6 * done, 1.5 - done, 0.8 * done, "CPU 33 %, 1 GB"])
+                progress = epoch / self.epochs
+                writer.writerow(
+                    [
+                        epoch,
+                        0.05 * (1 - progress),
+                        2 - progress,
+                        0.6 * progress,
+                        1.5 - progress,
+                        0.8 * progress,
+                        "CPU 33 %, 1 GB",
+                    ]
+                )
 
 
-def test_figures_are_those_of_summary_and_evaluation(tmp_path: Path) -> None:
+def test_report_figures_equal_summary_and_evaluation(tmp_path: Path) -> None:
     case = Case(tmp_path / "run", labels=tuple("abcdefg"))
-    values, found = case.page.values, case.summary["test"]
-    assert values["top1"] == found["top1"] == case.evaluation.top1
-    assert values["top5"] == found["top5"]
-    assert values["ece"] == found["ece"]
+    values, result = case.page.values, case.summary["test"]
+    assert values["top1"] == result["top1"] == case.evaluation.top1
+    assert values["top5"] == result["top5"]
+    assert values["ece"] == result["ece"]
     assert values["validation"] == 0.123456
     assert values["seconds"] == case.summary["seconds"]
-    assert all(f'value="{edge}"' in case.text for edge in found["top1_interval"])
+    assert all(f'value="{edge}"' in case.text for edge in result["top1_interval"])
     assert "1 min 15 s" in case.text
     assert "best epoch: 4" in case.text
     for part, count in (("Training", 40), ("Validation", 10), ("Test", 60)):
         assert f'<dt>{part} images</dt><dd><data value="{count}">' in case.text
 
 
-def test_classes_are_listed_worst_first_with_their_figures(tmp_path: Path) -> None:
+def test_report_lists_classes_worst_first(tmp_path: Path) -> None:
     case = Case(tmp_path / "run")
     expected = sorted(case.evaluation.to_json()["per_class"].items(), key=lambda item: item[1]["f1"])
     table = case.text[case.text.index('<table class="classes sortable">') :]
-    places = [table.index(f">{label}</div>") for label, _ in expected]
-    assert places == sorted(places)
-    for place, (_, row) in zip(places, expected, strict=True):
-        line = table[place : table.index("</tr>", place)]
+    positions = [table.index(f">{label}</div>") for label, _ in expected]
+    assert positions == sorted(positions)
+    for position, (_, row) in zip(positions, expected, strict=True):
+        line = table[position : table.index("</tr>", position)]
         assert [f"{row[key]:.1%}" in line for key in ("precision", "recall", "f1")] == [True] * 3
 
 
-def test_cells_of_a_small_confusion_matrix_are_its_counts(tmp_path: Path) -> None:
+def test_report_confusion_matrix_counts(tmp_path: Path) -> None:
     case = Case(tmp_path / "run")
     table = case.text[case.text.index('<table class="matrix') :].partition("</table>")[0]
     assert [int(n) for n in re.findall(r"<td[^>]*>(\d+)</td>", table)] == case.evaluation.confusion.ravel().tolist()
@@ -157,7 +167,7 @@ def files(part: str) -> list[str]:
     return re.findall(r'<code class="name">(.*?)</code>', part)
 
 
-def test_worst_mistakes_have_the_highest_probability_and_least_certain_answers_the_most_entropy(tmp_path: Path) -> None:
+def test_report_worst_mistakes_and_least_certain_answers(tmp_path: Path) -> None:
     case = Case(tmp_path / "run", skill=0.5)
     logits = case.evaluation.logits.astype(float) / case.evaluation.temperature
     given = softmax(logits, axis=1)
@@ -171,14 +181,14 @@ def test_worst_mistakes_have_the_highest_probability_and_least_certain_answers_t
     assert files(uncertain.partition("</ul>")[0]) == [names[i] for i in least_certain]
 
 
-def test_nothing_outside_the_file_is_referred_to(tmp_path: Path) -> None:
+def test_report_is_self_contained(tmp_path: Path) -> None:
     case = Case(tmp_path / "run", labels=tuple(f"class {i}" for i in range(30)))
     assert all(address.startswith(("data:image/", "#")) for address in case.page.addresses)
     assert not re.search(r"https?:|@import|url\((?!#)|<!DOCTYPE svg|<\?xml", case.text)
     assert not {"link", "iframe", "object"} & {tag for tag, _ in case.page.tags}
 
 
-def test_the_page_allows_its_own_script_and_no_other(tmp_path: Path) -> None:
+def test_report_content_security_policy(tmp_path: Path) -> None:
     text = Case(tmp_path / "run").text
     [script] = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -186,22 +196,22 @@ def test_the_page_allows_its_own_script_and_no_other(tmp_path: Path) -> None:
     assert "default-src 'none'" in text
 
 
-def test_calibration_is_drawn_and_told_before_and_after(tmp_path: Path) -> None:
+def test_report_calibration_before_and_after(tmp_path: Path) -> None:
     case = Case(tmp_path / "run")
-    found = case.summary["test"]
-    assert case.page.values["ece-chart"] == found["ece"]
-    assert case.page.values["ece-raw"] == found["ece_raw"]
-    told = f"{found['ece']:.1%} off the truth on average, before calibration {found['ece_raw']:.1%}"
-    assert f"Probabilities are {told}" in case.text
+    result = case.summary["test"]
+    assert case.page.values["ece-chart"] == result["ece"]
+    assert case.page.values["ece-raw"] == result["ece_raw"]
+    message = f"{result['ece']:.1%} off the truth on average, before calibration {result['ece_raw']:.1%}"
+    assert f"Probabilities are {message}" in case.text
 
 
-def test_the_data_check_is_told(tmp_path: Path) -> None:
+def test_report_shows_data_check(tmp_path: Path) -> None:
     case = Case(tmp_path / "run")  # 50 images, of which some stand in two splits
     assert "× leak" in case.text
     assert "which is in train" in case.text
 
 
-def test_the_first_layer_is_drawn_tower_by_tower(tmp_path: Path) -> None:
+def test_report_draws_first_layer_by_tower(tmp_path: Path) -> None:
     weights = np.zeros((8, 3, 5, 5), dtype=np.float32)
     weights[3, 0] = 2.0  # the last of the first tower: red
     weights[4, 2] = -0.5  # the first of the second: no blue
@@ -213,22 +223,22 @@ def test_the_first_layer_is_drawn_tower_by_tower(tmp_path: Path) -> None:
     assert "first layer looks for" not in Case(tmp_path / "stopped").text, "no weights, no picture"
 
 
-def test_a_real_run_shows_its_first_layer(trained: alexnet.Run) -> None:
+def test_report_of_a_run_draws_first_layer(trained: alexnet.Run) -> None:
     page = (trained.path / "report.html").read_text(encoding="utf-8")
     assert "The 6 kernels of the first layer, 11 by 11 pixels each" in page
 
 
-def test_ids_are_unique_and_charts_have_words(tmp_path: Path) -> None:
+def test_report_ids_are_unique_and_charts_have_text(tmp_path: Path) -> None:
     case = Case(tmp_path / "run", labels=tuple(f"class {i}" for i in range(30)))
     assert len(case.page.ids) == len(set(case.page.ids))
-    charts = [found["aria-label"] for _, found in case.page.tags if found.get("role") == "img"]
+    charts = [attributes["aria-label"] for _, attributes in case.page.tags if attributes.get("role") == "img"]
     assert len(charts) == 5
     assert "Validation accuracy rises from 16.0% to 80.0% over 5 epochs; that of training goes from 12.0% to 60.0%." in charts
     assert case.text.count("<svg") == 5
 
 
 @pytest.mark.parametrize("more", [0, 20])
-def test_hostile_labels_and_names_are_shown_as_they_are(tmp_path: Path, more: int) -> None:
+def test_report_escapes_hostile_labels(tmp_path: Path, more: int) -> None:
     labels = (*HOSTILE, *(f"class {i}" for i in range(more)))
     skipped = tuple(Skipped(f"<b>{i}\udce9.jpg", "not an image & <i>more</i>") for i in range(60))
     case = Case(tmp_path / "run \udcff<i>", labels=labels, images=120, skipped=skipped)
@@ -243,13 +253,13 @@ def test_hostile_labels_and_names_are_shown_as_they_are(tmp_path: Path, more: in
     assert "And 10 more" in case.text
 
 
-def test_one_epoch_is_drawn_as_points(tmp_path: Path) -> None:
+def test_report_of_one_epoch_draws_points(tmp_path: Path) -> None:
     case = Case(tmp_path / "run", epochs=1)
     assert "Validation accuracy is 80.0% after the only epoch; that of training is 60.0%." in case.text
     assert case.text.count("<use ") > 4
 
 
-def test_a_missing_test_set_is_said(tmp_path: Path) -> None:
+def test_report_without_test_set(tmp_path: Path) -> None:
     without, with_test = Case(tmp_path / "a", test=False), Case(tmp_path / "b")
     assert "There was no test set" in without.text
     assert "Validation accuracy (top-1)" in without.text
@@ -258,28 +268,28 @@ def test_a_missing_test_set_is_said(tmp_path: Path) -> None:
     assert "Test accuracy (top-1)" in with_test.text
 
 
-def test_top5_is_left_out_where_it_says_nothing(tmp_path: Path) -> None:
+def test_report_omits_top5_of_few_classes(tmp_path: Path) -> None:
     assert "top5" not in Case(tmp_path / "run", labels=tuple("abcde")).page.values
 
 
 @pytest.mark.parametrize(("classes", "images", "side"), [(2, 50, 224), (200, 1_000, 224), (200, 10_000, 8)])
-def test_a_report_is_small(tmp_path: Path, classes: int, images: int, side: int) -> None:
+def test_report_is_small(tmp_path: Path, classes: int, images: int, side: int) -> None:
     case = Case(tmp_path / "run", labels=tuple(f"class number {i}" for i in range(classes)), images=images, side=side)
     assert case.path.stat().st_size < 3_000_000
 
 
-def test_a_run_without_mistakes_says_so(tmp_path: Path) -> None:
+def test_report_without_mistakes(tmp_path: Path) -> None:
     assert "None: every one of the 60 images got the right label." in Case(tmp_path / "run", skill=50).text
 
 
-def test_a_stopped_training_has_a_report_too(tmp_path: Path) -> None:
+def test_report_of_stopped_training(tmp_path: Path) -> None:
     case = Case(tmp_path / "run")
     case.folder.summary.unlink()
     write_report(case.folder, case.dataset, case.split, case.evaluation)
     assert "stopped before its end" in case.folder.report.read_text(encoding="utf-8")
 
 
-def test_a_damaged_run_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_report_of_damaged_run_is_one_line(tmp_path: Path) -> None:
     case = Case(tmp_path / "run")
     case.folder.metrics.write_text("epoch,rate\n1,fast\n")
     with pytest.raises(RunError, match=r"metrics\.csv cannot be read"):
@@ -289,17 +299,17 @@ def test_a_damaged_run_is_refused_in_one_line(tmp_path: Path) -> None:
         write_report(case.folder, case.dataset, case.split, case.evaluation)
 
 
-def test_the_same_run_gives_the_same_report(tmp_path: Path) -> None:
+def test_report_is_reproducible(tmp_path: Path) -> None:
     case = Case(tmp_path / "run")
     write_report(case.folder, case.dataset, case.split, case.evaluation)
     assert case.folder.report.read_text(encoding="utf-8") == case.text
 
 
-def test_predicting_does_not_wait_for_matplotlib() -> None:
+def test_predict_does_not_import_matplotlib() -> None:
     code = "import sys, alexnet.report.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(59.7, "1 min 00 s"), (75.2, "1 min 15 s"), (4000, "1 h 07 min")])
-def test_durations_read_well(seconds: float, text: str) -> None:
+def test_report_duration_format(seconds: float, text: str) -> None:
     assert duration(seconds) == text

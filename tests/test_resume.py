@@ -1,4 +1,4 @@
-"""Nothing lost: a run that was stopped, killed or cut off ends as one that never was, or says why it cannot."""
+"""Resume: a run that was stopped or killed ends bit-identical, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from conftest import SHORT, THREADS, TINY, damaged, metrics, stop_after, tell_ti
 
 def held_training(folder: Path, photos: Path, steps: int) -> Started:
     """Start the training `short` in a process of its own, which waits in a step for a signal; it has come so far."""
-    how = ["train", *command(str(photos), {**SHORT, "data.workers": 1}, THREADS), "--out", folder / "a run"]
-    started = Started(folder / "said", train_until_signalled, steps, *how)
+    arguments = ["train", *command(str(photos), {**SHORT, "data.workers": 1}, THREADS), "--out", folder / "a run"]
+    started = Started(folder / "said", train_until_signalled, steps, *arguments)
     started.wait_until(lambda: folder.joinpath("a run", "checkpoint" if steps > 4 else "environment.json").exists())
     return started
 
@@ -56,14 +56,14 @@ def stopped(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_is_saved_says_how_to_go_on_and_ends_as_if_never_stopped(
+def test_resume_after_signal_is_bit_identical(
     short: Path, photos: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     out, process = tmp_path / "a run", held_training(tmp_path, photos, 6)
     process.send(number)
-    said = process.end(code).stderr
-    assert said.splitlines()[-1].endswith(f"go on with: alexnet train --resume '{out}'"), "as a shell takes it"
-    assert "Traceback" not in said
+    message = process.end(code).stderr
+    assert message.splitlines()[-1].endswith(f"go on with: alexnet train --resume '{out}'"), "as a shell takes it"
+    assert "Traceback" not in message
     assert not list(out.rglob("*.part"))
     alexnet.resume(out)
     assert metrics(out) == metrics(short)
@@ -72,7 +72,7 @@ def test_a_stopped_run_is_saved_says_how_to_go_on_and_ends_as_if_never_stopped(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")
-def test_a_killed_run_ends_as_if_never_killed(short: Path, photos: Path, tmp_path: Path) -> None:
+def test_resume_after_kill_is_bit_identical(short: Path, photos: Path, tmp_path: Path) -> None:
     process = held_training(tmp_path, photos, 6)
     process.send(signal.SIGKILL)
     process.end(-signal.SIGKILL)
@@ -83,7 +83,7 @@ def test_a_killed_run_ends_as_if_never_killed(short: Path, photos: Path, tmp_pat
 
 
 @pytest.mark.parametrize("steps", [1, 4, 5, 9, 12])
-def test_resume_in_the_middle_of_an_epoch_gives_the_same_bytes(
+def test_resume_in_mid_epoch_is_bit_identical(
     short: Path, photos: Path, tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = stop_after(monkeypatch, "train_step", steps)
@@ -96,7 +96,7 @@ def test_resume_in_the_middle_of_an_epoch_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("evaluation", [1, 3, 4, 5])
-def test_a_signal_ends_an_evaluation_too(
+def test_signal_stops_evaluation(
     short: Path, photos: Path, tmp_path: Path, evaluation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Evaluations 1 to 3 are those of the epochs, 4 is the last one on validation, 5 that on the test images."""
@@ -110,7 +110,7 @@ def test_a_signal_ends_an_evaluation_too(
     assert run.summary["test"] == alexnet.load(short).summary["test"]
 
 
-def test_a_run_stopped_before_its_first_checkpoint_begins_again(short: Path, tmp_path: Path) -> None:
+def test_resume_before_the_first_checkpoint(short: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
     (out / "recipe.toml").write_bytes((short / "recipe.toml").read_bytes())
@@ -120,12 +120,12 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(short: Path, tmp
     assert not list(out.rglob("*.part"))
 
 
-def test_a_finished_run_is_not_resumed(short: Path) -> None:
+def test_resume_of_finished_run(short: Path) -> None:
     with pytest.raises(RunError, match="finished"):
         alexnet.resume(short)
 
 
-def test_two_processes_do_not_train_in_one_folder(photos: Path, tmp_path: Path) -> None:
+def test_lock_of_the_run_folder(photos: Path, tmp_path: Path) -> None:
     process = held_training(tmp_path, photos, 1)
     with pytest.raises(RunError, match="another process is training in"):
         alexnet.resume(tmp_path / "a run")
@@ -134,7 +134,7 @@ def test_two_processes_do_not_train_in_one_folder(photos: Path, tmp_path: Path) 
 
 
 @pytest.mark.long
-def test_five_kills_change_nothing(tmp_path: Path) -> None:
+def test_resume_after_five_kills_is_bit_identical(tmp_path: Path) -> None:
     photos = class_folders(tmp_path / "photos", 40, size=SIZE)
     outcome = torture(tmp_path, command(str(photos), {**NARROW, "train.epochs": 3}, THREADS), 5, seed=0)
     assert sum(outcome.kills.values()) == 5
@@ -144,7 +144,7 @@ def test_five_kills_change_nothing(tmp_path: Path) -> None:
 # By the clock
 
 
-def test_a_run_by_minutes_is_repeated_from_its_journal(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_by_minutes_follows_the_journal(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped, gone on with from the checkpoint, then once more from the journal alone: the clock decides nothing twice."""
     settings = {**TINY, "train.minutes": 0.15, "train.batch_size": 8, "schedule.progressive_resize": [[0.5, 0.9]]}
     tell_time_by_steps(monkeypatch, 0.25)
@@ -168,7 +168,7 @@ def test_a_run_by_minutes_is_repeated_from_its_journal(photos: Path, tmp_path: P
     assert (again / "journal.txt").read_bytes() == journal
 
 
-def test_a_resumed_run_has_the_time_that_was_left(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_has_the_minutes_left(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {**TINY, "train.minutes": 100.0, "train.batch_size": 8}
     stop_after(monkeypatch, "train_step", 3)
     with pytest.raises(AlexNetError):
@@ -188,40 +188,40 @@ def test_a_resumed_run_has_the_time_that_was_left(photos: Path, tmp_path: Path, 
 
 
 @given(st.lists(st.floats(0, 1)).map(sorted), st.integers(0, 30))
-def test_a_journal_that_was_cut_off_keeps_its_whole_lines(shares: list[float], cut: int) -> None:
+def test_journal_cut_off_keeps_whole_lines(shares: list[float], cut: int) -> None:
     content = "".join(f"{share!r}\n" for share in shares).encode()
     assert budget.read_journal(content) == shares
-    found = budget.read_journal(content[: max(0, len(content) - cut)])
-    assert found == shares[: len(found)]
+    result = budget.read_journal(content[: max(0, len(content) - cut)])
+    assert result == shares[: len(result)]
 
 
 # Checkpoints
 
 
-def test_the_checkpoint_before_is_kept(stopped: Path) -> None:
+def test_previous_checkpoint_is_kept(stopped: Path) -> None:
     folders = [stopped / "checkpoint" / name for name in ("last", "before")]
     states = [json.loads((folder / "state.json").read_text())["content"]["state"] for folder in folders]
     assert [(at["epoch"], at["batch"]) for at in states] == [(2, 2), (2, 0)]
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
-def test_a_checkpoint_cut_or_changed_anywhere_gives_way_to_the_one_before(stopped: Path, name: str) -> None:
-    chance, file = random.Random(0), stopped / "checkpoint" / "last" / name
+def test_damaged_checkpoint_falls_back_to_the_previous(stopped: Path, name: str) -> None:
+    rng, file = random.Random(0), stopped / "checkpoint" / "last" / name
     whole, (_, newest) = file.read_bytes(), checkpoint.read(stopped) or ({}, {})
     before = json.loads((stopped / "checkpoint" / "before" / "state.json").read_text())["content"]["state"]
     for attempt in range(100):
-        file.write_bytes(damaged(whole, chance, cut=attempt % 2 == 0))
-        found = checkpoint.read(stopped)
-        assert found is not None
-        same = name == "state.json" and found[1] == newest  # a blank that is another blank now
-        assert same or found[1]["state"] == before, attempt
+        file.write_bytes(damaged(whole, rng, cut=attempt % 2 == 0))
+        result = checkpoint.read(stopped)
+        assert result is not None
+        same = name == "state.json" and result[1] == newest  # a blank that is another blank now
+        assert same or result[1]["state"] == before, attempt
     file.write_bytes(whole[:-1])
     shutil.rmtree(stopped / "checkpoint" / "before")
     with pytest.raises(RunError, match=r"last is damaged, and there is no good one before it"):
         alexnet.resume(stopped)
 
 
-def test_a_resume_from_the_checkpoint_before_ends_the_same(stopped: Path, short: Path) -> None:
+def test_resume_from_previous_checkpoint_is_bit_identical(stopped: Path, short: Path) -> None:
     os.truncate(stopped / "checkpoint" / "last" / "state.safetensors", 1000)
     alexnet.resume(stopped)
     assert weights(stopped) == weights(short)
@@ -250,7 +250,7 @@ def rewrite(run: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]
         lambda tensors, state: tensors.pop("network/head.weight"),
     ],
 )
-def test_a_checkpoint_that_was_made_up_is_refused_in_one_line(stopped: Path, change: Callable[..., Any]) -> None:
+def test_forged_checkpoint_is_one_line(stopped: Path, change: Callable[..., Any]) -> None:
     rewrite(stopped, change)
     with pytest.raises(AlexNetError) as caught:
         alexnet.resume(stopped)
@@ -258,17 +258,17 @@ def test_a_checkpoint_that_was_made_up_is_refused_in_one_line(stopped: Path, cha
     assert str(stopped) in str(caught.value)
 
 
-def test_a_checkpoint_of_a_newer_version_is_refused(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = checkpoint.read(stopped)
-    assert found is not None
+def test_checkpoint_of_newer_version_is_refused(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = checkpoint.read(stopped)
+    assert result is not None
     with monkeypatch.context() as newer:
         newer.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
-        checkpoint.write(stopped, *found)
+        checkpoint.write(stopped, *result)
     with pytest.raises(RunError, match="written by another version of alexnet"):
         alexnet.resume(stopped)
 
 
-def test_a_recipe_that_was_changed_is_reported(stopped: Path) -> None:
+def test_resume_with_changed_recipe(stopped: Path) -> None:
     recipe = stopped / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("epochs = 3", "epochs = 5"))
     with pytest.raises(RunError, match=r"train\.epochs was 3 and is 5; put it back"):
@@ -276,15 +276,13 @@ def test_a_recipe_that_was_changed_is_reported(stopped: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "moved", "repainted"])
-def test_a_dataset_that_was_changed_is_reported_before_anything_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
+def test_resume_with_changed_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     photos = class_folders(tmp_path / "photos")
     with monkeypatch.context() as patch:
         stop_after(patch, "train_step", 6)
         with pytest.raises(AlexNetError):
             alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
-    wanted = {
+    expected = {
         "added": "it had 40 readable images and has 41",
         "removed": "it had 40 readable images and has 39",
         "moved": "names, labels or splits are not what they were",
@@ -300,11 +298,11 @@ def test_a_dataset_that_was_changed_is_reported_before_anything_is_trained(
     else:
         picture(0, 99).save(first)
     monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("it trained"))
-    with pytest.raises(DataError, match=wanted[change]):
+    with pytest.raises(DataError, match=expected[change]):
         alexnet.resume(tmp_path / "run")
 
 
-def test_a_dataset_that_was_moved_as_a_whole_is_found_again(stopped: Path, short: Path, photos: Path, tmp_path: Path) -> None:
+def test_resume_with_moved_dataset(stopped: Path, short: Path, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "elsewhere")
     recipe = stopped / "recipe.toml"
     recipe.write_text(recipe.read_text().replace(str(photos), str(tmp_path / "elsewhere")))
@@ -316,7 +314,7 @@ def test_a_dataset_that_was_moved_as_a_whole_is_found_again(stopped: Path, short
 
 
 @contextmanager
-def no_file_larger(size: int) -> Iterator[None]:
+def limit_file_size(size: int) -> Iterator[None]:
     """Let the system refuse to write more than `size` bytes into a file, as a full disk would."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -327,22 +325,22 @@ def no_file_larger(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_save_that_cannot_be_finished_leaves_the_last_one_intact(stopped: Path) -> None:
-    found = checkpoint.read(stopped)
-    assert found is not None
+def test_failed_save_keeps_the_last_checkpoint(stopped: Path) -> None:
+    result = checkpoint.read(stopped)
+    assert result is not None
     size = (stopped / "checkpoint" / "last" / "state.safetensors").stat().st_size
     for limit in random.Random(0).sample(range(size), 30):
-        with no_file_larger(limit), pytest.raises(RunError, match=r"cannot write .*GB free"):
-            checkpoint.write(stopped, *found)
+        with limit_file_size(limit), pytest.raises(RunError, match=r"cannot write .*GB free"):
+            checkpoint.write(stopped, *result)
         assert not (stopped / "checkpoint" / "next").exists()
     again = checkpoint.read(stopped)
     assert again is not None
-    assert again[1] == found[1]
-    assert safetensors.torch.save(again[0]) == safetensors.torch.save(found[0])
+    assert again[1] == result[1]
+    assert safetensors.torch.save(again[0]) == safetensors.torch.save(result[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk takes root on Linux")
-def test_a_disk_that_fills_up_while_training_is_named_and_the_checkpoint_goes_on(
+def test_full_disk_while_training_is_one_line(
     short: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "CHECKPOINT_SHARE", math.inf)  # one after each epoch, however long it takes
@@ -365,7 +363,7 @@ def test_a_disk_that_fills_up_while_training_is_named_and_the_checkpoint_goes_on
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_folder_that_goes_away_under_the_run_is_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_folder_removed_while_training(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.train_step
 
     def removing(self: Trainer, *args: Any) -> None:
@@ -382,7 +380,7 @@ def test_a_folder_that_goes_away_under_the_run_is_named(photos: Path, tmp_path: 
 # Memory
 
 
-def test_a_batch_too_large_for_the_memory_is_cut_and_its_gradients_are_added_up(
+def test_out_of_memory_splits_into_microbatches(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a device of so much memory: three images at a time. Without batch norm the weights are those of whole batches."""
@@ -403,9 +401,9 @@ def test_a_batch_too_large_for_the_memory_is_cut_and_its_gradients_are_added_up(
 
     monkeypatch.setattr(alexnet.AlexNet, "forward", small)
     run = alexnet.train(photos, out=tmp_path / "run", settings=plain)
-    said = capsys.readouterr().err
-    assert said.count("memory is too small for") == 2
-    assert "7 images at once: from here on 4" in said
-    assert "4 images at once: from here on 2" in said
+    message = capsys.readouterr().err
+    assert message.count("memory is too small for") == 2
+    assert "7 images at once: from here on 4" in message
+    assert "4 images at once: from here on 2" in message
     for name, tensor in run.network.state_dict().items():
         torch.testing.assert_close(tensor, whole.network.state_dict()[name], rtol=1e-3, atol=1e-5)

@@ -1,4 +1,4 @@
-"""What levels mean, by the file's format: images stay comparable with each other, and what has no white is refused by name."""
+"""Value ranges by file format: images stay comparable; formats without a known white are refused."""
 
 from __future__ import annotations
 
@@ -101,25 +101,22 @@ RIGHT: dict[str, tuple[bytes, NDArray[Any]]] = {
     "PGM, white is 65535": (netpbm(b"P5", GREY16.astype(">u2"), 65535), GREY16 / 257),
     "PPM, white is 4095": (netpbm(b"P6", (COLOUR16 >> 4).astype(">u2"), 4095), (COLOUR16 >> 4) * (255 / 4095)),
     "JPEG 2000, 16-bit grey": (encoded(Image.fromarray(GREY16), "JPEG2000", irreversible=False), GREY16 / 257),
-    "several pages": (
-        encoded(Image.fromarray(GREY), "TIFF", save_all=True, append_images=[Image.fromarray(255 - GREY)]),
-        GREY,
-    ),
+    "several pages": (encoded(Image.fromarray(GREY), "TIFF", save_all=True, append_images=[Image.fromarray(255 - GREY)]), GREY),
 }
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_levels_by_format(name: str) -> None:
+def test_value_range_by_format(name: str) -> None:
     content, expected = RIGHT[name]
-    found = np.asarray(decode(content)).astype(float)
-    off = np.abs(found - (expected if expected.ndim == 3 else expected[..., None])).max()
+    result = np.asarray(decode(content)).astype(float)
+    off = np.abs(result - (expected if expected.ndim == 3 else expected[..., None])).max()
     assert off <= (2 if "alpha" in name or "RGBA" in name else 1.01)  # two roundings; the upper 8 of 16 bits
 
 
-def test_lab_has_the_colours_of_its_formula() -> None:
+def test_lab_to_rgb() -> None:
     lab = np.array([[[255, 0, 0], [136, 81, 70], [0, 0, 0]]], np.uint8)  # white, red, black; a and b are signed
-    found = np.asarray(decode(tiff(lab, 8))).astype(int)
-    assert np.abs(found - [[[255, 255, 255], [252, 5, 0], [0, 0, 0]]]).max() <= 12
+    result = np.asarray(decode(tiff(lab, 8))).astype(int)
+    assert np.abs(result - [[[255, 255, 255], [252, 5, 0], [0, 0, 0]]]).max() <= 12
 
 
 WITHOUT_WHITE = {
@@ -140,7 +137,7 @@ WITHOUT_WHITE = {
 
 
 @pytest.mark.parametrize("name", WITHOUT_WHITE)
-def test_what_has_no_known_white_is_refused_by_name_with_the_way_out(name: str) -> None:
+def test_image_without_known_white_is_refused(name: str) -> None:
     content, reason = WITHOUT_WHITE[name]
     with pytest.raises(ImageError, match=f"{reason}.*: save it as 8- or 16-bit grey or RGB") as caught:
         decode(content)
@@ -169,7 +166,7 @@ UNREAD = {
 
 
 @pytest.mark.parametrize("kind", UNREAD)
-def test_what_is_no_image_is_refused_by_name_whatever_its_name(kind: str, tmp_path: Path) -> None:
+def test_other_file_formats_are_refused_by_content(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "photo.jpg"
     file.write_bytes(UNREAD[kind])
     for source in (file, UNREAD[kind]):
@@ -178,7 +175,7 @@ def test_what_is_no_image_is_refused_by_name_whatever_its_name(kind: str, tmp_pa
         assert caught.value.kind == "not an image"
 
 
-def test_jpeg_2000_in_colour_of_more_than_8_bits_is_refused_as_pillow_makes_its_white_black() -> None:
+def test_jpeg_2000_of_more_than_8_bits_is_refused() -> None:
     content = bytearray(encoded(Image.fromarray(COLOUR), "JPEG2000", irreversible=False))
     at = content.index(b"\xff\x4f\xff\x51") + 4 + 38
     assert content[at : at + 9 : 3] == bytes([7, 7, 7])
@@ -188,7 +185,7 @@ def test_jpeg_2000_in_colour_of_more_than_8_bits_is_refused_as_pillow_makes_its_
         decode(bytes(content))
 
 
-def test_images_of_one_scene_at_8_and_16_bits_look_the_same_however_dark() -> None:
+def test_8_and_16_bit_images_look_the_same() -> None:
     for brightest in (255, 40, 3):
         eight = (GREY.astype(int) * brightest // 255).astype(np.uint8)
         sixteen = encoded(Image.fromarray(eight.astype(np.uint16) * 257), "PNG")
@@ -208,7 +205,7 @@ def floats(tmp_path: Path) -> Path:
     return tmp_path / "floats"
 
 
-def test_data_check_tells_of_images_without_a_known_white_and_of_dark_ones(floats: Path) -> None:
+def test_check_reports_unknown_white_and_dark_images(floats: Path) -> None:
     for i in range(6):
         Image.fromarray((CHANCE.integers(0, 4096, (20, 20))).astype(np.uint16)).save(floats / "a" / f"dark{i}.png")
     kinds = [(problem.kind, problem.image[:6]) for problem in alexnet.check(floats).problems if problem.image]
@@ -217,6 +214,6 @@ def test_data_check_tells_of_images_without_a_known_white_and_of_dark_ones(float
     assert kinds.count(("dark", "a/dark")) == 6
 
 
-def test_training_on_images_without_a_known_white_says_what_to_do(floats: Path, tmp_path: Path) -> None:
+def test_train_on_images_without_known_white(floats: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no readable image; the first, a/0\.tif: 32-bit floating-point .* save it as"):
         alexnet.train(floats, out=tmp_path / "run")

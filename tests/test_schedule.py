@@ -1,4 +1,4 @@
-"""The rate over time, when to stop early, and a training by any schedule taken up again."""
+"""Learning-rate schedules, early stopping, and resuming under each schedule."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from alexnet.training.trainer import Trainer
 from conftest import metrics, started, stop_after
 
 
-def rates(rows: list[dict[str, str]]) -> list[float]:
+def lrs(rows: list[dict[str, str]]) -> list[float]:
     return [float(row["lr"]) for row in rows]
 
 
 # The rate
 
 
-def test_rows_of_the_table_add_up_and_later_ones_win() -> None:
+def test_lr_table_rows_accumulate() -> None:
     rows = [
         {"epoch": 7, "lr_scale": {"bias": 3.0}},
         {"epoch": 3, "lr": 0.1, "lr_scale": {"bias": 2.0, "fc6": 0.5}},
@@ -48,25 +48,25 @@ def test_rows_of_the_table_add_up_and_later_ones_win() -> None:
 
 
 @given(st.integers(1, 200), st.integers(1, 40), st.floats(0.01, 0.99))
-def test_steps_multiply_the_rate_every_so_many_epochs(epoch: int, every: int, factor: float) -> None:
-    wanted = 0.3
+def test_lr_step_schedule(epoch: int, every: int, factor: float) -> None:
+    expected = 0.3
     for passed in range(2, epoch + 1):
-        wanted *= factor if passed % every == 1 % every else 1
-    found = lr_at(Schedule(kind="step", every=every, factor=factor), 0.3, 0.9, epoch)
-    assert found == pytest.approx(wanted, rel=1e-9)
+        expected *= factor if passed % every == 1 % every else 1
+    result = lr_at(Schedule(kind="step", every=every, factor=factor), 0.3, 0.9, epoch)
+    assert result == pytest.approx(expected, rel=1e-9)
 
 
 @given(st.just(0.0) | st.floats(1e-3, 0.99), st.floats(0, 1))
-def test_one_cycle_is_one_line_up_and_one_down(warmup: float, share: float) -> None:
-    wanted = np.interp(share, [0, warmup, 1], [0 if warmup else 1, 1, 0])
-    assert lr_at(Schedule(warmup=warmup), 1.0, share, 1) == pytest.approx(wanted, abs=1e-9)
+def test_lr_one_cycle(warmup: float, share: float) -> None:
+    expected = np.interp(share, [0, warmup, 1], [0 if warmup else 1, 1, 0])
+    assert lr_at(Schedule(warmup=warmup), 1.0, share, 1) == pytest.approx(expected, abs=1e-9)
 
 
 EIGHTHS = st.integers(0, 24).map(lambda n: n / 8)  # exact in float32, in which Keras compares
 
 
 @given(st.lists(EIGHTHS, max_size=40), st.integers(1, 5), EIGHTHS)
-def test_stopping_early_waits_for_a_better_figure(figures: list[float], patience: int, threshold: float) -> None:
+def test_early_stopping_patience(figures: list[float], patience: int, threshold: float) -> None:
     early, best, last = EarlyStop(patience, threshold), float("inf"), 0
     for epoch, figure in enumerate(figures, 1):
         if figure < best - threshold:
@@ -75,7 +75,7 @@ def test_stopping_early_waits_for_a_better_figure(figures: list[float], patience
 
 
 @given(st.lists(EIGHTHS, max_size=40), st.integers(1, 5), EIGHTHS)
-def test_a_plateau_never_raises_the_rate_nor_passes_its_floor(figures: list[float], patience: int, floor: float) -> None:
+def test_lr_plateau_is_monotonic_above_its_floor(figures: list[float], patience: int, floor: float) -> None:
     plateau = Plateau(lr=1.0, factor=0.5, patience=patience, floor=floor)
     before = 1.0
     for figure in figures:
@@ -85,24 +85,24 @@ def test_a_plateau_never_raises_the_rate_nor_passes_its_floor(figures: list[floa
         before = now
 
 
-def test_a_plateau_lowers_the_rate_of_a_training_as_its_losses_say(photos: Path, tmp_path: Path) -> None:
+def test_lr_plateau_in_training(photos: Path, tmp_path: Path) -> None:
     for threshold in (0.02, 5.0):  # with the second, no epoch after the first is better
         changes = {"schedule.kind": "plateau", "schedule.patience": 1, "schedule.threshold": threshold, "schedule.factor": 0.5}
         more = {"train.epochs": 6, "optimizer.lr": 0.02, "schedule.floor": 0.006}
         rows = started(tmp_path / str(threshold), photos, **changes, **more)
-        best, rate, wanted = float("inf"), 0.02, []
+        best, rate, expected = float("inf"), 0.02, []
         for row in rows:
-            wanted.append(rate)
+            expected.append(rate)
             if float(row["val_loss"]) < best - threshold:
                 best = float(row["val_loss"])
             else:
                 rate = max(rate / 2, 0.006)
-        assert rates(rows) == pytest.approx(wanted)
-    assert rates(rows) == [0.02, 0.02, 0.01, 0.006, 0.006, 0.006]
+        assert lrs(rows) == pytest.approx(expected)
+    assert lrs(rows) == [0.02, 0.02, 0.01, 0.006, 0.006, 0.006]
 
 
 @pytest.mark.parametrize(("metric", "rate"), [("val_error", 0.003), ("train_loss", 1e-9)])
-def test_training_ends_when_its_figures_no_longer_fall(metric: str, rate: float, photos: Path, tmp_path: Path) -> None:
+def test_early_stopping_in_training(metric: str, rate: float, photos: Path, tmp_path: Path) -> None:
     """The error of four images falls four times at most; at such a rate the loss moves by chance alone."""
     changes = {"stop.metric": metric, "stop.patience": 2, "train.epochs": 12, "schedule.kind": "constant"}
     rows = started(tmp_path / "run", photos, **changes, **{"optimizer.lr": rate})
@@ -112,14 +112,14 @@ def test_training_ends_when_its_figures_no_longer_fall(metric: str, rate: float,
     assert alexnet.load(tmp_path / "run").summary["epochs"] == len(rows)
 
 
-def test_the_table_sets_the_rates_of_a_training(photos: Path, tmp_path: Path) -> None:
+def test_lr_table_in_training(photos: Path, tmp_path: Path) -> None:
     table = [{"epoch": 2, "lr": 0.004}, {"epoch": 3, "lr_scale": {"conv1": 0.0}}, {"epoch": 4, "lr": 0.001}]
     rows = started(
         tmp_path / "run", photos,
         **{"schedule.kind": "constant", "schedule.table": table, "optimizer.lr": 0.01, "train.epochs": 4,
            "train.save_epochs": "cp-{epoch:02d}", "optimizer.momentum": 0.0, "optimizer.nesterov": False},
     )  # fmt: skip
-    assert rates(rows) == [0.01, 0.004, 0.004, 0.001]
+    assert lrs(rows) == [0.01, 0.004, 0.004, 0.001]
     names = sorted(path.name for path in (tmp_path / "run" / "epochs").iterdir())
     assert names == [f"cp-{epoch:02}.safetensors" for epoch in range(1, 5)]
     kept = [safetensors.torch.load_file(tmp_path / "run" / "epochs" / name) for name in names]
@@ -128,9 +128,7 @@ def test_the_table_sets_the_rates_of_a_training(photos: Path, tmp_path: Path) ->
     assert not torch.equal(kept[2]["features.conv2.weight"], kept[3]["features.conv2.weight"])
 
 
-def test_colour_noise_is_the_recipes_until_the_table_says_otherwise(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_colour_noise_by_table(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[int, set[float]] = {}
     step = Trainer.train_step
 
@@ -166,7 +164,7 @@ RESUMED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("steps", [2, 6])
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_stopped_run_ends_with_the_same_bytes(
+def test_resume_of_lr_schedules_is_bit_identical(
     name: str, steps: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = started(tmp_path / "whole", photos, **RESUMED[name])
@@ -178,7 +176,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     if "stop.patience" in RESUMED[name]:
         assert len(rows) < RESUMED[name]["train.epochs"], "it ended early"
     if "schedule.patience" in RESUMED[name]:
-        assert len(set(rates(rows))) > 1, "the plateau lowered the rate"
+        assert len(set(lrs(rows))) > 1, "the plateau lowered the rate"
     files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors")]
     assert len(files) == 1 + (4 if "train.save_epochs" in RESUMED[name] else 0)
     for file in files:

@@ -1,4 +1,4 @@
-"""AlexNet by hand: every layer equals PyTorch's forward, and central differences backward; the whole network equals ours."""
+"""AlexNet from scratch in NumPy: layers equal PyTorch's, gradients equal central differences, the network equals ours."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def torch_images(x: np.ndarray, pad: int = 0) -> torch.Tensor:
     return F.pad(torch.from_numpy(x).permute(0, 3, 1, 2), (pad,) * 4)
 
 
-def assert_near(found: np.ndarray, wanted: torch.Tensor, dtype: Any) -> None:
+def assert_near(result: np.ndarray, expected: torch.Tensor, dtype: Any) -> None:
     """Compare N H W C with N C H W."""
-    wanted = wanted.detach().permute(0, 2, 3, 1).numpy() if wanted.ndim == 4 else wanted.detach().numpy()
+    expected = expected.detach().permute(0, 2, 3, 1).numpy() if expected.ndim == 4 else expected.detach().numpy()
     tolerance = 1e-5 if dtype == np.float32 else 1e-10
-    assert found.dtype == dtype
-    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * max(1.0, float(np.abs(wanted).max())))
+    assert result.dtype == dtype
+    np.testing.assert_allclose(result, expected, rtol=tolerance, atol=tolerance * max(1.0, float(np.abs(expected).max())))
 
 
 DTYPES = st.sampled_from([np.float32, np.float64])
@@ -52,7 +52,7 @@ SIZES = st.integers(1, 14)
 
 @given(st.data(), DTYPES, st.sampled_from([1, 2, 3]), st.sampled_from(["valid", "same", 1]))
 @settings(max_examples=150)
-def test_convolution_equals_pytorchs(data: st.DataObject, dtype: Any, groups: int, padding: Any) -> None:
+def test_scratch_convolution_equals_pytorch(data: st.DataObject, dtype: Any, groups: int, padding: Any) -> None:
     kernel, stride = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5))), data.draw(st.integers(1, 4))
     pads = [{"valid": 0, "same": (k - 1) // 2}.get(padding, padding) for k in kernel]
     height, width = (data.draw(st.integers(max(1, k - 2 * p), 14)) for k, p in zip(kernel, pads, strict=True))
@@ -62,16 +62,14 @@ def test_convolution_equals_pytorchs(data: st.DataObject, dtype: Any, groups: in
     layer.parameters["bias"] = drawn(2 * groups, dtype=dtype)
     weight = torch.from_numpy(layer.parameters["weight"]).permute(3, 2, 0, 1)
     padded = F.pad(torch_images(x), (pads[1], pads[1], pads[0], pads[0]))
-    wanted = F.conv2d(padded, weight, torch.from_numpy(layer.parameters["bias"]), stride, groups=groups)
-    assert_near(y + layer.parameters["bias"], wanted, dtype)
-    assert_near(layer.forward(x), wanted, dtype)
+    expected = F.conv2d(padded, weight, torch.from_numpy(layer.parameters["bias"]), stride, groups=groups)
+    assert_near(y + layer.parameters["bias"], expected, dtype)
+    assert_near(layer.forward(x), expected, dtype)
 
 
 @given(st.data(), DTYPES, st.sampled_from(["valid", "same"]), st.integers(1, 4), st.integers(1, 4))
 @settings(max_examples=100)
-def test_pooling_equals_pytorchs_on_images_padded_with_zeros(
-    data: st.DataObject, dtype: Any, padding: Any, size: int, stride: int
-) -> None:
+def test_scratch_pooling_equals_pytorch(data: st.DataObject, dtype: Any, padding: Any, size: int, stride: int) -> None:
     pad = (size - 1) // 2 if padding == "same" else 0
     height, width = (data.draw(st.integers(max(1, size - 2 * pad), 14)) for _ in range(2))
     x = drawn(2, height, width, 3, dtype=dtype) - 1  # below 0 mostly, so that the zeros show
@@ -80,27 +78,27 @@ def test_pooling_equals_pytorchs_on_images_padded_with_zeros(
 
 @given(DTYPES, st.integers(1, 12), st.integers(0, 4), st.floats(0.5, 3), st.floats(1e-4, 1))
 @settings(max_examples=60)
-def test_response_norm_equals_pytorchs(dtype: Any, channels: int, reach: int, bias: float, alpha: float) -> None:
+def test_scratch_response_norm_equals_pytorch(dtype: Any, channels: int, reach: int, bias: float, alpha: float) -> None:
     """PyTorch's takes alpha divided by the window's size."""
     x, size = drawn(2, 3, 4, channels, dtype=dtype), 2 * reach + 1
-    wanted = F.local_response_norm(torch_images(x), size, alpha * size, 0.75, bias)
-    assert_near(scratch.LocalResponseNormalization(size, bias, alpha, 0.75).forward(x), wanted, dtype)
+    expected = F.local_response_norm(torch_images(x), size, alpha * size, 0.75, bias)
+    assert_near(scratch.LocalResponseNormalization(size, bias, alpha, 0.75).forward(x), expected, dtype)
 
 
 @given(DTYPES, st.integers(2, 6), st.booleans())
 @settings(max_examples=30)
-def test_batch_norm_equals_pytorchs_and_keras_moving_statistics(dtype: Any, count: int, training: bool) -> None:
+def test_scratch_batch_norm_equals_pytorch_and_keras(dtype: Any, count: int, training: bool) -> None:
     x, layer = drawn(count, 3, 2, 4, dtype=dtype) * 2 + 1, scratch.BatchNormalization()
     layer.forward(x, training=True)
     mean, variance = (torch.from_numpy(layer.moving[name].copy()) for name in ("mean", "variance"))
     np.testing.assert_allclose(mean, 0.01 * x.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(variance, 0.99 + 0.01 * x.var((0, 1, 2)), rtol=1e-4)
-    wanted = F.batch_norm(torch_images(x), mean, variance, training=training, eps=1e-3)
-    assert_near(layer.forward(x, training), wanted, dtype)
+    expected = F.batch_norm(torch_images(x), mean, variance, training=training, eps=1e-3)
+    assert_near(layer.forward(x, training), expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_small_layers_equal_pytorchs(dtype: Any) -> None:
+def test_scratch_small_layers_equal_pytorch(dtype: Any) -> None:
     x = drawn(5, 7, dtype=dtype)
     t = torch.from_numpy(x)
     dense = scratch.Dense(3)
@@ -112,14 +110,14 @@ def test_the_small_layers_equal_pytorchs(dtype: Any) -> None:
     assert scratch.Flatten().forward(drawn(2, 3, 4, 5)).shape == (2, 60)
     loss, gradient = scratch.cross_entropy(x, np.array([0, 1, 2, 3, 6]))
     logits = t.clone().requires_grad_()
-    wanted = F.cross_entropy(logits, torch.tensor([0, 1, 2, 3, 6]))
-    wanted.backward()
-    assert loss == pytest.approx(wanted.item(), rel=1e-6)
+    expected = F.cross_entropy(logits, torch.tensor([0, 1, 2, 3, 6]))
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
     assert logits.grad is not None
     assert_near(gradient, logits.grad, dtype)
 
 
-def test_dropout_leaves_out_its_share_and_keeps_the_mean() -> None:
+def test_scratch_dropout_keeps_the_mean() -> None:
     x = np.ones((200, 500))
     today, then = scratch.Dropout(0.3), scratch.Dropout(0.3, scales="testing")
     assert np.array_equal(today.forward(x), x)
@@ -130,7 +128,7 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean() -> None:
     assert np.array_equal(today.backward(x), y)
 
 
-def test_one_image_gives_what_a_batch_of_one_gives() -> None:
+def test_scratch_single_image_equals_batch_of_one() -> None:
     x = drawn(1, 9, 8, 4)
     makers: list[Callable[[], Layer]] = [
         lambda: scratch.Conv2D(3, 3, 2, "same"),
@@ -184,7 +182,7 @@ def differences(f: Callable[[], float], x: np.ndarray, step: float = 1e-5) -> np
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", LAYERS)
-def test_gradients_are_those_of_central_differences(name: str, training: bool) -> None:
+def test_scratch_gradients_equal_central_differences(name: str, training: bool) -> None:
     make, shape = LAYERS[name]
     layer, x = make(), drawn(*shape)
     y = layer.forward(x, training)
@@ -196,11 +194,11 @@ def test_gradients_are_those_of_central_differences(name: str, training: bool) -
         return float((layer.forward(x, training) * weights).sum())
 
     loss()
-    found = {"input": layer.backward(weights), **layer.gradients}
-    wanted = {"input": differences(loss, x), **{key: differences(loss, array) for key, array in layer.parameters.items()}}
-    assert found.keys() == wanted.keys()
-    for key in wanted:
-        assert np.linalg.norm(found[key] - wanted[key]) <= 1e-6 * np.linalg.norm(wanted[key]), key
+    result = {"input": layer.backward(weights), **layer.gradients}
+    expected = {"input": differences(loss, x), **{key: differences(loss, array) for key, array in layer.parameters.items()}}
+    assert result.keys() == expected.keys()
+    for key in expected:
+        assert np.linalg.norm(result[key] - expected[key]) <= 1e-6 * np.linalg.norm(expected[key]), key
 
 
 # The whole network
@@ -208,7 +206,7 @@ def test_gradients_are_those_of_central_differences(name: str, training: bool) -
 
 def facts(row: Variant, width: float = 1.0, classes: int = 10) -> list[dict[str, Any]]:
     """Return a row of the variant table as plain data."""
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     pool = {"layer": "MaxPooling2D", "pool_size": row.pool[0], "stride": row.pool[1]}
     for record in row.layers:
         match record:
@@ -216,29 +214,29 @@ def facts(row: Variant, width: float = 1.0, classes: int = 10) -> list[dict[str,
                 groups = row.towers if record.grouped else 1
                 padding = (record.padding, record.padding + record.padding_after)
                 conv = {"kernel_size": record.kernel, "stride": record.stride, "padding": padding, "groups": groups}
-                found.append(
+                result.append(
                     {"layer": "Conv2D", "filters": row.scaled(record.channels, width), "bias": record.bias is not None} | conv
                 )
             case Dense():
-                found.append({"layer": "Dense", "units": row.scaled(record.units, width)})
+                result.append({"layer": "Dense", "units": row.scaled(record.units, width)})
             case Act():
-                found.append({"layer": {"relu": "ReLU", "tanh": "Tanh"}[row.activation]})
+                result.append({"layer": {"relu": "ReLU", "tanh": "Tanh"}[row.activation]})
             case Norm() if isinstance(row.norm, BatchNorm):
-                found.append({"layer": "BatchNormalization"})
+                result.append({"layer": "BatchNormalization"})
             case Norm() if isinstance(row.norm, LocalNorm):
                 n, groups = row.norm, 1 if row.norm.across else row.towers
                 constants = {"depth_radius": n.size, "bias": n.k, "alpha": n.alpha, "beta": n.beta, "groups": groups}
-                found.append({"layer": "LocalResponseNormalization"} | constants)
+                result.append({"layer": "LocalResponseNormalization"} | constants)
             case MapNorm():
                 m = {"size": record.size, "bias": record.k, "alpha": record.alpha, "beta": record.beta}
-                found.append({"layer": "MapNormalization"} | m)
+                result.append({"layer": "MapNormalization"} | m)
             case Pool():
-                found.append(pool)
+                result.append(pool)
             case Flatten():
-                found.append({"layer": "Flatten", "order": row.flatten})
+                result.append({"layer": "Flatten", "order": row.flatten})
             case Drop():
-                found.append({"layer": "Dropout", "rate": 0.0})
-    return [*found, {"layer": "Dense", "units": classes}]
+                result.append({"layer": "Dropout", "rate": 0.0})
+    return [*result, {"layer": "Dense", "units": classes}]
 
 
 def both(row: Variant, width: float) -> tuple[alexnet.AlexNet, scratch.AlexNet, np.ndarray]:
@@ -278,7 +276,7 @@ def as_hand(tensor: torch.Tensor, name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_the_whole_network_and_all_its_gradients_equal_the_torch_variant(row: Variant) -> None:
+def test_scratch_network_and_gradients_equal_torch(row: Variant) -> None:
     ours, hand, x = both(row, 0.25)
     logits = ours.train()(torch_images(x))
     loss = F.cross_entropy(logits, torch.tensor([3, 7]))
@@ -291,11 +289,11 @@ def test_the_whole_network_and_all_its_gradients_equal_the_torch_variant(row: Va
     for layer, (name, module) in zip(with_parameters(hand), modules(ours), strict=True):
         for key, tensor in module.named_parameters():
             assert tensor.grad is not None
-            found, wanted = layer.gradients[ours_to_hand(layer, key)], as_hand(tensor.grad, name)
-            assert np.linalg.norm(found - wanted) <= 1e-8 * np.linalg.norm(wanted), (name, key)
+            result, expected = layer.gradients[ours_to_hand(layer, key)], as_hand(tensor.grad, name)
+            assert np.linalg.norm(result - expected) <= 1e-8 * np.linalg.norm(expected), (name, key)
 
 
-def test_the_default_network_is_the_tutorials() -> None:
+def test_scratch_default_network_is_the_tutorials() -> None:
     rows = scratch.AlexNet().summary()
     shapes = [shape for kind, shape, _ in rows if kind in ("Conv2D", "MaxPooling2D")]
     assert shapes == [
@@ -306,7 +304,7 @@ def test_the_default_network_is_the_tutorials() -> None:
     assert rows[-1][1] == (1000,)
 
 
-def test_the_step_is_the_papers() -> None:
+def test_scratch_step_is_the_papers() -> None:
     layer, optimizer = scratch.Dense(1), scratch.SGD(0.1, momentum=0.9, decay=0.01)
     layer.forward(np.ones((1, 1)))
     w, v = 2.0, 0.0
@@ -320,7 +318,7 @@ def test_the_step_is_the_papers() -> None:
 
 
 @pytest.mark.long
-def test_it_learns_digits() -> None:
+def test_scratch_learns_digits() -> None:
     assert __main__.main() >= 0.95
 
 
@@ -349,6 +347,6 @@ def test_it_learns_digits() -> None:
         (lambda: scratch.cross_entropy(drawn(2, 3), np.array([0, 3])), "targets run from 0 to 3, but there are 3 classes"),
     ],
 )
-def test_misuse_is_explained(call: Callable[[], Any], message: str) -> None:
+def test_scratch_misuse_is_explained(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

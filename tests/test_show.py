@@ -1,4 +1,4 @@
-"""Pictures of a dataset: what is drawn is what is there, and what training sees."""
+"""`data show`: sample images, and what training sees of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alexnet.recipe import Augment, Preprocessing, names
 from alexnet.report import samples
 
 
-def test_samples_are_of_as_many_classes_as_can_be() -> None:
+def test_show_samples_as_many_classes_as_possible() -> None:
     targets = np.repeat(np.arange(30), [1000] + [2] * 29)
     table = Table("t", tuple(map(str, range(30))), [str(i) for i in range(len(targets))], targets, np.full(len(targets), ""))
     chosen = samples._by_class(table, 24)
@@ -30,7 +30,7 @@ def test_samples_are_of_as_many_classes_as_can_be() -> None:
 
 
 @pytest.mark.parametrize("mean", [(0.5, 0.4, 0.3), "each"])
-def test_the_networks_input_is_drawn_in_its_own_colours(mean: tuple[float, float, float] | str) -> None:
+def test_show_recipe_draws_network_input_in_colour(mean: tuple[float, float, float] | str) -> None:
     deviation = "each" if mean == "each" else (0.2, 0.25, 0.3)
     preprocessing = Preprocessing(
         cache_size=32, input=32, fit="crop", reduced_decode=False, resize="bilinear", mean=mean, std=deviation
@@ -42,7 +42,7 @@ def test_the_networks_input_is_drawn_in_its_own_colours(mean: tuple[float, float
 
 
 @pytest.mark.parametrize("recipe", names())
-def test_every_recipe_is_shown(recipe: str, photos: Path, tmp_path: Path) -> None:
+def test_show_every_recipe(recipe: str, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "changes.png"
     result = CliRunner().invoke(app, ["data", "show", str(photos), "--recipe", recipe, "--out", str(out)])
     assert result.exit_code == 0, result.output
@@ -50,7 +50,7 @@ def test_every_recipe_is_shown(recipe: str, photos: Path, tmp_path: Path) -> Non
     assert np.asarray(Image.open(out)).std() > 20, "there is something on it"
 
 
-def test_names_of_others_and_unreadable_files_do_not_stop_the_picture(tmp_path: Path) -> None:
+def test_show_with_odd_names_and_unreadable_files(tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "photos", 3, ("$x_1$", "\\frac{", "猫"))
     for label in ("$x_1$", "猫"):
         (folder / label / "broken.png").write_bytes(b"\x89PNG no more")
@@ -63,7 +63,7 @@ def test_names_of_others_and_unreadable_files_do_not_stop_the_picture(tmp_path: 
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_dataset_without_a_readable_image_is_one_line(tmp_path: Path) -> None:
+def test_show_without_readable_image_is_one_line(tmp_path: Path) -> None:
     for label in ("a", "b"):
         (tmp_path / label).mkdir()
         (tmp_path / label / "x.png").write_bytes(b"no image")

@@ -1,4 +1,4 @@
-"""Sources and splits: which images, of which class, for what."""
+"""Dataset sources and splits: which images, with which label, in which split."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def listing(table: Table) -> set[tuple[str, str, str]]:
     return {(table.images[i], table.labels[table.targets[i]], str(table.splits[i])) for i in range(len(table))}
 
 
-def test_class_folders_are_searched_recursively_and_hidden_ones_passed_over(tmp_path: Path) -> None:
+def test_class_folders_are_recursive_and_skip_hidden_files(tmp_path: Path) -> None:
     for name in ("cat/1.png", "cat/more/2.png", "dog/1.png", ".ipynb_checkpoints/1.png", "dog/.hidden.png", "dog/.git/3.png"):
         save(tmp_path / name)
     (tmp_path / "empty").mkdir()
@@ -43,21 +43,8 @@ def test_class_folders_are_searched_recursively_and_hidden_ones_passed_over(tmp_
     }
 
 
-def test_split_folders_go_by_their_usual_names(tmp_path: Path) -> None:
-    for folder in ("Training", "valid", "test"):
-        for label in ("cat", "dog"):
-            save(tmp_path / folder / label / "1.png")
-    assert Counter(s for _, _, s in listing(open_table(tmp_path))) == {"train": 2, "val": 2, "test": 2}
-
-
-def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    for label in ("train", "bus"):
-        save(tmp_path / label / "1.png")
-    assert open_table(tmp_path).labels == ("bus", "train")
-
-
 @pytest.mark.parametrize("names", [("cat.9194.jpg", "dog.1.jpg"), ("cat_01.png", "dog-7.png"), ("cat (3).png", "dog (4).png")])
-def test_labels_are_read_from_file_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_labels_from_file_names(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in (*names, "nothing.png"):
         save(tmp_path / "train" / name)
     table = open_table(tmp_path)
@@ -67,7 +54,7 @@ def test_labels_are_read_from_file_names(tmp_path: Path, names: tuple[str, ...])
 
 
 @pytest.mark.parametrize("delimiter", [",", ";"])
-def test_a_csv_names_images_relative_to_itself_or_absolute(tmp_path: Path, delimiter: str) -> None:
+def test_csv_relative_and_absolute_paths(tmp_path: Path, delimiter: str) -> None:
     save(tmp_path / "pics" / "a, b.png")
     save(tmp_path / "c.png")
     rows = [("image", "label", "split"), ('"pics/a, b.png"', "cat", "train"), (str(tmp_path / "c.png"), "dog", "validation")]
@@ -78,15 +65,7 @@ def test_a_csv_names_images_relative_to_itself_or_absolute(tmp_path: Path, delim
     assert all(decode(path) for i in range(2) if isinstance(path := table.source(i), Path))
 
 
-def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    columns = {"image": ["a.png", "b.png"], "label": ["1", "2"]}
-    parquet.write_table(pytest.importorskip("pyarrow").table(columns), tmp_path / "list.parquet")
-    (tmp_path / "list.csv").write_text("image,label\na.png,1\nb.png,2\n")
-    assert listing(open_table(tmp_path / "list.parquet")) == listing(open_table(tmp_path / "list.csv"))
-
-
-def test_a_csv_leaves_out_what_it_lists_twice_or_without_label(tmp_path: Path) -> None:
+def test_csv_skips_duplicates_and_missing_labels(tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     file.write_text("image,label\na.png,1\nb.png,2\na.png,1\na.png,2\nc.png,\n")
     reasons = [s.reason for s in open_table(file).skipped]
@@ -104,7 +83,7 @@ def test_a_csv_leaves_out_what_it_lists_twice_or_without_label(tmp_path: Path) -
         ("image,label,split\na.png,1,train\nb.png,2,\n", "'split' is empty in some lines"),
     ],
 )
-def test_a_csv_that_cannot_be_used_says_why(tmp_path: Path, text: str, message: str) -> None:
+def test_unusable_csv_says_why(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "list.csv"
     file.write_text(text)
     with pytest.raises(DataError, match=message.replace("(", r"\(")):
@@ -119,7 +98,7 @@ def test_symbolic_links_are_followed_once(tmp_path: Path) -> None:
     assert len(open_table(tmp_path / "photos")) == 2
 
 
-def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+def test_folder_not_readable_is_named(tmp_path: Path) -> None:
     if os.name != "posix" or os.geteuid() == 0:
         pytest.skip("the system lets this user read everything")
     (tmp_path / "locked").mkdir(mode=0)
@@ -140,19 +119,19 @@ def make_table(counts: dict[str, int], splits: str = "") -> Table:
 
 
 @given(st.lists(st.integers(3, 60), min_size=2, max_size=5), st.integers(0, 5))
-def test_splits_are_disjoint_stratified_and_whole(sizes: list[int], seed: int) -> None:
+def test_split_is_disjoint_stratified_and_complete(sizes: list[int], seed: int) -> None:
     counts = {f"c{i}": n for i, n in enumerate(sizes)}
-    done = split(make_table(counts), Data(validation=0.1, test=0.2, split_seed=seed))
-    assert set(done.splits) <= {"train", "val", "test"}
+    result = split(make_table(counts), Data(validation=0.1, test=0.2, split_seed=seed))
+    assert set(result.splits) <= {"train", "val", "test"}
     for target, n in enumerate(sizes):
-        inside = Counter(done.splits[done.targets == target])
+        inside = Counter(result.splits[result.targets == target])
         assert inside["val"] == max(1, int(n * 0.1 + 0.5))
         assert inside["test"] == max(1, int(n * 0.2 + 0.5))
         assert inside["train"] >= 1
 
 
 @given(st.integers(3, 50), st.integers(0, 10_000))
-def test_adding_a_file_moves_at_most_one_at_each_border(count: int, new: int) -> None:
+def test_split_is_stable_when_a_file_is_added(count: int, new: int) -> None:
     table = make_table({"a": count, "b": 5})
     more = replace(
         table,
@@ -165,28 +144,28 @@ def test_adding_a_file_moves_at_most_one_at_each_border(count: int, new: int) ->
     assert sum(before[name] != after[name] for name in before) <= 2
 
 
-def test_the_split_does_not_depend_on_the_order_of_files() -> None:
+def test_split_does_not_depend_on_file_order() -> None:
     table = make_table({"a": 30, "b": 30})
     turned = table.select(np.arange(60)[::-1].copy())
     by_name = [dict(zip(t.images, split(t, DATA).splits, strict=True)) for t in (table, turned)]
     assert by_name[0] == by_name[1]
 
 
-def test_validation_is_held_out_of_train_and_a_declared_test_stays() -> None:
+def test_split_keeps_a_declared_test_set() -> None:
     table = make_table({"a": 20, "b": 20})
     table.splits[:] = ["test" if i % 4 == 0 else "train" for i in range(40)]
-    done = split(table, Data(validation=0.2, test=0.2, split_seed=0))
-    assert done.counts() == {"train": 24, "val": 6, "test": 10}
-    assert (done.splits[table.splits == "test"] == "test").all()
+    result = split(table, Data(validation=0.2, test=0.2, split_seed=0))
+    assert result.counts() == {"train": 24, "val": 6, "test": 10}
+    assert (result.splits[table.splits == "test"] == "test").all()
 
 
-def test_train_and_val_without_test_stay_as_they_are() -> None:
+def test_split_keeps_train_and_val_without_test() -> None:
     table = make_table({"a": 20, "b": 20})
     table.splits[:] = ["val" if i % 4 == 0 else "train" for i in range(40)]
     assert split(table, Data(validation=0.2, test=0.2, split_seed=0)).counts() == {"train": 30, "val": 10}
 
 
-def test_labels_that_a_split_lacks_or_has_alone_are_named() -> None:
+def test_labels_missing_from_a_split_are_named() -> None:
     table = make_table({"cat": 4, "dog": 4, "emu": 2})
     table.splits[:] = ["train"] * 2 + ["val"] * 2 + ["train"] * 4 + ["val"] * 2
     with pytest.raises(DataError, match="train has no images of 'emu', which val has"):
@@ -196,7 +175,7 @@ def test_labels_that_a_split_lacks_or_has_alone_are_named() -> None:
         split(table, DATA)
 
 
-def test_a_class_without_a_readable_image_is_named() -> None:
+def test_class_without_readable_image_is_named() -> None:
     table = make_table({"cat": 8, "dog": 8, "emu": 2})
     with pytest.raises(DataError, match="no readable image of 'emu'"):
         split(table.select(np.arange(16)), DATA)

@@ -1,4 +1,4 @@
-"""The step of a training and that of the search for its rate are the same one."""
+"""The learning-rate finder and training take the same steps."""
 
 from __future__ import annotations
 
@@ -19,17 +19,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "frozen norms": {"optimizer.frozen": "norm3"},
     "alternate": {"augment.alternating_flip": True},
     "together": {"augment.together": 4, "augment.alternating_flip": False},
-    "table": {
-        "schedule.table": [{"epoch": 2, "lr_scale": {"bias": 2.0}, "colour_noise": 0.0}],
-        "augment.colour_noise": 0.1,
-    },
+    "table": {"schedule.table": [{"epoch": 2, "lr_scale": {"bias": 2.0}, "colour_noise": 0.0}], "augment.colour_noise": 0.1},
     "growing": {"schedule.progressive_resize": [[0.9, 0.5]], "images.input": 134},
     "balanced": {"train.class_weights": "balanced", "train.loss": "binary"},
 }
 
 
 @pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES)
-def test_the_finders_losses_are_those_of_training(
+def test_lr_finder_losses_equal_training(
     changes: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: list[float] = []
@@ -49,5 +46,5 @@ def test_the_finders_losses_are_those_of_training(
     chosen = recipe.load("fast").with_settings({"data.dataset": str(photos), **NARROW, **changes})
     trial = LRTrial(chosen, "cpu")
     assert list(trial.losses([1.0] * STEPS)) == pytest.approx(losses[:STEPS], rel=1e-6)
-    found, wanted = trial._network.state_dict(), networks[0]
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted), "statistics of norms, too"
+    result, expected = trial._network.state_dict(), networks[0]
+    assert all(torch.equal(result[name], expected[name]) for name in expected), "statistics of norms, too"

@@ -1,4 +1,4 @@
-"""Training: the same numbers again, the best epoch kept, and a training by each recipe."""
+"""Training: reproducible, keeps the best epoch, works with every recipe."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from alexnet.cli.output import show_summary
 from alexnet.data.dataset import open_dataset, resolve
 from alexnet.data.sources import open_table
 from alexnet.errors import DivergedError, RecipeError, RunError
-from alexnet.recipe import Schedule, names
 from alexnet.recipe import load as load_recipe
-from alexnet.training.schedule import lr_at
+from alexnet.recipe import names
 from conftest import TINY, metrics, started, tell_time_by_steps, weights
 
 
-def test_a_run_holds_what_it_promises(trained: alexnet.Run) -> None:
+def test_run_folder_contents(trained: alexnet.Run) -> None:
     names = {path.name for path in trained.path.iterdir()}
     assert names == {
         *("recipe.toml", "model.safetensors", "model.json", "metrics.csv", "tensorboard"),
@@ -36,31 +35,31 @@ def test_a_run_holds_what_it_promises(trained: alexnet.Run) -> None:
     assert environment["versions"]["torch"] == torch.__version__
 
 
-def test_it_learns(trained: alexnet.Run) -> None:
+def test_train_learns(trained: alexnet.Run) -> None:
     assert trained.summary["test"]["top1"] == 1.0, "stripes across against stripes down"
     rows = metrics(trained.path)
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
 
 
-def test_the_summary_has_the_keys_that_are_promised(trained: alexnet.Run) -> None:
+def test_train_summary_keys(trained: alexnet.Run) -> None:
     assert list(trained.summary) == [
         *("run", "recipe", "variant", "epochs", "seconds", "best_epoch", "validation", "test", "skipped")
     ]
     assert (trained.summary["recipe"], trained.summary["variant"], trained.summary["epochs"]) == ("fast", "cifar10", 8)
 
 
-def test_the_test_figures_are_those_of_evaluate(trained: alexnet.Run) -> None:
+def test_train_test_figures_equal_evaluate(trained: alexnet.Run) -> None:
     assert trained.evaluate().to_json() == trained.summary["test"]
     assert trained.evaluate(split="val").to_json() == trained.summary["validation"]
 
 
-def test_a_run_is_repeated_from_its_recipe_to_the_byte(trained: alexnet.Run, tmp_path: Path) -> None:
+def test_train_from_resolved_recipe_is_bit_identical(trained: alexnet.Run, tmp_path: Path) -> None:
     alexnet.train(recipe=trained.path / "recipe.toml", out=tmp_path / "again")
     assert metrics(tmp_path / "again") == metrics(trained.path)
     assert weights(tmp_path / "again") == weights(trained.path)
 
 
-def test_the_number_of_loader_workers_changes_nothing(short: Path, photos: Path, tmp_path: Path) -> None:
+def test_train_does_not_depend_on_workers(short: Path, photos: Path, tmp_path: Path) -> None:
     for workers in (1, 4):
         out = tmp_path / str(workers)
         settings = {**TINY, "train.epochs": 3, "train.batch_size": 8, "data.workers": workers}
@@ -69,7 +68,7 @@ def test_the_number_of_loader_workers_changes_nothing(short: Path, photos: Path,
         assert weights(out) == weights(short)
 
 
-def test_another_seed_gives_another_run(short: Path, photos: Path, tmp_path: Path) -> None:
+def test_train_with_another_seed_differs(short: Path, photos: Path, tmp_path: Path) -> None:
     alexnet.train(photos, out=tmp_path / "r", settings={**TINY, "train.epochs": 3, "train.batch_size": 8, "train.seed": 1})
     assert metrics(tmp_path / "r") != metrics(short)
 
@@ -77,7 +76,7 @@ def test_another_seed_gives_another_run(short: Path, photos: Path, tmp_path: Pat
 # What is kept
 
 
-def test_keep_best_holds_the_best_epoch_and_keep_last_the_last(photos: Path, tmp_path: Path) -> None:
+def test_keep_best_and_keep_last(photos: Path, tmp_path: Path) -> None:
     runs = {}
     for keep in ("best", "last"):
         settings = {**TINY, "train.epochs": 4, "train.keep": keep, "schedule.warmup": 0.0, "optimizer.lr": 0.2}
@@ -91,7 +90,7 @@ def test_keep_best_holds_the_best_epoch_and_keep_last_the_last(photos: Path, tmp
     assert runs["last"].summary["validation"]["loss"] == pytest.approx(float(rows[-1]["val_loss"]), rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_loss_stops_before_the_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from alexnet.training.trainer import Trainer
 
     taken: list[bool] = []
@@ -109,9 +108,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(photos: Path, tmp_path:
     assert not taken
 
 
-def test_a_network_that_breaks_in_an_epoch_s_last_step_is_found_by_validation(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_in_the_last_step_is_found_by_validation(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from alexnet.training.trainer import Trainer
 
     evaluate = Trainer.evaluate
@@ -126,18 +123,18 @@ def test_a_network_that_breaks_in_an_epoch_s_last_step_is_found_by_validation(
         alexnet.train(photos, out=tmp_path / "run", settings=TINY)
 
 
-def test_a_run_that_is_not_surely_better_than_guessing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_not_better_than_majority_class_baseline_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     labels = {"cat": {"images": 60}, "dog": {"images": 40}}
-    found = {"images": 100, "loss": 0.7, "top1": 0.66, "top5": 1.0, "per_class": labels}
-    for low, said in ((0.56, 1), (0.61, 0)):
-        evaluation = found | {"top1_interval": [low, 0.75]}
+    result = {"images": 100, "loss": 0.7, "top1": 0.66, "top5": 1.0, "per_class": labels}
+    for low, count in ((0.56, 1), (0.61, 0)):
+        evaluation = result | {"top1_interval": [low, 0.75]}
         show_summary({"validation": evaluation, "test": None, "seconds": 7, "epochs": 1, "best_epoch": 1, "run": "runs/a"})
         printed = capsys.readouterr().out
-        assert printed.count("not surely better than always saying 'cat', which is right for 60.0%") == said
+        assert printed.count("not surely better than always saying 'cat', which is right for 60.0%") == count
         assert "1 epoch," in printed
 
 
-def test_training_by_the_clock_ends_in_time(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_minutes_ends_in_time(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = tell_time_by_steps(monkeypatch, 0.25)
     settings = {**TINY, "train.minutes": 0.15, "train.batch_size": 8}
     run = alexnet.train(photos, out=tmp_path / "run", settings=settings, started=0.0)
@@ -150,13 +147,7 @@ def test_training_by_the_clock_ends_in_time(photos: Path, tmp_path: Path, monkey
 # Pieces
 
 
-def test_the_rate_climbs_to_its_peak_and_falls_to_zero() -> None:
-    schedule = Schedule(warmup=0.25)
-    assert [lr_at(schedule, 0.4, p, 1) for p in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx([0, 0.2, 0.4, 0.2, 0])
-    assert lr_at(Schedule(warmup=0), 0.4, 0, 1) == 0.4
-
-
-def test_small_images_are_stored_as_they_are_and_digits_are_not_mirrored() -> None:
+def test_auto_cache_size_and_horizontal_flip() -> None:
     table = open_table("digits")
     recipe = resolve(load_recipe("fast"), table)
     assert recipe.images.cache_size == 8
@@ -165,13 +156,13 @@ def test_small_images_are_stored_as_they_are_and_digits_are_not_mirrored() -> No
     assert dataset.table.counts() == {"train": 1259, "val": 179, "test": 359}
 
 
-def test_an_input_too_small_for_the_pools_is_refused_before_anything_is_decoded(photos: Path, tmp_path: Path) -> None:
+def test_too_small_input_is_refused_before_decoding(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"images\.input is 50, but 'cifar10' needs 67 pixels or more"):
         alexnet.train(photos, out=tmp_path / "run", settings={"images.input": 50})
     assert not (tmp_path / "run").exists(), "the name is free again"
 
 
-def test_an_out_that_holds_a_run_or_anything_else_is_refused(short: Path, photos: Path, tmp_path: Path) -> None:
+def test_train_refuses_an_out_that_is_not_empty(short: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"holds a finished run already: name another --out"):
         alexnet.train(photos, out=short)
     (tmp_path / "thesis.doc").touch()
@@ -180,7 +171,7 @@ def test_an_out_that_holds_a_run_or_anything_else_is_refused(short: Path, photos
     assert os.listdir(tmp_path) == ["thesis.doc"]
 
 
-def test_the_first_losses_are_those_of_a_plain_loop(photos: Path, tmp_path: Path) -> None:
+def test_train_first_losses_equal_a_plain_loop(photos: Path, tmp_path: Path) -> None:
     """Two steps in float32 without augmentation and dropout, against PyTorch written out by hand."""
     side = 131  # at 67 the last maps are single pixels, whose batch norm over 14 values makes much of rounding
     settings = {
@@ -243,7 +234,7 @@ def owt(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", [name for name in names() if name != "fast"])
-def test_every_recipe_trains_measures_itself_and_predicts(name: str, photos: Path, tmp_path: Path, owt: Path) -> None:
+def test_every_recipe_trains_evaluates_and_predicts(name: str, photos: Path, tmp_path: Path, owt: Path) -> None:
     """On 40 pictures, narrow; the geometry of the images is the recipe's."""
     small = {"model.width": 1 / 16, "train.epochs": 2, "train.batch_size": 4}
     start = {"weights": owt} if name == "finetune" else {}
@@ -267,7 +258,7 @@ def test_every_recipe_trains_measures_itself_and_predicts(name: str, photos: Pat
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 60)])
 @pytest.mark.parametrize("stored", ["auto", "full", 9])
-def test_the_smallest_pictures_train(size: tuple[int, int], stored: Any, tmp_path: Path) -> None:
+def test_train_on_smallest_images(size: tuple[int, int], stored: Any, tmp_path: Path) -> None:
     for kind, label in enumerate(("a", "b")):
         (tmp_path / "data" / label).mkdir(parents=True)
         for i in range(6):

@@ -1,4 +1,4 @@
-"""Two and ten looks at an image, as in 2012, against crops cut by hand."""
+"""Two and ten views of an image, as in 2012, against crops cut by hand."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from alexnet.recipe import Preprocessing, load
 from alexnet.training import train as training
 from commands import run as command
 from conftest import TINY, make_preprocessing
-from test_preprocessing import assert_prepared, prepared, ways
+from test_preprocessing import assert_prepared, cases, prepared
 
 
 def crops(images: NDArray[Any], preprocessing: Preprocessing, size: int, corners: bool) -> list[NDArray[np.float64]]:
     """Return what the network sees of each crop and of its mirror image, `size` pixels a side, cut by hand."""
     side = images.shape[1]
     low, high = (side - size) // 2, side - size
-    places = [(0, 0), (0, high), (high, 0), (high, high)] if corners else []
-    found = []
-    for top, left in [*places, (low, low)]:
+    positions = [(0, 0), (0, high), (high, 0), (high, high)] if corners else []
+    result = []
+    for top, left in [*positions, (low, low)]:
         part = (slice(None), slice(top, top + size), slice(left, left + size))
         cut, mean_image = images[part].astype(np.float64), preprocessing.mean_image
         if preprocessing.mean == "image":
@@ -51,53 +51,51 @@ def crops(images: NDArray[Any], preprocessing: Preprocessing, size: int, corners
         plain = preprocessing.model_copy(update={"crop": None, "mean_image": mean_image, **changes})
         # A pixel's own mean is mirrored with it; the centre of the mean image lies still, as in training.
         turned = plain.model_copy(update={"mean_image": mean_image[:, ::-1]}) if preprocessing.mean == "image" else plain
-        found += [prepared(cut, plain), prepared(cut[:, :, ::-1], turned)]
-    return found
+        result += [prepared(cut, plain), prepared(cut[:, :, ::-1], turned)]
+    return result
 
 
-@given(ways(), st.sampled_from([2, 10]))
+@given(cases(), st.sampled_from([2, 10]))
 @settings(max_examples=60)
-def test_views_are_the_corners_the_centre_and_their_mirror_images(
-    way: tuple[NDArray[np.uint8], Preprocessing], count: int
-) -> None:
-    images, preprocessing = way
+def test_ten_views_are_corners_centre_and_mirrors(case: tuple[NDArray[np.uint8], Preprocessing], count: int) -> None:
+    images, preprocessing = case
     preprocessing = preprocessing.model_copy(update={"resize": "bilinear"})
     size = preprocessing.crop or (round(preprocessing.side * 7 / 8) if count == 10 else preprocessing.side)
-    found = list(views(torch.from_numpy(images), preprocessing, count))
-    assert len(found) == count
-    for view, wanted in zip(found, crops(images, preprocessing, size, corners=count == 10), strict=True):
-        assert_prepared(view, wanted, images, preprocessing)
+    result = list(views(torch.from_numpy(images), preprocessing, count))
+    assert len(result) == count
+    for view, expected in zip(result, crops(images, preprocessing, size, corners=count == 10), strict=True):
+        assert_prepared(view, expected, images, preprocessing)
 
 
-def test_ten_views_of_256_are_five_crops_of_224_and_their_mirror_images() -> None:
+def test_ten_views_of_256_are_crops_of_224() -> None:
     image = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
     for crop in (224, None):  # 224 of 256 is the share where the preprocessing crops nothing
-        found = list(views(torch.from_numpy(image), make_preprocessing(cache_size=256, crop=crop, input=224), 10))
-        wanted = [image[0, top:, left:][:224, :224] for top, left in ((0, 0), (0, 32), (32, 0), (32, 32), (16, 16))]
-        for i, cut in enumerate(wanted):
-            assert np.array_equal(found[2 * i][0].permute(1, 2, 0).numpy(), cut)
-            assert np.array_equal(found[2 * i + 1][0].permute(1, 2, 0).numpy(), cut[:, ::-1])
+        result = list(views(torch.from_numpy(image), make_preprocessing(cache_size=256, crop=crop, input=224), 10))
+        expected = [image[0, top:, left:][:224, :224] for top, left in ((0, 0), (0, 32), (32, 0), (32, 32), (16, 16))]
+        for i, cut in enumerate(expected):
+            assert np.array_equal(result[2 * i][0].permute(1, 2, 0).numpy(), cut)
+            assert np.array_equal(result[2 * i + 1][0].permute(1, 2, 0).numpy(), cut[:, ::-1])
 
 
-@given(ways())
+@given(cases())
 @settings(max_examples=20)
-def test_one_view_is_the_plain_input(way: tuple[NDArray[np.uint8], Preprocessing]) -> None:
-    images, preprocessing = way
-    (found,) = views(torch.from_numpy(images), preprocessing, 1)
-    assert torch.equal(found, to_input(torch.from_numpy(images), preprocessing))
+def test_one_view_is_the_network_input(case: tuple[NDArray[np.uint8], Preprocessing]) -> None:
+    images, preprocessing = case
+    (result,) = views(torch.from_numpy(images), preprocessing, 1)
+    assert torch.equal(result, to_input(torch.from_numpy(images), preprocessing))
     first, second = views(torch.from_numpy(images), preprocessing, 2)
     if preprocessing.resize == "bilinear" and preprocessing.mean != "image-centre":
         assert_prepared(second, first.flip(3), images, preprocessing)
-    assert torch.equal(first, found)
+    assert torch.equal(first, result)
 
 
 @pytest.mark.parametrize("count", [0, 3, 5])
-def test_another_number_of_views_is_refused(count: int) -> None:
+def test_views_other_than_1_or_10_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"views is {count}, but should be 1, 2 or 10"):
         next(views(torch.zeros(1, 8, 8, 3), make_preprocessing(), count))
 
 
-def test_a_run_refuses_them_in_one_line(trained: alexnet.Run) -> None:
+def test_evaluate_refuses_other_views_in_one_line(trained: alexnet.Run) -> None:
     with pytest.raises(alexnet.AlexNetError, match="views is 3, but should be 1, 2 or 10"):
         trained.evaluate(views=3)
 
@@ -114,26 +112,26 @@ class Sums(nn.Module):
 
 
 @pytest.mark.parametrize("count", [2, 10])
-def test_probabilities_are_averaged_not_logits(count: int) -> None:
+def test_views_average_probabilities(count: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     preprocessing, network = make_preprocessing(cache_size=16, crop=12, input=12), Sums(12)
-    found = predict_logits(network, torch.from_numpy(images), preprocessing, "float32", count).astype(np.float64)
+    result = predict_logits(network, torch.from_numpy(images), preprocessing, "float32", count).astype(np.float64)
     weight = network.weight.detach().double().numpy()
     logits = [view.reshape(5, -1) @ weight.T for view in crops(images, preprocessing, 12, corners=count == 10)]
     mean = np.mean([softmax(one, axis=1) for one in logits], axis=0)
-    np.testing.assert_allclose(softmax(found, axis=1), mean, atol=1e-5)
-    np.testing.assert_allclose(found, np.log(mean), atol=1e-4)
+    np.testing.assert_allclose(softmax(result, axis=1), mean, atol=1e-5)
+    np.testing.assert_allclose(result, np.log(mean), atol=1e-4)
     assert np.abs(softmax(np.mean(logits, axis=0), axis=1) - mean).max() > 0.01, "which would be something else"
 
 
-def test_a_network_that_is_far_too_sure_has_a_finite_loss() -> None:
+def test_views_loss_of_overconfident_network_is_finite() -> None:
     network = Sums(12)
     with torch.no_grad():
         network.weight.mul_(1e5)
     images = torch.randint(0, 256, (20, 16, 16, 3), dtype=torch.uint8)
-    found = predict_logits(network, images, make_preprocessing(cache_size=16, crop=12, input=12), "float32", 10)
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(np.exp(found.astype(np.float64)).sum(1), 1, rtol=1e-5)
+    result = predict_logits(network, images, make_preprocessing(cache_size=16, crop=12, input=12), "float32", 10)
+    assert np.isfinite(result).all()
+    np.testing.assert_allclose(np.exp(result.astype(np.float64)).sum(1), 1, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -159,24 +157,22 @@ def by_hand(run: alexnet.Run, photos: Path, count: int) -> dict[str, float]:
 
 @pytest.mark.parametrize("count", [1, 2, 10])
 def test_evaluate_averages_views(cropping: alexnet.Run, photos: Path, count: int) -> None:
-    found, wanted = cropping.evaluate(views=count).to_json(), by_hand(cropping, photos, count)
-    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
-    assert found["top1"] == wanted["top1"]
+    result, expected = cropping.evaluate(views=count).to_json(), by_hand(cropping, photos, count)
+    assert result["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+    assert result["top1"] == expected["top1"]
     if count == 1:
-        assert found == cropping.evaluate().to_json() == cropping.summary["test"]
+        assert result == cropping.evaluate().to_json() == cropping.summary["test"]
 
 
-def test_the_command_evaluates_ten_views(cropping: alexnet.Run, photos: Path) -> None:
-    found = json.loads(command("evaluate", cropping.path, "--views", 10, "--json").stdout)
-    assert list(found) == list(cropping.summary["test"])
-    assert found["loss"] == pytest.approx(by_hand(cropping, photos, 10)["loss"], rel=1e-3)
-    assert found["loss"] != pytest.approx(cropping.summary["test"]["loss"], rel=1e-5), "one view is something else"
+def test_evaluate_command_with_ten_views(cropping: alexnet.Run, photos: Path) -> None:
+    result = json.loads(command("evaluate", cropping.path, "--views", 10, "--json").stdout)
+    assert list(result) == list(cropping.summary["test"])
+    assert result["loss"] == pytest.approx(by_hand(cropping, photos, 10)["loss"], rel=1e-3)
+    assert result["loss"] != pytest.approx(cropping.summary["test"]["loss"], rel=1e-5), "one view is something else"
     assert CliRunner().invoke(app, ["evaluate", str(cropping.path), "--views", "3"]).exit_code == 2
 
 
-def test_a_run_that_crops_nothing_has_ten_views_of_seven_eighths(
-    trained: alexnet.Run, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ten_views_without_crop_are_seven_eighths(trained: alexnet.Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "has_fast_bfloat16", lambda _: False)
     preprocessing = trained.config.preprocessing
     assert (preprocessing.cache_size, preprocessing.crop) == (40, None)

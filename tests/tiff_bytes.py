@@ -1,4 +1,4 @@
-"""TIFF files byte by byte, with any tags: what no library would write is to be tested, too."""
+"""Write TIFF files byte by byte, with any tags."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def directory(tags: list[Tag], order: str = "<", after: bytes = b"") -> bytes:
     for tag, kind, values in sorted(tags, key=lambda tag: tag[0]):
         raw = values if isinstance(values, bytes) else struct.pack(f"{order}{len(values)}{FORMS[kind]}", *values)
         count = len(raw) if kind in (BYTE, TEXT) else len(values) // (2 if kind in (FRACTION, SIGNED_FRACTION) else 1)
-        place = raw.ljust(4, b"\0") if len(raw) <= 4 else struct.pack(f"{order}I", end + len(more))
+        field = raw.ljust(4, b"\0") if len(raw) <= 4 else struct.pack(f"{order}I", end + len(more))
         more += raw if len(raw) > 4 else b""
-        entries += struct.pack(f"{order}HHI", tag, kind, count) + place
+        entries += struct.pack(f"{order}HHI", tag, kind, count) + field
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
     return head + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + more + after
 
