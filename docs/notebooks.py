@@ -1,6 +1,6 @@
-"""The notebooks in tutorials/ as pages of the site: a hook of MkDocs (`hooks` in mkdocs.yml).
+"""Turn the notebooks in tutorials/ into pages of the site: a MkDocs hook (`hooks` in mkdocs.yml).
 
-They are read, not run: what they print is stored in them, and `tests/test_notebooks.py` holds it to what they print today.
+Notebooks are not run here. Their output is stored in them, and `tests/test_notebooks.py` checks that it is current.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 LINK = re.compile(r"(\]\([\w./-]+)\.ipynb(#[\w-]+)?\)")
 HEAD = (
-    '<p class="notebook">This page is a notebook, to be run and changed: <a href="{0}" download>{0}</a> '
+    '<p class="notebook">This page is a notebook that you can download, run and edit: <a href="{0}" download>{0}</a> '
     '(<a href="../guide-tutorial.html">how</a>)</p>'
 )
 
 
 def page(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
-    """Return a notebook as Markdown, and its pictures by the names that the text has for them, `<name>-1.png` and so on."""
+    """Return a notebook as Markdown, and its pictures by file name: `<name>-1.png` and so on."""
     parts, pictures = [], {}
     for cell in notebook["cells"]:
         source = "".join(cell["source"]).rstrip()
@@ -36,7 +36,7 @@ def page(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
             if "image/png" in data:
                 file = f"{name}-{len(pictures) + 1}.png"
                 pictures[file] = base64.b64decode("".join(data["image/png"]))
-                parts.append(f"![{cell['metadata'].get('alt', 'What the code above draws')}]({file})")
+                parts.append(f"![{cell['metadata'].get('alt', 'Output of the code above')}]({file})")
             else:
                 parts.append("```{.text .output .no-copy}\n" + "".join(data["text/plain"]).rstrip() + "\n```")
     title, _, text = "\n\n".join(parts).partition("\n\n")
@@ -44,8 +44,8 @@ def page(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add each notebook's page and pictures; the notebook itself stays, to be downloaded."""
-    from mkdocs.structure.files import File  # the tests read this file where MkDocs is not installed
+    """Add each notebook's page and pictures; the notebook itself stays available for download."""
+    from mkdocs.structure.files import File  # tests import this file without MkDocs
 
     for file in list(files):
         path = PurePosixPath(file.src_uri)
@@ -57,5 +57,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Let links to notebooks, which a repository's viewer shows, lead to their pages."""
+    """Point links to notebooks, which work in a repository viewer, to their pages."""
     return LINK.sub(lambda found: f"{found[1]}.md{found[2] or ''})", markdown)

@@ -1,15 +1,15 @@
-// network.md: the sizes of a whole network, worked out anew as a reader changes its input, windows, strides and paddings.
-// The numbers come from shapes.json, which is `alexnet model summary VARIANT --json`; without this file the page has a table.
+// Calculator in network.md: recomputes the sizes of a network when the reader changes its input, windows, strides or paddings.
+// The data is shapes.json, the output of `alexnet model summary VARIANT --json`; without JavaScript, the page shows a table.
 "use strict";
 
 (() => {
-  const place = document.getElementById("arithmetic");
+  const container = document.getElementById("arithmetic");
   const source = document.getElementById("shapes");
-  if (!place || !source) return;
+  if (!container || !source) return;
   const variants = JSON.parse(source.textContent);
   const FIELDS = ["kernel", "stride", "padding"];
   let variant = variants.find((v) => v.variant === "paper");
-  let input; // pixels a side
+  let input; // pixels per side
   let steps; // layers that change the size, in order
 
   // From the formula that the program prints: "(55 + 2*0 - 3) / 2 + 1 = 27", or "224 + 3 = 227" where zeros are added.
@@ -48,8 +48,8 @@
   }
 
   const rows = make("tbody");
-  const told = make("p", { className: "arithmetic-result" });
-  told.setAttribute("aria-live", "polite");
+  const message = make("p", { className: "arithmetic-result" });
+  message.setAttribute("aria-live", "polite");
   const top = make("div", { className: "arithmetic-top" });
 
   function choose(name) {
@@ -66,16 +66,16 @@
       choose(names.value);
       top.querySelector("select").focus();
     });
-    const again = make("button", { type: "button", textContent: "As it was", className: "md-button" });
-    again.addEventListener("click", () => {
+    const reset = make("button", { type: "button", textContent: "Reset", className: "md-button" });
+    reset.addEventListener("click", () => {
       choose(variant.variant);
       top.querySelector("button").focus();
     });
-    const pixels = number("input, pixels a side", input, 1, (value) => { input = value; });
+    const pixels = number("input size in pixels", input, 1, (value) => { input = value; });
     top.replaceChildren(
       make("label", {}, "variant ", names),
       make("label", {}, "input W ", pixels),
-      again,
+      reset,
     );
     rows.replaceChildren(...steps.map((layer) => {
       const fields = layer.added !== undefined
@@ -108,7 +108,7 @@
         ? `${before} + ${layer.added} = ${found.after}`
         : `(${before} + 2×${layer.padding} − ${layer.kernel}) / ${layer.stride} + 1 = ${exact}`;
       if (layer.kernel > before + 2 * layer.padding) {
-        failed = `${layer.name} does not fit: its window of ${layer.kernel} is larger than the ${before + 2 * layer.padding} pixels beneath.`;
+        failed = `${layer.name} does not fit: its window of ${layer.kernel} is larger than the padded input of ${before + 2 * layer.padding} pixels.`;
         after.textContent = "–";
         return;
       }
@@ -116,9 +116,9 @@
       before = found.after;
     });
     rows.parentElement?.classList.toggle("failed", Boolean(failed));
-    const wrong = place.querySelector("[aria-invalid=true]");
-    told.textContent = wrong
-      ? `${wrong.getAttribute("aria-label")} must be a whole number from ${wrong.min} on; what stood there before is still counted with.`
+    const wrong = container.querySelector("[aria-invalid=true]");
+    message.textContent = wrong
+      ? `${wrong.getAttribute("aria-label")} must be a whole number of at least ${wrong.min}; the previous value is still used.`
       : failed || summary(before);
   }
 
@@ -128,14 +128,14 @@
     const dense = variant.layers.find((layer) => layer.kind === "dense");
     const weights = length * dense.output[0] + dense.output[0];
     const say = (n) => n.toLocaleString("en");
-    return `Flat: ${side} × ${side} × ${channels} = ${say(length)}. The first dense layer, ${dense.name}, has `
+    return `Flattened: ${side} × ${side} × ${channels} = ${say(length)}. The first dense layer, ${dense.name}, has `
       + `${say(length)} × ${say(dense.output[0])} + ${say(dense.output[0])} = ${say(weights)} parameters.`;
   }
 
-  const head = make("tr", {}, ...["layer", "kernel K", "stride S", "padding P", "worked out", "output"]
+  const head = make("tr", {}, ...["layer", "kernel K", "stride S", "padding P", "calculation", "output"]
     .map((title) => make("th", { scope: "col", textContent: title })));
-  place.append(top, make("div", { className: "arithmetic-scroll" },
-    make("table", { className: "arithmetic" }, make("thead", {}, head), rows)), told);
-  place.hidden = false;
+  container.append(top, make("div", { className: "arithmetic-scroll" },
+    make("table", { className: "arithmetic" }, make("thead", {}, head), rows)), message);
+  container.hidden = false;
   choose("paper");
 })();
