@@ -16,7 +16,6 @@ from proof.pictures import picture
 
 import alexnet
 from alexnet.server.engine import Engine
-from alexnet.server.limits import Limits
 
 
 @dataclass
@@ -33,15 +32,16 @@ class Reply:
 class Gated(Engine):
     """An engine that notes each batch's size, and waits before the network while `open` is not set."""
 
-    def __init__(self, run: alexnet.Run, limits: Limits) -> None:
-        super().__init__(run.network, run.config, limits)
-        self.open, self.sizes = threading.Event(), list[int]()
+    def __init__(self, run: alexnet.Run) -> None:
+        super().__init__(run.network, run.config)
+        self.open, self.sizes, self.computing = threading.Event(), list[int](), 0
         self.open.set()
 
-    def look(self, images: list[Any]) -> list[Any]:
+    def forward(self, images: list[Any]) -> list[Any]:
+        self.computing = len(images)
         self.open.wait(60)
         self.sizes.append(len(images))
-        return super().look(images)
+        return super().forward(images)
 
 
 @dataclass

@@ -353,7 +353,7 @@ class Run:
             Interrupted: always, at the end: what had come was answered.
         """
         try:
-            from alexnet.server.run import serve
+            from alexnet.server.app import serve
         except ImportError as error:
             raise AlexNetError(
                 f"serving lacks a library ({error}): pip install fastapi uvicorn python-multipart captum"

@@ -1,131 +1,218 @@
-"""The routes: each reads, asks the engine, answers."""
+"""`alexnet serve`: routes, the checks before them, errors as JSON, the server's start and end."""
 
 from __future__ import annotations
 
-import json
+import hmac
+import ipaddress
+import logging
+import mimetypes
+import os
+import signal
+import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query
+import captum  # noqa: F401 - missing, it is noticed now, and not at the first request for an explanation
+import uvicorn
+from fastapi import Depends, FastAPI, Query
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, JSONResponse, Response
 
 import alexnet
-from alexnet.errors import printable
+from alexnet.data.decode import MAX_PIXELS
+from alexnet.errors import AlexNetError, Interrupted, error_reason, printable
+from alexnet.files import read_json
+from alexnet.network.alexnet import AlexNet
+from alexnet.run import ModelConfig, RunFolder
 from alexnet.server import schemas
 from alexnet.server.engine import Engine
-from alexnet.server.headers import error_body
-from alexnet.server.limits import Limits, Refused, Rooms
-from alexnet.server.page import page_file
-from alexnet.server.uploads import received
+from alexnet.server.limits import Limits, Quotas
+from alexnet.server.middleware import AccessLog, configure_logging
+from alexnet.server.uploads import read_uploads
 
+WEB = Path(__file__).parent / "web"
+KEY = "ALEXNET_API_KEY"
+SECURITY_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "cache-control": "no-cache",
+}
 Top = Annotated[int, Query(ge=1, le=100_000, description="Labels for each image.")]
-POST = schemas.failures(400, 401, 403, 408, 413, 415, 422, 429)
+
+mimetypes.add_type("text/javascript", ".js")  # Windows takes it from the registry, where it may be text/plain
 
 
-def build(engine: Engine, limits: Limits, model: dict[str, Any]) -> FastAPI:
-    """Return the application; `model` is what `GET /model` says."""
+def serve(folder: RunFolder, network: AlexNet, config: ModelConfig, host: str, port: int) -> None:
+    """Serve a run over HTTP until Ctrl-C or SIGTERM, answer the requests that are here, then raise Interrupted."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        word = "interrupted" if number == signal.SIGINT else "terminated"
+        raise Interrupted(f"{word}: pending requests were answered", 128 + number)
+
+    listening = listen(host, port)
+    configure_logging()
+    server = make_server(Engine(network, config), folder, config, Limits(), listening, os.environ.get(KEY) or None)
+    signals = [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        server.run([listening])  # shuts down at a signal, then raises it again
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def make_server(
+    engine: Engine, folder: RunFolder, config: ModelConfig, limits: Limits, listening: socket.socket, key: str | None
+) -> uvicorn.Server:
+    """Return a server that is not started yet."""
+    address, port = listening.getsockname()[:2]
+    local, name = ipaddress.ip_address(address).is_loopback, f"[{address}]" if ":" in address else address
+    if not local and key is None:
+        logging.warning("anyone who reaches this machine may ask: set %s to require a key", KEY)
+    hosts = {"localhost", "127.0.0.1", "[::1]", name} if local else {"*"}
+    app = build_app(engine, describe(folder, config, limits, key), limits, hosts, key, f"http://{name}:{port}")
+    settings = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        headers=list(SECURITY_HEADERS.items()),
+        limit_concurrency=limits.connections,
+        h11_max_incomplete_event_size=limits.head,
+        timeout_keep_alive=limits.idle_seconds,
+        timeout_graceful_shutdown=int(limits.body_seconds + limits.answer_seconds),
+    )
+    return uvicorn.Server(settings)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; AlexNetError if the address cannot be bound."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address, family=family)
+    except OSError as error:
+        reason = error_reason(error).partition(" (while")[0]
+        raise AlexNetError(f"cannot listen on {host}, port {port}: {reason}; try another --port") from error
+
+
+def build_app(engine: Engine, model: schemas.Model, limits: Limits, hosts: set[str], key: str | None, url: str) -> FastAPI:
+    """Return the application; it prints `url` when it starts.
+
+    `hosts` are allowed in the Host header (`*`: any): under a name that was made to point to this machine (DNS rebinding), a
+    page of another site would pass for one of ours. `POST` needs the API `key`, if any; `GET /model` answers `model`.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with engine.running():
+            print(f"{'serve':10}  {url}  (Ctrl-C ends it)", flush=True)
             yield
 
     # docs_url, redoc_url: those pages load scripts from elsewhere.
-    app = FastAPI(
-        title="AlexNet",
-        version=alexnet.__version__,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        lifespan=lifespan,
-    )
-    _answer_errors(app)
-    _add_page(app)
-    _add_answers(app, engine, limits, model)
-    _describe_keys(app)
+    app = FastAPI(title="AlexNet", version=alexnet.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(AccessLog)
+    for error in (HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(error, error_response)
+    app.state.key = key
+    quotas = Quotas(limits)
+    post: dict[str, Any] = {"responses": schemas.ERRORS, "openapi_extra": schemas.BODY}
+    post["dependencies"] = [Depends(check_site), Depends(check_key)] if key else [Depends(check_site)]
+
+    @app.post("/predict", response_model=list[schemas.Prediction | schemas.Unreadable], summary="Classify images", **post)
+    async def predict(request: Request, top: Top = 5) -> Any:
+        async with read_uploads(request, limits, quotas) as uploads:
+            return await engine.predict(uploads, top)
+
+    @app.post("/explain", response_model=schemas.Explanation, summary="Explain the prediction of an image", **post)
+    async def explain(request: Request) -> Any:
+        quotas.check("explanations")
+        async with read_uploads(request, limits, quotas) as uploads:
+            if len(uploads) > 1:
+                raise HTTPException(413, f"{len(uploads)} images: send one at a time to be explained")
+            with quotas.use("explanations"):
+                return await engine.explain(uploads[0])
+
+    @app.get("/model", summary="Describe the run")
+    async def describe() -> schemas.Model:
+        return model
+
+    @app.get("/healthz", summary="Check that the server answers")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    app.add_route("/", lambda _: FileResponse(WEB / "index.html"), include_in_schema=False)
+    app.mount("/static", StaticFiles(directory=WEB))
     return app
 
 
-def _add_answers(app: FastAPI, engine: Engine, limits: Limits, model: dict[str, Any]) -> None:
-    rooms = Rooms(limits)
-    answer: dict[int | str, dict[str, Any]] = {200: {"model": list[schemas.Predicted | schemas.Unread]}}
-
-    @app.post("/predict", summary="What is on images", responses=answer | POST, openapi_extra=schemas.BODY)
-    async def predict(request: Request, top: Top = 5) -> Response:
-        async with received(request, limits, rooms) as uploads:
-            return _json(await engine.predict(uploads, top))
-
-    explained: dict[int | str, dict[str, Any]] = {200: {"model": schemas.Explained}}
-
-    @app.post("/explain", summary="Why it says so, of one image", responses=explained | POST, openapi_extra=schemas.BODY)
-    async def explain(request: Request) -> Response:
-        rooms.explanations.check()
-        async with received(request, limits, rooms) as uploads:
-            if len(uploads) > 1:
-                raise Refused(413, f"{len(uploads)} images: send one at a time to be explained")
-            with rooms.explanations.taking():
-                return _json(await engine.explain(uploads[0]))
-
-    @app.get("/model", summary="The run that answers", responses={200: {"model": schemas.Model}, **schemas.failures()})
-    async def describe() -> Response:
-        return _json(model)
-
-    @app.get("/healthz", summary="Whether it answers", responses={200: {"model": schemas.Health}, **schemas.failures()})
-    async def health() -> Response:
-        return _json({"status": "ok"})
+def describe(folder: RunFolder, config: ModelConfig, limits: Limits, key: str | None) -> schemas.Model:
+    """Return the answer of `GET /model`; RunError if the run's summary cannot be read."""
+    summary: dict[str, Any] = read_json(folder.summary) if folder.summary.exists() else {}
+    split = next((split for split in ("test", "validation") if summary.get(split)), None)
+    return schemas.Model(
+        run=folder.path.resolve().name,
+        variant=config.variant,
+        labels=config.labels,
+        input=(3, config.preprocessing.input, config.preprocessing.input),
+        temperature=config.temperature,
+        accuracy=schemas.Accuracy(split=split, **summary[split]) if split else None,
+        limits={**asdict(limits), "pixels": MAX_PIXELS},
+        key=key is not None,
+    )
 
 
-def _add_page(app: FastAPI) -> None:
-    @app.get("/", include_in_schema=False)
-    async def index() -> Response:
-        return page_file("index.html")
-
-    @app.get("/static/{name}", include_in_schema=False)
-    async def static(name: str) -> Response:
-        return page_file(name)
+async def check_site(request: Request) -> None:
+    """Refuse what a browser sends for a page of another site."""
+    if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        raise HTTPException(403, "requests from pages of other sites are refused")
 
 
-def _json(content: Any) -> Response:
-    return Response(json.dumps(content, ensure_ascii=False).encode(), media_type="application/json")
+async def check_key(
+    request: Request,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+    header: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))],
+) -> None:
+    """Refuse requests without the API key."""
+    given, key = (bearer.credentials if bearer else "", header or ""), request.app.state.key.encode()
+    if not any([hmac.compare_digest(each.encode(), key) for each in given]):
+        reason = "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
+        raise HTTPException(401, reason, {"WWW-Authenticate": "Bearer"})
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    return Response(error_body(message), status, headers, media_type="application/json")
-
-
-def _answer_errors(app: FastAPI) -> None:
-    """Say every error in the same form."""
-
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> Response:
-        return _error(error.status, str(error), error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
+async def error_response(request: Request, error: Exception) -> Response:
+    """Return `{"error": "one line"}`."""
+    if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        return _error(422, printable(f"{first['loc'][-1]}: {first['msg']}"))
-
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers or {})
-        if error.status_code == 405:
-            headers["allow"] = "POST, OPTIONS" if "POST" in headers.pop("Allow") else "GET, HEAD, OPTIONS"
-            if request.method == "OPTIONS":
-                return Response(status_code=204, headers=headers)
-        where = f"{request.method} {request.url.path[:100]}"
-        told = {404: f"nothing here: {where}", 405: f"not in this way: {where}"}.get(error.status_code, error.detail)
-        return _error(error.status_code, printable(told), headers)
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        return _error(500, "something went wrong in the server: its log says what")
-
-
-def _describe_keys(app: FastAPI) -> None:
-    """Add to /openapi.json what FastAPI cannot know, as the key is looked at before it comes to a route."""
-    document = app.openapi()
-    document.setdefault("components", {})["securitySchemes"] = schemas.SECURITY
+        return JSONResponse({"error": printable(f"{first['loc'][-1]}: {first['msg']}")}, 422)
+    if not isinstance(error, HTTPException):
+        return JSONResponse({"error": "internal server error: see the server's log"}, 500)
+    message, headers = error.detail, dict(error.headers or {})
+    if error.status_code == 405:
+        headers = {"Allow": "POST, OPTIONS" if "POST" in headers["Allow"] else "GET, HEAD, OPTIONS"}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+    if error.status_code in (404, 405):
+        message = f"{message}: {request.method} {request.url.path[:100]}"
+    return JSONResponse({"error": printable(message)}, error.status_code, headers)

@@ -1,9 +1,4 @@
-"""What answers: decoding in processes, the network in one thread, explanations in another.
-
-One server process, however many cores: the network uses all of them for each batch, decoding has processes of its own, and
-what is left to the server itself is a few hundred microseconds a request. Several servers would share nothing: each would
-hold the network again, smaller batches, and limits of its own that add up to nobody's.
-"""
+"""Predictions and explanations: decoding in processes, the network in one thread, explanations in another."""
 
 from __future__ import annotations
 
@@ -17,107 +12,109 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
+from starlette.exceptions import HTTPException
 
 from alexnet.data.decode_pool import answer_one
 from alexnet.data.preprocessing import PixelArray, fit_image
 from alexnet.errors import ImageError, printable
-from alexnet.explain.attribution import explained
+from alexnet.explain.attribution import explained, shares, strongest
 from alexnet.inference.forward import probabilities
 from alexnet.inference.predict import best
 from alexnet.network.alexnet import AlexNet
+from alexnet.plotting import BLUE, NEUTRAL, ORANGE, data_uri
 from alexnet.run import ModelConfig
-from alexnet.server.batcher import BATCH, Batches
-from alexnet.server.figures import explanation_json
-from alexnet.server.limits import Limits, Refused, busy
+from alexnet.server.batcher import BATCH, Batcher
 from alexnet.server.uploads import Upload
 
-AHEAD = 4 * BATCH  # images that are being decoded or wait, decoded, for the network; all others are as small as they came
-LABELS_EXPLAINED = 5
+DECODED = 4 * BATCH  # images that are being decoded or wait for the network; all others are kept as uploaded
+LABELS_EXPLAINED, MAPS_SHOWN = 5, 24  # the most probable labels; feature maps of each convolution
 
 
 class Engine:
-    """Answers for a network; lives in one event loop, between `running`."""
+    """Answers requests with a network; use within `running`."""
 
-    def __init__(self, network: AlexNet, config: ModelConfig, limits: Limits) -> None:
-        self._network, self._config, self._limits = network, config, limits
-        self._workers = os.cpu_count() or 1
-        self._decoders = ThreadPoolExecutor(self._workers, "decode")  # each waits for a process
-        self._explainer = ThreadPoolExecutor(1, "explain")  # not the network's: predictions need not wait for seconds
-        self._batches: Batches[PixelArray, NDArray[np.float64]] = Batches(self.look)
-        self._ahead = asyncio.Semaphore(AHEAD)
+    def __init__(self, network: AlexNet, config: ModelConfig) -> None:
+        self._network, self._config = network, config
+        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")  # each thread waits for a process
+        self._explainer = ThreadPoolExecutor(1, "explain")  # predictions do not wait for explanations, which take seconds
+        self._batcher = Batcher(self.forward)
+        self._decoded = asyncio.Semaphore(DECODED)
 
-    def look(self, images: list[PixelArray]) -> list[NDArray[np.float64]]:
+    def forward(self, images: list[PixelArray]) -> list[NDArray[np.float64]]:
         """Return the probabilities of a batch, one row an image."""
         return list(probabilities(self._network, self._config, images))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Start, and have been warm once: the first request is to be as fast as the others."""
-        await self._warm()
-        batches = asyncio.create_task(self._batches.run())
+        """Warm up, then compute batches while the context lasts."""
+        batches = asyncio.create_task(self._batcher.run())
+        file = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(file, "png")
         try:
+            await self.predict([Upload("", file.getvalue())] * BATCH, 1)
             yield
         finally:
             batches.cancel()
             with suppress(asyncio.CancelledError):
                 await batches
-            self._batches.close()
-            for pool in (self._decoders, self._explainer):
-                pool.shutdown(cancel_futures=True)
-
-    async def _warm(self) -> None:
-        file = io.BytesIO()
-        Image.new("RGB", (64, 64)).save(file, "png")
-        found = await asyncio.gather(*(self._decoded(file.getvalue()) for _ in range(self._workers)))
-        images = [image for image in found if not isinstance(image, ImageError)]
-        for count in (1, BATCH):
-            await asyncio.to_thread(self.look, [images[0]] * count)
 
     async def predict(self, uploads: list[Upload], top: int) -> list[dict[str, Any]]:
-        """Return an answer for each image, in order, as `alexnet predict --json` has them.
+        """Return an answer for each image in order, as `alexnet predict --json`."""
+        return await asyncio.gather(*(self._predict(upload, top) for upload in uploads))
 
-        Raises:
-            Refused: it takes too long, as too much else is to be done.
-        """
-        try:
-            async with asyncio.timeout(self._limits.answer_seconds):
-                return await asyncio.gather(*(self._predicted(upload, top) for upload in uploads))
-        except TimeoutError as error:
-            raise busy("too much is to be done") from error
-
-    async def _predicted(self, upload: Upload, top: int) -> dict[str, Any]:
-        async with self._ahead:
-            with self._batches.coming():
-                image = await self._decoded(upload.content)
+    async def _predict(self, upload: Upload, top: int) -> dict[str, Any]:
+        async with self._decoded:
+            image = await self._decode(upload.content)
             if isinstance(image, ImageError):
                 return {"image": upload.name, "error": printable(str(image))}
-            row = await self._batches.result(image)
+            row = await self._batcher.submit(image)
         return {"image": upload.name, "predictions": best(row, self._config.labels, top)}
 
-    async def _decoded(self, content: bytes) -> PixelArray | ImageError:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, self._pixels, content)
+    async def _decode(self, content: bytes) -> PixelArray | ImageError:
+        def decode() -> PixelArray | ImageError:
+            answer = answer_one("pixels", content, preprocessing.decode_options())
+            return answer if isinstance(answer, ImageError) else fit_image(answer.pixels, preprocessing)
 
-    def _pixels(self, content: bytes) -> PixelArray | ImageError:
         preprocessing = self._config.preprocessing
-        found = answer_one("pixels", content, preprocessing.decode_options())
-        return found if isinstance(found, ImageError) else fit_image(found.pixels, preprocessing)
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
 
     async def explain(self, upload: Upload) -> dict[str, Any]:
-        """Return what `POST /explain` answers; not to be called for more at a time than the limits say.
+        """Return the prediction of an image with heat maps and feature maps; status 422 if it cannot be read."""
+        image = await self._decode(upload.content)
+        if isinstance(image, ImageError):
+            raise HTTPException(422, printable(f"{upload.name}: {image}"))
+        return await asyncio.get_running_loop().run_in_executor(self._explainer, self._explain, upload.name, image)
 
-        Raises:
-            Refused: the image cannot be read, or it takes too long.
-        """
-        try:
-            async with asyncio.timeout(self._limits.answer_seconds):
-                image = await self._decoded(upload.content)
-                if isinstance(image, ImageError):
-                    raise Refused(422, printable(f"{upload.name}: {image}"))
-                found = await asyncio.get_running_loop().run_in_executor(self._explainer, self._explained, image)
-        except TimeoutError as error:
-            raise busy("too much is to be done") from error
-        return {"image": upload.name, **found}
+    def _explain(self, name: str, image: PixelArray) -> dict[str, Any]:
+        explanation = explained(self._network, self._config, image)
+        heat = {method: getattr(explanation, method) for method in ("grad_cam", "occlusion", "integrated_gradients")}
+        return {
+            "image": name,
+            "predictions": best(explanation.probabilities, explanation.labels, LABELS_EXPLAINED),
+            "pixels": png(explanation.pixels),
+            "heat": {method: png(colorize(values)) for method, values in heat.items()},
+            "maps": {
+                layer: {"shape": maps.shape, "pictures": [png(grayscale(each)) for each in strongest(maps, MAPS_SHOWN)]}
+                for layer, maps in explanation.maps.items()
+            },
+        }
 
-    def _explained(self, image: PixelArray) -> dict[str, Any]:
-        return explanation_json(explained(self._network, self._config, image), LABELS_EXPLAINED)
+
+def colorize(heat: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return a heat map H W as RGBA: orange for the label, blue against it, the weaker the more transparent."""
+    share, strength = shares(heat)
+    neutral, against, favour = (np.array(ImageColor.getrgb(colour)) for colour in (NEUTRAL, BLUE, ORANGE))
+    end = np.where(share[..., None] < 0, against, favour)
+    return np.concatenate([neutral + (end - neutral) * np.abs(share[..., None]), 255 * strength[..., None]], 2)
+
+
+def grayscale(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a feature map H W scaled from its minimum (black) to its maximum."""
+    low, high = float(values.min()), float(values.max())
+    return 255 * (values - low) / ((high - low) or 1)
+
+
+def png(image: NDArray[Any]) -> str:
+    """Return an image H W, H W 3 or H W 4, 0 to 255, as a PNG data URI."""
+    return data_uri(Image.fromarray(image.round().astype(np.uint8)), "png")

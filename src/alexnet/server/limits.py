@@ -1,103 +1,53 @@
-"""How much the server takes at a time, and what it says to what it does not take."""
+"""Limits of the server, and quotas that all requests share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-AGAIN = 1  # seconds after which to come again, of an answer; of an explanation three times as many
+from starlette.exceptions import HTTPException
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The server's limits; pixels and time for each image are those of `data.decode` and `data.worker`, as everywhere.
+    """The server's limits; those of a single image, pixels and seconds, are in `data/decode.py`."""
 
-    Attributes:
-        body: bytes of a request.
-        files: images of a request.
-        held: bytes of all requests that have come and are not answered.
-        requests: being answered or waiting to be.
-        images: of all these requests.
-        explanations: being computed or waiting to be; one is computed at a time.
-        connections: open at once.
-        head_seconds: for a request's head to come, and between requests.
-        body_seconds: for a request's body to come.
-        answer_seconds: for an answer, once the body is there.
-        send_seconds: for a client to take what it is sent.
-        linger_seconds: to read on after an answer that did not need the whole body.
-    """
-
-    body: int = 32 << 20
-    files: int = 64
-    held: int = 256 << 20
-    requests: int = 128
-    images: int = 512
-    explanations: int = 4
-    connections: int = 512
-    head_seconds: float = 10.0
-    body_seconds: float = 30.0
-    answer_seconds: float = 60.0
-    send_seconds: float = 30.0
-    linger_seconds: float = 2.0
+    bytes: int = 32 << 20  # of a request
+    files: int = 64  # of a request
+    all_bytes: int = 256 << 20  # of all requests that wait for an answer
+    images: int = 512  # of all requests that wait for an answer
+    explanations: int = 4  # computed, one at a time, or waiting
+    connections: int = 512  # open at once; more get 503
+    head: int = 16 << 10  # bytes of a request's head
+    idle_seconds: int = 10  # between two requests on a connection
+    body_seconds: float = 30.0  # until a request's body is there
+    answer_seconds: float = 60.0  # from then until the answer
 
 
-class Refused(Exception):
-    """A request that is not answered; the message is one line for the client, `status` an HTTP status from 400 on."""
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.headers = status, dict(headers or {})
+def busy(reason: str) -> HTTPException:
+    """Return status 429 with `Retry-After`."""
+    return HTTPException(429, f"{reason}: try again in 1 s", {"Retry-After": "1"})
 
 
-def busy(what: str, seconds: int = AGAIN) -> Refused:
-    """Return the refusal of what would be too much now, and not later."""
-    return Refused(429, f"{what}: try again in {seconds} s", {"Retry-After": str(seconds)})
+class Quotas:
+    """Counts what all requests use together; more than the limits is refused with status 429."""
 
+    def __init__(self, limits: Limits) -> None:
+        self.limits = {"bytes": limits.all_bytes, "images": limits.images, "explanations": limits.explanations}
+        self.used = dict.fromkeys(self.limits, 0)
 
-class Room:
-    """Counts something that is there for a while, and refuses what would be too much."""
-
-    def __init__(self, most: int, full: str, again: int = AGAIN) -> None:
-        self.most, self.taken, self.peak, self._full, self._again = most, 0, 0, full, again
-
-    def check(self, count: int = 1) -> None:
-        """Refuse if so many more would be too much."""
-        if self.taken + count > self.most:
-            raise busy(self._full, self._again)
-
-    def take(self, count: int = 1) -> None:
-        """Count so many more, or refuse."""
-        self.check(count)
-        self.taken += count
-        self.peak = max(self.peak, self.taken)
-
-    def give(self, count: int = 1) -> None:
-        """Count so many less."""
-        self.taken -= count
+    def check(self, name: str, count: int = 1) -> None:
+        """Raise if `count` more would exceed a limit."""
+        if self.used[name] + count > self.limits[name]:
+            raise busy(f"too many {name} are waiting")
 
     @contextmanager
-    def taking(self, count: int = 1) -> Iterator[None]:
-        """Count so many while the context lasts, or refuse."""
-        self.take(count)
+    def use(self, name: str, count: int = 1) -> Iterator[None]:
+        """Use `count` more while the context lasts."""
+        self.check(name, count)
+        self.used[name] += count
         try:
             yield
         finally:
-            self.give(count)
-
-
-@dataclass
-class Rooms:
-    """What all requests share."""
-
-    limits: Limits
-    requests: Room = field(init=False)
-    images: Room = field(init=False)
-    held: Room = field(init=False)
-    explanations: Room = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.requests = Room(self.limits.requests, "too many requests wait for an answer")
-        self.images = Room(self.limits.images, "too many images wait for an answer")
-        self.held = Room(self.limits.held, "too much waits for an answer")
-        self.explanations = Room(self.limits.explanations, "too many images wait to be explained", 3 * AGAIN)
+            self.used[name] -= count
