@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import alexnet
 from alexnet.network.device import keep_freed_memory
-from alexnet.network.fast.fuse import fast_forms
+from alexnet.network.fast.fuse import fused_forms
 from alexnet.recipe import load
 
 CASES = (Case("cifar10", 32, 227), Case("cifar10", 128, 227), Case("fast", 256, 32, 4), Case("paper", 32, 227))
@@ -92,4 +92,4 @@ if __name__ == "__main__":
     rate, bandwidth = machine()
     print(f"bfloat16 matrices {rate / 1e12:.2f} TFLOP/s, copies {bandwidth / 1e9:.1f} GB/s, {torch.get_num_threads()} threads")
     results = {f"{case.recipe}, {case.batch}, {case.side}": measure(case, rate, bandwidth) for case in CASES}
-    print(json.dumps({"benchmark": "breakdown", "fast_forms": fast_forms(torch.device("cpu")), **results}))
+    print(json.dumps({"benchmark": "breakdown", "fast_forms": fused_forms(torch.device("cpu")), **results}))

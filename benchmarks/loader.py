@@ -33,7 +33,7 @@ from alexnet.data.batches import Batch, SplitImages, batch_bounds, epoch_batches
 from alexnet.data.cache import open_cache
 from alexnet.data.dataset import open_dataset, resolve
 from alexnet.data.sources import open_table
-from alexnet.data.statistics import measure
+from alexnet.data.statistics import fill_statistics
 from alexnet.network.device import autocast, choose_device, keep_freed_memory, resolve_precision, to_device
 from alexnet.network.fast.fuse import use_bf16_gradients
 from alexnet.recipe import Preprocessing, Recipe, load
@@ -136,7 +136,7 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
     workers = recipe.data.workers
     with mock.patch.dict(os.environ, ALEXNET_CACHE=str(scratch)):
         images = open_dataset(table, recipe.images.resolved(), workers, recipe.data).images("train")
-    recipe, mean_image = measure(recipe, images)
+    recipe, mean_image = fill_statistics(recipe, images)
     network = to_device(alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides), device)
     preprocessing = recipe.images.resolved(mean_image)
     preprocessing = preprocessing.model_copy(update={"input": input_size_at(recipe, case.share, network.smallest)})

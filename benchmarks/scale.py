@@ -45,10 +45,10 @@ def formula(share: ParallelModel, group: ProcessGroup, images: int, bytes_each: 
     all others, and backwards the gradient of their parts to them.
     """
     others = (group.world_size - 1) / group.world_size
-    if share.kind == "data":
+    if share.mode == "data":
         return 2 * others * 4 * sum(p.numel() for p in share.network.parameters())
     undivided = [p for name, p in share.network.named_parameters() if name not in share.shard_dims and name != "head.bias"]
-    gradients = 2 * others * 4 * sum(p.numel() for p in undivided) if share.kind == "hybrid" else 0.0
+    gradients = 2 * others * 4 * sum(p.numel() for p in undivided) if share.mode == "hybrid" else 0.0
     exchanged, kept = 0, [name for name, layer in share.full_model.layers.items() if isinstance(layer, torch.nn.Module)]
     with torch.no_grad():
         _, outputs = share.full_model.eval().activations(torch.zeros(1, 3, SIDE, SIDE), kept)

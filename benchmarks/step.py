@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 import alexnet
 from alexnet.network.device import autocast, choose_device, keep_freed_memory, resolve_precision, to_device
-from alexnet.network.fast.fuse import fast_forms, use_bf16_gradients
+from alexnet.network.fast.fuse import fused_forms, use_bf16_gradients
 from alexnet.network.lrn import LocalResponseNorm
 from alexnet.recipe import load
 from alexnet.training.optimizer import build_optimizer
@@ -120,4 +120,4 @@ if __name__ == "__main__":
     keep_freed_memory()
     where = choose_device()
     results = {f"{case.recipe}, {case.batch}, {case.side}": measure(case, where) for case in CASES}
-    print(json.dumps({"benchmark": "step", "fast_forms": fast_forms(where), **results}))
+    print(json.dumps({"benchmark": "step", "fast_forms": fused_forms(where), **results}))

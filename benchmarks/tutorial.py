@@ -17,7 +17,7 @@ from benchmarks.step import Case, ours, plain
 from benchmarks.turns import Measured, local_main_first, ratios, skip, spread, timed
 
 from alexnet.network.device import choose_device, keep_freed_memory
-from alexnet.network.fast.fuse import fast_forms
+from alexnet.network.fast.fuse import fused_forms
 
 ROUNDS, SIZE = 7, 227
 ROOT = Path(__file__).parents[1]
@@ -71,4 +71,4 @@ if __name__ == "__main__":
         skip("no .venv-keras here: make prove installs it")
     keep_freed_memory()
     found = {str(batch): measure(batch) for batch in (32, 128)}
-    print(json.dumps({"benchmark": "tutorial", "fast_forms": fast_forms(choose_device()), **found}))
+    print(json.dumps({"benchmark": "tutorial", "fast_forms": fused_forms(choose_device()), **found}))

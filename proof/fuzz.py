@@ -24,7 +24,7 @@ from proof.watch import Watch
 
 import alexnet
 from alexnet.data.check import check
-from alexnet.data.decode_pool import decoded
+from alexnet.data.decode_pool import decode_all
 from alexnet.data.sources import open_table
 from alexnet.errors import ImageError
 
@@ -105,7 +105,7 @@ def fuzz(folder: Path, count: int, seed: int, run: alexnet.Run) -> tuple[Counter
     before = {path: path.read_bytes() for path in paths}
     settings = {"cache_size": 64, "fit": "crop", "filter": "bicubic", "reduced_decode": True}
     outcomes = {}
-    for (path, answer), (_, name, change) in zip(decoded("pixels", paths, 2, 64, **settings), written, strict=True):
+    for (path, answer), (_, name, change) in zip(decode_all("pixels", paths, 2, 64, **settings), written, strict=True):
         outcomes[path] = answer.kind if isinstance(answer, ImageError) else "decoded"
         counts[name, change, outcomes[path]] += 1
         if isinstance(answer, ImageError) and "crashed" in str(answer):

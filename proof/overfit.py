@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import alexnet
-from alexnet.recipe import settings_from
+from alexnet.recipe import parse_settings
 
 PHOTOS = 64
 
@@ -41,7 +41,7 @@ if __name__ == "__main__":
         constant = {"schedule.kind": "constant", "schedule.table": [], "train.epochs": int(epochs)}
         began = time.monotonic()
         run = alexnet.train(
-            Path(folder) / "photos", recipe=name, out=Path(folder) / "run", settings={**constant, **settings_from(changes)}
+            Path(folder) / "photos", recipe=name, out=Path(folder) / "run", settings={**constant, **parse_settings(changes)}
         )
         seconds = time.monotonic() - began
         with (run.path / "metrics.csv").open() as file:

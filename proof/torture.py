@@ -30,7 +30,7 @@ from proof.pictures import class_folders
 
 # By function, the innermost first: where a training can be.
 PHASES = {
-    "_make": "caching",
+    "_build": "caching",
     "save": "saving",
     "save_model": "saving",
     "write_json": "saving",

@@ -269,7 +269,9 @@ def serve(walk: Walk, **more: str) -> None:
 
 # Machines that lack something
 
-KERNELS = "from alexnet.network import kernels; print(kernels.lacking() or kernels.library() or 'not for this system')"
+KERNELS = (
+    "from alexnet.network.fast import kernels; print(kernels.missing_reason() or kernels.library() or 'not for this system')"
+)
 
 
 def kernels(walk: Walk, wanted: str, **more: str) -> None:
@@ -290,14 +292,14 @@ def missing_reason(walk: Walk) -> None:
     walk.step("train without a compiler", walk.alexnet, "train", "photos", *TINY, "--out", "runs/no-compiler", **none)
     file = walk.place / "no-folder"
     file.touch()
-    unwritable = {"ALEXNET_CACHE": str(file)}
-    walk.step("kernels, and a cache that cannot be written", kernels, walk, str(file) if compiler else "no C++", **unwritable)
-    walk.step("predict, and a cache that cannot be written", walk.alexnet, "predict", "runs/photos", "photos", **unwritable)
+    write_error = {"ALEXNET_CACHE": str(file)}
+    walk.step("kernels, and a cache that cannot be written", kernels, walk, str(file) if compiler else "no C++", **write_error)
+    walk.step("predict, and a cache that cannot be written", walk.alexnet, "predict", "runs/photos", "photos", **write_error)
     told = "ALEXNET_CACHE"
     walk.step(
         "train, and a cache that cannot be written: one line",
         *(walk.alexnet, "train", "photos", *TINY, "--out", "runs/no-cache"),
-        **{"code": 1, "wanted": told, **unwritable},
+        **{"code": 1, "wanted": told, **write_error},
     )
     site = walk.place / "site"
     site.mkdir()

@@ -109,7 +109,7 @@ def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
         ["digits", "--out", tmp_path],
         ["--out", tmp_path, "--set", "train.epochs=1"],
     ):
-        assert "say what to train" in run("ablate", *arguments, code=2).stderr
+        assert "choose --study NAME or --vary KEY=A,B" in run("ablate", *arguments, code=2).stderr
 
 
 # Studies
@@ -194,7 +194,7 @@ def test_minutes_are_shared_by_all_trainings(monkeypatch: pytest.MonkeyPatch) ->
     now = [0.0]
 
     class Steps:
-        batch, images = 10, {"train": 1000, "val": 100, "test": 100}
+        batch_size, images = 10, {"train": 1000, "val": 100, "test": 100}
 
         def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -203,7 +203,7 @@ def test_minutes_are_shared_by_all_trainings(monkeypatch: pytest.MonkeyPatch) ->
                 now[0] += 1
                 yield 1.0
 
-    monkeypatch.setattr(module, "Trial", Steps)
+    monkeypatch.setattr(module, "LRTrial", Steps)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     plan = plan_variation(VARY, FAST, {}, seeds=1, minutes=10)
     assert module._epochs(plan, 2 * (3 * 104 + 17) / 60, None) == 3
@@ -253,7 +253,7 @@ def test_another_study_in_the_same_folder_is_refused(study: tuple[Path, dict[str
         assert f"alexnet ablate --out {shell_quote(out)}" in str(caught.value)
     with pytest.raises(RunError, match="not empty"):
         api.ablate("digits", vary=VARY, out=photos)
-    with pytest.raises(RunError, match="no study to go on with"):
+    with pytest.raises(RunError, match="no study to resume"):
         api.ablate(out=tmp_path)
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(RunError, match="damaged"):
@@ -273,7 +273,8 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_bytes(
     done = process.end(130)
     assert done.stdout == ""
     assert (
-        done.stderr.splitlines()[-1] == f"alexnet: stopped, all is saved; go on with: alexnet ablate --out {shell_quote(out)}"
+        done.stderr.splitlines()[-1]
+        == f"alexnet: stopped, everything is saved; resume with: alexnet ablate --out {shell_quote(out)}"
     )
     assert not (out / "results.json").exists()
     found = json.loads(run("ablate", "--out", out, "--json").stdout)

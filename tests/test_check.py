@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import alexnet
 from alexnet.cli import app
-from alexnet.data.check import KINDS, near
+from alexnet.data.check import KINDS, near_duplicates
 from conftest import contents
 
 
@@ -98,7 +98,7 @@ def test_check_finds_every_planted_problem_and_changes_nothing(clean: Path) -> N
     }
     assert set(kinds) <= set(KINDS)
     details = {p["image"]: p["detail"] for p in alexnet.check(clean).to_json()["problems"]}
-    assert details["train/b/other-label.png"] == "the same pixels as train/a/5.png, whose label is 'a' and not 'b'"
+    assert details["train/b/other-label.png"] == "the same pixels as train/a/5.png, whose label is 'a', not 'b'"
     assert details["val/b/leak.png"] == "the same pixels as train/b/4.png, which is in train"
 
 
@@ -127,7 +127,7 @@ def test_near_duplicates_equal_brute_force() -> None:
     rng = np.random.default_rng(3)
     base = rng.integers(0, 256, (3000, 16 * 16 * 3))
     copies = (base[:400] * 0.9 + rng.normal(0, 4, (400, base.shape[1]))).clip(0, 255)
-    result = dict(near(np.concatenate([base, copies]).astype(np.uint8)))
+    result = dict(near_duplicates(np.concatenate([base, copies]).astype(np.uint8)))
     assert result == {3000 + i: i for i in range(400)}
 
 

@@ -67,7 +67,7 @@ def test_compare_of_unfinished_run_is_one_line(short: Path, tmp_path: Path) -> N
     with pytest.raises(RunError, match="damaged"):
         api.compare([short, tmp_path / "run"])
     (tmp_path / "run" / "summary.json").unlink()
-    with pytest.raises(RunError, match="is not finished: alexnet train --resume"):
+    with pytest.raises(RunError, match="is not finished: resume it with alexnet train --resume"):
         api.compare([short, tmp_path / "run"])
 
 

@@ -13,7 +13,7 @@ import pytest
 import alexnet
 from alexnet import api
 from alexnet.files import sha256
-from alexnet.recipe import RENAMED, parse, renamed
+from alexnet.recipe import RENAMED, parse, rename_keys
 from commands import error
 from conftest import in_float32
 
@@ -86,12 +86,12 @@ def test_earlier_run_gets_a_report_and_is_compared(run: alexnet.Run, path: Path)
 
 def test_earlier_recipe_is_refused_by_a_new_key_in_one_line(path: Path, tmp_path: Path) -> None:
     message = error("train", "--recipe", path / "recipe.toml", "--out", tmp_path / "out")
-    assert message.endswith("no setting 'model.whiten': it is called 'model.whitening_init' now")
+    assert message.endswith("no setting 'model.whiten': it is now called 'model.whitening_init'")
 
 
 @pytest.mark.parametrize("key", RENAMED)
 def test_renamed_key_is_refused_by_its_new_name(key: str, tmp_path: Path) -> None:
-    file, expected = tmp_path / "old.toml", f"it is called {RENAMED[key]!r} now"
+    file, expected = tmp_path / "old.toml", f"it is now called {RENAMED[key]!r}"
     file.write_text(old_setting(key))
     assert error("train", "digits", "--recipe", file, "--out", tmp_path / "out").endswith(expected)
     assert error("train", "digits", "--set", old_setting(key), "--out", tmp_path / "out").endswith(expected)
@@ -99,8 +99,8 @@ def test_renamed_key_is_refused_by_its_new_name(key: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("key", RENAMED)
-def test_renamed_maps_an_old_key_to_a_known_one(key: str) -> None:
-    tree = renamed(tomllib.loads(f"{old_setting(key)}\nschedule.kind = 'constant'"))
+def test_rename_keys_maps_an_old_key_to_a_known_one(key: str) -> None:
+    tree = rename_keys(tomllib.loads(f"{old_setting(key)}\nschedule.kind = 'constant'"))
     parse(tree, "recipe")
     section, *rows, name = RENAMED[key].split(".")
     assert (tree[section]["table"][0] if rows else tree[section]).keys() >= {name}

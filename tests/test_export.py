@@ -177,7 +177,7 @@ def test_close_answers_are_those_of_float32_where_a_run_computes_in_bfloat16(
     images = [np.full((4, 4, 3), i, np.uint8) for i in range(len(leads))]
     found = forward.probabilities(trained.network, config, images)
     narrow = 1 / (1 + np.exp(-leads / 2))
-    close = np.abs(2 * narrow - 1) < forward.LEAD
+    close = np.abs(2 * narrow - 1) < forward.MARGIN
     assert close.tolist() == [False, *[True] * 5, *[False] * 3]
     assert looked == [("bfloat16", 9), ("float32", 5)]
     np.testing.assert_allclose(found[:, 0], np.where(close, 1 / (1 + np.exp(-(leads + 0.01) / 2)), narrow), rtol=1e-6)
@@ -256,7 +256,7 @@ def test_a_file_that_says_otherwise_is_not_left(trained: alexnet.Run, tmp_path: 
     torch.manual_seed(1)
     other = AlexNet("cifar10", 2, width=1 / 16)
     monkeypatch.setattr(onnx_model, "network_model", lambda _, preprocessing: true(other, preprocessing))
-    with pytest.raises(RunError, match=r"was not written, as onnxruntime disagrees with PyTorch") as error:
+    with pytest.raises(RunError, match=r"was not written: onnxruntime disagrees with PyTorch") as error:
         trained.export(tmp_path / "model.onnx")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -291,7 +291,7 @@ def test_without_its_dataset_a_run_is_compared_on_made_up_images(
     run = alexnet.load(tmp_path / "run")
     found = run.export(bare=True)
     assert (found["compared_on"], found["top1"]) == ("synthetic images", None)
-    assert "dataset is not at hand" in capsys.readouterr().err
+    assert "dataset is not available" in capsys.readouterr().err
     with pytest.raises(RunError, match="int8 needs training images"):
         run.export(int8=True)
     assert sorted(path.name for path in (run.path / "export").iterdir()) == ["model-bare.onnx", "model-bare.onnx.json"]

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 import alexnet
-from alexnet.cli.output import show_export
+from alexnet.cli.output import print_export
 from alexnet.export.model import IR, ONNXRUNTIME, OPSET
 
 
@@ -26,7 +26,7 @@ def test_export_opset_and_oldest_onnxruntime(
     assert {each.key: each.value for each in model.metadata_props}["onnxruntime"] == ">=1.17"
     assert (result["opset"], result["ir_version"], result["onnxruntime"]) == (20, 9, ">=1.17")
     assert json.loads((tmp_path / "model.onnx.json").read_text(encoding="utf-8")) == result
-    show_export(result)
+    print_export(result)
     assert "needs       onnxruntime >=1.17 (opset 20, IR version 9)" in capsys.readouterr().out.splitlines()
 
 

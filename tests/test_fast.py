@@ -94,7 +94,7 @@ def test_progressive_resize_in_whole_blocks(upscale: int, expected: list[int]) -
 
 def test_progressive_resize_conflicts_are_refused() -> None:
     for settings, line in (
-        ({"images.upscale": 4, "images.input": 130}, "images.input is 130, which is no multiple of images.upscale, 4"),
+        ({"images.upscale": 4, "images.input": 130}, "images.input is 130, which is not a multiple of images.upscale, 4"),
         ({"schedule.progressive_resize": [[0.5, 1.5]]}, "schedule.progressive_resize"),
         ({"images.upscale": 4, "images.cache_size": "full"}, "images.upscale is 4, but full images"),
         ({"augment.together": 2}, "augment.alternating_flip is true, but augment.together is 2"),

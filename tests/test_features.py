@@ -22,7 +22,7 @@ from alexnet.run import ModelConfig
 def config_of(network: AlexNet) -> ModelConfig:
     """Return a config whose images go into the network as they are."""
     side = network.row.input_size
-    preprocessing = Preprocessing(cache_size=side, fit="crop", reduced_decode=True, input=side, resize="bilinear")
+    preprocessing = Preprocessing(cache_size=side, fit="crop", reduced_decode=True, input=side, resize="bilinear").resolved()
     return ModelConfig(variant=network.row.name, labels=("a", "b"), preprocessing=preprocessing)
 
 

@@ -21,7 +21,7 @@ import alexnet
 from alexnet import recipe as recipes
 from alexnet.api import _default_out
 from alexnet.cli import app
-from alexnet.data.names import SPLIT_WORDS, split_of_folder
+from alexnet.data.name_patterns import SPLIT_WORDS, split_of_folder
 from alexnet.data.sources import open_table
 from alexnet.data.splits import split
 from alexnet.data.table import Table
@@ -168,9 +168,9 @@ def test_labels_in_file_names(tmp_path: Path, kept: str) -> None:
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (["Train_1", "Train_2", "Test_1", "Test_2"], "begins with a word that says no class"),
-        (["IMG_0001", "IMG_0002", "DSC_0001", "DSC_0002"], "begins with a word that says no class"),
-        (["IMG-20200101-WA0001", "Screenshot 1", "photo (2)"], "begins with a word that says no class"),
+        (["Train_1", "Train_2", "Test_1", "Test_2"], "begins with a word that is not a class"),
+        (["IMG_0001", "IMG_0002", "DSC_0001", "DSC_0002"], "begins with a word that is not a class"),
+        (["IMG-20200101-WA0001", "Screenshot 1", "photo (2)"], "begins with a word that is not a class"),
         (["cat_2020-01-01_12-30-01", "cat_2020-01-02_09-00-07", "dog_2020-01-02_08-15-22"], "is a number, a time or a hash"),
         (["a1b2c3", "f00d12", "0003ab12", "9b3", "img_1_jpg.rf.a1b2c3d4e5"], "is a number, a time or a hash"),
     ],
@@ -215,7 +215,7 @@ def test_masks_are_skipped_with_a_message(tmp_path: Path) -> None:
     assert list(table.images) == ["COVID/images/0.png", "Normal/images/0.png"]
     assert skipped_names(table) == {"COVID/masks", "Normal/masks"}
     make(tmp_path / "voc", ["JPEGImages/1.jpg", "SegmentationClass/1.png"])
-    with pytest.raises(DataError, match="one class alone, 'JPEGImages'"):
+    with pytest.raises(DataError, match="only one class, 'JPEGImages'"):
         open_table(tmp_path / "voc")
     make(tmp_path / "real", classes_in(".", labels=("masks", "no masks")))
     assert open_table(tmp_path / "real").labels == ("masks", "no masks")
@@ -229,7 +229,7 @@ def test_folder_around_the_classes_is_named(tmp_path: Path) -> None:
 
 def test_csv_beside_unlabelled_images_is_named(tmp_path: Path) -> None:
     make(tmp_path, ["train/1.jpg", "test/2.jpg", "train.csv"])
-    with pytest.raises(DataError, match=r"\(3 left out, such as .*jpg: no label .*\): give one file, .*train.csv$"):
+    with pytest.raises(DataError, match=r"\(3 left out, such as .*jpg: no label .*\): give a file .*train.csv$"):
         open_table(tmp_path)
 
 
@@ -238,14 +238,14 @@ def test_too_deep_folders_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         raise RecursionError
 
     monkeypatch.setattr("alexnet.data.sources.read_folder", deep)
-    with pytest.raises(DataError, match="has folders inside folders without end"):
+    with pytest.raises(DataError, match="has too many levels of folders"):
         open_table(tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of folders are bytes on Linux alone")
 def test_class_name_not_utf8_is_refused(tmp_path: Path) -> None:
     make(tmp_path, ["dog/1.png", f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png"])
-    with pytest.raises(DataError, match="has the label 'caf\ufffd', whose name is not UTF-8: name it otherwise"):
+    with pytest.raises(DataError, match="has the label 'caf\ufffd', which is not UTF-8: rename it"):
         open_table(tmp_path)
 
 
@@ -258,7 +258,7 @@ def test_splits_inside_class_folders(tmp_path: Path) -> None:
 
 def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
     make(tmp_path, classes_in("train", "val", "dev"))
-    with pytest.raises(DataError, match="has 'dev', 'val', of which each could be val"):
+    with pytest.raises(DataError, match="has 'dev', 'val', each of which could be val"):
         open_table(tmp_path)
 
 
@@ -336,12 +336,12 @@ def test_default_out_is_named_after_the_folder(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path / "photos" / ("cat" if data.startswith("..") and data != "../photos/." else ""))
     chosen = recipes.load("fast").with_settings({"data.dataset": data})
     assert _default_out(chosen).name.startswith("photos-fast-")
-    assert Path(chosen.from_anywhere().data.dataset) == (tmp_path / "photos").resolve()
+    assert Path(chosen.with_absolute_dataset().data.dataset) == (tmp_path / "photos").resolve()
     assert open_table(data).name == "photos"
 
 
 def test_resume_of_finished_run_says_how_to_train_more(short: Path) -> None:
-    with pytest.raises(RunError, match=r"alexnet train \S.*photos'? --weights \S.*'? trains a new run from what it learned"):
+    with pytest.raises(RunError, match=r"alexnet train \S.*photos'? --weights \S.*'? trains a new run from its weights"):
         alexnet.resume(short)
     result = CliRunner().invoke(app, ["train", "--resume", str(short), "--epochs", "20"])
     assert result.exit_code == 2

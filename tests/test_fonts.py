@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from alexnet import fonts
 from alexnet.cli import app
-from alexnet.plotting import short
+from alexnet.plotting import shorten
 from alexnet.search.contact_sheet import write_sheet
 
 CAT, DOG = "猫", "犬"
@@ -23,8 +23,8 @@ CAT, DOG = "猫", "犬"
 @pytest.fixture
 def no_others(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine that has no font but the one which comes with matplotlib."""
-    caches = (fonts.font_of, fonts._installed)
-    monkeypatch.setattr(fonts, "_told", [])
+    caches = (fonts.font_of, fonts._other_fonts)
+    monkeypatch.setattr(fonts, "_warned", [])
     for one in caches:
         one.cache_clear()
     monkeypatch.setattr(fonts.font_manager, "findSystemFonts", list)
@@ -76,17 +76,21 @@ def test_installed_font_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     stix = next(
         Path(font.fname) for font in fonts.font_manager.fontManager.ttflist if Path(font.fname).name == "STIXGeneral.ttf"
     )
-    codes = sorted(fonts._characters(stix) - fonts._characters(fonts._main()))
+    codes = sorted(fonts._characters(stix) - fonts._characters(fonts._default_font()))
     letter = next(chr(code) for code in codes if chr(code).isprintable() and not chr(code).isspace())
     fonts.font_of.cache_clear()
-    monkeypatch.setattr(fonts, "_installed", lambda: [stix])
+    monkeypatch.setattr(fonts, "_other_fonts", lambda: [stix])
     try:
         figure = Figure()
         text = figure.text(0, 0, f"a{letter}")
-        fonts.fit(figure)
+        fonts.set_fonts(figure)
         assert text.get_text() == f"a{letter}"
         assert text.get_fontfamily() == ["DejaVu Sans", "STIXGeneral"]
-        assert list(fonts.runs(f"a{letter}b")) == [(fonts._main(), "a"), (stix, letter), (fonts._main(), "b")]
+        assert list(fonts.font_runs(f"a{letter}b")) == [
+            (fonts._default_font(), "a"),
+            (stix, letter),
+            (fonts._default_font(), "b"),
+        ]
     finally:
         fonts.font_of.cache_clear()
 
@@ -121,8 +125,8 @@ def test_commands_draw_labels_of_any_script(tmp_path: Path) -> None:
 
 
 def test_wide_characters_count_twice() -> None:
-    assert short("猫" * 10, 20) == "猫" * 10
-    assert short("猫" * 11, 20) == f"{'猫' * 9}…"
-    assert short("猫" * 11, 20, end=True) == f"…{'猫' * 9}"
-    assert short("cat" * 10, 8) == "catcatc…"
-    assert short("cat" * 10, 8, end=True) == "…atcatcat"[:1] + "atcatcat"[-7:]
+    assert shorten("猫" * 10, 20) == "猫" * 10
+    assert shorten("猫" * 11, 20) == f"{'猫' * 9}…"
+    assert shorten("猫" * 11, 20, end=True) == f"…{'猫' * 9}"
+    assert shorten("cat" * 10, 8) == "catcatc…"
+    assert shorten("cat" * 10, 8, end=True) == "…atcatcat"[:1] + "atcatcat"[-7:]

@@ -141,7 +141,7 @@ def completions(line: str) -> list[str]:
     [
         ("alexnet tr", ["train"]),
         ("alexnet search ", ["index", "query"]),
-        ("alexnet train --fin", ["--find-lr"]),
+        ("alexnet train --find-l", ["--find-lr"]),
         ("alexnet train ", NAMES),
         ("alexnet data check fa", ["fashion-mnist"]),
         ("alexnet train photos --recipe ", recipe.names()),

@@ -75,7 +75,7 @@ def test_run_file_of_other_content_is_refused(run: Path, photos: Path, name: str
         ({"overrides": {"__class__": "os.system"}}, "does not fit"),
         ({"from_the_future": 1}, "from_the_future"),
         ({"version": 2}, "written by a newer version"),
-        ({"preprocessing": {"input": 67}}, "preprocessing: .*no figure"),
+        ({"preprocessing": {"input": 67}}, "preprocessing: .*not a number"),
     ],
 )
 def test_hostile_model_config_is_refused(run: Path, change: dict[str, Any], message: str) -> None:
@@ -101,7 +101,7 @@ def test_edited_model_config_needs_its_checksum_removed(run: Path, photos: Path)
     config = json.loads((run / "model.json").read_text())
     config["labels"] = ["horizontal", "vertical"]
     (run / "model.json").write_text(json.dumps(config))
-    with pytest.raises(AlexNetError, match='was changed since it was written; if you did that, remove "checksum" from it too'):
+    with pytest.raises(AlexNetError, match='was changed after it was written; if you changed it, remove its "checksum" too'):
         alexnet.load(run)
     del config["checksum"]
     (run / "model.json").write_text(json.dumps(config))

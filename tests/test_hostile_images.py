@@ -20,7 +20,7 @@ import alexnet
 from alexnet.data import decode_pool
 from alexnet.data.cache import cache_folder, open_cache
 from alexnet.data.decode import MAX_DECODED, MAX_PIXELS, decode
-from alexnet.data.decode_pool import Answer, decoded
+from alexnet.data.decode_pool import Answer, decode_all
 from alexnet.data.sources import open_table
 from alexnet.errors import DataError, ImageError, printable
 from alexnet.files import HOST
@@ -56,7 +56,7 @@ def test_too_large_image_is_refused_before_decoding(
 ) -> None:
     Image.new("1", (width, height)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it decoded"))
-    with pytest.raises(ImageError, match=f"{width}x{height}, .* {limit / 1e6:.0f} are the most") as caught:
+    with pytest.raises(ImageError, match=f"{width}x{height}, .* the limit to .* is {limit / 1e6:.0f}") as caught:
         decode(tmp_path / "large.png")
     assert caught.value.kind == "huge"
 
@@ -103,13 +103,13 @@ decode.stored_pixels = ill
 @pytest.mark.skipif(os.name != "posix", reason="the worker's illnesses are POSIX signals")
 def test_decode_worker_that_hangs_or_crashes_is_replaced(faulty_images: Path) -> None:
     paths = [faulty_images / f"{name}.png" for name in ("a", "hang", "b", "crash", "greedy", "c", "crash2", "d")]
-    result = list(decoded("pixels", paths, 2, 4, **PREPROCESSING.decode_options()))
+    result = list(decode_all("pixels", paths, 2, 4, **PREPROCESSING.decode_options()))
     assert [source for source, _ in result] == paths
     reasons = {path.stem: str(answer) for path, answer in result if isinstance(answer, ImageError)}
     assert reasons == {
-        "hang": "decoding it takes more than 5 seconds",
-        "crash": "the decoder crashed on it (exit code -11)",
-        "crash2": "the decoder crashed on it (exit code -11)",
+        "hang": "decoding takes more than 5 seconds",
+        "crash": "the decoder crashed (exit code -11)",
+        "crash2": "the decoder crashed (exit code -11)",
         "greedy": "too large to decode",
     }
     pixels = {path.stem: answer.pixels for path, answer in result if isinstance(answer, Answer)}
@@ -119,7 +119,7 @@ def test_decode_worker_that_hangs_or_crashes_is_replaced(faulty_images: Path) ->
 
 
 def test_decode_pool_keeps_at_most_two_idle_workers(photos: Path) -> None:
-    list(decoded("size", sorted(photos.rglob("*.png")), 5))
+    list(decode_all("size", sorted(photos.rglob("*.png")), 5))
     children = [child for child in psutil.Process().children() if "alexnet.data.decode_worker" in child.cmdline()]
     assert 1 <= len(children) <= 2
     decode_pool._end_all()
@@ -131,7 +131,7 @@ def test_decode_worker_that_cannot_start_is_one_line(photos: Path, monkeypatch: 
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit(3)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(DataError, match=r"cannot decode images: .* ended with exit code"):
-        list(decoded("size", photos.rglob("*.png"), 2))
+        list(decode_all("size", photos.rglob("*.png"), 2))
 
 
 def test_decode_worker_ignores_modules_in_the_current_folder(
@@ -140,7 +140,7 @@ def test_decode_worker_ignores_modules_in_the_current_folder(
     decode_pool._end_all()
     (tmp_path / "numpy.py").write_text("raise SystemExit('run from the folder of photos')")
     monkeypatch.chdir(tmp_path)
-    assert all(isinstance(answer, Answer) for _, answer in decoded("size", photos.rglob("*.png"), 1))
+    assert all(isinstance(answer, Answer) for _, answer in decode_all("size", photos.rglob("*.png"), 1))
 
 
 # The cache
@@ -218,5 +218,5 @@ def test_control_characters_are_escaped() -> None:
 
 def test_label_with_control_characters_is_refused(tmp_path: Path) -> None:
     class_folders(tmp_path / "photos", 4, ("cat", "dog\x1b[2J"))
-    with pytest.raises(DataError, match=r"the label 'dog\\x1b\[2J', which holds control characters"):
+    with pytest.raises(DataError, match=r"the label 'dog\\x1b\[2J', which has control characters"):
         open_table(tmp_path / "photos")

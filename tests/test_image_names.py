@@ -77,8 +77,7 @@ def test_run_inside_an_image_folder_is_skipped_with_a_message(folder: Path, caps
     for argument in ("album", "album/**/*.png"):
         assert [file for file in find_images([argument]) if file.suffix == ".png"] == photos
         assert (
-            f"passed over {format_names([Path('album/index'), Path('album/runs/a')])}: made by alexnet"
-            in capsys.readouterr().err
+            f"skipped {format_names([Path('album/index'), Path('album/runs/a')])}: made by alexnet" in capsys.readouterr().err
         )
     assert find_images(["album/runs", "a.png"]) == [Path("a.png")]
     assert find_images([Path("album/runs/a/explain")]) == [Path("album/runs/a/explain/1-explained.png")]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import alexnet
 from alexnet.cli.app import app
 from alexnet.errors import AlexNetError, DataError
-from alexnet.files import expanded
+from alexnet.files import expand_user
 from conftest import in_float32
 
 PICTURE = picture(0, 7)
@@ -124,7 +124,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "grey array": (np.zeros((8, 8), np.uint8), "array of uint8, 8x8"),
     "number array": (np.array(3), "one number"),
     "text file": (io.StringIO("text"), "open it with 'rb'"),
-    "levels in lists": (PIXELS.tolist(), "lists in a list are not an image"),
+    "levels in lists": (PIXELS.tolist(), "nested lists are not an image"),
     "array of objects": (PIXELS.astype(object), "array of object"),
 }
 
@@ -176,7 +176,7 @@ def test_pillow_image_equals_its_file(run: alexnet.Run, tmp_path: Path) -> None:
             result = run.predict([path, image])
             assert shares(result[0]) == pytest.approx(shares(result[1]), abs=1e-4), path.name
             assert np.array_equal(np.asarray(image), np.asarray(before))
-    assert "no level is known to be white" in run.predict(Image.new("F", (8, 8)))[0]["error"]
+    assert "which do not define white" in run.predict(Image.new("F", (8, 8)))[0]["error"]
 
 
 def test_explain_and_search_name_outputs_after_inputs(run: alexnet.Run, tmp_path: Path, photos: Path) -> None:
@@ -197,12 +197,12 @@ def test_tilde_expands_to_an_existing_home(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
-    assert expanded("~") == tmp_path / "home"
-    assert expanded("~/a/b.png") == tmp_path / "home" / "a" / "b.png"
+    assert expand_user("~") == tmp_path / "home"
+    assert expand_user("~/a/b.png") == tmp_path / "home" / "a" / "b.png"
     for name in ("~$photo.png", "~nobody-here/a", "a/~b", "", "~~"):
-        assert expanded(name) == Path(name)
+        assert expand_user(name) == Path(name)
     (tmp_path / "~").mkdir()
-    assert expanded("~") == Path("~")
+    assert expand_user("~") == Path("~")
 
 
 def test_commands_take_file_names_that_begin_with_a_tilde(

@@ -63,7 +63,7 @@ def test_labels_that_differ_in_case_are_reported_by_check(tmp_path: Path) -> Non
 def test_evaluate_matches_labels_in_nfc_and_nfd() -> None:
     table = make_table({COMPOSED: 2, "dog": 1})
     for labels in ((DECOMPOSED, "dog"), (COMPOSED, "dog"), ("dog", f"{DECOMPOSED} ")):
-        turned = table.relabelled(labels)
+        turned = table.with_labels(labels)
         assert [normalize_label(turned.labels[i]) for i in turned.targets] == [COMPOSED, COMPOSED, "dog"]
 
 

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from proof.pictures import encoded, picture
 
 from alexnet import Run
-from alexnet.cli.answers import names_of
+from alexnet.cli.images import image_names
 from alexnet.data import check, parquet
 from alexnet.data.cache import open_cache
-from alexnet.data.csv_text import MISSING, WHOLE
-from alexnet.data.decode_pool import Answer, answer_one
+from alexnet.data.csv_reader import MISSING, WHOLE
+from alexnet.data.decode_pool import Answer, decode_one
 from alexnet.data.labels import normalize_label
 from alexnet.data.sources import open_table
 from alexnet.data.table import Table
@@ -133,13 +133,9 @@ def test_csv_unclosed_quote_is_refused_with_its_line(tmp_path: Path, broken: str
 def test_csv_two_unclosed_quotes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.png").touch()
     swallowed = 'image,label,note\na.png,cat,"one\nb.png,dog,two\nc.png,dog,three"\nd.png,dog,\n'
-    assert "line 2: a shell_quote field goes on" in refusal(tmp_path / "a.csv", swallowed)
-    assert "line 2: a shell_quote field goes on" in refusal(
-        tmp_path / "a.csv", 'image,label\na.png,"cat\nb.png,dog"\nc.png,dog\n'
-    )
-    assert "line 2: a shell_quote field goes on" in refusal(
-        tmp_path / "a.csv", 'image,label\n"a.png,cat\nx.png",dog\nc.png,cat\n'
-    )
+    assert "line 2: a quoted field continues" in refusal(tmp_path / "a.csv", swallowed)
+    assert "line 2: a quoted field continues" in refusal(tmp_path / "a.csv", 'image,label\na.png,"cat\nb.png,dog"\nc.png,dog\n')
+    assert "line 2: a quoted field continues" in refusal(tmp_path / "a.csv", 'image,label\n"a.png,cat\nx.png",dog\nc.png,cat\n')
 
 
 def test_csv_line_breaks_inside_quotes(tmp_path: Path) -> None:
@@ -164,7 +160,7 @@ def test_csv_line_breaks_inside_quotes(tmp_path: Path) -> None:
         (b"PK\x03\x04\x14\x00\x06\x00", "a NUL character"),
         (
             "cat/1.jpg,cat\ndog/1.jpg,dog\n",
-            "it has 'cat/1.jpg', 'cat'; the columns' names, such as image and label, come first",
+            "it has 'cat/1.jpg', 'cat'; the first line must name the columns, such as image and label",
         ),
         ("image,label,Label\na,b,c\n", "several columns that may be 'label': 'label', 'Label'"),
         ("filename,path,label\na,b,c\n", "several columns that may be 'image': 'filename', 'path'"),
@@ -177,7 +173,7 @@ def test_csv_line_breaks_inside_quotes(tmp_path: Path) -> None:
         ("image,label,split\na.png,cat," + "x" * 10_000 + "\n", "line 2: split is 'xxx"),
         (
             "image,label\nhttps://example.org/a.png,cat\n",
-            "line 2: image is 'https://example.org/a.png', which is not a file here: down",
+            "line 2: image is 'https://example.org/a.png', which is not a local file: down",
         ),
         ("image,label\ns3://bucket/a.png,cat\n", "download the images"),
         ("image,label\ndata:image/png;base64,cat\n", "download the images"),
@@ -225,7 +221,7 @@ def test_csv_of_too_few_classes_lists_skipped_rows(tmp_path: Path) -> None:
     semicolons = refusal(tmp_path / "a.csv", "image,label\na.png;cat\nb.png;dog\n")
     assert semicolons.endswith("a.csv has no labelled images (2 left out, such as a.png;cat: no label)")
     assert refusal(tmp_path / "a.csv", "image,label\na.png,cat\nb.png,\n").endswith(
-        "a.csv has one class alone, 'cat' (1 left out, such as b.png: no label)"
+        "a.csv has only one class, 'cat' (1 left out, such as b.png: no label)"
     )
 
 
@@ -258,7 +254,7 @@ def test_windows_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["C:\\a.jpg", "d:/pics/a.jpg", "\\\\server\\a.jpg", "file:///C:/a.jpg", "file://server/a.jpg"])
 def test_absolute_windows_paths_are_refused_elsewhere(tmp_path: Path, name: str) -> None:
     message = refusal(tmp_path / "a.csv", f"image,label\n{name},cat\n")
-    assert f"line 2: image is {name!r}, a path on another computer" in message
+    assert f"line 2: image is {name!r}, a path on a Windows computer" in message
 
 
 def test_long_name_is_truncated_in_messages(tmp_path: Path) -> None:
@@ -321,7 +317,7 @@ def hugging_face(names: list[str]) -> dict[str, str]:
 def test_parquet_class_names_of_hugging_face(tmp_path: Path) -> None:
     labels = labels_of(tmp_path, pa.array([1, 0, -1, None]), hugging_face(["cat", "dog"]))
     assert labels == ["dog", "cat", "no label", "no label"]
-    with pytest.raises(DataError, match="row 1: label is 2, but the file names 2 classes"):
+    with pytest.raises(DataError, match="row 1: label is 2, but the file has names for 2 classes"):
         labels_of(tmp_path, pa.array([1, 2]), hugging_face(["cat", "dog"]))
     assert labels_of(tmp_path, pa.array([1, 0]), {"huggingface": "{}"}) == ["1", "0"]
 
@@ -345,7 +341,7 @@ def test_parquet_splits(tmp_path: Path) -> None:
         ("b.png", "2", "test"),
     }
     columns["split"] = [None, "test"]
-    with pytest.raises(DataError, match="'split' is empty in some lines"):
+    with pytest.raises(DataError, match="'split' is empty in some rows"):
         open_table(parquet_file(tmp_path / "a.parquet", columns))
 
 
@@ -382,13 +378,13 @@ def test_parquet_images(tmp_path: Path, column: Any, names: list[str], column_na
     for order in (range(8), range(7, -1, -1), (0, 7, 2, 5), (6, 1)):
         assert [table.source(i) for i in order] == [PNG[i] for i in order]
     assert table.select(np.array([5, 2])).source(0) == PNG[5]
-    answer = answer_one("size", table.source(3), {})
+    answer = decode_one("size", table.source(3), {})
     assert isinstance(answer, Answer)
     assert tuple(answer.facts["size"]) == (12, 12)
 
 
 def test_parquet_images_are_read_once_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "AT_ONCE", 2)
+    monkeypatch.setattr(parquet, "BATCH_SIZE", 2)
     table = open_table(parquet_file(tmp_path / "a.parquet", {"image": PNG, "label": [0, 1] * 4}, row_group_size=3))
     assert table.contents is not None
     opened: list[int] = []
@@ -415,7 +411,7 @@ def test_changed_parquet_is_decoded_anew(tmp_path: Path) -> None:
     parquet_file(file, {"image": structs([f"{i}.png" for i in range(8)], [None, *PNG[:0:-1]]), "label": [0, 1] * 4})
     again = open_cache(open_table(file), preprocessing, 1)
     assert [tuple(s) for s in again.skipped] == [("0.png", "the file is empty")]
-    assert np.array_equal(again.pixels.stored(0), cache.pixels.stored(6))
+    assert np.array_equal(again.pixels.image(0), cache.pixels.image(6))
 
 
 @pytest.mark.parametrize(
@@ -448,7 +444,7 @@ def test_parquet_columns_without_images_are_refused(tmp_path: Path, column: Any)
 def test_shortened_parquet_is_named(tmp_path: Path) -> None:
     table = open_table(parquet_file(tmp_path / "a.parquet", {"image": PNG, "label": [0, 1] * 4}))
     parquet_file(tmp_path / "a.parquet", {"image": PNG[:2], "label": [0, 1]})
-    with pytest.raises(DataError, match="it has changed"):
+    with pytest.raises(DataError, match="has changed"):
         list(table.sources())
 
 
@@ -456,7 +452,7 @@ def test_folder_of_parquet_files_is_refused(tmp_path: Path) -> None:
     for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         parquet_file(tmp_path / name, {"image": PNG, "label": [0, 1] * 4})
-    with pytest.raises(DataError, match=r"has no labelled images.*: give one file, .*train-00000-of-00001.parquet"):
+    with pytest.raises(DataError, match=r"has no labelled images.*: give a file .*train-00000-of-00001.parquet"):
         open_table(tmp_path)
 
 
@@ -479,7 +475,7 @@ def test_evaluate_parquet_equals_folders(tmp_path: Path, trained: Run, photos: P
 def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str | Path]]:
     def names(content: bytes) -> list[str | Path]:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="cp1252"))
-        return names_of(["first.png", "-"])[1:]
+        return image_names(["first.png", "-"])[1:]
 
     return names
 
@@ -514,7 +510,7 @@ def test_image_names_on_stdin(stdin: Callable[[bytes], list[str | Path]], conten
 def test_stdin_without_names_is_refused(content: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="utf-8"))
     with pytest.raises(DataError, match=message):
-        names_of(["-"])
+        image_names(["-"])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX alone")
@@ -532,7 +528,7 @@ def test_image_names_on_stdin_read_back(names: list[str], end: str, encoding: st
     content = (end.join(names) + (end if ended or len(names) == 1 else "")).encode(encoding)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), encoding="utf-8"))
-        assert names_of(["-"]) == [Path(name) for name in names]
+        assert image_names(["-"]) == [Path(name) for name in names]
 
 
 @pytest.mark.parametrize("column", ["split", "Subset", "set", "partition", "Usage", "phase", "data_split"])
@@ -547,5 +543,5 @@ def test_csv_split_names_equal_those_of_folders(tmp_path: Path) -> None:
     file.write_text("image,label,split\na.png,1,training\nb.png,2,Dev\nc.png,1,holdout\n", encoding="utf-8")
     assert open_table(file).splits.tolist() == ["train", "val", "test"]
     file.write_text("image,label,split\na.png,1,train\nb.png,2,dev\nc.png,2,val\n", encoding="utf-8")
-    with pytest.raises(DataError, match="line 4: split is 'val' here and 'dev' before: write 'val' for one of them"):
+    with pytest.raises(DataError, match="line 4: split is 'val' here and 'dev' before: write 'val' for both"):
         open_table(file)

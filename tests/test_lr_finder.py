@@ -12,7 +12,7 @@ from PIL import Image
 
 from alexnet import recipe
 from alexnet.errors import AlexNetError, RecipeError
-from alexnet.training.lr_finder import BLOWN, MARGIN, STEPS, LRCurve, LRTrial, _until_blown, find_lr
+from alexnet.training.lr_finder import DIVERGED, MARGIN, STEPS, LRCurve, LRTrial, _until_diverged, find_lr
 from commands import TINY_SETS, run
 from conftest import TINY
 
@@ -37,19 +37,19 @@ def valley(turn: int = 60, least: int = 80) -> LRCurve:
 def test_lr_finder_suggests_the_steepest_fall() -> None:
     result = valley()
     assert abs(result.suggestion - 60) <= 1
-    assert 65 < result.least <= 80
+    assert 65 < result.lowest <= 80
     assert result.settings["optimizer.lr"] == pytest.approx(result.rates[result.suggestion], rel=0.06)
 
 
 def test_lr_finder_scales_all_rates() -> None:
     settings = valley().settings
     assert settings["optimizer.muon_lr"] / settings["optimizer.lr"] == pytest.approx(0.2 / 0.02, rel=0.01)
-    assert FAST.with_settings({"optimizer.muon_lr": 0.0}).scaled_rates(0.5) == {"optimizer.lr": 0.01}
+    assert FAST.with_settings({"optimizer.muon_lr": 0.0}).scale_lr(0.5) == {"optimizer.lr": 0.01}
 
 
 def test_lr_finder_keeps_distance_from_divergence() -> None:
     result = valley(turn=78, least=80)  # steepest right before it rises
-    assert result.scales[result.suggestion] <= result.scales[result.least] / MARGIN
+    assert result.scales[result.suggestion] <= result.scales[result.lowest] / MARGIN
 
 
 def test_lr_finder_is_robust_to_noise() -> None:
@@ -64,8 +64,8 @@ def test_lr_finder_loss_that_never_falls() -> None:
 
 
 def test_lr_finder_stops_at_divergence() -> None:
-    losses = [2.0] * 5 + [1.0] * 20 + [2.0 * BLOWN] * 50
-    assert 25 < len(list(_until_blown(losses))) < 35
+    losses = [2.0] * 5 + [1.0] * 20 + [2.0 * DIVERGED] * 50
+    assert 25 < len(list(_until_diverged(losses))) < 35
 
 
 # Real steps
@@ -98,7 +98,7 @@ def test_lr_finder_is_reproducible(photos: Path) -> None:
 
 def test_lr_finder_refuses_too_few_images(photos: Path) -> None:
     changes = {"data.dataset": str(photos), "train.batch_size": 500, "train.last_batch": "drop", **{"model.width": 1 / 16}}
-    with pytest.raises(RecipeError, match=r"train\.batch_size is 500, but 28 images train"):
+    with pytest.raises(RecipeError, match=r"train\.batch_size is 500, but 28 training images make no such batch"):
         LRTrial(recipe.load("fast").with_settings(changes))
 
 

@@ -15,7 +15,7 @@ from proof.pictures import encoded, picture
 
 import alexnet
 from alexnet.data.decode import decode
-from alexnet.data.metadata import without_metadata
+from alexnet.data.metadata import strip_metadata
 from alexnet.errors import ImageError
 from tiff_bytes import FRACTION, LONG, SHORT, SIGNED_FRACTION, TEXT, Tag, directory, tiff
 
@@ -158,7 +158,7 @@ def test_damaged_metadata_keeps_the_pixels(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FILES)
 def test_without_metadata_keeps_the_pixels(kind: str) -> None:
-    plain = without_metadata(FILES[kind])
+    plain = strip_metadata(FILES[kind])
     assert (plain != FILES[kind]) == (kind != "WEBP")  # which Pillow reads whatever is beside
     turned = np.asarray(decode(FILES[kind]))
     result = np.asarray(decode(plain))

@@ -154,11 +154,11 @@ def test_unknown_variant_names_the_nearest() -> None:
 
 
 WRONG_FIELDS: dict[str, dict[str, Any]] = {
-    "norm is 'lrn': it may be 'batch', 'local' or 'none'": {"norm": "lrn"},
+    "norm is 'lrn', but should be 'batch', 'local' or 'none'": {"norm": "lrn"},
     "norm is None": {"norm": None},
-    "activation is 'gelu': it may be 'relu' or 'tanh'": {"activation": "gelu"},
+    "activation is 'gelu', but should be 'relu' or 'tanh'": {"activation": "gelu"},
     "did you mean 'towers'": {"towrs": 1},
-    "pool is 2: it may be two whole numbers": {"pool": 2},
+    "pool is 2, but should be two whole numbers": {"pool": 2},
     "pool is (3,)": {"pool": (3,)},
     "dropout is 1.5": {"dropout": 1.5},
     "towers is 0": {"towers": 0},

@@ -25,7 +25,7 @@ from alexnet.search.contact_sheet import write_sheet
 from alexnet.search.search import locked_index
 
 MINE = b"a file of the user's"
-REFUSED = "is there already and was not made by alexnet: give another --out, or --overwrite"
+REFUSED = "already exists and was not made by alexnet: give another --out, or --overwrite"
 SWEEP = "alexnet.api.run_lr_finder"
 
 
@@ -75,7 +75,7 @@ def test_out_never_overwrites_a_photo(
     forbid(
         monkeypatch,
         *("alexnet.api.search_images", "alexnet.api.export", "alexnet.api.open_table", SWEEP),
-        *("alexnet.explain.figure.explain", "alexnet.report.samples.decoded"),
+        *("alexnet.explain.figure.explain", "alexnet.report.samples.decode_all"),
     )
     photo = folder / "000.png"
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(photo)
@@ -145,8 +145,8 @@ def test_folder_with_index_file_names_is_no_index(tmp_path: Path) -> None:
 
 
 def _onnx(path: Path, config: ModelConfig) -> None:
-    graph = onnx_model._calibration(config)
-    onnx_model.onnx.save(onnx_model.tidied(graph, onnx_model._metadata(config)), path)
+    graph = onnx_model.preprocessing_model(config.preprocessing)
+    onnx_model.onnx.save(onnx_model._tidied(graph, onnx_model._metadata(config)), path)
 
 
 def _svg(path: Path) -> None:

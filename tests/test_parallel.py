@@ -160,7 +160,7 @@ def test_resume_by_one_process(single: Path, tmp_path: Path, held: dict[str, str
         if line.startswith("epoch 1/2"):
             process.send_signal(signal.SIGINT)
     assert process.wait(SECONDS) == 130, message
-    assert message.count("all is saved; go on with: alexnet train --resume") == 1
+    assert message.count("everything is saved; resume with: alexnet train --resume") == 1
     assert (out / "checkpoint" / "last").exists()
     alexnet.resume(out)
     assert farthest(weights(out), weights(single)) < 1e-4
@@ -170,7 +170,7 @@ def test_resume_by_four_processes(single: Path, tmp_path: Path, monkeypatch: pyt
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_after(patch, "train_step", 12)
-        assert "go on with" in run("train", "digits", "--epochs", "2", *QUICK, "--out", out, code=130).stderr
+        assert "resume with" in run("train", "digits", "--epochs", "2", *QUICK, "--out", out, code=130).stderr
     together(4, tmp_path / "said", "train", "--resume", out, "--parallel", "hybrid")
     assert farthest(weights(out), weights(single)) < 1e-4
 

@@ -16,7 +16,7 @@ from alexnet.network.fast import kernels
 from alexnet.run import RunFolder
 from alexnet.training import checkpoint
 from alexnet.training.monitor import Monitor
-from alexnet.training.train import _alone
+from alexnet.training.train import _run_lock
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def forbid_removal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lock_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forbid_removal(monkeypatch)
     for _ in range(2):
-        with _alone(RunFolder(tmp_path)):
+        with _run_lock(RunFolder(tmp_path)):
             pass
 
 
@@ -103,4 +103,4 @@ def test_run_folder_not_utf8_has_no_tensorboard(tmp_path: Path, capsys: pytest.C
     with Monitor(folder, torch.device("cpu"), "tensorboard") as monitor:
         monitor.say("goes on")
     message = capsys.readouterr().err.splitlines()
-    assert message == ["no curves for TensorBoard, as the run's folder has a name that is not UTF-8", "goes on"]
+    assert message == ["no TensorBoard curves, as the run folder's name is not UTF-8", "goes on"]

@@ -204,7 +204,7 @@ def test_cache_of_full_images_is_memory_mapped(mixed: Path, tmp_path: Path) -> N
     assert len(result) == len(table)
     for row, name in enumerate(table.images):
         expected = np.asarray(Image.open(mixed / name).convert("RGB"))
-        assert np.array_equal(result.stored(row), expected), name
+        assert np.array_equal(result.image(row), expected), name
     assert result.memory.size == sum(3 * w * h for w, h in SIZES.values()) * 6
 
 
@@ -230,7 +230,7 @@ def test_full_images_after_a_skipped_file(mixed: Path, tmp_path: Path) -> None:
     cache = open_cache(table, make_preprocessing(cache_size="full"), 2)
     assert [skipped.image for skipped in cache.skipped] == ["a/1.png"]
     for position, row in enumerate(cache.rows):
-        assert np.array_equal(cache.pixels.stored(position), np.asarray(Image.open(tmp_path / table.images[row])))
+        assert np.array_equal(cache.pixels.image(position), np.asarray(Image.open(tmp_path / table.images[row])))
 
 
 # Training, evaluation and prediction see the same

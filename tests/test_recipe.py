@@ -50,12 +50,12 @@ def test_wrong_recipe_is_refused_by_key_and_value(tmp_path: Path, text: str, mes
 )
 def test_wrong_set_option_is_refused(setting: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        recipe.load("fast").with_settings(recipe.settings_from([setting]))
+        recipe.load("fast").with_settings(recipe.parse_settings([setting]))
     assert message in str(caught.value)
 
 
 def test_set_takes_toml_values_and_plain_words() -> None:
-    settings = recipe.settings_from(
+    settings = recipe.parse_settings(
         ["train.epochs=5", "augment.horizontal_flip=false", "images.mean=[0.1, 0.2, 0.3]", "train.keep=last"]
     )
     result = recipe.load("fast").with_settings(settings)
@@ -72,7 +72,7 @@ def test_set_takes_toml_values_and_plain_words() -> None:
     [("optimizer.form=2012", "2012"), ("data.dataset = 7", "7"), ("train.tensorboard=1", "1"), ("data.root=7", Path("7"))],
 )
 def test_set_of_a_text_key_stays_text(setting: str, value: object) -> None:
-    changed = recipe.load("fast").with_settings(recipe.settings_from([setting]))
+    changed = recipe.load("fast").with_settings(recipe.parse_settings([setting]))
     section, _, key = setting.partition("=")[0].strip().partition(".")
     assert getattr(getattr(changed, section), key) == value
 
@@ -117,22 +117,22 @@ def test_missing_recipe_key_has_its_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        (["images.mean=each"], "images.mean is 'each' and images.std 'channels': 'each' goes with 'each'"),
-        (["images.std=each"], "images.mean is 'channels' and images.std 'each': 'each' goes with 'each'"),
-        (["augment.crop=true"], "augment.crop is true, but images.crop says no size to cut out"),
-        (["images.cache_size=64", "images.crop=65"], "images.crop is 65, but images are stored at 64"),
+        (["images.mean=each"], "images.mean is 'each' and images.std 'channels': set both to 'each', or neither"),
+        (["images.std=each"], "images.mean is 'channels' and images.std 'each': set both to 'each', or neither"),
+        (["augment.crop=true"], "augment.crop is true, but images.crop is not set"),
+        (["images.cache_size=64", "images.crop=65"], "images.crop is 65, larger than images.cache_size, 64"),
         (["augment.zoom=[1.5, 0.8]"], "augment.zoom is [1.5, 0.8], but the smaller factor comes first"),
-        (["schedule.table=[{epoch=2, lr=0.1}]"], "schedule.table sets rates, but schedule.kind is 'one-cycle'"),
-        (["images.cache_size=full", "images.crop=129"], "images.crop is 129, but full images are scaled to images.input, 128"),
+        (["schedule.table=[{epoch=2, lr=0.1}]"], "schedule.table sets learning rates, but schedule.kind is 'one-cycle'"),
+        (["images.cache_size=full", "images.crop=129"], "images.crop is 129, but full images are first scaled to images.input"),
         (["images.mean=each", "images.std=each", "augment.colour_noise=0.1"], "augment.colour_noise is 0.1, but"),
         (["images.std=0"], "images.std is 0, but should be greater than 0"),
         (["images.std=[0.2, -0.2, 0.2]"], "images.std is [0.2, -0.2, 0.2], but should be"),
-        (["images.mean=[1, 2]"], "images.mean is [1, 2], but should be a valid number or given in full or"),
-        (["augment.zoom=[0.8]"], "augment.zoom is [0.8], but should be given in full"),
-        (["schedule.table=[{lr=0.1}]"], "schedule.table.0.epoch is {'lr': 0.1}, but should be given in full"),
+        (["images.mean=[1, 2]"], "images.mean is [1, 2], but should be a valid number or complete or"),
+        (["augment.zoom=[0.8]"], "augment.zoom is [0.8], but should be complete"),
+        (["schedule.table=[{lr=0.1}]"], "schedule.table.0.epoch is {'lr': 0.1}, but should be complete"),
         (["optimizer.lr_scale={fc6=-1}"], "optimizer.lr_scale.fc6 is -1, but should be greater than or equal to 0"),
         (["schedule.table=[{epoch=1, lr_scale={fc6=-1}}]"], "schedule.table.0.lr_scale.fc6 is -1, but should be"),
-        (["train.save_epochs=weights"], "train.save_epochs is 'weights', but should be a file's name with a place"),
+        (["train.save_epochs=weights"], "train.save_epochs is 'weights', but should be a file name"),
         (["train.save_epochs=../cp-{epoch}"], "train.save_epochs is '../cp-{epoch}', but should be"),
         (["train.save_epochs={epoch.__class__}"], "train.save_epochs is '{epoch.__class__}', but should be"),
         (["train.tensorboard=/logs"], "train.tensorboard is '/logs', but should be a folder inside the run"),
@@ -150,13 +150,13 @@ def test_missing_recipe_key_has_its_default(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_conflicting_setting_is_one_line(settings: list[str], line: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        recipe.load("fast").with_settings(recipe.settings_from(settings))
+        recipe.load("fast").with_settings(recipe.parse_settings(settings))
     assert str(caught.value).startswith(f"recipe: {line}")
     assert "\n" not in str(caught.value)
 
 
 def test_last_batch_drop_of_the_only_batch_is_refused(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"train\.batch_size is 64, but 28 images train"):
+    with pytest.raises(RecipeError, match=r"train\.batch_size is 64, but 28 training images make no such batch"):
         started(tmp_path / "run", photos, **{"train.batch_size": 64, "train.last_batch": "drop"})
     assert not (tmp_path / "run").exists(), "the name is free again"
 

@@ -47,7 +47,7 @@ def stopped(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A run of `SHORT` stopped in its second epoch, with two checkpoints."""
     with monkeypatch.context() as patch:
         stop_after(patch, "train_step", 6)
-        with pytest.raises(AlexNetError, match="go on with"):
+        with pytest.raises(AlexNetError, match="resume with"):
             alexnet.train(photos, out=tmp_path / "stopped", settings=SHORT)
     return tmp_path / "stopped"
 
@@ -62,7 +62,7 @@ def test_resume_after_signal_is_bit_identical(
     out, process = tmp_path / "a run", held_training(tmp_path, photos, 6)
     process.send(number)
     message = process.end(code).stderr
-    assert message.splitlines()[-1].endswith(f"go on with: alexnet train --resume '{out}'"), "as a shell takes it"
+    assert message.splitlines()[-1].endswith(f"resume with: alexnet train --resume '{out}'"), "as a shell takes it"
     assert "Traceback" not in message
     assert not list(out.rglob("*.part"))
     alexnet.resume(out)
@@ -87,7 +87,7 @@ def test_resume_in_mid_epoch_is_bit_identical(
     short: Path, photos: Path, tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = stop_after(monkeypatch, "train_step", steps)
-    with pytest.raises(AlexNetError, match="go on with"):
+    with pytest.raises(AlexNetError, match="resume with"):
         alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
     alexnet.resume(tmp_path / "run")
     assert taken() == 3 * 4, "four batches of 28 images, three epochs, none twice"
@@ -102,7 +102,7 @@ def test_signal_stops_evaluation(
     """Evaluations 1 to 3 are those of the epochs, 4 is the last one on validation, 5 that on the test images."""
     stop_after(monkeypatch, "evaluate", evaluation)
     where = "after the last epoch" if evaluation > 3 else f"in epoch {evaluation}"
-    with pytest.raises(AlexNetError, match=f"stopped {where}, all is saved"):
+    with pytest.raises(AlexNetError, match=f"stopped {where}, everything is saved"):
         alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
     run = alexnet.resume(tmp_path / "run")
     assert metrics(run.path) == metrics(short)
@@ -150,7 +150,7 @@ def test_resume_by_minutes_follows_the_journal(photos: Path, tmp_path: Path, mon
     tell_time_by_steps(monkeypatch, 0.25)
     with monkeypatch.context() as patch:
         stop_after(patch, "train_step", 6)
-        with pytest.raises(AlexNetError, match="go on with"):
+        with pytest.raises(AlexNetError, match="resume with"):
             alexnet.train(photos, out=tmp_path / "run", settings=settings, started=0.0)
     before = (tmp_path / "run" / "journal.txt").read_bytes()
     run = alexnet.resume(tmp_path / "run", started=1.5)
@@ -217,7 +217,7 @@ def test_damaged_checkpoint_falls_back_to_the_previous(stopped: Path, name: str)
         assert same or result[1]["state"] == before, attempt
     file.write_bytes(whole[:-1])
     shutil.rmtree(stopped / "checkpoint" / "before")
-    with pytest.raises(RunError, match=r"last is damaged, and there is no good one before it"):
+    with pytest.raises(RunError, match=r"last is damaged, and the one before it is not intact either"):
         alexnet.resume(stopped)
 
 
@@ -271,7 +271,7 @@ def test_checkpoint_of_newer_version_is_refused(stopped: Path, monkeypatch: pyte
 def test_resume_with_changed_recipe(stopped: Path) -> None:
     recipe = stopped / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("epochs = 3", "epochs = 5"))
-    with pytest.raises(RunError, match=r"train\.epochs was 3 and is 5; put it back"):
+    with pytest.raises(RunError, match=r"train\.epochs was 3 and is 5; restore it"):
         alexnet.resume(stopped)
 
 
@@ -285,8 +285,8 @@ def test_resume_with_changed_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyP
     expected = {
         "added": "it had 40 readable images and has 41",
         "removed": "it had 40 readable images and has 39",
-        "moved": "names, labels or splits are not what they were",
-        "repainted": "images have other pixels than they had",
+        "moved": "names, labels or splits differ",
+        "repainted": "the pixels of images differ",
     }
     first = photos / "across" / "000.png"
     if change == "added":
@@ -353,7 +353,7 @@ def test_full_disk_while_training_is_one_line(
         size = sum(tensor.nbytes for tensor in safetensors.torch.load_file(short / "model.safetensors").values())
         filler = disk / "filler"
         filler.write_bytes(bytes(24 * 2**20 - round(5 * size)))  # one checkpoint of three fits, the next one does not
-        with pytest.raises(RunError, match=r"cannot write .*The last checkpoint is intact: mend that and go on with"):
+        with pytest.raises(RunError, match=r"cannot write .*The last checkpoint is intact: fix this, then resume with"):
             alexnet.train(photos, out=disk / "run", settings=SHORT)
         filler.unlink()
         alexnet.resume(disk / "run")
@@ -403,7 +403,7 @@ def test_out_of_memory_splits_into_microbatches(
     run = alexnet.train(photos, out=tmp_path / "run", settings=plain)
     message = capsys.readouterr().err
     assert message.count("memory is too small for") == 2
-    assert "7 images at once: from here on 4" in message
-    assert "4 images at once: from here on 2" in message
+    assert "7 images at once: from here on, gradients are accumulated over micro-batches of 4" in message
+    assert "4 images at once: from here on, gradients are accumulated over micro-batches of 2" in message
     for name, tensor in run.network.state_dict().items():
         torch.testing.assert_close(tensor, whole.network.state_dict()[name], rtol=1e-3, atol=1e-5)

@@ -149,7 +149,7 @@ UNREAD = {
     "a HEIC photo": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
     "an AVIF image": b"\0\0\0\x1cftypavif\0\0\0\0",
     "a video": b"\0\0\0\x20ftypisom",
-    "a camera's RAW": b"II*\0\x10\0\0\0CR\2\0",
+    "a camera's RAW photo": b"II*\0\x10\0\0\0CR\2\0",
     "a DICOM file": bytes(128) + b"DICM",
     "a NIfTI file": struct.pack("<i", 348) + bytes(340) + b"n+1\0",
     "a file of arrays": b"\x93NUMPY\1\0",
@@ -181,7 +181,7 @@ def test_jpeg_2000_of_more_than_8_bits_is_refused() -> None:
     assert content[at : at + 9 : 3] == bytes([7, 7, 7])
     assert np.array_equal(np.asarray(decode(bytes(content))), COLOUR)
     content[at : at + 9 : 3] = bytes([15, 15, 15])
-    with pytest.raises(ImageError, match="JPEG 2000 in colour of 16-bit samples: save it as PNG or TIFF"):
+    with pytest.raises(ImageError, match="JPEG 2000 colour image of 16-bit samples: save it as PNG or TIFF"):
         decode(bytes(content))
 
 

@@ -169,7 +169,7 @@ def test_resume_of_lr_schedules_is_bit_identical(
 ) -> None:
     rows = started(tmp_path / "whole", photos, **RESUMED[name])
     stop_after(monkeypatch, "train_step", steps)
-    with pytest.raises(AlexNetError, match="go on with"):
+    with pytest.raises(AlexNetError, match="resume with"):
         started(tmp_path / "stopped", photos, **RESUMED[name])
     training.resume(tmp_path / "stopped", "cpu", time.monotonic())
     assert metrics(tmp_path / "stopped") == rows

@@ -345,9 +345,9 @@ def test_the_commands_index_and_query_whatever_the_names_are(
     shutil.copytree(photos, odd)
     place, sheet, query = tmp_path / "index", tmp_path / "sheet.png", photos / "down" / "003.png"
     text = call("index", trained.path, odd, "--out", place, "--bits", BITS)
-    assert f"{place}: 40 images, 40 coded now; short codes of {BITS} bits" in text
+    assert f"{place}: 40 images, 40 added; binary codes of {BITS} bits" in text
     assert f"alexnet search query {shell_quote(trained.path)} IMAGE… --index {shell_quote(place)}" in text
-    assert f"{place}: 40 images, 0 coded now" in call("index", trained.path, odd, "--out", place)
+    assert f"{place}: 40 images, 0 added" in call("index", trained.path, odd, "--out", place)
     for flags in ([], ["--binary"]):
         found = json.loads(call("query", trained.path, query, "--index", place, "--json", "--top", 4, *flags))
         assert found == trained.search(query, 4, index=place, binary=bool(flags))

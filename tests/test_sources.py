@@ -78,9 +78,9 @@ def test_csv_skips_duplicates_and_missing_labels(tmp_path: Path) -> None:
         ("picture,label\na.png,1\n", "no column 'image': it has 'picture', 'label'"),
         ("image,kind\na.png,1\n", "no column 'label'"),
         ("", "no columns"),
-        ("image,label\na.png,1\n", "one class alone, '1'"),
+        ("image,label\na.png,1\n", "only one class, '1'"),
         ("image,label,split\na.png,1,train\nb.png,2,fold3\n", "line 3: split is 'fold3'"),
-        ("image,label,split\na.png,1,train\nb.png,2,\n", "'split' is empty in some lines"),
+        ("image,label,split\na.png,1,train\nb.png,2,\n", "'split' is empty in some rows"),
     ],
 )
 def test_unusable_csv_says_why(tmp_path: Path, text: str, message: str) -> None:

@@ -24,7 +24,7 @@ from alexnet.data.dataset import open_dataset, resolve
 from alexnet.data.preprocessing import pixels
 from alexnet.data.sources import open_table
 from alexnet.data.splits import RULES, split
-from alexnet.data.statistics import measure
+from alexnet.data.statistics import fill_statistics
 from alexnet.data.table import Table
 from alexnet.errors import DataError
 from alexnet.recipe import Data, Preprocessing, Recipe, Schedule
@@ -47,14 +47,14 @@ def split_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(root: Path, **sections: dict[str, Any]) -> tuple[Recipe, NDArray[np.float32] | None, Floats]:
-    """Return what `measure` does, and the training images by Pillow and `pixels`, N S S 3 from 0 to 1."""
+    """Return what `fill_statistics` does, and the training images by Pillow and `pixels`, N S S 3 from 0 to 1."""
     keys = {f"{section}.{key}": value for section, named in sections.items() for key, value in named.items()}
     table = open_table(root)
     recipe = resolve(Recipe().with_settings(keys), table)
     preprocessing = recipe.images.resolved()
     dataset = open_dataset(table, preprocessing, 2, recipe.data)
     seen = np.stack([pixels(root / name, preprocessing) for name in dataset.names("train")]).astype(np.float64) / 255
-    return *measure(recipe, dataset.images("train")), seen
+    return *fill_statistics(recipe, dataset.images("train")), seen
 
 
 @pytest.mark.parametrize("levels", [1, 255])
@@ -129,7 +129,7 @@ def test_mean_and_std_equal_numpy(side: int, count: int, seed: int) -> None:
     preprocessing = Preprocessing(cache_size=side, input=side, fit="crop", reduced_decode=False, resize="bilinear")
     chosen = np.arange(count)[:: 1 + seed % 3]
     images = SplitImages(Pixels(values.ravel(), np.full((count, 2), side), preprocessing), chosen, chosen)
-    result, seen = statistics.gather(images), values[chosen].astype(np.float64) / 255
+    result, seen = statistics.compute_statistics(images), values[chosen].astype(np.float64) / 255
     np.testing.assert_allclose(result.mean_image, seen.mean(0), atol=1e-12)
     np.testing.assert_allclose(result.mean, seen.mean((0, 1, 2)), atol=1e-12)
     np.testing.assert_allclose(result.std, seen.std((0, 1, 2)), atol=1e-7)
@@ -139,7 +139,7 @@ def test_mean_and_std_equal_numpy(side: int, count: int, seed: int) -> None:
 @pytest.mark.parametrize("std", ["channels", "one"])
 def test_std_of_constant_images_is_not_zero(std: str) -> None:
     images = one_colour(40)
-    result, _ = measure(Recipe().with_settings({"images.std": std, "augment.colour_noise": 0.1}), images)
+    result, _ = fill_statistics(Recipe().with_settings({"images.std": std, "augment.colour_noise": 0.1}), images)
     assert np.min(result.images.std) == pytest.approx(1e-3)
     assert np.isfinite(result.augment.colour_axes).all()
 
@@ -154,12 +154,12 @@ def one_colour(count: int) -> SplitImages:
 def test_mean_and_std_sample_large_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "SAMPLE", 10)
     looked: list[int] = []
-    gather = statistics.gather
-    monkeypatch.setattr(statistics, "gather", lambda images: looked.append(len(images)) or gather(images))
+    gather = statistics.compute_statistics
+    monkeypatch.setattr(statistics, "compute_statistics", lambda images: looked.append(len(images)) or gather(images))
     for changes in ({}, {"images.mean": "one"}, {"images.std": "one"}, {"images.mean": "image"}):
-        measure(Recipe().with_settings(changes), one_colour(45))
+        fill_statistics(Recipe().with_settings(changes), one_colour(45))
     fixed = {"images.mean": 0.5, "images.std": 1.0}
-    measure(Recipe().with_settings(fixed), one_colour(45))
+    fill_statistics(Recipe().with_settings(fixed), one_colour(45))
     assert looked == [12, 45, 45, 45], "and nothing where the recipe says it all"
 
 
@@ -167,13 +167,13 @@ def test_mean_and_std_sample_large_datasets(monkeypatch: pytest.MonkeyPatch) -> 
 def test_max_images_lowers_epochs(most: int, epochs: int) -> None:
     for mean in (0.5, "channels"):
         recipe = Recipe().with_settings({"train.max_images": most, "train.epochs": 30, "images.mean": mean})
-        assert measure(recipe, one_colour(45))[0].train.epochs == epochs
+        assert fill_statistics(recipe, one_colour(45))[0].train.epochs == epochs
 
 
 def test_resolved_recipe_is_not_measured_again(split_folder: Path) -> None:
     images = {"cache_size": 32, "mean": "channels", "std": "one"}
     result, _, _ = measured(split_folder, images=images, augment={"colour_noise": 0.1})
-    assert measure(result, one_colour(4)) == (result, None)
+    assert fill_statistics(result, one_colour(4)) == (result, None)
 
 
 # Which images train

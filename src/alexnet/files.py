@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, never over a user's own; their hashes, locks, and names as people type them."""
+"""Files: atomic writes, protection of the user's own files, hashes, locks, and paths as users type them."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from alexnet.errors import RunError, error_reason
 
 MADE_BY = "alexnet"
 ZIP_COMMENT = b"made by alexnet"
-# How a file of each kind begins, and what its first or last bytes hold if this program made it.
+# How a file of each format begins, and what its first or last bytes hold if alexnet made it.
 MARKS = (
     (b"\x89PNG", b"tEXtSoftware\0alexnet"),
     (b"<?xml", b"<dc:title>alexnet</dc:title>"),  # SVG: its creator
     (b"\x08", b"\x12\x07alexnet"),  # ONNX: its producer, after the version of its format
     (b"PK", ZIP_COMMENT),  # a NumPy archive
-    (b"{", b'"compared_on": '),  # what an export was compared on, as JSON
+    (b"{", b'"compared_on": '),  # the JSON file beside an exported model
 )
 HEAD, TAIL = 4096, 64  # bytes
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-STALE_AFTER = 24 * 3600.0  # seconds; then another machine's temporary file is removed
+STALE_AFTER = 24 * 3600.0  # seconds after which another machine's temporary file is removed
 
-Writer = Callable[[Path], object]  # writes the file that it is given
-
-
-# Names
+Writer = Callable[[Path], object]  # writes to the path that it is given
 
 
-def expanded(name: str | os.PathLike[str]) -> Path:
-    """Return the path of a name, with `~` and `~user` at its front as home folders.
+# Paths
 
-    Only where there is such a home, and no file of that very name: `~$report.png` is a file's name, and stays one.
+
+def expand_user(name: str | os.PathLike[str]) -> Path:
+    """Return a path with a leading `~` or `~user` expanded to the home folder.
+
+    The path is unchanged if there is a file of that name, or no such home folder: `~$report.png` is a valid file name.
     """
     path = Path(name)
     first = path.parts[0] if path.parts else ""
@@ -50,7 +50,7 @@ def expanded(name: str | os.PathLike[str]) -> Path:
         return path
     try:
         home = Path(first).expanduser()
-    except RuntimeError:  # no such user, or a user without a home
+    except RuntimeError:  # no such user, or no home folder
         return path
     return home.joinpath(*path.parts[1:]) if home.is_dir() else path
 
@@ -65,19 +65,19 @@ def user_cache() -> Path:
 
 
 def local_path(data: str | Path) -> Path:
-    """Return where a dataset lies on a disk, absolute and with a name of its own, for `.` and `photos/..` too."""
-    path = expanded(data).absolute()
+    """Return the absolute path of a dataset; its last part is always a name, for `.` and `photos/..` too."""
+    path = expand_user(data).absolute()
     return path.resolve() if ".." in path.parts else path
 
 
 def temporary_name(path: Path) -> Path:
-    """Return the name of this process's temporary file for `path`: in the same folder, so that it can be renamed."""
+    """Return this process's temporary name for `path`, in the same folder so that it can be renamed."""
     return path.with_name(f"{path.name}.{HOST}-{os.getpid()}.part")
 
 
 def remove_leftovers(folder: Path, pattern: str = "*.part") -> None:
-    """Remove temporary files of killed processes: those of this machine, and of others after a day."""
-    import psutil  # with filelock, a tenth of a second that `alexnet --help` need not wait
+    """Remove temporary files of killed processes: this machine's at once, those of others after a day."""
+    import psutil  # slow to import, as filelock is, and not needed by `alexnet --help`
 
     for file in folder.glob(pattern):
         writer = file.suffixes[-2][1:] if len(file.suffixes) > 1 else ""
@@ -86,57 +86,57 @@ def remove_leftovers(folder: Path, pattern: str = "*.part") -> None:
         try:
             if ended or time.time() - file.stat().st_mtime > STALE_AFTER:
                 shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
-        except OSError:  # another process was faster, or may do what this one may not
+        except OSError:  # removed by another process, or no permission
             continue
 
 
-# Files of our own: whatever was there is replaced
+# Files inside run folders and caches: existing ones are replaced
 
 
 def write(path: Path, writer: Writer) -> None:
-    """Let `writer` write a file beside `path`, flush it to disk, and rename it to `path`: whatever was there goes.
+    """Write a file atomically: `writer` writes a temporary file, which is flushed to disk and renamed to `path`.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written; what was at `path` is unchanged.
+        RunError: the disk is full or the folder not writable; an existing file at `path` is unchanged.
     """
     part = temporary_name(path)
     try:
         part.touch()
-        _fill(part, writer)
+        _write_and_flush(part, writer)
         rename(part, path)
     except (OSError, safetensors.SafetensorError) as error:
         part.unlink(missing_ok=True)
-        raise unwritable(path, error) from error
+        raise write_error(path, error) from error
 
 
 def rename(part: Path, path: Path) -> None:
-    """Rename a file or folder that was flushed, and flush the renaming."""
+    """Rename a file or folder whose content is on disk, and flush the rename to disk too."""
     part.replace(path)
     sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write `text` as UTF-8, whole or not at all; bytes of a file's name that are no UTF-8 become \udc80 to \udcff."""
+    r"""Write `text` atomically as UTF-8; bytes of file names that are not UTF-8 are written as \udc80 to \udcff."""
     write(path, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, whole or not at all."""
+    """Write `content` atomically as indented JSON."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what a JSON file holds.
+    """Return the object in a JSON file.
 
     Raises:
-        RunError: it cannot be read, or holds something else.
+        RunError: the file cannot be read, or is not a JSON object.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error_reason(error)}") from error
     if not isinstance(result, dict):
-        raise RunError(f"{path} is not what alexnet writes")
+        raise RunError(f"{path} is not a JSON object, so alexnet did not write it")
     return result
 
 
@@ -147,7 +147,7 @@ def sha256(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush renames in a folder to disk, where the system lets folders be opened."""
+    """Flush renames in a folder to disk, on systems that can open folders."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -157,11 +157,11 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file `path`, which ends with the process however it ends.
+def hold_lock(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path`; the system releases it if the process dies.
 
     Raises:
-        RunError: another process holds it, with `busy` as the message; or it cannot be written.
+        RunError: another process holds the lock (the message is `busy`), or the file cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -178,28 +178,28 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         lock.release()
 
 
-# Files where a user's own may be: none is replaced but what this program has made, unless `overwrite` is said
+# Files at a path that the user chose: a file that alexnet did not make is replaced only with `overwrite`
 
 
 def refuse_overwrite(path: Path, overwrite: bool = False) -> None:
-    """Raise unless a file may be written to `path`; to be called before the work that leads to it.
+    """Raise unless a file may be written to `path`; call this before the work whose result goes there.
 
     Raises:
-        RunError: it is a folder or a device; or a file or link that this program has not made, without `overwrite`.
+        RunError: `path` is a folder or a device, or, without `overwrite`, a link or a file that alexnet did not make.
     """
     if not os.path.lexists(path):
         return
     if path.is_dir():
         raise RunError(f"cannot write {path}: it is a folder; name a file")
-    if not path.is_symlink() and not path.is_file():  # a pipe would wait, a device swallow it
-        raise RunError(f"cannot write {path}: it is there and is no file; give another name")
-    if not overwrite and (path.is_symlink() or not made_here(path)):
-        raise RunError(f"{path} is there already and was not made by alexnet: give another --out, or --overwrite")
+    if not path.is_symlink() and not path.is_file():  # writing to a pipe would block
+        raise RunError(f"cannot write {path}: it exists and is not a regular file; give another name")
+    if not overwrite and (path.is_symlink() or not made_by_alexnet(path)):
+        raise RunError(f"{path} already exists and was not made by alexnet: give another --out, or --overwrite")
 
 
-def made_here(path: Path) -> bool:
-    """Whether a file bears one of `MARKS`; False for what cannot be read."""
-    if not path.is_file():  # a pipe would wait
+def made_by_alexnet(path: Path) -> bool:
+    """Return whether a file carries one of `MARKS`; False if it cannot be read."""
+    if not path.is_file():  # reading a pipe would block
         return False
     try:
         with path.open("rb") as file:
@@ -212,19 +212,19 @@ def made_here(path: Path) -> bool:
 
 
 def write_output(path: Path, writer: Writer, overwrite: bool = False) -> None:
-    """Let `writer` write a file, which bears one of `MARKS`, and put it to `path`, whole or not at all.
+    """Write a file, which must carry one of `MARKS`, atomically to a path that the user chose.
 
     Raises:
-        RunError: as `refuse_overwrite`; the disk is full or the folder cannot be written. What was at `path` is unchanged.
+        RunError: as for `refuse_overwrite`, or the disk is full or the folder not writable; an existing file is unchanged.
     """
     refuse_overwrite(path, overwrite)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         part.touch(exist_ok=False)
-        _fill(part, writer)
+        _write_and_flush(part, writer)
         _publish(part, path, overwrite)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise write_error(path, error) from error
     finally:
         with suppress(OSError):
             part.unlink()
@@ -233,25 +233,25 @@ def write_output(path: Path, writer: Writer, overwrite: bool = False) -> None:
 def _publish(part: Path, path: Path, overwrite: bool) -> None:
     if not os.path.lexists(path):
         try:
-            os.link(part, path)  # unlike a renaming it replaces nothing that has come meanwhile
+            os.link(part, path)  # unlike a rename, this never replaces a file that was created in the meantime
             return
-        except OSError:  # something has come, or this disk has no hard links
+        except OSError:  # there is such a file, or this file system has no hard links
             pass
     refuse_overwrite(path, overwrite)
     part.replace(path)
 
 
-def _fill(part: Path, writer: Writer) -> None:
-    """Let `writer` write the file `part`, which is there and keeps its permissions, and flush it to disk."""
+def _write_and_flush(part: Path, writer: Writer) -> None:
+    """Let `writer` write the existing file `part`, keep its permissions, and flush it to disk."""
     mode = part.stat().st_mode
     writer(part)
-    part.chmod(mode)  # safetensors makes files that only their owner can read
+    part.chmod(mode)  # safetensors creates files that only their owner can read
     with part.open("rb+") as file:
         os.fsync(file.fileno())
 
 
-def unwritable(path: Path, error: Exception) -> RunError:
-    """Return the error that says why `path` cannot be written, and how much room there is."""
+def write_error(path: Path, error: Exception) -> RunError:
+    """Return an error that says why `path` cannot be written, with the free disk space."""
     if not path.parent.exists():
         return RunError(f"cannot write {path}: there is no folder {path.parent}")
     free = shutil.disk_usage(path.parent).free / 1e9

@@ -1,4 +1,4 @@
-"""What all pictures and pages share: colours by name, texts that fit, images as `data:` addresses."""
+"""Helpers for figures and HTML pages: colours, text that fits, images as `data:` URIs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL import Image
 
-# Okabe and Ito's colours, told apart by colour-blind eyes; the page has a lighter twin of each for dark screens.
+# The colour-blind safe palette of Okabe and Ito; the page has a lighter shade of each in dark mode.
 BLUE, ORANGE = "#0072b2", "#d55e00"
 GREEN, PINK, AMBER, SKY = "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 GREY = "#808080"
-NEUTRAL = "#f7f7f7"  # of heat maps: neither for a label nor against it
+NEUTRAL = "#f7f7f7"  # zero in heat maps: neither for nor against a label
 
-# Not text: lone surrogates stand for bytes of a file name that are not UTF-8, and neither they nor controls can be in a page.
+# Control characters, and the lone surrogates that stand for bytes of a file name that are not UTF-8: a page can hold neither.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 def page_text(text: str) -> str:
-    """Return `text` with what no page can hold replaced by the replacement character."""
+    """Replace the characters that no HTML page can hold by U+FFFD."""
     return UNPRINTABLE.sub("\ufffd", text)
 
 
-def short(text: str, length: int, *, end: bool = False) -> str:
-    """Return `text` on one line, at most so many letters wide: its beginning, or with `end` its end."""
+def shorten(text: str, length: int, *, end: bool = False) -> str:
+    """Shorten `text` to one line, `length` columns wide at most; keep its beginning, or with `end` its end."""
     text = " ".join(page_text(text).split())
     if sum(map(_width, text)) <= length:
         return text
@@ -38,12 +38,12 @@ def short(text: str, length: int, *, end: bool = False) -> str:
 
 
 def _width(character: str) -> int:
-    """Return the room of a character in letters: 2 for Chinese, Japanese, Korean and emoji, 0 for marks."""
+    """Return the width of a character in columns: 2 for Chinese, Japanese, Korean and emoji, 0 for combining marks."""
     return 2 if unicodedata.east_asian_width(character) in "WF" else int(not unicodedata.combining(character))
 
 
 def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    """Return an image, packed as `kind`, as a `data:` address."""
+    """Encode an image as `kind`, such as `png`, and return it as a `data:` URI."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

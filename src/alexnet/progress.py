@@ -1,4 +1,4 @@
-"""Progress on standard error, with the time left, for anything that may take longer than two seconds."""
+"""Messages and progress on standard error, for anything that may take longer than two seconds."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from alexnet.errors import printable
 
 T = TypeVar("T")
 
-SECONDS_BETWEEN_LINES = 20.0  # where there is no terminal, a line now and then
+SECONDS_BETWEEN_LINES = 20.0  # when standard error is not a terminal
 
 _silent = False
 
 
-def silence() -> None:
-    """Say and show nothing from here on: of the processes that train together, the first speaks."""
+def disable_output() -> None:
+    """Print nothing from now on, as in distributed training, where only the main process prints."""
     global _silent
     _silent = True
 
 
-def silent() -> bool:
-    """Whether `silence` was called."""
+def output_disabled() -> bool:
+    """Return whether `disable_output` was called."""
     return _silent
 
 
@@ -34,7 +34,7 @@ def say(text: str) -> None:
 
 
 def track(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items`; meanwhile show `text`, a bar and the time left (a terminal), or a line every 20 s (a file)."""
+    """Yield `items` and show the progress: a bar in a terminal, else a line every 20 seconds, with the time left."""
     if _silent:
         yield from items
         return
@@ -47,7 +47,7 @@ def track(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T
         now = time.monotonic()
         if now - last > SECONDS_BETWEEN_LINES:
             last = now
-            left = f", {clock((total - done) * (now - start) / done)} left" if total else ""
+            left = f", {format_duration((total - done) * (now - start) / done)} left" if total else ""
             say(f"{text}: {done:,}{f' of {total:,}' if total else ''}{left}")
 
 
@@ -60,8 +60,8 @@ def _bar(items: Iterable[T], text: str, total: int | None) -> Iterator[T]:
         yield from progress.track(items, total=total, description=text)
 
 
-def clock(seconds: float) -> str:
-    """Return 75.2 as `1:15`, 4000 as `1:06:40`."""
+def format_duration(seconds: float) -> str:
+    """Format a duration: 75.2 as `1:15`, 4000 as `1:06:40`."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,6 +1,6 @@
-"""The run folder: writing it, opening it, refusing a damaged one.
+"""Run folders: create, write, open and check them.
 
-Nothing in it is a pickle. Every file is written beside its place, flushed to disk, then renamed, so it is whole or absent.
+They contain no pickles. Every file is written atomically, so it is complete or absent.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from alexnet.errors import RunError, VariantError, error_reason, printable, shel
 from alexnet.files import sha256, write, write_text
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import to_device
-from alexnet.recipe import Preprocessing, Recipe, parse, renamed
+from alexnet.recipe import Preprocessing, Recipe, parse, rename_keys
 
-OLD_COLUMNS = {"rate": "lr"}  # of `metrics.csv`, in earlier versions
+OLD_COLUMNS = {"rate": "lr"}  # of `metrics.csv` from earlier versions
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class ModelConfig(BaseModel):
-    """`model.json`: all that is needed beside the weights to predict.
+    """`model.json`: everything but the weights that prediction needs.
 
-    `overrides` are the variant's fields that the recipe changed, `precision` is the recipe's, that to compute in; `sha256` is
-    that of `model.safetensors`, `checksum` that of all else in the file: a damaged mean would make wrong answers.
+    `overrides` are the variant's fields that the recipe changed; `precision` is the recipe's. `sha256` is the hash of
+    `model.safetensors`, `checksum` that of the other fields, as a damaged mean would give wrong predictions silently.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
-    def _of_today(cls, content: Any) -> Any:
-        """Take a file of an earlier version, whose keys had other names."""
+    def _upgrade(cls, content: Any) -> Any:
+        """Rename the keys of a file from an earlier version."""
         if isinstance(content, dict) and isinstance(images := content.get("preprocessing"), dict) and "stored" in images:
-            return {**content, "preprocessing": renamed({"images": images})["images"], "checksum": ""}
+            return {**content, "preprocessing": rename_keys({"images": images})["images"], "checksum": ""}
         return content
 
     @field_validator("preprocessing")
@@ -53,7 +53,7 @@ class ModelConfig(BaseModel):
     def _resolved(cls, preprocessing: Preprocessing) -> Preprocessing:
         figures = (preprocessing.cache_size, preprocessing.upscale, preprocessing.mean, preprocessing.std)
         if words := [word for word in figures if word in ("auto", "channels", "one")]:
-            raise ValueError(f"{words[0]!r} is no figure")
+            raise ValueError(f"{words[0]!r} is not a number")
         return preprocessing
 
     @field_validator("labels")
@@ -75,20 +75,20 @@ class ModelConfig(BaseModel):
     checksum: str = ""
 
     def digest(self) -> str:
-        """Return the SHA-256 of all but `checksum`, in hexadecimal."""
+        """Return the SHA-256 of all fields except `checksum`, in hexadecimal."""
         return hashlib.sha256(
             json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True).encode()
         ).hexdigest()
 
     def network(self) -> AlexNet:
-        """Return the network with its weights on no device yet (`meta`)."""
+        """Build the network on the meta device, without memory for its weights."""
         with torch.device("meta"):
             return AlexNet(self.variant, len(self.labels), width=self.width, **self.overrides)
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths and files of a run."""
+    """Paths of the files in a run folder."""
 
     path: Path
 
@@ -99,57 +99,57 @@ class RunFolder:
 
     @property
     def weights(self) -> Path:
-        """The weights that predict."""
+        """The weights to predict with."""
         return self.path / "model.safetensors"
 
     @property
     def config(self) -> Path:
-        """What belongs to the weights."""
+        """The `ModelConfig` of the weights."""
         return self.path / "model.json"
 
     @property
     def summary(self) -> Path:
-        """What `train --json` prints; there once the run is done."""
+        """The output of `train --json`; exists once training is finished."""
         return self.path / "summary.json"
 
     @property
     def metrics(self) -> Path:
-        """A row an epoch."""
+        """One row per epoch."""
         return self.path / "metrics.csv"
 
     @property
     def journal(self) -> Path:
-        """What a training by minutes decided by the clock: the share that was done before each step, a line each."""
+        """With `train.minutes`: the fraction of the time used before each step, one line per step."""
         return self.path / "journal.txt"
 
     @property
     def lock(self) -> Path:
-        """Held while a process trains here."""
+        """The lock held while a process trains in this folder."""
         return self.path / "train.lock"
 
     @property
     def environment(self) -> Path:
-        """Versions, processor, threads."""
+        """Library versions, processor, threads."""
         return self.path / "environment.json"
 
     @property
     def report(self) -> Path:
-        """The page for people."""
+        """The HTML report."""
         return self.path / "report.html"
 
 
 def create(path: Path) -> RunFolder:
-    """Make the folder of a new run.
+    """Create the folder of a new run.
 
     Raises:
-        RunError: it holds a run or anything else, or cannot be written.
+        RunError: the folder is not empty, or not writable.
     """
     try:
         if path.is_dir() and (path / "recipe.toml").exists():
             finished = (path / "summary.json").exists()
-            way_on = "" if finished else f"go on with it (alexnet train --resume {shell_quote(path)}) or "
-            raise RunError(f"{path} holds a {'finished ' if finished else ''}run already: {way_on}name another --out")
-        # A process that was killed before it wrote anything may have left a temporary file.
+            resume = "" if finished else f"resume it (alexnet train --resume {shell_quote(path)}) or "
+            raise RunError(f"{path} already holds a {'finished ' if finished else ''}run: {resume}name another --out")
+        # A process that was killed at the start may have left its temporary file: such a folder counts as empty.
         if path.exists() and (not path.is_dir() or any(not entry.match("recipe.toml.*.part") for entry in path.iterdir())):
             raise RunError(f"{path} exists and is not empty: name another --out")
         path.mkdir(parents=True, exist_ok=True)
@@ -161,10 +161,10 @@ def create(path: Path) -> RunFolder:
 
 
 def find(path: Path) -> RunFolder:
-    """Return an existing run folder, finished or not.
+    """Open an existing run folder, finished or not.
 
     Raises:
-        RunError: it is none.
+        RunError: there is no such folder, or it is not a run.
     """
     folder = RunFolder(path)
     if not path.is_dir():
@@ -175,25 +175,16 @@ def find(path: Path) -> RunFolder:
 
 
 def read_recipe(folder: RunFolder) -> Recipe:
-    """Return the resolved recipe of a run.
-
-    Raises:
-        RunError: it cannot be read.
-        RecipeError: a key or a value in it is wrong.
-    """
+    """Read the resolved recipe of a run."""
     try:
         tree = tomllib.loads(folder.recipe.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{folder.recipe} cannot be read: {error_reason(error)}") from error
-    return parse(renamed(tree), str(folder.recipe))
+    return parse(rename_keys(tree), str(folder.recipe))
 
 
 def save_model(folder: RunFolder, network: AlexNet, config: ModelConfig) -> ModelConfig:
-    """Write the weights, and `config` with their SHA-256; return that config.
-
-    Raises:
-        RunError: the disk is full or the folder cannot be written.
-    """
+    """Write the weights, and `config` with their SHA-256 and its checksum; return that config."""
     mean_image = config.preprocessing.mean_image
     save_weights(folder.weights, network, {} if mean_image is None else {"mean_image": torch.from_numpy(mean_image)})
     config = config.model_copy(update={"sha256": sha256(folder.weights)})
@@ -203,11 +194,7 @@ def save_model(folder: RunFolder, network: AlexNet, config: ModelConfig) -> Mode
 
 
 def save_weights(path: Path, network: AlexNet, more: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Write a network's weights and statistics, and `more` tensors, as safetensors, whole or not at all.
-
-    Raises:
-        RunError: the disk is full or the folder cannot be written.
-    """
+    """Write the network's state, and `more` tensors, atomically as safetensors."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in {**network.state_dict(), **(more or {})}.items()}
     try:
         path.parent.mkdir(exist_ok=True)
@@ -217,40 +204,40 @@ def save_weights(path: Path, network: AlexNet, more: Mapping[str, torch.Tensor] 
 
 
 def read_config(folder: RunFolder) -> ModelConfig:
-    """Return what belongs to the weights of a run, but for a mean image, which lies with them.
+    """Read `model.json`; a mean image, which is saved with the weights, is not filled in.
 
     Raises:
-        RunError: it is missing, damaged, or from a newer version.
+        RunError: the file is missing, damaged, or from a newer version.
     """
     if not folder.config.exists():
         raise RunError(
-            f"{folder.path} has no trained network yet: alexnet train --resume {shell_quote(folder.path)} goes on with it"
+            f"{folder.path} has no trained network yet: alexnet train --resume {shell_quote(folder.path)} resumes it"
         )
     config = read_model(ModelConfig, folder.config)
     if config.checksum and config.checksum != config.digest():
-        raise RunError(f'{folder.config} was changed since it was written; if you did that, remove "checksum" from it too')
+        raise RunError(f'{folder.config} was changed after it was written; if you changed it, remove its "checksum" too')
     return config
 
 
 def read_model(kind: type[Model], path: Path) -> Model:
-    """Return what a JSON file holds, as a pydantic model.
+    """Read a JSON file into a pydantic model.
 
     Raises:
-        RunError: it is missing, something else, or from a newer version.
+        RunError: the file is missing, invalid, or from a newer version.
     """
     try:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
         newer = "; it was written by a newer version of alexnet" if first["loc"] == ("version",) else ""
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise RunError(f"{path} cannot be used: {where}: {first['msg']}{newer}") from error
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise RunError(f"{path} cannot be used: {key}: {first['msg']}{newer}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path} cannot be read: {error_reason(error)}") from error
 
 
 def write_metrics(folder: RunFolder, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write `metrics.csv`, a row an epoch."""
+    """Write `metrics.csv`, one row per epoch."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
     writer.writeheader()
@@ -259,11 +246,7 @@ def write_metrics(folder: RunFolder, history: Sequence[Mapping[str, Any]]) -> No
 
 
 def read_metrics(folder: RunFolder, columns: Sequence[str]) -> list[dict[str, float]]:
-    """Return some columns of `metrics.csv`, a row an epoch.
-
-    Raises:
-        RunError: it cannot be read.
-    """
+    """Return `columns` of `metrics.csv`, one row per epoch."""
     try:
         with folder.metrics.open(encoding="utf-8", newline="") as file:
             rows = [{OLD_COLUMNS.get(name, name): value for name, value in row.items()} for row in csv.DictReader(file)]
@@ -273,7 +256,7 @@ def read_metrics(folder: RunFolder, columns: Sequence[str]) -> list[dict[str, fl
 
 
 def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, ModelConfig]:
-    """Return the network of a run on `device`, ready to predict, and its config.
+    """Load the network of a run on `device`, in evaluation mode, and its config.
 
     Raises:
         RunError: a file is missing, damaged, or from a newer version.
@@ -281,7 +264,7 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, ModelC
     config = read_config(folder)
     try:
         if sha256(folder.weights) != config.sha256:
-            raise RunError(f"{folder.weights} is damaged: its SHA-256 is not the one in model.json")
+            raise RunError(f"{folder.weights} is damaged: its SHA-256 differs from the one in model.json")
         network, tensors = config.network(), safetensors.torch.load_file(folder.weights, device=str(device))
         if isinstance(config.preprocessing.mean, str) and "mean_image" in tensors:
             preprocessing = config.preprocessing.model_copy(update={"mean_image": tensors.pop("mean_image").cpu().numpy()})

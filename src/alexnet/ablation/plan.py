@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from alexnet.ablation.studies import STUDIES, Study
 from alexnet.errors import AlexNetError, RecipeError, RunError, suggest
-from alexnet.recipe import Recipe, settings_from
+from alexnet.recipe import Recipe, parse_settings
 
 
 class Plan(BaseModel):
@@ -48,7 +48,7 @@ class Plan(BaseModel):
         """Return the recipe of a training: the arm's, with all learning rates times `scale`."""
         length = {} if self.epochs is None else {"train.epochs": self.epochs, "train.max_images": 0}
         recipe = self.recipe.with_settings({**length, **self.arms[arm]})
-        rates = recipe.scaled_rates(scale) if self.scales else {}
+        rates = recipe.scale_lr(scale) if self.scales else {}
         return recipe.with_settings({**rates, "train.seed": recipe.train.seed + seed})
 
     def difference(self, other: Plan) -> str:
@@ -89,7 +89,7 @@ def plan_variation(
     Raises:
         RecipeError: no such key, a value that is wrong, or nothing to compare.
     """
-    choices = [[settings_from([f"{key}={value}"]) for value in values] for key, values in map(_values, varied)]
+    choices = [[parse_settings([f"{key}={value}"]) for value in values] for key, values in map(_values, varied)]
     arms = [{key: value for choice in chosen for key, value in choice.items()} for chosen in product(*choices)]
     named = {", ".join(f"{key}={json.dumps(value)}".replace('"', "") for key, value in arm.items()): arm for arm in arms}
     if len(named) < 2:
@@ -105,7 +105,7 @@ def _values(text: str) -> tuple[str, list[str]]:
 
 def _checked(plan: Plan) -> Plan:
     """Return the plan with absolute paths, after checking the settings of its arms."""
-    plan = plan.model_copy(update={"recipe": plan.recipe.from_anywhere()})
+    plan = plan.model_copy(update={"recipe": plan.recipe.with_absolute_dataset()})
     if plan.minutes is not None and plan.recipe.train.minutes is not None:
         raise RecipeError("train.minutes is for each training and --minutes for the whole study: give one of them")
     for arm in plan.arms:

@@ -15,7 +15,7 @@ from alexnet.ablation.plan import Plan, read_plan
 from alexnet.ablation.results import TrainingResult, read_result, summarise, table
 from alexnet.errors import AlexNetError, DivergedError, Interrupted, RunError, error_reason, shell_quote
 from alexnet.files import read_json, write_json, write_text
-from alexnet.progress import clock, say
+from alexnet.progress import format_duration, say
 from alexnet.run import RunFolder
 from alexnet.training import train as training
 from alexnet.training.budget import EVALUATION_COST, WARM_UP_STEPS
@@ -46,7 +46,9 @@ def ablate(plan: Plan | None, out: Path, device: str | None = None) -> dict[str,
                     trainings.train(arm, seed, scale)
             return _write(plan, trainings, scales)
     except Interrupted as error:
-        raise Interrupted(f"stopped, all is saved; go on with: alexnet ablate --out {shell_quote(out)}", error.code) from error
+        raise Interrupted(
+            f"stopped, everything is saved; resume with: alexnet ablate --out {shell_quote(out)}", error.code
+        ) from error
 
 
 def _saved_plan(plan: Plan | None, out: Path, device: str | None) -> Plan:
@@ -55,11 +57,11 @@ def _saved_plan(plan: Plan | None, out: Path, device: str | None) -> Plan:
     if path.exists():
         saved = read_plan(path)
         if plan is not None and (key := saved.difference(plan)):
-            hint = f"go on with it (alexnet ablate --out {shell_quote(out)}) or name another --out"
+            hint = f"resume it (alexnet ablate --out {shell_quote(out)}) or name another --out"
             raise RunError(f"{out} holds a study of which {key!r} is not what is asked for: {hint}")
         return saved
     if plan is None:
-        raise RunError(f"{out} holds no study to go on with: start one with --study or --vary")
+        raise RunError(f"{out} holds no study to resume: start one with --study or --vary")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(f"{out} exists and is not empty: name another --out")
@@ -86,12 +88,12 @@ def _epochs(plan: Plan, minutes: float, device: str | None) -> int:
         start = time.monotonic()
         steps = sum(1 for _ in islice(losses, TIMED_STEPS))
         train, val, test = (trial.images.get(split, 0) for split in ("train", "val", "test"))
-        pace = (time.monotonic() - start) / max(1, steps * min(trial.batch, train)) / len(plan.arms)
+        pace = (time.monotonic() - start) / max(1, steps * min(trial.batch_size, train)) / len(plan.arms)
         epoch += pace * (train + EVALUATION_COST * val)
         overhead += pace * EVALUATION_COST * (val + test)
     overhead += STARTUP
     epochs = max(1, int((minutes * 60 / plan.trainings - overhead) / epoch))
-    total = clock(plan.trainings * (epochs * epoch + overhead))
+    total = format_duration(plan.trainings * (epochs * epoch + overhead))
     say(f"{plan.trainings} trainings of {epochs} epochs, as that takes about {total}")
     return epochs
 

@@ -1,4 +1,4 @@
-"""The command line: a command each parses, calls `api`, prints. torch is imported by the commands that need it."""
+"""The command line. Each command parses its arguments, calls `api` and prints the result; torch is imported only if needed."""
 
 from alexnet.cli import info, inspect, predict, train  # noqa: F401
 from alexnet.cli.app import app, main

@@ -1,4 +1,4 @@
-"""The application that commands are added to, and how it ends."""
+"""The Typer application, and its entry point `main`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 import alexnet
 from alexnet.cli.help import Group
 from alexnet.errors import AlexNetError, Interrupted, printable
-from alexnet.progress import silent
+from alexnet.progress import output_disabled
 
 HELP = """
 Train an image classifier on your own photos, see what it learned, predict with it.
@@ -38,7 +38,7 @@ app = typer.Typer(
 
 
 def group(name: str, panel: str, text: str) -> typer.Typer:
-    """Add a group of commands and return it."""
+    """Add a group of commands to the application and return it."""
     inner = typer.Typer(cls=Group, no_args_is_help=True, help=text)
     app.add_typer(inner, name=name, rich_help_panel=panel)
     return inner
@@ -49,13 +49,13 @@ def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Options of every command; `main` reads --debug itself."""
+    """Declare the global options, which `main` handles."""
 
 
 def main() -> None:
-    """Run the command line; errors that a user can mend are one line and exit code 1."""
+    """Run the command line; an `AlexNetError` is printed as one line and exits with code 1."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8; in JSON such an escape is right
+        if isinstance(stream, io.TextIOWrapper):  # file names need not be UTF-8; the escapes are valid JSON
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -67,11 +67,11 @@ def main() -> None:
     except AlexNetError as error:
         if debug:
             raise
-        if not silent():  # else the first of the processes that train together has said it
+        if not output_disabled():  # the main process prints it
             print(printable(f"alexnet: {error}"), file=sys.stderr)
         sys.exit(error.code if isinstance(error, Interrupted) else 1)
     except OSError as error:
-        if debug or error.errno != errno.ENOSPC:  # what else the system says is an error of ours
+        if debug or error.errno != errno.ENOSPC:  # any other is a bug
             raise
         print(f"alexnet: cannot write all of the output: {error.strerror}", file=sys.stderr)
         sys.exit(1)

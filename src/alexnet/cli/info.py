@@ -1,4 +1,4 @@
-"""Commands that show what there is: datasets, recipes, variants."""
+"""Commands that inspect datasets, recipes and variants: data, recipes, model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from alexnet.cli.app import group
 from alexnet.cli.help import INSIDE, Command
 from alexnet.cli.options import AsJson, Classes, DataRoot, Overwrite, VariantName, data_argument, recipe_option, recipes
-from alexnet.cli.output import print_json, print_problems, show_problems
+from alexnet.cli.output import print_json, print_problems, print_problems_csv
 
 data_group = group(
     "data",
@@ -69,9 +69,9 @@ def data_check(
     if as_json:
         print_json(result)
     elif as_csv:
-        print_problems(result)
+        print_problems_csv(result)
     else:
-        show_problems(result)
+        print_problems(result)
 
 
 @data_group.command("show", cls=Command)
@@ -99,7 +99,7 @@ def data_show(
     if recipe is None:
         samples.show_samples(table, path, overwrite)
     else:
-        samples.show_changes(table, load(recipe), path, overwrite)
+        samples.show_augmented(table, load(recipe), path, overwrite)
     print(path)
 
 

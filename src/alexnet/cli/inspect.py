@@ -1,4 +1,4 @@
-"""Commands that look at runs: evaluate, compare, explain, report."""
+"""Commands that inspect runs: evaluate, compare, explain, report."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from alexnet.cli.answers import Counted, fail_if_unread, names_of
 from alexnet.cli.app import app
 from alexnet.cli.help import LOOK, Command
+from alexnet.cli.images import CountedResults, exit_if_unread, image_names
 from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Split, Views, data_argument, images_argument
-from alexnet.cli.output import print_json, show_evaluation, show_explained
+from alexnet.cli.output import print_evaluation, print_explanations, print_json
 from alexnet.errors import printable
 
 command = partial(app.command, cls=Command, rich_help_panel=LOOK)
@@ -24,7 +24,7 @@ def evaluate(
     data: Annotated[str | None, data_argument("Dataset, as for train.", default="the run's own")] = None,
     split: Annotated[
         Split | None,
-        typer.Option(metavar="NAME", help="train, val or test.  [default: test, else val; all of a DATA that is not split]"),
+        typer.Option(metavar="NAME", help="train, val or test.  [default: test, else val; all images if DATA has no splits]"),
     ] = None,
     views: Annotated[
         Views,
@@ -51,7 +51,7 @@ def evaluate(
     if as_json:
         print_json(result)
     else:
-        show_evaluation(result)
+        print_evaluation(result)
 
 
 @command()
@@ -99,12 +99,12 @@ def explain(
     from alexnet import api
     from alexnet.progress import track
 
-    answers = Counted(track(api.load(run, device).explain(names_of(images), out, arrays, overwrite), "Explaining"))
+    results = CountedResults(track(api.load(run, device).explain(image_names(images), out, arrays, overwrite), "Explaining"))
     if as_json:
-        print_json(list(answers))
+        print_json(list(results))
     else:
-        show_explained(answers)
-    fail_if_unread(answers)
+        print_explanations(results)
+    exit_if_unread(results)
 
 
 @command()

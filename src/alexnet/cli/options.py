@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, and the words that a shell completes them with."""
+"""Arguments and options shared by several commands, and their shell completion."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Split(StrEnum):
 
 
 class Parallel(StrEnum):
-    """What processes divide."""
+    """Ways to train on several processes."""
 
     data = "data"
     towers = "towers"
@@ -27,7 +27,7 @@ class Parallel(StrEnum):
 
 
 class Views(StrEnum):
-    """Looks at each image."""
+    """Views per image."""
 
     one = "1"
     two = "2"
@@ -35,53 +35,53 @@ class Views(StrEnum):
 
 
 def datasets(incomplete: str) -> list[str]:
-    """Names of the datasets inside, and paths."""
+    """Complete the names of built-in datasets, and paths."""
     from alexnet.data.builtin import NAMES
 
     return _or_paths(NAMES, incomplete)
 
 
 def recipes(incomplete: str) -> list[str]:
-    """Names of the recipes inside, and paths."""
+    """Complete the names of built-in recipes, and paths."""
     from alexnet import recipe
 
     return _or_paths(recipe.names(), incomplete)
 
 
 def weights(incomplete: str) -> list[str]:
-    """The name of torchvision's weights, and paths."""
+    """Complete `imagenet1k`, and paths."""
     return _or_paths(["imagenet1k"], incomplete)
 
 
 def variants() -> list[str]:
-    """Names of the variants inside."""
+    """Return the names of the built-in variants."""
     from alexnet.network.variants import VARIANTS
 
     return list(VARIANTS)
 
 
 def devices() -> list[str]:
-    """Kinds of devices."""
+    """Return the types of devices."""
     return ["cpu", "cuda", "mps"]
 
 
 def _or_paths(names: Iterable[str], incomplete: str) -> list[str]:
-    """Return the names that begin so, with what begins so in this folder; if there are none, a shell offers paths itself."""
-    result = [name for name in names if name.startswith(incomplete)]
-    paths = (path for path in sorted(Path().glob(f"{incomplete}*")) if path.name[0] != ".") if result else ()
-    return [*result, *(f"{path}/" if path.is_dir() else str(path) for path in paths)]
+    """Return the names and paths that start with `incomplete`; nothing if no name does, as the shell then completes paths."""
+    matches = [name for name in names if name.startswith(incomplete)]
+    paths = (path for path in sorted(Path().glob(f"{incomplete}*")) if path.name[0] != ".") if matches else ()
+    return [*matches, *(f"{path}/" if path.is_dir() else str(path) for path in paths)]
 
 
 def data_argument(text: str = "Folder, CSV or Parquet file, or digits, cifar10, fashion-mnist.", default: str = "") -> Any:
     """Return the argument DATA."""
-    shown = f"{text}  [default: {default}]" if default else text
-    return typer.Argument(metavar="DATA", help=shown, autocompletion=datasets)
+    help_text = f"{text}  [default: {default}]" if default else text
+    return typer.Argument(metavar="DATA", help=help_text, autocompletion=datasets)
 
 
-def images_argument(to_do: str) -> Any:
-    """Return the argument IMAGE…, with what is done to them."""
-    given = "or - to read names from standard input, separated by newlines or NUL"
-    text = f"{to_do}: files, folders, patterns such as 'photos/*.jpg', {given}."
+def images_argument(purpose: str) -> Any:
+    """Return the argument IMAGE…; its help begins with `purpose`."""
+    stdin = "or - to read names from standard input, separated by newlines or NUL"
+    text = f"{purpose}: files, folders, patterns such as 'photos/*.jpg', {stdin}."
     return typer.Argument(metavar="IMAGE…", help=text)
 
 

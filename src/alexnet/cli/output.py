@@ -1,4 +1,4 @@
-"""What commands print for people: JSON and CSV, tables and summaries."""
+"""The output of commands: JSON, CSV, tables and summaries."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def print_csv(answers: Iterable[dict[str, Any]]) -> None:
-    """Print a row for each label of each answer of `predict`."""
+def print_predictions_csv(results: Iterable[dict[str, Any]]) -> None:
+    """Print the results of `predict` as CSV, a row per label."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "rank", "label", "probability", "error"])
-    for answer in answers:
-        if "error" in answer:
-            writer.writerow([answer["image"], "", "", "", answer["error"]])
-        for rank, guess in enumerate(answer.get("predictions", ()), 1):
-            writer.writerow([answer["image"], rank, guess["label"], f"{guess['probability']:.6f}", ""])
+    for result in results:
+        if "error" in result:
+            writer.writerow([result["image"], "", "", "", result["error"]])
+        for rank, prediction in enumerate(result.get("predictions", ()), 1):
+            writer.writerow([result["image"], rank, prediction["label"], f"{prediction['probability']:.6f}", ""])
 
 
-def show_predictions(answers: Iterable[dict[str, Any]]) -> None:
-    """Print each image with its labels."""
-    for answer in answers:
-        print(printable(answer["image"]))
-        if "error" in answer:
-            print(printable(f"    not read: {answer['error']}"))
-        for guess in answer.get("predictions", ()):
-            print(f"  {guess['probability']:6.1%}  {guess['label']}")
+def print_predictions(results: Iterable[dict[str, Any]]) -> None:
+    """Print the results of `predict`: each image with its labels."""
+    for result in results:
+        print(printable(result["image"]))
+        if "error" in result:
+            print(printable(f"    not read: {result['error']}"))
+        for prediction in result.get("predictions", ()):
+            print(f"  {prediction['probability']:6.1%}  {prediction['label']}")
 
 
-def show_explained(answers: Iterable[dict[str, Any]]) -> None:
-    """Print each image with its first label and where its picture is."""
-    for answer in answers:
-        best = "".join(f"{p['label']} {p['probability']:.1%}" for p in answer.get("predictions", ())[:1])
-        message = f"not read: {answer['error']}" if "error" in answer else f"{best}: {answer['figure']}"
-        print(printable(f"{answer['image']}: {message}"))
+def print_explanations(results: Iterable[dict[str, Any]]) -> None:
+    """Print the results of `explain`: each image with its most probable label and the path of its figure."""
+    for result in results:
+        best = "".join(f"{p['label']} {p['probability']:.1%}" for p in result.get("predictions", ())[:1])
+        message = f"not read: {result['error']}" if "error" in result else f"{best}: {result['figure']}"
+        print(printable(f"{result['image']}: {message}"))
 
 
-def show_index(result: dict[str, Any], run: Path, other: str) -> None:
-    """Print what an index holds, what it leaves out, and the command to search it; `other` are its arguments, if need be."""
+def print_index(result: dict[str, Any], run: Path, options: str) -> None:
+    """Print the size of an index, the images it skipped, and the command, with `options`, that searches it."""
     for skipped in result["skipped"]:
         print(printable(f"left out {truncate(skipped['image'])}: {skipped['reason']}"), file=sys.stderr)
-    short = f"short codes of {result['bits']} bits" if result["bits"] else "no short codes"
-    print(f"{'index':10}  {result['index']}: {result['images']:,} images, {result['added']:,} coded now; {short}")
-    print(f"{'search':10}  alexnet search query {shell_quote(run)} IMAGE…{other}")
+    codes = f"binary codes of {result['bits']} bits" if result["bits"] else "no binary codes"
+    print(f"{'index':10}  {result['index']}: {result['images']:,} images, {result['added']:,} added; {codes}")
+    print(f"{'search':10}  alexnet search query {shell_quote(run)} IMAGE…{options}")
 
 
-def show_export(result: dict[str, Any]) -> None:
-    """Print what `export` compared."""
+def print_export(result: dict[str, Any]) -> None:
+    """Print the result of `export`: the file, and how it compares with the run."""
     smaller = f", {result['bytes'] / result['float_bytes']:.2f} of the float file" if result["int8"] else ""
     print(printable(f"{'file':10}  {result['file']}, {result['bytes'] / 1e6:.1f} MB{smaller}"))
     print(f"{'needs':10}  onnxruntime {result['onnxruntime']} (opset {result['opset']}, IR version {result['ir_version']})")
@@ -72,58 +72,58 @@ def show_export(result: dict[str, Any]) -> None:
     print(f"{'images/s':10}  {paces}, one at a time")
 
 
-def show_neighbours(answers: Iterable[dict[str, Any]]) -> None:
-    """Print each image with those that are nearest."""
-    for answer in answers:
-        print(printable(answer["image"]))
-        if "error" in answer:
-            print(printable(f"    not read: {answer['error']}"))
-        for near in answer.get("neighbours", ()):
-            print(printable(f"  {near['distance']:8.2f} away  {_from_here(near['image'])}"))
+def print_neighbours(results: Iterable[dict[str, Any]]) -> None:
+    """Print the results of `search query`: each image with its nearest neighbours."""
+    for result in results:
+        print(printable(result["image"]))
+        if "error" in result:
+            print(printable(f"    not read: {result['error']}"))
+        for neighbour in result.get("neighbours", ()):
+            print(printable(f"  {neighbour['distance']:8.2f} away  {_relative(neighbour['image'])}"))
 
 
-def _from_here(path: str) -> str:
-    """Return a path as one would write it here, if it lies in this folder; an index has full paths."""
+def _relative(path: str) -> str:
+    """Return a path relative to the current folder if it lies inside; an index has absolute paths."""
     return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 
 
-def show_summary(summary: dict[str, Any]) -> None:
-    """Print a finished training: figures, report, and the command to predict with."""
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print the summary of a training: metrics, report, and the command to predict with."""
     from alexnet.inference.metrics import most_frequent
-    from alexnet.progress import clock
+    from alexnet.progress import format_duration
 
     for name in ("validation", "test"):
         if summary[name]:
             print(f"{name:10}  {_accuracy(summary[name])}")
     last = summary["test"] or summary["validation"]
-    label, share = most_frequent(last["per_class"])
-    if last["top1_interval"][0] <= share:
-        named = printable(repr(truncate(label)))
+    label, baseline = most_frequent(last["per_class"])
+    if last["top1_interval"][0] <= baseline:
+        name = printable(repr(truncate(label)))
         print(
-            f"{'note':10}  not significantly better than the majority-class baseline, {named} for all ({share:.1%}): "
+            f"{'note':10}  not significantly better than the majority-class baseline, {name} for all ({baseline:.1%}): "
             "train longer, add images, or check the labels"
         )
     epochs = f"{summary['epochs']} epoch{'' if summary['epochs'] == 1 else 's'}"
-    print(f"{'time':10}  {clock(summary['seconds'])}, {epochs}, best {summary['best_epoch']}")
+    print(f"{'time':10}  {format_duration(summary['seconds'])}, {epochs}, best {summary['best_epoch']}")
     print(f"{'report':10}  {summary['run']}/report.html")
     print(f"{'predict':10}  alexnet predict {shell_quote(summary['run'])} IMAGE…")
 
 
-def show_lr_curve(result: dict[str, Any], as_json: bool) -> None:
-    """Print the suggestion, and the command that was given as one that trains with it."""
+def print_lr_suggestion(result: dict[str, Any], as_json: bool) -> None:
+    """Print the suggested learning rate, and the command that trains with it."""
     if as_json:
         print_json(result)
         return
     given = [argument for argument in sys.argv[1:] if argument not in ("--find-lr", "--overwrite", "--debug")]
     changes = [part for key, value in result["settings"].items() for part in ("--set", f"{key}={value:g}")]
-    rate = result["settings"]["optimizer.lr"]
-    print(f"{'lr':10}  {rate:g}, where the loss falls fastest; it rises from {result['rises_from']:.2g} on")
+    lr = result["settings"]["optimizer.lr"]
+    print(f"{'lr':10}  {lr:g}, where the loss falls fastest; it rises from {result['rises_from']:.2g} on")
     print(f"{'curve':10}  {result['figure']}")
     print(f"{'train':10}  alexnet {shlex.join([*given, *changes])}")
 
 
-def show_study(result: dict[str, Any]) -> None:
-    """Print a study's table, and where its figure is."""
+def print_study(result: dict[str, Any]) -> None:
+    """Print the table of a study, and the path of its figure."""
     from alexnet.ablation.results import table
 
     print(table(result))
@@ -134,19 +134,19 @@ def show_study(result: dict[str, Any]) -> None:
 def _accuracy(metrics: dict[str, Any]) -> str:
     low, high = metrics["top1_interval"]
     interval = f"({low:.1%} to {high:.1%})"
-    top5 = f" top-5 {metrics['top5']:.2%}," if len(metrics["per_class"]) > 5 else ""  # of five or fewer it is always 100 %
+    top5 = f" top-5 {metrics['top5']:.2%}," if len(metrics["per_class"]) > 5 else ""  # always 100 % otherwise
     return f"top-1 {metrics['top1']:.2%} {interval},{top5} loss {metrics['loss']:.4f}, {metrics['images']:,} images"
 
 
-def print_problems(result: dict[str, Any]) -> None:
-    """Print a row for each problem of a dataset, as CSV."""
+def print_problems_csv(result: dict[str, Any]) -> None:
+    """Print the problems of a dataset as CSV, a row per problem."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "kind", "detail"])
     writer.writerows([problem["image"], problem["kind"], problem["detail"]] for problem in result["problems"])
 
 
-def show_problems(result: dict[str, Any]) -> None:
-    """Print what is wrong with a dataset, the first few of each kind."""
+def print_problems(result: dict[str, Any]) -> None:
+    """Print the problems of a dataset, the first few of each kind."""
     from itertools import groupby
 
     from alexnet.data.check import KINDS
@@ -154,8 +154,8 @@ def show_problems(result: dict[str, Any]) -> None:
     print(f"{result['images']:,} images of {len(result['classes'])} classes")
     if not result["problems"]:
         print("no problems found")
-    for kind, alike in groupby(result["problems"], key=lambda problem: problem["kind"]):
-        problems = list(alike)
+    for kind, same_kind in groupby(result["problems"], key=lambda problem: problem["kind"]):
+        problems = list(same_kind)
         print(f"\n{len(problems):,} x {kind}: {KINDS[kind]}")
         for problem in problems[:PROBLEMS_SHOWN]:
             print(printable(f"    {truncate(problem['image'] or '')}{': ' if problem['image'] else ''}{problem['detail']}"))
@@ -163,19 +163,19 @@ def show_problems(result: dict[str, Any]) -> None:
             print(f"    and {len(problems) - PROBLEMS_SHOWN:,} more: --csv or --json lists them all")
 
 
-def show_evaluation(result: dict[str, Any]) -> None:
-    """Print an evaluation, a row for each class."""
+def print_evaluation(result: dict[str, Any]) -> None:
+    """Print an evaluation: the metrics, then a row per class."""
     print(_accuracy(result))
     scaling = f"before scaling {result['ece_raw']:.2%}, temperature {result['temperature']:.2f}"
     print(f"calibration error {result['ece']:.2%} ({scaling})\n")
     width = max(5, *(len(truncate(label)) for label in result["per_class"]))
     print(f"{'class':{width}}  images  precision  recall     F1")
     for label, c in result["per_class"].items():
-        shares = f"{_share(c['precision']):>9}  {_share(c['recall']):>6}  {_share(c['f1']):>5}"
-        print(f"{truncate(label):{width}}  {c['images']:6,}  {shares}")
+        metrics = f"{_percent(c['precision']):>9}  {_percent(c['recall']):>6}  {_percent(c['f1']):>5}"
+        print(f"{truncate(label):{width}}  {c['images']:6,}  {metrics}")
     for skipped in result["skipped"]:
         print(printable(f"left out {truncate(skipped['image'])}: {skipped['reason']}"))
 
 
-def _share(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"

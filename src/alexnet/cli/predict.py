@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from alexnet.cli.answers import Counted, fail_if_unread, names_of
 from alexnet.cli.app import app, group
 from alexnet.cli.help import USE, Command
+from alexnet.cli.images import CountedResults, exit_if_unread, image_names
 from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Threads, images_argument
-from alexnet.cli.output import print_csv, print_json, show_export, show_index, show_neighbours, show_predictions
+from alexnet.cli.output import print_export, print_index, print_json, print_neighbours, print_predictions, print_predictions_csv
 from alexnet.errors import shell_quote
 
 command = partial(app.command, cls=Command, rich_help_panel=USE)
@@ -53,17 +53,17 @@ def predict(
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
     from alexnet import api
 
-    answers = Counted(api.load(run, device).stream(names_of(images), top))
+    results = CountedResults(api.load(run, device).stream(image_names(images), top))
     if as_json:
-        print_json(list(answers))
+        print_json(list(results))
     elif jsonl:
-        for answer in answers:
-            print(json.dumps(answer, ensure_ascii=False), flush=True)
+        for result in results:
+            print(json.dumps(result, ensure_ascii=False), flush=True)
     elif as_csv:
-        print_csv(answers)
+        print_predictions_csv(results)
     else:
-        show_predictions(answers)
-    fail_if_unread(answers)
+        print_predictions(results)
+    exit_if_unread(results)
 
 
 @command()
@@ -103,7 +103,7 @@ def export(
     if as_json:
         print_json(result)
     else:
-        show_export(result)
+        print_export(result)
 
 
 @command()
@@ -152,25 +152,25 @@ def search_index(
     from alexnet import api
 
     result = api.load(run, device).index(folder, out, bits)
-    show_index(result, run, f" --index {shell_quote(result['index'])}" if out else "")
+    print_index(result, run, f" --index {shell_quote(result['index'])}" if out else "")
 
 
 @search.command("query", cls=Command)
 def search_query(
     run: RunPath,
-    images: Annotated[list[str], images_argument("What to look for")],
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="Images to find for each.")] = 10,
-    binary: Annotated[bool, typer.Option("--binary", help="Compare short codes: faster, a little less exact.")] = False,
-    index: Annotated[Path | None, typer.Option(metavar="INDEX", help="Where to look.  [default: RUN/search]")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw a contact sheet, a row for each IMAGE.")] = None,
+    images: Annotated[list[str], images_argument("Query images")],
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of neighbours per image.")] = 10,
+    binary: Annotated[bool, typer.Option("--binary", help="Compare binary codes: faster, slightly less exact.")] = False,
+    index: Annotated[Path | None, typer.Option(metavar="INDEX", help="Index to search.  [default: RUN/search]")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a contact sheet, a row per image.")] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Find the images most alike, nearest first.
+    """Find the most similar images, nearest first.
 
-    The numbers are distances: between codes, or with --binary the bits in which short codes differ. Exit code 1 if an image
-    could not be read.
+    The numbers are distances between codes or, with --binary, numbers of differing bits. Exit code 1 if an image could not be
+    read.
 
     Examples:
         alexnet search query runs/photos cat.jpg
@@ -178,12 +178,14 @@ def search_query(
     """
     from alexnet import api
 
-    result = api.load(run, device).search(names_of(images), top, binary=binary, index=index, out=out, overwrite=overwrite)
-    answers = Counted(result)
+    neighbours = api.load(run, device).search(
+        image_names(images), top, binary=binary, index=index, out=out, overwrite=overwrite
+    )
+    results = CountedResults(neighbours)
     if as_json:
-        print_json(list(answers))
+        print_json(list(results))
     else:
-        show_neighbours(answers)
+        print_neighbours(results)
         if out is not None:
             print(out)
-    fail_if_unread(answers)
+    exit_if_unread(results)

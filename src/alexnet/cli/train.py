@@ -1,4 +1,4 @@
-"""Commands that make runs: train, ablate, import-keras."""
+"""Commands that create runs: train, ablate, import-keras."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from alexnet.cli.options import (
     variants,
     weights,
 )
-from alexnet.cli.output import print_json, show_lr_curve, show_study, show_summary
+from alexnet.cli.output import print_json, print_lr_suggestion, print_study, print_summary
 from alexnet.errors import shell_quote
-from alexnet.files import expanded
-from alexnet.progress import silent
+from alexnet.files import expand_user
+from alexnet.progress import output_disabled
 
-STARTED = time.monotonic()  # before torch is imported: what a person waits for
+STARTED = time.monotonic()  # before torch is imported, so that the user's whole wait counts
 
 command = partial(app.command, cls=Command, rich_help_panel=MAKE)
 
-# Options of train alone
+# Options of train only
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -82,12 +82,12 @@ FindLR = Annotated[
 Processes = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Number of processes on this machine that train together.  [default: 1]")
 ]
-Divided = Annotated[
+ParallelMode = Annotated[
     Parallel,
     typer.Option(
         metavar="KIND",
-        help="What is divided among them: data (each batch), towers (one each), or hybrid (each batch, but dense layers by "
-        "units).",
+        help="How they divide the work: data (each batch), towers (a tower each), or hybrid (each batch, but the units of "
+        "dense layers).",
     ),
 ]
 
@@ -114,7 +114,7 @@ def train(
         ),
     ] = False,
     processes: Processes = None,
-    parallel: Divided = Parallel.data,
+    parallel: ParallelMode = Parallel.data,
     data_root: DataRoot = None,
     device: Device = None,
     threads: Threads = None,
@@ -135,49 +135,49 @@ def train(
         alexnet train --resume runs/photos
     """
     if processes is not None and processes > 1 and not find_lr and "WORLD_SIZE" not in os.environ:
-        from alexnet.training.launch import launch
+        from alexnet.training.distributed import launch
 
         raise typer.Exit(launch(processes, sys.argv[1:]))
     if overwrite and not find_lr:
         raise typer.BadParameter("--overwrite is for --find-lr only: runs are never overwritten, name another --out")
     from alexnet import api
 
-    where: dict[str, Any] = {"device": device, "threads": threads}
+    hardware: dict[str, Any] = {"device": device, "threads": threads}
     if resume is not None:
         given = [data, recipe, variant, weights, epochs, minutes, out, seed, set_, data_root]
         if find_lr or any(value is not None for value in given):
             raise typer.BadParameter(
-                "a resumed run keeps its recipe: give --resume RUN alone (with --device, --threads, --processes or "
+                "a resumed run keeps its recipe: give only --resume RUN (with --device, --threads, --processes or "
                 "--parallel), or, to train more, start a new run from it: alexnet train DATA --weights RUN --epochs N"
             )
-        run = api.resume(resume, **where, parallel=parallel.value, started=STARTED)
+        run = api.resume(resume, **hardware, parallel=parallel.value, started=STARTED)
     else:
         if epochs is not None and minutes is not None:
             raise typer.BadParameter("choose one of --epochs and --minutes")
         length = {} if epochs is None else {"train.epochs": epochs, "train.max_images": 0, "train.minutes": None}
         flags = {"model.variant": variant, "train.minutes": minutes, "train.seed": seed}
         settings = {**length, **_settings(flags, data_root, set_)}
-        how: dict[str, Any] = {"recipe": recipe or "fast", "out": out, "weights": weights, "settings": settings, **where}
+        options: dict[str, Any] = {"recipe": recipe or "fast", "out": out, "weights": weights, "settings": settings, **hardware}
         if find_lr:
-            curve, figure = api.find_lr(data, **how, overwrite=overwrite)
-            show_lr_curve(curve.to_json() | {"figure": str(figure)}, as_json)
+            curve, figure = api.find_lr(data, **options, overwrite=overwrite)
+            print_lr_suggestion(curve.to_json() | {"figure": str(figure)}, as_json)
             return
-        run = api.train(data, **how, parallel=parallel.value, started=STARTED)
-    if silent():  # another process speaks
+        run = api.train(data, **options, parallel=parallel.value, started=STARTED)
+    if output_disabled():  # the main process prints the summary
         return
     if as_json:
         print_json(run.summary)
     else:
-        show_summary(run.summary)
+        print_summary(run.summary)
 
 
 def _settings(flags: dict[str, Any], data_root: Path | None, changes: list[str] | None) -> dict[str, Any]:
-    """Return the recipe's keys that options change, but for those not given; what --set says counts most."""
-    from alexnet.recipe import settings_from
+    """Return the recipe keys that the given options change; --set has precedence."""
+    from alexnet.recipe import parse_settings
 
-    root = None if data_root is None else str(expanded(data_root).absolute())
+    root = None if data_root is None else str(expand_user(data_root).absolute())
     given = {key: value for key, value in {**flags, "data.root": root}.items() if value is not None}
-    return {**given, **settings_from(changes or ())}
+    return {**given, **parse_settings(changes or ())}
 
 
 @command()
@@ -203,7 +203,7 @@ def ablate(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Study folder to create; given alone, a stopped study is resumed.  [default: in runs/]",
+            help="Study folder to create; without --study and --vary, the study in it is resumed.  [default: in runs/]",
         ),
     ] = None,
     recipe: Annotated[str | None, recipe_option("Recipe: a name or a TOML file.  [default: the study's, else fast]")] = None,
@@ -226,7 +226,7 @@ def ablate(
     if (study is None) == (not vary):
         given = [study, data, minutes, seeds, recipe, data_root, set_]
         if study is not None or out is None or any(value is not None for value in given):
-            raise typer.BadParameter("choose --study NAME or --vary KEY=A,B (or give --out alone to resume a study)")
+            raise typer.BadParameter("choose --study NAME or --vary KEY=A,B (or give only --out to resume a study)")
     from alexnet import api
 
     result = api.ablate(
@@ -244,7 +244,7 @@ def ablate(
     if as_json:
         print_json(result)
     else:
-        show_study(result)
+        print_study(result)
 
 
 @command()
@@ -256,7 +256,7 @@ def import_keras(
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to create.")],
     classes: Annotated[
         str | None,
-        typer.Option(metavar="A,B,…", help="Labels of the outputs.  [default: the recipe's dataset's, else 0, 1, …]"),
+        typer.Option(metavar="A,B,…", help="Class labels.  [default: those of the recipe's dataset, else 0, 1, …]"),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -272,11 +272,11 @@ def import_keras(
 
     Examples:
         alexnet import-keras m.h5 --variant cats-dogs --classes cat,dog --out runs/m
-        alexnet import-keras c.h5 --variant cifar10 --set images.std=1 --out run
+        alexnet import-keras c.h5 --variant cifar10 --set images.cache_size=32 --out c
     """
     from alexnet.convert import keras
-    from alexnet.recipe import settings_from
+    from alexnet.recipe import parse_settings
 
     names = None if classes is None else [name.strip() for name in classes.split(",")]
-    run = keras.import_keras(file, variant=variant, classes=names, recipe=recipe, settings=settings_from(set_ or ()), out=out)
+    run = keras.import_keras(file, variant=variant, classes=names, recipe=recipe, settings=parse_settings(set_ or ()), out=out)
     print(f"{'predict':10}  alexnet predict {shell_quote(run)} IMAGE…")

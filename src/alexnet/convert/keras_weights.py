@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from alexnet.data.decode_pool import answer_one
+from alexnet.data.decode_pool import decode_one
 from alexnet.errors import ImageError, WeightsError
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.layers import FlattenMaps
@@ -57,7 +57,7 @@ def read_layers(path: Path) -> list[StoredLayer]:
     if not path.is_file():
         hint = "is a folder; save the model as one file (model.save('model.keras'))" if path.is_dir() else "no such file"
         raise WeightsError(f"{path}: {hint}")
-    answer = answer_one("alexnet.convert.keras_hdf5:layers", path, {})
+    answer = decode_one("alexnet.convert.keras_hdf5:layers", path, {})
     refused = str(answer) if isinstance(answer, ImageError) else answer.facts.get("refused")
     if isinstance(answer, ImageError) or refused:
         raise WeightsError(f"{path}: {refused}")

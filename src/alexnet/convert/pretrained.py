@@ -10,9 +10,9 @@ import torch
 
 from alexnet.convert.torchvision import copy_weights, read_torchvision
 from alexnet.data.builtin import default_root
-from alexnet.data.download import Source, get
+from alexnet.data.download import Source, fetch
 from alexnet.errors import WeightsError, error_reason
-from alexnet.files import expanded
+from alexnet.files import expand_user
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import find, load_model, read_config
 
@@ -26,7 +26,7 @@ def settings_from_weights(weights: str) -> Mapping[str, Any]:
     """Return the recipe settings that `--weights` implies: the weights, and the network if they are a run's."""
     if weights == "imagenet1k":
         return {"model.weights": weights}
-    path = expanded(weights).absolute()
+    path = expand_user(weights).absolute()
     if path.is_file():
         return {"model.weights": str(path)}
     if not path.is_dir():
@@ -53,7 +53,7 @@ def load_pretrained(network: AlexNet, weights: str, data_root: Path | None) -> N
         if weights == "imagenet1k":
             if network.row.name != "owt":  # before downloading 244 MB
                 raise WeightsError(f"imagenet1k needs the variant 'owt', not {network.row.name!r}: add --variant owt")
-            path, content = get(IMAGENET1K, data_root or default_root())
+            path, content = fetch(IMAGENET1K, data_root or default_root())
         else:
             content = path.read_bytes()
     except OSError as error:

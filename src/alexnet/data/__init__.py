@@ -1,1 +1,1 @@
-"""From files to batches."""
+"""Data: datasets, decoding, preprocessing, augmentation and batches."""

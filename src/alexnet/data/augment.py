@@ -1,8 +1,7 @@
-"""Random changes of training images, a whole batch at a time, on its device.
+"""Random augmentation of training images, one batch at a time, on the device of the batch.
 
-Chance comes in as numbers: each image has a row of uniform draws, a column for each of `DRAWS`, made with the epoch's order
-from (seed, epoch) alone. So the result does not depend on the device, on the number of workers, or on where an epoch was taken
-up again.
+Randomness is an input: each image comes with one uniform number for each of `DRAWS`, which depend only on (seed, epoch). So the
+result does not depend on the device, the number of workers, or where an epoch was resumed.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch import Tensor
 from alexnet.data.preprocessing import normalize, standardize
 from alexnet.recipe import Augment, Preprocessing
 
-# What each of an image's draws, from 0 up to 1, decides.
+# The random numbers of an image, each from 0 up to 1, by what they determine.
 DRAWS = (
     *("shift_down", "shift_right", "horizontal_flip", "vertical_flip", "crop_down", "crop_right"),
     *("rotation", "translation_down", "translation_right", "shear", "zoom_down", "zoom_right"),
@@ -25,13 +24,13 @@ SHARED = [DRAWS.index(name) for name in ("horizontal_flip", "crop_down", "crop_r
 
 
 def training_input(images: Tensor, draws: Tensor, preprocessing: Preprocessing, changes: Augment) -> Tensor:
-    """Make a batch the network's input, changed at random.
+    """Augment and preprocess a batch for the network.
 
     Args:
-        images: N S S 3, uint8 or float32, as the loader gives them.
+        images: N S S 3, uint8 or float32, as in `Batch`.
         draws: N x len(`DRAWS`) float32, from 0 up to 1.
-        preprocessing: that of validation and prediction.
-        changes: the random changes; `horizontal_flip` and `colour_axes` are resolved.
+        preprocessing: the preprocessing, the same as in validation and prediction.
+        changes: the augmentation, with `horizontal_flip` and `colour_axes` resolved.
 
     Returns:
         N 3 I I float32, channels last in memory.
@@ -39,7 +38,7 @@ def training_input(images: Tensor, draws: Tensor, preprocessing: Preprocessing, 
     rng = dict(zip(DRAWS, draws.unbind(1), strict=True))
     x = standardize(images, preprocessing)
     x = _affine(x, rng, changes)
-    x = _pick(x, rng, changes, preprocessing.crop)
+    x = _shift_crop_flip(x, rng, changes, preprocessing.crop)
     x = normalize(x, preprocessing)
     return _colour(x, draws[:, -3:], changes, preprocessing) if changes.colour_noise else x
 
@@ -47,11 +46,10 @@ def training_input(images: Tensor, draws: Tensor, preprocessing: Preprocessing, 
 def affine(
     images: Tensor, rotation: Tensor, down: Tensor, right: Tensor, shear: Tensor, zoom_down: Tensor, zoom_right: Tensor
 ) -> Tensor:
-    """Move each image by one affine map about its centre, as Keras 3's `apply_affine_transform` does.
+    """Apply an affine map about its centre to each image, as Keras 3's `apply_affine_transform` does.
 
-    The map from a pixel of the result to the place it is taken from is rotate, then shift, then shear, then zoom; bilinear
-    between pixels, the edge repeated outside. Keras' x runs over columns here, though its generator draws `tx` from the range
-    of heights.
+    The map from a pixel of the result to its source rotates, shifts, shears, then zooms; values are interpolated bilinearly,
+    and edge pixels are repeated outside. `right` moves columns, though Keras' generator draws `tx` from the range of heights.
 
     Args:
         images: N S S 3, uint8 or float32.
@@ -72,16 +70,16 @@ def affine(
     def matrix(*values: Tensor) -> Tensor:
         return torch.stack(values, 1).view(count, 3, 3)
 
-    placed = (
+    transform = (
         matrix(turn.cos(), turn.sin(), zero, -turn.sin(), turn.cos(), zero, zero, zero, one)
         @ matrix(one, zero, down, zero, one, right, zero, zero, one)
         @ matrix(slant.cos(), zero, zero, -slant.sin(), one, zero, zero, zero, one)
         @ matrix(zoom_down, zero, zero, zero, zoom_right, zero, zero, zero, one)
     )
-    at = torch.arange(side, device=images.device, dtype=torch.float32) - (side - 1) / 2  # from the centre
-    rows, columns = torch.meshgrid(at, at, indexing="ij")
-    source = torch.stack((rows, columns, torch.ones_like(rows)), -1) @ placed[:, None, :2].transpose(2, 3)  # N S S 2
-    # grid_sample wants (x, y), -1 to 1 between the outer pixels' centres; clamped here, as not every device repeats the edge.
+    coordinates = torch.arange(side, device=images.device, dtype=torch.float32) - (side - 1) / 2  # from the centre
+    rows, columns = torch.meshgrid(coordinates, coordinates, indexing="ij")
+    source = torch.stack((rows, columns, torch.ones_like(rows)), -1) @ transform[:, None, :2].transpose(2, 3)  # N S S 2
+    # grid_sample takes (x, y) from -1 to 1, the centres of the outer pixels; clamped, as not all devices support "border".
     grid = (source.flip(3) * (2 / max(1, side - 1))).clamp(-1, 1)
     x = images.float().permute(0, 3, 1, 2)
     moved = torch.nn.functional.grid_sample(x, grid, mode="bilinear", align_corners=True)
@@ -93,23 +91,23 @@ def _affine(images: Tensor, rng: dict[str, Tensor], changes: Augment) -> Tensor:
     if not (changes.rotation or changes.translation or changes.shear or low != 1 or high != 1):
         return images
 
-    def between(name: str, reach: float) -> Tensor:
-        return (rng[name] * 2 - 1) * reach
+    def symmetric(name: str, limit: float) -> Tensor:
+        return (rng[name] * 2 - 1) * limit
 
     pixels = changes.translation * images.shape[1]
     return affine(
         images,
-        between("rotation", changes.rotation),
-        between("translation_down", pixels),
-        between("translation_right", pixels),
-        between("shear", changes.shear),
+        symmetric("rotation", changes.rotation),
+        symmetric("translation_down", pixels),
+        symmetric("translation_right", pixels),
+        symmetric("shear", changes.shear),
         low + rng["zoom_down"] * (high - low),
         low + rng["zoom_right"] * (high - low),
     )
 
 
-def _pick(images: Tensor, rng: dict[str, Tensor], changes: Augment, crop: int | None) -> Tensor:
-    """Shift, crop, mirror and flip: all at once, as each pixel of the result is one of the image's."""
+def _shift_crop_flip(images: Tensor, rng: dict[str, Tensor], changes: Augment, crop: int | None) -> Tensor:
+    """Shift, crop and flip in one gather, as each pixel of the result is a pixel of the image."""
     side = images.shape[1]
     reach = round(side * changes.shift)
     if not reach and crop is None and changes.horizontal_flip is not True and not changes.vertical_flip:
@@ -121,31 +119,31 @@ def _pick(images: Tensor, rng: dict[str, Tensor], changes: Augment, crop: int | 
     if changes.vertical_flip:
         rows = torch.where((rng["vertical_flip"] < 0.5)[:, None], rows.flip(1), rows)
     image = torch.arange(len(images), device=images.device)[:, None, None]
-    at = (image * side + rows[:, :, None]) * side + columns[:, None, :]
-    return images.reshape(-1, 3).index_select(0, at.flatten()).view(*at.shape, 3)  # three times as fast as images[...]
+    pixels = (image * side + rows[:, :, None]) * side + columns[:, None, :]
+    return images.reshape(-1, 3).index_select(0, pixels.flatten()).view(*pixels.shape, 3)  # 3x as fast as images[...]
 
 
-def _positions(side: int, reach: int, shift: Tensor, crop: int | None, path: Tensor | None) -> Tensor:
-    """Return N x (`crop` or `side`): where each row or column comes from, reflected at the border without repeating it.
+def _positions(side: int, reach: int, shift: Tensor, crop: int | None, crop_start: Tensor | None) -> Tensor:
+    """Return the source of each row or column, N x (`crop` or `side`), reflected at borders without repeating the edge.
 
-    `shift` chooses -`reach` to `reach`, `path` where the crop begins; None: in the middle. All are equally likely.
+    The uniform numbers `shift` map to -`reach` to `reach`, `crop_start` to the first position of the crop; None centres it.
     """
     size = side if crop is None else crop
-    start = torch.full_like(shift, (side - size) // 2) if path is None else _choose(path, side - size + 1)
+    start = torch.full_like(shift, (side - size) // 2) if crop_start is None else _choose(crop_start, side - size + 1)
     offset = _choose(shift, 2 * reach + 1) - reach + start
-    at = (torch.arange(size, device=shift.device)[None, :] + offset.long()[:, None]).abs()
-    return torch.where(at > side - 1, 2 * (side - 1) - at, at)
+    positions = (torch.arange(size, device=shift.device)[None, :] + offset.long()[:, None]).abs()
+    return torch.where(positions > side - 1, 2 * (side - 1) - positions, positions)
 
 
 def _choose(draw: Tensor, count: int) -> Tensor:
-    """Return 0 to `count` - 1 for draws from 0 up to 1."""
+    """Map uniform numbers from 0 up to 1 to integers from 0 to `count` - 1."""
     return (draw * count).floor().clamp_max(count - 1)
 
 
 def _colour(images: Tensor, draws: Tensor, changes: Augment, preprocessing: Preprocessing) -> Tensor:
-    """Add noise along the principal components of RGB, one draw an image (paper, section 4.1; 2012 source, convdata_jpeg.py).
+    """Add noise along the principal components of RGB, one per image (paper, section 4.1; 2012 source, convdata_jpeg.py).
 
-    `colour_axes` are those of pixel values from 0 to 1. The draws become normal numbers.
+    `colour_axes` are in units of pixel values from 0 to 1. The uniform `draws` are mapped to a normal distribution.
     """
     axes = torch.tensor(changes.colour_axes, device=images.device) * preprocessing.value_range
     if not isinstance(preprocessing.std, str):

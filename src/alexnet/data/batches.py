@@ -1,7 +1,7 @@
-"""Batches of an epoch: shuffled, with their chance numbers, prepared ahead by a few threads.
+"""Batches of an epoch: shuffled, with random numbers for augmentation, prefetched by a few threads.
 
-Order and draws come from (seed, epoch) alone, so the batches are the same for any number of workers and an epoch can be
-taken up in the middle.
+Order and random numbers depend only on (seed, epoch), so batches do not depend on the number of workers, and an epoch can be
+resumed in the middle.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from alexnet.recipe import Train
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` N S S 3 uint8 or float32, `targets` N int64, `draws` N x len(DRAWS) float32 (None: nothing is random)."""
+    """`images` N S S 3 uint8 or float32, `targets` N int64, `draws` N x len(DRAWS) float32 (None: no augmentation)."""
 
     images: Tensor
     targets: Tensor
@@ -35,7 +35,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class SplitImages:
-    """The images of one split: `rows` of the cached `pixels` and their `targets`, one a row."""
+    """The images of one split: `rows` of the cached `pixels`, and their `targets`."""
 
     pixels: Pixels
     rows: NDArray[np.int64]
@@ -44,8 +44,8 @@ class SplitImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def cut(self, part: slice) -> SplitImages:
-        """Return those at the positions of `part`."""
+    def subset(self, part: slice) -> SplitImages:
+        """Return the images at the positions of `part`."""
         return SplitImages(self.pixels, self.rows[part], self.targets[part])
 
     def take(self, order: NDArray[np.int64], draws: NDArray[np.float32] | None = None) -> Batch:
@@ -55,10 +55,10 @@ class SplitImages:
 
 
 def batch_bounds(count: int, size: int, last: Literal["even", "short", "drop"] = "even") -> list[tuple[int, int]]:
-    """Cut `count` images into batches of at most `size`: (start, end) of each.
+    """Divide `count` images into batches of at most `size`; return (start, end) of each.
 
-    `even`: the fewest, as even as can be, so that no image is dropped and no short last batch upsets batch normalisation.
-    `short`: all of `size` but the last, which has the rest. `drop`: without that rest.
+    `even`: as few batches as possible, of equal size up to one image, as a short last batch disturbs batch normalisation.
+    `short`: the last batch has the remainder. `drop`: the remainder is dropped.
     """
     if last != "even":
         full = range(0, count - size + 1 if last == "drop" else count, size)
@@ -69,26 +69,26 @@ def batch_bounds(count: int, size: int, last: Literal["even", "short", "drop"] =
 
 
 def epoch_bounds(count: int, train: Train) -> list[tuple[int, int]]:
-    """Cut an epoch of `count` images into batches, as a resolved recipe says.
+    """Divide an epoch of `count` images into batches, as `[train]` of a resolved recipe says.
 
     Raises:
-        RecipeError: no batch is left.
+        RecipeError: there would be no batch.
     """
     assert isinstance(train.batch_size, int)  # resolved
-    cuts = batch_bounds(count, train.batch_size, train.last_batch)
-    if not cuts:
-        raise RecipeError(f"train.batch_size is {train.batch_size}, but {count} images train, and short ones drop")
-    return cuts
+    bounds = batch_bounds(count, train.batch_size, train.last_batch)
+    if not bounds:
+        raise RecipeError(f"train.batch_size is {train.batch_size}, but {count} training images make no such batch: lower it")
+    return bounds
 
 
-def shard_bounds(cuts: Sequence[tuple[int, int]], rank: int, world: int) -> list[tuple[int, int]]:
-    """Return the part of each batch that process `rank` of `world` takes; together they take all, as evenly as can be."""
-    return [(start + (end - start) * rank // world, start + (end - start) * (rank + 1) // world) for start, end in cuts]
+def shard_bounds(bounds: Sequence[tuple[int, int]], rank: int, world: int) -> list[tuple[int, int]]:
+    """Return the part of each batch for process `rank` of `world`, all parts of equal size up to one image."""
+    return [(start + (end - start) * rank // world, start + (end - start) * (rank + 1) // world) for start, end in bounds]
 
 
 def epoch_batches(
     images: SplitImages,
-    cuts: Sequence[tuple[int, int]],
+    bounds: Sequence[tuple[int, int]],
     seed: int,
     epoch: int,
     start: int = 0,
@@ -96,10 +96,10 @@ def epoch_batches(
     together: int = 1,
     alternate: bool = False,
 ) -> Iterator[Batch]:
-    """Yield the shuffled batches of an epoch, cut as `batch_bounds` does, from batch `start` on.
+    """Yield the shuffled batches of an epoch, within `bounds`, from batch `start` on.
 
-    `together` images in a row share the draws of their crop and mirror (2012 source, convdata_jpeg.py, `crop_chunk`). With
-    `alternate`, an image that is mirrored in one epoch is not in the next.
+    `together` successive images share the random numbers of crop and flip (2012 source, convdata_jpeg.py, `crop_chunk`). With
+    `alternate`, an image is flipped every other epoch.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(images))
@@ -107,24 +107,24 @@ def epoch_batches(
     first = np.arange(len(images)) // together * together
     draws[:, SHARED] = draws[first][:, SHARED]
     if alternate:
-        once = np.random.default_rng(seed).random(len(images), dtype=np.float32)  # by image, whatever the epoch
-        draws[:, DRAWS.index("horizontal_flip")] = (once[order] + epoch / 2) % 1
-    yield from _ahead(images, [(order[a:b], draws[a:b]) for a, b in cuts[start:]], workers)
+        fixed = np.random.default_rng(seed).random(len(images), dtype=np.float32)  # per image, the same in all epochs
+        draws[:, DRAWS.index("horizontal_flip")] = (fixed[order] + epoch / 2) % 1
+    yield from _prefetch(images, [(order[a:b], draws[a:b]) for a, b in bounds[start:]], workers)
 
 
 def ordered_batches(images: SplitImages, size: int, workers: int = 1) -> Iterator[Batch]:
-    """Yield all images once, in their order."""
-    yield from _ahead(images, [(np.arange(a, b), None) for a, b in batch_bounds(len(images), size)], workers)
+    """Yield batches of all images, in order."""
+    yield from _prefetch(images, [(np.arange(a, b), None) for a, b in batch_bounds(len(images), size)], workers)
 
 
-def _ahead(
-    images: SplitImages, cuts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32] | None]], workers: int
+def _prefetch(
+    images: SplitImages, batches: Sequence[tuple[NDArray[np.int64], NDArray[np.float32] | None]], workers: int
 ) -> Iterator[Batch]:
-    """Yield a batch for each cut, in order, with a few prepared ahead by `workers` threads."""
+    """Yield the batches of (positions, draws) in order, with `workers` threads preparing the next few."""
     waiting: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        for cut in cuts:
-            waiting.append(pool.submit(images.take, *cut))
+        for positions, draws in batches:
+            waiting.append(pool.submit(images.take, positions, draws))
             if len(waiting) > workers + 1:
                 yield waiting.popleft().result()
         while waiting:

@@ -18,10 +18,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.download import MB, Source, get
+from alexnet.data.download import MB, Source, fetch
 from alexnet.data.table import Table
 from alexnet.errors import DataError, error_reason, suggest
-from alexnet.files import expanded, user_cache
+from alexnet.files import expand_user, user_cache
 from alexnet.progress import track
 
 NAMES: tuple[str, ...] = ("digits", "cifar10", "fashion-mnist")
@@ -77,13 +77,13 @@ def load(name: str, data_root: Path | None) -> Table:
 def default_root() -> Path:
     """Return the folder of downloads: ALEXNET_DATA, else one in the user's cache."""
     folder = os.environ.get("ALEXNET_DATA")
-    return expanded(folder) if folder else user_cache() / "data"
+    return expand_user(folder) if folder else user_cache() / "data"
 
 
 def _table(
     name: str, labels: tuple[str, ...], pixels: NDArray[np.uint8], targets: NDArray[np.integer], counts: dict[str, int]
 ) -> Table:
-    """Make a table of `pixels` (N H W or N H W 3), with `counts` images of each split in this order; sort the `labels`."""
+    """Make a table of `pixels` (N H W or N H W 3), ordered by split with `counts` images each; sort the `labels`."""
     if pixels.ndim == 3:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)  # N H W -> N H W 3
     order = sorted(range(len(labels)), key=labels.__getitem__)
@@ -91,7 +91,7 @@ def _table(
         name=name,
         labels=tuple(labels[i] for i in order),
         images=[f"{split or name}/{i:05}" for split, count in counts.items() for i in range(count)],
-        targets=np.argsort(order)[targets],  # the inverse of `order`: from a label's old position to its new one
+        targets=np.argsort(order)[targets],  # the inverse of `order` maps old to new positions
         splits=np.repeat(np.array(list(counts), "<U5"), list(counts.values())),
         pixels=np.ascontiguousarray(pixels),
         mirror=name != "digits",
@@ -106,7 +106,7 @@ def _digits() -> Table:
     return _table("digits", tuple(map(str, bunch.target_names)), pixels, bunch.target, {"": len(pixels)})
 
 
-# CIFAR-10: six batches and the names of the classes, each a pickle, in a folder or in the packed archive
+# CIFAR-10: six batches and the class names, each a pickle, in a folder or in the archive
 
 
 def _cifar10(root: Path) -> Table:
@@ -134,8 +134,8 @@ def _cifar_files(root: Path) -> tuple[Path, dict[str, bytes]]:
     """Return the path of CIFAR-10 and the contents of its files, from the unpacked folder if there is one, else the archive."""
     for folder in (root / CIFAR_FOLDER, root):
         if result := [name for name in CIFAR_FILES if (folder / name).is_file()]:
-            return folder, {name: _bounded((folder / name).open("rb"), folder / name) for name in result}
-    path, content = get(SOURCES["cifar10"], root)
+            return folder, {name: _read_limited((folder / name).open("rb"), folder / name) for name in result}
+    path, content = fetch(SOURCES["cifar10"], root)
     expected = {f"{CIFAR_FOLDER}/{name}": name for name in CIFAR_FILES}
     files = {}
     try:
@@ -143,13 +143,13 @@ def _cifar_files(root: Path) -> tuple[Path, dict[str, bytes]]:
             for member in track(archive, "Unpacking CIFAR-10", 9):
                 stream = archive.extractfile(member) if member.name in expected and member.isfile() else None
                 if stream is not None:
-                    files[expected[member.name]] = _bounded(stream, path / member.name)
+                    files[expected[member.name]] = _read_limited(stream, path / member.name)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: cannot be unpacked ({error}); remove it and repeat the command to download it") from error
     return path / CIFAR_FOLDER, files
 
 
-def _bounded(stream: IO[bytes], path: Path) -> bytes:
+def _read_limited(stream: IO[bytes], path: Path) -> bytes:
     with stream:
         content = stream.read(MAX_MEMBER + 1)
     if len(content) > MAX_MEMBER:
@@ -178,7 +178,7 @@ def _unpickle(content: bytes) -> dict[str, Any]:
     try:
         value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         return {_text(key): item for key, item in value.items()}
-    except Exception as error:  # a damaged pickle may raise any, says the documentation of pickle
+    except Exception as error:  # a damaged pickle may raise any type, by pickle's documentation
         raise ValueError(f"not readable ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})") from error
 
 
@@ -217,7 +217,7 @@ def _fashion_mnist(root: Path) -> Table:
 
 
 def _idx(source: Source, root: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return the N x `shape` uint8 array of an IDX file, whose checksum `get` verifies."""
-    _, content = get(source, root)
+    """Return the N x `shape` uint8 array of an IDX file, whose checksum `fetch` verifies."""
+    _, content = fetch(source, root)
     header = 4 + 4 * (1 + len(shape))  # type and number of axes; the size of each
     return np.frombuffer(content, np.uint8, offset=header).reshape(-1, *shape)

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, before anyone trains on it: looked at image by image; nothing is changed."""
+"""Check a dataset for problems: unreadable images, duplicates, leaks between splits, rare classes. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -13,58 +13,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.dataset import Dataset
-from alexnet.data.decode_pool import decoded
+from alexnet.data.decode_pool import decode_all
 from alexnet.data.decode_worker import THUMBNAIL
 from alexnet.data.labels import labels_differing_in_case
 from alexnet.data.table import SPLITS, Table
 from alexnet.errors import ImageError, format_names, truncate
 from alexnet.progress import track
 
-# Kinds of problems, in the order they are told, with what to do about each.
+# Kinds of problems, in the order of the report, each with advice.
 KINDS = {
-    "left out": "is no image with a label: not trained on; move it into a class folder, or ignore this",
-    "missing": "is listed but not there: not trained on",
-    "empty": "has no bytes: not trained on; copy it again",
-    "not an image": "is not trained on: convert it, if it is a photo (HEIC, RAW and PDF are not read), or remove it",
-    "format": "has samples of which none is known to be white: not trained on; save it as 8- or 16-bit grey or RGB",
-    "truncated": "ends too early: not trained on; copy it again",
-    "corrupt": "cannot be decoded: not trained on; copy it again",
-    "huge": "is too large to decode: not trained on; make it smaller",
-    "slow": "takes too long to decode: not trained on; save it anew",
+    "left out": "is not a labelled image, so it is not used: move it into a class folder, or ignore this",
+    "missing": "is listed but does not exist, so it is not used",
+    "empty": "is an empty file, so it is not used: copy it again",
+    "not an image": "is not used: convert it if it is a photo (HEIC, RAW and PDF are not supported), or remove it",
+    "format": "has samples that do not define white, so it is not used: save it as 8- or 16-bit grey or RGB",
+    "truncated": "ends too early, so it is not used: copy it again",
+    "corrupt": "cannot be decoded, so it is not used: copy it again",
+    "huge": "is too large to decode, so it is not used: make it smaller",
+    "slow": "takes too long to decode, so it is not used: save it again",
     "animated": "has several frames: the first one is used",
     "mode": "is not 8-bit RGB or grey: it is converted",
-    "metadata": "has odd data beside its pixels: they are left out, the pixels are used",
+    "metadata": "has invalid metadata: they are ignored, the pixels are used",
     "dark": "uses a small part of its 16 bits, so it is almost black: save it with white at 65,535",
     "orientation": "is turned upright as its EXIF data says",
     "constant": "shows nothing: remove it",
-    "duplicate": "has the pixels of another image: remove one, or correct the label",
+    "duplicate": "has the same pixels as another image: remove one, or correct the label",
     "near-duplicate": "looks like another image: look at both",
-    "leak": "is in one split what another image is in another: the test is too easy; remove one",
+    "leak": "is in two splits, which makes the scores too good: remove one of the images",
     "tiny class": "has too few images to learn from: add some, or remove the class",
-    "imbalance": "makes the rare classes hard: add images, or train with --set 'train.class_weights=\"balanced\"'",
-    "case": "alone tells labels apart, which are classes of their own: if they are one, give them one name",
-    "labels": "differ between splits: what is not trained on cannot be found",
+    "imbalance": "makes rare classes hard to learn: add images, or train with --set 'train.class_weights=\"balanced\"'",
+    "case": "is the only difference between labels of different classes: if they are one class, use one spelling",
+    "labels": "differ between splits: a class that is not trained on is never predicted",
 }
 CONSTANT = 8  # levels between the lightest and the darkest pixel
-DARK = 32  # the lightest level of an image whose 16 bits hold 12 or less
+DARK = 32  # lightest level, out of 255, of 16-bit images that use 12 bits or fewer
 TINY_CLASS = 5  # images
 IMBALANCE = 10  # times as many images as the rarest class
 PLAIN_MODES = ("RGB", "L")
-# Two thumbnails are near, if after brightness and contrast are made alike they differ by less than this share of what is in
-# them. Copies that were saved anew are below 0.05; the nearest of 1,400 photos of Imagenette, grass with a golf ball, 0.29.
+# Largest distance of near-duplicates, between thumbnails of mean 0 and length 1. Copies saved again differ by less than 0.05;
+# the closest of 1,400 Imagenette photos (a golf ball on grass) by 0.29.
 NEAR = 0.15
-BITS, STEP, NEIGHBOURS = 128, 16, 8  # of a thumbnail's signature; its turns; neighbours that each is compared with
+BITS, STEP, NEIGHBOURS = 128, 16, 8  # bits of a signature, bits between rotations, and neighbours compared in each order
 COMPARED = 1 << 14  # pairs at a time
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, with one image or with all.
+    """A problem of one image, of a class or of the whole dataset.
 
     Attributes:
-        image: its name; None for what concerns a class or the whole.
-        kind: such as `corrupt`, `duplicate`, `leak` or `imbalance` (all are in `alexnet.data.check.KINDS`).
-        detail: in words.
+        image: name of the image; None if the problem concerns a class or the dataset.
+        kind: such as `corrupt`, `duplicate`, `leak` or `imbalance` (`alexnet.data.check.KINDS` has them all).
+        detail: description of the problem.
     """
 
     image: str | None
@@ -74,12 +74,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a look at a dataset found.
+    """The result of a data check.
 
     Attributes:
-        images: how many were looked at.
-        classes: how many of each label.
-        problems: in the order of `KINDS`.
+        images: number of images checked.
+        classes: number of images of each class.
+        problems: all problems, in the order of `KINDS`.
     """
 
     images: int
@@ -92,62 +92,63 @@ class Findings:
 
 
 def check(table: Table) -> Findings:
-    """Look at every image of a dataset, with progress.
+    """Check every image of a dataset, with progress.
 
-    Time and memory grow with the number of images alone: about a kilobyte each.
+    Time and memory grow linearly with the number of images, by about a kilobyte each.
 
     Raises:
-        DataError: no process can be started to decode.
+        DataError: no decoding process can be started.
     """
     problems = [Problem(skipped.image, "left out", skipped.reason) for skipped in table.skipped]
     rows, digests, thumbnails = [], [], []
-    answers = decoded("facts", table.sources(), os.cpu_count() or 1, 64)
+    answers = decode_all("facts", table.sources(), os.cpu_count() or 1, 64)
     for row, (_, answer) in enumerate(track(answers, f"Checking {table.name}", len(table))):
         name = table.images[row]
         if isinstance(answer, ImageError):
             problems.append(Problem(name, answer.kind, str(answer)))
             continue
-        problems += _alone(name, answer.facts)
+        problems += _image_problems(name, answer.facts)
         if answer.facts["range"] >= CONSTANT:
             rows.append(row)
             digests.append(bytes.fromhex(answer.facts["pixels"]))
             thumbnails.append(answer.body)
-    first = _firsts(digests)
+    first = _first_equal(digests)
     problems += _duplicates(table, rows, first)
     single = [i for i, other in enumerate(first) if i == other]
-    for i, other in near(np.frombuffer(b"".join(thumbnails), dtype=np.uint8).reshape(len(rows), 3 * THUMBNAIL**2)[single]):
-        problems.append(_pair(table, rows[single[i]], rows[single[other]], "near-duplicate", "much like"))
+    for i, other in near_duplicates(
+        np.frombuffer(b"".join(thumbnails), dtype=np.uint8).reshape(len(rows), 3 * THUMBNAIL**2)[single]
+    ):
+        problems.append(_pair_problem(table, rows[single[i]], rows[single[other]], "near-duplicate", "similar to"))
     return _findings(table, problems)
 
 
 def check_decoded(dataset: Dataset) -> Findings:
-    """Look again at images that are decoded already, with progress: a part of `check`, in a fraction of its time.
+    """Check images that are already decoded, with progress: fewer checks than `check`, in a fraction of its time.
 
-    What the files alone show (frames, modes, orientation) is not looked at, nor what only looks alike; what was left out of the
-    dataset is in its table.
+    Properties of files (frames, modes, orientation) and near-duplicates are not checked.
     """
     rows, digests, problems = [], [], list[Problem]()
     for row in track(range(len(dataset.table)), f"Checking {dataset.table.name}", len(dataset.table)):
-        image = dataset.pixels.stored(row)
+        image = dataset.pixels.image(row)
         spread = int(image.max()) - int(image.min())
         if spread < CONSTANT:
             problems.append(_constant(dataset.table.images[row], spread))
         else:
             rows.append(row)
             digests.append(hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest())
-    return _findings(dataset.table, [*problems, *_duplicates(dataset.table, rows, _firsts(digests))])
+    return _findings(dataset.table, [*problems, *_duplicates(dataset.table, rows, _first_equal(digests))])
 
 
 def _findings(table: Table, problems: list[Problem]) -> Findings:
-    """Add what concerns classes and splits, and put all in the order of `KINDS`."""
+    """Add the problems of classes and splits, and sort all by the order of `KINDS`."""
     counts = np.bincount(table.targets, minlength=len(table.labels)).tolist()
-    everything = [*problems, *_classes(table, counts), *_cases(table), *_labels(table)]
+    everything = [*problems, *_class_problems(table, counts), *_case_problems(table), *_label_problems(table)]
     everything.sort(key=lambda problem: list(KINDS).index(problem.kind))
     return Findings(len(table), dict(zip(table.labels, counts, strict=True)), everything)
 
 
-def _alone(name: str, facts: dict[str, Any]) -> Iterator[Problem]:
-    """What an image that decodes shows by itself."""
+def _image_problems(name: str, facts: dict[str, Any]) -> Iterator[Problem]:
+    """Yield the problems of a single readable image."""
     if facts["frames"] > 1:
         yield Problem(name, "animated", f"{facts['frames']} frames")
     if facts["mode"] not in PLAIN_MODES:
@@ -155,7 +156,7 @@ def _alone(name: str, facts: dict[str, Any]) -> Iterator[Problem]:
     if facts["metadata"]:
         yield Problem(name, "metadata", facts["metadata"])
     if facts["mode"].startswith("I") and CONSTANT <= facts["brightest"] < DARK:
-        yield Problem(name, "dark", f"{facts['brightest']} of 255 levels is its lightest pixel, once scaled to 8 bits")
+        yield Problem(name, "dark", f"its lightest pixel is {facts['brightest']} of 255 after scaling to 8 bits")
     if facts["orientation"] != 1:
         yield Problem(name, "orientation", f"EXIF orientation {facts['orientation']}")
     if facts["range"] < CONSTANT:
@@ -166,20 +167,20 @@ def _constant(name: str, spread: int) -> Problem:
     return Problem(name, "constant", f"{spread} of 255 levels between its lightest and darkest pixel")
 
 
-def _firsts(digests: Iterable[bytes]) -> list[int]:
-    """Return for each the position of the first that is the same."""
+def _first_equal(digests: Iterable[bytes]) -> list[int]:
+    """Return, for each digest, the position of the first that is equal to it."""
     seen: dict[bytes, int] = {}
     return [seen.setdefault(digest, i) for i, digest in enumerate(digests)]
 
 
 def _duplicates(table: Table, rows: list[int], first: list[int]) -> Iterator[Problem]:
-    """Yield images of the same pixels; the first of a group is the one that the others are said to be like."""
+    """Yield a problem for each image with the pixels of an earlier one."""
     for i, other in enumerate(first):
         if i != other:
-            yield _pair(table, rows[i], rows[other], "duplicate", "the same pixels as")
+            yield _pair_problem(table, rows[i], rows[other], "duplicate", "the same pixels as")
 
 
-def _pair(table: Table, row: int, other: int, kind: str, text: str) -> Problem:
+def _pair_problem(table: Table, row: int, other: int, kind: str, text: str) -> Problem:
     splits = [str(table.splits[i]) for i in (row, other)]
     labels = [truncate(table.labels[table.targets[i]]) for i in (row, other)]
     same = table.targets[row] == table.targets[other]
@@ -187,15 +188,15 @@ def _pair(table: Table, row: int, other: int, kind: str, text: str) -> Problem:
     if splits[0] != splits[1]:
         kind, detail = "leak", f"{detail}, which is in {splits[1]}"
     if not same:
-        detail += f", whose label is {labels[1]!r} and not {labels[0]!r}"
+        detail += f", whose label is {labels[1]!r}, not {labels[0]!r}"
     return Problem(table.images[row], kind, detail)
 
 
-def near(thumbnails: NDArray[np.uint8]) -> Iterable[tuple[int, int]]:
-    """Yield (position, position of the first of its group) for thumbnails that look the same; N x values uint8.
+def near_duplicates(thumbnails: NDArray[np.uint8]) -> Iterable[tuple[int, int]]:
+    """Yield pairs of near-duplicates among N x values uint8 thumbnails: a position, and that of the first in its group.
 
-    The signature of a thumbnail are the signs of random projections: of two that are near, at most one in twenty differs. All
-    are sorted by their signatures, begun at several bits, and each is compared with a few neighbours in every order.
+    A thumbnail's signature is the signs of random projections; near-duplicates differ in at most one bit of twenty. Thumbnails
+    are sorted by their signatures, rotated by several offsets, and compared with a few neighbours in each order.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -204,7 +205,7 @@ def near(thumbnails: NDArray[np.uint8]) -> Iterable[tuple[int, int]]:
     if count < 2:
         return
     plane = np.random.default_rng(0).standard_normal((thumbnails.shape[1], BITS), dtype=np.float32)
-    signs = np.concatenate([_normal(thumbnails[i : i + COMPARED]) @ plane > 0 for i in range(0, count, COMPARED)])
+    signs = np.concatenate([_normalize(thumbnails[i : i + COMPARED]) @ plane > 0 for i in range(0, count, COMPARED)])
     result: list[NDArray[np.int64]] = []
     for turn in range(0, BITS, STEP):
         packed = np.packbits(np.roll(signs, -turn, axis=1), axis=1).view(">u8")  # N x 2
@@ -218,23 +219,23 @@ def near(thumbnails: NDArray[np.uint8]) -> Iterable[tuple[int, int]]:
     yield from ((i, firsts[group]) for i, group in enumerate(groups.tolist()) if firsts[group] != i)
 
 
-def _normal(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Take brightness and contrast away: mean 0, length 1."""
+def _normalize(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Remove brightness and contrast: scale to mean 0 and length 1."""
     x = thumbnails.astype(np.float32)
     x -= x.mean(1, keepdims=True)
     length = np.linalg.norm(x, axis=1, keepdims=True)
-    # What is nearly flat has noise alone, which is not to count: as if it had so much contrast.
+    # A nearly constant thumbnail contains only noise, which a minimal length keeps from being amplified.
     scaled: NDArray[np.float32] = x / np.maximum(length, np.float32(2 * THUMBNAIL))
     return scaled
 
 
 def _distance(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.float32]:
-    one, other = _normal(thumbnails[pairs[:, 0]]), _normal(thumbnails[pairs[:, 1]])
+    one, other = _normalize(thumbnails[pairs[:, 0]]), _normalize(thumbnails[pairs[:, 1]])
     distance: NDArray[np.float32] = np.linalg.norm(one - other, axis=1)
     return distance
 
 
-def _classes(table: Table, counts: list[int]) -> Iterator[Problem]:
+def _class_problems(table: Table, counts: list[int]) -> Iterator[Problem]:
     for label, count in zip(table.labels, counts, strict=True):
         if count < TINY_CLASS:
             yield Problem(None, "tiny class", f"{truncate(label)!r} has {count} images")
@@ -245,12 +246,12 @@ def _classes(table: Table, counts: list[int]) -> Iterator[Problem]:
         yield Problem(None, "imbalance", names)
 
 
-def _cases(table: Table) -> Iterator[Problem]:
+def _case_problems(table: Table) -> Iterator[Problem]:
     for group in labels_differing_in_case(table.labels):
         yield Problem(None, "case", format_names(group))
 
 
-def _labels(table: Table) -> Iterator[Problem]:
+def _label_problems(table: Table) -> Iterator[Problem]:
     inside: dict[str, set[str]] = defaultdict(set)
     for split, target in zip(table.splits.tolist(), table.targets.tolist(), strict=True):
         if split:

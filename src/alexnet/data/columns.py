@@ -1,4 +1,4 @@
-"""Which columns of a CSV or Parquet file say what."""
+"""Find the columns `image`, `label` and `split` of a CSV or Parquet file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from alexnet.errors import DataError, format_names
 
-# The first name is ours and goes first; the others are what spreadsheets, Kaggle and Hugging Face have in its place.
+# The first name takes precedence; the others are common in spreadsheets, on Kaggle and on Hugging Face.
 COLUMNS = {
     "image": ("image", "images", "img", "image_path", "image_file", "image_name", "filename", "file", "filepath", "path"),
     "label": ("label", "labels", "class", "classes", "class_name", "category", "target", "fine_label"),
@@ -17,7 +17,7 @@ COLUMNS = {
 
 
 class Record(NamedTuple):
-    """A row as its file has it; `where` is its place, such as `line 5`, and None a value that is not there."""
+    """A row of a file; `where` is its position, such as `line 5`; missing values are None."""
 
     where: str
     image: str | None
@@ -26,32 +26,32 @@ class Record(NamedTuple):
 
 
 def find_columns(path: Path, names: Sequence[str]) -> dict[str, int]:
-    """Return the position of `image`, of `label` and, where there is one, of `split` among a file's columns.
+    """Return the positions of the columns `image`, `label` and, if there is one, `split`.
 
-    Case, blanks and quotes around a name do not count; `file name`, `file_name` and `filename` are the same.
+    Case, spaces and quotes are ignored; `file name`, `file_name` and `filename` are the same.
 
     Raises:
-        DataError: a column is missing, or it may be one of several.
+        DataError: a column is missing or ambiguous.
     """
-    plain = [_plain(name) for name in names]
+    normalized = [_normalize(name) for name in names]
     result: dict[str, int] = {}
     for column, known in COLUMNS.items():
-        ours = [i for i, name in enumerate(plain) if name == column]
-        places = ours or [i for i, name in enumerate(plain) if name in map(_plain, known)]
-        if len(places) > 1:
+        exact = [i for i, name in enumerate(normalized) if name == column]
+        positions = exact or [i for i, name in enumerate(normalized) if name in map(_normalize, known)]
+        if len(positions) > 1:
             raise DataError(
-                f"{path} has several columns that may be {column!r}: {format_names(names[i] for i in places)}; "
-                f"call one of them {column!r}, or leave the others out"
+                f"{path} has several columns that may be {column!r}: {format_names(names[i] for i in positions)}; "
+                f"call one of them {column!r}, or remove the others"
             )
-        if places:
-            result[column] = places[0]
+        if positions:
+            result[column] = positions[0]
         elif column != "split":
             raise DataError(
                 f"{path} has no column {column!r}: it has {format_names(names) or 'no columns'}; "
-                "the columns' names, such as image and label, come first"
+                "the first line must name the columns, such as image and label"
             )
     return result
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return name.strip(" \t\"'").casefold().replace("_", "").replace(" ", "").replace("-", "")

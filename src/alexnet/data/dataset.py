@@ -1,4 +1,4 @@
-"""A dataset ready to train or evaluate on: decoded, without what could not be read, every image in a split."""
+"""A dataset ready for training or evaluation: its images are decoded and split, unreadable ones are left out."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from alexnet.data.splits import split
 from alexnet.data.table import Table
 from alexnet.recipe import Data, Preprocessing, Recipe
 
-UPSCALE = 4  # for small images: the stride of all first layers, which most of them fold it into
+UPSCALE = 4  # of small images: the stride of the first layer, which then computes on the small images (fast/fuse.py)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """`table` lists the readable images; `pixels` holds them in the same order, `sha256` is that of their bytes."""
+    """A `table` of the readable images, their `pixels` in the same order, and the SHA-256 of those."""
 
     table: Table
     pixels: Pixels
     sha256: str = ""
 
     def images(self, name: str) -> SplitImages:
-        """Return the images of a split, or of all splits (`all`), as batches take them."""
+        """Return the images of a split, or of `all` splits."""
         rows = np.arange(len(self.table)) if name == "all" else self.table.rows(name)
         return SplitImages(self.pixels, rows, self.table.targets[rows])
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what a training depends on, to compare: the number of images, and the SHA-256 of listing and pixels."""
+        """Return the number of images and the SHA-256 of their listing and pixels, to detect a changed dataset."""
         table = self.table
         listing = json.dumps([list(table.images), table.labels, table.targets.tolist(), table.splits.tolist()])
         return {"images": len(table), "listing": hashlib.sha256(listing.encode()).hexdigest(), "pixels": self.sha256}
 
     def names(self, name: str) -> list[str]:
-        """Return the names of the images of a split (or `all`), in the same order."""
+        """Return the names of the images of a split, or of `all` splits, in the order of `images`."""
         rows = range(len(self.table)) if name == "all" else self.table.rows(name)
         return [self.table.images[i] for i in rows]
 
 
 def open_dataset(table: Table, preprocessing: Preprocessing, workers: int, data: Data | None, *, train: bool = True) -> Dataset:
-    """Decode the table's images and split them as `data` says; without `data` they keep the splits they have.
+    """Decode the images of `table` and split them as `data` says; without `data`, keep the splits of the table.
 
-    Unless it is to `train` on, any images will do: of one class, or of one split.
+    With `train`, check that the dataset can be trained on; without, one class or one split is enough.
 
     Raises:
-        DataError: nothing readable, too few images, splits whose labels differ.
+        DataError: no readable image, too few images, or splits whose labels differ.
     """
     cache = open_cache(table, preprocessing, workers)
     readable = table.select(cache.rows, cache.skipped)
@@ -59,7 +59,7 @@ def open_dataset(table: Table, preprocessing: Preprocessing, workers: int, data:
 
 
 def resolve(recipe: Recipe, table: Table) -> Recipe:
-    """Return the recipe with what it leaves to the dataset: `cache_size` and `upscale` of images, `augment.horizontal_flip`."""
+    """Resolve `auto` in `images.cache_size`, `images.upscale` and `augment.horizontal_flip` from the dataset."""
     changes: dict[str, object] = {}
     images = recipe.images
     if "auto" in (images.cache_size, images.upscale):
@@ -79,6 +79,6 @@ def resolve(recipe: Recipe, table: Table) -> Recipe:
 
 
 def _side(table: Table, workers: int) -> int | None:
-    """Return the usual shorter side of a table's images, in pixels; None where none reads."""
+    """Return the median shorter side of the images, in pixels; None if no image is readable."""
     sizes = header_sizes(table, workers)
     return int(np.median([min(size) for size in sizes])) if sizes else None

@@ -1,8 +1,8 @@
-"""Decoding in processes of their own, so that no file can hang or crash the process that trains.
+"""Decode images in separate processes, so that no file can hang or crash the main process.
 
-A worker is `python -m alexnet.data.decode_worker`: it reads a line of JSON for each image, and answers with a line and bytes.
-(Not multiprocessing: spawn runs the user's own script again, fork is unsafe beside OpenMP.) What takes too long is ended by the
-system, even inside a C library; the image is reported, another worker goes on. Nothing that a worker says is executed.
+A worker is `python -m alexnet.data.decode_worker`; it reads one line of JSON per image, and replies with a line and bytes, none
+of which are executed. (multiprocessing is unsuitable: spawn runs the user's script again, fork is unsafe with OpenMP.) The
+system kills a worker that takes too long, even inside a C library; the image is reported, and another worker takes over.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ import alexnet
 from alexnet.data.decode_worker import CPU_SECONDS, WORK
 from alexnet.errors import DataError, ImageError
 
-WALL_SECONDS = 60.0  # where the processor's time is not what it takes: a network drive that hangs; Windows
-IDLE_KEPT = 2  # workers that wait for the next call
+WALL_SECONDS = 60.0  # limit for waits that take no CPU time, such as a network drive that hangs, and for Windows
+IDLE_KEPT = 2  # idle workers to keep for the next call
 
 
 @dataclass(frozen=True, eq=False)
 class InMemoryImage:
-    """An image that came without a file: its name in answers, and a file's bytes, pixels, or why it is none."""
+    """An image without a path: its name in results, and its content: the bytes of a file, pixels, or an error."""
 
     name: str
     content: bytes | NDArray[np.uint8] | Image.Image | ImageError
 
 
-Source = Path | bytes | NDArray[np.uint8] | InMemoryImage  # a file, what is in one, pixels, or what was given in Python
+Source = Path | bytes | NDArray[np.uint8] | InMemoryImage  # a path, the bytes of a file, pixels, or an image from Python
 
 
 class Answer(NamedTuple):
-    """What a worker found: facts that JSON can hold, and bytes."""
+    """The reply of a worker: `facts` in JSON, and bytes."""
 
     facts: dict[str, Any]
     body: bytes
@@ -61,7 +61,7 @@ class _Worker:
     """A process that decodes one image at a time."""
 
     def __init__(self) -> None:
-        # The package may have been found by a path that only this process has; -P: not in the folder where it was started.
+        # Pass on where the package was found, as sys.path may have been changed; -P ignores the current folder.
         paths = [os.environ.get("PYTHONPATH"), str(Path(alexnet.__file__).parent.parent)]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -77,7 +77,7 @@ class _Worker:
             raise DataError(f"cannot decode images: {' '.join(command)} ended with exit code {self._process.wait()}")
 
     def ask(self, request: dict[str, Any], content: bytes = b"") -> Answer | ImageError:
-        """Return the answer to a request with `content` after it, or the reason for none; the process may have died of it."""
+        """Send a request and its `content`; return the answer, or the reason for none, after which the process may be dead."""
         timer = threading.Timer(WALL_SECONDS, self._expire)
         timer.daemon = True
         timer.start()
@@ -89,14 +89,14 @@ class _Worker:
             body = self._from.read(facts["bytes"])
             if len(body) == facts["bytes"]:
                 return ImageError(facts["error"], facts["kind"]) if "error" in facts else Answer(facts, body)
-        except (OSError, ValueError):  # it died, before the request or in the middle of the answer
+        except (OSError, ValueError):  # the process died
             pass
         finally:
             timer.cancel()
         code = self.end()
         if self._expired or code == -getattr(signal, "SIGPROF", 0):
-            return ImageError(f"decoding it takes more than {CPU_SECONDS:g} seconds", "slow")
-        return ImageError(f"the decoder crashed on it (exit code {code})", "corrupt")
+            return ImageError(f"decoding takes more than {CPU_SECONDS:g} seconds", "slow")
+        return ImageError(f"the decoder crashed (exit code {code})", "corrupt")
 
     def _expire(self) -> None:
         self._expired = True
@@ -104,11 +104,11 @@ class _Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the process can take another image."""
+        """Whether the process can decode another image."""
         return self._process.poll() is None
 
     def end(self) -> int:
-        """End the process and return its exit code."""
+        """Kill the process and return its exit code."""
         self._process.kill()
         code = self._process.wait()
         for pipe in (self._to, self._from):
@@ -119,13 +119,13 @@ class _Worker:
 
 _idle: deque[_Worker] = deque()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.clear)  # they answer the parent: a child that asked too would get its answers
+    os.register_at_fork(after_in_child=_idle.clear)  # a child must not share the pipes of its parent's workers
 
 
-def decoded(
+def decode_all(
     work: str, sources: Iterable[Source], workers: int, ahead: int = 0, **settings: Any
 ) -> Generator[tuple[Source, Answer | ImageError], None, None]:
-    """Do `work` on each source by so many processes at once; yield it with the answer, or the reason for none, in order.
+    """Do `work` on each source in parallel; yield each source in order, with the answer or the error.
 
     Args:
         work: a name of `decode_worker.WORK`, or `module:function`.
@@ -141,7 +141,7 @@ def decoded(
     pool = ThreadPoolExecutor(workers)
     try:
         for source in sources:
-            waiting.append((source, pool.submit(answer_one, work, source, settings)))
+            waiting.append((source, pool.submit(decode_one, work, source, settings)))
             if len(waiting) > max(ahead, 2 * workers):
                 first, answer = waiting.popleft()
                 yield first, answer.result()
@@ -154,8 +154,8 @@ def decoded(
             _idle.pop().end()
 
 
-def answer_one(work: str, source: Source, settings: dict[str, Any]) -> Answer | ImageError:
-    """Do `work` on one source by a process that this thread waits for; the rest as `decoded`."""
+def decode_one(work: str, source: Source, settings: dict[str, Any]) -> Answer | ImageError:
+    """Do `work` on one source and wait for the answer; see `decode_all`."""
     content = source.content if isinstance(source, InMemoryImage) else source
     if isinstance(content, ImageError):
         return content
@@ -164,18 +164,18 @@ def answer_one(work: str, source: Source, settings: dict[str, Any]) -> Answer | 
             return Answer(*WORK[work](content, **settings))
         except ImageError as error:
             return error
-    worker = _take()
+    worker = _idle_or_new_worker()
     request = {"work": work, "settings": settings}
     if isinstance(content, bytes):
         answer = worker.ask({**request, "bytes": len(content)}, content)
     else:
-        answer = worker.ask({**request, "path": os.path.abspath(content)})  # a worker stays in the folder where it was started
+        answer = worker.ask({**request, "path": os.path.abspath(content)})  # the worker's current folder may be another
     if worker.alive:
         _idle.append(worker)
     return answer
 
 
-def _take() -> _Worker:
+def _idle_or_new_worker() -> _Worker:
     with suppress(IndexError):
         while True:
             worker = _idle.pop()

@@ -1,4 +1,4 @@
-"""The process that decodes: `python -m alexnet.data.decode_worker`, for workers.py.
+"""The decoding process that decode_pool.py starts: `python -m alexnet.data.decode_worker`.
 
 It reads a line of JSON for each image, `{"path", "work", "settings"}`, or with "bytes" in place of "path", and then so many
 bytes of the file itself. It answers with a line, `{"bytes", ...}`, and then so many bytes. It ends when its input does, so with
@@ -26,10 +26,10 @@ from PIL import Image
 from alexnet.data import decode, metadata
 from alexnet.errors import ImageError
 
-CPU_SECONDS = 5.0  # for one image: of the processor's time, so that a busy machine changes nothing
-THUMBNAIL = 16  # pixels a side
-MEMORY = 3 << 30  # bytes of addresses; more than any image within the limits of decode.py takes
-LOOKED_AT = 256  # pixels of the shorter side at least, for `facts`
+CPU_SECONDS = 5.0  # CPU time per image, so that the limit does not depend on the load of the machine
+THUMBNAIL = 16  # pixels per side
+MEMORY = 3 << 30  # bytes of address space; more than any image within the limits of decode.py needs
+REDUCED_TO = 256  # minimum pixels of the shorter side when decoding for `facts`
 
 
 def _pixels(source: decode.Source, **settings: Any) -> tuple[dict[str, Any], bytes]:
@@ -42,12 +42,12 @@ def _size(source: decode.Source) -> tuple[dict[str, Any], bytes]:
 
 
 def _facts(source: decode.Source) -> tuple[dict[str, Any], bytes]:
-    """Find what the data check compares images by; the bytes are a thumbnail's, `THUMBNAIL` x `THUMBNAIL` x 3 uint8.
+    """Return the facts for the data check, and a thumbnail of `THUMBNAIL` x `THUMBNAIL` x 3 uint8.
 
-    `pixels` is the SHA-256 of size and pixels, `range` the greatest minus the least level, `brightest` the greatest, `metadata`
-    what is odd beside the pixels.
+    `pixels` is the SHA-256 of size and pixels, `range` the largest minus the smallest level, `brightest` the largest
+    level, and `metadata` a description of invalid metadata.
     """
-    image, damage = decode.noted(source, LOOKED_AT)
+    image, damage = decode.decode_with_damage(source, REDUCED_TO)
     levels: NDArray[np.uint8] = np.asarray(image)
     digest = hashlib.sha256(repr(levels.shape).encode() + levels.tobytes()).hexdigest()
     result = {"pixels": digest, "range": int(levels.max()) - int(levels.min()), "brightest": int(levels.max())}
@@ -56,16 +56,16 @@ def _facts(source: decode.Source) -> tuple[dict[str, Any], bytes]:
 
 
 def _header(source: decode.Source, damage: ImageError | None) -> dict[str, Any]:
-    """Find what a file says beside its pixels; `damage` is why it was decoded without its metadata, if it was."""
+    """Return the facts from a file's header; `damage` is the error if the file was decoded without its metadata."""
     if isinstance(source, np.ndarray | Image.Image):
         return {"mode": "RGB", "frames": 1, "orientation": 1, "metadata": ""}
-    file = source if damage is None else decode.plain_bytes(source, damage) or source
-    with warnings.catch_warnings(record=True) as warned, decode.opened(file) as image:
+    file = source if damage is None else decode.strip_damaged_metadata(source, damage) or source
+    with warnings.catch_warnings(record=True) as warned, decode.open_image(file) as image:
         warnings.simplefilter("always")
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: previews of one photo
-        odd = metadata.oddity(image) or "".join(str(warning.message) for warning in warned[:1])
-        odd = "metadata are damaged, it decodes without them" if damage else odd
-        return {"mode": image.mode, "frames": frames, "orientation": metadata.orientation(image), "metadata": odd}
+        invalid = metadata.find_invalid_exif(image) or "".join(str(warning.message) for warning in warned[:1])
+        invalid = "metadata are damaged, it decodes without them" if damage else invalid
+        return {"mode": image.mode, "frames": frames, "orientation": metadata.orientation(image), "metadata": invalid}
 
 
 WORK: dict[str, Callable[..., tuple[dict[str, Any], bytes]]] = {"pixels": _pixels, "size": _size, "facts": _facts}
@@ -78,26 +78,26 @@ def _find_work(name: str) -> Callable[..., tuple[dict[str, Any], bytes]]:
 
 
 def main() -> None:
-    """Answer until there is no more input."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # for the process that trains or serves, which has images to come yet
+    """Process requests until the input ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the main process handles these, and may still send images
         signal.signal(number, signal.SIG_IGN)
-    with suppress(ImportError, ValueError, OSError):  # Windows; a limit that is lower already
+    with suppress(ImportError, ValueError, OSError):  # on Windows; if the limit is already lower
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # keep output of libraries apart from the answers
     answers.write(b"{}\n")
     answers.flush()
     for line in sys.stdin.buffer:
         request = json.loads(line)
         source = Path(request["path"]) if "path" in request else sys.stdin.buffer.read(request["bytes"])
         if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # the system ends the process then
+            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # the signal kills the process
         try:
             result, body = _find_work(request["work"])(source, **request["settings"])
         except Exception as error:
-            reason = decode.explained(error)
+            reason = decode.to_image_error(error)
             result, body = {"error": str(reason), "kind": reason.kind}, b""
         answers.write(json.dumps({**result, "bytes": len(body)}).encode() + b"\n")
         answers.write(body)

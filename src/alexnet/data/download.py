@@ -30,7 +30,7 @@ class Source(NamedTuple):
     unpacked: bool
 
 
-def get(source: Source, root: Path) -> tuple[Path, bytes]:
+def fetch(source: Source, root: Path) -> tuple[Path, bytes]:
     """Return the path and the contents of `source`, from a local copy if there is one, else downloaded.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A dataset that a CSV or Parquet file lists: the columns `image` and `label`, and `split` where it is split."""
+"""Read a dataset from a CSV or Parquet file with the columns `image`, `label` and, optionally, `split`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from alexnet.data.columns import Record
-from alexnet.data.csv_text import read_csv
+from alexnet.data.csv_reader import read_csv
 from alexnet.data.labels import normalize_label
-from alexnet.data.names import split_of_folder
+from alexnet.data.name_patterns import split_of_folder
 from alexnet.data.parquet import Contents, read_parquet
 from alexnet.data.table import SPLITS, Row, Skipped
 from alexnet.errors import DataError, truncate
@@ -23,11 +23,11 @@ WINDOWS = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)  # C:\photos, \\server\
 
 
 def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]:
-    """Return the rows of a CSV or Parquet file, those left out, and the images where the file holds them.
+    """Return the rows of a CSV or Parquet file, those that are left out, and the images if the file contains them.
 
     Raises:
-        DataError: the file cannot be read, or could be misread.
-        OSError: the system cannot open it.
+        DataError: the file is not readable or is ambiguous.
+        OSError: the file cannot be opened.
     """
     records: Iterable[Record]
     contents = None
@@ -37,7 +37,7 @@ def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]
         records = read_csv(path)
     rows: dict[str, Row] = {}
     skipped: list[Skipped] = []
-    words: dict[str, str] = {}  # for each split the word that the file has for it
+    words: dict[str, str] = {}  # the file's name for each split
     for record in records:
         image, label, split = record.image or "", (record.label or "").strip(), normalize_label(record.split or "")
         try:
@@ -45,15 +45,15 @@ def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]
         except DataError as error:
             raise DataError(f"{path}, {record.where}: image is {truncate(image)!r}, {error}") from None
         word = split.lower()
-        meant, beside = split_of_folder(word)
-        if split and (beside or not meant):
+        split_name, other_words = split_of_folder(word)
+        if split and (other_words or not split_name):
             raise DataError(
                 f"{path}, {record.where}: split is {truncate(split)!r}, but should be one of {', '.join(SPLITS)}: "
-                "correct it, or give its column another name"
+                "correct it, or rename the column"
             )
-        if (first := words.setdefault(meant, word)) != word:
+        if (first := words.setdefault(split_name, word)) != word:
             raise DataError(
-                f"{path}, {record.where}: split is {split!r} here and {first!r} before: write {meant!r} for one of them"
+                f"{path}, {record.where}: split is {split!r} here and {first!r} before: write {split_name!r} for both"
             )
         if not image or not label:
             skipped.append(Skipped(image or record.where, "no label" if image else "no image"))
@@ -61,24 +61,24 @@ def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]
             other = f", with another label ({truncate(label)!r} after {truncate(rows[image].label)!r})"
             skipped.append(Skipped(image, f"listed twice{'' if rows[image].label == label else other}"))
         else:
-            rows[image] = Row(image, label, meant)
+            rows[image] = Row(image, label, split_name)
     if len({bool(row.split) for row in rows.values()}) > 1:
-        raise DataError(f"{path}: the column 'split' is empty in some lines; fill it in all of them, or leave it out")
+        raise DataError(f"{path}: the column 'split' is empty in some rows; fill it in all of them, or remove it")
     return list(rows.values()), skipped, contents
 
 
 def _file_name(text: str, root: Path) -> str:
     r"""Return the path of a listed file, relative to `root` or absolute, with `/` between folders.
 
-    `file://` URLs and `~/` become paths. Where there is no file `cat\1.jpg`, that is Windows' way to write `cat/1.jpg`.
+    `file://` URLs and `~/` become paths. `cat\1.jpg` becomes `cat/1.jpg`, unless there is a file with that name.
 
     Raises:
-        DataError: what is no file on this machine; the message says why.
+        DataError: the text cannot name a file on this machine; the message is the reason.
     """
     if not text:
         return ""
     if DOWNLOAD.match(text):
-        raise DataError("which is not a file here: download the images, and list their files")
+        raise DataError("which is not a local file: download the images, and list their files")
     if url := FILE_URL.fullmatch(text):
         text = os.fsdecode(unquote_to_bytes(url["path"]))
         if url["host"] and url["host"].lower() != "localhost":
@@ -90,6 +90,6 @@ def _file_name(text: str, root: Path) -> str:
         text = os.path.expanduser(text[0]) + text[1:]
     if os.sep == "/" and not os.path.lexists(root / text):
         if WINDOWS.match(text):
-            raise DataError("a path on another computer, with Windows: write paths relative to the CSV or Parquet file")
+            raise DataError("a path on a Windows computer: write paths relative to the CSV or Parquet file")
         text = text.replace("\\", "/")
     return Path(text).as_posix()

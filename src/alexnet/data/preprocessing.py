@@ -1,4 +1,4 @@
-"""From a file to what the network sees: fit, scale, normalise. Training and prediction come the same way."""
+"""Preprocess images from file to network input, in the same way for training and prediction."""
 
 from __future__ import annotations
 
@@ -16,26 +16,17 @@ PixelArray = NDArray[np.uint8] | NDArray[np.float32]
 
 
 def stored_pixels(source: Path | NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Decode an image to what the cache holds: `side` x `side` x 3 uint8, or H W 3 where `cache_size` is full.
-
-    In this process; files from elsewhere go through `data.decode_pool`, which does the same in another.
-
-    Raises:
-        ImageError: as `decode.decode`.
-    """
+    """Decode an image as the cache stores it, in this process; decode untrusted files with `data.decode_pool` instead."""
     return decode.stored_pixels(source, **preprocessing.decode_options())
 
 
 def fit_image(stored: NDArray[np.uint8], preprocessing: Preprocessing) -> PixelArray:
-    """Return a stored image as batches hold it: `side` x `side` x 3, uint8, or float32 where full images are resized.
-
-    Resized in float, so that nothing is rounded on the way to the network.
-    """
+    """Return a cached image as batches contain it: `side` x `side` x 3, uint8, or float32 if full images are resized."""
     if preprocessing.cache_size != "full":
         return stored
     height, width = stored.shape[:2]
     if preprocessing.fit == "crop":
-        left, top, right, bottom = (int(edge) for edge in decode.centre(width, height))
+        left, top, right, bottom = (int(edge) for edge in decode.centre_square(width, height))
         stored = stored[top:bottom, left:right]
     if preprocessing.resize == "bilinear" and not preprocessing.antialias:
         return _bilinear(_bilinear(stored.astype(np.float32), 1, preprocessing.input), 0, preprocessing.input)
@@ -45,16 +36,12 @@ def fit_image(stored: NDArray[np.uint8], preprocessing: Preprocessing) -> PixelA
 
 
 def pixels(source: Path | NDArray[np.uint8], preprocessing: Preprocessing) -> PixelArray:
-    """Decode and fit an image: `side` x `side` x 3, uint8 or float32, grey levels 0 to 255.
-
-    Raises:
-        ImageError: as `decode.decode`.
-    """
+    """Decode and fit an image: `side` x `side` x 3, uint8 or float32, grey levels 0 to 255."""
     return fit_image(stored_pixels(source, preprocessing), preprocessing)
 
 
 def to_input(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Make a batch the network's input, on its device: N S S 3, uint8 or float -> N 3 I I float32, channels last in memory."""
+    """Preprocess a batch on its device: N S S 3, uint8 or float -> N 3 I I float32, channels last in memory."""
     x = standardize(images, preprocessing)
     if preprocessing.crop is not None:
         edge = (x.shape[1] - preprocessing.crop) // 2
@@ -63,9 +50,9 @@ def to_input(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def standardize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Do what needs the whole stored image: subtract the mean image, or standardise each image by itself. N S S 3 stays.
+    """Apply the steps that need the whole cached image: subtract the mean image, or standardize each image; keep N S S 3.
 
-    An image's own deviation is at least 1 / sqrt(its values), as TensorFlow's `per_image_standardization` has it.
+    Standard deviations are at least 1 / sqrt(number of values), as in TensorFlow's `per_image_standardization`.
     """
     if preprocessing.mean == "image":
         assert preprocessing.mean_image is not None
@@ -78,7 +65,7 @@ def standardize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Do the rest, image by image or crop by crop: N S S 3 as `standardize` returns it -> N 3 I I float32."""
+    """Apply the other steps to the images or crops from `standardize`: N S S 3 -> N 3 I I float32."""
     x, scale = images.float(), 255 / preprocessing.value_range
     if preprocessing.mean == "image-centre":
         assert preprocessing.mean_image is not None
@@ -92,26 +79,26 @@ def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
         x = x.flip(2)
     if preprocessing.brightness:
         x = x + preprocessing.brightness
-    return _resize(x.permute(0, 3, 1, 2), preprocessing)  # N H W C -> N C H W, the memory stays
+    return _resize(x.permute(0, 3, 1, 2), preprocessing)  # N H W C -> N C H W, a view
 
 
 def _resize(x: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Scale N 3 H W floats to N 3 I I, pixel centres at halves."""
+    """Scale N 3 H W floats to N 3 I I, with half-pixel centres."""
     size = (preprocessing.resized, preprocessing.resized)
     if x.shape[2:] == size:
         return x
     if preprocessing.resize == "nearest":
         return torch.nn.functional.interpolate(x, size=size, mode="nearest-exact")
-    smaller = preprocessing.antialias and preprocessing.resized < max(x.shape[2:])  # a side that grows is as without
-    return torch.nn.functional.interpolate(x, size=size, mode="bilinear", antialias=smaller)
+    antialias = preprocessing.antialias and preprocessing.resized < max(x.shape[2:])  # no effect on a side that grows
+    return torch.nn.functional.interpolate(x, size=size, mode="bilinear", antialias=antialias)
 
 
 def _bilinear(image: NDArray[np.float32], axis: int, size: int) -> NDArray[np.float32]:
-    """Scale one axis of an H W 3 image to `size`, rounding where TensorFlow does: PyTorch is up to 1e-3 grey levels off it."""
+    """Scale one axis of an H W 3 image to `size`, with TensorFlow's rounding; PyTorch's result differs by up to 1e-3 levels."""
     count = image.shape[axis]
-    at = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * (np.float32(count) / np.float32(size)) - np.float32(0.5)
-    low, high = np.floor(at).clip(0).astype(int), np.ceil(at).clip(max=count - 1).astype(int)
-    share = (at - np.floor(at)).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    source = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * (np.float32(count) / np.float32(size)) - np.float32(0.5)
+    low, high = np.floor(source).clip(0).astype(int), np.ceil(source).clip(max=count - 1).astype(int)
+    weight = (source - np.floor(source)).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
     before = image.take(low, axis)
-    result: NDArray[np.float32] = before + (image.take(high, axis) - before) * share
+    result: NDArray[np.float32] = before + (image.take(high, axis) - before) * weight
     return result

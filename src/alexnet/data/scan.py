@@ -1,4 +1,4 @@
-"""Finding files: recursively, sorted, hidden ones and runs passed over."""
+"""Find files recursively, in sorted order, without hidden files and folders made by alexnet."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from pathlib import Path
 from alexnet.errors import format_names
 from alexnet.progress import say
 
-# Files that are together in a folder which this program has made: a run, an index, a study.
-OURS = (("recipe.toml", "environment.json"), ("search.json",), ("study.json",))
+# Files that identify a folder made by alexnet: a run, a search index, an ablation study.
+MARKER_FILES = (("recipe.toml", "environment.json"), ("search.json",), ("study.json",))
 
 
 def is_alexnet_folder(folder: Path) -> bool:
-    """Whether this program has made a folder."""
-    return any(all((folder / name).is_file() for name in names) for names in OURS)
+    """Return whether alexnet made this folder."""
+    return any(all((folder / name).is_file() for name in names) for names in MARKER_FILES)
 
 
 def visible(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the files in `folder`, each sorted by name, without those whose name begins with a dot."""
+    """Return the folders and the files in `folder`, each sorted by name, without those that begin with a dot."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     return [e for e in entries if e.is_dir()], [e for e in entries if not e.is_dir()]
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """Return `folder` and all folders under it, sorted; symbolic links to folders are followed, each folder once.
+    """Return `folder` and all folders below it, sorted; follow symbolic links, but visit each folder once.
 
-    Runs, indices and studies in it are passed over, and told.
+    Folders made by alexnet are skipped, with a message.
     """
     result: list[Path] = []
-    ours: list[Path] = []
+    skipped: list[Path] = []
     seen: set[str] = set()
 
-    def walk(here: Path) -> None:
-        real = os.path.realpath(here)
-        if real in seen:  # a link that leads back up
+    def walk(current: Path) -> None:
+        real = os.path.realpath(current)
+        if real in seen:  # a link to a folder above
             return
         seen.add(real)
-        result.append(here)
-        for inner in visible(here)[0]:
+        result.append(current)
+        for inner in visible(current)[0]:
             if is_alexnet_folder(inner):
-                ours.append(inner)
+                skipped.append(inner)
             else:
                 walk(inner)
 
     walk(folder)
-    if ours:
-        say(f"passed over {format_names(ours)}: made by alexnet")
+    if skipped:
+        say(f"skipped {format_names(skipped)}: made by alexnet")
     return result
 
 
 def visible_files(folder: Path) -> list[Path]:
     """Return all files in the folders of `visible_folders`, sorted."""
-    return sorted(file for here in visible_folders(folder) for file in visible(here)[1])
+    return sorted(file for inner in visible_folders(folder) for file in visible(inner)[1])

@@ -1,4 +1,4 @@
-"""Which images train, which validate, which test."""
+"""Split a dataset into training, validation and test images."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from alexnet.recipe import Data
 
 
 def split(table: Table, settings: Data, *, train: bool = True) -> Table:
-    """Return the table with a split for every image, as `[data]` of a recipe says.
+    """Assign every image of a table to a split, as `[data]` of a recipe says.
 
-    What the dataset declares stays. Where it declares nothing, `validation` and `test` are the shares held out; where it
-    declares no `val`, that share is held out of `train`. The rule `hash`: within a class, images are ordered by a hash of
-    (seed, name) and the first of them are held out; so the splits are stratified and disjoint, do not depend on the order of
-    files, and adding a file moves at most one file at each border. The other rules of `RULES` choose the validation images
-    alone, as the tutorials do; a test share is held out by hash before. What is not to `train` on need not be fit for it.
+    Splits that the dataset declares are kept. Without any, the fractions `validation` and `test` are held out; without `val`,
+    `validation` is held out of `train`. The rule `hash` sorts the images of each class by a hash of (seed, name) and holds out
+    the first, so splits are stratified and disjoint, do not depend on file order, and change by at most one image per border
+    when a file is added. The other `RULES` choose only the validation images, as the tutorials do, after a test split by hash.
 
     Raises:
-        DataError: to train on, but no image to train on or to validate with, or splits whose labels differ.
+        DataError: with `train`, no image to train on or to validate with, or splits whose labels differ.
     """
     declared = {str(name) for name in np.unique(table.splits)} - {""}
     splits, seed = table.splits.copy(), settings.split_seed
@@ -44,22 +43,22 @@ def split(table: Table, settings: Data, *, train: bool = True) -> Table:
 
 
 def _first(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    """Return the first rows (tutorials 002 and 003, whose text says the last)."""
+    """Return the first rows, as the code of tutorials 002 and 003 does (their text says the last)."""
     return rows[: round(len(rows) * share)]
 
 
 def _keras_tail(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    """Return the last rows after a seeded shuffle (tutorial 000: Keras' `image_dataset_from_directory`)."""
+    """Return the last rows after a seeded shuffle, as Keras' `image_dataset_from_directory` does (tutorial 000)."""
     shuffled = rows.copy()
     np.random.RandomState(seed).shuffle(shuffled)  # the generator that Keras uses
     return shuffled[len(rows) - int(len(rows) * share) :]
 
 
 def _scikit_learn(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    """Return what scikit-learn's `train_test_split` calls test (tutorial 001)."""
-    if len(rows) <= math.ceil(len(rows) * share):  # scikit-learn would refuse; here `_check` says how many are too few
+    """Return the test part of scikit-learn's `train_test_split` (tutorial 001)."""
+    if len(rows) <= math.ceil(len(rows) * share):  # scikit-learn would raise an error; `_check` has a clearer one
         return rows
-    from sklearn.model_selection import train_test_split  # a second, which no other rule need wait for
+    from sklearn.model_selection import train_test_split  # slow to import
 
     held_out: NDArray[np.int64] = train_test_split(rows, test_size=share, random_state=seed)[1]
     return held_out
@@ -73,14 +72,14 @@ RULES: dict[str, Callable[[NDArray[np.int64], float, int], NDArray[np.int64]]] =
 
 
 def _hold_out(table: Table, splits: NDArray[np.str_], rows: NDArray[np.int64], shares: dict[str, float], seed: int) -> None:
-    """Write `train` and the held-out splits into `splits` at `rows`."""
+    """Set `splits` at `rows` to `train` and the held-out splits, in place."""
     splits[rows] = "train"
     for target in range(len(table.labels)):
         members = [int(i) for i in rows[table.targets[rows] == target]]
         members.sort(key=lambda i: hashlib.sha256(f"{seed}/{table.images[i]}".encode("utf-8", "surrogateescape")).digest())
         start = 0
         for name, share in shares.items():
-            # A class of one image trains; from then on every split that is wanted gets one, as soon as there are enough.
+            # At least one image per split in every class with enough images for all splits and `train`.
             count = max(1, int(len(members) * share + 0.5)) if share and len(members) > len(shares) else 0
             splits[members[start : start + count]] = name
             start += count
@@ -90,7 +89,7 @@ def _check(table: Table, declared: set[str]) -> None:
     counts = table.counts()
     if declared and "train" not in declared:
         raise DataError(
-            f"{table.name} has no images to train on, only {format_names(sorted(declared))}: name their folder train"
+            f"{table.name} has no images to train on, only {format_names(sorted(declared))}: call the folder of those train"
         )
     if counts.get("train", 0) < 2 or "val" not in counts:
         raise DataError(
@@ -98,15 +97,15 @@ def _check(table: Table, declared: set[str]) -> None:
             f"and {counts.get('val', 0)} validate it"
         )
     trained = set(table.targets[table.rows("train")].tolist())
-    if lost := [label for i, label in enumerate(table.labels) if i not in trained and not declared]:
-        raise DataError(f"{table.name} has no readable image of {format_names(lost)}: add some, or remove the class")
+    if empty := [label for i, label in enumerate(table.labels) if i not in trained and not declared]:
+        raise DataError(f"{table.name} has no readable image of {format_names(empty)}: add some, or remove the class")
     labels = {
         name: {table.labels[i] for i in np.unique(table.targets[table.rows(name)])} for name in SPLITS if name in declared
     }
-    for name, inside in labels.items():
-        for other, there in labels.items():
-            if missing := sorted(there - inside):
+    for name, present in labels.items():
+        for other, others in labels.items():
+            if missing := sorted(others - present):
                 raise DataError(
                     f"{table.name}: {name} has no images of {format_names(missing)}, which {other} has; "
-                    "the splits must hold the same labels (matched by name)"
+                    "all splits must have the same labels (matched by name)"
                 )

@@ -1,4 +1,4 @@
-"""What a recipe leaves to the dataset: means, deviations, the mean image, the principal components of colour."""
+"""Compute the statistics that a recipe asks for: mean, standard deviation, mean image, principal components of RGB."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from alexnet.data.batches import SplitImages
 from alexnet.progress import track
 from alexnet.recipe import Recipe
 
-SAMPLE = 5000  # images for the figures of a channel; those of a tutorial (`one`, a mean image) are taken from all
-CHUNK = 64
+SAMPLE = 5000  # images for statistics per channel; `one` and mean images use all images, as the tutorials do
+CHUNK = 64  # images at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of pixel values from 0 to 1: `mean_image` S S 3, and `products` 3 3, the mean of each two channels' product."""
+    """Statistics of pixel values from 0 to 1: `mean_image` is S S 3, `products` 3 3, the mean product of two channels."""
 
     mean_image: NDArray[np.float64]
     products: NDArray[np.float64]
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Of each channel."""
+        """Mean of each channel."""
         result: NDArray[np.float64] = self.mean_image.mean((0, 1))
         return result
 
     @property
     def covariance(self) -> NDArray[np.float64]:
-        """Of the channels, 3 3."""
+        """Covariance of the channels, 3 3."""
         return self.products - np.outer(self.mean, self.mean)
 
     @property
     def std(self) -> NDArray[np.float64]:
-        """Of each channel."""
+        """Standard deviation of each channel."""
         result: NDArray[np.float64] = np.sqrt(np.diag(self.covariance).clip(0))
         return result
 
     def colour_axes(self, unit: str) -> NDArray[np.float64]:
-        """Return the principal components, a row each, as long as their `deviations` or their `variances`."""
+        """Return the principal components of RGB, one per row, with their `deviations` or `variances` as lengths."""
         variances, vectors = np.linalg.eigh(self.covariance)
         lengths = np.sqrt(variances.clip(0)) if unit == "deviations" else variances
         axes: NDArray[np.float64] = (vectors * lengths).T
         return axes
 
 
-def gather(images: SplitImages) -> Statistics:
-    """Look at every image once, with progress."""
+def compute_statistics(images: SplitImages) -> Statistics:
+    """Compute the statistics of all images in one pass, with progress."""
     side = images.pixels.preprocessing.side
     total, products = np.zeros((side, side, 3)), np.zeros((3, 3))
     starts = range(0, len(images), CHUNK)
-    for start in track(starts, "Measuring", len(starts)):
+    for start in track(starts, "Computing statistics", len(starts)):
         x = images.pixels.take(images.rows[start : start + CHUNK]).astype(np.float64) / 255
         total += x.sum(0)
         flat = x.reshape(-1, 3)
@@ -61,12 +61,11 @@ def gather(images: SplitImages) -> Statistics:
     return Statistics(total / len(images), products / len(images))
 
 
-def measure(recipe: Recipe, train: SplitImages) -> tuple[Recipe, NDArray[np.float32] | None]:
-    """Return the recipe with what it leaves to the training images filled in, and their mean image if it asks for one.
+def fill_statistics(recipe: Recipe, train: SplitImages) -> tuple[Recipe, NDArray[np.float32] | None]:
+    """Fill in the settings that depend on the training images; return the recipe, and the mean image if it asks for one.
 
-    `images.mean` and `images.std`, `augment.colour_axes`, `train.batch_size`, and `train.epochs` where `train.max_images`
-    allows fewer.
-    Numbers are in the units of `images.value_range`; the mean image (S S 3 float32) is in grey levels.
+    These are `images.mean`, `images.std`, `augment.colour_axes`, `train.batch_size`, and `train.epochs` if `train.max_images`
+    limits it. Statistics are in units of `images.value_range`; the mean image, S S 3 float32, is in grey levels.
     """
     images, changes = recipe.images, dict[str, Any]()
     if recipe.train.batch_size == "auto":
@@ -78,11 +77,11 @@ def measure(recipe: Recipe, train: SplitImages) -> tuple[Recipe, NDArray[np.floa
     unresolved = {images.mean, images.std} & {"channels", "one", "image", "image-centre"}
     if not unresolved and not noisy:
         return recipe.with_settings(changes), None
-    sample = train if unresolved - {"channels"} else train.cut(slice(None, None, max(1, len(train) // SAMPLE)))
-    result = gather(sample)
+    sample = train if unresolved - {"channels"} else train.subset(slice(None, None, max(1, len(train) // SAMPLE)))
+    result = compute_statistics(sample)
     if images.mean == "channels":
         changes["images.mean"] = tuple((result.mean * images.value_range).round(4).tolist())
-    if images.std == "channels":  # images of one colour have none
+    if images.std == "channels":  # at least 1e-3, for images of one colour
         changes["images.std"] = tuple((result.std.clip(1e-3) * images.value_range).round(4).tolist())
     if images.mean == "one":
         changes["images.mean"] = float(result.mean.mean() * images.value_range)

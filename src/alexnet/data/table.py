@@ -1,4 +1,4 @@
-"""A dataset as a table: for each image its name, its class and its split."""
+"""A dataset as a table: the name, class and split of each image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Skipped(NamedTuple):
 
 
 class Row(NamedTuple):
-    """An image as a source names it; `split` is empty where the source does not say."""
+    """An image with its label and its split, which is empty if the source declares none."""
 
     image: str
     label: str
@@ -33,18 +33,18 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The images of a dataset, before any of them is decoded.
+    """The images of a dataset, not decoded yet.
 
     Attributes:
-        name: of the dataset, short, for messages and file names.
+        name: short name of the dataset, for messages and file names.
         labels: names of the classes, sorted; `targets` are positions in it.
-        images: a name for each image, unique: the path relative to `root`, or `test/00012` for images kept in memory.
-        targets: int64, one an image.
-        splits: `train`, `val` or `test` for each image; empty where the dataset does not say.
-        root: the folder that `images` are relative to; None for images kept in memory.
-        pixels: N H W C uint8, for images kept in memory.
-        contents: files of images by name, for images that lie in a Parquet file.
-        mirror: whether an image and its mirror image belong to the same class.
+        images: unique name of each image: the path relative to `root`, or such as `test/00012` for images in memory.
+        targets: class of each image, int64.
+        splits: `train`, `val` or `test` for each image; empty if the dataset declares none.
+        root: the folder that `images` are relative to; None for images in memory.
+        pixels: N H W C uint8, for images in memory.
+        contents: bytes of image files by name, for images inside a Parquet file.
+        mirror: whether mirror images belong to the same class.
         skipped: files that were left out.
     """
 
@@ -63,24 +63,24 @@ class Table:
         return len(self.images)
 
     def source(self, index: int) -> Path | bytes | NDArray[np.uint8]:
-        """Return image `index` as `decode.decode` takes it: a path, a file's bytes, or H W C uint8 pixels."""
+        """Return image `index` as `decode.decode` takes it: a path, the bytes of a file, or H W C uint8 pixels."""
         if self.pixels is not None:
             pixels: NDArray[np.uint8] = self.pixels[index]
             return pixels
         return self.file(index) if self.contents is None else self.contents[self.images[index]]
 
     def file(self, index: int) -> Path:
-        """Return the file that image `index` is in, where images are not kept in memory."""
+        """Return the file that contains image `index`, for images that are not in memory."""
         assert self.root is not None
         path: Path = self.root / self.images[index]
         return path if self.contents is None else self.contents.path
 
     def sources(self, step: int = 1) -> Iterator[Path | bytes | NDArray[np.uint8]]:
-        """Return all images, or each `step`-th, one after the other as `source` does."""
+        """Yield every `step`-th image as `source` returns it."""
         return (self.source(index) for index in range(0, len(self), step))
 
     def select(self, rows: NDArray[np.int64], skipped: Sequence[Skipped] = ()) -> Table:
-        """Return the table of `rows` alone, in that order, with more files `skipped`."""
+        """Return a table of `rows` only, in that order, with more files `skipped`."""
         return replace(
             self,
             images=[self.images[i] for i in rows],
@@ -90,17 +90,16 @@ class Table:
             skipped=(*self.skipped, *skipped),
         )
 
-    def relabelled(self, labels: tuple[str, ...]) -> Table:
-        """Return the table with `labels`, of which its own are a part (but for spelling), and targets as positions in them."""
-        tidy = [normalize_label(label) for label in labels]
-        result = [labels.index(label) if label in labels else tidy.index(normalize_label(label)) for label in self.labels]
-        position = np.array(result, dtype=np.int64)
-        return replace(self, labels=labels, targets=position[self.targets])
+    def with_labels(self, labels: tuple[str, ...]) -> Table:
+        """Return a table with `labels`, which must include its own (up to normalization), and targets to match."""
+        normalized = [normalize_label(label) for label in labels]
+        positions = [labels.index(x) if x in labels else normalized.index(normalize_label(x)) for x in self.labels]
+        return replace(self, labels=labels, targets=np.array(positions, dtype=np.int64)[self.targets])
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the positions of the images of `split`."""
         return np.flatnonzero(self.splits == split)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of images of each split that has some."""
+        """Return the number of images of each split that is not empty."""
         return {split: n for split in SPLITS if (n := int((self.splits == split).sum()))}

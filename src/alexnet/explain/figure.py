@@ -28,7 +28,7 @@ from alexnet.fonts import legible, save_png
 from alexnet.inference.predict import best, source_name
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.filters import filter_grid
-from alexnet.plotting import BLUE, GREY, NEUTRAL, ORANGE, page_text, short
+from alexnet.plotting import BLUE, GREY, NEUTRAL, ORANGE, page_text, shorten
 from alexnet.run import ModelConfig
 
 MAPS_SHOWN = 12  # of each convolution, the strongest first
@@ -111,7 +111,7 @@ def save_figure(explanation: Explanation, path: Path, name: str) -> None:
 
 
 def _short(name: str, length: int = 22) -> str:
-    return short(legible(page_text(name)), length, end=True)
+    return shorten(legible(page_text(name)), length, end=True)
 
 
 def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Explanation) -> None:

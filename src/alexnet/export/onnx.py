@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from alexnet.data.dataset import Dataset
-from alexnet.data.decode_pool import Answer, decoded
+from alexnet.data.decode_pool import Answer, decode_all
 from alexnet.data.preprocessing import fit_image, stored_pixels, to_input
 from alexnet.errors import AlexNetError, RunError, error_reason
 from alexnet.files import HOST, refuse_overwrite, remove_leftovers, sha256, write_output
@@ -153,7 +153,7 @@ def _validation(dataset: Dataset, most: int) -> Samples:
     def images() -> Iterator[tuple[NDArray[np.uint8], int | None]]:
         sources = (table.source(row) for row in rows)
         whole: dict[str, Any] = {"cache_size": "full", "fit": "crop", "filter": "bicubic", "reduced_decode": False}
-        with closing(decoded("pixels", sources, 1, **whole)) as answers:
+        with closing(decode_all("pixels", sources, 1, **whole)) as answers:
             for (_, answer), row in zip(answers, rows, strict=True):
                 if isinstance(answer, Answer):  # else too large to decode at full size
                     yield answer.pixels, int(table.targets[row])

@@ -1,1 +1,1 @@
-"""Inference: images to logits, probabilities, features, evaluations."""
+"""Inference: from images to logits, probabilities, features and metrics."""

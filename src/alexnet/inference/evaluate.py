@@ -1,4 +1,4 @@
-"""A network and batches -> an `Evaluation`."""
+"""Evaluation of a network on a dataset: logits, targets, and the metrics that follow from them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What the network said of a set of images, and what follows from it.
+    """The network's output for a set of images, and its metrics.
 
     Attributes:
-        logits: N x classes float32; of several views, the logarithms of mean probabilities.
-        targets: the position of each image's class in `labels`, N int64.
-        labels: names of the classes.
-        input: the network's C, H, W, in pixels.
-        temperature: the factor by which logits are too large for probabilities, by the validation images (Guo and others 2017).
-        skipped: files that were left out, each with its reason.
+        logits: N x classes float32; with several views, the logarithms of the mean probabilities.
+        targets: class indices into `labels`, N int64.
+        labels: class names.
+        input: C, H, W of the network's input, in pixels.
+        temperature: factor that logits are divided by for calibrated probabilities, fitted on validation images (Guo and others
+            2017).
+        skipped: files that could not be used, each with the reason.
     """
 
     logits: NDArray[np.float32]
@@ -50,36 +51,37 @@ class Evaluation:
 
     @property
     def top1(self) -> float:
-        """Share of images, 0 to 1, whose class has the largest logit."""
+        """Top-1 accuracy, from 0 to 1."""
         return metrics.top_k(self.logits, self.targets, 1)
 
     @property
     def confusion(self) -> NDArray[np.int64]:
-        """Counts, classes x classes int64, by true class (rows) and predicted class (columns)."""
+        """Confusion matrix, classes x classes int64: rows are true classes, columns predicted ones."""
         return metrics.confusion(self.logits.argmax(1), self.targets, len(self.labels))
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
-        """N x classes float64, calibrated with the temperature."""
+        """Calibrated probabilities, N x classes float64."""
         result: NDArray[np.float64] = np.exp(metrics.log_probabilities(self.logits, self.temperature))
         return result
 
     def reliability(self, temperature: float = 1.0) -> metrics.Reliability:
-        """Return how far probabilities, of logits divided by `temperature`, can be believed: in bins, shares from 0 to 1."""
+        """Return confidence and accuracy by bins of confidence, from 0 to 1, after dividing the logits by `temperature`."""
         return metrics.reliability(self.logits, self.targets, temperature)
 
     def calibrated(self) -> Evaluation:
-        """Return this with the temperature that fits its own logits best: for the validation set alone."""
+        """Return a copy with the temperature fitted to these logits, which must be those of the validation set."""
         return replace(self, temperature=metrics.fit_temperature(self.logits, self.targets))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures under their fixed keys; shares from 0 to 1, the loss in nats.
+        """Return the metrics as JSON.
 
         Returns:
             `{"images", "loss", "top1", "top1_interval": [low, high], "top5", "ece", "ece_raw", "temperature", "input",
-            "per_class": {label: {"images", "precision", "recall", "f1"}}, "skipped": [{"image", "reason"}]}`: the interval
-            holds with 95 % (Wilson 1927); a class without images has None for recall and F1, one that is never predicted None
-            for precision; `ece` is the expected calibration error, `ece_raw` that before calibration.
+            "per_class": {label: {"images", "precision", "recall", "f1"}}, "skipped": [{"image", "reason"}]}`. The loss is in
+            nats, accuracies are from 0 to 1; `top1_interval` is the 95 % interval (Wilson 1927). `ece` is the expected
+            calibration error, `ece_raw` the same before calibration. Recall and F1 of a class without images are None, and so
+            is the precision of a class that is never predicted.
         """
         top1 = self.top1
         return {
@@ -111,23 +113,22 @@ def evaluate_split(
     shard: Callable[[int], slice] = slice,
     gather: Callable[[Tensor, int], Tensor] = lambda logits, _: logits,
 ) -> Evaluation:
-    """Evaluate the network on a split of a dataset (or on `all` of it), with progress; `workers` threads read ahead.
+    """Evaluate the network on a split of a dataset, or on `all` of it, and show the progress.
 
-    `view_count` is the number of views of each image (inference/views.py). `before_batch` is called before each batch; what it
-    raises ends the evaluation. Of several processes each evaluates the `shard` that it returns of so many images, and `gather`
-    returns all logits for its own.
+    `workers` threads load batches ahead. `before_batch` is called before each batch, and may raise an error to stop. With
+    several processes, `shard` returns the slice of a number of images that this one evaluates, and `gather` the logits of all.
     """
     images, table = dataset.images(split), dataset.table
-    ours = images.cut(shard(len(images)))
+    local = images.subset(shard(len(images)))
 
     def batches() -> Iterator[Batch]:
-        for batch in ordered_batches(ours, BATCH, workers):
+        for batch in ordered_batches(local, BATCH, workers):
             before_batch()
             yield batch
 
-    shown = track(batches(), f"Evaluating {split}", len(batch_bounds(len(ours), BATCH)))
+    tracked = track(batches(), f"Evaluating {split}", len(batch_bounds(len(local), BATCH)))
     result = evaluate(
-        network, shown, preprocessing, table.labels, precision=precision, temperature=temperature, view_count=view_count
+        network, tracked, preprocessing, table.labels, precision=precision, temperature=temperature, view_count=view_count
     )
     logits = gather(torch.from_numpy(result.logits), len(images)).numpy()
     return replace(result, logits=logits, targets=images.targets, skipped=table.skipped)
@@ -143,8 +144,8 @@ def evaluate(
     temperature: float = 1.0,
     view_count: int = 1,
 ) -> Evaluation:
-    """Run the network over the batches, without gradients and with dropout off."""
-    logits, targets = [np.empty((0, len(labels)), np.float32)], [np.empty(0, np.int64)]  # there may be no batch
+    """Evaluate the network on batches."""
+    logits, targets = [np.empty((0, len(labels)), np.float32)], [np.empty(0, np.int64)]  # for np.concatenate without batches
     for batch in batches:
         logits.append(predict_logits(network, batch.images, preprocessing, precision, view_count))
         targets.append(batch.targets.numpy())

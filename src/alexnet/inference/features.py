@@ -1,4 +1,4 @@
-"""Activations of any layers as arrays, of any number of images: a batch in memory at a time."""
+"""Feature extraction: the activations of layers for any number of images, a batch at a time."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Arrays = dict[str, NDArray[np.float32]]
 class Features(NamedTuple):
     """The activations of a batch of images.
 
-    `images` are the names of those that could be read, in order; `layers` has a float32 array for each layer, a row an image:
-    maps N C H W, vectors N units. `errors` are the others, `{"image", "error"}`.
+    `images` are the names of the images that could be read, in order. `layers` maps the name of each layer to a float32 array
+    with a row per image: feature maps N C H W or vectors N units. `errors` has `{"image", "error"}` for each of the others.
     """
 
     images: list[str]
@@ -37,11 +37,10 @@ class Features(NamedTuple):
 
 
 def features(network: AlexNet, config: ModelConfig, sources: Iterable[Source], layers: Sequence[str]) -> Arrays:
-    """Return the activations of `layers` as in `Features`, a row for each source, in order; all of them are kept in memory.
+    """Return the activations of `layers` for all sources, as in `Features`.
 
     Raises:
-        DataError: no image, or one that cannot be read: a row that is not there would shift all others.
-        VariantError: no such layer.
+        DataError: there are no images, or one cannot be read, so that rows would not match the sources.
     """
     parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in layers}
     for batch in stream_features(network, config, sources, layers):
@@ -53,21 +52,14 @@ def features(network: AlexNet, config: ModelConfig, sources: Iterable[Source], l
         for name, rows in batch.layers.items():
             parts[name].append(rows)
     if not all(parts.values()):
-        raise DataError("no images to look at: name files, folders with images in them, or globs")
+        raise DataError("no images: name files, folders with images in them, or globs")
     return {name: np.concatenate(rows) for name, rows in parts.items()}
 
 
 def stream_features(
     network: AlexNet, config: ModelConfig, sources: Iterable[Source], layers: Sequence[str], precision: str = "float32"
 ) -> Iterator[Features]:
-    """Yield the activations of `layers`, of up to 128 sources at a time, in order; sources are as for `predict`.
-
-    A layer gives what stands behind it in the network's graph: `conv5` its own sums, `relu5` those that are positive. Dropout
-    is off. `precision` is what the network computes in; unlike predicting, float32, if nothing else is said.
-
-    Raises:
-        VariantError: no such layer.
-    """
+    """Yield the activations of `layers` for batches of up to 128 sources, in order."""
     for batch, arrays in batch_activations(network, config, sources, layers, precision):
         read = [source_name(source) for source, image in batch if not isinstance(image, ImageError)]
         errors = [
@@ -79,7 +71,7 @@ def stream_features(
 def batch_activations(
     network: AlexNet, config: ModelConfig, sources: Iterable[Source], layers: Sequence[str], precision: str
 ) -> Iterator[tuple[list[tuple[Source, PixelArray | ImageError]], Arrays]]:
-    """Yield batches of sources with their images, or the reasons for none, and the activations of those that have one."""
+    """Yield batches of sources, each with its image or error, and the activations of the images."""
     preprocessing = config.preprocessing
     with closing(iter_images(sources, preprocessing)) as images:
         while batch := list(islice(images, BATCH)):

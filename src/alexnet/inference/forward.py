@@ -20,12 +20,12 @@ from alexnet.network.device import autocast, is_out_of_memory, release_memory, r
 from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
 
-LEAD = 0.3  # in probability: where the first label leads the second by less, bfloat16 may be off by more than 0.01
+MARGIN = 0.3  # between the two highest probabilities; below it, bfloat16 may change them by more than 0.01
 
 
 @contextmanager
 def inference(network: nn.Module) -> Iterator[torch.device]:
-    """Put a network into evaluation mode, without gradients, and yield its device; the mode is restored."""
+    """Set a network to evaluation mode, without gradients, and yield its device; restore the mode afterwards."""
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
@@ -41,11 +41,10 @@ def predict_logits(
 ) -> NDArray[np.float32]:
     """Return the logits of a batch, N S S 3 -> N x classes float32.
 
-    With several views the logits are the logarithms of the mean probabilities. What is too much for the device's memory is
-    computed in halves.
+    With several views, they are the logarithms of the mean probabilities. If the device runs out of memory, the batch is split.
 
     Raises:
-        AlexNetError: one image alone is too much.
+        AlexNetError: the device's memory is too small for a single image.
     """
 
     def logits(images: Tensor) -> NDArray[np.float32]:
@@ -54,18 +53,18 @@ def predict_logits(
             for x in views(images.to(device), preprocessing, view_count):
                 with autocast(device, precision):
                     outputs.append(network(x, preprocessing.scale_factor).float())
-            # In logarithms throughout: a probability that rounds to 0 would have an infinite loss.
-            one = outputs[0] if view_count == 1 else torch.stack(outputs).log_softmax(2).logsumexp(0) - math.log(view_count)
-            result: NDArray[np.float32] = one.cpu().numpy()
+            # Averaged in log space, as a probability that rounds to 0 would have an infinite loss.
+            mean = outputs[0] if view_count == 1 else torch.stack(outputs).log_softmax(2).logsumexp(0) - math.log(view_count)
+            result: NDArray[np.float32] = mean.cpu().numpy()
         return result
 
-    return np.concatenate(_in_halves(logits, images))
+    return np.concatenate(_split_if_out_of_memory(logits, images))
 
 
 def probabilities(network: AlexNet, config: ModelConfig, images: list[PixelArray]) -> NDArray[np.float64]:
-    """Return N x classes float64, calibrated with the run's temperature, of images S S 3 as `iter_images` yields them.
+    """Return the calibrated probabilities of images S S 3 (`iter_images`): N x classes float64.
 
-    Where the run computes in bfloat16, images whose answer is close are computed again in float32.
+    If the run computes in bfloat16, images whose two highest probabilities are close are computed again in float32.
     """
     x = torch.from_numpy(np.stack(images))
 
@@ -75,7 +74,7 @@ def probabilities(network: AlexNet, config: ModelConfig, images: list[PixelArray
 
     result = calibrated(x, config.precision)
     second, first = np.partition(result, -2)[:, -2:].T
-    close = first - second < LEAD
+    close = first - second < MARGIN
     if close.any() and resolve_precision(network.head.weight.device, config.precision) == "bfloat16":
         result[close] = calibrated(x[torch.from_numpy(close)], "float32")
     return result
@@ -84,20 +83,16 @@ def probabilities(network: AlexNet, config: ModelConfig, images: list[PixelArray
 def activations(
     network: AlexNet, images: Tensor, preprocessing: Preprocessing, layers: Sequence[str], precision: str
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the outputs of `layers` for a batch N S S 3: maps N C H W or vectors N units, float32.
-
-    Raises:
-        VariantError: no such layer.
-    """
+    """Return the outputs of `layers` for a batch N S S 3: feature maps N C H W or vectors N units, float32."""
     with inference(network) as device:
         x = to_input(images.to(device), preprocessing)
         with autocast(device, precision):
-            _, kept = network.activations(x, layers, preprocessing.scale_factor)
-        return {name: kept[name].float().cpu().contiguous().numpy() for name in layers}
+            _, outputs = network.activations(x, layers, preprocessing.scale_factor)
+        return {name: outputs[name].float().cpu().contiguous().numpy() for name in layers}
 
 
-def _in_halves(compute: Callable[[Tensor], NDArray[np.float32]], images: Tensor) -> list[NDArray[np.float32]]:
-    """Compute a batch, in parts that fit into the device's memory."""
+def _split_if_out_of_memory(compute: Callable[[Tensor], NDArray[np.float32]], images: Tensor) -> list[NDArray[np.float32]]:
+    """Compute a batch as a whole, or in parts that fit into the device's memory."""
     try:
         return [compute(images)]
     except RuntimeError as error:
@@ -105,5 +100,5 @@ def _in_halves(compute: Callable[[Tensor], NDArray[np.float32]], images: Tensor)
             raise
         if len(images) < 2:
             raise AlexNetError("the device's memory is too small for one image: --device cpu") from error
-    release_memory()  # here, where the exception no longer holds on to the tensors
-    return [part for half in images.chunk(2) for part in _in_halves(compute, half)]
+    release_memory()  # not in `except`: the exception holds the tensors
+    return [part for half in images.chunk(2) for part in _split_if_out_of_memory(compute, half)]

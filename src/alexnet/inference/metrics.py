@@ -1,4 +1,4 @@
-"""What is counted: accuracy with its interval, per-class figures, calibration. NumPy in, plain numbers out."""
+"""Metrics: accuracy with its interval, per-class metrics, and calibration, from NumPy arrays."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ def cross_entropy(logits: Floats, targets: Ints) -> float:
 
 
 def top_k(logits: Floats, targets: Ints, k: int) -> float:
-    """Return the share of images whose class is among the `k` largest logits; ties count against it."""
-    own = logits[np.arange(len(targets)), targets][:, None]
-    return float(((logits >= own).sum(1) <= k).mean())
+    """Return the top-k accuracy; ties with the target's logit count as errors."""
+    target_logits = logits[np.arange(len(targets)), targets][:, None]
+    return float(((logits >= target_logits).sum(1) <= k).mean())
 
 
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share seen in `count` images (Wilson 1927)."""
-    z = 1.959964  # of a normal number: 95 % lie within so many deviations
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of an accuracy measured on `count` images (Wilson 1927)."""
+    z = 1.959964  # the 97.5th percentile of the normal distribution
+    centre = (accuracy + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(accuracy * (1 - accuracy) / count + z * z / (4 * count * count))
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
 def most_frequent(per_class: Mapping[str, Mapping[str, Any]]) -> tuple[str, float]:
-    """Return the label that most images have, and their share: what always saying it would get right."""
+    """Return the label of the majority class, and the accuracy of always predicting it."""
     label = max(per_class, key=lambda label: per_class[label]["images"])
     return label, per_class[label]["images"] / sum(row["images"] for row in per_class.values())
 
 
 BINS = 15  # of confidence, as in Guo and others 2017
-SPREAD = 1.0  # of the logarithm of a temperature: 95 % lie from 1/7 to 7
-FURTHEST = 10.0  # the logarithm of what no temperature reaches
-TOLD_APART = 3.841459  # 95 % of a chi-square of one degree of freedom lie below
+PRIOR_STD = 1.0  # of log(temperature): 95 % of the prior lies between 1/7 and 7
+LOG_T_BOUND = 10.0  # far outside the prior
+CHI_SQUARE_95 = 3.841459  # the 95th percentile for one degree of freedom
 
 
 class Reliability(NamedTuple):
-    """Images by the probability of the label that they were given, in `BINS` equal bins: one number a bin, 0 in empty ones."""
+    """The number of images, their mean confidence and their accuracy in each of `BINS` equal bins of confidence."""
 
     images: Ints
     confidence: Floats
@@ -59,53 +59,52 @@ class Reliability(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean distance of confidence and accuracy, an image counting once."""
+        """The expected calibration error: the mean difference of confidence and accuracy, weighted by images."""
         return float(np.abs(self.accuracy - self.confidence) @ self.images / max(1, self.images.sum()))
 
 
 def reliability(logits: Floats, targets: Ints, temperature: float = 1.0) -> Reliability:
-    """Return how often images that were given their label with some probability got the right one."""
+    """Return confidence and accuracy by bins, where confidence is the probability of the predicted label."""
     probabilities = np.exp(log_probabilities(logits, temperature))
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
     bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
     images = np.bincount(bin_of, minlength=BINS)
-    sums = (np.bincount(bin_of, weights=values, minlength=BINS) for values in (confidence, right))
+    sums = (np.bincount(bin_of, weights=values, minlength=BINS) for values in (confidence, correct))
     return Reliability(images, *(total / np.maximum(1, images) for total in sums))
 
 
 def fit_temperature(logits: Floats, targets: Ints) -> float:
-    """Return the T for which softmax(logits / T) has the least cross-entropy (Guo and others 2017), not far from 1.
+    """Return the temperature T that minimises the cross-entropy of softmax(logits / T) (Guo and others 2017).
 
-    The logarithm of T is normal about 0 with a deviation of `SPREAD` beforehand: images that are all right would else have a T
-    of 0, and all probabilities be 100 %. It is 1 where the images are too few to tell it from 1: by a likelihood ratio test at
-    5 % (Wilks 1938).
+    A normal prior on log T, with mean 0 and standard deviation `PRIOR_STD`, keeps T above 0 when all predictions are correct.
+    If T does not differ significantly from 1, by a likelihood-ratio test at 5 % (Wilks 1938), it is 1.
     """
-    from scipy.optimize import minimize_scalar  # half a second, which most commands need not wait for
+    from scipy.optimize import minimize_scalar  # importing it takes half a second
 
-    def cost(log_t: float) -> float:  # minus the logarithm of the probability of targets and T together, in nats
-        return len(targets) * cross_entropy(logits / np.exp(log_t), targets) + (log_t / SPREAD) ** 2 / 2
+    def cost(log_t: float) -> float:  # negative log of the posterior, in nats
+        return len(targets) * cross_entropy(logits / np.exp(log_t), targets) + (log_t / PRIOR_STD) ** 2 / 2
 
-    result = minimize_scalar(cost, bounds=(-FURTHEST, FURTHEST), method="bounded")
-    return float(np.exp(result.x)) if 2 * (cost(0.0) - result.fun) > TOLD_APART else 1.0
+    result = minimize_scalar(cost, bounds=(-LOG_T_BOUND, LOG_T_BOUND), method="bounded")
+    return float(np.exp(result.x)) if 2 * (cost(0.0) - result.fun) > CHI_SQUARE_95 else 1.0
 
 
 def confusion(predicted: Ints, targets: Ints, classes: int) -> Ints:
-    """Return classes x classes counts: rows are the true class, columns the predicted one."""
+    """Return the confusion matrix, classes x classes counts: rows are true classes, columns predicted ones."""
     return np.bincount(targets * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
 def per_class(counts: Ints) -> list[dict[str, Any]]:
-    """Return for each class of a confusion matrix its images, precision, recall and F1.
+    """Return images, precision, recall and F1 of each class of a confusion matrix.
 
-    A class without images has no recall and no F1, one that is never predicted no precision: None.
+    Recall and F1 of a class without images are None, and so is the precision of a class that is never predicted.
     """
-    right, actual, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    correct, actual, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     return [
         {
             "images": int(actual[i]),
-            "precision": float(right[i] / predicted[i]) if predicted[i] else None,
-            "recall": float(right[i] / actual[i]) if actual[i] else None,
-            "f1": float(2 * right[i] / (actual[i] + predicted[i])) if actual[i] else None,
+            "precision": float(correct[i] / predicted[i]) if predicted[i] else None,
+            "recall": float(correct[i] / actual[i]) if actual[i] else None,
+            "f1": float(2 * correct[i] / (actual[i] + predicted[i])) if actual[i] else None,
         }
         for i in range(len(counts))
     ]

@@ -1,4 +1,4 @@
-"""Images -> labels with probabilities, in the order given; an unreadable one is answered with its error."""
+"""Prediction: find images, decode them, and return their most probable labels or an error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.decode_pool import InMemoryImage, Source, decoded
+from alexnet.data.decode_pool import InMemoryImage, Source, decode_all
 from alexnet.data.preprocessing import PixelArray, fit_image
 from alexnet.data.scan import is_alexnet_folder, visible, visible_files, visible_folders
 from alexnet.errors import DataError, ImageError, error_reason, truncate
-from alexnet.files import expanded
+from alexnet.files import expand_user
 from alexnet.inference.forward import probabilities
 from alexnet.network.alexnet import AlexNet
 from alexnet.recipe import Preprocessing
@@ -27,42 +27,41 @@ BATCH = 128
 
 
 def find_images(names: Iterable[str | Path]) -> list[Path]:
-    """Return the files that `names` mean: files, folders (searched recursively, hidden ones and runs passed over), patterns.
+    """Return the files that `names` refer to: files, folders (recursively, without hidden ones and runs), and patterns.
 
-    A text may be a pattern, of which each part that is there by that very name stands for itself: in `photos [1]/*.png` the
-    folder's brackets, where there is such a folder. A `Path` is never a pattern.
+    A part of a pattern that exists under that exact name is taken literally: in `photos [1]/*.png`, the brackets, if there is
+    such a folder. A `Path` is never a pattern.
 
     Raises:
-        DataError: a name that is empty; a pattern that matches nothing; a folder without files, or one that cannot be read.
+        DataError: a name is empty, a pattern matches nothing, or a folder has no files or cannot be read.
     """
-    result: list[Path] = []
+    files: list[Path] = []
     for name in names:
         if not str(name):
             raise DataError("the name of an image is empty: name files, folders or patterns")
         try:
-            result += _files(name)
+            files += _expand(name)
         except OSError as error:
             raise DataError(f"cannot read {truncate(error.filename or name)}: {error_reason(error)}") from error
-    return result
+    return files
 
 
-def _files(name: str | Path) -> list[Path]:
-    """Return the files that a name means; one that is not there means itself, and is answered with its error."""
-    path = expanded(name)
-    pattern = isinstance(name, str) and not os.path.lexists(path) and glob.has_magic(name)
-    places = list(dict.fromkeys(_matches(Path(path.anchor), path.relative_to(path.anchor).parts))) if pattern else [path]
-    if not places:
+def _expand(name: str | Path) -> list[Path]:
+    """Return the files that a name refers to; a missing file is returned, too, to be reported when it is read."""
+    path = expand_user(name)
+    is_pattern = isinstance(name, str) and not os.path.lexists(path) and glob.has_magic(name)
+    paths = list(dict.fromkeys(_matches(Path(path.anchor), path.relative_to(path.anchor).parts))) if is_pattern else [path]
+    if not paths:
         raise DataError(f"no image {truncate(name)!r}: no file matches it")
-    files = [file for place in places for file in (visible_files(place) if os.path.isdir(place) else [place])]
-    if not files and not any(
-        is_alexnet_folder(inner) for place in places for inner in visible(place)[0]
-    ):  # as in `runs`, which is told
-        raise DataError(f"no image in {truncate(name)!r}: it holds no files (names that begin with a dot are passed over)")
+    files = [file for path in paths for file in (visible_files(path) if os.path.isdir(path) else [path])]
+    # If it holds only folders that alexnet made, `visible_files` has reported them: no error.
+    if not files and not any(is_alexnet_folder(folder) for path in paths for folder in visible(path)[0]):
+        raise DataError(f"no image in {truncate(name)!r}: it holds no files (hidden ones are skipped)")
     return files
 
 
 def _matches(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
-    """Yield what a pattern's `parts` mean in `folder`, sorted; a part that is there by that very name is none."""
+    """Yield the paths in `folder` that match a pattern's `parts`, sorted; parts that exist are taken literally."""
     if not parts:
         yield folder
         return
@@ -70,8 +69,8 @@ def _matches(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
     if os.path.lexists(folder / part) or not glob.has_magic(part):
         names = [part] if os.path.lexists(folder / part) else []
     elif part == "**":
-        inside = visible_folders(folder)
-        yield from (file for each in inside for file in (_matches(each, rest) if rest else visible(each)[1]))
+        for inner in visible_folders(folder):
+            yield from _matches(inner, rest) if rest else visible(inner)[1]
         return
     else:
         names = sorted(glob.glob(part, root_dir=folder))
@@ -80,39 +79,38 @@ def _matches(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
 
 
 def predict(network: AlexNet, config: ModelConfig, sources: Iterable[Source], top: int = 5) -> Iterator[dict[str, Any]]:
-    """Yield an answer for each source in order: `{"image", "predictions": [{"label", "probability"}]}` or `{"image", "error"}`.
+    """Yield `{"image", "predictions": [{"label", "probability"}]}` or `{"image", "error"}` for each source, in order.
 
-    Probabilities are calibrated with the run's temperature. Images are decoded
-    ahead by other processes and looked at a batch at a time, so memory stays bounded however many there are.
+    Images are decoded ahead in other processes and classified in batches; memory is bounded for any number of them.
     """
     with closing(iter_images(sources, config.preprocessing)) as images:
         while batch := list(islice(images, BATCH)):
             readable = [image for _, image in batch if isinstance(image, np.ndarray)]
-            answers: Iterator[NDArray[np.float64]] = iter(probabilities(network, config, readable) if readable else ())
+            rows: Iterator[NDArray[np.float64]] = iter(probabilities(network, config, readable) if readable else ())
             for source, image in batch:
                 name = source_name(source)
                 if isinstance(image, ImageError):
                     yield {"image": name, "error": str(image)}
                 else:
-                    yield {"image": name, "predictions": best(next(answers), config.labels, top)}
+                    yield {"image": name, "predictions": best(next(rows), config.labels, top)}
 
 
 def source_name(source: Source) -> str:
-    """Return a path as text, or the name of what was given without one."""
+    """Return the name of a source in results: its path, or a name such as `array`."""
     return str(source) if isinstance(source, Path) else source.name if isinstance(source, InMemoryImage) else "array"
 
 
 def iter_images(
     sources: Iterable[Source], preprocessing: Preprocessing
 ) -> Generator[tuple[Source, PixelArray | ImageError], None, None]:
-    """Yield each source with its image as batches hold it (S S 3), or with the reason for none; others decode ahead."""
+    """Yield each source with its decoded image, S S 3, or an error; other processes decode ahead."""
     ahead = 0 if preprocessing.cache_size == "full" else BATCH
-    with closing(decoded("pixels", sources, os.cpu_count() or 1, ahead, **preprocessing.decode_options())) as result:
-        for source, answer in result:
+    with closing(decode_all("pixels", sources, os.cpu_count() or 1, ahead, **preprocessing.decode_options())) as answers:
+        for source, answer in answers:
             yield source, answer if isinstance(answer, ImageError) else fit_image(answer.pixels, preprocessing)
 
 
 def best(row: NDArray[np.float64], labels: tuple[str, ...], top: int) -> list[dict[str, Any]]:
-    """Return the `top` labels of an image with their probabilities, best first."""
-    first = np.argsort(-row, kind="stable")[:top]
-    return [{"label": labels[i], "probability": float(row[i])} for i in first]
+    """Return the `top` most probable labels of an image with their probabilities."""
+    order = np.argsort(-row, kind="stable")[:top]
+    return [{"label": labels[i], "probability": float(row[i])} for i in order]

@@ -1,4 +1,4 @@
-"""Several looks at one image, whose probabilities are averaged (paper, section 4.1)."""
+"""Test-time views of an image, whose probabilities are averaged (paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from alexnet.data.preprocessing import normalize, standardize, to_input
 from alexnet.recipe import Preprocessing
 
 VIEWS = (1, 2, 10)
-SHARE = 7 / 8  # of the side, for a crop where the preprocessing has none: 224 of 256
+CROP_RATIO = 7 / 8  # of the side, if the preprocessing has no crop: 224 of 256
 
 
 def views(images: Tensor, preprocessing: Preprocessing, count: int) -> Iterator[Tensor]:
-    """Yield the network's inputs, N 3 I I float32, for a batch of images, N S S 3.
+    """Yield `count` inputs of the network, N 3 I I float32, for a batch of images, N S S 3.
 
-    1: the image, or its centre crop where `preprocessing` crops. 2: that and its mirror image. 10: crops at the four corners
-    and in the centre, and their mirror images, as in 2012; they are `preprocessing.crop` pixels a side, or 7/8 of the image.
-
-    Raises:
-        ValueError: another `count`.
+    1: the image, or its centre crop if `preprocessing` crops. 2: also its mirror image. 10: crops of the four corners and the
+    centre, and their mirror images, as in 2012; the side of a crop is `preprocessing.crop` pixels, or 7/8 of the image's.
     """
     if count not in VIEWS:
         raise ValueError(f"views is {count}, but should be 1, 2 or 10")
@@ -29,7 +26,7 @@ def views(images: Tensor, preprocessing: Preprocessing, count: int) -> Iterator[
         return
     x = standardize(images, preprocessing)
     side = x.shape[1]
-    size = preprocessing.crop or (round(side * SHARE) if count == 10 else side)
+    size = preprocessing.crop or (round(side * CROP_RATIO) if count == 10 else side)
     end = side - size
     corners = [(0, 0), (0, end), (end, 0), (end, end)] if count == 10 else []
     for top, left in [*corners, (end // 2, end // 2)]:

@@ -1,1 +1,1 @@
-"""The network: `variants` says what it is, `alexnet` builds it."""
+"""The network: variants.py defines the architectures, alexnet.py builds them."""

@@ -1,4 +1,4 @@
-"""Build any row of the variant table as a `torch.nn.Module`."""
+"""The network: build any variant as a `torch.nn.Module`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import VariantError
-from alexnet.network import layers as made
+from alexnet.network import layers as custom
 from alexnet.network.fast import fuse
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.network.variants import (
@@ -28,29 +28,29 @@ from alexnet.network.variants import (
     variant,
 )
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}  # never in place: explanations need the input
-DROPOUTS: dict[str, type[nn.Module]] = {"training": made.Dropout, "testing": made.Dropout2012}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}  # not in place: explanations need the input
+DROPOUTS: dict[str, type[nn.Module]] = {"training": custom.Dropout, "testing": custom.Dropout2012}
 
 
 class AlexNet(nn.Module):
-    """Any AlexNet of the variant table.
+    """AlexNet in any of its variants.
 
     Args:
         row: name of a variant, or a `Variant` of your own.
-        classes: outputs; None takes the row's.
-        width: factor on channels and units (1/16 makes a network of a few hundred thousand weights).
-        overrides: fields of the row to change, as in a recipe: `activation="tanh"`, `norm="none"`,
-            `dropout=0.2`, `towers=1`.
+        classes: number of outputs; None for the variant's.
+        width: factor on the number of channels and units; 1/16 gives a network of a few hundred thousand weights.
+        overrides: fields of the variant to change, as in a recipe: `activation="tanh"`, `norm="none"`, `dropout=0.2`,
+            `towers=1`.
 
     Attributes:
-        row: the `Variant` that it was built from.
-        smallest: pixels a side that images must have at least.
+        row: the `Variant` of the network.
+        smallest: minimum size of images, in pixels per side.
         features: all layers up to the last hidden one, by name (`conv1`, `relu1`, `norm1`, `pool1` ... `fc7`, `relu7`,
-            `dropout7`), a `torch.nn.Sequential`.
+            `dropout7`), as a `torch.nn.Sequential`.
         head: the last dense layer, `fc8`.
 
     Raises:
-        VariantError: no such row, or a field that cannot be so.
+        VariantError: no such variant, or an invalid field.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class AlexNet(nn.Module):
         super().__init__()
         self.row = variant(row, overrides)
         if classes is not None and classes < 1:
-            raise VariantError(f"classes is {classes}: it may be 1 or more")
+            raise VariantError(f"classes is {classes}, but should be 1 or more")
         if not width > 0:
-            raise VariantError(f"width is {width:g}: it may be any number above 0")
+            raise VariantError(f"width is {width:g}, but should be greater than 0")
         self.smallest = _smallest_input(self.row)
         self._plan = fuse.Plan()
-        with torch.device("meta"):  # not on a device yet: the layers' own first weights would be thrown away
+        with torch.device("meta"):  # skip PyTorch's own initialization
             self.features, units = _features(self.row, width)
             self.head = nn.Linear(units, self.row.classes if classes is None else classes)
         if (device := torch.get_default_device()).type != "meta":
@@ -72,30 +72,30 @@ class AlexNet(nn.Module):
             initialize(self)
 
     def forward(self, images: Tensor, upscale: int = 1) -> Tensor:
-        """Return the logits of images, N x classes float32 (bfloat16 where torch's autocast is on).
+        """Return the logits of images, N x classes float32, or bfloat16 under autocast.
 
         Args:
-            images: N 3 H W float32, normalised, of any size from `smallest` on.
-            upscale: every pixel first becomes a block of upscale x upscale pixels.
+            images: N 3 H W float32, normalised, of size `smallest` or larger.
+            upscale: repeat every pixel upscale x upscale times first.
 
         Raises:
-            VariantError: images smaller than the pools allow, or of another shape.
+            VariantError: images are too small for the pooling layers, or have another shape.
         """
         return self.activations(images, (), upscale)[0]
 
     def activations(self, images: Tensor, names: Collection[str], upscale: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the logits, N x classes, and the outputs of the layers named, as they stand in the network's graph.
+        """Return the logits and the outputs of some layers, with their gradient graph.
 
         Args:
             images: as for `AlexNet.forward`.
-            names: some of `layer_names`.
+            names: layers to return, from `layer_names`.
             upscale: as for `AlexNet.forward`.
 
         Returns:
-            Logits, and by layer maps N C H W or vectors N units: float32, or bfloat16 where torch's autocast is on.
+            Logits, N x classes, and by layer maps, N C H W, or vectors, N units: float32, or bfloat16 under autocast.
 
         Raises:
-            VariantError: images smaller than the pools allow, or of another shape; no such layer.
+            VariantError: images are too small for the pooling layers or have another shape, or there is no such layer.
         """
         self._check(images, names, upscale)
         kept: dict[str, Tensor] = {}
@@ -108,16 +108,16 @@ class AlexNet(nn.Module):
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """Names of all layers in order, `fc8` last."""
+        """Names of all layers, in order; `fc8` is the last."""
         return tuple(self.layers)
 
     @property
     def layers(self) -> dict[str, nn.Module]:
-        """All layers by name, in order; `fc8`, the head, is the last."""
+        """All layers by name, in order; the last is `fc8`, the head."""
         return {**dict(self.features.named_children()), "fc8": self.head}
 
     def replace_head(self, classes: int) -> None:
-        """Put a new `fc8` with `classes` outputs in place of the old one; the features stay as they are."""
+        """Replace the head by a new one with `classes` outputs; the features do not change."""
         old = self.head.weight
         self.head = nn.Linear(self.head.in_features, classes, device=old.device, dtype=old.dtype)
         initialize(self.head, self.row)
@@ -129,16 +129,16 @@ class AlexNet(nn.Module):
         if min(height, width) < self.smallest:
             raise VariantError(
                 f"images of {height}x{width} pixels are too small for {self.row.name!r}: "
-                f"its pools need at least {self.smallest}x{self.smallest} (images.input in the recipe)"
+                f"its pooling layers need at least {self.smallest}x{self.smallest} (images.input in the recipe)"
             )
         if unknown := set(names) - set(self.layer_names):
             raise VariantError(f"no layer {sorted(unknown)[0]!r} in {self.row.name!r}: known are {', '.join(self.layer_names)}")
 
 
 def _features(row: Variant, width: float) -> tuple[nn.Sequential, int]:
-    """Build the layers of `row` by name; return them and the length of the last hidden vector."""
+    """Build all layers but the head; return them and the number of units of the last."""
     layers = nn.Sequential()
-    channels, number, size = 3, 0, row.input_size  # `channels` counts units once the maps are flat
+    channels, number, size = 3, 0, row.input_size  # `channels` is the number of units after Flatten
     for record in row.layers:
         match record:
             case Conv():
@@ -150,7 +150,7 @@ def _features(row: Variant, width: float) -> tuple[nn.Sequential, int]:
                     channels, out, record.kernel, record.stride, record.padding, groups=groups, bias=record.bias is not None
                 )
                 layers.add_module(f"conv{number}", conv)
-                channels, size = out, _shrink(size + after, record.kernel, record.stride, record.padding)
+                channels, size = out, _output_size(size + after, record.kernel, record.stride, record.padding)
             case Dense():
                 number, out = number + 1, row.scaled(record.units, width)
                 layers.add_module(f"fc{number}", nn.Linear(channels, out))
@@ -158,7 +158,7 @@ def _features(row: Variant, width: float) -> tuple[nn.Sequential, int]:
             case Act():
                 layers.add_module(f"{row.activation}{number}", ACTIVATIONS[row.activation]())
             case Norm() if isinstance(row.norm, BatchNorm):
-                layers.add_module(f"norm{number}", made.BatchNorm(channels, row.norm.epsilon, row.norm.momentum))
+                layers.add_module(f"norm{number}", custom.BatchNorm(channels, row.norm.epsilon, row.norm.momentum))
             case Norm() if isinstance(row.norm, LocalNorm):
                 norm, towers = row.norm, 1 if row.norm.across else row.towers
                 layers.add_module(f"norm{number}", LocalResponseNorm(norm.size, norm.alpha, norm.beta, norm.k, towers))
@@ -166,22 +166,22 @@ def _features(row: Variant, width: float) -> tuple[nn.Sequential, int]:
                 layers.add_module(f"mapnorm{number}", LocalMapNorm(record.size, record.alpha, record.beta, record.k))
             case Pool():
                 layers.add_module(f"pool{number}", nn.MaxPool2d(*row.pool))
-                size = _shrink(size, *row.pool)
+                size = _output_size(size, *row.pool)
             case Flatten():
-                layers.add_module("flatten", made.FlattenMaps(size, row.flatten))
+                layers.add_module("flatten", custom.FlattenMaps(size, row.flatten))
                 channels *= size * size
             case Drop():
                 layers.add_module(f"dropout{number}", DROPOUTS[row.dropout_scales](row.dropout))
     return layers, channels
 
 
-def _shrink(size: int, kernel: int, stride: int, padding: int = 0) -> int:
-    """Output pixels of a convolution or pool: (W + 2P - K) / S + 1, rounded down."""
+def _output_size(size: int, kernel: int, stride: int, padding: int = 0) -> int:
+    """Return the output size of a convolution or pooling layer: (W + 2P - K) / S + 1, rounded down."""
     return (size + 2 * padding - kernel) // stride + 1
 
 
 def _smallest_input(row: Variant) -> int:
-    """Pixels a side that leave at least one before the dense layers."""
+    """Return the smallest input size that leaves at least one pixel before the dense layers."""
     size = 1
     for record in reversed(row.layers):
         if isinstance(record, Pool):
@@ -193,20 +193,19 @@ def _smallest_input(row: Variant) -> int:
 
 @torch.no_grad()
 def initialize(module: nn.Module, row: Variant | None = None) -> None:
-    """Set every weight, bias and statistic of `module` to its first value, from torch's global generator.
+    """Initialize all parameters and statistics of `module`, with torch's global random generator.
 
-    Weights by the row's rule: `keras`: uniform within sqrt(6 / (fan_in + fan_out)) (Glorot, Keras' default); `normal`: by the
-    records' deviations, 0.01 where none is given (paper, section 5; 2012 source, `initW`); `he`: N(0, sqrt(2 / fan_in))
-    (tutorial 000, `Dense`); `torch`: uniform within 1 / sqrt(fan_in), biases too (PyTorch's default). Biases else as the row
-    says (paper: 1 in conv2, conv4, conv5, fc6, fc7).
-    Norms start at scale 1, shift 0, mean 0, variance 1.
+    The variant's `init` determines the weights. `keras`: uniform within sqrt(6 / (fan_in + fan_out)) (Glorot, Keras' default).
+    `normal`: N(0, std), std from the layer, 0.01 by default (paper, section 5; 2012 source, `initW`). `he`: N(0,
+    sqrt(2 / fan_in)) (tutorial 000, `Dense`). `torch`: weights and biases uniform within 1 / sqrt(fan_in) (PyTorch's default).
+    Other biases are the layers' (paper: 1 in conv2, conv4, conv5, fc6 and fc7). Norms get scale 1, shift 0, mean 0, variance 1.
     """
     if isinstance(module, AlexNet):
         row = module.row
     assert row is not None
-    records: list[Conv | Dense] = [*(r for r in row.layers if isinstance(r, Conv | Dense)), Dense(0)]  # the last is fc8
+    records: list[Conv | Dense] = [*(r for r in row.layers if isinstance(r, Conv | Dense)), Dense(0)]  # the last is the head
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    for layer, record in zip(layers, records[-len(layers) :], strict=True):  # from the end, as the head may come alone
+    for layer, record in zip(layers, records[-len(layers) :], strict=True):  # from the end, as `module` may be the head alone
         weight = layer.weight
         fan_in = weight[0].numel()
         match row.init:

@@ -1,4 +1,4 @@
-"""Where and in which precision the network computes."""
+"""Devices: choose one, its precision, memory and reproducibility."""
 
 from __future__ import annotations
 
@@ -18,56 +18,57 @@ from alexnet.errors import AlexNetError, truncate
 Network = TypeVar("Network", bound=nn.Module)
 
 if hasattr(os, "register_at_fork"):
-    # OpenMP's threads do not survive a fork, and a child that waits for them hangs; PyTorch's own DataLoader does the same.
+    # OpenMP's threads do not survive a fork: a child that used several would hang. PyTorch's DataLoader does the same.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """Return the device called `name`, or the accelerator of this machine, or its CPU.
+    """Return the device `name`; by default this machine's accelerator, or else the CPU.
 
     Raises:
-        AlexNetError: no such device here.
+        AlexNetError: this machine has no such device.
     """
     if name is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each backend says it in its own way
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # backends raise different types
         raise AlexNetError(f"no device {str(name)!r} on this machine: {truncate(str(error).splitlines()[0], 200)}") from error
     return device
 
 
 def to_device(network: Network, device: torch.device) -> Network:
-    """Move a network to `device`, its convolutions' weights with channels last in memory, and return it."""
+    """Move a network to `device` in the channels-last memory format, and return it."""
     network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stubs lack it
     return network
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, where the C library is glibc; elsewhere do nothing.
+    """Make glibc keep freed memory for reuse; with another C library, do nothing.
 
-    Each step frees and takes again some 700 MB of gradients and casts. glibc gives such blocks back to the system and the
-    system fills new ones with zeros, a page at a time: a seventh of a step (docs/log.md).
+    Each step frees and reallocates about 700 MB of gradients and casts. By default glibc returns such blocks to the system,
+    which fills new ones with zeros, page by page: a seventh of the step's time (docs/log.md).
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX: no block of its own; M_TRIM_THRESHOLD: never give back
+        for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX and M_TRIM_THRESHOLD: never return memory to the system
             libc.mallopt(option, value)
 
 
 def give_back_memory() -> None:
-    """Give back to the system what this process has freed, where the C library is glibc; elsewhere do nothing.
+    """Return freed memory to the system, if the C library is glibc; else do nothing.
 
-    Once glibc has seen blocks of up to 32 MB it keeps them for later: a server that was sent large files would for ever.
+    glibc raises its threshold after large blocks, up to 32 MB, and keeps smaller ones: a server would keep the memory of large
+    uploads for ever.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def processor() -> dict[str, Any]:
-    """Return what the CPU has by name, such as `avx512_bf16`: what PyTorch tells, which before 2.11 is little."""
+    """Return the features of the CPU by name, such as `avx512_bf16`: from PyTorch, or before 2.11 from the system."""
     if hasattr(torch.cpu, "get_capabilities"):
         return dict(torch.cpu.get_capabilities())
     info = Path("/proc/cpuinfo")
@@ -78,20 +79,20 @@ def processor() -> dict[str, Any]:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Tell whether bfloat16 is computed by hardware: on a CPU by AMX or AVX-512 BF16, on CUDA from Ampere on."""
+    """Return whether the hardware computes in bfloat16: a CPU with AMX or AVX-512 BF16, or a GPU from Ampere on."""
     if device.type == "cpu":
-        result = processor()
-        return bool(result.get("amx_bf16") or result.get("avx512_bf16") or result.get("bf16"))
+        features = processor()
+        return bool(features.get("amx_bf16") or features.get("avx512_bf16") or features.get("bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def resolve_precision(device: torch.device, precision: str) -> str:
-    """Return `float32` or `bfloat16`; `auto` is bfloat16 where hardware computes it."""
+    """Return `float32` or `bfloat16`; `auto` means bfloat16 if the hardware computes in it."""
     return ("bfloat16" if has_fast_bfloat16(device) else "float32") if precision == "auto" else precision
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Return the context to compute in, for a precision as `resolve_precision` takes it."""
+    """Return a context manager that computes in `precision`: `float32`, `bfloat16` or `auto`."""
     if resolve_precision(device, precision) == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext() if device.type == "cpu" else _disable_tf32()
@@ -99,33 +100,33 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 @contextlib.contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
-    """Let the same training on the same device give the same bytes, and float32 be float32, as long as the context lasts.
+    """Make training bit-identical between runs on the same device, and compute float32 in full precision.
 
-    On a CPU both hold without it. Elsewhere sums are added up in any order unless deterministic algorithms are asked for.
+    CPUs need neither. GPUs add up sums in any order unless deterministic algorithms are enabled.
     """
     if device.type == "cpu":
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts, which needs it for equal sums
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # makes cuBLAS deterministic; read when it starts
     cudnn: Any = torch.backends.cudnn
     memory: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    tried, filled = cudnn.benchmark, memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)  # what has no such algorithm on some device still runs
-    cudnn.benchmark = False  # it would choose algorithms by the clock
-    memory.fill_uninitialized_memory = False  # we read nothing that was not written
+    benchmark, fill = cudnn.benchmark, memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)  # operations without such an algorithm still run
+    cudnn.benchmark = False  # it would choose algorithms by measured time
+    memory.fill_uninitialized_memory = False  # slow, and no uninitialized memory is read
     try:
         with _disable_tf32():
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        cudnn.benchmark, memory.fill_uninitialized_memory = tried, filled
+        cudnn.benchmark, memory.fill_uninitialized_memory = benchmark, fill
 
 
 @contextlib.contextmanager
 def _disable_tf32() -> Iterator[None]:
-    """Let convolutions in float32 use all of its bits: by default cuDNN rounds to TF32, which has 10 of its 23."""
-    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch makes it as it is imported
+    """Compute float32 convolutions in full precision: by default cuDNN rounds to TF32, with 10 of 23 mantissa bits."""
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # defined when torch is imported
     before = convolutions.fp32_precision
     convolutions.fp32_precision = "ieee"
     try:
@@ -135,11 +136,11 @@ def _disable_tf32() -> Iterator[None]:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a device's memory was too small; not every backend has an exception of its own for it."""
+    """Return whether the device ran out of memory; not all backends raise `OutOfMemoryError`."""
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in ("out of memory", "ALLOC_FAILED"))
 
 
 def release_memory() -> None:
-    """Give the accelerator's unused memory back to it, where there is one."""
+    """Release the cached memory of the accelerator, if there is one."""
     if torch.accelerator.is_available():
         torch.accelerator.memory.empty_cache()

@@ -1,7 +1,7 @@
-"""Draw a network as the 2012 paper does: maps as boxes, kernels on their faces, dense layers as bars, towers in rows.
+"""Draw a network as in the 2012 paper: maps as boxes, kernels on their faces, dense layers as bars, towers in rows.
 
-One inch of the page is one unit. A drawing is a row of stages, one for each layer that changes the shape; the layers that
-keep it are notes in the stage's column of text.
+Coordinates are in inches. A drawing is a row of stages, one for each layer that changes the shape; other layers are listed in
+the text below the stage.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from alexnet.files import MADE_BY, write_output
 from alexnet.network.summary import LayerSummary, Summary, sizes
 from alexnet.plotting import AMBER, GREEN, ORANGE, SKY
 
-# Inches for the root of a size: with roots, 227 and 6 pixels, 384 and 3 channels, 9,216 and 2 units are seen side by side.
+# Inches per square root of a size. Square roots make 227 and 6 pixels, 384 and 3 channels, 9,216 and 2 units visible together.
 PIXEL, CHANNEL, UNIT = 0.155, 0.041, 0.036
-THINNEST, TALLEST = 0.07, 6.0  # of what would not be seen, or not fit: 2 classes, a million
-DEEP = (0.38, 0.32)  # right and up, for each inch of an edge that leads away from the eye
+THINNEST, TALLEST = 0.07, 6.0  # limits in inches, for 2 classes or a million
+DEEP = (0.38, 0.32)  # right and up, per inch of an edge that recedes
 BAR_WIDTH, BAR_DEPTH = 0.16, 0.09
 GAP, CROSSING_GAP, ROW_GAP = 0.24, 0.75, 0.5  # between columns, where towers meet, and between towers
 MARGIN, LINE = 0.3, 0.185  # around everything; from one line of text to the next
@@ -42,7 +42,7 @@ COLOURS = {
     "flatten": "#dddddd",
     "dense": GREEN,
 }
-INK, FAINT, OWN, OTHER = "#1a1a1a", "#505050", "#404040", ORANGE
+INK, FAINT, OWN_COLOUR, CROSS_COLOUR = "#1a1a1a", "#505050", "#404040", ORANGE
 NOTES = {
     "batch normalisation": "batch norm",
     "local response normalisation": "response norm",
@@ -59,7 +59,7 @@ DOTS_PER_INCH = 160
 
 @dataclass(frozen=True)
 class Box:
-    """A box: its front's lower left corner, the front's sides, and where its edge away from the eye leads."""
+    """A box: the lower left corner and the sides of its front, and the offset of its receding edges."""
 
     x: float
     y: float
@@ -69,18 +69,18 @@ class Box:
     up: float
 
     def face(self, across: float, above: float) -> tuple[float, float]:
-        """Return a point of the right-hand face, by shares of its two edges."""
+        """Return a point of the right-hand face, by fractions of its two edges."""
         return self.x + self.width + across * self.right, self.y + across * self.up + above * self.height
 
 
 @dataclass
 class Stage:
-    """A layer that changes the shape, with what is written under it and its boxes, the upper tower's first."""
+    """A layer that changes the shape, with the text below it and its boxes, from the upper tower down."""
 
     layer: LayerSummary
     rows: int
     text: list[str]
-    across: bool = False  # a layer without a box of its own joins the towers here
+    across: bool = False  # a layer in the text below, such as a norm, works across towers
     boxes: list[Box] = field(default_factory=list)
 
     @property
@@ -89,32 +89,32 @@ class Stage:
         return len(self.layer.output) == 3
 
     def reads(self, source: Stage) -> list[tuple[int, int]]:
-        """Return which rows see which: pairs of a row of `source` and one of this stage."""
+        """Return the pairs of a row of `source` and a row of this stage that reads it."""
         every = self.layer.groups == 1 or 1 in (source.rows, self.rows)
         return [(s, t) for s in range(source.rows) for t in range(self.rows) if every or s == t]
 
 
 def save(summary: Summary, path: Path, overwrite: bool = False) -> None:
-    """Draw `summary` into an SVG or PNG file, as the suffix says.
+    """Draw `summary` to an SVG or PNG file, by the suffix of `path`.
 
     Raises:
-        AlexNetError: another suffix; the file cannot be written, or is a user's own and is not to `overwrite`.
+        AlexNetError: another suffix; or the file cannot be written, or may not be overwritten.
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise AlexNetError(f"cannot draw into {str(path)!r}: its name must end in {' or '.join(FORMATS)}")
+        raise AlexNetError(f"cannot draw {str(path)!r}: its name must end in {' or '.join(FORMATS)}")
     mark = {"Creator": MADE_BY, "Date": None} if suffix == ".svg" else {"Software": MADE_BY}
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "format": suffix[1:],
         "dpi": DOTS_PER_INCH,
         "metadata": {"Title": f"AlexNet: {summary.variant}", **mark},
     }
-    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": summary.variant}]):  # text stays text
-        write_output(path, partial(draw(summary).savefig, **how), overwrite)
+    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": summary.variant}]):  # keep text as text
+        write_output(path, partial(draw(summary).savefig, **options), overwrite)
 
 
 def draw(summary: Summary) -> Figure:
-    """Return the drawing."""
+    """Draw the figure."""
     stages = _stages(summary)
     width, bottom, top = _place(stages, summary.towers)
     names = bottom - 0.35  # the top of the columns of text
@@ -134,7 +134,7 @@ def draw(summary: Summary) -> Figure:
 
 
 def _stages(summary: Summary) -> list[Stage]:
-    """Gather the layers into stages."""
+    """Group the layers into stages."""
     stages = [Stage(LayerSummary("input", "input", summary.input), 1, [sizes(summary.input, "×")])]
     before: list[str] = []
     for layer in summary.layers:
@@ -159,8 +159,8 @@ def _stages(summary: Summary) -> list[Stage]:
     return stages
 
 
-def _shape(stage: Stage) -> Box:
-    """Return a box of the stage, at the origin."""
+def _box_size(stage: Stage) -> Box:
+    """Return the size of the stage's boxes, as a box at the origin."""
     channels = stage.layer.output[0]
     if not stage.is_map:
         height = min(max(THINNEST, UNIT * math.sqrt(channels)), TALLEST)
@@ -170,8 +170,8 @@ def _shape(stage: Stage) -> Box:
 
 
 def _place(stages: list[Stage], towers: int) -> tuple[float, float, float]:
-    """Give every stage its boxes; return the page's width and the lowest and highest point of all boxes."""
-    shapes = [_shape(stage) for stage in stages]
+    """Place the boxes of all stages; return the page's width and the lowest and highest point of all boxes."""
+    shapes = [_box_size(stage) for stage in stages]
     tall = [shape.height + shape.up for shape in shapes]
     pitch = ROW_GAP + max(height for height, stage in zip(tall, stages, strict=True) if stage.rows == towers and stage.is_map)
     x = MARGIN
@@ -191,7 +191,7 @@ def _place(stages: list[Stage], towers: int) -> tuple[float, float, float]:
 
 
 def _text_width(text: str, font: FontProperties) -> float:
-    """Inches."""
+    """Return the width of a text in inches."""
     return float(TextPath((0, 0), text, prop=font).get_extents().width) / 72
 
 
@@ -209,56 +209,56 @@ def _boxes(axes: Axes, stage: Stage) -> None:
             axes.add_patch(patch)
         if stage.is_map:
             channels, size, _ = stage.layer.output
-            _say(axes, x + w / 2, y - 0.05, str(channels // stage.rows), 7.5, FAINT)
-            _say(axes, x + right / 2 - 0.04, y + h + up / 2 + 0.02, str(size), 7.5, FAINT, ha="right", va="bottom")
+            _write(axes, x + w / 2, y - 0.05, str(channels // stage.rows), 7.5, FAINT)
+            _write(axes, x + right / 2 - 0.04, y + h + up / 2 + 0.02, str(size), 7.5, FAINT, ha="right", va="bottom")
     if stage.across:
         for upper, lower in pairwise(stage.boxes):
             x = upper.x + upper.width + upper.right / 2
             ends = [upper.y + upper.up / 2, lower.y + lower.height + lower.up]
-            axes.plot([x, x], ends, color=OTHER, linewidth=1.1, linestyle=(0, (3, 2)), zorder=3)
+            axes.plot([x, x], ends, color=CROSS_COLOUR, linewidth=1.1, linestyle=(0, (3, 2)), zorder=3)
 
 
 def _connect(axes: Axes, source: Stage, stage: Stage) -> None:
-    """Draw who reads whom: a window that narrows to a point between maps, a beam into a bar."""
+    """Connect a stage to its source: maps by a kernel window that narrows to a point, bars by a beam."""
     if not stage.is_map:
         _beams(axes, source, stage)
         return
     share = math.sqrt(stage.layer.window / source.layer.output[1]) / 2
     for s, start in enumerate(source.boxes):
         corners = [start.face(0.5 + a * share, 0.5 + b * share) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
-        axes.add_patch(Polygon(corners, facecolor=(1, 1, 1, 0.75), edgecolor=OWN, linewidth=0.8, zorder=3))
+        axes.add_patch(Polygon(corners, facecolor=(1, 1, 1, 0.75), edgecolor=OWN_COLOUR, linewidth=0.8, zorder=3))
         for t in (t for row, t in stage.reads(source) if row == s):
             point = (stage.boxes[t].x, stage.boxes[t].y + stage.boxes[t].height / 2)
-            colour = OTHER if s != t and source.rows > 1 and stage.rows > 1 else OWN
+            colour = CROSS_COLOUR if s != t and source.rows > 1 and stage.rows > 1 else OWN_COLOUR
             for corner in corners:
                 axes.plot(*zip(corner, point, strict=True), color=colour, linewidth=0.6, alpha=0.9, zorder=3.1)
 
 
 def _beams(axes: Axes, source: Stage, bar: Stage) -> None:
-    """Draw light from each row of `source` into its share of a bar, with lines that cross where all units see all."""
+    """Draw a beam from each row of `source` to its part of a bar, with crossed lines if every unit reads all rows."""
     (end,) = bar.boxes
     for row, start in enumerate(source.boxes):
         low, high = (end.y + end.height * (1 - share / source.rows) for share in (row + 1, row))
         near = [start.face(1, 0), start.face(1, 1)]
         axes.add_patch(Polygon([*near, (end.x, high), (end.x, low)], facecolor="#e4e4e4", edgecolor="none", zorder=1))
         for (x, y), height in zip(near, (high, low) if bar.layer.groups == 1 else (low, high), strict=True):
-            axes.plot([x, end.x], [y, height], color=OWN, linewidth=0.6, zorder=1.1)
+            axes.plot([x, end.x], [y, height], color=OWN_COLOUR, linewidth=0.6, zorder=1.1)
 
 
 def _column(axes: Axes, stage: Stage, y: float) -> None:
-    """Write name, size and notes under the stage."""
+    """Write name, size and notes below the stage."""
     box = stage.boxes[0]
     x = box.x + (box.width + box.right) / 2
-    _say(axes, x, y, stage.layer.name, 10, INK, weight="bold")
+    _write(axes, x, y, stage.layer.name, 10, INK, weight="bold")
     for i, line in enumerate(stage.text):
-        _say(axes, x, y - 0.04 - LINE * (i + 1), line, 8.5 if i == 0 else 8, INK if i == 0 else FAINT)
+        _write(axes, x, y - 0.04 - LINE * (i + 1), line, 8.5 if i == 0 else 8, INK if i == 0 else FAINT)
 
 
 def _heading(axes: Axes, summary: Summary, high: float) -> None:
     classes, towers = f"{summary.layers[-1].output[0]:,} classes", f"{summary.towers} towers, " if summary.towers > 1 else ""
     facts = f"{sizes(summary.input, '×')} in, {classes} out, {towers}{summary.parameters:,} parameters"
-    _say(axes, MARGIN, high - 0.22, f"AlexNet: {summary.variant}", 15, INK, weight="bold", ha="left")
-    _say(axes, MARGIN, high - 0.54, facts, 10, FAINT, ha="left")
+    _write(axes, MARGIN, high - 0.22, f"AlexNet: {summary.variant}", 15, INK, weight="bold", ha="left")
+    _write(axes, MARGIN, high - 0.54, facts, 10, FAINT, ha="left")
 
 
 def _legend(axes: Axes, stages: list[Stage], under: float) -> None:
@@ -266,14 +266,14 @@ def _legend(axes: Axes, stages: list[Stage], under: float) -> None:
     handles: list[Patch | Line2D] = [Patch(facecolor=COLOURS[kind], edgecolor=INK, linewidth=0.7, label=kind) for kind in kinds]
     if any(stage.rows > 1 for stage in stages):
         handles += [
-            Line2D([], [], color=OWN, label="sees its own tower"),
-            Line2D([], [], color=OTHER, label="sees another tower"),
+            Line2D([], [], color=OWN_COLOUR, label="sees its own tower"),
+            Line2D([], [], color=CROSS_COLOUR, label="sees another tower"),
         ]
-    path: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (MARGIN, under), "bbox_transform": axes.transData}
-    axes.legend(handles=handles, ncols=len(handles), labelcolor=FAINT, **LEGEND, **path)
+    position: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (MARGIN, under), "bbox_transform": axes.transData}
+    axes.legend(handles=handles, ncols=len(handles), labelcolor=FAINT, **LEGEND, **position)
     scale = "Sides are drawn by the square root of height, width, channels or units."
-    _say(axes, MARGIN, under - 0.35, scale, 8, FAINT, ha="left")
+    _write(axes, MARGIN, under - 0.35, scale, 8, FAINT, ha="left")
 
 
-def _say(axes: Axes, x: float, y: float, text: str, points: float, colour: str, **how: Any) -> None:
-    axes.text(x, y, text, fontsize=points, color=colour, parse_math=False, zorder=4, **{"ha": "center", "va": "top", **how})
+def _write(axes: Axes, x: float, y: float, text: str, points: float, colour: str, **style: Any) -> None:
+    axes.text(x, y, text, fontsize=points, color=colour, parse_math=False, zorder=4, **{"ha": "center", "va": "top", **style})

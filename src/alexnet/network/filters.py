@@ -1,4 +1,4 @@
-"""The kernels of the first layer as small colour images, as in figure 3 of the paper."""
+"""Draw the kernels of the first layer as colour images, as in figure 3 of the paper."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 COLUMNS = 16
-GAP = 1  # pixels of white between kernels; three times as many between towers
+GAP = 1  # white pixels between kernels; three times as many between towers
 GREY = 128
 
 
 def filter_grid(weights: NDArray[np.float32], towers: int = 1) -> NDArray[np.uint8]:
-    """Draw kernels side by side, a pixel a weight; those of a tower below those of the one before.
+    """Draw kernels in a grid, one pixel per weight, the towers below each other; return H W 3 uint8.
 
     Args:
-        weights: O 3 K K; each kernel is drawn as strong as can be about grey, so only its shape and colours can be compared.
-        towers: groups of channels, as many in each.
-
-    Returns:
-        H W 3 uint8.
+        weights: O 3 K K. Each kernel is scaled to full contrast about grey, so magnitudes cannot be compared.
+        towers: number of groups of kernels, all of equal size.
     """
     count, _, size, _ = weights.shape
     strongest = np.abs(weights).max((1, 2, 3), keepdims=True)

@@ -1,4 +1,4 @@
-"""The layers that PyTorch has not, or has otherwise; response normalisation has a file of its own."""
+"""Layers that PyTorch lacks or defines differently; response normalisation is in lrn.py."""
 
 from __future__ import annotations
 
@@ -10,48 +10,47 @@ from torch import Tensor, nn
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation whose moving variance takes the batch's biased variance, as Keras 3 does (PyTorch's: unbiased).
+    """Batch normalisation whose moving variance averages the biased variance, as in Keras 3; PyTorch's is unbiased.
 
-    Where other processes have the rest of the batch, `total` returns a tensor summed over all of them, and the statistics are
-    the whole batch's.
+    In data-parallel training, `all_reduce` sums a tensor over all processes, so statistics are those of the whole batch.
     """
 
-    total: Callable[[Tensor], Tensor] | None = None
+    all_reduce: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """N C H W -> N C H W."""
         if not self.training:
             return super().forward(images)
-        if self.total is not None:
-            return self._over_processes(images, self.total)
+        if self.all_reduce is not None:
+            return self._over_processes(images, self.all_reduce)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
         assert self.num_batches_tracked is not None
-        moved = self.running_var.clone()
+        unbiased = self.running_var.clone()
         normalised = nn.functional.batch_norm(
-            images, self.running_mean, moved, self.weight, self.bias, training=True, momentum=self.momentum, eps=self.eps
+            images, self.running_mean, unbiased, self.weight, self.bias, training=True, momentum=self.momentum, eps=self.eps
         )
         count = images.numel() // images.shape[1]
         with torch.no_grad():
             kept = self.running_var * (1 - self.momentum)
-            self.running_var.copy_(kept + (moved - kept) * ((count - 1) / count))
+            self.running_var.copy_(kept + (unbiased - kept) * ((count - 1) / count))
             self.num_batches_tracked.add_(1)
         return normalised
 
-    def _over_processes(self, images: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+    def _over_processes(self, images: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> Tensor:
         wide = images.to(torch.promote_types(images.dtype, torch.float32))
         one = wide.new_full((1,), images.numel() // images.shape[1])
-        sums = _summed(torch.cat([wide.sum((0, 2, 3)), one]), total)
+        sums = _sum_over_processes(torch.cat([wide.sum((0, 2, 3)), one]), all_reduce)
         mean = (sums[:-1] / sums[-1])[:, None, None]
-        variance = (_summed((wide - mean).square().sum((0, 2, 3)), total) / sums[-1].detach())[:, None, None]
+        variance = (_sum_over_processes((wide - mean).square().sum((0, 2, 3)), all_reduce) / sums[-1].detach())[:, None, None]
         self.track(mean.flatten(), variance.flatten())
         normalised = (wide - mean) * (variance + self.eps).rsqrt()
         return (normalised * self.weight[:, None, None] + self.bias[:, None, None]).to(images.dtype)
 
     @torch.no_grad()
     def track(self, mean: Tensor, variance: Tensor) -> None:
-        """Let the moving statistics take those of a batch, whose variance is the biased one."""
+        """Update the moving statistics with the mean and the biased variance of a batch."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
@@ -61,59 +60,59 @@ class BatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
 
 
-def _summed(x: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
-    result: Tensor = _Summed.apply(x, total)  # type: ignore[no-untyped-call]
+def _sum_over_processes(x: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    result: Tensor = _SumOverProcesses.apply(x, all_reduce)  # type: ignore[no-untyped-call]
     return result
 
 
-class _Summed(torch.autograd.Function):
-    """A sum over processes: what any of them does with it comes back to all."""
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum over processes; the backward pass sums the gradients over processes too."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
-        context.total = total
-        return total(x)
+    def forward(context: Any, x: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        context.all_reduce = all_reduce
+        return all_reduce(x)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return context.total(gradient), None
+        return context.all_reduce(gradient), None
 
 
 class Dropout(nn.Dropout):
-    """PyTorch's dropout, that one process can also do a part of.
+    """PyTorch's dropout, with the same mask on one process and on several.
 
-    Where a process has a part of the batch, or of the units, `whole` returns for the part's shape that of all together, and
-    where in it the part lies. The draws are then those of one process alone, so the result is too.
+    If a process has a part of the batch or of the units, `layout` returns, for the shape of that part, the full shape and the
+    slices of the part in it. The mask is drawn for the full shape and then sliced.
     """
 
-    whole: Callable[[Sequence[int]], tuple[Sequence[int], tuple[slice, ...]]] | None = None
+    layout: Callable[[Sequence[int]], tuple[Sequence[int], tuple[slice, ...]]] | None = None
 
-    def kept(self, units: Tensor) -> Tensor:
-        """Return 1 for each of the units that stays, 0 for the others."""
-        shape, where = (units.shape, ()) if self.whole is None else self.whole(units.shape)
-        drawn = torch.empty(shape, dtype=units.dtype, device=units.device).bernoulli_(1 - self.p)
-        return drawn[where]
+    def mask(self, units: Tensor) -> Tensor:
+        """Return the mask: 1 for units that are kept, 0 for the others."""
+        shape, slices = (units.shape, ()) if self.layout is None else self.layout(units.shape)
+        mask = torch.empty(shape, dtype=units.dtype, device=units.device).bernoulli_(1 - self.p)
+        return mask[slices]
 
     def forward(self, units: Tensor) -> Tensor:
         """N x units -> N x units."""
         if not self.training or not self.p:
             return units
-        return units * self.kept(units).div_(1 - self.p)
+        return units * self.mask(units).div_(1 - self.p)
 
 
 class Dropout2012(Dropout):
-    """Dropout as the paper has it (section 4.2): units are left out in training, later all outputs are times 1 - `p`."""
+    """Dropout as in the paper (section 4.2): training drops units, evaluation multiplies all outputs by 1 - `p`."""
 
     def forward(self, units: Tensor) -> Tensor:
         """N x units -> N x units."""
-        return units * (self.kept(units) if self.training else 1 - self.p)
+        return units * (self.mask(units) if self.training else 1 - self.p)
 
 
 class FlattenMaps(nn.Module):
-    """Maps to vectors in the row's order of axes; maps of another size than the row's own are first pooled to it.
+    """Flatten maps in the variant's order of axes, after adaptive average pooling to the variant's grid size.
 
-    The pooling is adaptive average pooling, written as two small matrix products: it is the identity at the row's own size,
-    it enlarges as well as it shrinks, and it works for any ratio on every device.
+    The pooling is written as two small matrix products, so it works for any ratio, up or down, on every device. It is the
+    identity for maps of the grid size.
     """
 
     def __init__(self, grid: int, order: str) -> None:
@@ -129,11 +128,11 @@ class FlattenMaps(nn.Module):
         return self.vector(maps)
 
     def vector(self, maps: Tensor) -> Tensor:
-        """N C H W -> N (H * W * C), as they are."""
+        """N C H W -> N (H * W * C), without pooling."""
         return (maps.permute(0, 2, 3, 1) if self.order == "HWC" else maps).flatten(1)
 
     def fold(self, weight: Tensor, height: int, width: int) -> Tensor:
-        """Return the weights O (H * W * C) that read maps of H x W as `weight`, O (grid * grid * C), reads them once pooled."""
+        """Fold the pooling into a dense `weight`: O (grid * grid * C) -> O (H * W * C), to apply to maps of H x W."""
         bins = torch.kron(self._bins(height, weight), self._bins(width, weight)).T  # H * W x grid * grid
         cells = bins.shape[1]
         if self.order == "HWC":
@@ -141,7 +140,7 @@ class FlattenMaps(nn.Module):
         return (weight.reshape(len(weight), -1, cells) @ bins.T).flatten(1)
 
     def _bins(self, size: int, like: Tensor) -> Tensor:
-        """Return the grid x size matrix of averages: bin i covers floor(i * size / grid) to ceil((i + 1) * size / grid)."""
+        """Return the grid x size averaging matrix: bin i covers floor(i * size / grid) to ceil((i + 1) * size / grid)."""
         bins = torch.zeros(self.grid, size)
         for i in range(self.grid):
             start, end = i * size // self.grid, -(-(i + 1) * size // self.grid)
@@ -149,5 +148,5 @@ class FlattenMaps(nn.Module):
         return bins.to(like)
 
     def extra_repr(self) -> str:
-        """Show the constants in `print(network)`."""
+        """Return the constants for `print(network)`."""
         return f"grid={self.grid}, order={self.order}"

@@ -1,4 +1,4 @@
-"""Local response normalisation: over channels, in towers (paper, section 3.3), and within maps (2012 source)."""
+"""Local response normalisation, across channels (paper, section 3.3) and within maps (2012 source)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from alexnet.network.fast.kernels import operations
 class LocalResponseNorm(nn.Module):
     """Divide each value by (k + alpha * sum of squares over `size` neighbouring channels) ** beta.
 
-    The window is centred, cut off at the borders of the tower, and never looks into another tower. `alpha` multiplies the
-    sum; `torch.nn.LocalResponseNorm(alpha=a)` is this with `alpha=a / size`. Computed in float32 whatever the input's type.
+    The window is centred and clipped at the first and last channel of the tower. `alpha` multiplies the sum, so
+    `torch.nn.LocalResponseNorm(alpha=a)` equals this with `alpha=a / size`. Computes in float32 for any input dtype.
     """
 
     def __init__(self, size: int, alpha: float, beta: float, k: float, towers: int = 1) -> None:
@@ -20,8 +20,8 @@ class LocalResponseNorm(nn.Module):
         self.size, self.alpha, self.beta, self.k, self.towers = size, alpha, beta, k, towers
 
     def forward(self, images: Tensor, *, relu: bool = False) -> Tensor:
-        """Normalise N C H W, or with `relu` what a ReLU leaves of it; C divides by the towers. Same shape and type out."""
-        if self.k > 0 and operations.usable(images):  # a k of 0 divides nothing by nothing between the towers
+        """Normalise N C H W, with `relu` after a ReLU; C is a multiple of the towers. Keeps shape and dtype."""
+        if self.k > 0 and operations.usable(images):  # with k = 0 the kernel would compute 0 / 0 between the towers
             return operations.response_norm(images, self.size, self.alpha, self.beta, self.k, self.towers, relu=relu)
         images = images.relu() if relu else images
         wide = images if images.dtype == torch.float64 else images.float()
@@ -36,14 +36,14 @@ class LocalResponseNorm(nn.Module):
         return (wide * scale).to(images.dtype)
 
     def extra_repr(self) -> str:
-        """Show the constants in `print(network)`."""
+        """Return the constants for `print(network)`."""
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}, towers={self.towers}"
 
 
 class LocalMapNorm(nn.Module):
     """Divide each value by (k + alpha * sum of squares over `size` x `size` pixels of its map) ** beta.
 
-    The window is centred and cut off at the borders (2012 source, `type=rnorm`). Computed in float32 whatever the input's type.
+    The window is centred and clipped at the borders (2012 source, `type=rnorm`). Computes in float32 for any input dtype.
     """
 
     def __init__(self, size: int, alpha: float, beta: float, k: float) -> None:
@@ -51,12 +51,12 @@ class LocalMapNorm(nn.Module):
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise N C H W. Same shape and type out."""
+        """Normalise N C H W. Keeps shape and dtype."""
         wide = images if images.dtype == torch.float64 else images.float()
-        mean = nn.functional.avg_pool2d(wide.square(), self.size, stride=1, padding=self.size // 2)  # zeros outside count
+        mean = nn.functional.avg_pool2d(wide.square(), self.size, stride=1, padding=self.size // 2)  # counts the zeros
         scale = mean.mul(self.alpha * self.size**2).add(self.k).pow(-self.beta)
         return (wide * scale).to(images.dtype)
 
     def extra_repr(self) -> str:
-        """Show the constants in `print(network)`."""
+        """Return the constants for `print(network)`."""
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

@@ -1,4 +1,4 @@
-"""What is in a network: every layer with its output's shape, its parameters, and how the sizes come about."""
+"""Summarize a network: the output shape, parameters and size formula of each layer."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ KINDS: dict[type[nn.Module], str] = {
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """A layer as it stands in the network.
+    """A layer of the network.
 
     Attributes:
-        name: as in the network, `conv1`.
-        kind: in words, `convolution`.
-        output: C, H, W of maps, or N of a vector.
-        parameters: weights, biases, scales, shifts and moving statistics.
-        formula: works out the output's height, which is its width too, or the length of the flat vector; of dense layers, the
-            parameters; "" where the shape stays as it is.
-        window: pixels a side, 0 where there is none.
-        stride: in pixels, 0 where there is none.
-        padding: in pixels, 0 where there is none.
-        groups: the number of parts into which the channels fall that do not see each other; 1 where every output sees all of
-            them, None where a channel sees itself alone.
+        name: name of the layer, such as `conv1`.
+        kind: type of the layer, such as `convolution`.
+        output: shape of the output: C, H, W of maps, or N of a vector.
+        parameters: number of weights, biases, scales, shifts and moving statistics.
+        formula: calculation of the output's height and width, of a flat vector's length, or of a dense layer's parameters; ""
+            if the layer keeps the shape.
+        window: size in pixels, 0 if there is none.
+        stride: stride in pixels, 0 if there is none.
+        padding: padding in pixels, 0 if there is none.
+        groups: number of groups of channels that are processed separately; 1 if every output depends on all channels, None if
+            each depends on one.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Summary:
     """A network, layer by layer.
 
     Attributes:
-        variant: the row's name.
-        input: C, H, W, in pixels.
-        towers: where there are several, layers with as many groups stay inside them.
-        parameters: all that is stored, the moving means and variances of batch norms too, as Keras counts.
-        trainable: `parameters` without those.
-        layers: in order, the head last.
+        variant: name of the variant.
+        input: shape of the input: C, H, W, in pixels.
+        towers: number of towers; layers with as many groups process each tower separately.
+        parameters: number of parameters, with the moving means and variances of batch normalisation, as Keras counts them.
+        trainable: number of parameters without those.
+        layers: all layers, in order; the head is the last.
     """
 
     variant: str
@@ -78,7 +78,7 @@ class Summary:
     layers: tuple[LayerSummary, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document that `alexnet model summary --json` prints."""
+        """Return the output of `alexnet model summary --json`."""
         keys = ("name", "kind", "output", "parameters", "formula")
         layers = [{key: getattr(layer, key) for key in keys} | {"output": list(layer.output)} for layer in self.layers]
         return {
@@ -90,7 +90,7 @@ class Summary:
         }
 
     def table(self) -> str:
-        """Return the table for people: the input first, a line for each layer, the totals last."""
+        """Return the summary as text: the input, a table of the layers, and the totals."""
         rows = [("layer", "kind", "groups", "output", "parameters", "worked out")]
         for layer in self.layers:
             groups = str(layer.groups) if (layer.groups or 1) > 1 else ""
@@ -112,16 +112,16 @@ class Summary:
 
 
 def summarize(row: str | Variant, classes: int | None = None) -> Summary:
-    """Return the summary of a variant, by name or a row of your own, at the row's own input size and full width.
+    """Return the summary of a variant at its own input size and full width.
 
-    The network runs once on torch's meta device: it has shapes there, but no memory and no arithmetic.
+    Shapes come from a forward pass on the meta device, which needs no memory or computation.
 
     Args:
-        row: as `AlexNet` takes it.
-        classes: outputs; None takes the row's.
+        row: name of a variant, or a `Variant` of your own.
+        classes: number of outputs; None for the variant's.
 
     Raises:
-        VariantError: no such row.
+        VariantError: no such variant.
     """
     with torch.device("meta"):
         network = AlexNet(row, classes).eval()
@@ -144,18 +144,18 @@ def summarize(row: str | Variant, classes: int | None = None) -> Summary:
 
 
 def sizes(shape: tuple[int, ...], sign: str = " x ") -> str:
-    """Write C, H, W as `H x W x C`, the order of the texts; N as it is."""
+    """Format C, H, W as `H x W x C`, the order in the paper and the tutorials, and N as `N`."""
     return sign.join(map(str, (*shape[1:], shape[0])))
 
 
-def stored(module: nn.Module) -> int:
-    """Return how many numbers a module stores, moving means and variances among them, as Keras counts its parameters."""
-    return sum(value.numel() for value in module.state_dict().values() if value.is_floating_point())  # not the step counter
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters of a module, with moving means and variances, as Keras counts them."""
+    return sum(value.numel() for value in module.state_dict().values() if value.is_floating_point())  # not the batch counter
 
 
 def _layer(name: str, module: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> LayerSummary:
     kind = next(kind for layer, kind in KINDS.items() if isinstance(module, layer))
-    parameters = stored(module)
+    parameters = count_parameters(module)
     window = stride = padding = 0
     groups = None
     formula = ""
@@ -181,7 +181,7 @@ def _layer(name: str, module: nn.Module, before: tuple[int, ...], after: tuple[i
 
 
 def _first(sides: object) -> int:
-    """Return one number of torch's `int or (height, width)`; ours are square."""
+    """Return the side of a square, which torch stores as an int or (height, width)."""
     first = sides[0] if isinstance(sides, tuple) else sides
     assert isinstance(first, int)
     return first

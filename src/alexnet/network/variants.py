@@ -1,9 +1,8 @@
-"""Every architecture, one row each.
+"""The variants: one row for each architecture.
 
-A row lists its layers in order, as the table in the text that it comes from does. What a text decides once for the whole
-network (activation, kind of normalisation, pooling window, dropout, towers, first weights) stands once in the row, and the
-layers `Act`, `Norm`, `Pool` and `Drop` take it from there; so a recipe can change one such field and nothing else.
-The last layer, `fc8`, is not in the list: it is the head, with one output a class.
+A row lists its layers in order, like the tables in papers and tutorials. Choices for the whole network (activation,
+normalisation, pooling window, dropout, towers, initialization) are fields of the row, used by the layers `Act`, `Norm`, `Pool`
+and `Drop`; so a recipe can change any of them. The last layer, the head `fc8`, is not listed.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from alexnet.errors import VariantError, suggest
 
 @dataclass(frozen=True)
 class Conv:
-    """Convolution; `grouped` means that each tower sees only its own channels.
+    """Convolution; with `grouped`, each tower reads only its own channels.
 
-    `bias` is its first value (None: no bias), `std` that of the first weights where the row's `init` is `normal`.
-    `padding` zeros stand on every side, `padding_after` more on the right and below.
+    `bias` is the initial bias (None: no bias), `std` the standard deviation of the initial weights if the variant's `init` is
+    `normal`. `padding` zeros are added on every side, `padding_after` more on the right and at the bottom.
     """
 
     channels: int
@@ -44,7 +43,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """Batch normalisation over N, H, W, with Keras' constants. `momentum` is the share of the new batch (Keras' 0.99)."""
+    """Batch normalisation over N, H, W, with Keras' constants; `momentum` is the weight of the new batch (Keras: 1 - 0.99)."""
 
     epsilon: float = 1e-3
     momentum: float = 0.01
@@ -54,8 +53,8 @@ class BatchNorm:
 class LocalNorm:
     """Local response normalisation: x / (k + alpha * (sum of squares over `size` channels)) ** beta.
 
-    `alpha` multiplies the sum itself (paper, section 3.3), not the mean as in PyTorch and Caffe. The window stays inside a
-    tower, unless it goes `across` them.
+    `alpha` multiplies the sum (paper, section 3.3), not the mean as in PyTorch and Caffe. The window stays inside a tower,
+    unless `across` is set.
     """
 
     size: int = 5
@@ -67,7 +66,7 @@ class LocalNorm:
 
 @dataclass(frozen=True)
 class MapNorm:
-    """As `LocalNorm`, but over `size` x `size` pixels of the same map (`type=rnorm` in the 2012 source; k is its default)."""
+    """`LocalNorm` over `size` x `size` pixels of the same map (`type=rnorm` in the 2012 source; k is its default)."""
 
     size: int = 5
     alpha: float = 0.001 / 25
@@ -76,23 +75,23 @@ class MapNorm:
 
 
 class Act:
-    """The row's activation."""
+    """The variant's activation."""
 
 
 class Norm:
-    """The row's normalisation, or nothing where the row has none."""
+    """The variant's normalisation, if it has one."""
 
 
 class Pool:
-    """The row's max pooling."""
+    """The variant's max pooling."""
 
 
 class Drop:
-    """The row's dropout."""
+    """The variant's dropout."""
 
 
 class Flatten:
-    """Feature maps to a vector, in the row's order of axes."""
+    """Flatten the maps to a vector, in the variant's order of axes."""
 
 
 Layer = Conv | Dense | Act | Norm | MapNorm | Pool | Drop | Flatten
@@ -100,12 +99,12 @@ Layer = Conv | Dense | Act | Norm | MapNorm | Pool | Drop | Flatten
 
 @dataclass(frozen=True)
 class Variant:
-    """An architecture: the facts of one text.
+    """An architecture, as its `source` defines it.
 
-    `input_size` is in pixels, square, RGB. `init` names the rule for the first weights: `keras` (Glorot uniform, as Keras
-    does by default), `normal` (the layers' deviations; paper, section 5), `he`, or `torch` (PyTorch's default).
-    `flatten` is the order in which the dense layers read the maps. `dropout_scales` says when dropout makes up for the units
-    that are missing: in training, as all do today, or as in 2012 afterwards, by multiplying all outputs by 1 - `dropout`.
+    `input_size` is in pixels, for square RGB images. `init` is the rule for initial weights: `keras` (Glorot uniform, Keras'
+    default), `normal` (the layers' `std`; paper, section 5), `he` or `torch` (PyTorch's default). `flatten` is the order in
+    which the dense layers read the maps. `dropout_scales` is the phase in which dropout rescales its outputs: in training, as
+    usual today, or in testing, by 1 - `dropout`, as in 2012.
     """
 
     name: str
@@ -116,14 +115,14 @@ class Variant:
     init: Literal["keras", "normal", "he", "torch"]
     norm: BatchNorm | LocalNorm | None = None
     activation: Literal["relu", "tanh"] = "relu"
-    pool: tuple[int, int] = (3, 2)  # window, stride: they overlap (paper, section 3.4)
+    pool: tuple[int, int] = (3, 2)  # window and stride: windows overlap (paper, section 3.4)
     dropout: float = 0.5
     dropout_scales: Literal["training", "testing"] = "training"
     towers: int = 1
     flatten: Literal["HWC", "CHW"] = "HWC"
 
     def scaled(self, channels: int, width: float) -> int:
-        """Return `channels` times `width`, at least one channel a tower and the same number in each."""
+        """Return `channels` times `width`, rounded to the same number, at least 1, in each tower."""
         return max(1, round(channels * width / self.towers)) * self.towers
 
 
@@ -141,7 +140,7 @@ ROWS = (
     Variant(
         "annotated",
         "tutorial 000 (Keras, mini-ImageNet of 16 classes): batch normalisation after each convolution's ReLU, input 224. The "
-        "text works its shapes out for 227, the paper's reading; its code takes 224 without padding: 54, 26, 12, 5",
+        "text computes its shapes for 227, as in the paper; its code takes 224 without padding: 54, 26, 12, 5",
         input_size=224,
         classes=16,
         init="keras",
@@ -151,7 +150,7 @@ ROWS = (
     Variant(
         "cats-dogs",
         "tutorial 001 (Keras, cats and dogs): one batch normalisation, after pool 2. The table in the same text has response "
-        "normalisation instead, and after both pools: that is the variant `table`",
+        "normalisation after both pools instead: that is the variant `table`",
         input_size=227,
         classes=2,
         init="keras",
@@ -194,7 +193,7 @@ ROWS = (
     Variant(
         "table",
         "tutorial 001, its table of layers: response normalisation after the first two pools, one tower. It gives no "
-        "constants: those of the paper are taken, and Keras' first weights",
+        "constants: this variant uses those of the paper, and Keras' initial weights",
         input_size=227,
         classes=1000,
         init="keras",
@@ -210,9 +209,9 @@ ROWS = (
     ),
     Variant(
         "scratch",
-        "tutorial 000, the part in NumPy: ReLU, then response norm, then pool; convolutions without bias. Its norm takes 5 "
-        "channels in all, though the text calls that the radius. The text draws kernels from N(0, 1) and runs them forward "
-        "once; so that it also learns, the weights start by the dense layers' rule",
+        "tutorial 000, the part in NumPy: ReLU, then response norm, then pool; convolutions without bias. Its norm spans 5 "
+        "channels in all, though the text calls that the radius. The text draws kernels from N(0, 1) for a single forward "
+        "pass; this variant initializes them like the dense layers, so that it can learn",
         input_size=227,
         classes=1000,
         init="he",
@@ -229,7 +228,7 @@ ROWS = (
     Variant(
         "paper",
         "Krizhevsky, Sutskever, Hinton 2012, the text: two towers that meet in conv3 and in the dense layers. Its input of 224 "
-        "gives 55x55 maps only with padding; the usual reading, 227 without, is taken",
+        "gives 55x55 maps only with padding; this variant takes 227 without padding, as is usual",
         input_size=227,
         classes=1000,
         init="normal",
@@ -248,8 +247,8 @@ ROWS = (
     ),
     Variant(
         "code2012",
-        "the released 2012 source, layers-145.cfg. Unlike the text: layer 1 goes conv, norm, pool, ReLU; alpha divided by 5; "
-        "layer 2 is normalised within maps too; conv3 to conv5 start at 0.03; 224 pixels, and sizes round up",
+        "the released 2012 source, layers-145.cfg. Unlike the text: layer 1 is conv, norm, pool, ReLU; alpha is divided by 5; "
+        "layer 2 is normalised within maps too; conv3 to conv5 have std 0.03; 224 pixels, and sizes round up",
         input_size=224,
         classes=1000,
         init="normal",
@@ -268,8 +267,8 @@ ROWS = (
     ),
     Variant(
         "caffenet",
-        "Caffe's reference network: pool before norm; two groups in conv2, conv4 and conv5, but a norm that sees all channels, "
-        "with k 1 and alpha divided by 5; dense layers start at 0.005",
+        "Caffe's reference network: pool before norm; two groups in conv2, conv4 and conv5, but a norm across all channels, "
+        "with k 1 and alpha divided by 5; dense layers have std 0.005",
         input_size=227,
         classes=1000,
         init="normal",
@@ -305,8 +304,8 @@ ROWS = (
     Variant(
         "four-layer",
         "Krizhevsky, Sutskever, Hinton 2012, figure 1: the four-layer network that learns CIFAR-10 with ReLU and with tanh. "
-        "The text gives no sizes: those of cuda-convnet's layers-18pct.cfg are taken, all pools by maximum (two of its three "
-        "take the mean), without normalisation, and Keras' first weights, which suit both activations",
+        "The text gives no sizes: this variant has those of cuda-convnet's layers-18pct.cfg, but with max pooling in place of "
+        "two mean poolings, no normalisation, and Keras' initial weights, which suit both activations",
         input_size=32,
         classes=10,
         init="keras",
@@ -321,7 +320,7 @@ ROWS = (
 
 VARIANTS = {row.name: row for row in ROWS}
 
-# What a recipe may write for a row's `norm`.
+# Values of `model.norm` in a recipe.
 NORMS: dict[str, BatchNorm | LocalNorm | None] = {"batch": BatchNorm(), "local": LocalNorm(), "none": None}
 
 
@@ -329,7 +328,7 @@ def _positive(value: Any) -> bool:
     return isinstance(value, int) and value > 0
 
 
-# The fields of a row that may be changed: whether a value will do, and which do.
+# Fields that a recipe may change: a check of the value, and the allowed values in words.
 CHANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "activation": (lambda value: value in ("relu", "tanh"), "'relu' or 'tanh'"),
     "norm": (lambda value: value in list(NORMS), "'batch', 'local' or 'none'"),
@@ -341,10 +340,10 @@ CHANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> Variant:
-    """Return a row, by name or as it is, with `overrides` of its fields as a recipe writes them: those of `CHANGES`.
+    """Return a variant, by name or itself, with `overrides` of the fields in `CHANGES`, as in a recipe.
 
     Raises:
-        VariantError: no such row, no such field, or a value that it cannot have.
+        VariantError: no such variant, no such field, or an invalid value.
     """
     if isinstance(row, str):
         if row not in VARIANTS:
@@ -361,17 +360,17 @@ def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> V
     if momentum is not None and isinstance(norm, BatchNorm):
         norm = replace(norm, momentum=momentum)
     if "pool" in changes:
-        changes["pool"] = tuple(changes["pool"])  # a list, where it comes from JSON
+        changes["pool"] = tuple(changes["pool"])  # a list if it comes from JSON
     return replace(row, norm=norm, **changes)
 
 
 def _check(field: str, value: Any) -> None:
     if field not in CHANGES:
         raise VariantError(f"no field {field!r} to change in a variant: {suggest(field, CHANGES)}")
-    good, words = CHANGES[field]
+    is_valid, expected = CHANGES[field]
     try:
-        fits = good(value)
+        valid = is_valid(value)
     except TypeError:  # not a number, or not two of them
-        fits = False
-    if not fits:
-        raise VariantError(f"{field} is {value!r}: it may be {words}")
+        valid = False
+    if not valid:
+        raise VariantError(f"{field} is {value!r}, but should be {expected}")

@@ -1,1 +1,1 @@
-"""The page about a run, comparisons, and pictures of datasets."""
+"""The report of a run, comparisons of runs, and figures of datasets."""

@@ -1,4 +1,4 @@
-"""Figures of the report: SVG charts that sit in a page, and thumbnails."""
+"""Figures of the report: inline SVG charts, and thumbnails."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet.inference.metrics import BINS, Reliability
-from alexnet.plotting import BLUE, GREY, ORANGE, data_uri, short
+from alexnet.plotting import BLUE, GREY, ORANGE, data_uri, shorten
 
-DOTTED = 15  # epochs up to which each one gets a dot
+DOTTED = 15  # epochs; longer curves have no dots
 TICKS = 40  # class names along an axis of the confusion map
 NAME_LENGTH = 18
-THUMBNAIL = 176  # pixels a side at most: twice what is shown, for sharp screens
+THUMBNAIL = 176  # largest side in pixels: twice the displayed size, for high-resolution screens
 
 Row = Mapping[str, float]
 
 
 class Chart(NamedTuple):
-    """An `<svg>` element, and what it shows in words."""
+    """An `<svg>` element, and its content in a sentence."""
 
     svg: str
     finding: str
@@ -39,13 +39,13 @@ def curves(history: Sequence[Row], kept: int) -> list[Chart]:
     return [
         _pair(history, kept, "top1", "accuracy", "{:.1%}"),
         _pair(history, kept, "loss", "loss", "{:.2f}"),
-        _rate(history, kept),
+        _learning_rate(history, kept),
     ]
 
 
 def _pair(history: Sequence[Row], kept: int, key: str, name: str, form: str) -> Chart:
-    """A curve each for training (dashed) and validation."""
-    figure, axes = _panel(history, kept)
+    """Plot a metric of training (dashed) and validation."""
+    figure, axes = _epoch_axes(history, kept)
     _line(axes, history, f"train_{key}", ORANGE, dashed=True)
     _line(axes, history, f"val_{key}", BLUE)
     axes.plot([kept], [history[kept - 1][f"val_{key}"]], "o", markersize=8, markerfacecolor="none", markeredgecolor=BLUE)
@@ -61,18 +61,18 @@ def _pair(history: Sequence[Row], kept: int, key: str, name: str, form: str) -> 
     return Chart(_svg(figure, key), f"{finding}{' to '.join(ends)}.")
 
 
-def _rate(history: Sequence[Row], kept: int) -> Chart:
-    figure, axes = _panel(history, kept)
+def _learning_rate(history: Sequence[Row], kept: int) -> Chart:
+    figure, axes = _epoch_axes(history, kept)
     _line(axes, history, "lr", GREY)
     axes.set_ylim(bottom=0)
     rates = [row["lr"] for row in history]
     top = int(np.argmax(rates))
-    after = f"Learning rate highest after epoch {top + 1} ({rates[top]:.2g}), {rates[-1]:.2g} at the end."
-    return Chart(_svg(figure, "rate"), after if len(rates) > 1 else f"Learning rate {rates[0]:.2g} after the only epoch.")
+    finding = f"Learning rate highest after epoch {top + 1} ({rates[top]:.2g}), {rates[-1]:.2g} at the end."
+    return Chart(_svg(figure, "rate"), finding if len(rates) > 1 else f"Learning rate {rates[0]:.2g} after the only epoch.")
 
 
 def _change(name: str, values: Sequence[float], form: str) -> str:
-    """`Validation accuracy rises from 14.5% to 84.4% over 5 epochs`."""
+    """Return such as `Validation accuracy rises from 14.5% to 84.4% over 5 epochs`."""
     first, last = form.format(values[0]), form.format(values[-1])
     if len(values) == 1:
         return f"{name} is {first} after the only epoch"
@@ -81,8 +81,8 @@ def _change(name: str, values: Sequence[float], form: str) -> str:
     return f"{name} {'rises' if values[-1] > values[0] else 'falls'} from {first} to {last} over {len(values)} epochs"
 
 
-def _panel(history: Sequence[Row], kept: int) -> tuple[Figure, Axes]:
-    """An empty chart over epochs, with a line at the one kept; small enough to stay legible on a phone."""
+def _epoch_axes(history: Sequence[Row], kept: int) -> tuple[Figure, Axes]:
+    """Return empty axes over epochs, with a line at epoch `kept`; small enough to be legible on a phone."""
     figure = Figure(figsize=(4.0, 2.7))
     axes = figure.add_axes((0.16, 0.13, 0.81, 0.84))  # room for 100.0%
     axes.set_xlim((0.5, 1.5) if len(history) == 1 else (max(0.5, 1 - 0.03 * len(history)), 1.03 * len(history)))
@@ -103,9 +103,9 @@ def _line(axes: Axes, history: Sequence[Row], key: str, color: str, *, dashed: b
 
 
 def reliability(before: Reliability, after: Reliability) -> Chart:
-    """Return the reliability diagram: how often the network is right by how sure it says it is, and below how many images."""
+    """Return the reliability diagram: accuracy by confidence, and below it the fraction of images in each bin."""
     figure = Figure(figsize=(5.2, 4.0))
-    axes, below = figure.add_axes((0.11, 0.34, 0.84, 0.64)), figure.add_axes((0.11, 0.11, 0.84, 0.17))
+    axes, histogram = figure.add_axes((0.11, 0.34, 0.84, 0.64)), figure.add_axes((0.11, 0.11, 0.84, 0.17))
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
     for result, color, style in ((before, ORANGE, (0, (4, 2))), (after, BLUE, "-")):
         filled = result.images > 0
@@ -113,8 +113,8 @@ def reliability(before: Reliability, after: Reliability) -> Chart:
         sizes = 10 + 110 * np.sqrt(result.images[filled] / result.images.max())
         axes.scatter(result.confidence[filled], result.accuracy[filled], s=sizes, color=color, alpha=0.75, linewidths=0)
     edges, total = np.linspace(0, 1, BINS + 1), after.images.sum()
-    below.bar(edges[:-1], after.images / total, width=1 / BINS, align="edge", color=BLUE, alpha=0.75)
-    for part in (axes, below):
+    histogram.bar(edges[:-1], after.images / total, width=1 / BINS, align="edge", color=BLUE, alpha=0.75)
+    for part in (axes, histogram):
         part.set_xlim(0, 1)
         part.xaxis.set_major_formatter(PercentFormatter(1.0))
         part.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -124,7 +124,7 @@ def reliability(before: Reliability, after: Reliability) -> Chart:
         part.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.7)
     axes.set_ylim(0, 1.02)
     axes.tick_params(labelbottom=False)
-    below.yaxis.set_major_locator(MaxNLocator(2))
+    histogram.yaxis.set_major_locator(MaxNLocator(2))
     sure = "too sure" if (after.confidence - after.accuracy) @ after.images > 0 else "not sure enough"
     finding = (
         f"Probabilities are {after.error:.1%} off the truth on average, before calibration {before.error:.1%}; all in all the "
@@ -134,29 +134,29 @@ def reliability(before: Reliability, after: Reliability) -> Chart:
 
 
 def shades(counts: NDArray[np.int64], least: float = 0.08) -> NDArray[np.float64]:
-    """Return how strongly to tint each cell of a confusion matrix: from `least` to 1, as the root of its share of the row.
+    """Return the opacity of each cell of a confusion matrix: 0 if it is empty, else from `least` to 1.
 
-    The root, so that a mistake made with 1 in 100 images can be seen at all; 0 where there is none.
+    It grows with the square root of the cell's fraction of its row, so that 1 mistake in 100 images is still visible.
     """
-    share = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    tints: NDArray[np.float64] = np.where(counts > 0, least + (1 - least) * np.sqrt(share), 0.0)
+    fractions = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    tints: NDArray[np.float64] = np.where(counts > 0, least + (1 - least) * np.sqrt(fractions), 0.0)
     return tints
 
 
 def confusion_map(counts: NDArray[np.int64], labels: Sequence[str], finding: str) -> Chart:
-    """Return a confusion matrix of many classes as an image: blue where right, orange where wrong."""
+    """Return the confusion matrix of many classes as an image: correct predictions in blue, mistakes in orange."""
     classes = len(labels)
     cells = np.empty((classes, classes, 4))
     cells[..., :3] = matplotlib.colors.to_rgb(ORANGE)
     cells[np.arange(classes), np.arange(classes), :3] = matplotlib.colors.to_rgb(BLUE)
-    cells[..., 3] = shades(counts, least=0.3)  # its cells are small
+    cells[..., 3] = shades(counts, least=0.3)  # stronger, as the cells are small
     figure = Figure(figsize=(7.6, 7.6))
     axes = figure.add_axes((0.19, 0.19, 0.8, 0.8))
     axes.imshow(cells, interpolation="none")
-    places = range(0, classes, ticks_apart(classes))
-    names = [short(labels[i], NAME_LENGTH) for i in places]
-    axes.set_xticks(places, names, rotation=90, parse_math=False)  # a `$` in a name is a `$`
-    axes.set_yticks(places, names, parse_math=False)
+    ticks = range(0, classes, ticks_apart(classes))
+    names = [shorten(labels[i], NAME_LENGTH) for i in ticks]
+    axes.set_xticks(ticks, names, rotation=90, parse_math=False)  # a `$` in a name is literal
+    axes.set_yticks(ticks, names, parse_math=False)
     axes.tick_params(length=2, color=GREY, labelsize=8)
     axes.spines[:].set_color(GREY)
     axes.spines[:].set_alpha(0.4)
@@ -164,12 +164,12 @@ def confusion_map(counts: NDArray[np.int64], labels: Sequence[str], finding: str
 
 
 def ticks_apart(classes: int) -> int:
-    """Return how many classes lie from one name on the axes of `confusion_map` to the next."""
+    """Return the number of classes between named ticks of `confusion_map`."""
     return -(-classes // TICKS)
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return the figure as an element to put in a page: transparent, its ids its own, nothing of an SVG file around it."""
+    """Return the figure as an inline `<svg>` element: transparent, with unique ids, without the header of an SVG file."""
     out = io.StringIO()
     figure.patch.set_visible(False)
     for axes in figure.axes:
@@ -179,18 +179,18 @@ def _svg(figure: Figure, name: str) -> str:
         figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = out.getvalue()
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], name), text)  # tags alone: labels stay as they are
+    return re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], name), text)  # tags only: labels stay as they are
 
 
 def _tag(tag: str, name: str) -> str:
-    """Give a tag's ids the chart's name, and its colours those of the page; drop namespaces, which HTML knows."""
+    """Prefix a tag's ids with the chart's name, use the page's colours, and drop namespaces, which HTML does not need."""
     tag = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", tag)
     tag = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
     return tag.replace(BLUE, "var(--blue)").replace(ORANGE, "var(--orange)")
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> str:
-    """Return an image as a `data:` address: small ones as they are, photos as JPEG of `THUMBNAIL` pixels at most."""
+    """Return an image as a `data:` URL: unchanged if small, else a JPEG of at most `THUMBNAIL` pixels."""
     image = Image.fromarray(np.asarray(pixels))
     small = max(image.size) <= THUMBNAIL // 2
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Runs side by side: their figures, and the settings in which they differ."""
+"""Comparison of runs: their metrics, and the settings that differ."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from alexnet.errors import RunError, format_names, shell_quote
 from alexnet.files import read_json
-from alexnet.progress import clock
-from alexnet.recipe import MACHINE_KEYS, flat
+from alexnet.progress import format_duration
+from alexnet.recipe import MACHINE_KEYS, flatten_keys
 from alexnet.run import RunFolder, find, read_config, read_recipe
 
 SPLITS = ("test", "validation")
@@ -18,14 +18,12 @@ Interval = Sequence[float]
 
 
 def compare(paths: Sequence[Path]) -> dict[str, Any]:
-    """Return the figures of finished runs, and the keys of their recipes that differ.
+    """Return the metrics of finished runs and the recipe keys that differ, as `api.compare` documents.
 
-    `{"split", "runs": [...], "settings": {key: [value of each run]}}`. Runs are compared on their test images, or on
-    validation images where one of them has no others. `difference` is top-1 less that of the first run, with a 95 % interval as
-    for two sets of images (Newcombe 1998): on the same images it is rather too wide.
+    The interval of a difference is that of independent sets of images (Newcombe 1998); on the same images it is too wide.
 
     Raises:
-        RunError: no run, one that is not finished, or a damaged one.
+        RunError: a run is missing, unfinished or damaged.
     """
     folders = [_finished(path) for path in paths]
     summaries = [read_json(folder.summary) for folder in folders]
@@ -42,7 +40,7 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
 def _finished(path: Path) -> RunFolder:
     folder = find(path)
     if not folder.summary.exists():
-        raise RunError(f"{path} is not finished: alexnet train --resume {shell_quote(path)} goes on with it")
+        raise RunError(f"{path} is not finished: resume it with alexnet train --resume {shell_quote(path)}")
     return folder
 
 
@@ -59,57 +57,44 @@ def _row(folder: RunFolder, summary: dict[str, Any], split: str) -> dict[str, An
 
 
 def _difference(row: dict[str, Any], first: dict[str, Any]) -> list[float]:
-    """Return top-1 of `row` less that of `first`, and its interval: from both runs' own (Newcombe's hybrid score)."""
+    """Return top-1 of `row` minus that of `first`, and its interval by Newcombe's hybrid score method."""
     (p, low, high), (q, below, above) = ((r["top1"], *r["top1_interval"]) for r in (row, first))
     return [p - q, p - q - math.hypot(p - low, above - q), p - q + math.hypot(high - p, q - below)]
 
 
 def _settings(folders: Sequence[RunFolder]) -> dict[str, list[Any]]:
-    """Return the keys of the recipes that differ, with each run's value; None where a recipe leaves it to the variant."""
-    recipes = [flat(read_recipe(folder).model_dump(mode="json")) for folder in folders]
-    values = {key: [each[key] for each in recipes] for key in recipes[0] if key not in MACHINE_KEYS}
-    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
+    """Return the recipe keys that differ, with the value of each run; None if the recipe leaves it to the variant."""
+    recipes = [flatten_keys(read_recipe(folder).model_dump(mode="json")) for folder in folders]
+    settings = {key: [recipe[key] for recipe in recipes] for key in recipes[0] if key not in MACHINE_KEYS}
+    return {key: values for key, values in settings.items() if any(value != values[0] for value in values)}
 
 
 def table(comparison: dict[str, Any]) -> str:
-    """Return what `compare` found as text: a line for each run, and below a line for each setting that differs."""
+    """Return a comparison as text: a line for each run, then a line for each setting that differs."""
     runs = comparison["runs"]
-    head = [
-        "",
-        "run",
-        f"{comparison['split']} top-1",
-        "to run 1, points",
-        "loss",
-        "ECE",
-        "epochs",
-        "time",
-        "parameters",
-        "variant",
-    ]
-    rows = [head]
+    top1, change = f"{comparison['split']} top-1", "to run 1, points"
+    rows = [["", "run", top1, change, "loss", "ECE", "epochs", "time", "parameters", "variant"]]
     for number, run in enumerate(runs, 1):
         low, high = run["top1_interval"]
-        moved = (
-            "" if run["difference"] is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * d for d in run["difference"]))
-        )
-        figures = [f"{run['top1']:.2%} ({low:.1%} to {high:.1%})", moved, f"{run['loss']:.4f}", f"{run['ece']:.2%}"]
-        size = [str(run["epochs"]), clock(run["seconds"]), f"{run['parameters']:,}", run["variant"]]
-        rows.append([str(number), run["run"], *figures, *size])
+        points = [100 * value for value in run["difference"] or ()]
+        difference = "{:+.1f} ({:+.1f} to {:+.1f})".format(*points) if points else ""
+        metrics = [f"{run['top1']:.2%} ({low:.1%} to {high:.1%})", difference, f"{run['loss']:.4f}", f"{run['ece']:.2%}"]
+        costs = [str(run["epochs"]), format_duration(run["seconds"]), f"{run['parameters']:,}", run["variant"]]
+        rows.append([str(number), run["run"], *metrics, *costs])
     settings = [["", "setting", *(str(number) for number in range(1, len(runs) + 1))]]
-    settings += [["", key, *map(_short, values)] for key, values in comparison["settings"].items()]
-    return "\n".join(
-        [*_aligned(rows), "", *(_aligned(settings) if comparison["settings"] else ["their recipes are the same"]), "", NOTE]
-    )
+    settings += [["", key, *map(_shorten, values)] for key, values in comparison["settings"].items()]
+    differing = _align(settings) if comparison["settings"] else ["their recipes are the same"]
+    return "\n".join([*_align(rows), "", *differing, "", NOTE])
 
 
-NOTE = "The interval of a difference takes each run's images for others: where they are the same, it is rather too wide."
+NOTE = "Intervals of differences assume that each run has its own test images; if they share them, the intervals are too wide."
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = "-" if value is None else str(value)
     return text if len(text) <= 24 else f"{text[:23]}…"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

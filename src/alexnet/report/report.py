@@ -1,4 +1,4 @@
-"""The page for people: `report.html` of a run, one file that needs nothing else."""
+"""The report of a run: `report.html`, a single self-contained file."""
 
 from __future__ import annotations
 
@@ -32,41 +32,41 @@ if TYPE_CHECKING:
     from alexnet.run import RunFolder
 
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "all": "evaluated"}
-NUMBERED = 20  # classes up to which the confusion matrix is a table with numbers
+NUMBERED = 20  # classes; larger confusion matrices are drawn as an image, without numbers
 PAIRS_SHOWN = 12
 SAMPLES_SHOWN = 16
 MISTAKES_SHOWN = 12
 UNCERTAIN_SHOWN = 8
 PROBLEMS_SHOWN = 5  # of each kind
 SKIPPED_SHOWN = 50
-FIGURES = ("epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
+METRICS = ("epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
 
-Parts = dict[str, Any]
+Context = dict[str, Any]  # variables of the template
 
 
 def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Evaluation) -> Path:
-    """Write `report.html` and return its path; `evaluation` is that of the dataset's `split`, image by image in its order.
+    """Write `report.html` and return its path; `evaluation` has the images of the dataset's `split`, in order.
 
     Raises:
         RunError: a file of the run is missing or damaged, or the disk is full.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # with matplotlib, a second that `predict` need not wait
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # imported here, as `predict` starts faster without it
 
-    pages = Environment(
+    templates = Environment(
         loader=PackageLoader("alexnet.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    pages.filters |= {"percent": "{:.1%}".format, "duration": duration}
+    templates.filters |= {"percent": "{:.1%}".format, "duration": duration}
     script = (files("alexnet.report") / "templates" / "report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # the page runs this script alone
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # the page's policy allows only this script
     try:
-        parts = _run(folder, dataset) | _first_layer(folder) | {"script": script, "script_digest": digest}
+        context = _run(folder, dataset) | _first_layer(folder) | {"script": script, "script_digest": digest}
     except (LookupError, TypeError, ValueError) as error:
         raise RunError(
             f"a file in {folder.path} is damaged, summary.json or another: {type(error).__name__} {error}"
         ) from error
-    parts |= _figures(dataset, split, evaluation)
-    parts |= _confusion(evaluation) | _reliability(evaluation) | _images(dataset, split, evaluation) | _checked(dataset)
-    write_text(folder.report, page_text(pages.get_template("report.html").render(parts)))
+    context |= _metrics(dataset, split, evaluation) | _confusion(evaluation) | _reliability(evaluation)
+    context |= _images(dataset, split, evaluation) | _problems(dataset)
+    write_text(folder.report, page_text(templates.get_template("report.html").render(context)))
     return folder.report
 
 
@@ -81,23 +81,23 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _run(folder: RunFolder, dataset: Dataset) -> Parts:
-    """What the run's files say: the curves, the time, the recipe. A stopped training has no summary yet."""
+def _run(folder: RunFolder, dataset: Dataset) -> Context:
+    """Return what the run's files contain: curves, time, recipe. An unfinished run has no summary."""
     from alexnet.report.charts import curves
 
     recipe = read_recipe(folder)
-    history = read_metrics(folder, FIGURES)
+    history = read_metrics(folder, METRICS)
     if not history:
         raise RunError(
-            f"{folder.metrics} has no epoch yet: alexnet train --resume {shell_quote(folder.path)} goes on with the run"
+            f"{folder.metrics} has no epoch yet: resume the run with alexnet train --resume {shell_quote(folder.path)}"
         )
     finished = folder.summary.exists()
     best = max(history, key=lambda row: (row["val_top1"], -row["val_loss"]))
-    summary: Parts = {"best_epoch": best["epoch"], "seconds": None, "validation": None}
+    summary: Context = {"best_epoch": best["epoch"], "seconds": None, "validation": None}
     if finished:
         summary = read_json(folder.summary)
     kept = int(summary["best_epoch"])
-    dated = folder.summary if finished else folder.metrics
+    newest = folder.summary if finished else folder.metrics
     table = dataset.table
     return {
         "version": alexnet.__version__,
@@ -105,7 +105,7 @@ def _run(folder: RunFolder, dataset: Dataset) -> Parts:
         "variant": recipe.model.variant,
         "recipe": recipe.name,
         "keep": recipe.train.keep,
-        "date": time.strftime("%d %B %Y", time.localtime(dated.stat().st_mtime)).lstrip("0"),
+        "date": time.strftime("%d %B %Y", time.localtime(newest.stat().st_mtime)).lstrip("0"),
         "finished": finished,
         "seconds": summary["seconds"],
         "epochs": len(history),
@@ -121,45 +121,45 @@ def _run(folder: RunFolder, dataset: Dataset) -> Parts:
     }
 
 
-def _flat(tree: Parts) -> list[tuple[str, Any]]:
-    """Return the environment's entries, those of its inner dicts too; without what is not known."""
+def _flat(tree: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the entries of the environment and its inner dicts, without those that are unknown."""
     rows = [item for key, value in tree.items() for item in (value.items() if isinstance(value, dict) else [(key, value)])]
     return [(key.replace("_", " "), value) for key, value in rows if value not in (None, "")]
 
 
-def _figures(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
-    """The headline, and the table of classes: worst first, those without images last."""
+def _metrics(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
+    """Return the metrics, and the table of classes: worst first, those without images last."""
     counts = evaluation.confusion
     predicted = counts.sum(0)
     rows = [
-        row | {"label": label, "predicted": int(times)}
-        for label, row, times in zip(evaluation.labels, per_class(counts), predicted, strict=True)
+        row | {"label": label, "predicted": int(count)}
+        for label, row, count in zip(evaluation.labels, per_class(counts), predicted, strict=True)
     ]
-    result = evaluation.to_json()
+    metrics = evaluation.to_json()
     return {
         "split": SPLIT_NAMES[split],
         "has_test": "test" in dataset.table.counts(),
-        "found": result,
-        "right": round(result["top1"] * result["images"]),
-        "top5_interval": wilson_interval(result["top5"], result["images"]),
-        "guess": most_frequent(result["per_class"])[1],
+        "metrics": metrics,
+        "right": round(metrics["top1"] * metrics["images"]),
+        "top5_interval": wilson_interval(metrics["top5"], metrics["images"]),
+        "baseline": most_frequent(metrics["per_class"])[1],
         "classes": sorted(rows, key=lambda row: (row["images"] == 0, row["f1"] or 0, row["recall"] or 0)),
     }
 
 
-def _confusion(evaluation: Evaluation) -> Parts:
-    """The confusion matrix, as a table or as a map, and the pairs most often confused."""
+def _confusion(evaluation: Evaluation) -> Context:
+    """Return the confusion matrix, as a table or an image, and the pairs of classes confused most often."""
     from alexnet.report.charts import confusion_map, shades, ticks_apart
 
     counts, labels = evaluation.confusion, evaluation.labels
     wrong = counts - np.diag(counts.diagonal())
     order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS_SHOWN]
-    pairs: list[Parts] = []
-    for true, taken in zip(*np.unravel_index(order, counts.shape), strict=True):
-        if wrong[true, taken]:
-            number, of = int(wrong[true, taken]), int(counts[true].sum())
-            pairs.append({"true": labels[true], "taken": labels[taken], "count": number, "of": of})
-    most = "Most often, {true} is taken for {taken}: {count} of {of}.".format(**pairs[0]) if pairs else "No mistakes."
+    pairs: list[Context] = []
+    for true, predicted in zip(*np.unravel_index(order, counts.shape), strict=True):
+        if wrong[true, predicted]:
+            count, total = int(wrong[true, predicted]), int(counts[true].sum())
+            pairs.append({"true": labels[true], "predicted": labels[predicted], "count": count, "total": total})
+    most = "Most often, {true} is taken for {predicted}: {count} of {total}.".format(**pairs[0]) if pairs else "No mistakes."
     many = len(labels) > NUMBERED
     tints = shades(counts).round(2)
     return {
@@ -171,14 +171,14 @@ def _confusion(evaluation: Evaluation) -> Parts:
     }
 
 
-def _reliability(evaluation: Evaluation) -> Parts:
+def _reliability(evaluation: Evaluation) -> Context:
     from alexnet.report.charts import reliability
 
     return {"reliability": reliability(evaluation.reliability(), evaluation.reliability(evaluation.temperature))}
 
 
-def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
-    """Images to look at: some by chance, the mistakes made with the highest probability, and the least certain answers."""
+def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
+    """Return samples drawn at random, the mistakes with the highest probability, and the least certain predictions."""
     probabilities = evaluation.probabilities
     predicted = evaluation.logits.argmax(1)
     wrong = np.flatnonzero(predicted != evaluation.targets)
@@ -187,24 +187,24 @@ def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
     uncertain = np.argsort(-entropy, kind="stable")[:UNCERTAIN_SHOWN]
     images, names = dataset.images(split), dataset.names(split)
 
-    def sample_card(i: int) -> Parts:
+    def sample_card(i: int) -> Context:
         from alexnet.report.charts import thumbnail
 
-        true, (taken, second) = int(evaluation.targets[i]), np.argsort(-probabilities[i], kind="stable")[:2].tolist()
+        true, (first, second) = int(evaluation.targets[i]), np.argsort(-probabilities[i], kind="stable")[:2].tolist()
         return {
-            "picture": thumbnail(images.pixels.stored(images.rows[i])),
+            "picture": thumbnail(images.pixels.image(images.rows[i])),
             "file": names[i],
             "true": evaluation.labels[true],
-            "taken": evaluation.labels[taken],
+            "predicted": evaluation.labels[first],
             "second": evaluation.labels[second],
-            "right": true == taken,
+            "right": true == first,
             "true_probability": float(probabilities[i, true]),
-            "probability": float(probabilities[i, taken]),
+            "probability": float(probabilities[i, first]),
             "second_probability": float(probabilities[i, second]),
         }
 
     return {
-        "samples": [sample_card(i) for i in _by_chance(evaluation.targets)],
+        "samples": [sample_card(i) for i in _random_samples(evaluation.targets)],
         "mistakes": [sample_card(i) for i in worst],
         "uncertain": [sample_card(i) for i in uncertain],
         "wrong": len(wrong),
@@ -212,8 +212,8 @@ def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Parts:
     }
 
 
-def _first_layer(folder: RunFolder) -> Parts:
-    """The kernels of the first layer as a picture; a training that was stopped early has none yet."""
+def _first_layer(folder: RunFolder) -> Context:
+    """Return an image of the kernels of the first layer, or None for a run that has no weights yet."""
     if not (folder.config.exists() and folder.weights.exists()):
         return {"filters": None}
     config = read_config(folder)
@@ -224,24 +224,24 @@ def _first_layer(folder: RunFolder) -> Parts:
     return {"filters": {"picture": data_uri(sheet, "png"), "count": len(weights), "size": weights.shape[2], "towers": towers}}
 
 
-def _checked(dataset: Dataset) -> Parts:
-    """What the data check found, by kind."""
-    result = check_decoded(dataset).problems
-    kinds = [(kind, list(alike)) for kind, alike in groupby(result, key=lambda problem: problem.kind)]
+def _problems(dataset: Dataset) -> Context:
+    """Return the problems that the data check found, by kind."""
+    by_kind = groupby(check_decoded(dataset).problems, key=lambda problem: problem.kind)
+    kinds = [(kind, list(problems)) for kind, problems in by_kind]
     return {
         "problems": [
-            {"kind": kind, "meaning": KINDS[kind], "count": len(alike), "first": alike[:PROBLEMS_SHOWN]}
-            for kind, alike in kinds
+            {"kind": kind, "meaning": KINDS[kind], "count": len(problems), "first": problems[:PROBLEMS_SHOWN]}
+            for kind, problems in kinds
         ]
     }
 
 
-def _by_chance(targets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return positions of random images, the same each time, of as many classes as can be; by class."""
+def _random_samples(targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the indices of random images of as many classes as possible, ordered by class; always the same."""
     order = np.random.default_rng(0).permutation(len(targets))
-    _, first = np.unique(targets[order], return_index=True)  # one of each class
-    ones = np.random.default_rng(1).permutation(order[np.sort(first)])
-    rest = order[~np.isin(order, ones)]
-    chosen = np.concatenate([ones, rest])[:SAMPLES_SHOWN]
+    _, first = np.unique(targets[order], return_index=True)
+    one_per_class = np.random.default_rng(1).permutation(order[np.sort(first)])
+    rest = order[~np.isin(order, one_per_class)]
+    chosen = np.concatenate([one_per_class, rest])[:SAMPLES_SHOWN]
     result: NDArray[np.int64] = chosen[np.argsort(targets[chosen], kind="stable")]
     return result

@@ -1,4 +1,4 @@
-"""Pictures of a dataset: samples with their names, and what a recipe's random changes make of them."""
+"""Figures of a dataset: samples with their labels, and samples as a recipe augments them."""
 
 from __future__ import annotations
 
@@ -18,92 +18,88 @@ from alexnet.data.augment import DRAWS, training_input
 from alexnet.data.batches import SplitImages
 from alexnet.data.cache import Pixels, header_sizes
 from alexnet.data.dataset import resolve
-from alexnet.data.decode_pool import Answer, decoded
-from alexnet.data.statistics import measure
+from alexnet.data.decode_pool import Answer, decode_all
+from alexnet.data.statistics import fill_statistics
 from alexnet.data.table import Table
 from alexnet.errors import DataError, truncate
 from alexnet.files import refuse_overwrite, write_output
 from alexnet.fonts import legible, save_png
-from alexnet.plotting import page_text, short
+from alexnet.plotting import page_text, shorten
 from alexnet.recipe import Preprocessing, Recipe
 
 SAMPLES, COLUMNS = 24, 6
-CHANGED, DRAWN = 6, 5  # images that are changed, and how often each
-LARGEST = 224  # pixels a side of a sample
-INCHES = 1.75  # a side of a picture
+AUGMENTED, DRAWS_EACH = 6, 5  # images, and augmented versions of each
+LARGEST = 224  # pixels, the side of a sample
+INCHES = 1.75  # the side of an image in the figure
 WORKERS = os.cpu_count() or 1
 
 
 def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
-    """Draw images of a dataset drawn by chance, of as many classes as can be, with label and name, to a PNG file.
+    """Draw random images of as many classes as possible, with labels and names, to a PNG file.
 
     Raises:
-        DataError: none of them is readable.
-        RunError: the file cannot be written, or is a user's own and is not to `overwrite`.
+        DataError: none of them can be read.
+        RunError: the file cannot be written, or was not made by this program and `overwrite` is False.
     """
     refuse_overwrite(path, overwrite)
-    few = _by_class(table, SAMPLES)
-    sides = [min(size) for size in header_sizes(few, WORKERS)] or [1]
+    selected = _by_class(table, SAMPLES)
+    sides = [min(size) for size in header_sizes(selected, WORKERS)] or [1]
     decode_options = {
         "cache_size": min(LARGEST, int(np.median(sides))),
         "fit": "crop",
         "filter": "bicubic",
         "reduced_decode": True,
     }
-    chosen, pixels = _readable(few, decode_options)
+    readable, pixels = _readable(selected, decode_options)
     title = f"{table.name}: {len(table):,} images of {len(table.labels):,} classes"
-    figure, grid = _grid(-(-len(chosen) // COLUMNS), COLUMNS, title)
-    for row, axes in enumerate(grid.flat[: len(chosen)]):
+    figure, grid = _grid(-(-len(readable) // COLUMNS), COLUMNS, title)
+    for row, axes in enumerate(grid.flat[: len(readable)]):
         axes.imshow(pixels[row])
-        _name(axes, chosen, row)
+        _caption(axes, readable, row)
     write_output(path, partial(save_png, figure), overwrite)
 
 
-def show_changes(table: Table, recipe: Recipe, path: Path, overwrite: bool = False) -> None:
-    """Draw images of a dataset beside what training by `recipe` may see of them, to a PNG file.
+def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = False) -> None:
+    """Draw random images beside versions augmented by `recipe`, to a PNG file; errors are as for `show_samples`.
 
-    Means and colours are measured on these few images, so colour noise is only about that of a training.
-
-    Raises:
-        DataError: none of them is readable.
-        RunError: as for `show_samples`.
+    Means and colour components are measured on these images only, so colour noise is only approximately that of a training.
     """
     refuse_overwrite(path, overwrite)
-    few = _by_class(table, CHANGED)
-    recipe = resolve(recipe, few)
+    selected = _by_class(table, AUGMENTED)
+    recipe = resolve(recipe, selected)
     preprocessing = recipe.images.resolved()
-    chosen, pixels = _readable(few, preprocessing.decode_options())
+    readable, pixels = _readable(selected, preprocessing.decode_options())
     memory, shapes = np.concatenate([image.ravel() for image in pixels]), np.array([image.shape[:2] for image in pixels])
-    images = SplitImages(Pixels(memory, shapes, preprocessing), np.arange(len(chosen)), chosen.targets)
-    recipe, mean_image = measure(recipe, images)
+    images = SplitImages(Pixels(memory, shapes, preprocessing), np.arange(len(readable)), readable.targets)
+    recipe, mean_image = fill_statistics(recipe, images)
     preprocessing = recipe.images.resolved(mean_image)
-    stored = images.take(np.arange(len(chosen))).images
+    stored = images.take(np.arange(len(readable))).images
     rng = torch.Generator().manual_seed(0)
-    figure, grid = _grid(len(chosen), 1 + DRAWN, f"{table.name} in training by the recipe {recipe.name}")
+    figure, grid = _grid(len(readable), 1 + DRAWS_EACH, f"{table.name} in training by the recipe {recipe.name}")
     for row, before in enumerate(stored):
         grid[row, 0].imshow(before.numpy().round().clip(0, 255).astype(np.uint8))
-        _name(grid[row, 0], chosen, row)
-        draws = torch.rand(DRAWN, len(DRAWS), generator=rng)
-        after = training_input(before.expand(DRAWN, *before.shape), draws, preprocessing, recipe.augment)
+        _caption(grid[row, 0], readable, row)
+        draws = torch.rand(DRAWS_EACH, len(DRAWS), generator=rng)
+        after = training_input(before.expand(DRAWS_EACH, *before.shape), draws, preprocessing, recipe.augment)
         for axes, image in zip(grid[row, 1:], after, strict=True):
             axes.imshow(_levels(image, preprocessing))
-    grid[0, 1].text(0, 1.13, "after changes drawn at random", fontsize=9, color="#555555", transform=grid[0, 1].transAxes)
+    grid[0, 1].text(0, 1.13, "with random augmentation", fontsize=9, color="#555555", transform=grid[0, 1].transAxes)
     write_output(path, partial(save_png, figure), overwrite)
 
 
 def _by_class(table: Table, count: int) -> Table:
-    """Return random images, the same each time, of as many classes as can be; those of a class together."""
+    """Return random images of as many classes as possible, ordered by class; always the same."""
     order = np.random.default_rng(0).permutation(len(table))
-    order = order[np.argsort(table.targets[order], kind="stable")]  # class after class, by chance within each
+    order = order[np.argsort(table.targets[order], kind="stable")]  # by class, random within each
     starts = np.searchsorted(table.targets[order], table.targets[order])
-    turn = np.arange(len(order)) - starts  # 0 for the first of each class, 1 for the second …
-    chosen = order[np.argsort(turn, kind="stable")][:count]
+    rank = np.arange(len(order)) - starts  # 0 for the first image of each class, 1 for the second …
+    chosen = order[np.argsort(rank, kind="stable")][:count]
     return table.select(chosen[np.argsort(table.targets[chosen], kind="stable")])
 
 
 def _readable(table: Table, decode_options: dict[str, Any]) -> tuple[Table, list[NDArray[np.uint8]]]:
-    """Decode a small table's images; return those that can be read, and their pixels."""
-    answers = [answer for _, answer in decoded("pixels", table.sources(), WORKERS, **decode_options)]
+    """Decode the images of a small table; return those that can be read, and their pixels."""
+    answers = [answer for _, answer in decode_all("pixels", table.sources(), WORKERS, **decode_options)]
     rows = [row for row, answer in enumerate(answers) if isinstance(answer, Answer)]
     if not rows:
         first = f"the first, {truncate(table.images[0])}: {answers[0]}"
@@ -112,7 +108,7 @@ def _readable(table: Table, decode_options: dict[str, Any]) -> tuple[Table, list
 
 
 def _levels(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return a network's input, 3 I I, as colours; if scaled by itself, from its least to its greatest."""
+    """Convert a network's input, 3 I I, to pixels; if it was scaled per image, stretch it from its minimum to its maximum."""
     x = image.permute(1, 2, 0).double().numpy()  # 3 I I -> I I 3
     if isinstance(preprocessing.mean, str) or isinstance(preprocessing.std, str):
         x = (x - x.min()) / max(float(np.ptp(x)), 1e-12) * 255
@@ -139,10 +135,10 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, NDArray[Any]]:
 def _short(name: str, letters: int = 26, capitals: int = 18) -> str:
     name = legible(page_text(name))
     wide = sum(letter.isupper() or letter.isdigit() for letter in name) > len(name) / 2
-    return short(name, capitals if wide else letters, end=True)
+    return shorten(name, capitals if wide else letters, end=True)
 
 
-def _name(axes: Axes, table: Table, row: int) -> None:
-    alike: dict[str, Any] = {"transform": axes.transAxes, "parse_math": False}  # a `$` in a name is a `$`
-    axes.text(0, 1.13, _short(table.labels[table.targets[row]], 20, 16), fontsize=9.5, fontweight="bold", **alike)
-    axes.text(0, 1.025, _short(table.images[row]), fontsize=7.5, color="#555555", **alike)
+def _caption(axes: Axes, table: Table, row: int) -> None:
+    options: dict[str, Any] = {"transform": axes.transAxes, "parse_math": False}  # a `$` in a name is literal
+    axes.text(0, 1.13, _short(table.labels[table.targets[row]], 20, 16), fontsize=9.5, fontweight="bold", **options)
+    axes.text(0, 1.025, _short(table.images[row]), fontsize=7.5, color="#555555", **options)

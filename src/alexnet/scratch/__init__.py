@@ -1,4 +1,4 @@
-"""AlexNet by hand, in NumPy alone: the layers, forward and backward, and the network that they make. Start with layers.py."""
+"""AlexNet from scratch, in NumPy only: the layers, forward and backward, and the network. Start with layers.py."""
 
 from alexnet.scratch.layer import Layer
 from alexnet.scratch.layers import Conv2D, Dense, Flatten, MaxPooling2D

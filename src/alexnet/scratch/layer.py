@@ -1,4 +1,4 @@
-"""What all layers have in common."""
+"""The base class of all layers."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-Array = NDArray[Any]  # float32 or float64; all of a network in one of them
+Array = NDArray[Any]  # float32 or float64, the same in all of a network
 
 
 class Layer:
-    """What layers have in common: arrays by name, their gradients by the same names, and the memory of the last `forward`."""
+    """Base class of layers, with `parameters` and `gradients` by name; `forward` saves what `backward` needs."""
 
     def __init__(self) -> None:
         self.parameters: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
-        self._kept: tuple[Any, ...] | None = None
+        self._saved: tuple[Any, ...] | None = None
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """Return the layer's output for the input `x`."""
+        """Return the output for the input `x`."""
         raise NotImplementedError
 
     def backward(self, gradient: Array) -> Array:
-        """Return the gradient by the last input, given that by the last output."""
+        """Return the gradient of the loss by the last input, given the one by the last output."""
         raise NotImplementedError
 
-    def _recall(self) -> tuple[Any, ...]:
-        if self._kept is None:
-            raise ValueError(f"{type(self).__name__}: backward comes after forward, which keeps what it needs")
-        return self._kept
+    def _load(self) -> tuple[Any, ...]:
+        if self._saved is None:
+            raise ValueError(f"{type(self).__name__}: call forward before backward")
+        return self._saved
 
     def _images(self, x: Array) -> Array:
-        """Check the rank, and make one image H W C a batch of one."""
+        """Check the rank, and turn one image H W C into a batch of one."""
         if x.ndim not in (3, 4):
             shape = " x ".join(map(str, x.shape))
             raise ValueError(f"{type(self).__name__} takes images N x H x W x C, or one H x W x C, not {shape}")

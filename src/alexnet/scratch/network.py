@@ -1,4 +1,4 @@
-"""AlexNet as a list of layers, and the step that teaches it."""
+"""AlexNet as a list of layers, and its optimizer."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ KINDS: dict[str, type[Layer]] = {
     )
 }
 
-Facts = Iterable[Mapping[str, Any]]  # of each layer: its name in `KINDS` under "layer", and its settings
+Facts = Iterable[Mapping[str, Any]]  # for each layer its name in `KINDS`, under "layer", and its arguments
 
 
 def block(filters: int, kernel_size: int, *more: str, stride: int = 1, padding: str = "same") -> list[dict[str, Any]]:
-    """A convolution without bias, a ReLU, and perhaps `norm` and `pool` after it."""
+    """Return a convolution without bias, a ReLU, and optionally `norm` and `pool`."""
     after: dict[str, dict[str, Any]] = {
         "norm": {"layer": "LocalResponseNormalization"},
         "pool": {"layer": "MaxPooling2D", "pool_size": 3, "stride": 2},
@@ -35,11 +35,11 @@ def block(filters: int, kernel_size: int, *more: str, stride: int = 1, padding: 
 
 
 def hidden(units: int) -> list[dict[str, Any]]:
-    """A dense layer, a ReLU and dropout."""
+    """Return a dense layer, a ReLU and dropout."""
     return [{"layer": "Dense", "units": units}, {"layer": "ReLU"}, {"layer": "Dropout", "rate": 0.5}]
 
 
-# The network of the tutorial that builds it by hand: 227x227x3 -> 55 -> 27 -> 13 -> 6 pixels a side -> 1000 classes.
+# The network that tutorial 000 builds in NumPy: 227x227x3 -> 55 -> 27 -> 13 -> 6 pixels per side -> 1000 classes.
 SCRATCH: tuple[dict[str, Any], ...] = (
     *block(96, 11, "norm", "pool", stride=4, padding="valid"),
     *block(256, 5, "norm", "pool"),
@@ -54,14 +54,14 @@ SCRATCH: tuple[dict[str, Any], ...] = (
 
 
 class AlexNet:
-    """A network of layers one after the other, ending in the classes' scores (logits).
+    """A sequence of layers that ends in logits.
 
     Args:
-        facts: a row a layer, such as `{"layer": "Conv2D", "filters": 96, "kernel_size": 11, "stride": 4}`.
-        seed: of the first weights, and of dropout.
+        facts: one mapping per layer, such as `{"layer": "Conv2D", "filters": 96, "kernel_size": 11, "stride": 4}`.
+        seed: seed of the initial weights and of dropout.
 
     Raises:
-        ValueError: a layer that there is not.
+        ValueError: no such layer.
     """
 
     def __init__(self, facts: Facts = SCRATCH, seed: int = 0) -> None:
@@ -75,14 +75,14 @@ class AlexNet:
             self.layers.append(KINDS[fact["layer"]](**settings))
 
     def forward(self, images: Array, training: bool = False) -> Array:
-        """N H W C -> N classes: the scores before the softmax."""
+        """N H W C -> N classes: the logits."""
         x = images
         for layer in self.layers:
             x = layer.forward(x, training)
         return x
 
     def backward(self, gradient: Array) -> Array:
-        """Take the gradient by the scores back to the images; every layer then has those of its parameters."""
+        """Backpropagate the gradient by the logits; fill the gradients of all layers, and return the one by the images."""
         for layer in reversed(self.layers):
             gradient = layer.backward(gradient)
         return gradient
@@ -92,14 +92,14 @@ class AlexNet:
         return Softmax().forward(self.forward(images))
 
     def learn(self, images: Array, targets: NDArray[np.int64], optimizer: SGD) -> float:
-        """Take one step on a batch, N H W C and N; return the loss before it."""
+        """Take one training step on a batch, N H W C and N classes; return the loss before it."""
         loss, gradient = cross_entropy(self.forward(images, training=True), targets)
         self.backward(gradient)
         optimizer.step(self.layers)
         return loss
 
     def summary(self, shape: tuple[int, int, int] = (227, 227, 3)) -> list[tuple[str, tuple[int, ...], int]]:
-        """Return each layer's name, the shape of its output for one image H W C, and its number of parameters."""
+        """Return each layer's name, output shape for one image H W C, and number of parameters."""
         x, rows = np.zeros((1, *shape), np.float32), list[tuple[str, tuple[int, ...], int]]()
         for layer in self.layers:
             x = layer.forward(x)
@@ -108,7 +108,7 @@ class AlexNet:
 
 
 class SGD:
-    """Stochastic gradient descent: the velocity keeps a part of the last step, and weights decay (paper, section 5).
+    """Stochastic gradient descent with momentum and weight decay (paper, section 5).
 
     v = momentum * v - decay * rate * w - rate * dL/dw,   w = w + v
     """
@@ -117,9 +117,9 @@ class SGD:
         self.rate, self.momentum, self.decay = rate, momentum, decay
         self._velocity: dict[tuple[int, str], Array] = {}
 
-    def step(self, moved: Iterable[Layer]) -> None:
-        """Move the parameters of layers by their gradients."""
-        for number, layer in enumerate(moved):
+    def step(self, layers: Iterable[Layer]) -> None:
+        """Update the parameters of layers with their gradients."""
+        for number, layer in enumerate(layers):
             for name, gradient in layer.gradients.items():
                 weight = layer.parameters[name]
                 velocity = self._velocity.setdefault((number, name), np.zeros_like(weight))

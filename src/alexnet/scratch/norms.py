@@ -1,4 +1,4 @@
-"""Layers that normalise, forward and backward, in NumPy: over channels, within maps, over the batch."""
+"""Normalisation layers in NumPy, forward and backward: across channels, within maps, over the batch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from alexnet.scratch.layer import Array, Layer
 
 
 class LocalResponseNormalization(Layer):
-    """Neighbouring channels inhibit each other: a loud one makes those beside it quieter.
+    """Local response normalisation: a channel with large values suppresses its neighbours.
 
     b[c] = a[c] / (k + alpha * sum over |d - c| <= R // 2 of a[d] ** 2) ** beta                      (paper, section 3.3)
 
-    `depth_radius` R counts the channels of the whole window here (5 in the text), and `alpha` is not divided by it; the window
-    is cut off at the first and the last channel, or those of its group. The paper gained 1.4 % top-1 by it.
+    `depth_radius` R is the number of channels of the whole window (5 in the paper), and `alpha` is not divided by it. The
+    window is clipped at the first and last channel of its group. It improved the paper's top-1 error by 1.4 %.
     """
 
     def __init__(
@@ -23,18 +23,18 @@ class LocalResponseNormalization(Layer):
         self.reach, self.bias, self.alpha, self.beta, self.groups = depth_radius // 2, bias, alpha, beta, groups
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """N H W C or H W C; the same shape out."""
+        """N H W C or H W C; keeps the shape."""
         self._images(x)
         if x.shape[-1] % self.groups:
-            raise ValueError(f"LocalResponseNormalization: {x.shape[-1]} channels do not divide by {self.groups} groups")
+            raise ValueError(f"LocalResponseNormalization: {x.shape[-1]} channels are not divisible by {self.groups} groups")
         scale = self.bias + self.alpha * self._sum(x * x)
-        self._kept = (x, scale)
+        self._saved = (x, scale)
         y: Array = x * scale**-self.beta
         return y
 
     def backward(self, gradient: Array) -> Array:
-        """A value acts on its own output, and on the scale of all outputs whose window it lies in."""
-        x, scale = self._recall()
+        """Add the gradient through a value's own output and through the scale of all windows that contain it."""
+        x, scale = self._load()
         shared = self._sum(gradient * x * scale ** (-self.beta - 1))
         back: Array = gradient * scale**-self.beta - 2 * self.alpha * self.beta * x * shared
         return back
@@ -45,7 +45,7 @@ class LocalResponseNormalization(Layer):
 
 
 class MapNormalization(LocalResponseNormalization):
-    """The same, but the window is size x size pixels of the same map (`type=rnorm` in the 2012 source)."""
+    """Local response normalisation over size x size pixels of the same map (`type=rnorm` in the 2012 source)."""
 
     def __init__(self, size: int = 5, bias: float = 1.0, alpha: float = 0.001 / 25, beta: float = 0.75) -> None:
         super().__init__(size, bias, alpha, beta)
@@ -55,11 +55,12 @@ class MapNormalization(LocalResponseNormalization):
 
 
 class BatchNormalization(Layer):
-    """Each channel to mean 0 and variance 1 over the batch, then to a scale and a shift that are learned.
+    """Batch normalisation: scale each channel to mean 0 and variance 1 over the batch, then by a learned scale and shift.
 
     y = gamma * (x - mean) / sqrt(variance + epsilon) + beta                               (Ioffe, Szegedy 2015; tutorials)
 
-    In training mean and variance are the batch's, which moving averages follow; afterwards they are those. Keras' constants.
+    Training uses the mean and variance of the batch and updates their moving averages, which are used otherwise. The constants
+    are Keras' defaults.
     """
 
     def __init__(self, epsilon: float = 1e-3, momentum: float = 0.99) -> None:
@@ -68,7 +69,7 @@ class BatchNormalization(Layer):
         self.moving: dict[str, Array] = {}  # mean and variance, for use after training
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """N H W C or N units; the same shape out."""
+        """N H W C or N units; keeps the shape."""
         if x.ndim not in (2, 4):
             raise ValueError(f"BatchNormalization takes N x H x W x C or N x units, not {' x '.join(map(str, x.shape))}")
         channels, axes = x.shape[-1], tuple(range(x.ndim - 1))
@@ -81,13 +82,13 @@ class BatchNormalization(Layer):
                 self.moving[name] = self.momentum * self.moving[name] + (1 - self.momentum) * value
         inverse = 1 / np.sqrt(variance + self.epsilon)
         normal = (x - mean) * inverse
-        self._kept = (normal, inverse, training)
+        self._saved = (normal, inverse, training)
         y: Array = self.parameters["gamma"] * normal + self.parameters["beta"]
         return y
 
     def backward(self, gradient: Array) -> Array:
-        """Each value moves the batch's mean and variance too, so what all share is taken off."""
-        normal, inverse, training = self._recall()
+        """In training, include the gradient through the mean and variance of the batch."""
+        normal, inverse, training = self._load()
         axes = tuple(range(gradient.ndim - 1))
         self.gradients = {"gamma": (gradient * normal).sum(axes), "beta": gradient.sum(axes)}
         scaled = self.parameters["gamma"] * inverse
@@ -100,7 +101,7 @@ class BatchNormalization(Layer):
 
 
 def _moving_sum(values: Array, reach: int, axis: int) -> Array:
-    """Return for each value the sum of itself and `reach` neighbours on both sides, as far as there are any."""
+    """Return for each value the sum of itself and up to `reach` neighbours on both sides."""
     moved = np.moveaxis(values, axis, -1)
     total = moved.copy()
     for distance in range(1, min(reach, moved.shape[-1] - 1) + 1):

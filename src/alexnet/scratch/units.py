@@ -1,4 +1,4 @@
-"""Layers that act on each unit alone, forward and backward, in NumPy; softmax and the loss."""
+"""Elementwise layers in NumPy, forward and backward; softmax and the loss."""
 
 from __future__ import annotations
 
@@ -11,96 +11,96 @@ from alexnet.scratch.layer import Array, Layer
 
 
 class ReLU(Layer):
-    """max(0, x): its slope is 1 however large x is, where tanh has gone flat; six times faster to learn (section 3.1)."""
+    """max(0, x). It does not saturate for large x: in the paper, training is six times faster than with tanh (section 3.1)."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Any shape."""
-        self._kept = (x > 0,)
+        self._saved = (x > 0,)
         y: Array = np.maximum(x, 0)
         return y
 
     def backward(self, gradient: Array) -> Array:
-        """Through where the input was above 0."""
-        (above,) = self._recall()
-        back: Array = gradient * above
+        """Pass the gradient where the input was positive."""
+        (positive,) = self._load()
+        back: Array = gradient * positive
         return back
 
 
 class Tanh(Layer):
-    """The hyperbolic tangent, what was usual before: it saturates at -1 and 1, and its slope 1 - y ** 2 goes to 0."""
+    """The hyperbolic tangent, the usual activation before ReLU. Near -1 and 1 it saturates: its slope 1 - y ** 2 goes to 0."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Any shape."""
         y: Array = np.tanh(x)
-        self._kept = (y,)
+        self._saved = (y,)
         return y
 
     def backward(self, gradient: Array) -> Array:
-        """Times the slope."""
-        (y,) = self._recall()
+        """Multiply the gradient by the slope."""
+        (y,) = self._load()
         back: Array = gradient * (1 - y * y)
         return back
 
 
 class Dropout(Layer):
-    """In training each unit is left out with probability `rate`, so that none can lean on another (paper, section 4.2).
+    """Dropout: in training, set each unit to 0 with probability `rate`, so that units do not co-adapt (paper, section 4.2).
 
-    Afterwards all units are there, and the outputs would be too large: either they are multiplied by 1 - rate then, as in 2012
-    (`scales="testing"`), or divided by it in training, as all do today. Both are the same on average.
+    To keep the expected output, either divide by 1 - rate in training, as usual today, or multiply by 1 - rate in testing, as
+    in 2012 (`scales="testing"`).
     """
 
     def __init__(
         self, rate: float = 0.5, scales: Literal["training", "testing"] = "training", seed: int | list[int] = 0
     ) -> None:
         super().__init__()
-        self.rate, self.scales, self._chance = rate, scales, np.random.default_rng(seed)
+        self.rate, self.scales, self._rng = rate, scales, np.random.default_rng(seed)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Any shape."""
-        today = self.scales == "training"
-        factor: Any = 1.0 if today else 1 - self.rate
+        scale_in_training = self.scales == "training"
+        factor: Any = 1.0 if scale_in_training else 1 - self.rate
         if training:
-            factor = (self._chance.random(x.shape) >= self.rate).astype(x.dtype)
-            factor = factor / (1 - self.rate) if today else factor
-        self._kept = (factor,)
+            factor = (self._rng.random(x.shape) >= self.rate).astype(x.dtype)
+            factor = factor / (1 - self.rate) if scale_in_training else factor
+        self._saved = (factor,)
         y: Array = (x * factor).astype(x.dtype)
         return y
 
     def backward(self, gradient: Array) -> Array:
-        """Through the units that were there."""
-        (factor,) = self._recall()
+        """Pass the gradient through the units that were kept."""
+        (factor,) = self._load()
         back: Array = (gradient * factor).astype(gradient.dtype)
         return back
 
 
 class Softmax(Layer):
-    """Scores to probabilities: p[k] = exp(z[k]) / sum over j of exp(z[j]) (paper, section 3.5)."""
+    """Softmax, from logits to probabilities: p[k] = exp(z[k]) / sum over j of exp(z[j]) (paper, section 3.5)."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """N classes; the same shape out, rows that sum to 1."""
-        raised = np.exp(x - x.max(-1, keepdims=True))  # the same, and nothing overflows
-        y: Array = raised / raised.sum(-1, keepdims=True)
-        self._kept = (y,)
+        """N classes; keeps the shape, and rows sum to 1."""
+        exponentials = np.exp(x - x.max(-1, keepdims=True))  # subtracting the maximum avoids overflow
+        y: Array = exponentials / exponentials.sum(-1, keepdims=True)
+        self._saved = (y,)
         return y
 
     def backward(self, gradient: Array) -> Array:
         """dL/dz[k] = p[k] * (g[k] - sum over j of g[j] p[j])."""
-        (y,) = self._recall()
+        (y,) = self._load()
         back: Array = y * (gradient - (gradient * y).sum(-1, keepdims=True))
         return back
 
 
 def cross_entropy(logits: Array, targets: NDArray[np.int64]) -> tuple[float, Array]:
-    """Return the mean of -log p[target] after a softmax, and its gradient by the logits: (p - one-hot) / N.
+    """Return the mean of -log p[target] after a softmax, and its gradient by the logits, (p - one-hot) / N.
 
-    Softmax and logarithm together: a probability may be too small for a float, its logarithm is not.
+    The logarithm of the softmax is computed directly, as probabilities may underflow.
 
     Args:
         logits: N x classes.
-        targets: N, from 0 on.
+        targets: N classes, counted from 0.
 
     Raises:
-        ValueError: shapes that do not fit, or a target that is no class.
+        ValueError: shapes do not match, or a target is out of range.
     """
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
         raise ValueError(f"cross_entropy takes logits N x classes and N targets, not {logits.shape} and {targets.shape}")

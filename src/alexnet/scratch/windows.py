@@ -1,4 +1,4 @@
-"""Windows that slide over images, and the zeros around: what convolution and pooling share."""
+"""Sliding windows and padding, for convolution and pooling."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from alexnet.scratch.layer import Array
 
-Padding = Literal["valid", "same"] | int | tuple[int, int]  # zeros on both sides, or before and after
-BLOCK = 1 << 23  # values of windows that are copied at a time: bounds the memory of a convolution
+Padding = Literal["valid", "same"] | int | tuple[int, int]  # a number of zeros on both sides, or (before, after)
+BLOCK = 1 << 23  # values of windows to copy at a time, which limits the memory of a convolution
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return height and width, of a square if there is one number."""
+    """Return (height, width); one number means a square."""
     return (size, size) if isinstance(size, int) else size
 
 
 def _sides(padding: Padding, kernel: int) -> tuple[int, int]:
-    """Return the zeros before and after an axis; `same` is (K - 1) // 2 on both sides."""
+    """Return the number of zeros before and after an axis; `same` is (K - 1) // 2 on both sides."""
     if isinstance(padding, tuple):
         return padding
     size = {"valid": 0, "same": (kernel - 1) // 2}[padding] if isinstance(padding, str) else padding
@@ -28,19 +28,19 @@ def _sides(padding: Padding, kernel: int) -> tuple[int, int]:
 
 
 def pad(images: Array, padding: Padding, kernel: tuple[int, int]) -> Array:
-    """Put zeros around images, N H W C."""
+    """Pad images, N H W C, with zeros."""
     sides = (_sides(padding, kernel[0]), _sides(padding, kernel[1]))
     return np.pad(images, ((0, 0), *sides, (0, 0))) if any(map(any, sides)) else images
 
 
 def unpad(padded: Array, padding: Padding, kernel: tuple[int, int], shape: tuple[int, ...]) -> Array:
-    """Cut the images of `shape` out again."""
+    """Remove the padding from images of `shape`."""
     (top, _), (left, _) = _sides(padding, kernel[0]), _sides(padding, kernel[1])
     return padded[:, top : top + shape[1], left : left + shape[2]]
 
 
-def places(padded: Array, kernel: tuple[int, int], stride: tuple[int, int], name: str) -> tuple[int, int]:
-    """Return how many windows fit below each other and side by side: (W + 2P - K) / S + 1, rounded down."""
+def output_size(padded: Array, kernel: tuple[int, int], stride: tuple[int, int], name: str) -> tuple[int, int]:
+    """Return the number of windows that fit vertically and horizontally: (W + 2P - K) / S + 1, rounded down."""
     height, width = padded.shape[1:3]
     if kernel[0] > height or kernel[1] > width:
         raise ValueError(
@@ -50,9 +50,9 @@ def places(padded: Array, kernel: tuple[int, int], stride: tuple[int, int], name
 
 
 def windows(images: Array, kernel: tuple[int, int], stride: tuple[int, int]) -> Iterator[tuple[slice, Array]]:
-    """Yield a few images at a time with their windows: a row for each place, K * K * C values, copied from a strided view."""
+    """Yield the windows of a few images at a time, one per row with K * K * C values, copied from a strided view."""
     count, height, width, channels = images.shape
-    # A row of a window lies in one piece in memory, so it is taken as one axis of K * C values.
+    # A row of a window is contiguous in memory, so it is treated as one axis of K * C values.
     flat = np.ascontiguousarray(images).reshape(count, height, width * channels)
     view = sliding_window_view(flat, (kernel[0], kernel[1] * channels), axis=(1, 2))
     view = view[:, :: stride[0], :: stride[1] * channels]
@@ -65,7 +65,7 @@ def windows(images: Array, kernel: tuple[int, int], stride: tuple[int, int]) -> 
 def shifts(
     kernel: tuple[int, int], stride: tuple[int, int], shape: tuple[int, ...]
 ) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
-    """Yield each place (u, v) in a window, and the rows and columns of all pixels that lie there in some window."""
+    """Yield each position (u, v) in a window, with the rows and columns of the pixels at that position in all windows."""
     for u in range(kernel[0]):
         for v in range(kernel[1]):
             rows = slice(u, u + stride[0] * (shape[1] - 1) + 1, stride[0])

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from alexnet import fonts
-from alexnet.data.decode_pool import Source, decoded
+from alexnet.data.decode_pool import Source, decode_all
 from alexnet.errors import ImageError, printable
 from alexnet.files import MADE_BY, write_output
 from alexnet.inference.predict import source_name
@@ -43,7 +43,7 @@ def write_sheet(path: Path, sources: Sequence[Source], answers: Sequence[dict[st
     cells = [(row, column) for row, (_, near) in enumerate(rows) for column in range(len(near) + 1)]
     shown: list[Source] = [s for source, near in rows for s in (source, *(Path(n["image"]) for n in near))]
     settings: dict[str, Any] = {"cache_size": SIDE, "fit": "crop", "filter": "bicubic", "reduced_decode": True}
-    with closing(decoded("pixels", shown, os.cpu_count() or 1, **settings)) as tiles:
+    with closing(decode_all("pixels", shown, os.cpu_count() or 1, **settings)) as tiles:
         for (row, column), (source, tile) in zip(cells, tiles, strict=True):
             x, y = GAP + column * step + (APART if column else 0), GAP + row * (step + LABEL)
             picture = MISSING if isinstance(tile, ImageError) else Image.fromarray(tile.pixels)
@@ -62,13 +62,13 @@ def _write_name(draw: ImageDraw.ImageDraw, x: int, y: int, source: Source) -> No
         while _length(f"{name}…") > SIDE:
             name = name[:-1]
         name = f"{name}…"
-    for path, part in fonts.runs(name):
+    for path, part in fonts.font_runs(name):
         draw.text((x, y + BASELINE), part, TEXT, _font(path), anchor="ls")
         x += round(_font(path).getlength(part))
 
 
 def _length(name: str) -> float:
-    return sum(_font(path).getlength(part) for path, part in fonts.runs(name))
+    return sum(_font(path).getlength(part) for path, part in fonts.font_runs(name))
 
 
 @cache

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from alexnet.errors import RunError, error_reason
-from alexnet.files import read_json, unwritable, write
+from alexnet.files import read_json, write, write_error
 from alexnet.search import hashing
 
 CATALOGUE, CODES, BINARY, CODER = "search.json", "codes.f32", "binary.u8", "coder.safetensors"
@@ -114,7 +114,7 @@ class Index:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise unwritable(path, error) from error
+            raise write_error(path, error) from error
         return {name: zlib.crc32(rows.data, self.crc32.get(name, 0))}
 
     def _commit(self, **changes: Any) -> Index:

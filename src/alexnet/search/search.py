@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from alexnet.data.decode_pool import Source
 from alexnet.data.scan import visible_files
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, error_reason
-from alexnet.files import expanded, locked, read_json, remove_leftovers
+from alexnet.files import expand_user, hold_lock, read_json, remove_leftovers
 from alexnet.inference.features import batch_activations, stream_features
 from alexnet.inference.predict import source_name
 from alexnet.network.alexnet import AlexNet
@@ -58,7 +58,7 @@ def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, 
     faiss()
     if bits is not None and (bits < 8 or bits % 8):
         raise AlexNetError(f"short codes of {bits} bits cannot be stored: take a multiple of 8, such as {BITS}")
-    folder = Path(os.path.abspath(expanded(folder)))
+    folder = Path(os.path.abspath(expand_user(folder)))
     if not folder.exists():
         raise DataError(f"no image to index: no such folder {folder}")
     current, skipped, added = _entries(folder), list[dict[str, str]](), 0
@@ -196,7 +196,7 @@ def locked_index(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write {folder}: {error_reason(error)}") from error
-    with locked(folder / LOCK, f"another process is adding to {folder}: wait until it is done"):
+    with hold_lock(folder / LOCK, f"another process is adding to {folder}: wait until it is done"):
         remove_leftovers(folder, f"{CATALOGUE}.*.part")
         if (folder / CATALOGUE).exists() and read_json(folder / CATALOGUE).get("version") == 1:
             say(f"{folder} was written by an earlier version of alexnet: it is built anew")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 from starlette.exceptions import HTTPException
 
-from alexnet.data.decode_pool import answer_one
+from alexnet.data.decode_pool import decode_one
 from alexnet.data.preprocessing import PixelArray, fit_image
 from alexnet.errors import ImageError, printable
 from alexnet.explain.attribution import explained, shares, strongest
@@ -73,7 +73,7 @@ class Engine:
 
     async def _decode(self, content: bytes) -> PixelArray | ImageError:
         def decode() -> PixelArray | ImageError:
-            answer = answer_one("pixels", content, preprocessing.decode_options())
+            answer = decode_one("pixels", content, preprocessing.decode_options())
             return answer if isinstance(answer, ImageError) else fit_image(answer.pixels, preprocessing)
 
         preprocessing = self._config.preprocessing

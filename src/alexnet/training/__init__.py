@@ -1,1 +1,1 @@
-"""Makes a run."""
+"""Training: from a recipe to a run folder."""

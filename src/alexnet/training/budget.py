@@ -1,8 +1,8 @@
-"""How far a training is, and when it is over: by its epochs, or by the clock where the recipe names minutes.
+"""The progress of a training, and when it is over: by its epochs, or by the clock if the recipe sets `train.minutes`.
 
-By the clock, the progress is decided once before each step and written to `journal.txt`, a line a step: learning rate, input
-size and end follow from it. A run that was killed repeats its steps since the last checkpoint with the progress that the
-journal has for them, and only then looks at the clock again.
+By the clock, the progress is measured once before each step and written to `journal.txt`, a line per step. Learning rate, input
+size and the end follow from it. A killed run repeats the steps since its last checkpoint with the progress in the journal, and
+then reads the clock again; so it takes the same steps.
 """
 
 from __future__ import annotations
@@ -18,76 +18,74 @@ from alexnet.recipe import Train
 from alexnet.training.checkpoint import TrainingState
 from alexnet.training.distributed import ProcessGroup
 
-WARM_UP_STEPS = 3  # they also find places in memory and plans of their operations
-EVALUATION_COST = 0.4  # of the time of a training step, by image
+WARM_UP_STEPS = 3  # slower ones, which also allocate memory and plan operations
+EVALUATION_COST = 0.4  # seconds to evaluate an image, as a fraction of those to train on it
 
 
 class Budget:
-    """What a training may take. Processes that train together call it alike and get the same answers.
+    """The epochs or minutes of a training. All processes make the same calls and get the same results.
 
     Attributes:
-        started: the `time.monotonic()` that the training's seconds count from, those of earlier sessions too.
+        started: `time.monotonic()` at the start of the training, moved back by the time of earlier sessions.
     """
 
     def __init__(self, train: Train, steps: int, evaluated: int, journal: Path, started: float, group: ProcessGroup) -> None:
-        """`steps` are those of an epoch; by the clock, the training ends by evaluating `evaluated` images once more."""
+        """`steps` are those of an epoch; by the clock, time is reserved to evaluate `evaluated` images at the end."""
         self.started = started
         self._steps, self._epochs, self._group = steps, train.epochs, group
         self._by_clock = train.minutes is not None
-        self._clock: Clock | None = None  # of the main process
+        self._clock: Clock | None = None  # in the main process
         if train.minutes is not None and group.is_main:
             self._clock = Clock(train.minutes, evaluated, started, journal)
         self._clock_progress = 0.0
-        self._began = (0.0, 0.0)  # when this session began, and the progress then
+        self._session_start = (0.0, 0.0)  # time and progress
 
     def add_elapsed(self, seconds: float) -> None:
-        """Count the seconds of earlier sessions too."""
+        """Add the seconds of earlier sessions."""
         self.started -= seconds
         if self._clock is not None:
             self._clock.started = self.started
 
     def begin(self, state: TrainingState) -> None:
-        """Note that the first step of this session is next."""
+        """Begin the session, just before its first step."""
         if state.setup_seconds is None:
             state.setup_seconds = time.monotonic() - self.started
         if self._clock is not None:
             self._clock.setup_seconds = state.setup_seconds
-        self._began = (time.monotonic(), self.progress(state))
+        self._session_start = (time.monotonic(), self.progress(state))
 
     def progress(self, state: TrainingState, into_step: float = 0.0) -> float:
-        """Return how much of the training is done, from 0 to 1; by the clock, before the current step."""
+        """Return the fraction of the training that is done, from 0 to 1.
+
+        `into_step` is the part of the current step to count as done; by the clock, it is ignored.
+        """
         if self._by_clock:
             return self._clock_progress
         return (self._steps_done(state) + into_step) / (self._epochs * self._steps)
 
     def is_over(self, state: TrainingState) -> bool:
-        """Tell whether nothing is left to do; by the clock, that is decided here, once for each step."""
+        """Return whether the training is over. By the clock, this sets the progress of the current step."""
         if self._clock is not None:
-            self._clock.decide(self._steps_done(state))
-            self._clock_progress = self._clock.progress
+            self._clock_progress = self._clock.progress_at(self._steps_done(state))
         if self._by_clock:
             self._clock_progress = self._group.broadcast_number(self._clock_progress)
         return state.stopped_early or self.progress(state) >= 1.0
 
     def seconds_left(self, state: TrainingState) -> float:
-        """Estimate how long the rest takes."""
+        """Estimate the time left."""
         if self._clock is not None:
             return self._clock.seconds_left
-        began, before = self._began
+        began, first_progress = self._session_start
         progress = self.progress(state)
-        return (time.monotonic() - began) * (1 - progress) / max(progress - before, 1e-9)
+        return (time.monotonic() - began) * (1 - progress) / max(progress - first_progress, 1e-9)
 
     def record_step(self, images: int) -> None:
-        """Count a step on so many images, for the clock's pace."""
+        """Record a step on `images` images, from which the clock measures its pace."""
         if self._clock is not None:
             self._clock.record_step(images)
 
     def flush(self) -> None:
-        """Write to disk what was decided, before a checkpoint that counts on it.
-
-        Raises:
-            RunError: it cannot be written.
-        """
+        """Flush the journal to disk, before a checkpoint that relies on it."""
         if self._clock is not None:
             self._clock.flush()
 
@@ -96,24 +94,23 @@ class Budget:
 
 
 class Clock:
-    """The time of a training of so many `minutes`, which ends by evaluating `images` once more.
+    """The clock of a training of `minutes`, which ends by evaluating `evaluated` images.
 
     Attributes:
-        progress: of the training before the current step, 0 to 1.
-        started: the `time.monotonic()` that the minutes count from.
-        setup_seconds: from there to the first step: decoding and the like.
+        started: `time.monotonic()` from which the minutes count.
+        setup_seconds: from there to the first step.
     """
 
-    def __init__(self, minutes: float, images: int, started: float, journal: Path) -> None:
-        """Open the `journal`; it may hold the lines of an earlier session, and a last line that was cut off.
+    def __init__(self, minutes: float, evaluated: int, started: float, journal: Path) -> None:
+        """Open the journal, which may hold the lines of earlier sessions, the last one cut off.
 
         Raises:
-            RunError: it cannot be read or written.
+            RunError: the journal cannot be read or written.
         """
-        self.seconds, self.started, self.setup_seconds, self.progress = minutes * 60, started, 0.0, 0.0
-        self._evaluated, self._path = images, journal
+        self.seconds, self.started, self.setup_seconds = minutes * 60, started, 0.0
+        self._evaluated, self._path = evaluated, journal
         self._steps = self._images = 0  # of this session
-        self._warm: tuple[float, int] | None = None  # when the warm-up was over, and the images of it
+        self._warmed_up: tuple[float, int] | None = None  # time and images at the end of the warm-up
         try:
             journal.touch()
             self._journal = read_journal(journal.read_bytes())
@@ -123,40 +120,31 @@ class Clock:
         except OSError as error:
             raise RunError(f"cannot write {journal}: {error_reason(error)}") from error
 
-    def decide(self, step: int) -> None:
-        """Set the progress before `step`, counted from 0: from the journal, or by the clock, and then it is written down.
+    def progress_at(self, step: int) -> float:
+        """Return the progress before `step`, counted from 0. If the journal lacks it, read the clock and append it.
 
         Raises:
             RunError: the journal cannot be written.
         """
-        if step >= len(self._journal) and not self.is_over:
-            last = self._journal[-1] if self._journal else 0.0
-            missing = step - len(self._journal)  # of a journal that was cut before a checkpoint: never asked for
-            self._write([last] * missing + [max(last, self._by_time())])
-        self.progress = self._journal[min(step, len(self._journal) - 1)]
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the end was decided."""
-        return bool(self._journal) and self._journal[-1] >= 1.0
+        last = self._journal[-1] if self._journal else 0.0
+        if step >= len(self._journal) and last < 1.0:
+            missing = step - len(self._journal)  # lines that a damaged journal lacks; they are never read
+            self._write([last] * missing + [max(last, self._elapsed_fraction())])
+        return self._journal[min(step, len(self._journal) - 1)]
 
     @property
     def seconds_left(self) -> float:
-        """Until the minutes are over."""
+        """The time until the minutes are over."""
         return self.seconds - (time.monotonic() - self.started)
 
     def record_step(self, images: int) -> None:
-        """Count a step on so many images, for the pace."""
+        """Record a step on `images` images, to measure the pace."""
         self._steps, self._images = self._steps + 1, self._images + images
         if self._steps == WARM_UP_STEPS:
-            self._warm = (time.monotonic(), self._images)
+            self._warmed_up = (time.monotonic(), self._images)
 
     def flush(self) -> None:
-        """Flush the journal to disk, before a checkpoint that counts on it.
-
-        Raises:
-            RunError: it cannot be written.
-        """
+        """Flush the journal to disk."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -170,21 +158,21 @@ class Clock:
         except OSError as error:
             raise RunError(f"cannot write {self._path}: {error_reason(error)}") from error
 
-    def _by_time(self) -> float:
-        whole = self.seconds - self._reserve() - self.setup_seconds
-        return min(1.0, max(0.0, time.monotonic() - self.started - self.setup_seconds) / max(1.0, whole))
+    def _elapsed_fraction(self) -> float:
+        available = self.seconds - self._evaluation_seconds() - self.setup_seconds
+        return min(1.0, max(0.0, time.monotonic() - self.started - self.setup_seconds) / max(1.0, available))
 
-    def _reserve(self) -> float:
-        """Return the seconds to keep for evaluating at the end, by this session's pace without its warm-up; at most half."""
+    def _evaluation_seconds(self) -> float:
+        """Estimate the final evaluation's time from the pace of this session after its warm-up; at most half of all time."""
         pace = 0.0
-        if self._warm is not None and self._steps > WARM_UP_STEPS:
-            began, images = self._warm
+        if self._warmed_up is not None and self._steps > WARM_UP_STEPS:
+            began, images = self._warmed_up
             pace = (time.monotonic() - began) / max(1, self._images - images)
         return min(3.0 + EVALUATION_COST * pace * self._evaluated, self.seconds / 2)
 
 
 def read_journal(content: bytes) -> list[float]:
-    """Return the numbers of a journal up to the first line that is cut off or cannot follow."""
+    """Return the numbers in a journal, up to the first line that is cut off, out of range or out of order."""
     values: list[float] = []
     for line in content.split(b"\n")[:-1]:
         try:

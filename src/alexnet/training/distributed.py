@@ -1,13 +1,18 @@
-"""The processes that train together: who they are, and what they tell each other.
+"""Processes that train together: starting them, their group, and its collectives.
 
-`torchrun` starts them and names them in the environment. Without it a process is alone, and everything here is free.
+`torchrun`, or `launch` here, starts them and sets their environment. A process on its own is a group of one, whose collectives
+return their arguments.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
-from collections.abc import Iterator
+import signal
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,171 +26,210 @@ from torch.distributed.rendezvous import rendezvous
 
 from alexnet.data.batches import shard_bounds
 from alexnet.errors import AlexNetError
-from alexnet.progress import silence
+from alexnet.progress import disable_output
 
-PATIENCE = timedelta(days=1)  # for one that decodes a large dataset; where one dies, the others' connections end at once
+TIMEOUT = timedelta(days=1)  # decoding a large dataset takes long; if a process dies, the others fail at once anyway
+SECONDS_TO_SAVE = 120  # after a signal, before a process is killed
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Process `rank` of `world_size`, the `local`-th on its machine.
+    """Process `rank` of `world_size`, and `local_rank` on its machine.
 
-    `restarts` counts how often torchrun began all of them anew, at most `limit` times.
+    `restarts` is how often torchrun has restarted the processes, at most `max_restarts` times.
     """
 
     rank: int = 0
     world_size: int = 1
-    local: int = 0
+    local_rank: int = 0
     restarts: int = 0
-    limit: int = 0
+    max_restarts: int = 0
 
     @property
     def is_main(self) -> bool:
-        """Whether it is the one that writes and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, *numbers: float) -> list[float]:
         """Return each number summed over the processes, in float64."""
         if self.world_size == 1:
             return list(numbers)
-        result = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(result)
-        return result.tolist()
+        totals = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(totals)
+        return totals.tolist()
 
     def broadcast_number(self, number: float) -> float:
-        """Return the first process's number."""
+        """Return the main process's number."""
         return self.sum(number if self.is_main else 0.0)[0]
 
     def broadcast(self, item: Any) -> Any:
-        """Return what the first process has in `item`, text or what JSON holds."""
-        things = [item]
+        """Return the main process's `item`: text, or anything that JSON can hold."""
+        items = [item]
         if self.world_size > 1:
-            dist.broadcast_object_list(things)
-        return things[0]
+            dist.broadcast_object_list(items)
+        return items[0]
 
     def broadcast_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the first process's tensors, on the CPU."""
+        """Return the main process's tensors, on the CPU."""
         if self.world_size == 1:
             return tensors
-        kinds = self.broadcast({name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()})
-        result = {}
-        for name, (shape, dtype) in kinds.items():
-            result[name] = tensors[name].cpu().contiguous() if self.is_main else torch.empty(shape, dtype=dtype)
-            dist.broadcast(result[name], 0)
-        return result
+        specs = self.broadcast({name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()})
+        received = {}
+        for name, (shape, dtype) in specs.items():
+            received[name] = tensors[name].cpu().contiguous() if self.is_main else torch.empty(shape, dtype=dtype)
+            dist.broadcast(received[name], 0)
+        return received
 
     @contextmanager
     def local_main_first(self) -> Iterator[None]:
-        """On each machine let one process go first: it decodes into the cache that the others then find."""
-        if self.world_size > 1 and self.local:
+        """Run the block in one process per machine first, so that the others find what it cached."""
+        if self.world_size > 1 and self.local_rank:
             dist.barrier()
         yield
-        if self.world_size > 1 and not self.local:
+        if self.world_size > 1 and not self.local_rank:
             dist.barrier()
 
     def shard_slice(self, total: int) -> slice:
-        """Return which of `total` rows or units are this process's."""
+        """Return the slice of `total` rows or units that belongs to this process."""
         return slice(*shard_bounds([(0, total)], self.rank, self.world_size)[0])
 
     def shard(self, whole: Tensor, dim: int) -> Tensor:
-        """Return this process's part of a tensor along `dim`, a view."""
-        mine = self.shard_slice(whole.shape[dim])
-        return whole.narrow(dim, mine.start, mine.stop - mine.start)
+        """Return this process's shard of a tensor along `dim`, as a view."""
+        part = self.shard_slice(whole.shape[dim])
+        return whole.narrow(dim, part.start, part.stop - part.start)
 
     def gather(self, part: Tensor, dim: int, total: int) -> Tensor:
-        """Return the whole, `total` long along `dim`, of which each process has the `part` that `shard` gives."""
+        """Return the whole tensor, of size `total` along `dim`, from the processes' shards."""
         if self.world_size == 1:
             return part
-        lengths = self._lengths(total)
-        mine = _longer(_rows(part), dim, max(lengths))
-        parts = [torch.empty_like(mine) for _ in lengths]
-        dist.all_gather(parts, mine)
-        whole = [_shorter(theirs, dim, length) for theirs, length in zip(parts, lengths, strict=True)]
-        return _maps(torch.cat(whole, _place(dim, part.ndim)))
+        lengths = self._shard_lengths(total)
+        padded = _pad_to(_to_channels_last(part), dim, max(lengths))
+        received = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(received, padded)
+        parts = [_trim_to(tensor, dim, length) for tensor, length in zip(received, lengths, strict=True)]
+        return _from_channels_last(torch.cat(parts, _channels_last_dim(dim, part.ndim)))
 
     def reduce_scatter(self, whole: Tensor, dim: int) -> Tensor:
-        """Return this process's part, along `dim`, of the sum of what all have as `whole`."""
+        """Return this process's shard, along `dim`, of the sum of the processes' tensors."""
         if self.world_size == 1:
             return whole
-        lengths = self._lengths(whole.shape[dim])
-        parts = torch.split(_rows(whole), lengths, _place(dim, whole.ndim))
-        sent = torch.stack([_longer(part, dim, max(lengths)) for part in parts])
+        lengths = self._shard_lengths(whole.shape[dim])
+        parts = torch.split(_to_channels_last(whole), lengths, _channels_last_dim(dim, whole.ndim))
+        sent = torch.stack([_pad_to(part, dim, max(lengths)) for part in parts])
         received = torch.empty_like(sent)
-        dist.all_to_all_single(received, sent)  # half of what Gloo's reduce_scatter sends, which sums all for everyone
-        return _maps(_shorter(received.sum(0), dim, lengths[self.rank]))
+        dist.all_to_all_single(received, sent)  # sends half as much as Gloo's reduce_scatter, which is an all_reduce
+        return _from_channels_last(_trim_to(received.sum(0), dim, lengths[self.rank]))
 
-    def _lengths(self, total: int) -> list[int]:
-        return [
-            end - start for rank in range(self.world_size) for start, end in shard_bounds([(0, total)], rank, self.world_size)
-        ]
-
-
-# Maps travel as they lie in memory, N H W C, so that nothing is copied; all send as much as the longest part is.
+    def _shard_lengths(self, total: int) -> list[int]:
+        bounds = [shard_bounds([(0, total)], rank, self.world_size)[0] for rank in range(self.world_size)]
+        return [end - start for start, end in bounds]
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+# Feature maps are sent as they lie in memory, N H W C, which saves a copy; shards are padded to the size of the largest.
 
 
-def _maps(x: Tensor) -> Tensor:
-    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+def _to_channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x  # N C H W -> N H W C
 
 
-def _place(dim: int, axes: int) -> int:
-    return 3 if dim == 1 and axes == 4 else dim
+def _from_channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x  # N H W C -> N C H W
 
 
-def _longer(x: Tensor, dim: int, length: int) -> Tensor:
-    path = _place(dim, x.ndim)
-    missing = [*x.shape]
-    missing[path] = length - x.shape[path]
-    return (torch.cat([x, x.new_zeros(missing)], path) if missing[path] else x).contiguous()
+def _channels_last_dim(dim: int, ndim: int) -> int:
+    """Return where dimension `dim`, 0 or 1, is after `_to_channels_last`."""
+    return 3 if dim == 1 and ndim == 4 else dim
 
 
-def _shorter(x: Tensor, dim: int, length: int) -> Tensor:
-    return x.narrow(_place(dim, x.ndim), 0, length)
+def _pad_to(x: Tensor, dim: int, length: int) -> Tensor:
+    dim = _channels_last_dim(dim, x.ndim)
+    padding = [*x.shape]
+    padding[dim] = length - x.shape[dim]
+    return (torch.cat([x, x.new_zeros(padding)], dim) if padding[dim] else x).contiguous()
+
+
+def _trim_to(x: Tensor, dim: int, length: int) -> Tensor:
+    return x.narrow(_channels_last_dim(dim, x.ndim), 0, length)
 
 
 SINGLE_PROCESS = ProcessGroup()
-_meetings = itertools.count(1)  # of this process; all of a group have met as often
-
-
-def _number(name: str) -> int:
-    return int(os.environ.get(name, "0"))
+_group_numbers = itertools.count(1)  # of the groups that this process joined; every process counts alike
 
 
 @contextmanager
 def process_group() -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun started, for as long as the context lasts; alone if it did not.
+    """Join the process group that torchrun set up, or a group of one.
 
-    All but the first are silent. Each takes the accelerator of its number, where there are some.
+    All processes but the main one are silenced. If there are accelerators, each process takes the one of its local rank.
 
     Raises:
-        AlexNetError: what one raises ends all of them.
+        AlexNetError: this or another process raised it; all of them end.
     """
-    rank, local = _number("RANK"), _number("LOCAL_RANK")
-    restarts, limit = _number("TORCHELASTIC_RESTART_COUNT"), _number("TORCHELASTIC_MAX_RESTARTS")
-    group = ProcessGroup(rank, _number("WORLD_SIZE") or 1, local, restarts, limit)
+    variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS")
+    rank, world_size, local_rank, restarts, max_restarts = (int(os.environ.get(name, "0")) for name in variables)
+    group = ProcessGroup(rank, world_size or 1, local_rank, restarts, max_restarts)
     if group.world_size == 1:
         yield group
         return
     if not group.is_main:
-        silence()
+        disable_output()
     if torch.accelerator.is_available():
-        torch.accelerator.set_device_index(group.local % torch.accelerator.device_count())
-    # torchrun's store outlives restarts and trainings, and with it addresses that nobody listens at: a name for each meeting.
+        torch.accelerator.set_device_index(group.local_rank % torch.accelerator.device_count())
+    # torchrun's store outlives restarts and earlier groups, whose addresses are stale: each group gets a prefix of its own.
     store, _, _ = next(iter(rendezvous("env://")))
-    store = PrefixStore(f"start {group.restarts}, meeting {next(_meetings)}", store)
+    store = PrefixStore(f"restart {group.restarts}, group {next(_group_numbers)}", store)
     # Gloo for tensors on CPUs, NCCL for those on CUDA
-    dist.init_process_group(store=store, rank=group.rank, world_size=group.world_size, timeout=PATIENCE)
+    dist.init_process_group(store=store, rank=group.rank, world_size=group.world_size, timeout=TIMEOUT)
     try:
         yield group
     except AlexNetError as error:
         store.set("failed", str(error))
         raise
-    except RuntimeError as error:  # a connection broke: did somebody leave with a reason?
+    except RuntimeError as error:  # a connection broke, perhaps because another process failed and left its message
         if store.check(["failed"]):
             raise AlexNetError(store.get("failed").decode()) from error
         raise
     finally:
         dist.destroy_process_group()
+
+
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """Run `alexnet` with these arguments in several processes on this machine, by torchrun's agent; return the exit code.
+
+    The cores are divided among the processes. The main process reports its own errors.
+
+    Raises:
+        AlexNetError: a process was killed.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    if os.name == "nt":
+        os.environ.setdefault("USE_LIBUV", "0")  # PyTorch for Windows is built without libuv
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=uuid.uuid4().hex,
+        max_restarts=0,
+        shutdown_timeout=SECONDS_TO_SAVE,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "alexnet", *arguments)
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode >= 0:
+            return failure.exitcode
+        name = signal.Signals(-failure.exitcode).name
+        raise AlexNetError(
+            f"process {rank} of {processes} was killed ({name}), and the others with it; resume from the last "
+            "checkpoint with --resume"
+        ) from error
+    return 0

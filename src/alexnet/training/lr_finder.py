@@ -1,4 +1,4 @@
-"""The learning-rate finder: steps at rates that climb, and the loss they lead to (Smith 2017). Nothing of them stays."""
+"""The learning-rate finder: a range test of steps at increasing rates (Smith 2017). The trained weights are discarded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError
-from alexnet.files import MADE_BY, unwritable, write_output
+from alexnet.files import MADE_BY, write_error, write_output
 from alexnet.network.device import choose_device, keep_freed_memory
 from alexnet.plotting import BLUE, GREY, ORANGE
 from alexnet.progress import track
@@ -21,45 +21,41 @@ from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainingState
 from alexnet.training.schedule import input_size_at
 from alexnet.training.step import Step
-from alexnet.training.train import prepare
+from alexnet.training.train import load_data_and_network
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-3, 1e2  # times the recipe's rates
-SMOOTH = 3.0  # steps, the deviation of the bell that losses are averaged under
-BLOWN = 4.0  # times the least loss so far: it has blown up
-MARGIN = 4.0  # below the rate from which on the loss rises
+SMOOTHING = 3.0  # steps, the standard deviation of the Gaussian filter
+DIVERGED = 4.0  # times the lowest running mean of the loss: the test ends
+MARGIN = 4.0  # the suggestion is lower than the rate with the lowest loss, by this factor or more
 
 
 class LRTrial:
-    """The first steps of a training, at rates to choose; of the network nothing is kept.
+    """The first steps of a training, at given learning rates.
 
     Attributes:
-        recipe: as resolved for its dataset.
-        images: by split, how many there are.
-        pixels: a side of the network's input; `schedule.progressive_resize` may begin with smaller ones.
+        recipe: the recipe, resolved for its dataset.
+        images: number of images in each split.
+        pixels: side of the network's input, which `schedule.progressive_resize` may make smaller at first.
     """
 
     def __init__(self, recipe: Recipe, device: str | None = None, progress: float = 0.0) -> None:
-        """Make ready to train as `recipe` says once its training has made that `progress`, 0 to 1.
-
-        Raises:
-            AlexNetError: whatever keeps it from training, in one line.
-        """
+        """Set up a training by `recipe`, as it is when the fraction `progress` of it is done."""
         keep_freed_memory()
         table = open_table(recipe.data.dataset, recipe.data.root)
-        self.recipe, dataset, how, self._network = prepare(recipe, table, choose_device(device))
+        self.recipe, dataset, preprocessing, self._network = load_data_and_network(recipe, table, choose_device(device))
         self.images = dataset.table.counts()
         self.pixels = input_size_at(self.recipe, progress, self._network.smallest)
-        self._step, self._progress = Step(self.recipe, how, dataset.images("train"), self._network), progress
+        self._step, self._progress = Step(self.recipe, preprocessing, dataset.images("train"), self._network), progress
 
     @property
-    def batch(self) -> int:
-        """Images of a step, at most."""
+    def batch_size(self) -> int:
+        """The largest number of images per step."""
         assert isinstance(self.recipe.train.batch_size, int)  # resolved
         return self.recipe.train.batch_size
 
     def losses(self, scales: Iterable[float]) -> Iterator[float]:
-        """Take a step at the recipe's rates times each of `scales` and yield the loss before it, until that is not finite."""
+        """Take a step at the recipe's rates times each of `scales`, and yield the loss before it; stop if it is not finite."""
         state, lr = TrainingState(), self.recipe.optimizer.lr
         scales = iter(scales)
         for state.epoch in count(1):
@@ -79,44 +75,44 @@ class LRTrial:
 
 @dataclass(frozen=True, eq=False)
 class LRCurve:
-    """The losses of steps at rates that climb, and what follows from them.
+    """The losses of a range test, and the learning rate that they suggest.
 
     Attributes:
-        start: the recipe, as resolved for its dataset.
-        scales: what its rates were multiplied by at each of N steps, N float64.
+        recipe: the recipe, resolved for its dataset.
+        scales: the factor of its learning rates at each of N steps, N float64.
         losses: the loss before each step in nats, N float64.
     """
 
-    start: Recipe
+    recipe: Recipe
     scales: NDArray[np.float64]
     losses: NDArray[np.float64]
 
     @property
     def rates(self) -> NDArray[np.float64]:
         """`optimizer.lr` of each step, N float64."""
-        return self.scales * self.start.optimizer.lr
+        return self.scales * self.recipe.optimizer.lr
 
     @property
     def smooth(self) -> NDArray[np.float64]:
-        """The losses, each averaged with those around it, N float64."""
+        """The losses, smoothed by a Gaussian filter, N float64."""
         from scipy.ndimage import gaussian_filter1d
 
-        result: NDArray[np.float64] = gaussian_filter1d(self.losses, SMOOTH, mode="nearest")
+        result: NDArray[np.float64] = gaussian_filter1d(self.losses, SMOOTHING, mode="nearest")
         return result
 
     @property
-    def least(self) -> int:
-        """The step with the least smooth loss: at higher rates it rises."""
+    def lowest(self) -> int:
+        """The step with the lowest smoothed loss; at higher rates, the loss rises."""
         return int(self.smooth.argmin())
 
     @property
     def suggestion(self) -> int:
-        """The step at whose rate the smooth loss falls most steeply, but well below the rate where it begins to rise.
+        """The step where the smoothed loss falls fastest, at a rate well below that of the lowest loss.
 
         Raises:
-            AlexNetError: at no rate does it fall.
+            AlexNetError: the loss does not decrease at any rate.
         """
-        below = self.scales <= self.scales[self.least] / MARGIN
+        below = self.scales <= self.scales[self.lowest] / MARGIN
         if not below.any():
             raise AlexNetError(
                 f"the loss falls at no rate from {self.rates[0]:.2g} to {self.rates[-1]:.2g}: "
@@ -126,54 +122,54 @@ class LRCurve:
 
     @property
     def settings(self) -> dict[str, float]:
-        """The recipe's keys to train with, each with its rate."""
-        return self.start.scaled_rates(float(f"{self.scales[self.suggestion]:.2g}"))
+        """The suggested learning rates, by recipe key."""
+        return self.recipe.scale_lr(float(f"{self.scales[self.suggestion]:.2g}"))
 
     def to_json(self) -> dict[str, Any]:
         """Return `{"settings", "rises_from", "steps": [{"lr", "loss", "smooth"}]}`; rates are `optimizer.lr`."""
         columns = (self.rates, self.losses, self.smooth)
         steps = [{"lr": r, "loss": loss, "smooth": s} for r, loss, s in zip(*(c.tolist() for c in columns), strict=True)]
-        return {"settings": self.settings, "rises_from": float(self.rates[self.least]), "steps": steps}
+        return {"settings": self.settings, "rises_from": float(self.rates[self.lowest]), "steps": steps}
 
 
 def find_lr(recipe: Recipe, device: str | None = None) -> LRCurve:
-    """Train for a hundred steps, each at a higher rate than the one before, until the loss blows up; return the curve.
+    """Train for 100 steps at increasing rates, or until the loss diverges; return the curve.
 
-    All rates of the recipe climb together, from a thousandth of what they are to a hundred times that.
+    All learning rates of the recipe are scaled together, from 1/1000 to 100 times their values.
 
     Raises:
-        AlexNetError: whatever keeps it from training, in one line.
+        AlexNetError: the loss is not finite at the lowest rate.
     """
     trial = LRTrial(recipe, device)
     scales = np.geomspace(LOWEST, HIGHEST, STEPS)
-    losses = list(_until_blown(track(trial.losses(scales), "Finding the rate", STEPS)))
+    losses = list(_until_diverged(track(trial.losses(scales), "Finding the learning rate", STEPS)))
     if len(losses) < 2:
-        raise AlexNetError(f"the loss is not finite at a rate of {recipe.optimizer.lr * LOWEST:.2g}: look at the images")
+        raise AlexNetError(f"the loss is not finite at a rate of {recipe.optimizer.lr * LOWEST:.2g}: check the images")
     return LRCurve(trial.recipe, scales[: len(losses)], np.array(losses))
 
 
-def _until_blown(losses: Iterable[float]) -> Iterator[float]:
-    """Yield losses up to the first of which the running mean is far above the least one."""
-    mean = least = None
+def _until_diverged(losses: Iterable[float]) -> Iterator[float]:
+    """Yield losses until their running mean is far above its minimum."""
+    mean = lowest = None
     for loss in losses:
         yield loss
         mean = loss if mean is None else 0.7 * mean + 0.3 * loss
-        least = mean if least is None else min(least, mean)
-        if mean > BLOWN * least:
+        lowest = mean if lowest is None else min(lowest, mean)
+        if mean > DIVERGED * lowest:
             return
 
 
 def draw(curve: LRCurve, path: Path, overwrite: bool = False) -> None:
-    """Draw the curve into a PNG file; its folder is made.
+    """Plot the curve to a PNG file, whose folder is created.
 
     Raises:
-        RunError: it cannot be written, or is a user's own file and is not to `overwrite`.
+        RunError: the file cannot be written, or was not made by this program and `overwrite` is False.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(path, error) from error
-    from matplotlib.figure import Figure  # half a second that other commands need not wait
+        raise write_error(path, error) from error
+    from matplotlib.figure import Figure  # importing it takes half a second
 
     from alexnet import fonts
 
@@ -181,16 +177,18 @@ def draw(curve: LRCurve, path: Path, overwrite: bool = False) -> None:
     axes = figure.add_subplot()
     axes.semilogx(curve.rates, curve.losses, color=GREY, alpha=0.5, linewidth=1, label="loss of each step")
     axes.semilogx(curve.rates, curve.smooth, color=BLUE, linewidth=2.2, label="smoothed")
-    chosen, least = curve.suggestion, curve.least
-    words = ", ".join(f"{key.partition('.')[2]} {value:g}" for key, value in curve.settings.items())
-    axes.axvline(curve.rates[chosen], color=ORANGE, linewidth=1.4, linestyle=(0, (4, 2)))
-    axes.plot(curve.rates[chosen], curve.smooth[chosen], "o", color=ORANGE, markersize=8, label=f"suggested: {words}")
-    axes.plot(curve.rates[least], curve.smooth[least], "s", color=BLUE, markersize=6, label="from here on it rises")
-    top = max(curve.smooth[: least + 1].max(), curve.smooth[0]) * 1.3
+    suggestion, lowest = curve.suggestion, curve.lowest
+    settings = ", ".join(f"{key.partition('.')[2]} {value:g}" for key, value in curve.settings.items())
+    axes.axvline(curve.rates[suggestion], color=ORANGE, linewidth=1.4, linestyle=(0, (4, 2)))
+    axes.plot(
+        curve.rates[suggestion], curve.smooth[suggestion], "o", color=ORANGE, markersize=8, label=f"suggested: {settings}"
+    )
+    axes.plot(curve.rates[lowest], curve.smooth[lowest], "s", color=BLUE, markersize=6, label="lowest loss")
+    top = max(curve.smooth[: lowest + 1].max(), curve.smooth[0]) * 1.3
     axes.set_ylim(max(0.0, float(curve.losses.min()) - 0.03 * top), top)
-    axes.set_xlabel("optimizer.lr (all other rates climb with it)")
+    axes.set_xlabel("optimizer.lr (all other rates are scaled with it)")
     axes.set_ylabel("training loss")
-    recipe = curve.start
+    recipe = curve.recipe
     axes.set_title(f"{Path(recipe.data.dataset).stem}, recipe {recipe.name}", loc="left", parse_math=False)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)

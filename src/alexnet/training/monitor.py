@@ -1,4 +1,4 @@
-"""What a person sees of a training: the plan, a live line, a line an epoch; the same in `log.txt` and TensorBoard."""
+"""Progress of a training on standard error, in `log.txt` and in TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,93 +20,94 @@ import torch
 import alexnet
 from alexnet.errors import RunError, error_reason
 from alexnet.network.device import processor
-from alexnet.network.fast.fuse import fast_forms
-from alexnet.progress import SECONDS_BETWEEN_LINES, clock, say, silent
+from alexnet.network.fast.fuse import fused_forms
+from alexnet.progress import SECONDS_BETWEEN_LINES, format_duration, output_disabled, say
 from alexnet.recipe import Train
 
 
 class Monitor:
-    """Writes to standard error, to `log.txt` and to TensorBoard; if this process is silent, nowhere. A context manager."""
+    """Writes to standard error, `log.txt` and TensorBoard, unless this process is silent. A context manager."""
 
     def __init__(self, folder: Path, device: torch.device, tensorboard: str) -> None:
         self.device = device
         self._board_folder = folder / tensorboard
         self._folder = folder
         self._process = psutil.Process()
-        self._live = sys.stderr.isatty() and not silent()
-        self._shown = time.monotonic()
+        self._terminal = sys.stderr.isatty() and not output_disabled()
+        self._last_shown = time.monotonic()
         self._board: Any = None
 
     def __enter__(self) -> Monitor:
-        if silent():
+        if output_disabled():
             return self
-        from torch.utils.tensorboard import SummaryWriter  # a second to import
+        from torch.utils.tensorboard import SummaryWriter  # importing it takes a second
 
         try:
             with _writing(self._folder):
                 self._board = SummaryWriter(str(self._board_folder))
-        except UnicodeEncodeError:  # TensorBoard opens files by names in UTF-8 alone
-            self.say("no curves for TensorBoard, as the run's folder has a name that is not UTF-8")
-        self.usage()
+        except UnicodeEncodeError:  # TensorBoard requires file names in UTF-8
+            self.say("no TensorBoard curves, as the run folder's name is not UTF-8")
+        self.usage()  # utilisation is measured from here
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._board is not None:
-            with suppress(OSError):  # a full disk was reported before
+            with suppress(OSError):  # a full disk has been reported already
                 self._board.close()
 
     def say(self, text: str) -> None:
-        """Write a line for people, and keep it."""
-        if silent():
+        """Write a line to standard error and to `log.txt`."""
+        if output_disabled():
             return
-        if self._live:
-            sys.stderr.write("\r\033[K")  # over the live line
+        if self._terminal:
+            sys.stderr.write("\r\033[K")  # erase the progress line
         say(text)
         with _writing(self._folder), (self._folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
-    def step(self, epoch: str, done: int, total: int, rate: float, loss: float, top1: float, seconds_left: float) -> None:
-        """Show where an epoch stands: in place on a terminal, as a line now and then in a file."""
+    def step(self, epoch: str, done: int, total: int, lr: float, loss: float, top1: float, seconds_left: float) -> None:
+        """Show the progress of an epoch: on one line of a terminal, or as a line every 20 seconds in a file."""
         now = time.monotonic()
-        if now - self._shown < (0.1 if self._live else SECONDS_BETWEEN_LINES):
+        if now - self._last_shown < (0.1 if self._terminal else SECONDS_BETWEEN_LINES):
             return
-        self._shown = now
-        text = f"{epoch}  {done}/{total}  lr {rate:.4f}  loss {loss:.3f}  top-1 {top1:.1%}  {clock(seconds_left)} left"
-        if self._live:
+        self._last_shown = now
+        text = f"{epoch}  {done}/{total}  lr {lr:.4f}  loss {loss:.3f}  top-1 {top1:.1%}  {format_duration(seconds_left)} left"
+        if self._terminal:
             sys.stderr.write(f"\r\033[K{text}")
             sys.stderr.flush()
         else:
             say(text)
 
     def epoch(self, row: Mapping[str, Any], train: Train, seconds_left: float) -> None:
-        """Write the line of a finished epoch, and its figures to TensorBoard."""
+        """Write the line of a finished epoch, and its metrics to TensorBoard."""
         epochs = "" if train.minutes else f"/{train.epochs}"
-        self._shown = time.monotonic()
+        self._last_shown = time.monotonic()
         device = "CPU" if self.device.type == "cpu" else "GPU"
         busy = "" if row["utilisation"] is None else f" {row['utilisation']:.0%}"
         self.say(
             f"epoch {row['epoch']}{epochs}  lr {row['lr']:.4f}  "
             f"train loss {row['train_loss']:.3f} top-1 {row['train_top1']:.1%}  "
             f"val loss {row['val_loss']:.3f} top-1 {row['val_top1']:.1%}  "
-            f"{row['images_per_second']:.0f} images/s  {device}{busy} {row['memory_gb']:.1f} GB  {clock(seconds_left)} left"
+            f"{row['images_per_second']:.0f} images/s  {device}{busy} {row['memory_gb']:.1f} GB  "
+            f"{format_duration(seconds_left)} left"
         )
         if self._board is None:
             return
         with _writing(self._folder):
             for name in ("train_loss", "train_top1", "val_loss", "val_top1", "lr"):
-                part, _, figure = name.rpartition("_")
-                self._board.add_scalar(f"{figure}/{part}" if part else figure, row[name], row["epoch"])
+                split, _, metric = name.rpartition("_")
+                self._board.add_scalar(f"{metric}/{split}" if split else metric, row[name], row["epoch"])
             self._board.flush()
 
     def usage(self) -> dict[str, float | None]:
-        """Return the device's `utilisation` since the last call, 0 to 1 (None: not to be had), and `memory_gb` in use."""
+        """Return the device's `utilisation` since the last call, 0 to 1 (None if unknown), and `memory_gb` in use."""
         if self.device.type != "cuda":
-            share = self._process.cpu_percent() / 100 / (os.cpu_count() or 1)
-            return {"utilisation": round(share, 3), "memory_gb": round(self._process.memory_info().rss / 1e9, 2)}
+            utilisation = self._process.cpu_percent() / 100 / (os.cpu_count() or 1)
+            return {"utilisation": round(utilisation, 3), "memory_gb": round(self._process.memory_info().rss / 1e9, 2)}
         memory = round(torch.cuda.max_memory_allocated(self.device) / 1e9, 2)
         try:
             return {"utilisation": torch.cuda.utilization(self.device) / 100, "memory_gb": memory}
-        except Exception:  # it asks pynvml, which not everyone has, and a driver that may not tell: each in its own way
+        except Exception:  # pynvml is missing, or the driver does not report it: each raises its own error
             return {"utilisation": None, "memory_gb": memory}
 
 
@@ -119,7 +120,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def environment(device: torch.device, precision: str, processes: int = 1, parallel: str = "data") -> dict[str, Any]:
-    """Return what a figure depends on beside the recipe: versions, processor, threads, processes, fast forms, git commit."""
+    """Return what results depend on besides the recipe: versions, processor, threads, processes, fast forms, git commit."""
     libraries = ("torch", "numpy", "pillow", "safetensors")
     capabilities = processor()
     return {
@@ -128,7 +129,7 @@ def environment(device: torch.device, precision: str, processes: int = 1, parall
         "versions": {
             "alexnet": alexnet.__version__,
             **{name: version(name) for name in libraries},
-            "torch": str(torch.__version__),  # with its build, +cu130
+            "torch": str(torch.__version__),  # with its build, such as +cu130
         },
         "processor": capabilities.get("cpu_name") or platform.processor(),
         "cores": os.cpu_count(),
@@ -137,13 +138,13 @@ def environment(device: torch.device, precision: str, processes: int = 1, parall
         "parallel": parallel if processes > 1 else None,
         "device": str(device),
         "precision": precision,
-        "fast_forms": fast_forms(device),
+        "fast_forms": fused_forms(device),
         "git_commit": _git_commit(),
     }
 
 
 def _git_commit() -> str | None:
-    """Return the commit of this source tree, with `+` where it was changed; None for an installed package."""
+    """Return the commit of this source tree, with `+` if it has changes; None for an installed package."""
     here = Path(__file__).parent
     try:
         command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"]

@@ -1,4 +1,4 @@
-"""Loss and step: stochastic gradient descent in the three forms of the texts."""
+"""The loss, and SGD as PyTorch, Keras and the 2012 paper define it, with Muon for convolutions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from alexnet.recipe import Optimizer, Train
 
 
 def orthogonalize(matrix: Tensor, rounds: int = 3) -> Tensor:
-    """Return about the orthogonal matrix next to `matrix`, R x C: all its singular values near 1, its directions kept.
+    """Approximate the orthogonal matrix nearest to `matrix`, R x C, which has the same singular vectors.
 
-    By the iteration of Muon (Jordan and others 2024), X <- aX + (bA + cA^2)X with A = X X^T, which draws singular values to
-    about 0.7 to 1.2. Computed in bfloat16 where that is fast, as it need not be exact; the result is float32.
+    Uses the Newton-Schulz iteration of Muon (Jordan and others 2024), X <- aX + (bA + cA^2)X with A = X X^T, which brings
+    singular values to about 0.7 to 1.2. Computed in bfloat16 where that is fast; the result is float32.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.to(torch.bfloat16 if has_fast_bfloat16(matrix.device) else torch.float32)
@@ -37,15 +37,18 @@ def orthogonalize(matrix: Tensor, rounds: int = 3) -> Tensor:
 
 
 class SGD(torch.optim.Optimizer):
-    """Stochastic gradient descent in the three forms of the texts, one pass over memory where there are kernels.
+    """Stochastic gradient descent in one of several forms, computed in one pass over memory if the kernels are available.
 
-    `pytorch`: v = momentum * v + gradient + decay * w; w -= rate * v, or with `nesterov`
-    w -= rate * (gradient + decay * w + momentum * v). In the others the rate is inside the velocity, so that a lower rate acts
-    on the coming gradients alone. `2012` (paper, section 5): v = momentum * v - rate * (gradient + decay * w); w += v.
-    `keras` (Keras 3): w -= rate * decay * w; then v = momentum * v - rate * gradient; w += v, or with `nesterov`
-    w += momentum * v - rate * gradient. `muon`: as `pytorch` with `nesterov`, but along the `orthogonalize` matrix next to the
-    step, a row an output and whatever the groups; decay is taken from the weights, times the rate. Groups say which form
-    theirs is, else it is `form`. Groups and state (`momentum_buffer`) are named as in `torch.optim.SGD`.
+    - `pytorch`: v = momentum * v + gradient + decay * w; w -= lr * v, or with `nesterov`
+      w -= lr * (gradient + decay * w + momentum * v).
+    - `2012` (paper, section 5): v = momentum * v - lr * (gradient + decay * w); w += v.
+    - `keras` (Keras 3): w -= lr * decay * w; then v = momentum * v - lr * gradient; w += v, or with `nesterov`
+      w += momentum * v - lr * gradient.
+    - `muon`: `pytorch` with `nesterov`, but the update is orthogonalised (as a matrix with a row per output), and weight decay
+      is decoupled: w -= lr * decay * w.
+
+    In `2012` and `keras` the learning rate is part of the velocity: lowering it affects only later gradients. A parameter
+    group may set its own `form`. Groups and state (`momentum_buffer`) are named as in `torch.optim.SGD`.
     """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, *, form: str, nesterov: bool) -> None:
@@ -54,18 +57,18 @@ class SGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take a step along the gradients; parameters without one stay."""
+        """Update all parameters that have a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    move = self._muon_update if group.get("form") == "muon" else self._sgd_update
-                    move(weight, weight.grad, group["lr"], group["momentum"], group["weight_decay"])
+                    update = self._muon_update if group.get("form") == "muon" else self._sgd_update
+                    update(weight, weight.grad, group["lr"], group["momentum"], group["weight_decay"])
 
-    def _muon_update(self, weight: Tensor, gradient: Tensor, rate: float, momentum: float, decay: float) -> None:
+    def _muon_update(self, weight: Tensor, gradient: Tensor, lr: float, momentum: float, decay: float) -> None:
         velocity = self._velocity(weight)
         velocity.mul_(momentum).add_(gradient)
-        ahead = gradient.float().add(velocity, alpha=momentum)
-        weight.mul_(1 - rate * decay).sub_(orthogonalize(ahead.flatten(1)).view_as(weight), alpha=rate)
+        nesterov = gradient.float().add(velocity, alpha=momentum)
+        weight.mul_(1 - lr * decay).sub_(orthogonalize(nesterov.flatten(1)).view_as(weight), alpha=lr)
 
     def _velocity(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
@@ -74,59 +77,53 @@ class SGD(torch.optim.Optimizer):
         velocity: Tensor = state["momentum_buffer"]
         return velocity
 
-    def _sgd_update(self, weight: Tensor, gradient: Tensor, rate: float, momentum: float, decay: float) -> None:
+    def _sgd_update(self, weight: Tensor, gradient: Tensor, lr: float, momentum: float, decay: float) -> None:
         velocity = self._velocity(weight) if momentum else None
-        settings = {"rate": rate, "momentum": momentum, "decay": decay}
+        settings = {"rate": lr, "momentum": momentum, "decay": decay}
         if fuse.step(weight, gradient, velocity, form=self.form, nesterov=self.nesterov, **settings):
             return
         if decay and self.form == "keras":
-            weight.mul_(1 - rate * decay)
+            weight.mul_(1 - lr * decay)
         elif decay:
             gradient = gradient.add(weight, alpha=decay)
         if velocity is None:
-            weight.sub_(gradient, alpha=rate)
+            weight.sub_(gradient, alpha=lr)
         elif self.form == "pytorch":
             velocity.mul_(momentum).add_(gradient)
-            weight.sub_(gradient.add(velocity, alpha=momentum) if self.nesterov else velocity, alpha=rate)
+            weight.sub_(gradient.add(velocity, alpha=momentum) if self.nesterov else velocity, alpha=lr)
         elif self.nesterov:
-            velocity.mul_(momentum).sub_(gradient, alpha=rate)
-            weight.add_(velocity, alpha=momentum).sub_(gradient, alpha=rate)
+            velocity.mul_(momentum).sub_(gradient, alpha=lr)
+            weight.add_(velocity, alpha=momentum).sub_(gradient, alpha=lr)
         else:
-            weight.add_(velocity.mul_(momentum).sub_(gradient, alpha=rate))
+            weight.add_(velocity.mul_(momentum).sub_(gradient, alpha=lr))
 
 
 def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimizer:
-    """Return the optimizer, with a group for each parameter, whose `name` (`conv1.bias`) is for `set_rate`.
-
-    Frozen layers take no gradient from here on.
+    """Build the optimizer, with a parameter group for each parameter, named as `conv1.bias`; freeze the frozen layers.
 
     Raises:
-        RecipeError: a rate factor for a layer, or a frozen layer, that the network does not have.
+        RecipeError: `optimizer.lr_scale` or `optimizer.frozen` names a layer that the network does not have.
     """
     check_names(network, settings.lr_scale, "optimizer.lr_scale")
-    still = frozen(network, settings)
+    frozen = frozen_layers(network, settings)
     groups = []
     for name, layer in network.layers.items():
         for kind, parameter in layer.named_parameters():
-            parameter.requires_grad_(name not in still)
-            decays = settings.decays == "all" or parameter.ndim > 1  # else not biases, scales and shifts of norms
+            parameter.requires_grad_(name not in frozen)
+            decays = settings.decays == "all" or parameter.ndim > 1  # biases and norms have one dimension
             decay = settings.weight_decay if decays else 0.0
             group = {"params": [parameter], "weight_decay": decay, "name": f"{name}.{kind}"}
             if settings.muon_lr and parameter.ndim == 4:
                 group |= {"form": "muon", "momentum": settings.muon_momentum, "factor": settings.muon_lr / settings.lr}
             groups.append(group)
-    nesterov = settings.nesterov and settings.momentum > 0  # without momentum there is nothing to look ahead along
+    nesterov = settings.nesterov and settings.momentum > 0
     if settings.form == "pytorch" and not settings.muon_lr and network.head.weight.device.type == "cuda":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=True)
     return SGD(groups, settings.lr, settings.momentum, form=settings.form, nesterov=nesterov)
 
 
-def frozen(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]:
-    """Return the layers that keep their first weights and statistics, by name.
-
-    Raises:
-        RecipeError: no such layer, or the last.
-    """
+def frozen_layers(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]:
+    """Return the layers up to and including `optimizer.frozen`, by name."""
     names = list(network.layer_names)
     if settings.frozen is None:
         return {}
@@ -140,10 +137,10 @@ def frozen(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]:
 
 
 def check_names(network: AlexNet, factors: Mapping[str, float], key: str) -> None:
-    """Refuse factors for what the network does not have.
+    """Check that the names in `factors`, the recipe's `key`, are layers or parameters of the network, or `bias`.
 
     Raises:
-        RecipeError: naming `key` of the recipe and the nearest name.
+        RecipeError: a name is unknown.
     """
     known = {"bias"}
     for name, layer in network.layers.items():
@@ -152,43 +149,43 @@ def check_names(network: AlexNet, factors: Mapping[str, float], key: str) -> Non
         raise RecipeError(f"{key} names {unknown[0]!r}: {suggest(unknown[0], known)}")
 
 
-def set_lr(optimizer: torch.optim.Optimizer, rate: float, factors: Mapping[str, float] | None = None) -> None:
-    """Give every group its rate: `rate` times its own factor, and the `factors` for its layer, its kind (`bias`) or both."""
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, factors: Mapping[str, float] | None = None) -> None:
+    """Set the learning rate of each group: `lr` times its own factor, and those for its layer, for `bias`, and for both."""
     for group in optimizer.param_groups:
         layer, _, kind = group["name"].partition(".")
         factor = group.get("factor", 1.0)
         for key in (layer, "bias" if kind == "bias" and not layer.startswith("norm") else "", group["name"]):
             factor *= (factors or {}).get(key, 1.0)
-        group["lr"] = rate * factor
+        group["lr"] = lr * factor
 
 
 class Loss:
-    """The loss that a recipe asks for: a mean over images.
+    """The recipe's loss, averaged over images.
 
-    `binary` is the mean sigmoid cross-entropy of every class against all others: what Keras 3 makes of
-    `binary_crossentropy` on one-hot labels after a softmax, whose logits it finds (tutorial 001).
-    Balanced weights are images / (classes * images of the class), so a class counts alike however rare it is.
+    `binary` is the sigmoid cross-entropy of each class against the others, averaged over classes: what Keras 3 computes for
+    `binary_crossentropy` after a softmax, because it takes the softmax's logits (tutorial 001). Balanced class weights are
+    images / (classes * images of the class), so that rare classes count as much as frequent ones.
     """
 
     def __init__(self, train: Train, targets: NDArray[np.int64], classes: int, device: torch.device) -> None:
-        """`targets` are the training images'."""
+        """`targets` are those of all training images."""
         self.binary, self.smoothing, self.classes = train.loss == "binary", train.label_smoothing, classes
-        self.weights: Tensor | None = None  # of the classes
+        self.weights: Tensor | None = None  # one a class
         if train.class_weights == "balanced":
             counts = np.bincount(targets, minlength=classes)
             self.weights = torch.tensor(len(targets) / (classes * counts.clip(1)), dtype=torch.float32, device=device)
 
-    def __call__(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """Return the loss of logits N x classes whose targets are `wanted`, N int64."""
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of logits N x classes with targets N int64."""
         if not self.binary:
             weights = None if self.weights is None else self.weights.to(logits.dtype)
-            return cross_entropy(logits, wanted, weights, label_smoothing=self.smoothing)
-        smooth = one_hot(wanted, self.classes).to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
-        each = None if self.weights is None else self.weights[wanted][:, None].to(logits.dtype)
-        return binary_cross_entropy_with_logits(logits, smooth, each)
+            return cross_entropy(logits, targets, weights, label_smoothing=self.smoothing)
+        smoothed = one_hot(targets, self.classes).to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
+        image_weights = None if self.weights is None else self.weights[targets][:, None].to(logits.dtype)
+        return binary_cross_entropy_with_logits(logits, smoothed, image_weights)
 
-    def normalizer(self, wanted: Tensor) -> float:
-        """Return what a mean over images of these targets divides by: their number, or the sum of their weights."""
+    def normalizer(self, targets: Tensor) -> float:
+        """Return the divisor of the mean over images with these targets: their number, or the sum of their weights."""
         if self.binary or self.weights is None:
-            return len(wanted)
-        return self.weights.cpu()[wanted.cpu()].double().sum().item()
+            return len(targets)
+        return self.weights.cpu()[targets.cpu()].double().sum().item()

@@ -14,25 +14,25 @@ from alexnet.training.checkpoint import TrainingState
 
 @dataclass
 class EarlyStop:
-    """Keras' `EarlyStopping`: time to stop once the figure has not fallen by more than `threshold` for `patience` epochs."""
+    """Keras' `EarlyStopping`: stops once the metric has not fallen by more than `threshold` for `patience` epochs."""
 
     patience: int
     threshold: float = 0.0
     best: float | None = None
-    waited: int = 0
+    bad_epochs: int = 0
 
     def update(self, value: float) -> bool:
-        """Take an epoch's figure; tell whether it is time to stop. Figures are compared in float32, as Keras does."""
+        """Record an epoch's metric and return whether to stop. Values are compared in float32, as Keras does."""
         if self.best is None or np.float32(value + self.threshold) < np.float32(self.best):
-            self.best, self.waited = value, 0
+            self.best, self.bad_epochs = value, 0
         else:
-            self.waited += 1
-        return self.waited >= self.patience
+            self.bad_epochs += 1
+        return self.bad_epochs >= self.patience
 
 
 @dataclass
 class Plateau:
-    """Keras' `ReduceLROnPlateau`: `rate` times `factor`, not below `floor`, each time that the figure has waited so."""
+    """Keras' `ReduceLROnPlateau`: multiplies `lr` by `factor`, down to `floor`, whenever `EarlyStop` would stop."""
 
     lr: float
     factor: float = 0.1
@@ -40,71 +40,71 @@ class Plateau:
     threshold: float = 1e-4
     floor: float = 0.0
     best: float | None = None
-    waited: int = 0
+    bad_epochs: int = 0
 
     def update(self, value: float) -> float:
-        """Take an epoch's figure; return the rate of the next."""
-        wait = EarlyStop(self.patience, self.threshold, self.best, self.waited)
-        if wait.update(value):
-            self.lr, wait.waited = min(self.lr, max(self.lr * self.factor, self.floor)), 0
-        self.best, self.waited = wait.best, wait.waited
+        """Record an epoch's metric and return the learning rate of the next epoch."""
+        early = EarlyStop(self.patience, self.threshold, self.best, self.bad_epochs)
+        if early.update(value):
+            self.lr, early.bad_epochs = min(self.lr, max(self.lr * self.factor, self.floor)), 0
+        self.best, self.bad_epochs = early.best, early.bad_epochs
         return self.lr
 
 
 def update_schedule(state: TrainingState, recipe: Recipe, row: Mapping[str, Any]) -> None:
-    """Let a plateau lower the learning rate, and early stopping end the training, after the epoch of `row`."""
+    """Update the plateau schedule and early stopping after an epoch, from its `row` of metrics."""
     schedule, stop = recipe.schedule, recipe.stop
-    figures = {**row, "val_error": 1 - row["val_top1"]}
+    metrics = {**row, "val_error": 1 - row["val_top1"]}
     if schedule.kind == "plateau":
         settings = schedule.model_dump(include={"factor", "patience", "threshold", "floor"})
         plateau = Plateau(**{"lr": recipe.optimizer.lr, **settings, **state.plateau})
-        plateau.update(figures[schedule.metric])
-        state.plateau = {"lr": plateau.lr, "best": plateau.best, "waited": plateau.waited}
+        plateau.update(metrics[schedule.metric])
+        state.plateau = {"lr": plateau.lr, "best": plateau.best, "bad_epochs": plateau.bad_epochs}
     if stop.patience:
         early = EarlyStop(stop.patience, **state.early_stop)
-        state.stopped_early = early.update(figures[stop.metric])
-        state.early_stop = {"best": early.best, "waited": early.waited}
+        state.stopped_early = early.update(metrics[stop.metric])
+        state.early_stop = {"best": early.best, "bad_epochs": early.bad_epochs}
     state.stopped_early |= bool(stop.train_error) and 1 - row["train_top1"] <= stop.train_error
 
 
-def lr_at(schedule: Schedule, start: float, share: float, epoch: int) -> float:
-    """Return the learning rate, but that of a plateau, which depends on how training goes.
+def lr_at(schedule: Schedule, base_lr: float, progress: float, epoch: int) -> float:
+    """Return the learning rate of any schedule but `plateau`, which depends on the metrics.
 
     Args:
-        schedule: of the recipe.
-        start: `optimizer.lr`.
-        share: of the training that is done, from 0 to 1.
-        epoch: the one at work, from 1.
+        schedule: the recipe's.
+        base_lr: `optimizer.lr`.
+        progress: fraction of the training that is done, from 0 to 1.
+        epoch: the current one, from 1.
     """
     match schedule.kind:
-        case "one-cycle" if share < schedule.warmup:
-            return start * share / schedule.warmup
+        case "one-cycle" if progress < schedule.warmup:
+            return base_lr * progress / schedule.warmup
         case "one-cycle":
-            return start * max(0.0, 1 - share) / (1 - schedule.warmup)
+            return base_lr * max(0.0, 1 - progress) / (1 - schedule.warmup)
         case "step":
-            return start * schedule.factor ** ((epoch - 1) // schedule.every)
+            return base_lr * schedule.factor ** ((epoch - 1) // schedule.every)
         case _:
-            return epoch_settings(schedule, epoch).lr or start
+            return epoch_settings(schedule, epoch).lr or base_lr
 
 
-def input_size_at(recipe: Recipe, share: float, smallest: int) -> int:
-    """Return the pixels a side at the network, once a `share` of the training is done: `images.input`, or what leads there.
+def input_size_at(recipe: Recipe, progress: float, smallest: int) -> int:
+    """Return the side of the network's input in pixels: `images.input`, or a smaller one by `schedule.progressive_resize`.
 
-    A multiple of `images.upscale`, and not below `smallest`.
+    It is a multiple of `images.upscale` and at least `smallest`; `progress` is the fraction of the training that is done.
     """
-    block = recipe.images.upscale
-    assert isinstance(block, int)
-    for until, part in sorted(recipe.schedule.progressive_resize):
-        if share < until:
-            return max(-(-smallest // block), round(recipe.images.input * part / block)) * block
+    upscale = recipe.images.upscale
+    assert isinstance(upscale, int)
+    for until, scale in sorted(recipe.schedule.progressive_resize):
+        if progress < until:
+            return max(-(-smallest // upscale), round(recipe.images.input * scale / upscale)) * upscale
     return recipe.images.input
 
 
 def epoch_settings(schedule: Schedule, epoch: int) -> Change:
-    """Return what the rows of the epoch table up to `epoch` say together; later rows win."""
+    """Merge the rows of `schedule.table` up to `epoch`; later rows win."""
     merged = Change(epoch=epoch)
     for row in sorted(schedule.table, key=lambda row: row.epoch):
         if row.epoch <= epoch:
-            said = row.model_dump(exclude_none=True, exclude={"epoch", "lr_scale"})
-            merged = merged.model_copy(update={**said, "lr_scale": {**merged.lr_scale, **row.lr_scale}})
+            changes = row.model_dump(exclude_none=True, exclude={"epoch", "lr_scale"})
+            merged = merged.model_copy(update={**changes, "lr_scale": {**merged.lr_scale, **row.lr_scale}})
     return merged

@@ -1,4 +1,4 @@
-"""What a training leaves behind while it runs: checkpoints, metrics, the best weights; and how a signal ends it."""
+"""Checkpoints, metrics and best weights of a training, and stopping at a signal."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from alexnet.training.checkpoint import TrainingState
 from alexnet.training.signals import StopRequest
 from alexnet.training.step import Step
 
-SECONDS_BETWEEN_CHECKPOINTS = 120.0  # within an epoch; another is written after each epoch, but
-CHECKPOINT_SHARE = 0.1  # of the time is the most that they may take
+SECONDS_BETWEEN_CHECKPOINTS = 120.0  # within an epoch; another one follows each epoch
+CHECKPOINT_SHARE = 0.1  # of the training time is the most that those after epochs may take
 
 
 class Session:
-    """One session of a training, from its start or its last checkpoint to its end or the next signal.
+    """One session of a training: from its start or a checkpoint, to its end or a signal.
 
     Attributes:
-        state: where the training stands.
-        best_weights: those of the best epoch so far, by name; empty without any.
-        config: what belongs to the weights.
+        state: the current epoch and batch, running sums, and history.
+        best_weights: the weights of the best epoch so far, by name; empty before the first.
+        config: the contents of `model.json`.
     """
 
     def __init__(
@@ -54,18 +54,18 @@ class Session:
             preprocessing=preprocessing,
             precision=recipe.train.precision,
         )
-        self._stop_code, self._save_requested = 0, False  # what all processes agreed on
+        self._stop_code = 0  # the exit code that all processes agreed on
         self._saved_at, self._save_seconds = time.monotonic(), 0.0
 
     def resume(self) -> bool:
         """Load the last checkpoint; return False if there is none.
 
         Raises:
-            RunError: it is damaged, or the recipe is not what it was.
-            DataError: the dataset is not what it was.
+            RunError: the checkpoint is damaged, or the recipe has changed.
+            DataError: the dataset has changed.
         """
-        result = checkpoint.load(self._folder, self._recipe, self._dataset) if self._group.is_main else None
-        state, tensors = result or (None, {kind: {} for kind in checkpoint.KINDS})
+        loaded = checkpoint.load(self._folder, self._recipe, self._dataset) if self._group.is_main else None
+        state, tensors = loaded or (None, {kind: {} for kind in checkpoint.KINDS})
         content = self._group.broadcast(None if state is None else asdict(state))
         if content is None:
             return False
@@ -79,11 +79,7 @@ class Session:
         return True
 
     def save(self) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            RunError: it cannot be written; the one before is intact.
-        """
+        """Write a checkpoint. If that fails, the previous one is intact."""
         began = time.monotonic()
         self._budget.flush()
         state = replace(self.state, elapsed_before=began - self._budget.started)
@@ -96,25 +92,26 @@ class Session:
         self._save_seconds = self._saved_at - began
 
     def after_step(self) -> None:
-        """Let all processes agree on a signal that one of them noted and on whether to save; then stop, or save.
+        """Stop if any process received a signal, or save if a checkpoint is due; all processes do the same.
 
         Raises:
-            Interrupted: a signal came; everything is saved.
+            Interrupted: a signal was received; everything is saved.
         """
-        due = time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS
         code = self._stop.code
-        interrupted, terminated, saving = self._group.sum(code == 130, code == 143, due and self._group.is_main)
-        self._stop_code, self._save_requested = 143 if terminated else 130 if interrupted else 0, bool(saving)
+        due = self._group.is_main and time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS
+        interrupted, terminated, checkpoint_due = self._group.sum(code == 130, code == 143, due)
+        self._stop_code = 143 if terminated else 130 if interrupted else 0
         self.stop_if_requested()
-        if self._save_requested:
+        if checkpoint_due:
             self.save()
 
     def keep_epoch(self, row: Mapping[str, Any]) -> None:
-        """Add a row to the metrics, and keep the weights if they are the best so far."""
+        """Add a row of metrics to the history and its file, and keep the weights if they are the best so far."""
         state, network = self.state, self._model.full_model
         state.history.append(dict(row))
-        if (row["val_top1"], -row["val_loss"]) > state.best:
-            state.best, state.best_epoch = (row["val_top1"], -row["val_loss"]), state.epoch
+        score = row["val_top1"], -row["val_loss"]
+        if score > state.best:
+            state.best, state.best_epoch = score, state.epoch
             if self._recipe.train.keep == "best" and self._group.is_main:
                 self.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         if self._group.is_main:
@@ -123,36 +120,36 @@ class Session:
                 save_weights(self._folder.path / "epochs" / f"{pattern.format(epoch=state.epoch)}.safetensors", network)
 
     def after_epoch(self) -> None:
-        """Save, unless checkpoints would take too much of the time."""
-        worth_it = (time.monotonic() - self._saved_at) * CHECKPOINT_SHARE > self._save_seconds
-        if self._group.broadcast_number(worth_it) and not self._budget.is_over(self.state):
+        """Write a checkpoint, unless it would take more than `CHECKPOINT_SHARE` of the time, or the training is over."""
+        due = (time.monotonic() - self._saved_at) * CHECKPOINT_SHARE > self._save_seconds
+        if self._group.broadcast_number(due) and not self._budget.is_over(self.state):
             self.save()
 
     def load_kept_weights(self) -> None:
-        """Load the weights that the recipe keeps: those of the last epoch or of the best one."""
+        """Load the weights that `train.keep` names: those of the last epoch or the best one."""
         self._model.gather_weights()
         if self._recipe.train.keep == "best" and self.state.best_epoch:
             self._model.full_model.load_state_dict(self._group.broadcast_tensors(self.best_weights))
 
     def stop_if_requested(self) -> None:
-        """Save and stop if a signal came.
+        """Save and stop if a signal was received.
 
         Raises:
-            Interrupted: one did.
+            Interrupted: a signal was received; everything is saved.
         """
         code = self._stop.code if self._group.world_size == 1 else self._stop_code
         if not code:
             return
         self.save()
-        if self.best_weights:  # so that what was reached can be used meanwhile
+        if self.best_weights:  # so that the stopped run can already predict
             self._save_best()
-        done = not self.state.batch and self._budget.is_over(self.state)
-        where = "after the last epoch" if done else f"in epoch {self.state.epoch}"
+        finished = not self.state.batch and self._budget.is_over(self.state)
+        where = "after the last epoch" if finished else f"in epoch {self.state.epoch}"
         command = f"alexnet train --resume {shell_quote(self._folder.path)}"
-        raise Interrupted(f"stopped {where}, all is saved; go on with: {command}", code)
+        raise Interrupted(f"stopped {where}, everything is saved; resume with: {command}", code)
 
     def raise_diverged(self, loss: float, where: str) -> NoReturn:
-        """Save the best weights and raise the error that a loss is not finite."""
+        """Save the best weights and raise `DivergedError`."""
         saved = ""
         if self.best_weights:
             self._save_best()

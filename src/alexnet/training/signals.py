@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: stop at the next step, so that it can be saved."""
+"""Ctrl-C and SIGTERM: stop after the current step, so that the training can be saved."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from alexnet.errors import Interrupted
 
 
 class StopRequest:
-    """Notes a signal instead of breaking off; `code` is then the exit code, 130 or 143. A second one breaks off at once.
+    """Handles SIGINT and SIGTERM while it is entered.
 
-    Outside `deferred`, where there is nothing to save, a signal raises `Interrupted` where it arrives.
+    Unless `deferred`, a signal raises `Interrupted` at once. If `deferred`, the first signal only sets `code` to the exit
+    code, 130 or 143; a second one raises `Interrupted`.
     """
 
     def __init__(self) -> None:
         self.code: int | None = None
         self.deferred = False
-        self._before: dict[int, Any] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
+            self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.code is not None or not self.deferred:
             raise Interrupted("interrupted", 128 + number)
         self.code = 128 + number

@@ -1,4 +1,4 @@
-"""A whole training, from a recipe to a finished run folder."""
+"""Training from a recipe to a finished run folder, report included."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from alexnet.data.batches import epoch_bounds
 from alexnet.data.dataset import Dataset, open_dataset, resolve
 from alexnet.data.labels import labels_differing_in_case
 from alexnet.data.sources import open_table
-from alexnet.data.statistics import measure
+from alexnet.data.statistics import fill_statistics
 from alexnet.data.table import Table
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, format_names, shell_quote, truncate
-from alexnet.files import locked, remove_leftovers, write_json, write_text
+from alexnet.files import hold_lock, remove_leftovers, write_json, write_text
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, keep_freed_memory, reproducible, resolve_precision, to_device
 from alexnet.network.fast import kernels
-from alexnet.network.summary import stored
+from alexnet.network.summary import count_parameters
 from alexnet.recipe import Preprocessing, Recipe, parse
 from alexnet.report.report import write_report
 from alexnet.run import RunFolder, create, find, read_recipe, save_model
@@ -35,7 +35,7 @@ from alexnet.training.signals import StopRequest
 from alexnet.training.trainer import Trainer
 from alexnet.training.whitening import whiten
 
-SKIPPED_SHOWN = 10  # the summary lists them all
+SKIPPED_SHOWN = 10  # `summary.json` lists them all
 
 
 def start(
@@ -46,46 +46,48 @@ def start(
     group: ProcessGroup = SINGLE_PROCESS,
     parallel: Parallel = "data",
 ) -> None:
-    """Train by `recipe` into the new run folder `out`; `started` is the `time.monotonic()` that its seconds count from.
+    """Train by `recipe` into the new run folder `out`.
 
-    Where processes train together, all of them call it, with the same arguments; the first writes.
-
-    Raises:
-        AlexNetError: whatever keeps it from training, in one line; `Interrupted` after a signal, with everything saved.
+    Every process of `group` calls it with the same arguments; the main one writes. The run's seconds count from `started`, a
+    `time.monotonic()`.
     """
-    where = choose_device(device)
-    recipe = recipe.from_anywhere().with_settings(
+    chosen_device = choose_device(device)
+    recipe = recipe.with_absolute_dataset().with_settings(
         {"train.tensorboard": group.broadcast(time.strftime(recipe.train.tensorboard))}
     )
-    with group.local_main_first():  # it may be downloaded
+    with group.local_main_first():  # the dataset may have to be downloaded
         table = open_table(recipe.data.dataset, recipe.data.root)
     folder = create(out) if group.is_main else RunFolder(out)
     if group.is_main:
-        write_text(folder.recipe, recipe.to_toml())  # from here on, --resume can begin anew
+        write_text(folder.recipe, recipe.to_toml())  # from here on, --resume can start over
     try:
-        _train(recipe, table, folder, where, started, group, parallel, resuming=False)
+        _train(recipe, table, folder, chosen_device, started, group, parallel, resuming=False)
     except AlexNetError as error:
         if group.is_main and not isinstance(error, Interrupted) and not folder.environment.exists():
-            shutil.rmtree(folder.path, ignore_errors=True)  # nothing was trained: the name is free again
+            shutil.rmtree(folder.path, ignore_errors=True)  # training never began: free the folder's name
         raise
 
 
 def resume(
     out: Path, device: str | None, started: float, group: ProcessGroup = SINGLE_PROCESS, parallel: Parallel = "data"
 ) -> None:
-    """Go on with the run in `out` from its last checkpoint, or from its recipe where there is none; processes as for `start`.
+    """Resume the run in `out` from its last checkpoint, or start over from its recipe if there is none.
+
+    Every process of `group` calls it, as for `start`.
 
     Raises:
-        AlexNetError: as `start`; `RunError` where there is no run, or a finished one.
+        RunError: the run is missing or finished.
     """
-    folder = find(out) if group.is_main else RunFolder(out)  # another machine need not have it
+    folder = find(out) if group.is_main else RunFolder(out)  # other machines need not have the folder
     if group.is_main and folder.summary.exists():
-        more = f"alexnet train {shell_quote(read_recipe(folder).data.dataset)} --weights {shell_quote(out)}"
-        anew = f"alexnet report {shell_quote(out)} writes its page anew"
-        raise RunError(f"{out} is finished, there is nothing to resume: {more} trains a new run from what it learned ({anew})")
+        train_more = f"alexnet train {shell_quote(read_recipe(folder).data.dataset)} --weights {shell_quote(out)}"
+        rewrite = f"alexnet report {shell_quote(out)} rewrites its report"
+        raise RunError(
+            f"{out} is finished, there is nothing to resume: {train_more} trains a new run from its weights ({rewrite})"
+        )
     text = group.broadcast(read_recipe(folder).to_toml() if group.is_main else "")
     recipe = parse(tomllib.loads(text), str(folder.recipe))
-    with group.local_main_first():  # it may be downloaded
+    with group.local_main_first():  # the dataset may have to be downloaded
         table = open_table(recipe.data.dataset, recipe.data.root)
     _train(recipe, table, folder, choose_device(device), started, group, parallel, resuming=True)
 
@@ -101,31 +103,31 @@ def _train(
     *,
     resuming: bool,
 ) -> None:
-    alone = _alone(folder) if group.is_main else nullcontext()
-    with alone, reproducible(device), StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
+    lock = _run_lock(folder) if group.is_main else nullcontext()
+    with lock, reproducible(device), StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
         keep_freed_memory()
         try:
             fresh = not (resuming and group.broadcast(checkpoint.exists(folder.path)))
             if device.type == "cpu" and (reason := kernels.missing_reason()):
-                monitor.say(f"Training without the kernels in C++, more slowly: {reason}")
+                monitor.say(f"training without the C++ kernels, which is slower: {reason}")
             with group.local_main_first():
-                recipe, dataset, preprocessing, network = prepare(recipe, table, device, fresh=fresh)
+                recipe, dataset, preprocessing, network = load_data_and_network(recipe, table, device, fresh=fresh)
         except Interrupted as error:
-            way_on = f"stopped before training began; go on with: alexnet train --resume {shell_quote(folder.path)}"
-            raise Interrupted(way_on, error.code) from error
+            message = f"stopped before training began; resume with: alexnet train --resume {shell_quote(folder.path)}"
+            raise Interrupted(message, error.code) from error
         precision = resolve_precision(device, recipe.train.precision)
-        if group.world_size > 1:  # another machine may round otherwise
+        if group.world_size > 1:  # initial weights may differ in the last bits between machines
             network.load_state_dict(group.broadcast_tensors(network.state_dict()))
         trainer = Trainer(recipe, dataset, preprocessing, network, folder, monitor, stop, started, group, parallel)
-        stop.deferred = True  # from here on, the folder stays, and a signal finds something to save
+        stop.deferred = True  # from here on, there is something to save, and the folder stays
         if group.is_main:
             write_json(folder.environment, environment(device, precision, group.world_size, parallel))
-        together = f", {group.world_size} processes ({parallel} parallel)" if group.world_size > 1 else ""
-        where = f"{device.type}, {precision}, {torch.get_num_threads()} threads{together}"
-        _log_plan(monitor, recipe, dataset, folder, where, stored(network))
+        processes = f", {group.world_size} processes ({parallel} parallel)" if group.world_size > 1 else ""
+        hardware = f"{device.type}, {precision}, {torch.get_num_threads()} threads{processes}"
+        _log_plan(monitor, recipe, dataset, folder, hardware, count_parameters(network))
         if resuming and trainer.session.resume():
             state = trainer.state
-            monitor.say(f"going on in epoch {state.epoch}, batch {state.batch + 1} of {len(trainer.step.bounds)}")
+            monitor.say(f"resuming in epoch {state.epoch}, batch {state.batch + 1} of {len(trainer.step.bounds)}")
         if group.is_main:
             write_text(folder.recipe, recipe.to_toml())
         try:
@@ -134,59 +136,56 @@ def _train(
         except RunError as error:
             if not checkpoint.exists(folder.path):
                 raise
-            way_on = f"mend that and go on with: alexnet train --resume {shell_quote(folder.path)}"
-            raise RunError(f"{error}. The last checkpoint is intact: {way_on}") from error
+            command = f"alexnet train --resume {shell_quote(folder.path)}"
+            raise RunError(f"{error}. The last checkpoint is intact: fix this, then resume with: {command}") from error
 
 
-def prepare(
+def load_data_and_network(
     recipe: Recipe, table: Table, device: torch.device, *, fresh: bool = True
 ) -> tuple[Recipe, Dataset, Preprocessing, AlexNet]:
-    """Return what a training begins with: the recipe as resolved, the images, how they become input, and the network.
+    """Return the resolved recipe, the decoded dataset, the preprocessing, and the network on its device.
 
-    The network is on its device; if `fresh`, with the first weights that the recipe asks for.
-
-    Raises:
-        AlexNetError: the recipe, the dataset and the network do not fit each other.
+    If `fresh`, the network has the recipe's initial weights: pretrained ones or whitened filters included.
     """
-    network = _network(recipe, table, device, fresh=fresh)
+    network = _build_network(recipe, table, device, fresh=fresh)
     recipe = resolve(recipe, table)
     dataset = open_dataset(table, recipe.images.resolved(), recipe.data.workers, recipe.data)
-    recipe, mean_image = measure(recipe, dataset.images("train"))
+    recipe, mean_image = fill_statistics(recipe, dataset.images("train"))
     preprocessing = recipe.images.resolved(mean_image)
     if fresh and recipe.model.whitening_init and not recipe.model.weights:
         whiten(network, dataset.images("train"), preprocessing, recipe.train.seed)
     return recipe, dataset, preprocessing, network
 
 
-def tidy(folder: RunFolder) -> None:
-    """Remove what a training that was killed at its very end has left beside a finished run.
+def remove_checkpoints(folder: RunFolder) -> None:
+    """Remove the checkpoints of a finished run whose training was killed before it could.
 
     Raises:
-        RunError: another process trains here.
+        RunError: another process is training in the folder.
     """
-    with _alone(folder):
+    with _run_lock(folder):
         checkpoint.remove(folder.path)
 
 
 @contextmanager
-def _alone(folder: RunFolder) -> Iterator[None]:
-    """Hold the run's lock, which ends with the process however it ends; leave no temporary file.
+def _run_lock(folder: RunFolder) -> Iterator[None]:
+    """Hold the run's lock, which the system releases if the process dies, and remove leftover temporary files.
 
     Raises:
-        RunError: another process trains here, or the folder cannot be written.
+        RunError: another process is training in the folder, or it cannot be written.
     """
-    with locked(folder.lock, f"another process is training in {folder.path}: wait for it, or stop it (Ctrl-C saves)"):
-        for inside in (folder.path, folder.path / "epochs"):
-            remove_leftovers(inside)
+    with hold_lock(folder.lock, f"another process is training in {folder.path}: wait for it, or stop it (Ctrl-C saves)"):
+        for path in (folder.path, folder.path / "epochs"):
+            remove_leftovers(path)
         try:
             yield
         finally:
-            with suppress(PermissionError):  # Windows removes no file that is open; there filelock does so in a moment
+            with suppress(PermissionError):  # Windows cannot remove an open file; there filelock removes it afterwards
                 folder.lock.unlink(missing_ok=True)
 
 
-def _network(recipe: Recipe, table: Table, device: torch.device, *, fresh: bool) -> AlexNet:
-    """Build the network on its device with its first weights: by the recipe's seed, or if `fresh` those that it starts from."""
+def _build_network(recipe: Recipe, table: Table, device: torch.device, *, fresh: bool) -> AlexNet:
+    """Build the network on its device, initialised by the recipe's seed; if `fresh`, load its pretrained weights."""
     torch.manual_seed(recipe.train.seed)
     network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
     if recipe.images.input < network.smallest:
@@ -224,24 +223,24 @@ def _finish(recipe: Recipe, trainer: Trainer, folder: RunFolder) -> None:
         checkpoint.remove(folder.path)
 
 
-def _log_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFolder, where: str, parameters: int) -> None:
-    """Say what will be trained on what: sizes of the splits and batches first."""
+def _log_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFolder, hardware: str, parameters: int) -> None:
+    """Log what is trained on what: the sizes of splits and batches, the network, and the notes on the dataset."""
     table, train = dataset.table, recipe.train
     counts = table.counts()
     sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())
-    no_test = "" if "test" in counts else " (no test set: validation chooses, test figures stay empty)"
+    no_test = "" if "test" in counts else " (no test set: weights are chosen by validation, test metrics stay empty)"
     batches = len(epoch_bounds(counts["train"], train))
     length = f"{train.minutes:g} minutes" if train.minutes else f"{train.epochs} epochs"
     side = recipe.images.cache_size
-    stored = "full images" if side == "full" else f"images stored at {side}x{side}"
+    count_parameters = "full images" if side == "full" else f"images stored at {side}x{side}"
     monitor.say(f"{table.name}: {sizes} images of {len(table.labels)} classes{no_test}")
     monitor.say(f"batches of up to {train.batch_size}: {batches} an epoch, {length}, recipe {recipe.name}, seed {train.seed}")
     monitor.say(
         f"variant {recipe.model.variant}: {parameters:,} parameters, input {recipe.images.input}x{recipe.images.input} "
-        f"from {stored}; {where}"
+        f"from {count_parameters}; {hardware}"
     )
     for group in labels_differing_in_case(table.labels):
-        monitor.say(f"note: {format_names(group)} differ in upper and lower case alone and are classes of their own")
+        monitor.say(f"note: {format_names(group)} differ only in upper and lower case, and are separate classes")
     if table.skipped:
         monitor.say(f"left out {len(table.skipped)} files:")
         for skipped in table.skipped[:SKIPPED_SHOWN]:

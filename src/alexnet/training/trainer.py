@@ -27,8 +27,9 @@ class Trainer:
     """Trains a network by a resolved recipe.
 
     Attributes:
-        step: forward and backward of a batch, and the optimizer.
-        session: checkpoints, signals and the best weights.
+        step: batches, forward and backward passes, and the optimizer.
+        budget: how much of the training is done, and when it is over.
+        session: checkpoints, signals, and the best weights.
     """
 
     def __init__(
@@ -44,11 +45,7 @@ class Trainer:
         group: ProcessGroup = SINGLE_PROCESS,
         parallel: Parallel = "data",
     ) -> None:
-        """`started` is the `time.monotonic()` that `train.minutes` counts from; the network is on its device.
-
-        Raises:
-            RecipeError: the network or the batches cannot be divided among the processes of `group`.
-        """
+        """`network` is on its device; `train.minutes` count from `started`, a `time.monotonic()`."""
         self.recipe, self.dataset, self.preprocessing, self.network = recipe, dataset, preprocessing, network
         self.monitor, self.group = monitor, group
         self.step = Step(recipe, preprocessing, dataset.images("train"), network, group, parallel, monitor.say)
@@ -58,46 +55,41 @@ class Trainer:
 
     @property
     def state(self) -> TrainingState:
-        """Where the training stands."""
+        """The current epoch and batch, running sums, and history."""
         return self.session.state
 
     @property
     def lr(self) -> float:
-        """The learning rate of the current step, before the factors of layers."""
-        schedule, start = self.recipe.schedule, self.recipe.optimizer.lr
+        """The learning rate of the current step, before the factors of `lr_scale`."""
+        schedule, base_lr = self.recipe.schedule, self.recipe.optimizer.lr
         if schedule.kind == "plateau":
-            return float(self.state.plateau.get("lr", start))
-        return lr_at(schedule, start, self.budget.progress(self.state, 0.5), self.state.epoch)
+            return float(self.state.plateau.get("lr", base_lr))
+        return lr_at(schedule, base_lr, self.budget.progress(self.state, 0.5), self.state.epoch)
 
     def fit(self) -> None:
-        """Train until the recipe's end; the network then holds the weights that the recipe keeps.
-
-        Raises:
-            DivergedError: the loss is not finite.
-            Interrupted: a signal came; everything is saved.
-        """
+        """Train to the end of the recipe, then load the weights that it keeps (the best or the last)."""
         self.budget.begin(self.state)
-        # A run that was stopped while its last epoch was evaluated still has batches of that epoch behind it.
+        # If it was interrupted while it validated its last epoch, it is over, but that epoch is still to be ended.
         while self.state.batch or not self.budget.is_over(self.state):
             self.train_epoch()
             self.end_epoch()
         self.session.load_kept_weights()
 
     def train_epoch(self) -> None:
-        """Train on the batches of the current epoch that are still to do, or until the time is over."""
+        """Train on the remaining batches of the current epoch, or until the budget is spent."""
         state, augment = self.state, self.step.augmentation(self.state.epoch)
-        self._epoch_start = time.monotonic(), state.images_seen
+        self._epoch_began, self._images_before = time.monotonic(), state.images_seen
         for batch in self.step.batches(state):
             if self.budget.is_over(state):
                 break
             self.train_step(batch, augment)
-            averages = (self.lr, state.loss_sum / state.images_seen, state.correct / state.images_seen)
+            loss, top1 = state.loss_sum / state.images_seen, state.correct / state.images_seen
             left = self.budget.seconds_left(state)
-            self.monitor.step(f"epoch {state.epoch}", state.batch, len(self.step.bounds), *averages, left)
+            self.monitor.step(f"epoch {state.epoch}", state.batch, len(self.step.bounds), self.lr, loss, top1, left)
             self.session.after_step()
 
     def train_step(self, batch: Batch, augment: Augment) -> None:
-        """Take one step on one batch, or on this process's part of it."""
+        """Take one step on one batch, or on this process's shard of it."""
         state = self.state
         start, end = self.step.bounds[state.batch]
 
@@ -111,23 +103,23 @@ class Trainer:
         self.budget.record_step(end - start)
 
     def end_epoch(self) -> None:
-        """Validate, adapt the learning rate, write a row of metrics, begin the next epoch."""
-        state, (began, seen) = self.state, self._epoch_start
-        pace = (state.images_seen - seen) / max(1e-9, time.monotonic() - began)
+        """Validate, update the schedule, record the metrics, and move on to the next epoch."""
+        state = self.state
+        images, seconds = state.images_seen - self._images_before, time.monotonic() - self._epoch_began
         self.step.model.gather_weights()
         validation = self.evaluate("val")
         if not np.isfinite(validation.loss):
             self.session.raise_diverged(validation.loss, "in validation")
-        measured = validation.to_json()
+        val_metrics = validation.to_json()
         row = {
             "epoch": state.epoch,
             "images": state.images_seen,
             "lr": self.lr,
             "train_loss": state.loss_sum / state.images_seen,
             "train_top1": state.correct / state.images_seen,
-            **{f"val_{name}": measured[name] for name in ("loss", "top1", "top5")},
+            **{f"val_{name}": val_metrics[name] for name in ("loss", "top1", "top5")},
             "seconds": time.monotonic() - self.budget.started,
-            "images_per_second": pace,
+            "images_per_second": images / max(1e-9, seconds),
             **self.monitor.usage(),
         }
         update_schedule(state, self.recipe, row)
@@ -137,11 +129,7 @@ class Trainer:
         self.session.after_epoch()
 
     def evaluate(self, split: str, temperature: float = 1.0) -> Evaluation:
-        """Return the network's evaluation on a split.
-
-        Raises:
-            Interrupted: a signal came; everything is saved.
-        """
+        """Evaluate the network on a split."""
         return evaluate_split(
             self.network,
             self.dataset,
@@ -150,7 +138,7 @@ class Trainer:
             precision=self.recipe.train.precision,
             workers=self.recipe.data.workers,
             temperature=temperature,
-            # One process stops at once; several must stop together, so the signal waits for the next step.
+            # A single process stops at once. Several have to stop together, so a signal waits for the next step.
             before_batch=self.session.stop_if_requested if self.group.world_size == 1 else lambda: None,
             shard=self.group.shard_slice,
             gather=lambda logits, total: self.group.gather(logits, 0, total),

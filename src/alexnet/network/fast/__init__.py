@@ -1,1 +1,1 @@
-"""Fast forms of layers, exact to rounding."""
+"""Fast implementations of layers, exact up to rounding."""

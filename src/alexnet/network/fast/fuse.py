@@ -1,11 +1,10 @@
-"""Exact fast forms, beneath the network: they compute what its layers say, to rounding, in fewer operations.
+"""Fuse layers: compute the same results, up to rounding, in fewer operations.
 
-In PyTorch, on any device: an image enlarged pixel by pixel is folded into the first convolution, and maps that the first dense
-layer would have enlarged are folded into its weights. On a CPU, with the kernels in C++ (kernels/): ReLU and response
-normalisation; ReLU, batch normalisation and pooling in one pass; convolutions in fewer products (Winograd) where bfloat16 is
-computed in AVX-512; a copy of the weights in bfloat16 that the optimizer's step keeps up to date.
-ALEXNET_KERNELS=0 in the environment switches all of them off. Which are in use stands in `environment.json`. The kernels have
-first derivatives alone.
+On any device, in PyTorch: upscaling of the input is folded into the first convolution, and upscaling of small maps into the
+first dense layer. On a CPU, with the C++ kernels of kernels/: ReLU with response normalisation; ReLU, batch normalisation and
+pooling in one pass; Winograd convolutions, if the CPU computes bfloat16 with AVX-512; a bfloat16 copy of the weights that the
+optimizer step updates. ALEXNET_KERNELS=0 in the environment disables all of them; `environment.json` lists those in use. The
+kernels do not support second derivatives.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from alexnet.network.lrn import LocalResponseNorm
 Step = Callable[[Tensor], Tensor]
 
 
-def fast_forms(device: torch.device) -> list[str]:
-    """Return the fast forms in use on a device."""
+def fused_forms(device: torch.device) -> list[str]:
+    """Return the names of the fused forms in use on a device."""
     if not enabled():
         return []
     result = ["folded enlargement", "folded pooling"]
@@ -42,29 +41,29 @@ def fast_forms(device: torch.device) -> list[str]:
 
 
 class Plan:
-    """Which layers of a network are computed together; made once for what is asked of it, until its layers change."""
+    """The fused layers of a network, cached until its layers or the arguments change."""
 
     def __init__(self) -> None:
-        self._made: tuple[tuple[object, ...], list[tuple[str, Step]]] = ((), [])  # together, as threads may share a network
+        self._cached: tuple[tuple[object, ...], list[tuple[str, Step]]] = ((), [])  # key and steps: replaced atomically
 
     def steps(self, layers: Mapping[str, nn.Module], names: Collection[str], upscale: int) -> list[tuple[str, Step]]:
-        """Return `fuse_layers` of the same arguments."""
+        """Return the result of `fuse_layers`."""
         plain = not enabled() or any(map(_has_hooks, layers.values()))
         key = (*layers.values(), frozenset(names), upscale, plain)
-        made_for, steps = self._made
-        if key != made_for:
+        cached_key, steps = self._cached
+        if key != cached_key:
             steps = list(fuse_layers(layers, names, upscale, plain))
-            self._made = (key, steps)
+            self._cached = (key, steps)
         return steps
 
 
 def fuse_layers(
     layers: Mapping[str, nn.Module], names: Collection[str], upscale: int, plain: bool
 ) -> Iterator[tuple[str, Step]]:
-    """Yield the layers, by name and in order, as functions of a tensor; fused ones as one, by the name of the last.
+    """Yield functions of a tensor, in order: a layer or a group of fused layers, under the name of the last.
 
-    Layers in `names` end a group, as their outputs are wanted; with `plain`, as where a layer has hooks, nothing is fused. The
-    images are to be upscaled `upscale` times.
+    A layer in `names` ends its group, as its output is needed. With `plain`, nothing is fused, as when a layer has hooks.
+    `upscale` is the factor to upscale the images by first.
     """
     if upscale > 1:
         first, conv = next(iter(layers.items()))
@@ -85,17 +84,17 @@ def _has_hooks(layer: nn.Module) -> bool:
     return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
-ORDER = (nn.ReLU, BatchNorm, nn.MaxPool2d)  # of what one pass over the maps takes
+ORDER = (nn.ReLU, BatchNorm, nn.MaxPool2d)  # layers that one pass over the maps can compute, in this order
 
 
 def _can_fuse(group: list[nn.Module], layer: nn.Module) -> bool:
-    """Tell whether `layer` joins the group before it."""
+    """Return whether `layer` can be fused with the group before it."""
     if isinstance(group[-1], FlattenMaps):
         return type(layer) is nn.Linear
     if isinstance(layer, LocalResponseNorm):
         return isinstance(group[-1], nn.ReLU)
-    place = [i for i, kind in enumerate(ORDER) if isinstance(group[-1], kind)]
-    return bool(place) and isinstance(layer, ORDER[place[0] + 1 :])
+    position = [i for i, kind in enumerate(ORDER) if isinstance(group[-1], kind)]
+    return bool(position) and isinstance(layer, ORDER[position[0] + 1 :])
 
 
 def _fused(group: list[nn.Module], plain: bool) -> Step:
@@ -104,7 +103,7 @@ def _fused(group: list[nn.Module], plain: bool) -> Step:
             return layer
         case [FlattenMaps() as flatten, nn.Linear() as dense]:
             return partial(_flatten_dense, flatten, dense)
-        case [nn.Conv2d() as conv] if type(conv) is nn.Conv2d:  # no subclass: it may compute otherwise
+        case [nn.Conv2d() as conv] if type(conv) is nn.Conv2d:  # a subclass may compute something else
             return partial(_convolve, conv)
         case [nn.Linear() as dense] if type(dense) is nn.Linear:
             return partial(_dense, dense)
@@ -117,13 +116,13 @@ def _fused(group: list[nn.Module], plain: bool) -> Step:
     raise AssertionError(group)
 
 
-# Weights in bfloat16.
+# Weights in bfloat16
 
 _bf16_cache: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> (its state, its values in bfloat16)
 
 
 def compute_weight(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-    """Return the layer's weights to compute with: in bfloat16 and already converted, where autocast would convert them."""
+    """Return the layer's weights, from the bfloat16 cache if autocast would convert them."""
     weight = layer.weight
     if not usable(x) or weight.dtype != torch.float32 or weight.is_inference() or not isinstance(weight, nn.Parameter):
         return weight
@@ -134,13 +133,13 @@ def compute_weight(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
 
 
 class _ToBFloat16(torch.autograd.Function):
-    """A parameter in bfloat16. Its gradient stays in bfloat16 if the parameter's `grad_dtype` allows it."""
+    """Convert a parameter to bfloat16; its gradient stays in bfloat16 if the parameter's `grad_dtype` allows it."""
 
     @staticmethod
     def forward(context: Any, weight: Tensor) -> Tensor:
         kept = _bf16_cache.get(weight)  # type: ignore[no-untyped-call]
         if kept is None or kept[0] != _state(weight):
-            with torch.inference_mode(False):  # it may be trained with later
+            with torch.inference_mode(False):  # training may use the cached tensor later
                 kept = _bf16_cache[weight] = (_state(weight), weight.detach().to(torch.bfloat16))
         half: Tensor = kept[1]
         return half.detach()
@@ -151,24 +150,24 @@ class _ToBFloat16(torch.autograd.Function):
 
 
 def use_bf16_gradients(network: nn.Module) -> None:
-    """Let the weights' gradients stay in bfloat16, as they come where that is computed in; `step` takes them so."""
+    """Keep the gradients of weights in bfloat16, which `step` accepts, instead of converting them to float32."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear) and usable(layer.weight):
             layer.weight.grad_dtype = torch.bfloat16
 
 
 def _state(weight: Tensor) -> tuple[object, ...]:
-    """Return what changes when a parameter is given other values, or another place for them.
+    """Return a key that changes with the values or the memory of a parameter.
 
-    Some of the values are looked at too, as what is done to `weight.data` leaves no other trace.
+    It includes a sample of the values, as changes through `weight.data` leave no other trace.
     """
     sample = weight.detach().as_strided((64,), (weight.numel() // 64,)) if weight.numel() >= 64 else weight.detach()
     return weight._version, weight.data_ptr(), weight.stride(), sample.double().sum().item()
 
 
-# Layers.
+# Layers
 
-PIXELS_FOR_WINOGRAD = 512  # in a batch; with fewer, transforming the weights takes longer than it saves
+PIXELS_FOR_WINOGRAD = 512  # per batch; with fewer, transforming the weights takes longer than it saves
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -186,7 +185,7 @@ def _dense(dense: nn.Linear, x: Tensor) -> Tensor:
 
 @functools.cache
 def supports_winograd() -> bool:
-    """Tell whether this processor is one for Winograd's convolutions: bfloat16 in AVX-512, and no AMX, which outruns them."""
+    """Return whether Winograd convolutions pay off on this CPU: it has bfloat16 in AVX-512, and no AMX, which is faster."""
     return kernels.has("winograd_forward", torch.bfloat16) and not processor().get("amx_bf16")
 
 
@@ -194,15 +193,15 @@ def _can_use_winograd(conv: nn.Conv2d) -> bool:
     size, inputs, outputs = conv.kernel_size[0], conv.in_channels // conv.groups, conv.out_channels // conv.groups
     same = size in (3, 5) and conv.stride == (1, 1) and conv.padding == (size // 2, size // 2)
     same = same and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
-    full = outputs % LANE == 0 and -inputs % LANE <= inputs // 3  # zeros are added to few channels only
+    full = outputs % LANE == 0 and -inputs % LANE <= inputs // 3  # few channels of zeros need to be added
     return same and full and max(inputs, outputs) <= 4096 and supports_winograd()
 
 
 class _Upscaled(nn.Module):
-    """A convolution of an image whose every pixel is first enlarged to stride x stride pixels.
+    """A convolution of an image upscaled by the stride, computed on the image itself.
 
-    All pixels of such a block have the same value, so their weights are added up: a kernel of 11 with stride 4 sees 4, 4 and 3
-    equal pixels a side, and becomes one of 3 with stride 1 on the small image.
+    The pixels of a stride x stride block are equal, so their weights are added up: a kernel of 11 with stride 4 covers 4, 4 and
+    3 equal pixels per side, and becomes a kernel of 3 with stride 1.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -210,7 +209,7 @@ class _Upscaled(nn.Module):
         self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
-        """N C H W, not enlarged -> N O H' W'."""
+        """N C H W, before upscaling -> N O H' W'."""
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         cells = -(-kernel // stride)
         weight = self.conv.weight
@@ -220,17 +219,17 @@ class _Upscaled(nn.Module):
 
 
 def _flatten_dense(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tensor:
-    """Fold the enlargement of small maps into the weights that read them: maps of 2x2 in a grid of 6x6 read sums of 9."""
+    """Fold the upscaling of small maps into the dense weights: for maps of 2x2 and a grid of 6x6, into sums of 9 weights."""
     if maps.shape[2] * maps.shape[3] >= flatten.grid**2:
         return _dense(dense, flatten(maps))
     return linear(flatten.vector(maps), _folded(flatten, dense, maps), dense.bias)
 
 
-_folds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> (its state and the fold's, its values folded)
+_folds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> (key of its state and the maps, folded values)
 
 
 def _folded(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tensor:
-    """Return the folded weights; where no gradient is wanted, those of the last call: folding takes longer than an image."""
+    """Return the folded weights, cached if no gradient is needed, as folding takes longer than the forward pass of an image."""
     weight, (height, width) = compute_weight(dense, maps), maps.shape[2:]
     if torch.is_grad_enabled() or not usable(maps) or dense.weight.is_inference():
         return flatten.fold(weight, height, width)
@@ -243,14 +242,15 @@ def _folded(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tensor:
 
 
 def _relu_norm_pool(group: list[nn.Module], x: Tensor) -> Tensor:
-    """Apply the layers of `group`, in the order of `ORDER`, in one pass over the maps."""
+    """Apply the layers of `group`, some of `ORDER`, in one pass over the maps."""
     norm = next((layer for layer in group if isinstance(layer, BatchNorm)), None)
     pool = next((layer for layer in group if isinstance(layer, nn.MaxPool2d)), None)
-    still = norm is not None and not norm.training and torch.is_grad_enabled()  # a norm whose statistics do not move
-    odd = pool is not None and (pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices) != (0, 1, False, False)
-    if pool is not None and not odd:
-        odd = not isinstance(pool.kernel_size, int) or pool.kernel_size > min(16, *x.shape[2:])  # a place is a byte
-    if x.ndim != 4 or not usable(x) or still or odd or 0 in x.shape:
+    frozen = norm is not None and not norm.training and torch.is_grad_enabled()
+    options = None if pool is None else (pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices)
+    unsupported = options not in (None, (0, 1, False, False))
+    if pool is not None and not unsupported:  # the kernel stores the position in a window as a byte
+        unsupported = not isinstance(pool.kernel_size, int) or pool.kernel_size > min(16, *x.shape[2:])
+    if x.ndim != 4 or not usable(x) or frozen or unsupported or 0 in x.shape:
         for layer in group:
             x = layer(x)
         return x
@@ -261,7 +261,7 @@ def _relu_norm_pool(group: list[nn.Module], x: Tensor) -> Tensor:
 
 
 def step(weight: Tensor, gradient: Tensor, velocity: Tensor | None, **settings: Any) -> bool:
-    """Take a step as `kernels.operations.step` does, and keep the weights' copy in bfloat16, if there is one, up to date."""
+    """Take an optimizer step with `kernels.operations.step`, and update the bfloat16 copy of the weights, if there is one."""
     kept = _bf16_cache.get(weight)  # type: ignore[no-untyped-call]
     half = kept[1] if kept is not None and kept[0] == _state(weight) else None
     done = operations.step(weight, gradient, velocity, half=half, **settings)

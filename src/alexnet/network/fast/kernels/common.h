@@ -1,5 +1,5 @@
 // Fused CPU kernels: one pass over memory where PyTorch takes several. Plain C functions, called by operations.py through ctypes.
-// Maps are N H W C in memory (torch's channels_last); a pixel is a run of C values.
+// Maps are N H W C in memory (torch's channels_last); a pixel is C successive values.
 
 #pragma once
 

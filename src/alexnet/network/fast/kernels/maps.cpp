@@ -2,8 +2,8 @@
 
 #include <omp.h>
 
-// ReLU, batch normalisation and max pooling of maps, in this order; each of them may be left out.
-// A window of 1 does not pool. The place of a window's greatest value is kept as a byte, counted along its rows.
+// ReLU, batch normalisation and max pooling of maps, in this order; each of them is optional.
+// A window of 1 does not pool. The position of a window's maximum is stored as a byte, row by row.
 struct Maps {
     long images;
     int height, width, channels;
@@ -20,7 +20,7 @@ constexpr int kPixels = 256;     // pixels summed in single precision before the
 
 inline float rectified(float value, bool relu) { return relu && value < 0 ? 0.0f : value; }
 
-// Call `body(first channel, how many)`; all but the last have kLanes, which the compiler sees.
+// Call `body(first channel, count)` for blocks of channels; count is the constant kLanes in all but the last.
 template <class Body>
 inline void over_channels(int channels, Body body) {
     int c = 0;
@@ -28,8 +28,8 @@ inline void over_channels(int channels, Body body) {
     if (c < channels) body(c, channels - c);
 }
 
-// Sums over all pixels of two values for each channel, a thread's share at a time and always in the same order, so that the
-// result depends on the number of threads alone. `add(row, first, second)` adds those of one row of pixels.
+// Sum two values per channel over all pixels. The order is fixed for a given number of threads, so the result is too.
+// `add(row, first, second)` adds the values of one row of pixels.
 template <class Add>
 void sum_rows(const Maps& maps, double* sums, Add add) {
     const long rows = maps.images * maps.height;
@@ -51,7 +51,7 @@ void sum_rows(const Maps& maps, double* sums, Add add) {
     for (size_t i = 0; i < totals.size(); ++i) sums[i % (2 * channels)] += totals[i];
 }
 
-// The sums of values and of their squares.
+// Sums of the values and of their squares.
 template <class T>
 void map_sums(const T* x, double* sums, const Maps& maps) {
     const int width = maps.width, channels = maps.channels;
@@ -71,7 +71,7 @@ void map_sums(const T* x, double* sums, const Maps& maps) {
     });
 }
 
-// y = the greatest of scale * x + shift in each window; `scale` and `place` may be null.
+// y = the maximum of scale * x + shift in each window; `scale` and `place` (the argmax) may be null.
 template <class T>
 void map_forward(const T* x, const float* scale, const float* shift, T* y, uint8_t* place, const Maps& maps) {
     const int channels = maps.channels, window = maps.window, stride = maps.stride, width = maps.width;
@@ -110,7 +110,7 @@ void map_forward(const T* x, const float* scale, const float* shift, T* y, uint8
             }
 }
 
-// The gradient at each pixel of a row of the maps before pooling, from those of the windows that chose it: width x channels.
+// The gradient at each pixel of a row before pooling, from the windows whose maximum it is: width x channels.
 template <class T>
 void unpooled(const T* g, const uint8_t* place, long row, float* __restrict dy, const Maps& maps) {
     const int channels = maps.channels, window = maps.window, stride = maps.stride, width = maps.width;
@@ -138,7 +138,7 @@ void unpooled(const T* g, const uint8_t* place, long row, float* __restrict dy, 
         }
 }
 
-// The sums of the gradient, and of the gradient times the value, before pooling.
+// Sums of the gradient, and of the gradient times the value, before pooling.
 template <class T>
 void map_gradient_sums(const T* x, const T* g, const uint8_t* place, double* sums, const Maps& maps) {
     const int width = maps.width, channels = maps.channels;
@@ -159,7 +159,7 @@ void map_gradient_sums(const T* x, const T* g, const uint8_t* place, double* sum
     });
 }
 
-// dx = factor * dy + slope * x + offset, where ReLU lets it pass; `factor` may be null: then dx = dy.
+// dx = factor * dy + slope * x + offset where the ReLU is active; `factor` may be null: then dx = dy.
 template <class T>
 void map_backward(const T* x, const T* g, const uint8_t* place, const float* factor, const float* slope, const float* offset,
                   T* dx, const Maps& maps) {

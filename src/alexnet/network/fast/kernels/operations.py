@@ -1,6 +1,6 @@
-"""What the kernels compute, as functions of tensors with gradients, and the step of the weights.
+"""The kernels as differentiable functions of tensors, and the optimizer step.
 
-Each takes what `usable` accepts. Arguments of the C functions stand in a structure of the same name in the `.cpp` file.
+All take tensors that `usable` accepts. The arguments of a C function are a structure of the same name in its `.cpp` file.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from alexnet.network.layers import BatchNorm
 
 
 def usable(x: Tensor) -> bool:
-    """Tell whether the kernels take this tensor: on a CPU, float32 or bfloat16, and not only traced."""
+    """Return whether the kernels take this tensor: it is on a CPU, float32 or bfloat16, and not being traced."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     traced = traced or type(x) not in (Tensor, nn.Parameter) or torch._C._are_functorch_transforms_active()
     return x.device.type == "cpu" and x.dtype in kernels.TYPES and not traced and kernels.library() is not None
 
 
 class _Maps(ctypes.Structure):
-    """As `Maps` in kernels/maps.cpp."""
+    """`Maps` in maps.cpp."""
 
     _fields_ = [
         *(("images", ctypes.c_long), ("height", ctypes.c_int), ("width", ctypes.c_int), ("channels", ctypes.c_int)),
@@ -35,8 +35,7 @@ class _Maps(ctypes.Structure):
 def relu_norm_pool(x: Tensor, norm: BatchNorm | None, window: int, stride: int, *, relu: bool) -> Tensor:
     """Apply ReLU, batch normalisation and max pooling to N C H W in one pass; a window of 1 does not pool.
 
-    In training, and with `norm` not None, its moving statistics take those of the batch. In evaluation there is no gradient
-    for the norm.
+    In training, the moving statistics of `norm` are updated. In evaluation mode, there is no gradient through `norm`.
     """
     count, channels, height, width = x.shape
     maps = _Maps(count, height, width, channels, window, stride, relu)
@@ -59,7 +58,7 @@ class _ReluNormPool(torch.autograd.Function):
             if norm.training:
                 sums = torch.empty(2, channels, dtype=torch.float64)
                 kernels.call("map_sums", x.dtype, (x, sums), maps)
-                sums, count = _of_all(norm, sums, count)
+                sums, count = _sum_over_processes(norm, sums, count)
                 mean = sums[0] / count
                 variance = (sums[1] / count - mean.square()).clamp_min(0)
                 norm.track(mean, variance)
@@ -74,57 +73,57 @@ class _ReluNormPool(torch.autograd.Function):
         shape = (maps.images, channels, *pooled)
         result = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         wanted = any(context.needs_input_grad) and maps.window > 1
-        place = torch.empty_like(result, dtype=torch.uint8) if wanted else None
-        kernels.call("map_forward", x.dtype, (x, factor, offset, result, place), maps)
-        context.save_for_backward(x, place, scale, mean, deviation)
+        argmax = torch.empty_like(result, dtype=torch.uint8) if wanted else None
+        kernels.call("map_forward", x.dtype, (x, factor, offset, result, argmax), maps)
+        context.save_for_backward(x, argmax, scale, mean, deviation)
         context.maps, context.norm, context.count = maps, norm, count
         return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, place, scale, mean, deviation = context.saved_tensors
+        x, argmax, scale, mean, deviation = context.saved_tensors
         maps = context.maps
         gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
         to_scale = to_shift = factor = slope = offset = None
         if scale is not None:
             sums = torch.empty(2, maps.channels, dtype=torch.float64)
-            kernels.call("map_gradient_sums", x.dtype, (x, gradient, place, sums), maps)
+            kernels.call("map_gradient_sums", x.dtype, (x, gradient, argmax, sums), maps)
             to_shift, to_scale = sums[0], (sums[1] - mean * sums[0]) / deviation
-            # dx = scale / deviation * (dy - mean of dy - normalised x * mean of (dy * normalised x)), a line in x and dy
-            # where the sums are those of all processes: each has its part of the gradient of scale and shift
+            # dx = scale / deviation * (dy - mean of dy - normalised x * mean of (dy * normalised x)), linear in x and dy.
+            # The sums are over all processes; the gradients of scale and shift above are only this process's part.
             factor = scale / deviation
-            sums, _ = _of_all(context.norm, sums, 0)
+            sums, _ = _sum_over_processes(context.norm, sums, 0)
             slope = -factor * (sums[1] - mean * sums[0]) / (context.count * deviation.square())
             offset = -factor * sums[0] / context.count - slope * mean
             factor, slope, offset = factor.float(), slope.float(), offset.float()
             to_scale, to_shift = to_scale.to(scale.dtype), to_shift.to(scale.dtype)
         result = torch.empty_like(x)
-        kernels.call("map_backward", x.dtype, (x, gradient, place, factor, slope, offset, result), maps)
+        kernels.call("map_backward", x.dtype, (x, gradient, argmax, factor, slope, offset, result), maps)
         return result, to_scale, to_shift, None, None
 
 
-def _of_all(norm: BatchNorm, sums: Tensor, count: int) -> tuple[Tensor, float]:
-    """Return `sums` and `count` summed over the processes that share a batch, if there are such."""
-    if norm.total is None:
+def _sum_over_processes(norm: BatchNorm, sums: Tensor, count: int) -> tuple[Tensor, float]:
+    """Sum `sums` and `count` over the processes that share a batch, if there are several."""
+    if norm.all_reduce is None:
         return sums, count
-    result = norm.total(torch.cat([sums.flatten(), sums.new_tensor([count])]))
+    result = norm.all_reduce(torch.cat([sums.flatten(), sums.new_tensor([count])]))
     return result[:-1].view_as(sums), result[-1].item()
 
 
 class _Convolution(ctypes.Structure):
-    """As `Convolution` in kernels/winograd.cpp."""
+    """`Convolution` in winograd.cpp."""
 
     _fields_ = [(name, ctypes.c_int) for name in ("images", "height", "width", "inputs", "outputs", "taps")]
 
 
-LANE = 32  # channels that the convolutions take together
+LANE = 32  # channels that the convolutions process together
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
-    """Convolve N C H W with O C/groups K K, zeros around: bfloat16, K 3 or 5; `bias` O float32, or None.
+    """Convolve N C H W with O C/groups K K, zero-padded to the same size: bfloat16, K 3 or 5; `bias` is O float32, or None.
 
-    O/groups is a multiple of 32; where C/groups is not, channels of zeros are added.
+    O/groups must be a multiple of 32; C/groups is padded to one with channels of zeros.
     """
     if groups == 1 and not x.shape[1] % LANE:
         result: Tensor = _Winograd.apply(x, weight, bias)  # type: ignore[no-untyped-call]
@@ -139,7 +138,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) ->
 
 
 class _Winograd(torch.autograd.Function):
-    """A convolution in fewer products, of maps N C H W with weights O C K K in bfloat16 and a bias in float32 or none."""
+    """A Winograd convolution of maps N C H W with weights O C K K in bfloat16, and an optional bias in float32."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -169,7 +168,7 @@ class _Winograd(torch.autograd.Function):
 
 
 class _Norm(ctypes.Structure):
-    """As `Norm` in kernels/response_norm.cpp."""
+    """`Norm` in response_norm.cpp."""
 
     _fields_ = [
         *(("pixels", ctypes.c_long), ("towers", ctypes.c_int), ("channels", ctypes.c_int), ("size", ctypes.c_int)),
@@ -178,7 +177,7 @@ class _Norm(ctypes.Structure):
 
 
 def response_norm(images: Tensor, size: int, alpha: float, beta: float, k: float, towers: int, *, relu: bool) -> Tensor:
-    """Normalise N C H W as `lrn.LocalResponseNorm` does, forward and gradient in one pass each; `images` must be `usable`."""
+    """Normalise N C H W as `lrn.LocalResponseNorm` does, with one pass over memory each for forward and backward."""
     count, channels, height, width = images.shape
     norm = _Norm(count * height * width, towers, channels // towers, size, alpha, beta, k, relu)
     result: Tensor = _ResponseNorm.apply(images, norm)  # type: ignore[no-untyped-call]
@@ -206,7 +205,7 @@ class _ResponseNorm(torch.autograd.Function):
 
 
 class _Step(ctypes.Structure):
-    """As `Step` in kernels/step.cpp."""
+    """`Step` in step.cpp."""
 
     _fields_ = [
         *(("count", ctypes.c_long), ("rate", ctypes.c_float), ("momentum", ctypes.c_float), ("decay", ctypes.c_float)),
@@ -226,12 +225,12 @@ def step(
     nesterov: bool,
     half: Tensor | None,
 ) -> bool:
-    """Take a step of `training.optimizer.SGD` in place, in one pass over memory; False where the kernel does not take it.
+    """Take a step of `training.optimizer.SGD` in place, in one pass over memory; return False if the tensors do not fit.
 
-    `half`, if there is one, becomes the new weights in bfloat16.
+    `half`, if given, receives the new weights in bfloat16.
     """
     tensors = [tensor for tensor in (weight, gradient, velocity, half) if tensor is not None]
-    # One run of memory each, all in the same order of axes: then the order does not matter.
+    # All are dense and have the same strides, so the kernel can treat them as flat arrays.
     alike = all(t.stride() == weight.stride() and usable(t) for t in tensors) and weight.dtype == torch.float32
     if not alike or not torch.ops.aten.is_non_overlapping_and_dense(weight):
         return False

@@ -13,11 +13,11 @@ struct Norm {
 
     int before() const { return size / 2; }
     int after() const { return size - 1 - size / 2; }
-    bool paper() const { return size == 5 && beta == 0.75f; }  // its constants are worth loops of their own
+    bool paper() const { return size == 5 && beta == 0.75f; }  // special-cased below
 };
 
-// Runs of channels (a tower's of a pixel) lie in a block of memory with zeros between them, `gap` apart, so that one long loop
-// over the block takes many runs at once and no window reaches from one into the next.
+// A run is the channels of one tower at one pixel. A block holds many runs, separated by `gap` zeros, so that one long loop
+// processes them all and no window reaches from one run into the next.
 struct Block {
     static constexpr int kValues = 1024;  // a block's buffers stay in the first-level cache
 
@@ -38,7 +38,7 @@ struct Block {
         }
     }
 
-    // As nn.ReLU: what is not a number stays so.
+    // As in nn.ReLU, NaN stays NaN.
     void rectify() {
         for (float& x : value) x = x < 0.0f ? 0.0f : x;
     }
@@ -57,7 +57,7 @@ struct Block {
     }
 };
 
-// The sum of `size` values from `from` on; the paper's five are written out.
+// The sum of `size` values from `from` on; unrolled for the paper's five.
 inline float window(const float* from, int size) {
     if (size == 5) return (from[0] + from[1]) + (from[2] + from[3]) + from[4];
     float sum = 0.0f;
@@ -65,7 +65,7 @@ inline float window(const float* from, int size) {
     return sum;
 }
 
-// scale = s ** -beta; the paper's 0.75 by roots, which the processor takes many at a time. `inverse` = 1 / s.
+// scale = s ** -beta; for the paper's 0.75 by square roots, which are vectorized. `inverse` = 1 / s.
 inline void power(float s, float beta, float& scale, float& inverse) {
     const float root = 1.0f / std::sqrt(s);
     inverse = root * root;
@@ -109,7 +109,7 @@ void block_backward(Block& block, const Norm& norm) {
         result[i] = scaled[i] - factor * value[i] * window(weighted + i - after, size);
 }
 
-// Call `body(block, first value, runs)` for all runs, a block at a time, on all threads.
+// Call `body(block, first value, runs)` for all blocks of runs, on all threads.
 template <class Body>
 void over_blocks(const Norm& norm, Body body) {
     const long runs = norm.pixels * norm.towers;

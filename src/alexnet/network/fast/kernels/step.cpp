@@ -1,16 +1,16 @@
 #include "common.h"
 
-// A step of training/optimizer.py on `count` weights in one pass over memory.
+// An optimizer step (training/optimizer.py) on `count` weights, in one pass over memory.
 struct Step {
     long count;
     float rate, momentum, decay;
-    int velocity;  // the velocity holds the rate (2012, Keras); else it sums gradients (PyTorch)
+    int velocity;  // the velocity includes the learning rate (2012, Keras); else it sums gradients (PyTorch)
     int decoupled, nesterov;
 };
 
 namespace {
 
-// `half` takes the new weights in bfloat16, for the next forward pass; it and `v` may be null.
+// `half` receives the new weights in bfloat16 for the next forward pass; it and `v` may be null.
 template <class T, bool velocity>
 void step(float* __restrict w, const T* __restrict g, float* __restrict v, bf16* __restrict half, const Step& step) {
     const float rate = step.rate, momentum = step.momentum;
@@ -19,7 +19,7 @@ void step(float* __restrict w, const T* __restrict g, float* __restrict v, bf16*
 #pragma omp parallel for simd schedule(static)
     for (long i = 0; i < step.count; ++i) {
         const float weight = w[i] * keep, gradient = load(g[i]) + pull * weight;
-        float move;  // what is taken from the weight
+        float move;  // subtracted from the weight
         if (!v) {
             move = rate * gradient;
         } else if (velocity) {

@@ -3,13 +3,13 @@
 // Winograd's minimal filtering with the points 0, 1, -1 and infinity only, whose transforms are
 // sums of few terms and therefore lose little precision. Along one axis two outputs of
 // three taps take 4 products instead of 6. Five taps are cut into 3 + 2, which take 4 + 3
-// products instead of 10. The products of two taps (points 0, 1, infinity) enter the outputs
-// exactly like those of three taps at the same points, so they are added in the same sum: the 49
+// products instead of 10. The products of two taps (points 0, 1, infinity) contribute to the outputs
+// like those of three taps at the same points, so they are added to the same sums: the 49
 // products of a 5x5 filter make only 16 sums, and both filter sizes share all but the first step.
 //
 // Tensors are N H W C in memory and weights O kh kw I. Channel counts are multiples of 32. The transformed inputs and weights
-// are rounded to bfloat16 once more, so results are off by about 0.4 % of their norm, where direct ones are by 0.2 %.
-// Only for processors that multiply bfloat16 in AVX-512; elsewhere this file is empty. With AMX, direct products are faster.
+// are rounded to bfloat16 once more: the relative error is about 0.4 %, against 0.2 % of direct convolution.
+// Only for CPUs that multiply bfloat16 in AVX-512; for others this file is empty. With AMX, direct convolution is faster.
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 
@@ -26,13 +26,13 @@ namespace {
 
 using bf16 = uint16_t;
 constexpr int POINTS = 16;  // sums per tile of 2x2 outputs
-constexpr int LANE = 32;    // channels handled together: a cache line of bf16
+constexpr int LANE = 32;    // channels processed together: a cache line of bf16
 constexpr int ROWS = 12;    // rows of the product's register block; its columns are LANE
 constexpr size_t BLOCK_BYTES = 448 * 1024;  // transformed input at a time: half a 1 MB cache
 constexpr int BLOCK_TILES = 256;            // the same for the weight gradient
 constexpr int MOST_CHANNELS = 4096;
 
-// Two registers that take the same steps.
+// Two registers that are processed alike.
 struct Twin {
     __m512 a, b;
 };
@@ -40,8 +40,8 @@ inline Twin operator+(Twin l, Twin r) { return {l.a + r.a, l.b + r.b}; }
 inline Twin operator-(Twin l, Twin r) { return {l.a - r.a, l.b - r.b}; }
 inline Twin halved(Twin t) { return {t.a * 0.5f, t.b * 0.5f}; }
 
-// The even or the odd ones of 32 channels as float: cheaper than the low and the high half. All
-// intermediate results therefore hold every 32 channels as 16 even ones and 16 odd ones.
+// The even or the odd ones of 32 channels as float, cheaper to extract than the low and the high half. So all
+// intermediate results store every 32 channels as 16 even and 16 odd ones.
 inline __m512 even(const bf16* p) {
     return (__m512)((__v16su)_mm512_loadu_si512(p) << 16);
 }
@@ -54,7 +54,7 @@ constexpr int channel(int place) {
 
 inline __m512i narrow(Twin t) { return (__m512i)_mm512_cvtne2ps_pbh(t.b, t.a); }
 
-// Alternating elements of both: two operands as pairs, or even and odd channels in order.
+// Interleave two registers: operands into pairs, or even and odd channels into order.
 inline __m512i pairs(Twin t) {
     const __m512i order = _mm512_set_epi16(
         31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
@@ -62,8 +62,8 @@ inline __m512i pairs(Twin t) {
     return _mm512_permutexvar_epi16(order, narrow(t));
 }
 
-// The steps along one axis. Products are ordered by the point whose sum they enter; `first` is
-// each point's first product and `uses` the window's elements in each product (bit 0: the first).
+// The transforms along one axis. Products are ordered by the point to whose sum they are added; `first` is
+// each point's first product, and `uses` the window's elements in each product (bit 0: the first).
 template <int TAPS> struct Axis;
 
 template <> struct Axis<3> {
@@ -125,7 +125,7 @@ template <> struct Axis<5> {
     }
 };
 
-// Where the products of point (py, px) begin, and a product's place among all of them.
+// The index of the first product of point (py, px), and the index of a product.
 template <int TAPS> constexpr int begin(int point) {
     using A = Axis<TAPS>;
     if (point == POINTS) return A::products * A::products;
@@ -150,7 +150,7 @@ template <int TAPS> struct Places {
 };
 template <int TAPS> constexpr Places<TAPS> places;
 
-// Apply one axis' step to columns and then to rows; element (y, x) of the result goes to sink.
+// Apply the transform of one axis to columns, then to rows; sink receives element (y, x) of the result.
 template <int IN, int OUT, class Load, class Step, class Sink>
 inline void both_axes(Load load, Step step, Sink sink) {
     Twin half[OUT][IN];
@@ -172,7 +172,7 @@ inline void both_axes(Load load, Step step, Sink sink) {
     }
 }
 
-// load(y, x) gives an element of the window, sink(q, value) takes product q's factor.
+// load(y, x) returns an element of the window; sink(q, value) receives the factor of product q.
 template <int TAPS, class Load, class Sink> inline void transform_input(Load load, Sink sink) {
     using A = Axis<TAPS>;
     both_axes<A::window, A::products>(load, A::input, [&](int y, int x, Twin value) {
@@ -187,7 +187,7 @@ template <int TAPS, class Load, class Sink> inline void transform_weight(Load lo
     });
 }
 
-// The transpose of transform_weight: load(q) gives the sum of product q.
+// The transpose of transform_weight; load(q) returns the sum of product q.
 template <int TAPS, class Load, class Sink>
 inline void transform_weight_gradient(Load load, Sink sink) {
     using A = Axis<TAPS>;
@@ -205,7 +205,7 @@ template <class Load, class Sink> inline void transform_output(Load load, Sink s
                     sink);
 }
 
-// The transpose of transform_output: what each sum receives from the gradient of 2x2 outputs.
+// The transpose of transform_output: the gradient of each sum from that of 2x2 outputs.
 template <class Load, class Sink> inline void transform_gradient(Load load, Sink sink) {
     both_axes<2, 4>(load,
                     [](const Twin* y, Twin* m) {
@@ -217,7 +217,7 @@ template <class Load, class Sink> inline void transform_gradient(Load load, Sink
                     [&](int y, int x, Twin value) { sink(y * 4 + x, value); });
 }
 
-// Memory that a thread keeps from call to call; fresh pages would cost more than the transforms.
+// Memory that a thread reuses between calls; new pages would cost more time than the transforms.
 template <class T> T* scratch(int slot, size_t count) {
     struct Kept {
         void* memory = nullptr;
@@ -236,8 +236,8 @@ template <class T> T* scratch(int slot, size_t count) {
     return static_cast<T*>(mine.memory);
 }
 
-// Tiles of 2x2 outputs. Images come in groups, and within a group all tiles of one position follow
-// each other: rows computed together then mostly need the same products.
+// Tiles of 2x2 outputs. Within a group of images, all tiles of one position are adjacent, so that rows computed
+// together mostly need the same products.
 struct Map {
     static constexpr int GROUP = 96;
     int n, height, width, channels;
@@ -262,8 +262,8 @@ struct Map {
     bool inside(const Tile& t, int y, int x) const {
         return t.y + y >= 0 && t.y + y < height && t.x + x >= 0 && t.x + x < width;
     }
-    // Pointers to the pixels of a window that begins at (first, first) from the tile; beyond the
-    // map, and in tiles beyond the last, they point to zeros.
+    // Pointers to the pixels of a window that begins at offset (first, first) from the tile; outside the
+    // map, and in tiles after the last, they point to zeros.
     void window(const bf16* x, int index, int first, int size, const bf16** pixels) const {
         alignas(64) static const bf16 zeros[MOST_CHANNELS] = {};
         const Tile t = tile(std::min(index, tiles() - 1));
@@ -274,8 +274,8 @@ struct Map {
     }
 };
 
-// For every position the products, as bits, that are not zero and do not only make outputs beyond
-// the map. At the far edges about a third can be left out, which matters in small maps.
+// For every position a bit mask of the products that are not zero and contribute to outputs inside
+// the map. At the far edges about a third can be skipped, which matters for small maps.
 template <int TAPS> std::vector<uint64_t> needed_products(const Map& map) {
     using A = Axis<TAPS>;
     const auto axis = [](int start, int size, int product) {
@@ -296,7 +296,7 @@ template <int TAPS> std::vector<uint64_t> needed_products(const Map& map) {
     return needed;
 }
 
-// The products that any of the tiles from begin to end needs.
+// The products that at least one of the tiles from begin to end needs.
 uint64_t needed_by(const Map& map, const std::vector<uint64_t>& needed, int begin, int end) {
     uint64_t all = 0;
     for (int t = begin; t < std::min(end, map.tiles()); ++t) all |= needed[map.tile(t).position];
@@ -319,8 +319,8 @@ void transpose(__m512i* r) {
     }
 }
 
-// sums[R][LANE] = a * b (added to what is there if `add`), over parts of so many lines of 16 pairs,
-// without the parts that use() excludes. Pair i of row r of a lies at a[r * ROW_STEP +
+// sums[R][LANE] = a * b, or += with `add`, over parts of several lines of 16 pairs,
+// without the parts that use() excludes. Pair i of row r of a is at a[r * ROW_STEP +
 // i * PAIR_STEP], the next line line_step and the next part part_step further; b is contiguous.
 template <int R, int ROW_STEP, int PAIR_STEP, class Use>
 inline void multiply(const int* a, size_t part_step, size_t line_step, const int* b, int parts,
@@ -353,8 +353,8 @@ inline void multiply(const int* a, size_t part_step, size_t line_step, const int
     }
 }
 
-// One block of weights, 32 channels in by 32 out, to packed[product][in / 2][32 out] pairs.
-// ROTATED: the input gradient's filter, with in and out exchanged and both axes reversed.
+// Pack one block of weights, 32 channels in by 32 out, into packed[product][in / 2][32 out] pairs.
+// ROTATED: the filter of the input gradient, with in and out exchanged and both axes reversed.
 template <int TAPS, bool ROTATED>
 void pack_weights(const bf16* w, int in, int out, int c, int k, int* packed) {
     constexpr int Q = Places<TAPS>::count, AREA = TAPS * TAPS;
@@ -396,7 +396,7 @@ void pack_weights(const bf16* w, int in, int out, int c, int k, int* packed) {
     }
 }
 
-// The biases of 32 channels, as all values are held; none are zeros.
+// The biases of 32 channels, even then odd; zeros without a bias.
 inline Twin biases(const float* bias, int k) {
     if (!bias) return Twin{};
     const __m512i step = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
@@ -409,7 +409,7 @@ void convolve(const bf16* x, const bf16* w, const float* bias, bf16* y, const Ma
     const int in = map.channels, lines = in / LANE, panels = out / LANE, tiles = map.tiles();
     const Map result{map.n, map.height, map.width, out};
     const auto needed = needed_products<TAPS>(map);
-    // A block's transformed input stays in the second level cache; threads get equal shares.
+    // A block's transformed input stays in the second-level cache; threads get equal parts.
     const int threads = omp_get_max_threads();
     const int most = std::max<int>(ROWS, BLOCK_BYTES / (Q * in * sizeof(bf16)) / ROWS * ROWS);
     const int blocks = ((tiles + most - 1) / most + threads - 1) / threads * threads;
@@ -431,7 +431,7 @@ void convolve(const bf16* x, const bf16* w, const float* bias, bf16* y, const Ma
             const int count = std::min(block, tiles - start);
             for (int t = 0; t < count; t += ROWS)
                 needed_rows[t / ROWS] = needed_by(map, needed, start + t, start + t + ROWS);
-            // The next tile's pixels are fetched ahead: no hardware guesses this order.
+            // Prefetch the next tile's pixels, as the hardware cannot predict this order.
             const bf16* windows[2][WINDOW * WINDOW];
             map.window(x, start, -(TAPS / 2), WINDOW, windows[0]);
             for (int t = 0; t < count; ++t) {
@@ -481,7 +481,7 @@ void convolve(const bf16* x, const bf16* w, const float* bias, bf16* y, const Ma
     }
 }
 
-// 16 even or odd channels, from the given place on, of the same pixel in two tiles.
+// 16 even or odd channels, from a given pointer, of the same pixel in two tiles.
 inline Twin two_tiles(const bf16* first, const bf16* second, int place) {
     const int from = place / LANE * LANE;
     return place % LANE ? Twin{odd(first + from), odd(second + from)}
@@ -489,8 +489,8 @@ inline Twin two_tiles(const bf16* first, const bf16* second, int place) {
 }
 
 // Sums over all tiles of transformed gradient times transformed input, transformed back to dw.
-// Every thread sums a fixed share of the tiles on its own, so that threads wait only once and
-// results do not vary from call to call.
+// Every thread sums a fixed part of the tiles, so that threads synchronize only once and
+// results do not vary between calls.
 template <int TAPS>
 void weight_gradient(const bf16* dy, const bf16* x, bf16* dw, const Map& map, int out) {
     constexpr int Q = Places<TAPS>::count, WINDOW = Axis<TAPS>::window, STRIP = 8;
@@ -500,11 +500,11 @@ void weight_gradient(const bf16* dy, const bf16* x, bf16* dw, const Map& map, in
     std::vector<const float*> all_sums(omp_get_max_threads());
 #pragma omp parallel
     {
-        const int threads = omp_get_num_threads();  // fewer may come than were asked for
+        const int threads = omp_get_num_threads();  // may be fewer than requested
         const int share = ((tiles + 31) / 32 + threads - 1) / threads * 32;
         const int block = std::min(BLOCK_TILES, share);
         // Pairs of tiles: input[product][in / 32][pair][32], gradient[point][out / 16][pair][16].
-        // The odd ends avoid cache conflicts.
+        // Odd sizes avoid cache conflicts.
         const size_t input_row = block / 2 * LANE + 16, gradient_row = block / 2 * 16 + 16;
         int* input = scratch<int>(0, Q * lines * input_row);
         int* gradient = scratch<int>(1, POINTS * (out / 16) * gradient_row);

@@ -1,7 +1,7 @@
-"""What an image's numbers mean: levels of any kind to 8-bit RGB, by the file's format and never by its own brightest pixel.
+"""Convert samples of any kind to 8-bit RGB, scaled by what the file format defines as white.
 
-So images stay comparable with each other: a dark photo stays dark. Where a format does not say which level is white (floats,
-32-bit and signed integers) the image is refused by name.
+The scale never depends on an image's own brightest pixel, so a dark photo stays dark. An image whose format does not define
+white (floats, 32-bit and signed integers) is refused.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from PIL import Image, TiffImagePlugin
 
 from alexnet.errors import ImageError
 
-# Read through libtiff whatever is not compressed, too: Pillow's own reader takes planes of 16 bits for planes of 8.
+# Read uncompressed TIFFs with libtiff too: Pillow's own reader reads 16-bit planes as 8-bit ones.
 TiffImagePlugin.READ_LIBTIFF = True
 
-WAY_OUT = "save it as 8- or 16-bit grey or RGB"
+ADVICE = "save it as 8- or 16-bit grey or RGB"
 NUMBERS = {
     1: "integer",
     2: "signed integer",
@@ -30,15 +30,15 @@ NUMBERS = {
 BITS, PHOTOMETRIC, BANDS, SAMPLE_FORMAT = 258, 262, 277, 339  # TIFF tags
 NEEDED = (256, 257, BITS, PHOTOMETRIC)  # width and height first
 KINDS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}  # TIFF PhotometricInterpretation
-SHORT_SCALES = {"L;2": 85, "L;4": 17}  # PNG: from grey of few bits to 8
-ROWS = 256  # of an image of 16 bits, scaled at a time
+SHORT_SCALES = {"L;2": 85, "L;4": 17}  # PNG: factors from 2-bit and 4-bit grey to 8 bits
+ROWS = 256  # rows of a 16-bit image to scale at a time
 
 
-def prepare(image: Image.Image) -> None:
-    """Bring the transparent level of a PNG to the scale that its pixels will have; to be called before they are loaded.
+def scale_transparency(image: Image.Image) -> None:
+    """Scale the transparent level of a PNG as Pillow will scale its pixels; call this before they are loaded.
 
     Raises:
-        ImageError: Pillow would read the samples wrong.
+        ImageError: Pillow would misread the samples.
     """
     if image.format == "JPEG2000" and len(image.getbands()) > 1 and getattr(image, "tile", None):
         _refuse_wrapped(image)
@@ -51,10 +51,10 @@ def prepare(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded image as 8-bit RGB, transparency laid on white.
+    """Convert a loaded image to 8-bit RGB, with a white background where it is transparent.
 
     Raises:
-        ImageError: its format does not say which level is white.
+        ImageError: the format does not define which level is white.
     """
     if (sixteen := image.mode.startswith("I;16")) or image.mode in ("I", "F") or _tags(image).get(SAMPLE_FORMAT):
         _refuse_without_white(image)
@@ -68,8 +68,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def unread_tiff(content: bytes) -> ImageError | None:
-    """Return why a TIFF is not read, by what its samples are; None for what is no TIFF."""
+def tiff_error(content: bytes) -> ImageError | None:
+    """Return an error that names the samples of an unreadable TIFF; None if the file is not a TIFF or is damaged."""
     if not content.startswith(tuple(TiffImagePlugin.PREFIXES)):
         return None
     try:
@@ -80,20 +80,20 @@ def unread_tiff(content: bytes) -> ImageError | None:
         if not all(tag in tags for tag in NEEDED):
             return None
         kind = KINDS.get(tags.get(PHOTOMETRIC, 0), "colours of an unknown kind")
-        return ImageError(f"a TIFF of {tags.get(BANDS, 1)} x {_described(tags)}, {kind}: {WAY_OUT}", "format")
-    except Exception:  # a damaged one
+        return ImageError(f"a TIFF of {tags.get(BANDS, 1)} x {_described(tags)}, {kind}: {ADVICE}", "format")
+    except Exception:  # damaged
         return None
 
 
 def _refuse_wrapped(image: Image.Image) -> None:
-    """Refuse JPEG 2000 in colour of more than 8 bits: Pillow rounds its white up to 256, which becomes 0."""
+    """Refuse JPEG 2000 colour images of more than 8 bits: in Pillow, white overflows to 0."""
     file = getattr(image, "fp", None)
     if file is not None:
         file.seek(0)
-        _, result, header = file.read(1 << 20).partition(b"\xff\x4f\xff\x51")  # then sizes, and each band's bits less one
+        _, result, header = file.read(1 << 20).partition(b"\xff\x4f\xff\x51")  # sizes follow, then each band's bits - 1
         bits = max((byte & 0x7F for byte in header[38 : 38 + 3 * len(image.getbands()) : 3]), default=0) + 1
         if result and bits > 8:
-            raise ImageError(f"a JPEG 2000 in colour of {bits}-bit samples: save it as PNG or TIFF", "format")
+            raise ImageError(f"a JPEG 2000 colour image of {bits}-bit samples: save it as PNG or TIFF", "format")
 
 
 def _tags(image: Image.Image) -> Any:
@@ -101,29 +101,29 @@ def _tags(image: Image.Image) -> Any:
 
 
 def _described(tags: Any) -> str:
-    """Return such as `32-bit floating-point samples`."""
+    """Describe the samples of a TIFF: `32-bit floating-point samples`."""
     bits, number = tags.get(BITS, (1,)), tags.get(SAMPLE_FORMAT, (1,))
     return f"{'/'.join(map(str, dict.fromkeys(bits)))}-bit {NUMBERS.get(number[0], 'unknown')} samples"
 
 
 def _refuse_without_white(image: Image.Image) -> None:
-    """Refuse floats, signed and 32-bit integers; Netpbm's integers are scaled to 16 bits already."""
+    """Refuse floats, signed and 32-bit integers; Pillow has already scaled Netpbm's integers to 16 bits."""
     tags = _tags(image)
     signed = any(number not in (1, 4) for number in tags.get(SAMPLE_FORMAT, ()))
     if signed or image.mode == "F" or (image.mode == "I" and image.format not in ("PPM", "PNG")):
         samples = _described(tags) if tags else f"{'floating-point' if image.mode == 'F' else '32-bit integer'} samples"
-        raise ImageError(f"{samples}, of which no level is known to be white: {WAY_OUT}", "format")
+        raise ImageError(f"{samples}, which do not define white: {ADVICE}", "format")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit levels, a few rows at a time: in float64 the whole would take four times its size."""
+    """Scale 16-bit levels to 8 bits, a few rows at a time: in float64 the image would take four times its memory."""
     tags, levels = _tags(image), np.asarray(image)
-    white = 2 ** tags.get(BITS, (16,))[0] - 1  # 12 bits are not scaled when they are read
+    white = 2 ** tags.get(BITS, (16,))[0] - 1  # Pillow does not scale 12-bit samples
     result: NDArray[np.uint8] = np.empty(levels.shape, dtype=np.uint8)
     for top in range(0, len(levels), ROWS):
         rows = levels[top : top + ROWS]
         part = (rows * (255 / white)).clip(0, 255).round()
-        if tags and tags.get(PHOTOMETRIC, 0) == 0:  # white is zero, which Pillow heeds for 8 bits alone
+        if tags and tags.get(PHOTOMETRIC, 0) == 0:  # zero is white, which Pillow handles for 8 bits only
             part = 255 - part
         if isinstance(transparent := image.info.get("transparency"), int):
             part = np.where(rows == transparent, 255, part)

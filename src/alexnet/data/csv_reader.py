@@ -1,4 +1,4 @@
-"""Reading CSV strictly: where rows could be misread, the file is refused and the line named."""
+"""Read CSV files strictly: a file whose rows could be misread is refused, with the number of the line."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from alexnet.data.columns import Record, find_columns
 from alexnet.errors import DataError
 
 DELIMITERS = ",;\t|"
-SEPARATOR = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|$)', re.IGNORECASE)  # a line that Excel writes before the header
+SEPARATOR = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|$)', re.IGNORECASE)  # Excel writes this line before the header
 HEADER = re.compile(r'\s*((?:"[^"]*"|[^"\r\n])*)')
 LINE_END = re.compile(r"\r\n|\r|\n")
-# What pandas, R, databases and spreadsheets write where a value is missing; `None` may be a class, and stays one.
+# How pandas, R, databases and spreadsheets write a missing value; `None` is not in the list, as it may be a class.
 MISSING = {"nan", "NaN", "NAN", "-nan", "NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NULL", "null"}
-WHOLE = re.compile(r"(-?\d+)\.0+")  # pandas makes `1.0` of 1 where another label is missing
+WHOLE = re.compile(r"(-?\d+)\.0+")  # pandas writes `1.0` for 1 if another label is missing
 
 
 def read_csv(path: Path) -> Iterator[Record]:
-    """Yield the rows of a CSV file, blank ones left out; labels as of Parquet: `1.0` is `1`, and `NaN` none.
+    """Yield the non-blank rows of a CSV file; the label `1.0` is read as `1`, and `NaN` as missing, as in Parquet files.
 
-    The text is UTF-8, or UTF-16 with a byte-order mark. The delimiter is a comma, semicolon, tab or `|`: the one that the
-    header has most of outside quotes, or that a first line `sep=;` names.
+    The text is UTF-8, or UTF-16 with a byte-order mark. The delimiter is the most frequent of comma, semicolon, tab and `|` in
+    the header, outside quotes, or the one in a first line such as `sep=;`.
 
     Raises:
-        DataError: another encoding, a column that is missing, a quote that is not closed, more fields than in the header.
+        DataError: another encoding, a missing column, an unclosed quote, or more fields than in the header.
         OSError: the file cannot be read.
     """
     text = _text(path)
@@ -37,22 +37,22 @@ def read_csv(path: Path) -> Iterator[Record]:
     delimiter = separator[1] if separator else _delimiter(text)
     rows = _rows(path, text, delimiter, 1 if separator else 0)
     header = next(rows, (0, []))[1]
-    places = find_columns(path, header)
+    positions = find_columns(path, header)
     for line, cells in rows:
-        if cells == header:  # again, where files were put one after the other
+        if cells == header:  # repeated where files were concatenated
             continue
         if any(cell.strip() for cell in cells[len(header) :]):
-            raise _refused(path, line, f"{len(cells)} fields, but the header has {len(header)}: a quote or delimiter too many")
+            raise _error(path, line, f"{len(cells)} fields, but the header has {len(header)}: a quote or delimiter too many")
         cells = [*cells, *[""] * (len(header) - len(cells))][: len(header)]  # Excel leaves out empty fields at the end
-        if any(LINE_END.search(cell) for cell in cells) and _spans_rows(path.parent, cells, places, delimiter):
-            raise _refused(path, line, "a quoted field goes on in the next line: a quote is missing, or one too many")
-        result = {column: cells[place] for column, place in places.items()}
-        yield Record(f"line {line}", result["image"], _label(result["label"]), result.get("split"))
+        if any(LINE_END.search(cell) for cell in cells) and _spans_rows(path.parent, cells, positions, delimiter):
+            raise _error(path, line, "a quoted field continues on the next line: a quote is missing, or one too many")
+        values = {column: cells[i] for column, i in positions.items()}
+        yield Record(f"line {line}", values["image"], _label(values["label"]), values.get("split"))
 
 
 def _label(cell: str) -> str | None:
-    whole = WHOLE.fullmatch(cell.strip())
-    return None if cell.strip() in MISSING else whole[1] if whole else cell
+    integer = WHOLE.fullmatch(cell.strip())
+    return None if cell.strip() in MISSING else integer[1] if integer else cell
 
 
 def _text(path: Path) -> str:
@@ -64,12 +64,12 @@ def _text(path: Path) -> str:
         line = "" if wide else f", line {_line_after(content[: error.start].decode('utf-8', 'replace'))}"
         raise DataError(f"{path}{line} is not UTF-8 text: save it as CSV UTF-8") from error
     if "\0" in text:
-        raise _refused(path, _line_after(text[: text.index("\0")]), "a NUL character, as text has none: save it as CSV UTF-8")
+        raise _error(path, _line_after(text[: text.index("\0")]), "a NUL character, so it is not text: save it as CSV UTF-8")
     return text
 
 
 def _line_after(text: str) -> int:
-    """Return the number of the line that `text` ends in; an editor counts from 1."""
+    """Return the number of the last line of `text`, from 1 as in an editor."""
     return len(LINE_END.findall(text)) + 1
 
 
@@ -81,7 +81,7 @@ def _delimiter(text: str) -> str:
 
 
 def _rows(path: Path, text: str, delimiter: str, skip: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows after the first `skip` lines, each with the number of its first line; blank ones are left out."""
+    """Yield the non-blank rows after the first `skip` lines, each with the number of its first line."""
     quotes = 0
 
     def lines() -> Iterator[str]:
@@ -98,35 +98,36 @@ def _rows(path: Path, text: str, delimiter: str, skip: int) -> Iterator[tuple[in
     try:
         for cells in reader:
             start, end = end + 1, skip + reader.line_num
-            if quotes % 2:  # `cat"`: the module csv takes it for a part of the field
-                raise _refused(path, start, "an odd number of double quotes: one is missing, or one too many")
+            if quotes % 2:  # `cat"`: the csv module reads the quote as part of the field
+                raise _error(path, start, "an odd number of double quotes: one is missing, or one too many")
             if any(cell.strip() for cell in cells):
                 yield start, cells
     except csv.Error as error:
-        raise _refused(path, end + 1, _reason(str(error))) from error
+        raise _error(path, end + 1, _reason(str(error))) from error
 
 
 def _reason(error: str) -> str:
     if "field limit" in error:
-        return f"a field of more than {csv.field_size_limit():,} characters: leave its column out, or close the quote before it"
+        return f"a field of more than {csv.field_size_limit():,} characters: remove its column, or close the quote before it"
     if "end of data" in error:
         return "a quote is opened and never closed"
-    return f"a quote is not closed, or stands inside a quoted field and is not doubled ({error})"
+    return f"a quote is not closed, or is inside a quoted field and not doubled ({error})"
 
 
-def _spans_rows(root: Path, cells: list[str], places: dict[str, int], delimiter: str) -> bool:
-    """Tell whether a row with line breaks in its fields has swallowed others.
+def _spans_rows(root: Path, cells: list[str], positions: dict[str, int], delimiter: str) -> bool:
+    """Return whether a row with line breaks in its fields has probably swallowed other rows.
 
-    No label has line breaks; an image may if there is such a file; in other fields no line may begin a row of a file.
+    This is so if a label or split has a line break; if an image's name has one and there is no such file; or if a line inside a
+    field looks like a row that names an existing image.
     """
-    if any(LINE_END.search(cells[path]) for column, path in places.items() if column != "image"):
+    if any(LINE_END.search(cells[i]) for column, i in positions.items() if column != "image"):
         return True
-    image = places["image"]
+    image = positions["image"]
     if LINE_END.search(cells[image]) and not os.path.lexists(root / cells[image]):
         return True
     inner = [line.split(delimiter) for cell in cells for line in LINE_END.split(cell)[1:]]
     return any(len(row) > image and row[image].strip() and os.path.lexists(root / row[image].strip(' "')) for row in inner)
 
 
-def _refused(path: Path, line: int, reason: str) -> DataError:
+def _error(path: Path, line: int, reason: str) -> DataError:
     return DataError(f"{path}, line {line}: {reason}")

@@ -1,17 +1,17 @@
-"""What a file is that no reader of ours takes for an image, by its first bytes: so that it is refused by name."""
+"""Recognize files that are not readable images by their first bytes, so that the error can name the format."""
 
 from __future__ import annotations
 
 import re
 
-HEAD = 512  # bytes that are looked at
-JPEG_SIZES = re.compile(rb"\xff[\xc0-\xc3]..(.)", re.DOTALL)  # the header of a frame, which begins with the bits of a sample
+HEAD = 512  # bytes to read
+JPEG_SIZES = re.compile(rb"\xff[\xc0-\xc3]..(.)", re.DOTALL)  # a frame header, whose first field is the bits per sample
 
 KINDS = (
     (re.compile(rb".{4}ftypavi[fs]", re.DOTALL), "an AVIF image that is damaged, or needs a newer Pillow: save it as JPEG"),
     (re.compile(rb".{4}ftyp(?:hei[cmsx]|hev[cmx]|mif1|msf1)", re.DOTALL), "a HEIC photo: save it as JPEG"),
-    (re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", re.DOTALL), "a video: save pictures of it"),
-    (re.compile(rb"II\*\0.{4}CR|FUJIFILMCCD-RAW|IIRO|IIU\0", re.DOTALL), "a camera's RAW: save it as JPEG"),
+    (re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", re.DOTALL), "a video: save frames of it as images"),
+    (re.compile(rb"II\*\0.{4}CR|FUJIFILMCCD-RAW|IIRO|IIU\0", re.DOTALL), "a camera's RAW photo: save it as JPEG"),
     (re.compile(rb".{128}DICM", re.DOTALL), "a DICOM file: save it as PNG, all on one scale"),
     (re.compile(rb".{344}(?:n\+1|ni1)\0", re.DOTALL), "a NIfTI file: save its slices as PNG, all on one scale"),
     (re.compile(rb"\x93NUMPY|\x89HDF"), "a file of arrays: save them as PNG, all on one scale"),
@@ -26,7 +26,7 @@ KINDS = (
 
 
 def image_format(head: bytes) -> str:
-    """Return what a file with these first bytes is, and what to do about it; nothing for one that is not known."""
+    """Return the format of a file with these first bytes and what to do about it; empty if it is unknown."""
     if head.startswith(b"\xff\xd8") and (sizes := JPEG_SIZES.search(head)) and sizes[1] in b"\x0c\x10":
         return f"a JPEG of {sizes[1][0]}-bit samples: save it as PNG or TIFF"
-    return next((said for start, said in KINDS if start.match(head)), "")
+    return next((description for pattern, description in KINDS if pattern.match(head)), "")

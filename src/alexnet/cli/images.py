@@ -1,0 +1,76 @@
+"""The images of predict, explain and search query: names from standard input, and the exit code if one cannot be read."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from alexnet.errors import DataError
+
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")  # first bytes of image files
+
+
+class CountedResults:
+    """Yields results, and counts them and those with errors."""
+
+    def __init__(self, results: Iterable[dict[str, Any]]) -> None:
+        self._results = results
+        self.total = self.errors = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for result in self._results:
+            self.total += 1
+            self.errors += "error" in result
+            yield result
+
+
+def exit_if_unread(results: CountedResults) -> None:
+    """Exit with code 1 if a result has an error."""
+    if results.errors:
+        print(f"{results.errors} of {results.total} images could not be read", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def image_names(arguments: list[str]) -> list[str | Path]:
+    """Replace `-` with the names on standard input; they are paths, never patterns.
+
+    Raises:
+        DataError: standard input holds an image or no names.
+    """
+    names = [name for given in arguments for name in (map(Path, _split_names(_read_stdin())) if given == "-" else [given])]
+    if not names:
+        raise DataError("no image: standard input holds no names")
+    return names
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise typer.BadParameter("- stands for standard input, which is closed")
+    content = sys.stdin.buffer.read()
+    if content.startswith(SIGNATURES):
+        raise DataError("standard input holds an image, but - stands for a list of names: name the image's file")
+    return content
+
+
+def _split_names(content: bytes) -> list[str]:
+    """Return the names in a list, separated by NUL (`find -print0`) if there is any, else by newlines.
+
+    UTF-16 is recognised by its byte-order mark, which PowerShell writes; other bytes are decoded as file names.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode("utf-16", "replace")
+    else:
+        content = content.removeprefix(codecs.BOM_UTF8)
+        try:
+            text = os.fsdecode(content)
+        except UnicodeDecodeError:  # older Windows commands write in a code page
+            text = content.decode(sys.stdin.encoding, "replace")
+    names = text.split("\0") if "\0" in text else re.split(r"\r\n|\r|\n", text)
+    return [name for name in names if name.strip()]
