@@ -186,7 +186,7 @@ def test_usage_error_is_exit_code_2(trained: alexnet.Run) -> None:
     for given in (["photos"], ["--recipe", "fast"], ["--epochs", 3], ["--find-lr"]):
         assert "keeps its recipe" in run("train", *given, "--resume", trained.path, code=2).stderr
     assert "choose one of --epochs and --minutes" in run("train", "photos", "--epochs", 3, "--minutes", 1, code=2).stderr
-    assert "greater than or equal to 1" in run("train", "photos", "--epochs", 0, code=2).stderr
+    assert "Invalid value for '--epochs'" in run("train", "photos", "--epochs", 0, code=2).stderr
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -374,7 +374,7 @@ class Run:
                 f"{table.name} has labels that the run {self.path} does not know: {format_names(unknown)}{hint}; "
                 f"it knows {format_names(self.labels)}"
             )
-        unsplit = data is not None and split is None and not table.splits.any()
+        unsplit = data is not None and split is None and not (table.splits != "").any()
         preprocessing = self.config.preprocessing
         dataset = open_dataset(table, preprocessing, settings.workers, None if unsplit else settings, train=data is None)
         dataset = replace(dataset, table=dataset.table.with_labels(self.labels))

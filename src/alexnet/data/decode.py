@@ -62,8 +62,10 @@ def decode_with_damage(source: Source, reduced_to: int = 1 << 30) -> tuple[Image
         return _to_upright_rgb(source) if isinstance(source, Image.Image) else _decode_file(source, reduced_to), None
     except Exception as error:  # Pillow raises many types on damaged files
         reason = to_image_error(error)
-        if not isinstance(source, Image.Image) and isinstance(error, UnidentifiedImageError):
-            reason = ImageError(image_format(_head(source)) or str(reason), reason.kind)
+        # A ValueError: Pillow 11 takes some RAW photos for TIFF, and finds their size invalid.
+        if not isinstance(source, Image.Image) and isinstance(error, UnidentifiedImageError | ValueError):
+            named = image_format(_head(source))
+            reason = ImageError(named, "not an image") if named else reason
         if isinstance(source, Image.Image) or (plain := strip_damaged_metadata(source, reason)) is None:
             raise reason from error
         with suppress(Exception):

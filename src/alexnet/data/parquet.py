@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alexnet.data.columns import Record, find_columns
 from alexnet.errors import DataError, printable, truncate
 
 TEXT = ("string", "large_string", "string_view")
 BYTES = ("binary", "large_binary", "binary_view", "fixed_size_binary")
 BATCH_SIZE = 16  # images in memory
+FLOATS = {16: np.float16, 32: np.float32, 64: np.float64}  # by bits
 
 
 class Contents:
@@ -199,7 +202,7 @@ def _texts(path: Path, name: str, column: Any, classes: list[str] | None = None)
         if is_fraction and value in (float("inf"), float("-inf")):
             raise DataError(f"{path}, row {row}: {name} is {value}, which is not a label")
         if is_fraction:
-            return str(int(value)) if value == int(value) else str(kind.to_pandas_dtype()(value))
+            return str(int(value)) if value == int(value) else str(FLOATS[kind.bit_width](value))
         if isinstance(value, bytes):
             try:
                 return str(value, "utf-8")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import partial
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -30,6 +31,7 @@ from alexnet.training.distributed import ProcessGroup
 
 Parallel = Literal["data", "towers", "hybrid"]
 Bounds = Sequence[tuple[int, int]]
+BUFFERS = "forward_sync_buffers"  # of DistributedDataParallel
 BATCH, UNITS = 0, 1  # dimensions along which activations are sharded
 
 
@@ -74,7 +76,9 @@ class ParallelModel:
         not_summed = [*self.shard_dims, *(["head.bias"] if self.shard_dims else [])]  # every process has the bias's gradient
         ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
         ignore(self.network, not_summed)
-        self.forward = DistributedDataParallel(self.network, forward_sync_buffers=False)
+        options = signature(DistributedDataParallel).parameters
+        unsynchronised: dict[str, Any] = {BUFFERS if BUFFERS in options else "broadcast_buffers": False}  # older PyTorch's name
+        self.forward = DistributedDataParallel(self.network, **unsynchronised)
         self.forward.register_comm_hook(None, lambda _, bucket: _reduce_each_gradient(bucket))
 
     def local_bounds(self, bounds: Bounds) -> list[tuple[int, int]]:
