@@ -49,7 +49,7 @@ def test_labels_from_file_names(tmp_path: Path, names: tuple[str, ...]) -> None:
         save(tmp_path / "train" / name)
     table = open_table(tmp_path)
     assert table.labels == ("cat", "dog")
-    assert not table.splits.any(), "train alone is a dataset that is not split yet"
+    assert not (table.splits != "").any(), "train alone is a dataset that is not split yet"
     assert [s.image for s in table.skipped] == ["train/nothing.png"]
 
 

@@ -30,6 +30,7 @@ from alexnet.progress import say, track
 from alexnet.run import ModelConfig
 
 COMPARED, COMPARED_INT8 = 500, 2000  # validation images at most; int8 costs accuracy, which more images measure better
+OLDEST_PYTORCH = (2, 11)  # 2.9 cannot trace images of any size
 CALIBRATION = 256  # training images
 CLOSE = 0.01  # the largest difference of probabilities that count as equal
 SYNTHETIC_SIZES = [
@@ -98,6 +99,10 @@ def export(
         from alexnet.export import model as onnx_model
     except ImportError as error:
         raise AlexNetError(f"a library for exporting is missing ({error}): pip install onnx onnxscript onnxruntime") from error
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_PYTORCH:
+        raise AlexNetError(
+            f"exporting needs PyTorch {'.'.join(map(str, OLDEST_PYTORCH))} or later, and this is {torch.__version__}"
+        )
     if int8 and dataset is None:
         raise RunError("int8 needs training images to calibrate on, and the run's dataset was not found: leave out --int8")
     comparison = path.with_name(f"{path.name}.json")

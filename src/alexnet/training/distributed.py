@@ -12,10 +12,11 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from inspect import signature
 from typing import Any
 
 import torch
@@ -193,6 +194,11 @@ def process_group() -> Iterator[ProcessGroup]:
         dist.destroy_process_group()
 
 
+def _supported(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
+    """Return the options that `function` has in this version of PyTorch; 2.9 lacks some."""
+    return {name: value for name, value in options.items() if name in signature(function).parameters}
+
+
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Run `alexnet` with these arguments in several processes on this machine, by torchrun's agent; return the exit code.
 
@@ -217,7 +223,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         rdzv_endpoint="localhost:0",
         run_id=uuid.uuid4().hex,
         max_restarts=0,
-        shutdown_timeout=SECONDS_TO_SAVE,
+        **_supported(LaunchConfig, shutdown_timeout=SECONDS_TO_SAVE),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "alexnet", *arguments)
