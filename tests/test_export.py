@@ -27,7 +27,7 @@ from alexnet.data.decode import decode
 from alexnet.data.preprocessing import pixels, to_input
 from alexnet.errors import AlexNetError, RunError
 from alexnet.export import model as onnx_model
-from alexnet.export.onnx import _temporary_folder, agreement, export
+from alexnet.export.onnx import OLDEST_PYTORCH, _temporary_folder, agreement, export
 from alexnet.files import HOST
 from alexnet.inference import forward
 from alexnet.network.alexnet import AlexNet
@@ -37,6 +37,10 @@ from alexnet.run import ModelConfig
 from conftest import in_float32
 
 MEAN = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
+pytestmark = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_PYTORCH, reason="exporting needs a newer PyTorch"
+)
+
 # As the recipes have them, at smaller sizes.
 WAYS = {
     "fast": {"cache_size": 32, "fit": "crop", "reduced_decode": True, "input": 64, "upscale": 2, "mean": (0.5, 0.4, 0.3)},
@@ -323,3 +327,9 @@ def test_the_command_prints_what_it_compared(trained: alexnet.Run, tmp_path: Pat
     assert (found["file"], found["images"], found["same_top1"]) == (str(place), 4, 1.0)
     assert found["largest_difference"] < 1e-4
     assert CliRunner().invoke(app, ["export", str(tmp_path)]).exit_code == 1
+
+
+def test_export_with_older_pytorch_is_refused(trained: alexnet.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(AlexNetError, match=r"exporting needs PyTorch 2\.11 or later, and this is 2\.9\.1"):
+        trained.export(tmp_path / "model.onnx")

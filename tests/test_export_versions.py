@@ -12,6 +12,7 @@ from onnx import helper
 import alexnet
 from alexnet.cli.output import print_export
 from alexnet.export.model import IR, ONNXRUNTIME, OPSET
+from test_export import pytestmark  # noqa: F401 - the same PyTorch
 
 
 @pytest.mark.parametrize(("bare", "int8"), [(False, False), (True, True)])
