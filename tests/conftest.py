@@ -22,6 +22,7 @@ from proof.pictures import class_folders
 
 import alexnet
 from alexnet import cli, recipe
+from alexnet.export.onnx import OLDEST_PYTORCH
 from alexnet.recipe import Preprocessing
 from alexnet.training import budget, session, trainer
 from alexnet.training import train as training
@@ -52,6 +53,10 @@ NARROW = {
     "train.seed": SEED,
 }
 SHORT = {**TINY, "train.epochs": 3, "train.batch_size": 8}
+
+needs_export = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_PYTORCH, reason="exporting needs a newer PyTorch"
+)
 
 
 def seed(name: str) -> None:

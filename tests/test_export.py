@@ -27,19 +27,17 @@ from alexnet.data.decode import decode
 from alexnet.data.preprocessing import pixels, to_input
 from alexnet.errors import AlexNetError, RunError
 from alexnet.export import model as onnx_model
-from alexnet.export.onnx import OLDEST_PYTORCH, _temporary_folder, agreement, export
+from alexnet.export.onnx import _temporary_folder, agreement, export
 from alexnet.files import HOST
 from alexnet.inference import forward
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
-from conftest import in_float32
+from conftest import in_float32, needs_export
 
 MEAN = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
-pytestmark = pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_PYTORCH, reason="exporting needs a newer PyTorch"
-)
+pytestmark = needs_export
 
 # As the recipes have them, at smaller sizes.
 WAYS = {

@@ -23,6 +23,7 @@ from alexnet.export import onnx
 from alexnet.run import ModelConfig
 from alexnet.search.contact_sheet import write_sheet
 from alexnet.search.search import locked_index
+from conftest import needs_export
 
 MINE = b"a file of the user's"
 REFUSED = "already exists and was not made by alexnet: give another --out, or --overwrite"
@@ -126,6 +127,7 @@ def test_run_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
     assert call("train", photos, "--out", tmp_path / "run", "--overwrite").exit_code == 2
 
 
+@needs_export
 def test_export_never_overwrites_user_notes(trained: alexnet.Run, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     (tmp_path / "model.onnx.json").write_bytes(b'{"mine": true}')
@@ -168,7 +170,9 @@ class Explained:
         return {"heat": np.arange(5000)}
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[needs_export] if name.endswith(".onnx") else []) for name in WRITERS]
+)
 def test_own_output_files_are_recognised(name: str, trained: alexnet.Run, tmp_path: Path) -> None:
     WRITERS[name](tmp_path / name, trained)
     files.refuse_overwrite(tmp_path / name)

@@ -179,8 +179,9 @@ def process_group() -> Iterator[ProcessGroup]:
     # torchrun's store outlives restarts and earlier groups, whose addresses are stale: each group gets a prefix of its own.
     store, _, _ = next(iter(rendezvous("env://")))
     store = PrefixStore(f"restart {group.restarts}, group {next(_group_numbers)}", store)
-    # Gloo for tensors on CPUs, NCCL for those on CUDA
-    dist.init_process_group(store=store, rank=group.rank, world_size=group.world_size, timeout=TIMEOUT)
+    with _stdout_to_stderr():
+        # Gloo for tensors on CPUs, NCCL for those on CUDA
+        dist.init_process_group(store=store, rank=group.rank, world_size=group.world_size, timeout=TIMEOUT)
     try:
         yield group
     except AlexNetError as error:
@@ -192,6 +193,19 @@ def process_group() -> Iterator[ProcessGroup]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what C++ code prints to stderr: Gloo announces its connections on stdout, where `--json` answers."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _supported(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
