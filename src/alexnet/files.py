@@ -96,8 +96,7 @@ def remove_leftovers(folder: Path, pattern: str = "*.part") -> None:
 def write(path: Path, writer: Writer) -> None:
     """Write a file atomically: `writer` writes a temporary file, which is flushed to disk and renamed to `path`.
 
-    Raises:
-        RunError: the disk is full or the folder not writable; an existing file at `path` is unchanged.
+    If that fails, with a RunError, an existing file is unchanged.
     """
     part = temporary_name(path)
     try:
@@ -126,11 +125,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-        RunError: the file cannot be read, or is not a JSON object.
-    """
+    """Return the object in a JSON file."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -158,11 +153,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def hold_lock(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file `path`; the system releases it if the process dies.
-
-    Raises:
-        RunError: another process holds the lock (the message is `busy`), or the file cannot be written.
-    """
+    """Hold the lock file `path`, or raise RunError(`busy`); the system releases it if the process dies."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path, timeout=0)
@@ -182,11 +173,7 @@ def hold_lock(path: Path, busy: str) -> Iterator[None]:
 
 
 def refuse_overwrite(path: Path, overwrite: bool = False) -> None:
-    """Raise unless a file may be written to `path`; call this before the work whose result goes there.
-
-    Raises:
-        RunError: `path` is a folder or a device, or, without `overwrite`, a link or a file that alexnet did not make.
-    """
+    """Raise RunError unless a file may be written to `path`; call this before the work whose result goes there."""
     if not os.path.lexists(path):
         return
     if path.is_dir():
@@ -212,11 +199,7 @@ def made_by_alexnet(path: Path) -> bool:
 
 
 def write_output(path: Path, writer: Writer, overwrite: bool = False) -> None:
-    """Write a file, which must carry one of `MARKS`, atomically to a path that the user chose.
-
-    Raises:
-        RunError: as for `refuse_overwrite`, or the disk is full or the folder not writable; an existing file is unchanged.
-    """
+    """Write a file, which must carry one of `MARKS`, atomically to a path that the user chose."""
     refuse_overwrite(path, overwrite)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:

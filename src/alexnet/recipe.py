@@ -330,11 +330,7 @@ def read_text(name: str) -> str:
 
 
 def load(name: str) -> Recipe:
-    """Load a recipe by a name from `names()` or the path of a TOML file.
-
-    Raises:
-        RecipeError: no such recipe, not TOML, unknown key, wrong type, value out of range.
-    """
+    """Load a recipe by a name from `names()` or the path of a TOML file."""
     try:
         tree = tomllib.loads(read_text(name))
     except tomllib.TOMLDecodeError as error:

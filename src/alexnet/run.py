@@ -139,11 +139,7 @@ class RunFolder:
 
 
 def create(path: Path) -> RunFolder:
-    """Create the folder of a new run.
-
-    Raises:
-        RunError: the folder is not empty, or not writable.
-    """
+    """Create the folder of a new run."""
     try:
         if path.is_dir() and (path / "recipe.toml").exists():
             finished = (path / "summary.json").exists()
@@ -161,11 +157,7 @@ def create(path: Path) -> RunFolder:
 
 
 def find(path: Path) -> RunFolder:
-    """Open an existing run folder, finished or not.
-
-    Raises:
-        RunError: there is no such folder, or it is not a run.
-    """
+    """Open an existing run folder, finished or not."""
     folder = RunFolder(path)
     if not path.is_dir():
         raise RunError(f"no run {path}: no such folder")
@@ -204,11 +196,7 @@ def save_weights(path: Path, network: AlexNet, more: Mapping[str, torch.Tensor] 
 
 
 def read_config(folder: RunFolder) -> ModelConfig:
-    """Read `model.json`; a mean image, which is saved with the weights, is not filled in.
-
-    Raises:
-        RunError: the file is missing, damaged, or from a newer version.
-    """
+    """Read `model.json`; a mean image, which is saved with the weights, is not filled in."""
     if not folder.config.exists():
         raise RunError(
             f"{folder.path} has no trained network yet: alexnet train --resume {shell_quote(folder.path)} resumes it"
@@ -220,11 +208,7 @@ def read_config(folder: RunFolder) -> ModelConfig:
 
 
 def read_model(kind: type[Model], path: Path) -> Model:
-    """Read a JSON file into a pydantic model.
-
-    Raises:
-        RunError: the file is missing, invalid, or from a newer version.
-    """
+    """Read a JSON file into a pydantic model."""
     try:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
@@ -256,11 +240,7 @@ def read_metrics(folder: RunFolder, columns: Sequence[str]) -> list[dict[str, fl
 
 
 def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, ModelConfig]:
-    """Load the network of a run on `device`, in evaluation mode, and its config.
-
-    Raises:
-        RunError: a file is missing, damaged, or from a newer version.
-    """
+    """Load the network of a run on `device`, in evaluation mode, and its config."""
     config = read_config(folder)
     try:
         if sha256(folder.weights) != config.sha256:

@@ -29,9 +29,6 @@ def draw(study: Mapping[str, Any], paths: Sequence[Path]) -> None:
     """Draw a study's results into files, `.png` or `.svg` as their names say.
 
     A dot is a seed, a diamond the mean, a line its 95 % interval; with steps, the training errors by epoch stand beside.
-
-    Raises:
-        RunError: a file cannot be written.
     """
     steps = study["measure"] == "steps"
     words = "\n".join(line for text in (claim(study), study["how"]) for line in textwrap.wrap(text, LETTERS))

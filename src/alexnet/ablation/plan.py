@@ -66,11 +66,7 @@ def find_study(name: str) -> Study:
 
 
 def plan_study(study: Study, recipe: Recipe, settings: Mapping[str, Any], *, seeds: int, minutes: float | None = None) -> Plan:
-    """Plan a study with `recipe`, and `settings` in all arms; accuracy is measured on test images, if there are any.
-
-    Raises:
-        RecipeError: no such key, a value that is wrong, or a key that the study varies.
-    """
+    """Plan a study with `recipe`, and `settings` in all arms; accuracy is measured on test images, if there are any."""
     varied = {key for arm in study.arms.values() for key in arm}
     if taken := sorted(varied & set(settings)):
         raise RecipeError(f"--set {taken[0]}: the study {study.name} varies it, so it cannot be the same in all arms")
@@ -85,9 +81,6 @@ def plan_variation(
     """Plan a training for every combination of `varied`, such as `optimizer.lr=0.01,0.001`.
 
     Accuracy is measured on validation images, as the best arm is then chosen.
-
-    Raises:
-        RecipeError: no such key, a value that is wrong, or nothing to compare.
     """
     choices = [[parse_settings([f"{key}={value}"]) for value in values] for key, values in map(_values, varied)]
     arms = [{key: value for choice in chosen for key, value in choice.items()} for chosen in product(*choices)]

@@ -31,10 +31,6 @@ def ablate(plan: Plan | None, out: Path, device: str | None = None) -> dict[str,
 
     Arms take turns within each seed, so that an interrupted study has trained all of them alike; the same call resumes it. A
     `plan` of None takes that of the folder.
-
-    Raises:
-        RunError: the folder holds another study, or something else, or cannot be written.
-        AlexNetError: whatever keeps an arm from training; `Interrupted` after a signal, with everything saved.
     """
     plan = _saved_plan(plan, out, device)
     try:

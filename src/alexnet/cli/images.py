@@ -39,11 +39,7 @@ def exit_if_unread(results: CountedResults) -> None:
 
 
 def image_names(arguments: list[str]) -> list[str | Path]:
-    """Replace `-` with the names on standard input; they are paths, never patterns.
-
-    Raises:
-        DataError: standard input holds an image or no names.
-    """
+    """Replace `-` with the names on standard input; they are paths, never patterns."""
     names = [name for given in arguments for name in (map(Path, _split_names(_read_stdin())) if given == "-" else [given])]
     if not names:
         raise DataError("no image: standard input holds no names")

@@ -47,11 +47,7 @@ class StoredLayer:
 
 
 def read_layers(path: Path) -> list[StoredLayer]:
-    """Return the layers of a Keras file that have weights, in the order of the model, read by a decoding process.
-
-    Raises:
-        WeightsError: h5py is missing; no such file, another kind, damaged, or something in it that Keras does not write.
-    """
+    """Return the layers of a Keras file that have weights, in the order of the model, read by a decoding process."""
     if find_spec("h5py") is None:
         raise WeightsError("reading Keras files needs h5py: pip install h5py")
     if not path.is_file():
@@ -122,9 +118,6 @@ def load_keras(path: Path, network: AlexNet) -> None:
         path: `.keras`, `.weights.h5`, or the older `.h5`, of a whole model or of weights alone; float16, float32 or float64.
         network: of the variant, the width and the number of classes that the file was made with. One on the device `meta`
             takes memory only when the file fits.
-
-    Raises:
-        WeightsError: the file cannot be read, or is another network's; then the line names a variant that fits, if one does.
     """
     layers = read_layers(path)
     if problem := _difference(layers, network):
@@ -141,11 +134,7 @@ def load_keras(path: Path, network: AlexNet) -> None:
 
 
 def keras_classes(path: Path) -> int:
-    """Return the number of outputs of the last dense layer in a Keras file.
-
-    Raises:
-        WeightsError: the file cannot be read or has no dense layer.
-    """
+    """Return the number of outputs of the last dense layer in a Keras file."""
     return _head(read_layers(path), path)[1]
 
 

@@ -69,11 +69,7 @@ def batch_bounds(count: int, size: int, last: Literal["even", "short", "drop"] =
 
 
 def epoch_bounds(count: int, train: Train) -> list[tuple[int, int]]:
-    """Divide an epoch of `count` images into batches, as `[train]` of a resolved recipe says.
-
-    Raises:
-        RecipeError: there would be no batch.
-    """
+    """Divide an epoch of `count` images into batches, as `[train]` of a resolved recipe says."""
     assert isinstance(train.batch_size, int)  # resolved
     bounds = batch_bounds(count, train.batch_size, train.last_batch)
     if not bounds:

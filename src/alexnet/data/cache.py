@@ -91,11 +91,7 @@ def cache_folder() -> Path:
 
 
 def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cache:
-    """Open the cache of `table`, or build it with `workers` processes.
-
-    Raises:
-        DataError: no image is readable, or the disk is full or not writable.
-    """
+    """Open the cache of `table`, or build it with `workers` processes."""
     settings = preprocessing.model_dump_json(include={"cache_size", "fit", "filter", "reduced_decode"})
     path = str(table.root or "memory")
     folder = cache_folder() / f"{table.name}-{_digest(path, table.name, settings)[:12]}"

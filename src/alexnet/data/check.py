@@ -95,9 +95,6 @@ def check(table: Table) -> Findings:
     """Check every image of a dataset, with progress.
 
     Time and memory grow linearly with the number of images, by about a kilobyte each.
-
-    Raises:
-        DataError: no decoding process can be started.
     """
     problems = [Problem(skipped.image, "left out", skipped.reason) for skipped in table.skipped]
     rows, digests, thumbnails = [], [], []

@@ -29,9 +29,6 @@ def find_columns(path: Path, names: Sequence[str]) -> dict[str, int]:
     """Return the positions of the columns `image`, `label` and, if there is one, `split`.
 
     Case, spaces and quotes are ignored; `file name`, `file_name` and `filename` are the same.
-
-    Raises:
-        DataError: a column is missing or ambiguous.
     """
     normalized = [_normalize(name) for name in names]
     result: dict[str, int] = {}

@@ -27,10 +27,6 @@ def read_csv(path: Path) -> Iterator[Record]:
 
     The text is UTF-8, or UTF-16 with a byte-order mark. The delimiter is the most frequent of comma, semicolon, tab and `|` in
     the header, outside quotes, or the one in a first line such as `sep=;`.
-
-    Raises:
-        DataError: another encoding, a missing column, an unclosed quote, or more fields than in the header.
-        OSError: the file cannot be read.
     """
     text = _text(path)
     separator = SEPARATOR.match(text)

@@ -47,9 +47,6 @@ def open_dataset(table: Table, preprocessing: Preprocessing, workers: int, data:
     """Decode the images of `table` and split them as `data` says; without `data`, keep the splits of the table.
 
     With `train`, check that the dataset can be trained on; without, one class or one split is enough.
-
-    Raises:
-        DataError: no readable image, too few images, or splits whose labels differ.
     """
     cache = open_cache(table, preprocessing, workers)
     readable = table.select(cache.rows, cache.skipped)

@@ -44,10 +44,6 @@ def decode(source: Source, reduced_to: int = 1 << 30) -> Image.Image:
     Of an animation, the first frame is used; 16-bit levels are scaled to 8 bits; transparent images get a white background;
     damaged metadata are ignored. A JPEG may decode at 1/2, 1/4 or 1/8 scale if its shorter side stays at least `reduced_to`
     pixels. `source` is a path, the bytes of a file, a Pillow image, which is not changed, or H W 3 uint8.
-
-    Raises:
-        ImageError: the file is missing, empty, not an image, truncated or too large, its format does not define white, or the
-            array has another shape or dtype; the message is only the reason.
     """
     return decode_with_damage(source, reduced_to)[0]
 
@@ -93,12 +89,7 @@ def describe_array(array: NDArray[Any]) -> str:
 
 
 def load(image: Image.Image) -> None:
-    """Load the pixels of an opened image, if they are not loaded yet.
-
-    Raises:
-        ImageError: the image is too large.
-        Exception: any error of Pillow.
-    """
+    """Load the pixels of an opened image, if they are not loaded yet."""
     _check_size(image, MAX_DECODED, "decode")
     sample_formats.scale_transparency(image)
     image.load()
@@ -123,12 +114,7 @@ def strip_damaged_metadata(source: File, reason: ImageError) -> bytes | None:
 
 
 def open_image(source: File) -> Image.Image:
-    """Open an image file as a context manager, reading only its header.
-
-    Raises:
-        ImageError: the file is not a regular file, empty, or too large.
-        Exception: any error of Pillow.
-    """
+    """Open an image file as a context manager, reading only its header."""
     if isinstance(source, bytes):
         size = len(source)
     else:
@@ -144,11 +130,7 @@ def open_image(source: File) -> Image.Image:
 
 
 def size(source: Source) -> tuple[int, int]:
-    """Return the width and height of an image in pixels; of a file, only the header is read.
-
-    Raises:
-        ImageError: as for `decode`.
-    """
+    """Return the width and height of an image in pixels; of a file, only the header is read."""
     if isinstance(source, np.ndarray):
         return source.shape[1], source.shape[0]
     if isinstance(source, Image.Image):
@@ -170,9 +152,6 @@ def stored_pixels(
     """Decode an image as the cache stores it: `cache_size` x `cache_size` x 3 uint8, or H W 3 if `cache_size` is full.
 
     `crop` scales the shorter side to `cache_size` and crops the centre; `stretch` scales both sides.
-
-    Raises:
-        ImageError: as for `decode`.
     """
     if cache_size == "full":
         return np.asarray(decode(source))

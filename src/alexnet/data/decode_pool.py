@@ -133,9 +133,6 @@ def decode_all(
         workers: processes at once.
         ahead: images that may be decoded before their turn; two for each worker at least.
         settings: of the work.
-
-    Raises:
-        DataError: no process can be started.
     """
     waiting: deque[tuple[Source, Future[Answer | ImageError]]] = deque()
     pool = ThreadPoolExecutor(workers)

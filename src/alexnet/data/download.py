@@ -31,12 +31,7 @@ class Source(NamedTuple):
 
 
 def fetch(source: Source, root: Path) -> tuple[Path, bytes]:
-    """Return the path and the contents of `source`, from a local copy if there is one, else downloaded.
-
-    Raises:
-        DataError: the local copy is damaged, the download stopped, or its checksum is wrong.
-        OSError: a file cannot be read or written.
-    """
+    """Return the path and the contents of `source`, from a local copy if there is one, else downloaded."""
     target = root / source.file
     names = [target.name, target.stem] if source.unpacked else [target.name]
     for path in (folder / name for folder in (target.parent, root) for name in names):

@@ -89,12 +89,7 @@ class Folder:
 
 
 def read_folder(root: Path) -> tuple[list[Row], list[Skipped]]:
-    """Return a row for each image in the folder, and the files and folders that are left out.
-
-    Raises:
-        DataError: it is ambiguous whether folders are splits or classes, or which split they are.
-        OSError: a folder cannot be read.
-    """
+    """Return a row for each image in the folder, and the files and folders that are left out."""
     parent = _scan(root, ())
     if parent.splits:
         return _read_splits(root, parent)

@@ -23,12 +23,7 @@ WINDOWS = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)  # C:\photos, \\server\
 
 
 def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]:
-    """Return the rows of a CSV or Parquet file, those that are left out, and the images if the file contains them.
-
-    Raises:
-        DataError: the file is not readable or is ambiguous.
-        OSError: the file cannot be opened.
-    """
+    """Return the rows of a CSV or Parquet file, those that are left out, and the images if the file contains them."""
     records: Iterable[Record]
     contents = None
     if path.suffix.lower() == ".parquet":
@@ -71,9 +66,6 @@ def _file_name(text: str, root: Path) -> str:
     r"""Return the path of a listed file, relative to `root` or absolute, with `/` between folders.
 
     `file://` URLs and `~/` become paths. `cat\1.jpg` becomes `cat/1.jpg`, unless there is a file with that name.
-
-    Raises:
-        DataError: the text cannot name a file on this machine; the message is the reason.
     """
     if not text:
         return ""

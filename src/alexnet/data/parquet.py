@@ -70,9 +70,6 @@ def read_parquet(path: Path) -> tuple[list[Record], Contents | None]:
     Images are text (file names), bytes, or Hugging Face's struct of bytes and path. Images in the file are named by that path
     if it is unique, else `row-000012`. Labels and splits are text, UTF-8 bytes, integers, booleans or floats (1.0 is read as
     `1`); NaN and null are missing values. Integers become class names if Hugging Face's metadata has them.
-
-    Raises:
-        DataError: pyarrow is not installed, the file is damaged, or a column is missing or of another type.
     """
     with _reading(path):
         file = _open(path)

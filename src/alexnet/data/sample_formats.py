@@ -35,11 +35,7 @@ ROWS = 256  # rows of a 16-bit image to scale at a time
 
 
 def scale_transparency(image: Image.Image) -> None:
-    """Scale the transparent level of a PNG as Pillow will scale its pixels; call this before they are loaded.
-
-    Raises:
-        ImageError: Pillow would misread the samples.
-    """
+    """Scale the transparent level of a PNG as Pillow will scale its pixels; call this before they are loaded."""
     if image.format == "JPEG2000" and len(image.getbands()) > 1 and getattr(image, "tile", None):
         _refuse_wrapped(image)
     tiles = getattr(image, "tile", [])  # none once loaded
@@ -51,11 +47,7 @@ def scale_transparency(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image to 8-bit RGB, with a white background where it is transparent.
-
-    Raises:
-        ImageError: the format does not define which level is white.
-    """
+    """Convert a loaded image to 8-bit RGB, with a white background where it is transparent."""
     if (sixteen := image.mode.startswith("I;16")) or image.mode in ("I", "F") or _tags(image).get(SAMPLE_FORMAT):
         _refuse_without_white(image)
     if sixteen or image.mode == "I":

@@ -25,10 +25,6 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) 
     A folder contains class folders, or files whose names begin with the label, or `train`, `val` and `test` folders of either.
     A CSV or Parquet file has the columns `image` (relative to the file, or absolute), `label` and, optionally, `split`.
     `data_root` is the folder of downloads; `least` is the minimum number of classes.
-
-    Raises:
-        DataError: no such dataset, fewer than `least` classes, folders that may be classes or splits, a missing column, or a
-            failed download.
     """
     if not str(data).strip():
         raise DataError("the dataset's name is empty: name a folder, a CSV or Parquet file, or a built-in dataset")

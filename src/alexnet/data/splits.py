@@ -22,9 +22,6 @@ def split(table: Table, settings: Data, *, train: bool = True) -> Table:
     `validation` is held out of `train`. The rule `hash` sorts the images of each class by a hash of (seed, name) and holds out
     the first, so splits are stratified and disjoint, do not depend on file order, and change by at most one image per border
     when a file is added. The other `RULES` choose only the validation images, as the tutorials do, after a test split by hash.
-
-    Raises:
-        DataError: with `train`, no image to train on or to validate with, or splits whose labels differ.
     """
     declared = {str(name) for name in np.unique(table.splits)} - {""}
     splits, seed = table.splits.copy(), settings.split_seed

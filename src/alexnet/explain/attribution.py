@@ -76,11 +76,7 @@ class Explanation:
 def explain(
     network: AlexNet, config: ModelConfig, sources: Iterable[Source]
 ) -> Iterator[tuple[Source, Explanation | ImageError]]:
-    """Yield each source, a path or an H W 3 uint8 array, with its explanation, or with the reason for none.
-
-    Raises:
-        AlexNetError: captum is not installed.
-    """
+    """Yield each source, a path or an H W 3 uint8 array, with its explanation, or with the reason for none."""
     with closing(iter_images(sources, config.preprocessing)) as images:
         for source, image in images:
             yield source, image if isinstance(image, ImageError) else explained(network, config, image)

@@ -40,11 +40,7 @@ FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for and against", [BLUE, NE
 def write_explanations(
     network: AlexNet, config: ModelConfig, sources: Sequence[Source], folder: Path, *, arrays: bool, overwrite: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Draw each source's explanation into `folder` and yield an answer, as `Run.explain` does.
-
-    Raises:
-        RunError: the folder cannot be written, or holds a user's own file of such a name and is not to `overwrite`.
-    """
+    """Draw each source's explanation into `folder` and yield an answer, as `Run.explain` does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -85,11 +85,6 @@ def export(
         can read the file, as `">=1.17"`. `close` and `same_top1` are the fractions of images whose probabilities and first
         label are PyTorch's. The last two have a value for each model (`torch`, `onnx`, `int8`), one image at a time; `top1` is
         None without a dataset. With `int8` also `"float_bytes"`.
-
-    Raises:
-        AlexNetError: onnx, onnxscript or onnxruntime is not installed.
-        RunError: the file disagrees with PyTorch; `path` cannot be written, or is a user's own file; no dataset to
-            calibrate `int8` on.
     """
     try:
         import onnx  # noqa: F401

@@ -37,11 +37,7 @@ class Features(NamedTuple):
 
 
 def features(network: AlexNet, config: ModelConfig, sources: Iterable[Source], layers: Sequence[str]) -> Arrays:
-    """Return the activations of `layers` for all sources, as in `Features`.
-
-    Raises:
-        DataError: there are no images, or one cannot be read, so that rows would not match the sources.
-    """
+    """Return the activations of `layers` for all sources, as in `Features`."""
     parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in layers}
     for batch in stream_features(network, config, sources, layers):
         if batch.errors:

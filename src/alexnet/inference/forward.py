@@ -42,9 +42,6 @@ def predict_logits(
     """Return the logits of a batch, N S S 3 -> N x classes float32.
 
     With several views, they are the logarithms of the mean probabilities. If the device runs out of memory, the batch is split.
-
-    Raises:
-        AlexNetError: the device's memory is too small for a single image.
     """
 
     def logits(images: Tensor) -> NDArray[np.float32]:

@@ -34,11 +34,7 @@ ImageInput = OneImage | Iterable[OneImage]
 
 
 def to_sources(images: ImageInput) -> list[Source]:
-    """Return the sources to decode, in order; an unsupported item of a collection becomes an `ImageError`.
-
-    Raises:
-        DataError: `images` itself is of an unsupported type, or a pattern matches no file.
-    """
+    """Return the sources to decode, in order; an unsupported item of a collection becomes an `ImageError`."""
     if isinstance(images, np.ndarray) and not (images.ndim == 1 and images.dtype.kind in "OSU"):  # not an array of names
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
             raise DataError(f"{decode.describe_array(images)}, but should be uint8, H x W x 3, or N x H x W x 3 for N images")

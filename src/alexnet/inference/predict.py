@@ -31,9 +31,6 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
 
     A part of a pattern that exists under that exact name is taken literally: in `photos [1]/*.png`, the brackets, if there is
     such a folder. A `Path` is never a pattern.
-
-    Raises:
-        DataError: a name is empty, a pattern matches nothing, or a folder has no files or cannot be read.
     """
     files: list[Path] = []
     for name in names:

@@ -23,11 +23,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """Return the device `name`; by default this machine's accelerator, or else the CPU.
-
-    Raises:
-        AlexNetError: this machine has no such device.
-    """
+    """Return the device `name`; by default this machine's accelerator, or else the CPU."""
     if name is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:

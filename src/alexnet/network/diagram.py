@@ -95,11 +95,7 @@ class Stage:
 
 
 def save(summary: Summary, path: Path, overwrite: bool = False) -> None:
-    """Draw `summary` to an SVG or PNG file, by the suffix of `path`.
-
-    Raises:
-        AlexNetError: another suffix; or the file cannot be written, or may not be overwritten.
-    """
+    """Draw `summary` to an SVG or PNG file, by the suffix of `path`."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise AlexNetError(f"cannot draw {str(path)!r}: its name must end in {' or '.join(FORMATS)}")

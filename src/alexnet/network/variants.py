@@ -340,11 +340,7 @@ CHANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> Variant:
-    """Return a variant, by name or itself, with `overrides` of the fields in `CHANGES`, as in a recipe.
-
-    Raises:
-        VariantError: no such variant, no such field, or an invalid value.
-    """
+    """Return a variant, by name or itself, with `overrides` of the fields in `CHANGES`, as in a recipe."""
     if isinstance(row, str):
         if row not in VARIANTS:
             raise VariantError(f"no variant {row!r}: {suggest(row, VARIANTS)}")

@@ -21,9 +21,6 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
     """Return the metrics of finished runs and the recipe keys that differ, as `api.compare` documents.
 
     The interval of a difference is that of independent sets of images (Newcombe 1998); on the same images it is too wide.
-
-    Raises:
-        RunError: a run is missing, unfinished or damaged.
     """
     folders = [_finished(path) for path in paths]
     summaries = [read_json(folder.summary) for folder in folders]

@@ -45,11 +45,7 @@ Context = dict[str, Any]  # variables of the template
 
 
 def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Evaluation) -> Path:
-    """Write `report.html` and return its path; `evaluation` has the images of the dataset's `split`, in order.
-
-    Raises:
-        RunError: a file of the run is missing or damaged, or the disk is full.
-    """
+    """Write `report.html` and return its path; `evaluation` has the images of the dataset's `split`, in order."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # imported here, as `predict` starts faster without it
 
     templates = Environment(

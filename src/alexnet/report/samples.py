@@ -35,12 +35,7 @@ WORKERS = os.cpu_count() or 1
 
 
 def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
-    """Draw random images of as many classes as possible, with labels and names, to a PNG file.
-
-    Raises:
-        DataError: none of them can be read.
-        RunError: the file cannot be written, or was not made by this program and `overwrite` is False.
-    """
+    """Draw random images of as many classes as possible, with labels and names, to a PNG file."""
     refuse_overwrite(path, overwrite)
     selected = _by_class(table, SAMPLES)
     sides = [min(size) for size in header_sizes(selected, WORKERS)] or [1]

@@ -59,9 +59,6 @@ class AlexNet:
     Args:
         facts: one mapping per layer, such as `{"layer": "Conv2D", "filters": 96, "kernel_size": 11, "stride": 4}`.
         seed: seed of the initial weights and of dropout.
-
-    Raises:
-        ValueError: no such layer.
     """
 
     def __init__(self, facts: Facts = SCRATCH, seed: int = 0) -> None:

@@ -98,9 +98,6 @@ def cross_entropy(logits: Array, targets: NDArray[np.int64]) -> tuple[float, Arr
     Args:
         logits: N x classes.
         targets: N classes, counted from 0.
-
-    Raises:
-        ValueError: shapes do not match, or a target is out of range.
     """
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
         raise ValueError(f"cross_entropy takes logits N x classes and N targets, not {logits.shape} and {targets.shape}")

@@ -26,11 +26,7 @@ TEXT, MISSING = (96, 96, 96), (224, 224, 224)
 
 
 def write_sheet(path: Path, sources: Sequence[Source], answers: Sequence[dict[str, Any]], overwrite: bool = False) -> None:
-    """Draw the answers of `search_images`, one per source, as a PNG; what cannot be read (any more) is grey.
-
-    Raises:
-        RunError: it cannot be written, or is a file of the user's and `overwrite` is not given.
-    """
+    """Draw the answers of `search_images`, one per source, as a PNG; what cannot be read (any more) is grey."""
     pairs = zip(sources, answers, strict=True)
     rows = [(source, answer["neighbours"][:MAX_COLUMNS]) for source, answer in pairs if "neighbours" in answer]
     if len(rows) > MAX_ROWS:

@@ -49,11 +49,6 @@ def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, 
     Returns:
         `{"index", "images", "added", "bits", "skipped"}`: images in all and those coded now, the length of short codes or None,
         and `[{"image", "reason"}]`.
-
-    Raises:
-        DataError: no such folder, or no image in it that can be read.
-        RunError: the index is damaged, belongs to other weights, has another number of bits, or cannot be written.
-        AlexNetError: `bits` is no multiple of 8, or faiss is not installed.
     """
     faiss()
     if bits is not None and (bits < 8 or bits % 8):
@@ -104,10 +99,6 @@ def search_images(
     """Yield an answer for each source in order: `{"image", "neighbours": [{"image", "distance"}]}` or `{"image", "error"}`.
 
     Neighbours are nearest first, with distances as of `nearest`; an image is no neighbour of its own.
-
-    Raises:
-        RunError: no index at `path`, or it is damaged, belongs to other weights, or has no short codes for `binary`.
-        AlexNetError: faiss is not installed.
     """
     faiss()
     index, layer = open_index(path, config.sha256), code_layer(network)
@@ -184,11 +175,7 @@ def _outdated(index: Index, folder: Path, current: dict[str, Entry]) -> set[int]
 
 @contextmanager
 def locked_index(folder: Path) -> Iterator[None]:
-    """Make the folder of an index, if need be, and keep other processes from writing there; remove an index of version 1.
-
-    Raises:
-        RunError: another process is writing, the folder holds something else, or it cannot be written.
-    """
+    """Make the folder of an index, if need be, and keep other processes from writing there; remove an index of version 1."""
     try:
         # An indexing that was killed before it wrote search.json has left its lock.
         if folder.exists() and not {CATALOGUE, LOCK} & (names := {path.name for path in folder.iterdir()}) and names:

@@ -102,11 +102,7 @@ class Clock:
     """
 
     def __init__(self, minutes: float, evaluated: int, started: float, journal: Path) -> None:
-        """Open the journal, which may hold the lines of earlier sessions, the last one cut off.
-
-        Raises:
-            RunError: the journal cannot be read or written.
-        """
+        """Open the journal, which may hold the lines of earlier sessions, the last one cut off."""
         self.seconds, self.started, self.setup_seconds = minutes * 60, started, 0.0
         self._evaluated, self._path = evaluated, journal
         self._steps = self._images = 0  # of this session
@@ -121,11 +117,7 @@ class Clock:
             raise RunError(f"cannot write {journal}: {error_reason(error)}") from error
 
     def progress_at(self, step: int) -> float:
-        """Return the progress before `step`, counted from 0. If the journal lacks it, read the clock and append it.
-
-        Raises:
-            RunError: the journal cannot be written.
-        """
+        """Return the progress before `step`, counted from 0. If the journal lacks it, read the clock and append it."""
         last = self._journal[-1] if self._journal else 0.0
         if step >= len(self._journal) and last < 1.0:
             missing = step - len(self._journal)  # lines that a damaged journal lacks; they are never read

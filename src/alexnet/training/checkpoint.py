@@ -85,11 +85,7 @@ def save(
 
 
 def write(run: Path, tensors: Tensors, content: dict[str, Any]) -> None:
-    """Write tensors and JSON as the newest checkpoint of the run in folder `run`.
-
-    Raises:
-        RunError: the folder cannot be written; earlier checkpoints are intact.
-    """
+    """Write tensors and JSON as the newest checkpoint of the run in folder `run`."""
     content = {"version": VERSION, **content}
     path = run / "checkpoint"
     new, last, before = path / "next", path / "last", path / "before"
@@ -121,12 +117,7 @@ def remove(run: Path) -> None:
 
 
 def load(folder: RunFolder, recipe: Recipe, dataset: Dataset) -> tuple[TrainingState, dict[str, Tensors]] | None:
-    """Return the state in the newest intact checkpoint, and its tensors by kind; None if there is no checkpoint.
-
-    Raises:
-        RunError: all checkpoints are damaged or from another version, or the recipe has changed.
-        DataError: the dataset has changed.
-    """
+    """Return the state in the newest intact checkpoint, and its tensors by kind; None if there is no checkpoint."""
     checkpoint = read(folder.path)
     if checkpoint is None:
         return None
@@ -152,11 +143,7 @@ def momentum_of(model: ParallelModel, optimizer: torch.optim.Optimizer) -> Tenso
 
 
 def restore(network: Tensors, momentum: Tensors, model: ParallelModel, optimizer: torch.optim.Optimizer, run: Path) -> None:
-    """Load the weights and momentum of a checkpoint, of which each process takes its shards.
-
-    Raises:
-        RunError: they belong to another network than that of the run in folder `run`.
-    """
+    """Load the weights and momentum of a checkpoint, of which each process takes its shards."""
     try:
         model.full_model.load_state_dict(network)
         model.load_shards()
@@ -169,11 +156,7 @@ def restore(network: Tensors, momentum: Tensors, model: ParallelModel, optimizer
 
 
 def read(run: Path) -> tuple[Tensors, dict[str, Any]] | None:
-    """Return the tensors and JSON of the newest intact checkpoint; None if there is no checkpoint.
-
-    Raises:
-        RunError: all checkpoints are damaged, or from another version.
-    """
+    """Return the tensors and JSON of the newest intact checkpoint; None if there is no checkpoint."""
     damaged = []
     for folder in (run / "checkpoint" / "last", run / "checkpoint" / "before"):
         if not folder.exists():

@@ -162,9 +162,6 @@ def process_group() -> Iterator[ProcessGroup]:
     """Join the process group that torchrun set up, or a group of one.
 
     All processes but the main one are silenced. If there are accelerators, each process takes the one of its local rank.
-
-    Raises:
-        AlexNetError: this or another process raised it; all of them end.
     """
     variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS")
     rank, world_size, local_rank, restarts, max_restarts = (int(os.environ.get(name, "0")) for name in variables)
@@ -217,9 +214,6 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     """Run `alexnet` with these arguments in several processes on this machine, by torchrun's agent; return the exit code.
 
     The cores are divided among the processes. The main process reports its own errors.
-
-    Raises:
-        AlexNetError: a process was killed.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

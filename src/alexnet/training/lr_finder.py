@@ -136,9 +136,6 @@ def find_lr(recipe: Recipe, device: str | None = None) -> LRCurve:
     """Train for 100 steps at increasing rates, or until the loss diverges; return the curve.
 
     All learning rates of the recipe are scaled together, from 1/1000 to 100 times their values.
-
-    Raises:
-        AlexNetError: the loss is not finite at the lowest rate.
     """
     trial = LRTrial(recipe, device)
     scales = np.geomspace(LOWEST, HIGHEST, STEPS)
@@ -160,11 +157,7 @@ def _until_diverged(losses: Iterable[float]) -> Iterator[float]:
 
 
 def draw(curve: LRCurve, path: Path, overwrite: bool = False) -> None:
-    """Plot the curve to a PNG file, whose folder is created.
-
-    Raises:
-        RunError: the file cannot be written, or was not made by this program and `overwrite` is False.
-    """
+    """Plot the curve to a PNG file, whose folder is created."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

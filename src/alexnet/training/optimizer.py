@@ -99,11 +99,7 @@ class SGD(torch.optim.Optimizer):
 
 
 def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimizer:
-    """Build the optimizer, with a parameter group for each parameter, named as `conv1.bias`; freeze the frozen layers.
-
-    Raises:
-        RecipeError: `optimizer.lr_scale` or `optimizer.frozen` names a layer that the network does not have.
-    """
+    """Build the optimizer, with a parameter group for each parameter, named as `conv1.bias`; freeze the frozen layers."""
     check_names(network, settings.lr_scale, "optimizer.lr_scale")
     frozen = frozen_layers(network, settings)
     groups = []
@@ -137,11 +133,7 @@ def frozen_layers(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]
 
 
 def check_names(network: AlexNet, factors: Mapping[str, float], key: str) -> None:
-    """Check that the names in `factors`, the recipe's `key`, are layers or parameters of the network, or `bias`.
-
-    Raises:
-        RecipeError: a name is unknown.
-    """
+    """Check that the names in `factors`, the recipe's `key`, are layers or parameters of the network, or `bias`."""
     known = {"bias"}
     for name, layer in network.layers.items():
         known |= {name, *(f"{name}.{kind}" for kind, _ in layer.named_parameters())}

@@ -47,11 +47,7 @@ class ParallelModel:
     """
 
     def __init__(self, network: AlexNet, group: ProcessGroup, mode: Parallel, *, synchronised: bool) -> None:
-        """Shard `network`; `synchronised` batch norms use the statistics of the whole batch, not of a process's shard.
-
-        Raises:
-            RecipeError: the network cannot be sharded in this mode.
-        """
+        """Shard `network`; `synchronised` batch norms use the statistics of the whole batch, not of a process's shard."""
         self.group, self.mode, self.full_model, self.network = group, mode, network, network
         self.shard_dims: dict[str, int] = {}
         self.batch_size = 0

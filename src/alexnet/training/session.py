@@ -58,12 +58,7 @@ class Session:
         self._saved_at, self._save_seconds = time.monotonic(), 0.0
 
     def resume(self) -> bool:
-        """Load the last checkpoint; return False if there is none.
-
-        Raises:
-            RunError: the checkpoint is damaged, or the recipe has changed.
-            DataError: the dataset has changed.
-        """
+        """Load the last checkpoint; return False if there is none."""
         loaded = checkpoint.load(self._folder, self._recipe, self._dataset) if self._group.is_main else None
         state, tensors = loaded or (None, {kind: {} for kind in checkpoint.KINDS})
         content = self._group.broadcast(None if state is None else asdict(state))
@@ -92,11 +87,7 @@ class Session:
         self._save_seconds = self._saved_at - began
 
     def after_step(self) -> None:
-        """Stop if any process received a signal, or save if a checkpoint is due; all processes do the same.
-
-        Raises:
-            Interrupted: a signal was received; everything is saved.
-        """
+        """Stop if any process received a signal, or save if a checkpoint is due; all processes do the same."""
         code = self._stop.code
         due = self._group.is_main and time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS
         interrupted, terminated, checkpoint_due = self._group.sum(code == 130, code == 143, due)
@@ -132,11 +123,7 @@ class Session:
             self._model.full_model.load_state_dict(self._group.broadcast_tensors(self.best_weights))
 
     def stop_if_requested(self) -> None:
-        """Save and stop if a signal was received.
-
-        Raises:
-            Interrupted: a signal was received; everything is saved.
-        """
+        """Save and stop if a signal was received."""
         code = self._stop.code if self._group.world_size == 1 else self._stop_code
         if not code:
             return

@@ -42,11 +42,7 @@ class Step:
         parallel: Parallel = "data",
         log: Callable[[str], object] = say,
     ) -> None:
-        """`train` are the training images; `log` takes messages to the user.
-
-        Raises:
-            RecipeError: the processes cannot share the network or the batches, or the recipe names an unknown layer.
-        """
+        """`train` are the training images; `log` takes messages to the user."""
         self._recipe, self._preprocessing, self._train, self._log = recipe, preprocessing, train, log
         self._device = network.head.weight.device
         self.bounds = epoch_bounds(len(train), recipe.train)
@@ -89,9 +85,6 @@ class Step:
 
         The random seed depends only on (seed, epoch, batch). `progress` is the fraction of the training that is done. If the
         device runs out of memory, the batch is split into smaller micro-batches.
-
-        Raises:
-            RunError: the device's memory is too small for a single image.
         """
         start, end = self.bounds[state.batch]
         entropy = [self._recipe.train.seed, state.epoch, state.batch]

@@ -74,9 +74,6 @@ def resume(
     """Resume the run in `out` from its last checkpoint, or start over from its recipe if there is none.
 
     Every process of `group` calls it, as for `start`.
-
-    Raises:
-        RunError: the run is missing or finished.
     """
     folder = find(out) if group.is_main else RunFolder(out)  # other machines need not have the folder
     if group.is_main and folder.summary.exists():
@@ -158,22 +155,14 @@ def load_data_and_network(
 
 
 def remove_checkpoints(folder: RunFolder) -> None:
-    """Remove the checkpoints of a finished run whose training was killed before it could.
-
-    Raises:
-        RunError: another process is training in the folder.
-    """
+    """Remove the checkpoints of a finished run whose training was killed before it could."""
     with _run_lock(folder):
         checkpoint.remove(folder.path)
 
 
 @contextmanager
 def _run_lock(folder: RunFolder) -> Iterator[None]:
-    """Hold the run's lock, which the system releases if the process dies, and remove leftover temporary files.
-
-    Raises:
-        RunError: another process is training in the folder, or it cannot be written.
-    """
+    """Hold the run's lock, which the system releases if the process dies, and remove leftover temporary files."""
     with hold_lock(folder.lock, f"another process is training in {folder.path}: wait for it, or stop it (Ctrl-C saves)"):
         for path in (folder.path, folder.path / "epochs"):
             remove_leftovers(path)
