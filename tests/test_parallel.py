@@ -272,6 +272,15 @@ def test_parallel_unknown_dataset_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_parallel_needs_no_resolvable_host_name(tmp_path: Path) -> None:
+    code = (
+        "import socket, sys; from alexnet.training.distributed import launch\n"
+        "socket.getfqdn = lambda *_: 'no-such-machine.invalid'\n"
+        "sys.exit(launch(2, ['train', 'nowhere', '--out', sys.argv[1]]))\n"
+    )
+    assert "nowhere" in one_line(python("-c", code, tmp_path / "run", code=1).stderr)
+
+
 def test_parallel_needs_two_processes(tmp_path: Path) -> None:
     assert "add --processes 2" in error("train", "digits", "--parallel", "hybrid", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -229,6 +229,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         nproc_per_node=processes,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        local_addr="localhost",  # the name of the machine does not resolve everywhere, and the processes would wait for it
         run_id=uuid.uuid4().hex,
         max_restarts=0,
         **_supported(LaunchConfig, shutdown_timeout=SECONDS_TO_SAVE),
