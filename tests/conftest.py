@@ -121,7 +121,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> alexnet.Run:
     """A run of a narrow network on `photos`; read-only."""
     out = tmp_path_factory.mktemp("runs") / "photos"
-    return alexnet.train(photos, out=out, settings={**TINY, "train.epochs": 8})
+    return alexnet.train(photos, out=out, settings={**SHORT, "train.epochs": 8})
 
 
 @pytest.fixture(scope="session")

@@ -15,21 +15,21 @@ from alexnet.files import write_json
 from alexnet.inference.metrics import wilson_interval
 from alexnet.report.compare import _difference, table
 from commands import error, run
-from conftest import SHORT
+from conftest import SEED, SHORT
 
 
 @pytest.fixture(scope="module")
 def other(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run as `short`, with another activation and seed; not to be changed."""
     out = tmp_path_factory.mktemp("other") / "run"
-    alexnet.train(photos, out=out, settings={**SHORT, "model.activation": "tanh", "train.seed": 1})
+    alexnet.train(photos, out=out, settings={**SHORT, "model.activation": "tanh", "train.seed": SEED + 1})
     return out
 
 
 def test_compare_shows_figures_and_differing_settings(short: Path, other: Path) -> None:
     result = api.compare([short, other])
     assert result["split"] == "test"
-    assert result["settings"] == {"model.activation": [None, "tanh"], "train.seed": [0, 1]}
+    assert result["settings"] == {"model.activation": [None, "tanh"], "train.seed": [SEED, SEED + 1]}
     for row, path in zip(result["runs"], (short, other), strict=True):
         run_ = alexnet.load(path)
         test = run_.summary["test"]

@@ -21,7 +21,7 @@ from alexnet.data.sources import open_table
 from alexnet.errors import DivergedError, RecipeError, RunError
 from alexnet.recipe import load as load_recipe
 from alexnet.recipe import names
-from conftest import TINY, metrics, started, tell_time_by_steps, weights
+from conftest import SEED, SHORT, TINY, metrics, started, tell_time_by_steps, weights
 
 
 def test_run_folder_contents(trained: alexnet.Run) -> None:
@@ -69,7 +69,7 @@ def test_train_does_not_depend_on_workers(short: Path, photos: Path, tmp_path: P
 
 
 def test_train_with_another_seed_differs(short: Path, photos: Path, tmp_path: Path) -> None:
-    alexnet.train(photos, out=tmp_path / "r", settings={**TINY, "train.epochs": 3, "train.batch_size": 8, "train.seed": 1})
+    alexnet.train(photos, out=tmp_path / "r", settings={**SHORT, "train.seed": SEED + 1})
     assert metrics(tmp_path / "r") != metrics(short)
 
 
@@ -172,7 +172,10 @@ def test_train_refuses_an_out_that_is_not_empty(short: Path, photos: Path, tmp_p
 
 
 def test_train_first_losses_equal_a_plain_loop(photos: Path, tmp_path: Path) -> None:
-    """Two steps in float32 without augmentation and dropout, against PyTorch written out by hand."""
+    """Two steps in float32 without augmentation and dropout, against PyTorch written out by hand.
+
+    With tanh, as a ReLU passes all or nothing of a gradient, and rounding may decide which.
+    """
     side = 131  # at 67 the last maps are single pixels, whose batch norm over 14 values makes much of rounding
     settings = {
         **TINY,
@@ -181,6 +184,7 @@ def test_train_first_losses_equal_a_plain_loop(photos: Path, tmp_path: Path) -> 
         "train.batch_size": 14,
         "train.precision": "float32",
         "model.dropout": 0.0,
+        "model.activation": "tanh",
     }
     off = {
         "augment.shift": 0.0,
@@ -193,10 +197,11 @@ def test_train_first_losses_equal_a_plain_loop(photos: Path, tmp_path: Path) -> 
     recipe = run.recipe
     dataset, _ = run.dataset(split="train")
     train = dataset.images("train")
-    torch.manual_seed(0)
-    network = alexnet.AlexNet("cifar10", 2, width=1 / 16, batch_norm_momentum=0.1, dropout=0.0)
+    torch.manual_seed(SEED)
+    network = alexnet.AlexNet("cifar10", 2, width=1 / 16, batch_norm_momentum=0.1, dropout=0.0, activation="tanh")
+    initial = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     velocity = {p: torch.zeros_like(p) for p in network.parameters()}
-    order = np.random.default_rng([0, 1]).permutation(len(train))
+    order = np.random.default_rng([SEED, 1]).permutation(len(train))
     losses = []
     for step, part in enumerate(np.array_split(order, 2)):
         x = torch.from_numpy(train.pixels.take(train.rows[part])).permute(0, 3, 1, 2) / 255
@@ -219,7 +224,7 @@ def test_train_first_losses_equal_a_plain_loop(photos: Path, tmp_path: Path) -> 
     assert float(metrics(tmp_path / "run")[0]["train_loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
     saved = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
     for name, parameter in network.named_parameters():
-        torch.testing.assert_close(saved[name], parameter.detach(), rtol=1e-3, atol=1e-5, msg=name)
+        assert torch.dist(saved[name], parameter) < 1e-3 * torch.dist(initial[name], parameter), name
 
 
 # A training by each recipe
