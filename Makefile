@@ -84,7 +84,6 @@ notebooks: .venv/installed-dev  ## run the tutorials' notebooks and store what t
 	OMP_NUM_THREADS=1 $(BIN)/python -m proof.notebooks
 
 docs: .venv/installed-docs  ## the site, into site/
-	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-check: .venv/installed-dev docs  ## run the code of the site and of README, and look at links; a quarter of an hour
