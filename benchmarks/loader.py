@@ -2,8 +2,8 @@
 
 The loader is all that a batch needs before the network's forward: taken from the cache in shuffled order, shifted, mirrored,
 normalised, resized. Decoding is what filling the cache costs, once a dataset: read, decode, fit, write. Training is loader and
-step together, as in `training/trainer.py`. tf.data does the same work in `.venv-keras` (`proof/tf_data.py`), in a process of
-its own that computes only when it is asked to. Wanted: loader and decoding 3 times the step or more, training 0.9 of it.
+step together, as in `training/trainer.py`. tf.data does the same work in `.venv-keras` (`tensorflow_peers.py`), in a process
+of its own that computes only when it is asked to. Wanted: loader and decoding 3 times the step or more, training 0.9 of it.
 
 Reads cifar-10-batches-py and imagenette in the folder that ALEXNET_TEST_DATA names; the cache is a temporary folder.
 """
@@ -124,7 +124,7 @@ def stepping(loader: Loader, network: alexnet.AlexNet) -> Callable[[Tensor, Tens
 
 def tf_data(count: int, settings: dict[str, Any]) -> Measured:
     """Return a pass of tf.data's pipeline over `count` images."""
-    work = asked("proof.tf_data", json.dumps(settings))
+    work = asked("data", json.dumps(settings))
     return lambda: count / work()
 
 

@@ -6,12 +6,18 @@
 
 Goes on after a failure. The exit code is 1 where a test failed under any setting. What else stands on the command line after
 `--` goes to pytest: `python -m proof.anywhere avx2 -- tests/test_lrn.py`.
+
+In the tests' own process this file is a pytest plugin: ALEXNET_TEST_ORDER is the seed of a random order of the tests, and
+ALEXNET_TEST_ONLY=training leaves out what trains nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
+import random
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
@@ -115,7 +122,7 @@ def tested(setting: Setting, arguments: list[str]) -> Outcome:
     with checkout(setting.moved) as root, tempfile.TemporaryDirectory(prefix="a place " if setting.moved else None) as folder:
         report = Path(folder) / "report.xml"
         own = {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)]), "TMPDIR": folder}
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "proof.anywhere_plugin", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "proof.anywhere", "-p", "no:cacheprovider"]
         command += [f"--junitxml={report}", *arguments]
         start = time.monotonic()
         with busy_cores(setting.busy), (Path(folder) / "log").open("w+", encoding="utf-8", errors="replace") as log:
@@ -153,6 +160,28 @@ def trained(count: int) -> Iterator[tuple[str, Setting]]:
         threads = THREADS[seed % len(THREADS)]
         names = {"ALEXNET_TEST_SEED": str(seed), "ALEXNET_TEST_THREADS": str(threads), "ALEXNET_TEST_ONLY": "training"}
         yield f"seed {seed}, {threads} threads", Setting(names)
+
+
+# In the text of a test, or of a fixture that it takes.
+TRAINS = re.compile(r"\btrain\(|\"train\"|\bstarted\(|training\.start|\bTrainer\b|\.resume\(|--resume|ablate|lr_finder|find_lr")
+
+
+def trains(item: pytest.Item) -> bool:
+    """Tell whether a test, or a fixture that it takes, trains a network."""
+    fixtures = getattr(item, "_fixtureinfo", None)
+    functions = [each.func for found in fixtures.name2fixturedefs.values() for each in found] if fixtures else []
+    functions.append(inspect.unwrap(getattr(item, "function", trains)))
+    return any(TRAINS.search(inspect.getsource(function)) for function in functions)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose and shuffle; the same in every worker."""
+    if os.environ.get("ALEXNET_TEST_ONLY") == "training":
+        left_out = [item for item in items if not trains(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if trains(item)]
+    if order := os.environ.get("ALEXNET_TEST_ORDER"):
+        random.Random(order).shuffle(items)  # noqa: S311
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from proof.pictures import encoded
-from proof.watch import Watch
+from proof.processes import memory, watched_memory
 
 import alexnet
 from alexnet.data.check import check
@@ -139,15 +139,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         run = trained(Path(name))
         fuzz(Path(name) / "warm", 42, 0, run)
-        with Watch(os.getpid(), 0.02) as watch:
-            rest = watch.now()
+        rest = memory(os.getpid())
+        with watched_memory(os.getpid(), 0.02) as samples:
             for part, start in enumerate(range(0, options.images, AT_ONCE)):
                 with tempfile.TemporaryDirectory() as inner:
                     found, wrong = fuzz(Path(inner), min(AT_ONCE, options.images - start), options.seed + part, run)
                 counts += found
                 faults += wrong
                 print(f"{counts.total():,} images, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        used = max(memory for _, memory in watch.samples) - rest
+        used = max(taken for _, taken in samples) - rest
     kinds = sorted({kind for _, _, kind in counts})
     print(f"{'':18}{'':8}" + "".join(f"{kind:>14}" for kind in kinds))
     for name in FORMATS:

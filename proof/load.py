@@ -25,11 +25,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from benchmarks.inference import export, session
-from proof.served import Server
-from proof.watch import Watch
+from proof.processes import served, watched_memory
 from torch.nn.functional import interpolate
 
 import alexnet
@@ -140,17 +138,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     some = list(islice(cycle(files), count))
     loop.labels(some[:64], options.at_once)
     _, before = loop.labels(some, options.at_once)
-    with Server(options.run) as server:
+    with served(options.run) as server:
         asyncio.run(load(server.port, files, 2 * options.at_once, options.at_once))
-        with Watch(server.process.pid) as watch:
+        with watched_memory(server.process.pid) as samples:
             many = asyncio.run(load(server.port, files, options.requests, options.at_once))
         single = asyncio.run(load(server.port, files, max(100, options.requests // 10), 1))
     expected, after = loop.labels(some, options.at_once)
     pace, loops = options.requests / many.seconds, [count / before, count / after]
     agreeing = float(np.mean([a == b for a, b in zip(many.labels, expected, strict=False)]))
-    print(
-        f"{psutil.cpu_count()} cores, {len(files):,} JPEG files of {statistics.median(map(len, files)) / 1e3:.0f} KB (median)"
-    )
+    print(f"{os.cpu_count()} cores, {len(files):,} JPEG files of {statistics.median(map(len, files)) / 1e3:.0f} KB (median)")
     print(row(f"server, {options.at_once} at a time", many))
     print(row("server, one at a time", single))
     print(f"{f'loop, onnxruntime, batches of {options.at_once}':34} {count:7,}  {min(loops):7.1f} to {max(loops):.1f} images/s")
@@ -158,8 +154,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         f"the server is {pace / max(loops):.2f} to {pace / min(loops):.2f} times as fast as the loop, wanted {WANTED} or more"
     )
     print(f"the same best label in {agreeing:.1%} of the images")
-    first, last = watch.samples[len(watch.samples) // 2][1], watch.samples[-1][1]
-    grown = growth(watch.samples)
+    first, last = samples[len(samples) // 2][1], samples[-1][1]
+    grown = growth(samples)
     print(f"memory {first / 1e6:.0f} MB at half, {last / 1e6:.0f} MB at the end, {grown / 1e6:+.1f} MB on the line through it")
     failures = many.failures + single.failures
     print("\n".join(failures[:20]) or "no failure")

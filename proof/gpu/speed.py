@@ -14,7 +14,7 @@ import torch
 from benchmarks.step import Case, batch_of, ours, plain_step
 from benchmarks.turns import local_main_first, ratios, spread, timed
 from proof.gpu import Check, Row
-from proof.gpu.trainings import on_cpu
+from proof.gpu.training import on_cpu
 from torch import nn
 from torch.nn.functional import interpolate
 

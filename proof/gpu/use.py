@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from proof.gpu import Check, Row, at_most
-from proof.gpu.trainings import pictures, train
+from proof.gpu.training import pictures, train
 
 import alexnet
 from alexnet.explain.attribution import Explanation
