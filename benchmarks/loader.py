@@ -23,7 +23,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from benchmarks.turns import Measured, local_main_first, ratios, real_data, spread
+from benchmarks.turns import Measured, in_turn, ratios, real_data, spread
 from benchmarks.tutorial import PYTHON, asked
 from torch import Tensor
 
@@ -181,7 +181,7 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
 
 def compare(name: str, case: Case, ways: dict[str, Measured]) -> dict[str, float]:
     """Take the passes in turn, print a table, and return the ratios to the step."""
-    rates = local_main_first(ways, ROUNDS)
+    rates = in_turn(ways, ROUNDS)
     print(f"{name}, batches of {case.batch}, {torch.get_num_threads()} threads, {os.cpu_count()} workers")
     of_step = {}
     for way, found in rates.items():

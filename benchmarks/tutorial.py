@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from benchmarks.step import Case, ours, plain
-from benchmarks.turns import Measured, local_main_first, ratios, skip, spread, timed
+from benchmarks.turns import Measured, in_turn, ratios, skip, spread, timed
 
 from alexnet.network.device import choose_device, keep_freed_memory
 from alexnet.network.fast.fuse import fused_forms
@@ -53,7 +53,7 @@ def measure(batch: int) -> dict[str, float]:
         "Keras as written": asked("step", "cifar10", str(batch), "float32"),
         "Keras, mixed bfloat16": asked("step", "cifar10", str(batch), "mixed_bfloat16"),
     }
-    times = local_main_first(ways, ROUNDS)
+    times = in_turn(ways, ROUNDS)
     print(f"cifar10, batches of {batch}, {torch.get_num_threads()} threads")
     found = {}
     for way, taken in times.items():

@@ -40,6 +40,8 @@ MEMORY = 2 << 30  # bytes above rest, at the worst moment: two processes may dec
 REST = 300 << 20  # bytes above rest when all is over
 PATIENCE = 20.0  # seconds for a canary's answer
 AT_ONCE = 8
+HUGE = 640  # pieces of 64 KiB: more than the limit on a body
+SILENT = {"head too large"}  # the connection may just be closed
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 FORM = "Content-Type: multipart/form-data; boundary=XX\r\n"
@@ -117,10 +119,6 @@ class Attack:
         """Send several at the same time."""
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(lambda pieces: self.send(name, pieces, seconds), attacks))
-
-
-HUGE = 640  # pieces of 64 KiB: more than the limit on a body
-SILENT = {"head too large"}  # the connection may just be closed
 
 
 # Requests
@@ -237,8 +235,8 @@ def bodies(attack: Attack) -> None:
 
 def slow(attack: Attack) -> None:
     """Send bodies slowly, do not read the answers, open too many connections."""
-    seconds = LIMITS.body_seconds + 30
-    attack.together("slow bodies", [slowly(head("POST", "/predict", CLOSE, 1 << 20), seconds) for _ in range(60)], 60, seconds)
+    seconds, first = LIMITS.body_seconds + 30, head("POST", "/predict", CLOSE, 1 << 20)
+    attack.together("slow bodies", [islice(endless(first, b"x", 1.0), int(seconds)) for _ in range(60)], 60, seconds)
     held = [socket.create_connection(("127.0.0.1", attack.port), 60) for _ in range(20)]
     for connection in held:  # their answers are not read
         connection.settimeout(1)
@@ -264,11 +262,6 @@ def slow(attack: Attack) -> None:
     time.sleep(1)
     attack.crowded.clear()
     attack.send("and after that", [whole(b"x")])
-
-
-def slowly(first: bytes, seconds: float) -> Iterable[bytes]:
-    """Send a byte a second, until the server has answered long ago."""
-    return islice(endless(first, b"x", 1.0), int(seconds))
 
 
 def fuzz(attack: Attack, count: int, seed: int) -> None:
