@@ -1,7 +1,7 @@
 # `make demo` and `make test` are all that a fresh machine needs; both install into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := $(filter-out turns,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out turns tensorflow_peers,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
 .PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove torture fuzz memory workers load attack \
@@ -43,12 +43,12 @@ gpu-wheels:  ## what `make gpu` needs beside PyTorch, for a machine without a ne
 
 prove: .venv/installed-dev .venv-keras/installed  ## the four tutorials against real Keras; downloads TensorFlow (600 MB), takes 5 minutes
 	rm -rf build/keras
-	.venv-keras/bin/python -m proof.keras_reference build/keras
-	$(BIN)/python -m proof.compare tests/golden/keras build/keras
+	.venv-keras/bin/python -m proof.prove_keras reference build/keras
+	$(BIN)/python -m proof.prove golden tests/golden/keras build/keras
 	ALEXNET_KERAS=build/keras $(BIN)/python -m pytest -q -s tests/test_keras.py tests/test_keras_data.py
 ifdef ALEXNET_TEST_DATA
-	.venv-keras/bin/python -m proof.keras_trained $(ALEXNET_TEST_DATA) build/keras-trained
-	$(BIN)/python -m proof.imported build/keras-trained
+	.venv-keras/bin/python -m proof.prove_keras trained $(ALEXNET_TEST_DATA) build/keras-trained
+	$(BIN)/python -m proof.prove imported build/keras-trained
 else
 	@echo "ALEXNET_TEST_DATA names no folder of real images: networks trained in Keras and imported were not compared"
 endif
@@ -84,7 +84,6 @@ notebooks: .venv/installed-dev  ## run the tutorials' notebooks and store what t
 	OMP_NUM_THREADS=1 $(BIN)/python -m proof.notebooks
 
 docs: .venv/installed-docs  ## the site, into site/
-	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-check: .venv/installed-dev docs  ## run the code of the site and of README, and look at links; a quarter of an hour

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 from benchmarks.step import Case, ours
-from benchmarks.turns import local_main_first, timed
+from benchmarks.turns import in_turn, timed
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -34,7 +34,7 @@ PARTS = {  # operations as the profiler names them
 
 def median_seconds(work: Callable[[], object]) -> float:
     """Return the median of ten runs, after two."""
-    return statistics.median(local_main_first({"": timed(work)}, 10, warm_up=2)[""])
+    return statistics.median(in_turn({"": timed(work)}, 10, warm_up=2)[""])
 
 
 def machine() -> tuple[float, float]:

@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 import torch
-from benchmarks.turns import local_main_first, ratios, spread, timed
+from benchmarks.turns import in_turn, ratios, spread, timed
 
 import alexnet
 from alexnet import scratch
@@ -94,8 +94,8 @@ if __name__ == "__main__":
         "PyTorch, float32": timed(lambda: ours(batch)),
     }
     with torch.inference_mode():
-        found = local_main_first(pairs, ROUNDS)
-    found |= local_main_first({"loops": timed(lambda: looped(network, image))}, 3, warm_up=0)
+        found = in_turn(pairs, ROUNDS)
+    found |= in_turn({"loops": timed(lambda: looped(network, image))}, 3, warm_up=0)
     slow = looped(network, image)
     assert np.allclose(slow, fast, rtol=1e-3, atol=1e-3 * np.abs(fast).max())
     for name, times in found.items():

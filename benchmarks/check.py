@@ -9,7 +9,7 @@ import json
 import statistics
 
 import numpy as np
-from benchmarks.turns import Measured, local_main_first, ratios, real_data, spread, timed
+from benchmarks.turns import Measured, in_turn, ratios, real_data, spread, timed
 
 from alexnet.data.check import check
 from alexnet.data.sources import open_table
@@ -28,7 +28,7 @@ def checking(table: Table, count: int) -> Measured:
 if __name__ == "__main__":
     table = open_table(real_data() / "cifar10")
     checking(table, COUNTS[0])()  # workers started, files in memory
-    few, many = local_main_first({str(count): checking(table, count) for count in COUNTS}, ROUNDS, warm_up=0).values()
+    few, many = in_turn({str(count): checking(table, count) for count in COUNTS}, ROUNDS, warm_up=0).values()
     for count, times in zip(COUNTS, (few, many), strict=True):
         print(f"{count:6,} files: {spread(times)} s")
     cost = ratios(many, few)

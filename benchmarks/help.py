@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks.turns import local_main_first, timed
+from benchmarks.turns import in_turn, timed
 
 RUNS = 10
 COMMANDS = {
@@ -22,7 +22,7 @@ if __name__ == "__main__":
     starts = {
         name: timed(partial(subprocess.run, command, check=True, capture_output=True)) for name, command in COMMANDS.items()
     }
-    found = local_main_first(starts, RUNS)
+    found = in_turn(starts, RUNS)
     for name, times in found.items():
         print(f"{name:15} median {statistics.median(times):.3f} s, {min(times):.3f} to {max(times):.3f}")
     print(json.dumps({"benchmark": "help", **{name: statistics.median(times) for name, times in found.items()}}))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from benchmarks.turns import local_main_first, ratios, skip, spread, timed
+from benchmarks.turns import in_turn, ratios, skip, spread, timed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -97,7 +97,7 @@ def compare(network: nn.Module, peer: Any, case: Case, count: int) -> dict[str, 
         ways[f"{PEER}, network alone"] = lambda: run(ready)
     few = images[:4]
     np.testing.assert_allclose(predict_logits(network, few, preprocessing, "float32"), run(planes(few)), rtol=1e-3, atol=1e-4)
-    times = local_main_first({way: timed(work, IN_A_ROW[count]) for way, work in ways.items()}, ROUNDS[count])
+    times = in_turn({way: timed(work, IN_A_ROW[count]) for way, work in ways.items()}, ROUNDS[count])
     found = {}
     for way, seconds in times.items():
         each = ratios(seconds, times["ours"])

@@ -2,8 +2,8 @@
 
 The loader is all that a batch needs before the network's forward: taken from the cache in shuffled order, shifted, mirrored,
 normalised, resized. Decoding is what filling the cache costs, once a dataset: read, decode, fit, write. Training is loader and
-step together, as in `training/trainer.py`. tf.data does the same work in `.venv-keras` (`proof/tf_data.py`), in a process of
-its own that computes only when it is asked to. Wanted: loader and decoding 3 times the step or more, training 0.9 of it.
+step together, as in `training/trainer.py`. tf.data does the same work in `.venv-keras` (`tensorflow_peers.py`), in a process
+of its own that computes only when it is asked to. Wanted: loader and decoding 3 times the step or more, training 0.9 of it.
 
 Reads cifar-10-batches-py and imagenette in the folder that ALEXNET_TEST_DATA names; the cache is a temporary folder.
 """
@@ -23,7 +23,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from benchmarks.turns import Measured, local_main_first, ratios, real_data, spread
+from benchmarks.turns import Measured, in_turn, ratios, real_data, spread
 from benchmarks.tutorial import PYTHON, asked
 from torch import Tensor
 
@@ -124,7 +124,7 @@ def stepping(loader: Loader, network: alexnet.AlexNet) -> Callable[[Tensor, Tens
 
 def tf_data(count: int, settings: dict[str, Any]) -> Measured:
     """Return a pass of tf.data's pipeline over `count` images."""
-    work = asked("proof.tf_data", json.dumps(settings))
+    work = asked("data", json.dumps(settings))
     return lambda: count / work()
 
 
@@ -181,7 +181,7 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
 
 def compare(name: str, case: Case, ways: dict[str, Measured]) -> dict[str, float]:
     """Take the passes in turn, print a table, and return the ratios to the step."""
-    rates = local_main_first(ways, ROUNDS)
+    rates = in_turn(ways, ROUNDS)
     print(f"{name}, batches of {case.batch}, {torch.get_num_threads()} threads, {os.cpu_count()} workers")
     of_step = {}
     for way, found in rates.items():

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from benchmarks.turns import local_main_first, ratios, spread, timed
+from benchmarks.turns import in_turn, ratios, spread, timed
 from torch import nn
 
 from alexnet.network.device import keep_freed_memory
@@ -59,7 +59,7 @@ if __name__ == "__main__":
             "float32": passes(LocalResponseNorm(*constants, towers=2), channels, side, torch.float32, last),
             "float32, no kernels": passes(Plain(*constants, towers=2), channels, side, torch.float32, last),
         }
-        times = local_main_first({way: timed(run) for way, run in ways.items()}, ROUNDS, warm_up=2)
+        times = in_turn({way: timed(run) for way, run in ways.items()}, ROUNDS, warm_up=2)
         print(f"{name}: {BATCH} x {channels} x {side} x {side}, {torch.get_num_threads()} threads")
         for way, seconds in times.items():
             faster = ratios(times["peer"], seconds)

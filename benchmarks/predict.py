@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.turns import local_main_first, ratios, real_data, spread, timed, trained_run
+from benchmarks.turns import in_turn, ratios, real_data, spread, timed, trained_run
 from PIL import Image
 from torch import nn
 from torch.nn.functional import interpolate
@@ -52,9 +52,7 @@ if __name__ == "__main__":
         "plain loop": lambda: plain(run, paths),
     }
     list(run.stream(paths[:BATCH]))  # workers started
-    times = local_main_first(
-        {way: timed(lambda way=way: answers.update({way: ways[way]()})) for way in ways}, ROUNDS, warm_up=0
-    )
+    times = in_turn({way: timed(lambda way=way: answers.update({way: ways[way]()})) for way in ways}, ROUNDS, warm_up=0)
     for way, taken in times.items():
         print(f"{way:12} {spread([len(paths) / seconds for seconds in taken], '.0f')} files/s")
     faster = ratios(times["plain loop"], times["alexnet"])

@@ -19,7 +19,7 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from benchmarks.turns import local_main_first, real_data, spread, timed, trained_run
+from benchmarks.turns import in_turn, real_data, spread, timed, trained_run
 
 import alexnet
 from alexnet.inference.features import stream_features
@@ -80,7 +80,7 @@ def precisions(run: alexnet.Run, folder: Path, place: Path) -> dict[str, float]:
 def queried(ways: dict[str, Callable[[int], object]]) -> dict[str, float]:
     """Take all ways in turn, with query after query, each by its number; print and return the median milliseconds."""
     calls = {way: timed(partial(lambda call, numbers: call(next(numbers)), call, count())) for way, call in ways.items()}
-    times = {way: [1000 * seconds for seconds in taken] for way, taken in local_main_first(calls, ROUNDS, warm_up=2).items()}
+    times = {way: [1000 * seconds for seconds in taken] for way, taken in in_turn(calls, ROUNDS, warm_up=2).items()}
     for way, taken in times.items():
         print(f"  {way:34} {spread(taken)} ms")
     return {way: statistics.median(taken) for way, taken in times.items()}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from benchmarks.turns import local_main_first, ratios, spread, timed
+from benchmarks.turns import in_turn, ratios, spread, timed
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
@@ -105,7 +105,7 @@ def plain_step(layers: nn.Module, optimizer: torch.optim.Optimizer, images: Tens
 def measure(case: Case, device: torch.device) -> dict[str, float]:
     """Take the steps in turn, print a table, and return images a second and the ratio."""
     steps = {"ours": ours(case, device), "plain": plain(case, device)}
-    times = local_main_first({name: timed(step) for name, step in steps.items()}, ROUNDS, warm_up=2)
+    times = in_turn({name: timed(step) for name, step in steps.items()}, ROUNDS, warm_up=2)
     size = f"{case.side}x{case.side}" + (f" enlarged {case.upscale} times" if case.upscale > 1 else "")
     print(f"{case.recipe}, {case.batch} images of {size} on {device}, {torch.get_num_threads()} threads")
     for name, found in times.items():

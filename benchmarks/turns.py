@@ -31,7 +31,7 @@ def timed(work: Callable[[], object], calls: int = 1) -> Measured:
     return run
 
 
-def local_main_first(ways: Mapping[str, Measured], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+def in_turn(ways: Mapping[str, Measured], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
     """Take all ways, round after round; return the figures of each, without those of the first rounds, which warm up."""
     found: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(rounds + warm_up):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from benchmarks.step import Case, ours, plain
-from benchmarks.turns import Measured, local_main_first, ratios, skip, spread, timed
+from benchmarks.turns import Measured, in_turn, ratios, skip, spread, timed
 
 from alexnet.network.device import choose_device, keep_freed_memory
 from alexnet.network.fast.fuse import fused_forms
@@ -24,12 +24,9 @@ ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-keras" / "bin" / "python"
 
 
-def asked(module: str, *arguments: str) -> Measured:
-    """Start `module` in `.venv-keras`, and return a function that lets it do its work once and says how many seconds it took.
-
-    The process says that it is ready, then computes only when it is asked to, by a line, and answers with the seconds.
-    """
-    command = [str(PYTHON), "-m", module, *arguments]
+def asked(*arguments: str) -> Measured:
+    """Start `tensorflow_peers` in `.venv-keras`; return a function that lets it work once and returns the seconds it took."""
+    command = [str(PYTHON), "-m", "benchmarks.tensorflow_peers", *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -53,10 +50,10 @@ def measure(batch: int) -> dict[str, float]:
     ways = {
         "ours": timed(ours(case, device)),
         "plain autocast": timed(plain(case, device, "bfloat16")),
-        "Keras as written": asked("proof.keras_step", "cifar10", str(batch), "float32"),
-        "Keras, mixed bfloat16": asked("proof.keras_step", "cifar10", str(batch), "mixed_bfloat16"),
+        "Keras as written": asked("step", "cifar10", str(batch), "float32"),
+        "Keras, mixed bfloat16": asked("step", "cifar10", str(batch), "mixed_bfloat16"),
     }
-    times = local_main_first(ways, ROUNDS)
+    times = in_turn(ways, ROUNDS)
     print(f"cifar10, batches of {batch}, {torch.get_num_threads()} threads")
     found = {}
     for way, taken in times.items():

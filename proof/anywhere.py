@@ -6,23 +6,30 @@
 
 Goes on after a failure. The exit code is 1 where a test failed under any setting. What else stands on the command line after
 `--` goes to pytest: `python -m proof.anywhere avx2 -- tests/test_lrn.py`.
+
+In the tests' own process this file is a pytest plugin: ALEXNET_TEST_ORDER is the seed of a random order of the tests, and
+ALEXNET_TEST_ONLY=training leaves out what trains nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
+import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
@@ -30,18 +37,17 @@ PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 THREADS = (1, 2, 4)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What is different: environment, whether two processes keep both cores busy, whether the checkout lies elsewhere."""
+class Setting(NamedTuple):
+    """What is different: environment, whether other processes keep all cores busy, whether the checkout lies elsewhere."""
 
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = {}
     busy: bool = False
     moved: bool = False
 
 
-def instructions(aten: str, onednn: str) -> Setting:
+def instructions(aten: str, onednn: str, **more: str) -> Setting:
     """Return a setting with no more than these instructions of the processor."""
-    return Setting({"ATEN_CPU_CAPABILITY": aten, "ONEDNN_MAX_CPU_ISA": onednn})
+    return Setting({"ATEN_CPU_CAPABILITY": aten, "ONEDNN_MAX_CPU_ISA": onednn, **more})
 
 
 def a_locale() -> str:
@@ -58,7 +64,7 @@ SETTINGS = {
     "amx": instructions("avx512", "AVX512_CORE_AMX"),
     **{f"threads-{count}": Setting({"ALEXNET_TEST_THREADS": str(count)}) for count in THREADS[1:]},  # plain has one
     "kernels-off": Setting({"ALEXNET_KERNELS": "0"}),
-    "avx2-kernels-off": Setting(instructions("avx2", "AVX2").environment | {"ALEXNET_KERNELS": "0"}),
+    "avx2-kernels-off": instructions("avx2", "AVX2", ALEXNET_KERNELS="0"),
     "random-order": Setting({"ALEXNET_TEST_ORDER": "1"}),
     "locale": Setting({"LC_ALL": a_locale(), "TZ": "Pacific/Kiritimati"}),
     "no-home": Setting({"HOME": os.devnull}),  # nobody can write below it, the superuser neither
@@ -69,8 +75,7 @@ SETTINGS = {
 NEEDS = {"avx512": "avx512_f", "avx512-bf16": "avx512_bf16", "amx": "amx_tile"}  # names of torch.cpu.get_capabilities()
 
 
-@dataclass
-class Outcome:
+class Outcome(NamedTuple):
     """What pytest counted, and the names of the tests that failed."""
 
     passed: int
@@ -115,7 +120,7 @@ def tested(setting: Setting, arguments: list[str]) -> Outcome:
     with checkout(setting.moved) as root, tempfile.TemporaryDirectory(prefix="a place " if setting.moved else None) as folder:
         report = Path(folder) / "report.xml"
         own = {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)]), "TMPDIR": folder}
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "proof.anywhere_plugin", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "proof.anywhere", "-p", "no:cacheprovider"]
         command += [f"--junitxml={report}", *arguments]
         start = time.monotonic()
         with busy_cores(setting.busy), (Path(folder) / "log").open("w+", encoding="utf-8", errors="replace") as log:
@@ -125,26 +130,15 @@ def tested(setting: Setting, arguments: list[str]) -> Outcome:
             if not report.exists():
                 log.seek(0)
                 return Outcome(0, [f"pytest ended with {code}: {log.read()[-2000:]}"], 0, minutes)
-            outcome = read(report, minutes)
-        if outcome.failed:
+        cases = list(ElementTree.parse(report).getroot().iter("testcase"))  # noqa: S314 - pytest wrote it just now
+        bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+        failed = [f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}" for case in bad]
+        skipped = sum(case.find("skipped") is not None for case in cases if case not in bad)
+        if failed:
             kept = Path(tempfile.gettempdir()) / f"anywhere-{time.strftime('%H%M%S')}.log"
             shutil.copy(Path(folder) / "log", kept)
             print(f"  log of failures: {kept}", flush=True)
-        return outcome
-
-
-def read(report: Path, minutes: float) -> Outcome:
-    """Read pytest's JUnit file."""
-    passed, failed, skipped = 0, [], 0
-    for case in ElementTree.parse(report).getroot().iter("testcase"):  # noqa: S314 - pytest wrote it just now
-        kinds = {child.tag for child in case}
-        if kinds & {"failure", "error"}:
-            failed.append(f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}")
-        elif "skipped" in kinds:
-            skipped += 1
-        else:
-            passed += 1
-    return Outcome(passed, failed, skipped, minutes)
+        return Outcome(len(cases) - len(failed) - skipped, failed, skipped, minutes)
 
 
 def trained(count: int) -> Iterator[tuple[str, Setting]]:
@@ -153,6 +147,28 @@ def trained(count: int) -> Iterator[tuple[str, Setting]]:
         threads = THREADS[seed % len(THREADS)]
         names = {"ALEXNET_TEST_SEED": str(seed), "ALEXNET_TEST_THREADS": str(threads), "ALEXNET_TEST_ONLY": "training"}
         yield f"seed {seed}, {threads} threads", Setting(names)
+
+
+# In the text of a test, or of a fixture that it takes.
+TRAINS = re.compile(r"\btrain\(|\"train\"|\bstarted\(|training\.start|\bTrainer\b|\.resume\(|--resume|ablate|lr_finder|find_lr")
+
+
+def trains(item: pytest.Item) -> bool:
+    """Tell whether a test, or a fixture that it takes, trains a network."""
+    fixtures = getattr(item, "_fixtureinfo", None)
+    functions = [each.func for found in fixtures.name2fixturedefs.values() for each in found] if fixtures else []
+    functions.append(inspect.unwrap(getattr(item, "function", trains)))
+    return any(TRAINS.search(inspect.getsource(function)) for function in functions)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose and shuffle; the same in every worker."""
+    if os.environ.get("ALEXNET_TEST_ONLY") == "training":
+        left_out = [item for item in items if not trains(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if trains(item)]
+    if order := os.environ.get("ALEXNET_TEST_ORDER"):
+        random.Random(order).shuffle(items)  # noqa: S311
 
 
 def main() -> int:

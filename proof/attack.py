@@ -19,18 +19,19 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import psutil
+from PIL import Image
 from proof.fuzz import made, seeds, trained
-from proof.hostile import CHUNKED, CLOSE, FORM, PART, bombs, endless, form, head, odd_requests, whole
-from proof.served import Server
-from proof.watch import Watch
+from proof.pictures import encoded
+from proof.processes import memory, served, watched_memory
 
 from alexnet.server.limits import Limits
 
@@ -39,7 +40,38 @@ MEMORY = 2 << 30  # bytes above rest, at the worst moment: two processes may dec
 REST = 300 << 20  # bytes above rest when all is over
 PATIENCE = 20.0  # seconds for a canary's answer
 AT_ONCE = 8
+HUGE = 640  # pieces of 64 KiB: more than the limit on a body
+SILENT = {"head too large"}  # the connection may just be closed
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+FORM = "Content-Type: multipart/form-data; boundary=XX\r\n"
+PART = '--XX\r\nContent-Disposition: form-data; name="images"; filename="{}"\r\n\r\n'
+CLOSE = "Connection: close\r\n"
+CHUNKED = "Transfer-Encoding: chunked\r\n"
+
+
+def head(method: str = "POST", path: str = "/predict", more: str = "", length: int | None = None) -> bytes:
+    """Return a request's head."""
+    length_ = "" if length is None else f"Content-Length: {length}\r\n"
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length_}{more}\r\n".encode("latin-1")
+
+
+def whole(body: bytes, path: str = "/predict", more: str = "") -> bytes:
+    """Return a request, after which the connection is to end."""
+    return head("POST", path, f"{more}{CLOSE}", len(body)) + body
+
+
+def form(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return a multipart body."""
+    return b"".join(PART.format(name).encode() + content + b"\r\n" for name, content in files) + b"--XX--\r\n"
+
+
+def endless(first: bytes, piece: bytes, pause: float = 0.0) -> Iterator[bytes]:
+    """Go on for ever."""
+    yield first
+    while True:
+        yield piece
+        time.sleep(pause)
 
 
 class Attack:
@@ -89,11 +121,97 @@ class Attack:
             list(pool.map(lambda pieces: self.send(name, pieces, seconds), attacks))
 
 
-HUGE = 640  # pieces of 64 KiB: more than the limit on a body
-SILENT = {"head too large"}  # the connection may just be closed
+# Requests
+
+TYPES = ("text/html", "application/json", "application/x-www-form-urlencoded", "image/svg+xml", "", ";;;=", "é" * 200)
+PATHS = (
+    *("/../../etc/passwd", "/static/../../api.py", "/static/%2e%2e%2fapi.py", "/static/..%5capi.py", "/static//etc/passwd"),
+    *("/static/index.html%00.png", "/static/" + "a" * 9000, "/" + "%ff" * 50, "//evil.example/", "http://evil.example/", "*"),
+)
+QUERIES = ("top=-1", "top=1e9", "top=9" + "9" * 999, "top=%00", "top=1&top=x", "top[]=1", "&" * 2000)
+BOUNDARIES = ("", "; boundary=", f"; boundary={'x' * 9000}")
+NO_IMAGES = (b"", b"{}", b"\0" * 100_000, b"GIF89a", b"\xff\xd8\xff")
+METHODS = ("PUT", "DELETE", "OPTIONS", "TRACE", "HEAD", "A" * 50)
+HOSTS = (b"", b"Host: evil\r\n", b"Host: a\r\nHost: b\r\n")
+LENGTHS = ("-1", "x", "9" * 30, "1, 1", "1e3")
+ENCODINGS = (CHUNKED, "Transfer-Encoding: gzip\r\n", "Content-Encoding: br\r\nContent-Length: 4\r\n")
+GARBAGE = (
+    *(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"\0" * 100_000, b"GET\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    b"A" * 200_000,
+)
+NAMED = b'--XX\r\nContent-Disposition: form-data; name="images"'
+FORMS = (
+    *(b"", b"--XX", b"--XX--", b"\r\n" * 10_000, NAMED),
+    NAMED + b'; filename="' + b"a" * 100_000 + b'"\r\n\r\nx\r\n--XX--\r\n',
+    b"--XX\r\n" + b"X-A: b\r\n" * 50_000 + b"\r\nx\r\n--XX--\r\n",
+    b"--XX\r\n\r\nx\r\n--XX--\r\n",
+    NAMED.replace(b"images", b"__proto__") + b"\r\n\r\nx\r\n--XX--\r\n",
+    form([("../../../etc/passwd", b"x"), ("C:\\a\\b", b"x"), ("a\x00b", b"x"), ("", b"x")]),
+)
+
+
+def odd_requests() -> dict[str, list[bytes]]:
+    """Return requests that are no good, by what is wrong with them."""
+    return {
+        "thousands of parts": [whole(form([("a", b"a")] * 20_000), more=FORM), whole(form([("a", b"")] * 400_000), more=FORM)],
+        "parts that are none": [whole(body, more=FORM) for body in FORMS],
+        "boundaries": [whole(b"--x--", more=f"Content-Type: multipart/form-data{text}\r\n") for text in BOUNDARIES],
+        "wrong types": [whole(b"<html>", more=f"Content-Type: {kind}\r\n") for kind in TYPES],
+        "no images": [whole(body, route) for body in NO_IMAGES for route in ("/predict", "/explain")],
+        "paths": [head("GET", path, CLOSE) for path in PATHS],
+        "queries": [whole(b"x", f"/predict?{query}") for query in QUERIES],
+        "methods": [head(method, "/predict", CLOSE, 0) for method in METHODS],
+        "hosts": [f"GET / HTTP/1.1\r\n{CLOSE}".encode() + host + b"\r\n" for host in HOSTS],
+        "lengths": [head(more=f"Content-Length: {length}\r\n{CLOSE}") + b"x" for length in LENGTHS],
+        "encodings": [head(more=f"{encoding}{CLOSE}") + b"zz\r\n" for encoding in ENCODINGS],
+        "smuggling": [head(more=f"{CHUNKED}{CLOSE}", length=5) + b"0\r\n\r\nGET / HTTP/1.1\r\n\r\n"],
+        "garbage": list(GARBAGE),
+    }
+
+
+# Files
+
+
+def blank_png(width: int, height: int, mode: str = "L", extra: bytes = b"") -> bytes:
+    """Return a PNG of nothing, large where it is decoded."""
+    content = encoded(Image.new(mode, (width, height)), "png")
+    return content[:33] + extra + content[33:]
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Return a chunk of a PNG."""
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+def bombs() -> dict[str, bytes]:
+    """Return files that are small here and large there."""
+    zeros = zlib.compress(bytes(100_000_000), 9)
+    header = bytearray(blank_png(8, 8))
+    header[16:24] = (2**31 - 1).to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
+    frames = [Image.new("P", (4000, 4000), i) for i in range(20)]
+    return {
+        "120 megapixels": blank_png(12_001, 10_000, "1"),
+        "49 megapixels, which decode": blank_png(7_000, 7_000, "RGB"),
+        "49 megapixels of 16 bits": blank_png(7_000, 7_000, "I;16"),
+        "2^62 pixels said": bytes(header),
+        "text of 100 MB": blank_png(8, 8, extra=chunk(b"zTXt", b"a\0\0" + zeros)),
+        "profile of 100 MB": blank_png(8, 8, extra=chunk(b"iCCP", b"a\0\0" + zeros)),
+        "gif of many frames": encoded(frames[0], "gif", save_all=True, append_images=frames[1:]),
+        "one row of 40 million": blank_png(40_000_000, 1),
+        "tiff of 81 megapixels": encoded(Image.new("1", (9_000, 9_000)), "tiff", compression="group4"),
+        "webp of 49 megapixels": encoded(Image.new("RGB", (7_000, 7_000)), "webp", lossless=True, method=0),
+        "jpeg 2000 of 49 megapixels": encoded(Image.new("L", (7_000, 7_000)), "jpeg2000"),
+    }
 
 
 # Attacks
+
+
+def odd(attack: Attack) -> None:
+    """Send requests that are no good."""
+    for name, requests in odd_requests().items():
+        attack.together(name, ([request] for request in requests))
 
 
 def bodies(attack: Attack) -> None:
@@ -117,8 +235,8 @@ def bodies(attack: Attack) -> None:
 
 def slow(attack: Attack) -> None:
     """Send bodies slowly, do not read the answers, open too many connections."""
-    seconds = LIMITS.body_seconds + 30
-    attack.together("slow bodies", [slowly(head("POST", "/predict", CLOSE, 1 << 20), seconds) for _ in range(60)], 60, seconds)
+    seconds, first = LIMITS.body_seconds + 30, head("POST", "/predict", CLOSE, 1 << 20)
+    attack.together("slow bodies", [islice(endless(first, b"x", 1.0), int(seconds)) for _ in range(60)], 60, seconds)
     held = [socket.create_connection(("127.0.0.1", attack.port), 60) for _ in range(20)]
     for connection in held:  # their answers are not read
         connection.settimeout(1)
@@ -144,11 +262,6 @@ def slow(attack: Attack) -> None:
     time.sleep(1)
     attack.crowded.clear()
     attack.send("and after that", [whole(b"x")])
-
-
-def slowly(first: bytes, seconds: float) -> Iterable[bytes]:
-    """Send a byte a second, until the server has answered long ago."""
-    return islice(endless(first, b"x", 1.0), int(seconds))
 
 
 def fuzz(attack: Attack, count: int, seed: int) -> None:
@@ -210,9 +323,7 @@ def canary(attack: Attack, image: bytes, ended: threading.Event) -> None:
 def run(attack: Attack, options: argparse.Namespace) -> None:
     """Attack in every way, one after the other."""
     steps: dict[str, Callable[[], None]] = {
-        "odd requests": lambda: (
-            [attack.together(name, ([r] for r in requests)) for name, requests in odd_requests().items()] and None
-        ),
+        "odd requests": lambda: odd(attack),
         "bodies": lambda: bodies(attack),
         "bombs": lambda: attack.together("bombs", ([whole(bomb)] for bomb in list(bombs().values()) * 2), 4, 120),
         "damaged images": lambda: fuzz(attack, options.images, options.seed),
@@ -235,22 +346,21 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory() as folder, Server(trained(Path(folder)).path) as server:
+    with tempfile.TemporaryDirectory() as folder, served(trained(Path(folder)).path) as server:
         attack, ended = Attack(server.port), threading.Event()
         image = seeds(np.random.default_rng(0))["JPEG"][0]
         attack.send("before", [whole(image)])
         attack.send("before", [whole(image, "/explain")])
         workers = len(psutil.Process(server.process.pid).children())
-        watch = Watch(server.process.pid, 0.05)
-        rest = watch.now()
-        singing = threading.Thread(target=canary, args=(attack, image, ended))
-        with watch:
-            singing.start()
+        rest = memory(server.process.pid)
+        with watched_memory(server.process.pid, 0.05) as samples:
+            asking = threading.Thread(target=canary, args=(attack, image, ended), daemon=True)
+            asking.start()
             run(attack, options)
             ended.set()
-            singing.join()
+            asking.join()
             time.sleep(3)
-        peak, last = max(used for _, used in watch.samples) - rest, watch.samples[-1][1] - rest
+        peak, last = max(used for _, used in samples) - rest, samples[-1][1] - rest
         if (left := len(psutil.Process(server.process.pid).children())) != workers:
             attack.faults.append(f"{left} workers are left of {workers}")
         tracebacks = [line for line in server.log().splitlines() if '"traceback"' in line]

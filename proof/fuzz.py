@@ -14,13 +14,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from proof.pictures import encoded
-from proof.watch import Watch
+from proof.processes import memory, watched_memory
 
 import alexnet
 from alexnet.data.check import check
@@ -85,27 +84,23 @@ def made(i: int, started: dict[str, list[bytes]], chance: np.random.Generator) -
     return name, change, damaged(started[name][int(chance.integers(len(started[name])))], other[0], change, chance)
 
 
-def files(folder: Path, count: int, chance: np.random.Generator) -> Iterator[tuple[Path, str, str]]:
-    """Write damaged files into class folders; yield each with its format and what was done to it."""
-    started = seeds(chance)
-    for i in range(count):
-        name, change, content = made(i, started, chance)
-        path = folder / ("even", "odd")[i % 2] / f"{i:06}.{name.split()[0].lower()}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        yield path, name, change
-
-
 def fuzz(folder: Path, count: int, seed: int, run: alexnet.Run) -> tuple[Counter[tuple[str, str, str]], list[str]]:
     """Read `count` damaged files in every way; return the counts by format, change and outcome, and what was wrong."""
     counts: Counter[tuple[str, str, str]] = Counter()
     faults: list[str] = []
-    written = list(files(folder, count, np.random.default_rng(seed)))
-    paths = [path for path, _, _ in written]
-    before = {path: path.read_bytes() for path in paths}
+    chance = np.random.default_rng(seed)
+    started, written = seeds(chance), dict[Path, tuple[str, str, bytes]]()
+    for i in range(count):
+        name, change, content = made(i, started, chance)
+        path = folder / ("even", "odd")[i % 2] / f"{i:06}.{name.split()[0].lower()}"  # class folders
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        written[path] = name, change, content
+    paths = list(written)
     settings = {"cache_size": 64, "fit": "crop", "filter": "bicubic", "reduced_decode": True}
     outcomes = {}
-    for (path, answer), (_, name, change) in zip(decode_all("pixels", paths, 2, 64, **settings), written, strict=True):
+    for path, answer in decode_all("pixels", paths, 2, 64, **settings):
+        name, change, _ = written[path]
         outcomes[path] = answer.kind if isinstance(answer, ImageError) else "decoded"
         counts[name, change, outcomes[path]] += 1
         if isinstance(answer, ImageError) and "crashed" in str(answer):
@@ -117,7 +112,7 @@ def fuzz(folder: Path, count: int, seed: int, run: alexnet.Run) -> tuple[Counter
             faults.append(f"{image}: {outcomes[path]} when decoded, but predict says {answer}")
         if outcomes[path] != "decoded" and image not in problems:
             faults.append(f"{image}: {outcomes[path]} when decoded, but data check has nothing about it")
-    faults += [f"{path.name}: changed" for path in paths if path.read_bytes() != before[path]]
+    faults += [f"{path.name}: changed" for path, (_, _, content) in written.items() if path.read_bytes() != content]
     return counts, faults
 
 
@@ -139,15 +134,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         run = trained(Path(name))
         fuzz(Path(name) / "warm", 42, 0, run)
-        with Watch(os.getpid(), 0.02) as watch:
-            rest = watch.now()
+        rest = memory(os.getpid())
+        with watched_memory(os.getpid(), 0.02) as samples:
             for part, start in enumerate(range(0, options.images, AT_ONCE)):
                 with tempfile.TemporaryDirectory() as inner:
                     found, wrong = fuzz(Path(inner), min(AT_ONCE, options.images - start), options.seed + part, run)
                 counts += found
                 faults += wrong
                 print(f"{counts.total():,} images, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        used = max(memory for _, memory in watch.samples) - rest
+        used = max(taken for _, taken in samples) - rest
     kinds = sorted({kind for _, _, kind in counts})
     print(f"{'':18}{'':8}" + "".join(f"{kind:>14}" for kind in kinds))
     for name in FORMATS:

@@ -22,14 +22,12 @@ import time
 from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from benchmarks.inference import export, session
-from proof.served import Server
-from proof.watch import Watch
+from proof.processes import served, watched_memory
 from torch.nn.functional import interpolate
 
 import alexnet
@@ -44,7 +42,7 @@ FOLDERS = ("cats-dogs", "imagenette")  # photos, not thumbnails
 HEAD = "POST /predict?top=1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n"
 
 
-class Answered(NamedTuple):
+class Answers(NamedTuple):
     """What came back: label by request, seconds by request, and what was no answer."""
 
     labels: list[str | None]
@@ -52,59 +50,61 @@ class Answered(NamedTuple):
     failures: list[str]
     seconds: float
 
+    def figures(self) -> dict[str, float]:
+        """Return images a second, and the median and the 99th percentile of milliseconds."""
+        median, p99 = np.quantile(self.latencies, [0.5, 0.99]) * 1e3
+        return {"images_per_second": len(self.latencies) / self.seconds, "median_ms": float(median), "p99_ms": float(p99)}
+
 
 def photos() -> list[bytes]:
     """Return JPEG files, shuffled."""
-    folder = os.environ.get("ALEXNET_TEST_DATA")
-    if not folder:
-        sys.exit("ALEXNET_TEST_DATA names no folder of real images")
-    inside = [path for name in FOLDERS for path in Path(folder, name).rglob("*")]
+    data = os.environ.get("ALEXNET_TEST_DATA") or sys.exit("ALEXNET_TEST_DATA names no folder of real images")
+    inside = [path for name in FOLDERS for path in Path(data, name).rglob("*")]
     found = sorted(path for path in inside if path.suffix.lower() in (".jpg", ".jpeg"))
-    chosen = np.random.default_rng(0).permutation(len(found))[:PHOTOS]
-    return [found[i].read_bytes() for i in chosen]
+    return [found[i].read_bytes() for i in np.random.default_rng(0).permutation(len(found))[:PHOTOS]]
 
 
-async def ask(port: int, bodies: Iterator[tuple[int, bytes]], said: Answered) -> None:
+async def ask(port: int, bodies: Iterator[tuple[int, bytes]], answers: Answers) -> None:
     """Send one request after the other over one connection, as long as there are some."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for i, body in bodies:
         began = time.perf_counter()
         writer.write(HEAD.format(len(body)).encode() + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        length = int(answer.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
         content = await reader.readexactly(length)
-        said.latencies.append(time.perf_counter() - began)
+        answers.latencies.append(time.perf_counter() - began)
         try:
-            said.labels[i] = json.loads(content)[0]["predictions"][0]["label"]
+            answers.labels[i] = json.loads(content)[0]["predictions"][0]["label"]
         except (ValueError, KeyError, TypeError):
-            said.failures.append(f"request {i}: {answer.splitlines()[0].decode()}: {content[:100]!r}")
+            answers.failures.append(f"request {i}: {head.splitlines()[0].decode()}: {content[:100]!r}")
     writer.close()
 
 
-async def load(port: int, files: list[bytes], requests: int, at_once: int) -> Answered:
+async def load(port: int, files: list[bytes], requests: int, at_once: int) -> Answers:
     """Send so many requests, so many at a time."""
-    said, began = Answered([None] * requests, [], [], 0.0), time.perf_counter()
+    answers, began = Answers([None] * requests, [], [], 0.0), time.perf_counter()
     bodies = enumerate(islice(cycle(files), requests))
-    for ended in await asyncio.gather(*(ask(port, bodies, said) for _ in range(at_once)), return_exceptions=True):
+    for ended in await asyncio.gather(*(ask(port, bodies, answers) for _ in range(at_once)), return_exceptions=True):
         if ended is not None:
-            said.failures.append(f"a connection: {ended!r}")
-    return said._replace(seconds=time.perf_counter() - began)
+            answers.failures.append(f"a connection: {ended!r}")
+    return answers._replace(seconds=time.perf_counter() - began)
 
 
 class Loop:
     """The peer: decode, prepare, onnxruntime."""
 
     def __init__(self, run: alexnet.Run) -> None:
-        self._run, preprocessing = run, run.config.preprocessing
+        self._run, self._preprocessing = run, run.config.preprocessing
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.onnx"
-            export(run.network, preprocessing.input, path)
+            export(run.network, self._preprocessing.input, path)
             self._session = session(path, torch.get_num_threads())
         [self._name] = [given.name for given in self._session.get_inputs()]
 
     def labels(self, files: list[bytes], batch: int) -> tuple[list[str], float]:
-        """Return the best label of each file, and the seconds that they took."""
-        preprocessing, found, began = self._run.config.preprocessing, list[str](), time.perf_counter()
+        """Return the best label of each file, and the images a second."""
+        preprocessing, found, began = self._preprocessing, list[str](), time.perf_counter()
         for start in range(0, len(files), batch):
             some = files[start : start + batch]
             images = [fit_image(decode.stored_pixels(file, **preprocessing.decode_options()), preprocessing) for file in some]
@@ -113,68 +113,49 @@ class Loop:
                 x = interpolate(x, scale_factor=preprocessing.upscale, mode="nearest-exact")
             logits = self._session.run(None, {self._name: x.contiguous().numpy()})[0]
             found += [self._run.labels[i] for i in logits.argmax(1)]
-        return found, time.perf_counter() - began
+        return found, len(files) / (time.perf_counter() - began)
 
 
 def growth(samples: list[tuple[float, int]]) -> float:
-    """Return by how many bytes memory grows over the second half, on the straight line that fits it."""
-    half = samples[len(samples) // 2 :]
-    times, bytes_ = np.array([time for time, _ in half]), np.array([used for _, used in half], dtype=np.float64)
-    return float(np.polyfit(times - times[0], bytes_, 1)[0] * (times[-1] - times[0])) if len(half) > 2 else 0.0
+    """Return by how many bytes memory grows over the samples, on the straight line that fits them."""
+    times, used = np.array(samples, dtype=np.float64).T
+    return float(np.polyfit(times - times[0], used, 1)[0] * (times[-1] - times[0])) if len(samples) > 2 else 0.0
 
 
-def row(name: str, said: Answered) -> str:
-    """Return a line of the table."""
-    ordered = sorted(said.latencies)
-    middle, late = statistics.median(ordered), ordered[int(0.99 * len(ordered))]
-    pace = len(ordered) / said.seconds
-    return f"{name:34} {len(ordered):7,}  {pace:7.1f} images/s  median {middle * 1e3:6.1f} ms  p99 {late * 1e3:6.1f} ms"
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Put the server under load, run the loop, print the table."""
-    files = photos()
-    run = alexnet.load(options.run)
-    loop = Loop(run)
-    count = min(options.requests, 2 * PHOTOS)
-    some = list(islice(cycle(files), count))
-    loop.labels(some[:64], options.at_once)
-    _, before = loop.labels(some, options.at_once)
-    with Server(options.run) as server:
-        asyncio.run(load(server.port, files, 2 * options.at_once, options.at_once))
-        with Watch(server.process.pid) as watch:
-            many = asyncio.run(load(server.port, files, options.requests, options.at_once))
+def measure(options: argparse.Namespace) -> bool:
+    """Put the server under load, run the loop, print the table; return whether all is as wanted."""
+    files, at_once = photos(), options.at_once
+    some = list(islice(cycle(files), min(options.requests, 2 * PHOTOS)))
+    loop = Loop(alexnet.load(options.run))
+    loop.labels(some[:64], at_once)
+    _, before = loop.labels(some, at_once)
+    with served(options.run) as server:
+        asyncio.run(load(server.port, files, 2 * at_once, at_once))
+        with watched_memory(server.process.pid) as samples:
+            many = asyncio.run(load(server.port, files, options.requests, at_once))
         single = asyncio.run(load(server.port, files, max(100, options.requests // 10), 1))
-    expected, after = loop.labels(some, options.at_once)
-    pace, loops = options.requests / many.seconds, [count / before, count / after]
+    expected, after = loop.labels(some, at_once)
+
+    size = statistics.median(map(len, files)) / 1e3
+    print(f"{os.cpu_count()} cores, {len(files):,} JPEG files of {size:.0f} KB (median)")
+    row = "{:34} {:7,}  {images_per_second:7.1f} images/s  median {median_ms:6.1f} ms  p99 {p99_ms:6.1f} ms"
+    print(row.format(f"server, {at_once} at a time", len(many.latencies), **many.figures()))
+    print(row.format("server, one at a time", len(single.latencies), **single.figures()))
+    slow, fast = sorted((before, after))
+    print(f"{f'loop, onnxruntime, batches of {at_once}':34} {len(some):7,}  {slow:7.1f} to {fast:.1f} images/s")
+    pace = options.requests / many.seconds
+    print(f"the server is {pace / fast:.2f} to {pace / slow:.2f} times as fast as the loop, wanted {WANTED} or more")
     agreeing = float(np.mean([a == b for a, b in zip(many.labels, expected, strict=False)]))
-    print(
-        f"{psutil.cpu_count()} cores, {len(files):,} JPEG files of {statistics.median(map(len, files)) / 1e3:.0f} KB (median)"
-    )
-    print(row(f"server, {options.at_once} at a time", many))
-    print(row("server, one at a time", single))
-    print(f"{f'loop, onnxruntime, batches of {options.at_once}':34} {count:7,}  {min(loops):7.1f} to {max(loops):.1f} images/s")
-    print(
-        f"the server is {pace / max(loops):.2f} to {pace / min(loops):.2f} times as fast as the loop, wanted {WANTED} or more"
-    )
     print(f"the same best label in {agreeing:.1%} of the images")
-    first, last = watch.samples[len(watch.samples) // 2][1], watch.samples[-1][1]
-    grown = growth(watch.samples)
+    half = samples[len(samples) // 2 :]
+    first, last, grown = half[0][1], half[-1][1], growth(half)
     print(f"memory {first / 1e6:.0f} MB at half, {last / 1e6:.0f} MB at the end, {grown / 1e6:+.1f} MB on the line through it")
     failures = many.failures + single.failures
     print("\n".join(failures[:20]) or "no failure")
-    return {
-        "benchmark": "load",
-        "images_per_second": pace,
-        "single": len(single.latencies) / single.seconds,
-        "median_ms": statistics.median(many.latencies) * 1e3,
-        "p99_ms": sorted(many.latencies)[int(0.99 * len(many.latencies))] * 1e3,
-        "loop": loops,
-        "ratio": pace / statistics.mean(loops),
-        "agreeing": agreeing,
-        "grown": grown,
-        "failures": len(failures),
-    }
+    figures = {**many.figures(), "images_per_second": pace, "single": single.figures()["images_per_second"]}
+    figures |= {"loop": [before, after], "ratio": pace / statistics.mean((before, after)), "agreeing": agreeing}
+    print(json.dumps({"benchmark": "load", **figures, "grown": grown, "failures": len(failures)}))
+    return not failures and figures["ratio"] >= WANTED and grown < GROWTH and agreeing > AGREEING
 
 
 def main() -> int:
@@ -183,10 +164,7 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--at-once", type=int, default=32)
-    found = measure(parser.parse_args())
-    print(json.dumps(found))
-    good = found["failures"] == 0 and found["ratio"] >= WANTED and found["grown"] < GROWTH and found["agreeing"] > AGREEING
-    return 0 if good else 1
+    return 0 if measure(parser.parse_args()) else 1
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 from PIL import Image
+from proof.processes import memory
 
 import alexnet
 
@@ -29,30 +29,12 @@ DIFFERENT = 500  # files; the others are links to them
 NARROW = {"model.width": 1 / 16, "images.cache_size": 256, "images.input": 67, "images.upscale": 1, "train.max_images": 0}
 
 
-class EpochWatch:
-    """Notes the most anonymous memory in each epoch of the run in `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.most: dict[int, int] = {}
-        self._metrics = folder / "metrics.csv"
-        self._process = psutil.Process()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        while True:
-            epochs = len(self._metrics.read_text().splitlines()) - 1 if self._metrics.exists() else 0
-            self.most[epochs] = max(self.most.get(epochs, 0), self._now())
-            time.sleep(0.05)
-
-    def _now(self) -> int:
-        total = 0
-        for process in (self._process, *self._process.children()):
-            try:
-                status = Path(f"/proc/{process.pid}/status").read_text()
-            except OSError:  # it has just ended
-                continue
-            total += 1024 * sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
-        return total
+def note_most(metrics: Path, most: dict[int, int]) -> None:
+    """Note for ever the most memory taken after each number of epochs."""
+    while True:
+        epochs = len(metrics.read_text().splitlines()) - 1 if metrics.exists() else 0
+        most[epochs] = max(most.get(epochs, 0), memory(os.getpid(), anonymous=True))
+        time.sleep(0.05)
 
 
 def made_up(folder: Path, count: int) -> Path:
@@ -82,17 +64,18 @@ def main() -> int:
         os.environ["ALEXNET_CACHE"] = str(folder / "cache")
         (folder / "photos").mkdir()
         data = made_up(folder / "photos", options.images)
-        watch = EpochWatch(folder / "run")
+        most = dict[int, int]()
+        threading.Thread(target=note_most, args=(folder / "run" / "metrics.csv", most), daemon=True).start()
         alexnet.train(data, out=folder / "run", settings={**NARROW, "train.epochs": options.epochs})
         size = sum(path.stat().st_size for path in (folder / "cache").rglob("*.u8"))
     print(f"{options.images:,} images, {size / 1e9:.1f} GB decoded")
-    for epoch, most in watch.most.items():
+    for epoch, used in most.items():
         what = {0: "decoding, and epoch 1", options.epochs: "evaluating at the end"}.get(epoch, f"epoch {epoch + 1}")
-        print(f"{what:24}{most / 1e9:6.2f} GB of anonymous memory")
-    trained = [watch.most[epoch] for epoch in range(1, options.epochs)]
+        print(f"{what:24}{used / 1e9:6.2f} GB of anonymous memory")
+    trained = [most[epoch] for epoch in range(1, options.epochs)]
     grows = trained[-1] > trained[0] * (1 + GROWTH)
     print("it grows from epoch to epoch" if grows else "it does not grow from epoch to epoch")
-    return int(grows or max(watch.most.values()) > LIMIT)
+    return int(grows or max(most.values()) > LIMIT)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,33 @@ lie in the folder, to be looked at. Needs playwright and Chromium (CHROMIUM name
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
-
-from playwright.sync_api import Browser, sync_playwright
-from proof.browser import OVERFLOW, launched
+from typing import TYPE_CHECKING, Any
 
 import alexnet
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Playwright
+
 WIDTHS = {"phone": 360, "desktop": 1280}
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"  # pixels beyond the window
 SECONDS, BYTES = 20.0, 3_000_000
 FIGURES = {"top1": "#top1", "ece": "#ece data", "ece_raw": "#ece-raw data"}
+
+
+def program() -> str | None:
+    """Return the browser's program, which CHROMIUM may name; None where there is none."""
+    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def launched(play: Playwright) -> Browser:
+    """Start the browser."""
+    return play.chromium.launch(executable_path=program(), args=ARGUMENTS)
 
 
 def faults(run: alexnet.Run, browser: Browser, out: Path) -> list[str]:
@@ -71,6 +85,8 @@ def main() -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("build/pages"))
     options = parser.parse_args()
+    from playwright.sync_api import sync_playwright  # tests import this file without it
+
     options.out.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as play:
         browser = launched(play)

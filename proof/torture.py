@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import json
 import mmap
 import os
@@ -22,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,21 +55,18 @@ class Outcome:
 
 
 def torture(folder: Path, command: list[str], kills: int, seed: int) -> Outcome:
-    """Train by `command` in `folder`, killed so many times, and compare with a run of the same command that was not.
+    """Train by `command`, the arguments of `alexnet train`, and kill it so many times; compare with a run that was not killed.
 
-    Args:
-        folder: empty; holds both runs and their cache of decoded images.
-        command: arguments of `alexnet train`, without `--out`.
-        kills: at least so many; the run begins anew if it is over before.
-        seed: of the moments.
+    `folder` is empty or new; it holds the runs and their cache of decoded images. A run that ends before the last kill is
+    followed by another.
     """
     chance, outcome = random.Random(seed), Outcome()  # noqa: S311
+    folder.mkdir(exist_ok=True)
     whole = folder / "whole"
     _end(_start(folder, [*command, "--out", str(whole)]))
-    for number in itertools.count():
-        if (left := kills - outcome.kills.total()) <= 0:
-            return outcome
-        run = folder / f"killed-{number}"
+    number = 0
+    while (left := kills - outcome.kills.total()) > 0:
+        run, number = folder / f"killed-{number}", number + 1
         for decoded in folder.glob("cache/*-*/*"):  # so that it is killed in there too; kernels stay
             decoded.unlink()
         for _ in range(min(KILLS_A_RUN, left)):
@@ -83,7 +80,7 @@ def torture(folder: Path, command: list[str], kills: int, seed: int) -> Outcome:
             _end(_start(folder, _arguments(run, command)))
         print(f"{folder.name}: killed {outcome.kills.total()} of {kills} times", file=sys.stderr, flush=True)
         outcome.faults += [f"{run.name}: {fault}" for fault in _differences(run, whole, folder / "cache")]
-    raise AssertionError
+    return outcome
 
 
 def _arguments(run: Path, command: list[str]) -> list[str]:
@@ -127,21 +124,17 @@ def _kill(folder: Path, process: subprocess.Popen[str], chance: random.Random, o
 def _differences(run: Path, whole: Path, cache: Path) -> list[str]:
     """Return what is not as in the run that was never stopped."""
     faults = [f"left behind: {path}" for root in (run, cache) for path in root.rglob("*") if path.suffix in (".part", ".lock")]
-    if (run / "checkpoint").exists():
-        faults.append("its checkpoints are still there")
-    if (run / "model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes():
-        faults.append("other weights")
-    if _metrics(run) != _metrics(whole):
-        faults.append("other metrics")
-    summaries = [json.loads((path / "summary.json").read_text()) for path in (run, whole)]
-    if len({json.dumps({**s, "run": "", "seconds": 0}) for s in summaries}) > 1:
-        faults.append("another summary")
-    return faults
+    faults += ["its checkpoints are still there"] * (run / "checkpoint").exists()
+    killed, wanted = _results(run), _results(whole)
+    return faults + [f"other {name}" for name in wanted if killed[name] != wanted[name]]
 
 
-def _metrics(run: Path) -> list[dict[str, str]]:
+def _results(run: Path) -> dict[str, object]:
+    """Return what the run left, without what depends on the time."""
     with (run / "metrics.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in csv.DictReader(file)]
+        metrics = [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in csv.DictReader(file)]
+    summary = json.loads((run / "summary.json").read_text()) | {"run": "", "seconds": 0}
+    return {"weights": (run / "model.safetensors").read_bytes(), "metrics": metrics, "summary": summary}
 
 
 def child() -> None:
@@ -173,12 +166,12 @@ def child() -> None:
         watcher.join()
 
 
-def command(data: str, settings: dict[str, float], threads: int) -> list[str]:
+def command(data: str, settings: Mapping[str, object], threads: int) -> list[str]:
     """Return the arguments of `alexnet train` for a short run."""
     return [data, "--threads", str(threads), *sets(settings)]
 
 
-def sets(settings: dict[str, float]) -> list[str]:
+def sets(settings: Mapping[str, object]) -> list[str]:
     """Return settings as the command line takes them."""
     return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
@@ -195,9 +188,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
         folder = Path(name)
         photos = str(class_folders(folder / "photos", 120, size=SIZE))
-        halves = [pool.submit(_narrow, folder / str(i), photos, options.kills, options.seed + i) for i in range(2)]
+        arguments, half = command(photos, NARROW, 1), -(-options.kills // 2)
+        halves = [pool.submit(torture, folder / str(i), arguments, half, options.seed + i) for i in range(2)]
         narrow = [half.result() for half in halves]
-        (folder / "full").mkdir()
         digits = command("digits", {"train.epochs": 2, "train.max_images": 0}, 2)
         full = torture(folder / "full", digits, options.full_kills, options.seed) if options.full_kills else Outcome()
     kills = sum((outcome.kills for outcome in narrow), Counter[str]())
@@ -208,11 +201,6 @@ def main() -> int:
     print(f"{'all':12}{kills.total():8}{full.kills.total():12}   in {time.monotonic() - began:.0f} s")
     print("\n".join(faults) or "every run ended with the bytes of the one that was never stopped, and left nothing behind")
     return 1 if faults else 0
-
-
-def _narrow(folder: Path, photos: str, kills: int, seed: int) -> Outcome:
-    folder.mkdir()
-    return torture(folder, command(photos, NARROW, 1), -(-kills // 2), seed)
 
 
 if __name__ == "__main__":

@@ -20,27 +20,24 @@ import time
 from pathlib import Path
 
 import numpy as np
+from proof.torture import sets
 
 WAYS = (
     *((2, "data", "cifar10"), (2, "hybrid", "cifar10"), (2, "towers", "paper")),
     *((4, "data", "cifar10"), (4, "hybrid", "cifar10")),
 )
-SETTINGS = ("model.norm=batch", "model.width=0.0625", "model.whitening_init=false", "images.input=67")
-SETTINGS += (
-    "images.upscale=1",
-    "schedule.progressive_resize=[]",
-    "optimizer.muon_lr=0",
-    "model.dropout=0.2",
-    "train.batch_size=32",
-)
+SETTINGS = {
+    **{"model.norm": "batch", "model.width": 1 / 16, "model.whitening_init": "false", "model.dropout": 0.2},
+    **{"images.input": 67, "images.upscale": 1, "schedule.progressive_resize": "[]", "optimizer.muon_lr": 0},
+    "train.batch_size": 32,
+}
 
 
 def command(processes: int, parallel: str, variant: str, out: Path) -> list[str]:
     """Return what trains under torchrun."""
     torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--rdzv-backend=c10d", "--max-restarts=3"]
     train = ["-m", "alexnet", "train", "digits", "--epochs", "5", "--parallel", parallel, "--variant", variant]
-    chosen = [word for setting in SETTINGS for word in ("--set", setting)]
-    return [sys.executable, *torchrun, "--rdzv-endpoint=localhost:0", *train, *chosen, "--out", str(out)]
+    return [sys.executable, *torchrun, "--rdzv-endpoint=localhost:0", *train, *sets(SETTINGS), "--out", str(out)]
 
 
 def workers(parent: int) -> list[int]:

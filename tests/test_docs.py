@@ -13,6 +13,7 @@ from proof import docs
 
 import alexnet
 import test_floors
+from alexnet.network.summary import summarize
 from alexnet.network.variants import VARIANTS
 from commands import run
 
@@ -26,38 +27,46 @@ def generate() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "docs" / "generate.py"))
 
 
+@pytest.fixture(scope="module")
+def help_page(generate: dict[str, Any]) -> str:
+    """The page of commands."""
+    return generate["commands_page"]()
+
+
 def text(name: str) -> str:
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
-def test_the_page_of_commands_is_what_they_print(generate: dict[str, Any]) -> None:
-    assert text("commands.md") == generate["commands_page"](), "python docs/generate.py writes it anew"
-
-
 @pytest.mark.parametrize("words", [(), ("train",), ("search", "query")], ids=" ".join)
-def test_a_command_prints_its_part_of_the_page(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_of_commands_is_what_they_print(words: tuple[str, ...], help_page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     done = run(*words, "--help")
     heading = f"# {' '.join(('alexnet', *words))}\n"
-    assert f"{heading}\n```text\n{done.stdout.strip()}\n```\n" in text("commands.md")
+    assert f"{heading}\n```text\n{done.stdout.strip()}\n```\n" in help_page
 
 
-def test_every_command_has_its_heading(generate: dict[str, Any]) -> None:
+def test_page_of_commands_has_every_command_and_option(generate: dict[str, Any], help_page: str) -> None:
+    sections = dict(part.split("\n", 1) for part in re.split(r"^##+ ", help_page, flags=re.MULTILINE)[1:])
     commands = list(generate["commands"]())
-    assert len(commands) > 20
-    for words in commands:
-        assert f"# {' '.join(('alexnet', *words))}\n" in text("commands.md")
+    assert len(commands) == len(sections) > 20
+    for words, command in commands:
+        section = sections[" ".join(("alexnet", *words))]
+        for option in command.params:
+            if option.param_type_name == "option" and not option.hidden:
+                assert set(option.opts) <= set(re.findall(r"--?[\w-]+", section)), (words, option.opts)
 
 
-def test_shapes_and_table_of_the_network_are_the_program_s(generate: dict[str, Any]) -> None:
-    assert text("shapes.json") == generate["shapes"](), "python docs/generate.py writes it anew"
-    assert [shape["variant"] for shape in json.loads(text("shapes.json"))] == list(VARIANTS)
-    assert text("network.md") == generate["network_page"](text("network.md")), "python docs/generate.py writes it anew"
+def test_network_page_has_the_summaries_of_all_variants(generate: dict[str, Any]) -> None:
+    page = generate["on_page_markdown"](text("network.md"))
+    _, shapes = page.split('<script type="application/json" id="shapes">')
+    assert json.loads(shapes.partition("</script>")[0]) == [summarize(name).to_json() for name in VARIANTS]
+    for layer in summarize("paper").layers:
+        count = f"{layer.parameters:,}" if layer.parameters else ""
+        assert re.search(rf"^\| `{layer.name}` \| {layer.kind} \| .* \| {count} \|$", page, re.MULTILINE)
 
 
 def test_every_file_is_listed(generate: dict[str, Any]) -> None:
-    page = text("built.md")
-    assert page == generate["built_page"](page), "python docs/generate.py writes it anew"
+    page = generate["on_page_markdown"](text("built.md"))
     for file in test_floors.FILES:
         assert file.stem == "__init__" or f"| `{file.name}` |" in page
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from proof.browser import OVERFLOW, launched, program
+from proof.pages import OVERFLOW, launched, program
 from proof.pictures import picture
 
 from page_server import PAGE, PageServer

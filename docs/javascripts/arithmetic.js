@@ -1,5 +1,5 @@
 // Calculator in network.md: recomputes the sizes of a network when the reader changes its input, windows, strides or paddings.
-// The data is shapes.json, the output of `alexnet model summary VARIANT --json`; without JavaScript, the page shows a table.
+// The data in the page is the output of `alexnet model summary VARIANT --json`; without JavaScript, the page shows a table.
 "use strict";
 
 (() => {

@@ -2,20 +2,24 @@
 
 Needs Python and PyTorch. Libraries that lack are taken from the wheels in `build/gpu-wheels`, if there are some
 (`make gpu-wheels`, on a machine with a network). ALEXNET_TEST_DEVICE names another device than the first accelerator.
+Each step is a process, `python -m proof.gpu child STEP DEVICE FOLDER`, that prints a line of JSON for each row.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
-from proof.gpu import MARK
+from proof.gpu import MARK, Check, Row
 
 HOME = Path(__file__).parents[2]
 WHEELS = HOME / "build" / "gpu-wheels"
@@ -55,7 +59,7 @@ def run(name: str, device: str, folder: Path, environment: dict[str, str], limit
     log = folder / f"{name}.log"
     ended = ""
     with log.open("w", encoding="utf-8") as out:
-        command = [sys.executable, "-m", "proof.gpu.step", name, device, str(folder)]
+        command = [sys.executable, "-m", "proof.gpu", "child", name, device, str(folder)]
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=HOME)
         try:
             code = process.wait(timeout=max(1.0, limit))
@@ -71,6 +75,29 @@ def run(name: str, device: str, folder: Path, environment: dict[str, str], limit
     if not all(row["passed"] for row in rows):
         print("\n".join(f"  | {line[:240]}" for line in lines[-40:] if not line.startswith(MARK)), flush=True)
     return rows
+
+
+def tell(row: Row) -> None:
+    """Print a row at once, so that what comes later cannot take it away."""
+    print(MARK + json.dumps(row._asdict()), flush=True)
+
+
+def child(name: str, device: str, folder: Path) -> None:
+    """Run the checks of a step, each whatever became of those before."""
+    checks: tuple[Check, ...] = importlib.import_module(f"proof.gpu.{name}").CHECKS
+    for check in checks:
+        place = folder / f"{name}-{check.__name__}"
+        place.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            try:
+                for row in check(device, place):
+                    tell(row)
+            except Exception as error:
+                traceback.print_exc()
+                tell(Row(check.__name__, f"{type(error).__name__}: {str(error)[:300]}", "no error", False))
+        for text in sorted({str(warning.message).splitlines()[0][:200] for warning in caught}):
+            print(f"warning in {check.__name__}: {text}", file=sys.stderr)
 
 
 def main(names: list[str]) -> int:
@@ -105,4 +132,7 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if sys.argv[1:2] == ["child"]:
+        child(sys.argv[2], sys.argv[3], Path(sys.argv[4]))
+    else:
+        sys.exit(main(sys.argv[1:]))

@@ -10,28 +10,19 @@ from pathlib import Path
 
 from proof.gpu import Row
 
+TESTS = "tests/test_device.py"
+
 
 def suite(device: str, folder: Path) -> Iterator[Row]:
-    """Run `tests/test_device.py` with the device under test in the environment."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        f"--basetemp={folder / 'pytest'}",
-        "tests/test_device.py",
-    ]
+    """Run them with the device under test in the environment."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={folder / 'pytest'}", TESTS]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ALEXNET_TEST_DEVICE": device})
+    print(done.stdout, done.stderr[-2000:])
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     for line in lines:
-        print(line)
-    print(done.stderr[-2000:], file=sys.stderr)
-    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    for line in failed:
-        yield Row(line[:100], "failed", "passed", False)
-    yield Row("tests/test_device.py", lines[-1] if lines else done.stderr[-200:], "passed", done.returncode == 0)
+        if line.startswith(("FAILED", "ERROR")):
+            yield Row(line[:100], "failed", "passed", False)
+    yield Row(TESTS, lines[-1] if lines else done.stderr[-200:], "passed", done.returncode == 0)
 
 
 CHECKS = (suite,)

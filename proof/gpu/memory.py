@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from proof.gpu import Row, at_most
-from proof.gpu.trainings import furthest, on_cpu, pictures, train
+from proof.gpu.training import furthest, on_cpu, pictures, train
 
 import alexnet
 from alexnet.inference.forward import predict_logits

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from proof.gpu import Check, Row
-from proof.gpu.trainings import on_cpu, train
+from proof.gpu.training import on_cpu, train
 
 from alexnet.errors import Interrupted
 from alexnet.training import train as training

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 from benchmarks.step import Case, batch_of, ours, plain_step
-from benchmarks.turns import local_main_first, ratios, spread, timed
+from benchmarks.turns import in_turn, ratios, spread, timed
 from proof.gpu import Check, Row
-from proof.gpu.trainings import on_cpu
+from proof.gpu.training import on_cpu
 from torch import nn
 from torch.nn.functional import interpolate
 
@@ -59,13 +59,7 @@ def peer_step(case: Case, device: torch.device) -> Work:
 
 def our_step(case: Case, device: torch.device) -> Work:
     """Return a training step of ours, as `alexnet train` takes it."""
-    step = ours(case, device)
-
-    def exact() -> object:
-        with reproducible(device):
-            return step()
-
-    return exact
+    return reproducible(device)(ours(case, device))
 
 
 def answering(case: Case, device: torch.device) -> tuple[Work, Work]:
@@ -85,27 +79,21 @@ def answering(case: Case, device: torch.device) -> tuple[Work, Work]:
     return lambda: predict_logits(network, images, preprocessing, recipe.train.precision), peer
 
 
-def rows(what: str, case: Case, ways: dict[str, Work], rounds: int, calls: int) -> Iterator[Row]:
-    """Take the ways in turn; tell images a second and the ratio. Each ends with numbers on the CPU, so all is done."""
-    times = local_main_first({way: timed(work, calls) for way, work in ways.items()}, rounds, warm_up=2)
-    rates = {way: case.batch / statistics.median(seconds) for way, seconds in times.items()}
-    yield Row(f"{what}: ours, plain, images/s", f"{rates['ours']:,.0f}, {rates['plain']:,.0f}")
-    yield Row(f"{what}: ours is so many times as fast", spread(ratios(times["plain"], times["ours"])))
-
-
 def measured(case: Case) -> Check:
-    """Return the check of a recipe."""
+    """Return the check of a recipe: ours and the peer's in turn. All ends with numbers on the CPU, so nothing is pending."""
 
     def check(device: str, folder: Path) -> Iterator[Row]:
-        where = choose_device(device)
-        rounds, calls = ROUNDS, CALLS
-        size = case
+        where, size, rounds, calls = choose_device(device), case, ROUNDS, CALLS
         if on_cpu(device):
             size, rounds, calls = case._replace(batch=8), 2, 1
-        what = f"{size.recipe}, {size.batch} images"
-        yield from rows(f"{what}, step", size, {"ours": our_step(size, where), "plain": peer_step(size, where)}, rounds, calls)
-        our_way, peer_way = answering(size, where)
-        yield from rows(f"{what}, answers", size, {"ours": our_way, "plain": peer_way}, rounds, calls)
+        pairs = {"step": (our_step(size, where), peer_step(size, where)), "answers": answering(size, where)}
+        for what, pair in pairs.items():
+            head = f"{size.recipe}, {size.batch} images, {what}"
+            work = {name: timed(way, calls) for name, way in zip(("ours", "plain"), pair, strict=True)}
+            times = in_turn(work, rounds, warm_up=2)
+            rates = [f"{size.batch / statistics.median(seconds):,.0f}" for seconds in times.values()]
+            yield Row(f"{head}: ours, plain, images/s", ", ".join(rates))
+            yield Row(f"{head}: ours is so many times as fast", spread(ratios(times["plain"], times["ours"])))
 
     check.__name__ = case.recipe
     return check

@@ -1,14 +1,81 @@
-"""A training on the device has the losses, step by step, that it has on the CPU."""
+"""A training on the device has the losses, step by step, that it has on the CPU.
+
+Other steps, too, train on the made-up pictures and by the settings of this file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from proof.gpu import Check, Row, at_most
-from proof.gpu.trainings import CASES, furthest, train
+from proof.pictures import class_folders
+
+from alexnet import recipe
+from alexnet.training import train as training
+from alexnet.training.step import Step
 
 CLOSE, ROUGH = 2e-3, 2e-1  # of the loss: in float32 (no TF32), and in bfloat16 against the CPU's float32
+LABELS = ("across", "down", "disc")
+# Without dropout, as each device draws other numbers for it; at low rates, so that rounding does not grow much.
+PLAIN = {
+    **{"model.width": 1 / 16, "model.dropout": 0.0, "train.batch_size": 16, "train.epochs": 2},
+    **{"train.precision": "float32", "data.workers": 1},
+}
+CASES: dict[str, Mapping[str, Any]] = {
+    "fast": {"images.input": 99, "optimizer.lr": 0.002, "optimizer.muon_lr": 0.02},
+    "cifar10": {"images.input": 99, "optimizer.lr": 0.001},
+    "paper": {"images.cache_size": 128, "images.crop": 115, "images.input": 115},
+    "code2012": {"images.cache_size": 128, "images.crop": 115, "images.input": 115},
+}
+
+
+def pictures(folder: Path, count: int = 20) -> Path:
+    """Return a folder of three classes, made if it is not there yet."""
+    place = folder / "pictures"
+    return place if place.exists() else class_folders(place, count, LABELS)
+
+
+def train(name: str, out: Path, device: str, **changes: Any) -> list[float]:
+    """Train by the recipe `name` into `out`; return the loss of each step."""
+    chosen = recipe.load(name).with_settings({"data.dataset": str(pictures(out.parent)), **PLAIN, **CASES[name], **changes})
+    with losses() as found:
+        training.start(chosen, out, device, time.monotonic())
+    return found
+
+
+@contextmanager
+def losses() -> Iterator[list[float]]:
+    """Write down the loss of each step of trainings."""
+    found: list[float] = []
+    original = Step.forward_backward
+
+    def noted(self: Step, *arguments: Any) -> tuple[float, float]:
+        loss, hits = original(self, *arguments)
+        found.append(loss)
+        return loss, hits
+
+    Step.forward_backward = noted  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        Step.forward_backward = original  # type: ignore[method-assign]
+
+
+def furthest(found: list[float], wanted: list[float]) -> float:
+    """Return by how much losses differ at most, as a share of the loss; infinite where one is missing."""
+    if len(found) != len(wanted) or not found:
+        return float("inf")
+    return max(abs(a - b) / max(1e-3, abs(b)) for a, b in zip(found, wanted, strict=True))
+
+
+def on_cpu(device: str) -> bool:
+    """Tell whether there is nothing but the CPU to run on."""
+    return torch.device(device).type == "cpu"
 
 
 def case(name: str) -> Check:
