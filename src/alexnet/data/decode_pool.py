@@ -161,7 +161,7 @@ def decode_one(work: str, source: Source, settings: dict[str, Any]) -> Answer | 
             return Answer(*WORK[work](content, **settings))
         except ImageError as error:
             return error
-    worker = _idle_or_new_worker()
+    worker = _take_worker()
     request = {"work": work, "settings": settings}
     if isinstance(content, bytes):
         answer = worker.ask({**request, "bytes": len(content)}, content)
@@ -172,13 +172,12 @@ def decode_one(work: str, source: Source, settings: dict[str, Any]) -> Answer | 
     return answer
 
 
-def _idle_or_new_worker() -> _Worker:
+def _take_worker() -> _Worker:
+    """Return an idle worker, or a new one."""
     with suppress(IndexError):
-        while True:
-            worker = _idle.pop()
-            if worker.alive:
-                return worker
+        while not (worker := _idle.pop()).alive:
             worker.end()
+        return worker
     return _Worker()
 
 
