@@ -63,7 +63,26 @@ class Folder:
     @cached_property
     def splits(self) -> dict[Path, str]:
         """The inner folders that are splits, with their splits; empty if they are classes."""
-        return _splits(self)
+        by_name = {folder: split_of_folder(folder.path.name) for folder in self.folders}
+        other_words = [words for split, words in by_name.values() if split]
+        named = {f: split for f, (split, words) in by_name.items() if split and (not words or other_words.count(words) > 1)}
+        others = [folder for folder in self.folders if folder not in named]
+        if not named or not (_hold_classes(list(named), others) or ("train" in named.values() and not others)):
+            return {}
+        for split in sorted(set(named.values())):
+            if len(same := [folder.path.name for folder, its in named.items() if its == split]) > 1:
+                raise DataError(
+                    f"{self.path} has {format_names(same)}, each of which could be {split}: move one of them elsewhere"
+                )
+        complete = "train" in named.values() and len(named) > 1
+        if not complete and (alike := [folder.path.name for folder in others if folder.images_in_folders]):
+            name = next(iter(named)).path.name
+            raise DataError(
+                f"{self.path} has {name!r} and {format_names(alike)}, all with folders in them, which may be splits or "
+                "classes: for splits, name them train, val and test, or move the others elsewhere; "
+                f"for classes, rename {name!r}"
+            )
+        return {folder.path: split for folder, split in named.items()}
 
     @property
     def images_in_folders(self) -> bool:
@@ -172,29 +191,6 @@ def _opens(file: Path) -> bool:
             return True
     except Exception:  # Pillow raises many types
         return False
-
-
-def _splits(parent: Folder) -> dict[Path, str]:
-    """Return the folders in `parent` that are splits, with their splits; empty if they are classes."""
-    by_name = {folder: split_of_folder(folder.path.name) for folder in parent.folders}
-    other_words = [words for split, words in by_name.values() if split]
-    named = {f: split for f, (split, words) in by_name.items() if split and (not words or other_words.count(words) > 1)}
-    others = [folder for folder in parent.folders if folder not in named]
-    if not named or not (_hold_classes(list(named), others) or ("train" in named.values() and not others)):
-        return {}
-    for split in sorted(set(named.values())):
-        if len(same := [folder.path.name for folder, its in named.items() if its == split]) > 1:
-            raise DataError(
-                f"{parent.path} has {format_names(same)}, each of which could be {split}: move one of them elsewhere"
-            )
-    complete = "train" in named.values() and len(named) > 1
-    if not complete and (alike := [folder.path.name for folder in others if folder.images_in_folders]):
-        name = next(iter(named)).path.name
-        raise DataError(
-            f"{parent.path} has {name!r} and {format_names(alike)}, all with folders in them, which may be splits or classes: "
-            f"for splits, name them train, val and test, or move the others elsewhere; for classes, rename {name!r}"
-        )
-    return {folder.path: split for folder, split in named.items()}
 
 
 def _hold_classes(named: list[Folder], others: list[Folder]) -> bool:
