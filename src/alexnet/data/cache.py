@@ -50,8 +50,7 @@ class Pixels:
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return one image, H W 3."""
-        image: NDArray[np.uint8] = self.memory[self.starts[row] : self.starts[row + 1]].reshape(*self.shapes[row], 3)
-        return image
+        return self.memory[self.starts[row] : self.starts[row + 1]].reshape(*self.shapes[row], 3)
 
     def take(self, rows: NDArray[np.int64]) -> PixelArray:
         """Return images for a batch: N S S 3, S = `side`, uint8, or float32 if full images are resized."""
@@ -59,8 +58,7 @@ class Pixels:
             full: NDArray[np.float32] = np.stack([fit_image(self.image(row), self.preprocessing) for row in rows])
             return full
         side = self.preprocessing.side
-        images: NDArray[np.uint8] = self.memory.reshape(-1, side, side, 3)[rows]
-        return images
+        return self.memory.reshape(-1, side, side, 3)[rows]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
 """Decode images in separate processes, so that no file can hang or crash the main process.
 
-A worker is `python -m alexnet.data.decode_worker`; it reads one line of JSON per image, and replies with a line and bytes, none
-of which are executed. (multiprocessing is unsuitable: spawn runs the user's script again, fork is unsafe with OpenMP.) The
-system kills a worker that takes too long, even inside a C library; the image is reported, and another worker takes over.
+Workers (decode_worker.py) answer with JSON and bytes, none of which are executed. (multiprocessing is unsuitable: spawn runs
+the user's script again, fork is unsafe with OpenMP.) The system kills a worker that takes too long, even inside a C library;
+the image is reported, and another worker takes over.
 """
 
 from __future__ import annotations

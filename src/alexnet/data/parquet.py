@@ -23,12 +23,9 @@ FLOATS = {16: np.float16, 32: np.float32, 64: np.float64}  # by bits
 
 
 class Contents:
-    """Image files inside a Parquet file, by name; their bytes are read from disk when needed.
+    """Image files inside the Parquet file `path`, by name; their bytes are read from disk when needed.
 
     Reading in row order is fast; going back rereads a row group from its start.
-
-    Attributes:
-        path: the Parquet file.
     """
 
     def __init__(self, path: Path, column: str, rows: dict[str, int]) -> None:

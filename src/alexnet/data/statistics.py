@@ -16,14 +16,9 @@ CHUNK = 64  # images at a time
 
 
 class Statistics:
-    """Statistics of pixel values from 0 to 1, in float64.
+    """Statistics of pixel values from 0 to 1.
 
-    Attributes:
-        mean_image: S S 3.
-        products: mean product of two channels, 3 3.
-        mean: of each channel.
-        covariance: of the channels, 3 3.
-        std: standard deviation of each channel.
+    `mean_image` is S S 3, `mean` and `std` are per channel, `covariance` and `products` (means of products) of two channels.
     """
 
     def __init__(self, mean_image: NDArray[np.float64], products: NDArray[np.float64]) -> None:
