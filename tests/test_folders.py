@@ -152,8 +152,9 @@ def test_nested_split_folder_of_the_same_name(tmp_path: Path) -> None:
 
 def test_nested_split_folder_with_labels_in_file_names(tmp_path: Path) -> None:
     make(tmp_path, [*(f"train/train/{label}.{i}.jpg" for label in ("cat", "dog") for i in (0, 1)), "test1/test1/1.jpg"])
+    make(tmp_path, ["train/__MACOSX/1.jpg"])
     assert labels_and_counts(tmp_path) == (("cat", "dog"), {})
-    assert skipped_names(open_table(tmp_path)) == {"test1/test1/1.jpg"}
+    assert skipped_names(open_table(tmp_path)) == {"test1/test1/1.jpg", "train/__MACOSX"}
 
 
 @pytest.mark.parametrize("kept", ["dog#7", "dog [7]", "dog@7", "dog~7", "dog (7)", "dog,7", "dog=7"])

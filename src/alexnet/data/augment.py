@@ -88,22 +88,13 @@ def affine(
 
 def _affine(images: Tensor, rng: dict[str, Tensor], changes: Augment) -> Tensor:
     low, high = changes.zoom
-    if not (changes.rotation or changes.translation or changes.shear or low != 1 or high != 1):
-        return images
-
-    def symmetric(name: str, limit: float) -> Tensor:
-        return (rng[name] * 2 - 1) * limit
-
     pixels = changes.translation * images.shape[1]
-    return affine(
-        images,
-        symmetric("rotation", changes.rotation),
-        symmetric("translation_down", pixels),
-        symmetric("translation_right", pixels),
-        symmetric("shear", changes.shear),
-        low + rng["zoom_down"] * (high - low),
-        low + rng["zoom_right"] * (high - low),
-    )
+    if not (changes.rotation or pixels or changes.shear or low != 1 or high != 1):
+        return images
+    limits = {"rotation": changes.rotation, "translation_down": pixels, "translation_right": pixels, "shear": changes.shear}
+    rotation, down, right, shear = ((rng[name] * 2 - 1) * limit for name, limit in limits.items())
+    zoom_down, zoom_right = (low + rng[name] * (high - low) for name in ("zoom_down", "zoom_right"))
+    return affine(images, rotation, down, right, shear, zoom_down, zoom_right)
 
 
 def _shift_crop_flip(images: Tensor, rng: dict[str, Tensor], changes: Augment, crop: int | None) -> Tensor:

@@ -27,14 +27,11 @@ from alexnet.progress import track
 NAMES: tuple[str, ...] = ("digits", "cifar10", "fashion-mnist")
 MAX_MEMBER = 64 * MB  # a CIFAR-10 batch takes 31 MB, or 45 MB if Python 3 wrote it for Python 2
 CIFAR_FOLDER = "cifar-10-batches-py"
+OFFICIAL = "put the official CIFAR-10 (Python version) there"
 CIFAR_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 CIFAR_FILES = ["batches.meta", *CIFAR_BATCHES["train"], *CIFAR_BATCHES["test"]]
 FASHION_LABELS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 FASHION_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets"
-
-
-def _fashion(name: str, sha256: str, size: int) -> Source:
-    return Source(f"{FASHION_URL}/{name}.gz", f"fashion-mnist/{name}.gz", sha256, size, unpacked=True)
 
 
 SOURCES = {
@@ -45,18 +42,16 @@ SOURCES = {
         size=170498071,
         unpacked=False,
     ),
-    "train-images": _fashion(
-        "train-images-idx3-ubyte", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888", 47040016
-    ),
-    "train-labels": _fashion(
-        "train-labels-idx1-ubyte", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9", 60008
-    ),
-    "test-images": _fashion(
-        "t10k-images-idx3-ubyte", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b", 7840016
-    ),
-    "test-labels": _fashion(
-        "t10k-labels-idx1-ubyte", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34", 10008
-    ),
+}
+FASHION = {
+    "train-images": ("train-images-idx3-ubyte", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888", 47040016),
+    "train-labels": ("train-labels-idx1-ubyte", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9", 60008),
+    "test-images": ("t10k-images-idx3-ubyte", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b", 7840016),
+    "test-labels": ("t10k-labels-idx1-ubyte", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34", 10008),
+}
+SOURCES |= {
+    key: Source(f"{FASHION_URL}/{name}.gz", f"fashion-mnist/{name}.gz", sha256, size, unpacked=True)
+    for key, (name, sha256, size) in FASHION.items()
 }
 
 
@@ -122,9 +117,10 @@ def _cifar10(root: Path) -> Table:
                 parts.append(pixels)
                 targets.append(numbers)
                 counts[split] += len(pixels)
-    except (KeyError, ValueError) as error:
-        reason = "missing" if isinstance(error, KeyError) else error
-        raise DataError(f"{folder / name}: {reason}; put the official CIFAR-10 (Python version) there") from error
+    except KeyError as error:
+        raise DataError(f"{folder / name}: missing; {OFFICIAL}") from error
+    except ValueError as error:
+        raise DataError(f"{folder / name}: {error}; {OFFICIAL}") from error
     planes = np.concatenate(parts).reshape(-1, 3, 32, 32)
     del parts, pixels  # 184 MB
     return _table("cifar10", labels, planes.transpose(0, 2, 3, 1), np.concatenate(targets), counts)  # N C H W -> N H W C
@@ -153,7 +149,7 @@ def _read_limited(stream: IO[bytes], path: Path) -> bytes:
     with stream:
         content = stream.read(MAX_MEMBER + 1)
     if len(content) > MAX_MEMBER:
-        raise DataError(f"{path}: larger than {MAX_MEMBER // MB} MB; put the official CIFAR-10 (Python version) there")
+        raise DataError(f"{path}: larger than {MAX_MEMBER // MB} MB; {OFFICIAL}")
     return content
 
 

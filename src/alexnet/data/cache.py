@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +19,12 @@ from pathlib import Path
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from alexnet.data.decode_pool import Answer, decode_all
 from alexnet.data.preprocessing import PixelArray, fit_image
 from alexnet.data.table import Skipped, Table
-from alexnet.errors import DataError, ImageError, error_reason, truncate
-from alexnet.files import expand_user, remove_leftovers, rename, temporary_name, user_cache
+from alexnet.errors import DataError, ImageError, RunError, error_reason, truncate
+from alexnet.files import expand_user, remove_leftovers, rename, temporary_name, user_cache, write_text
 from alexnet.progress import track
 from alexnet.recipe import Preprocessing
 
@@ -52,8 +50,7 @@ class Pixels:
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return one image, H W 3."""
-        image: NDArray[np.uint8] = self.memory[self.starts[row] : self.starts[row + 1]].reshape(*self.shapes[row], 3)
-        return image
+        return self.memory[self.starts[row] : self.starts[row + 1]].reshape(*self.shapes[row], 3)
 
     def take(self, rows: NDArray[np.int64]) -> PixelArray:
         """Return images for a batch: N S S 3, S = `side`, uint8, or float32 if full images are resized."""
@@ -61,8 +58,7 @@ class Pixels:
             full: NDArray[np.float32] = np.stack([fit_image(self.image(row), self.preprocessing) for row in rows])
             return full
         side = self.preprocessing.side
-        images: NDArray[np.uint8] = self.memory.reshape(-1, side, side, 3)[rows]
-        return images
+        return self.memory.reshape(-1, side, side, 3)[rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +71,6 @@ class Cache:
     sha256: str
 
 
-@dataclass(frozen=True)
-class CacheIndex:
-    """The JSON file beside the pixels: the fields of `Cache`, and the height and width of each image."""
-
-    rows: list[int]
-    shapes: list[tuple[int, int]]
-    skipped: list[Skipped]
-    sha256: str
-
-
 def cache_folder() -> Path:
     """Return the folder of all caches: ALEXNET_CACHE, else the system's folder for caches."""
     return expand_user(os.environ.get("ALEXNET_CACHE") or user_cache() / "images")
@@ -93,8 +79,8 @@ def cache_folder() -> Path:
 def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cache:
     """Open the cache of `table`, or build it with `workers` processes."""
     settings = preprocessing.model_dump_json(include={"cache_size", "fit", "filter", "reduced_decode"})
-    path = str(table.root or "memory")
-    folder = cache_folder() / f"{table.name}-{_digest(path, table.name, settings)[:12]}"
+    name = "\0".join([str(table.root or "memory"), table.name, settings]).encode("utf-8", "surrogateescape")
+    folder = cache_folder() / f"{table.name}-{hashlib.sha256(name).hexdigest()[:12]}"
     key = _key(table, settings)
     index, data = folder / f"{key}.json", folder / f"{key}.u8"
     try:
@@ -104,7 +90,7 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cach
         _remove_others(index)
         if result is None:
             raise OSError(f"{data.name} differs from what was written")
-    except OSError as error:
+    except (OSError, RunError) as error:
         raise DataError(
             f"cannot cache decoded images in {folder}: {error_reason(error)}; "
             "free some space there, or set the environment variable ALEXNET_CACHE to another folder"
@@ -120,36 +106,37 @@ def _read(table: Table, preprocessing: Preprocessing, index: Path, data: Path) -
     if not (index.exists() and data.exists()):
         return None
     try:
-        content = TypeAdapter(CacheIndex).validate_python(json.loads(index.read_text(encoding="utf-8")))
-        rows = np.array(content.rows, dtype=np.int64)
-        shapes = np.array(content.shapes, dtype=np.int64).reshape(-1, 2)
-    except (ValueError, OverflowError, RecursionError):
+        content = json.loads(index.read_text(encoding="utf-8"))
+        rows = np.array(content["rows"], dtype=np.int64)
+        shapes = np.array(content["shapes"], dtype=np.int64).reshape(-1, 2)
+        skipped = tuple(Skipped(str(image), str(reason)) for image, reason in content["skipped"])
+        sha256 = content["sha256"]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    size = sum(height * width * 3 for height, width in content.shapes)
+    size = sum(height * width * 3 for height, width in shapes.tolist())
     in_order = len(rows) == len(shapes) and (np.diff(rows, prepend=-1) > 0).all() and (rows < len(table)).all()
     if not in_order or (shapes < 1).any() or size != data.stat().st_size:
         return None
     if preprocessing.cache_size != "full" and (shapes != preprocessing.cache_size).any():
         return None
-    if _file_digest(data, f"Checking {table.name}") != content.sha256:
+    digest = hashlib.sha256()
+    with data.open("rb") as file:
+        chunks = iter(lambda: file.read(CHUNK), b"")
+        for chunk in track(chunks, f"Checking {table.name}", -(-size // CHUNK)):
+            digest.update(chunk)
+    if digest.hexdigest() != sha256:
         return None
     memory = np.memmap(data, dtype=np.uint8, mode="r") if size else np.empty(0, dtype=np.uint8)
-    return Cache(Pixels(memory, shapes, preprocessing), rows, tuple(content.skipped), content.sha256)
-
-
-def _file_digest(path: Path, text: str) -> str:
-    """Return the SHA-256 of a file, with progress, as it may be larger than memory."""
-    digest, total = hashlib.sha256(), -(-path.stat().st_size // CHUNK)
-    with path.open("rb") as file:
-        for chunk in track(iter(lambda: file.read(CHUNK), b""), text, total):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return Cache(Pixels(memory, shapes, preprocessing), rows, skipped, sha256)
 
 
 def _build(table: Table, preprocessing: Preprocessing, workers: int, index: Path, data: Path) -> None:
     index.parent.mkdir(parents=True, exist_ok=True)
-    needed = len(table) * _typical_bytes(table, preprocessing, workers)
-    free = shutil.disk_usage(index.parent).free
+    ahead, pixels = min(256, IN_FLIGHT // (preprocessing.side**2 * 3)), float(preprocessing.side**2)
+    if preprocessing.cache_size == "full":
+        ahead = 0
+        pixels = float(np.mean([width * height for width, height in header_sizes(table, workers)] or [0]))  # an estimate
+    needed, free = len(table) * round(3 * pixels), shutil.disk_usage(index.parent).free
     if needed > free:
         raise OSError(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
     rows: list[int] = []
@@ -157,40 +144,23 @@ def _build(table: Table, preprocessing: Preprocessing, workers: int, index: Path
     skipped: list[Skipped] = []
     digest = hashlib.sha256()
     part = temporary_name(data)
+    answers = decode_all("pixels", table.sources(), workers, ahead, **preprocessing.decode_options())
     try:
         with part.open("wb") as file:
-            decoded = track(_decode_all(table, preprocessing, workers), f"Decoding {table.name}", len(table))
-            for row, image in enumerate(decoded):
-                if isinstance(image, str):
-                    skipped.append(Skipped(table.images[row], image))
+            for row, (_, answer) in enumerate(track(answers, f"Decoding {table.name}", len(table))):
+                if isinstance(answer, ImageError):
+                    skipped.append(Skipped(table.images[row], str(answer)))
                 else:
                     rows.append(row)
-                    shapes.append(image.shape[:2])
-                    file.write(np.ascontiguousarray(image).data)
-                    digest.update(np.ascontiguousarray(image).data)
+                    shapes.append(answer.facts["shape"][:2])
+                    file.write(answer.body)
+                    digest.update(answer.body)
             file.flush()
             os.fsync(file.fileno())
         rename(part, data)
     finally:
         part.unlink(missing_ok=True)
-    part = temporary_name(index)
-    content = {"rows": rows, "shapes": shapes, "skipped": skipped, "sha256": digest.hexdigest()}
-    part.write_text(json.dumps(content), encoding="utf-8")
-    rename(part, index)
-
-
-def _decode_all(table: Table, preprocessing: Preprocessing, workers: int) -> Iterator[NDArray[np.uint8] | str]:
-    """Yield each image in order, or the reason why it is unreadable."""
-    ahead = 0 if preprocessing.cache_size == "full" else min(256, IN_FLIGHT // (preprocessing.side**2 * 3))
-    for _, answer in decode_all("pixels", table.sources(), workers, ahead, **preprocessing.decode_options()):
-        yield str(answer) if isinstance(answer, ImageError) else answer.pixels
-
-
-def _typical_bytes(table: Table, preprocessing: Preprocessing, workers: int) -> int:
-    """Return the bytes per image in the cache; for full images, an estimate from the headers of a sample."""
-    if preprocessing.cache_size != "full":
-        return preprocessing.side**2 * 3
-    return round(3 * np.mean([width * height for width, height in header_sizes(table, workers)] or [0]))
+    write_text(index, json.dumps({"rows": rows, "shapes": shapes, "skipped": skipped, "sha256": digest.hexdigest()}))
 
 
 def header_sizes(table: Table, workers: int) -> list[tuple[int, int]]:
@@ -204,14 +174,14 @@ def _key(table: Table, settings: str) -> str:
     if table.pixels is not None:
         digest.update(repr(table.pixels.shape).encode())
         digest.update(np.ascontiguousarray(table.pixels).data)
-        return digest.hexdigest()[:20]
-    for row, name in enumerate(table.images):
-        try:
-            stat = table.file(row).stat()
-            fact = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
-        except OSError:
-            fact = f"{name}\0missing\n"
-        digest.update(fact.encode("utf-8", "surrogateescape"))
+    else:
+        for row, name in enumerate(table.images):
+            try:
+                stat = table.file(row).stat()
+                fact = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+            except OSError:
+                fact = f"{name}\0missing\n"
+            digest.update(fact.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:20]
 
 
@@ -222,7 +192,3 @@ def _remove_others(index: Path) -> None:
         if file.suffix != ".part" and not file.name.startswith(index.stem):
             with suppress(PermissionError):  # another user's file, or one that another process maps on Windows
                 file.unlink(missing_ok=True)
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape")).hexdigest()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from alexnet.data.dataset import Dataset
 from alexnet.data.decode_pool import decode_all
 from alexnet.data.decode_worker import THUMBNAIL
 from alexnet.data.labels import labels_differing_in_case
-from alexnet.data.table import SPLITS, Table
+from alexnet.data.table import Table
 from alexnet.errors import ImageError, format_names, truncate
 from alexnet.progress import track
 
@@ -84,7 +83,7 @@ class Findings:
 
     images: int
     classes: dict[str, int]
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Problem]
 
     def to_json(self) -> dict[str, Any]:
         """Return `{"images", "classes": {label: count}, "problems": [{"image", "kind", "detail"}]}`."""
@@ -97,7 +96,8 @@ def check(table: Table) -> Findings:
     Time and memory grow linearly with the number of images, by about a kilobyte each.
     """
     problems = [Problem(skipped.image, "left out", skipped.reason) for skipped in table.skipped]
-    rows, digests, thumbnails = [], [], []
+    digests: dict[int, str] = {}  # of the pixels, by row
+    thumbnails: dict[int, bytes] = {}
     answers = decode_all("facts", table.sources(), os.cpu_count() or 1, 64)
     for row, (_, answer) in enumerate(track(answers, f"Checking {table.name}", len(table))):
         name = table.images[row]
@@ -106,16 +106,13 @@ def check(table: Table) -> Findings:
             continue
         problems += _image_problems(name, answer.facts)
         if answer.facts["range"] >= CONSTANT:
-            rows.append(row)
-            digests.append(bytes.fromhex(answer.facts["pixels"]))
-            thumbnails.append(answer.body)
-    first = _first_equal(digests)
-    problems += _duplicates(table, rows, first)
-    single = [i for i, other in enumerate(first) if i == other]
-    for i, other in near_duplicates(
-        np.frombuffer(b"".join(thumbnails), dtype=np.uint8).reshape(len(rows), 3 * THUMBNAIL**2)[single]
-    ):
-        problems.append(_pair_problem(table, rows[single[i]], rows[single[other]], "near-duplicate", "similar to"))
+            digests[row] = answer.facts["pixels"]
+            thumbnails[row] = answer.body
+    problems += _duplicates(table, digests)
+    unique = sorted({digest: row for row, digest in reversed(digests.items())}.values())
+    stacked = np.frombuffer(b"".join(thumbnails[row] for row in unique), dtype=np.uint8).reshape(len(unique), 3 * THUMBNAIL**2)
+    for i, other in near_duplicates(stacked):
+        problems.append(_pair_problem(table, unique[i], unique[other], "near-duplicate", "similar to"))
     return _findings(table, problems)
 
 
@@ -124,24 +121,23 @@ def check_decoded(dataset: Dataset) -> Findings:
 
     Properties of files (frames, modes, orientation) and near-duplicates are not checked.
     """
-    rows, digests, problems = [], [], list[Problem]()
-    for row in track(range(len(dataset.table)), f"Checking {dataset.table.name}", len(dataset.table)):
+    table, problems, digests = dataset.table, list[Problem](), dict[int, str]()
+    for row in track(range(len(table)), f"Checking {table.name}", len(table)):
         image = dataset.pixels.image(row)
         spread = int(image.max()) - int(image.min())
         if spread < CONSTANT:
-            problems.append(_constant(dataset.table.images[row], spread))
+            problems.append(_constant(table.images[row], spread))
         else:
-            rows.append(row)
-            digests.append(hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest())
-    return _findings(dataset.table, [*problems, *_duplicates(dataset.table, rows, _first_equal(digests))])
+            digests[row] = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+    return _findings(table, [*problems, *_duplicates(table, digests)])
 
 
 def _findings(table: Table, problems: list[Problem]) -> Findings:
     """Add the problems of classes and splits, and sort all by the order of `KINDS`."""
     counts = np.bincount(table.targets, minlength=len(table.labels)).tolist()
-    everything = [*problems, *_class_problems(table, counts), *_case_problems(table), *_label_problems(table)]
-    everything.sort(key=lambda problem: list(KINDS).index(problem.kind))
-    return Findings(len(table), dict(zip(table.labels, counts, strict=True)), everything)
+    problems = [*problems, *_class_problems(table, counts), *_label_problems(table)]
+    problems.sort(key=lambda problem: list(KINDS).index(problem.kind))
+    return Findings(len(table), dict(zip(table.labels, counts, strict=True)), problems)
 
 
 def _image_problems(name: str, facts: dict[str, Any]) -> Iterator[Problem]:
@@ -164,28 +160,21 @@ def _constant(name: str, spread: int) -> Problem:
     return Problem(name, "constant", f"{spread} of 255 levels between its lightest and darkest pixel")
 
 
-def _first_equal(digests: Iterable[bytes]) -> list[int]:
-    """Return, for each digest, the position of the first that is equal to it."""
-    seen: dict[bytes, int] = {}
-    return [seen.setdefault(digest, i) for i, digest in enumerate(digests)]
-
-
-def _duplicates(table: Table, rows: list[int], first: list[int]) -> Iterator[Problem]:
-    """Yield a problem for each image with the pixels of an earlier one."""
-    for i, other in enumerate(first):
-        if i != other:
-            yield _pair_problem(table, rows[i], rows[other], "duplicate", "the same pixels as")
+def _duplicates(table: Table, digests: dict[int, str]) -> Iterator[Problem]:
+    """Yield a problem for each image with the pixels of an earlier one; `digests` are of the pixels, by row."""
+    first: dict[str, int] = {}
+    for row, digest in digests.items():
+        if (other := first.setdefault(digest, row)) != row:
+            yield _pair_problem(table, row, other, "duplicate", "the same pixels as")
 
 
 def _pair_problem(table: Table, row: int, other: int, kind: str, text: str) -> Problem:
-    splits = [str(table.splits[i]) for i in (row, other)]
-    labels = [truncate(table.labels[table.targets[i]]) for i in (row, other)]
-    same = table.targets[row] == table.targets[other]
     detail = f"{text} {table.images[other]}"
-    if splits[0] != splits[1]:
-        kind, detail = "leak", f"{detail}, which is in {splits[1]}"
-    if not same:
-        detail += f", whose label is {labels[1]!r}, not {labels[0]!r}"
+    if table.splits[row] != table.splits[other]:
+        kind, detail = "leak", f"{detail}, which is in {table.splits[other]}"
+    if table.targets[row] != table.targets[other]:
+        label, other_label = (truncate(table.labels[table.targets[i]]) for i in (row, other))
+        detail += f", whose label is {other_label!r}, not {label!r}"
     return Problem(table.images[row], kind, detail)
 
 
@@ -203,13 +192,15 @@ def near_duplicates(thumbnails: NDArray[np.uint8]) -> Iterable[tuple[int, int]]:
         return
     plane = np.random.default_rng(0).standard_normal((thumbnails.shape[1], BITS), dtype=np.float32)
     signs = np.concatenate([_normalize(thumbnails[i : i + COMPARED]) @ plane > 0 for i in range(0, count, COMPARED)])
-    result: list[NDArray[np.int64]] = []
+    close: list[NDArray[np.int64]] = []
     for turn in range(0, BITS, STEP):
         packed = np.packbits(np.roll(signs, -turn, axis=1), axis=1).view(">u8")  # N x 2
         order = np.lexsort((packed[:, 1], packed[:, 0]))
         pairs = np.concatenate([np.stack([order[gap:], order[:-gap]], 1) for gap in range(1, min(NEIGHBOURS + 1, count))])
-        result += [part[_distance(thumbnails, part) < NEAR] for part in np.array_split(pairs, -(-len(pairs) // COMPARED))]
-    pairs = np.concatenate(result)
+        for part in np.array_split(pairs, -(-len(pairs) // COMPARED)):
+            difference = _normalize(thumbnails[part[:, 0]]) - _normalize(thumbnails[part[:, 1]])
+            close.append(part[np.linalg.norm(difference, axis=1) < NEAR])
+    pairs = np.concatenate(close)
     graph = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     _, groups = connected_components(graph, directed=False)
     firsts = {int(group): int(i) for group, i in zip(*np.unique(groups, return_index=True), strict=True)}
@@ -220,16 +211,9 @@ def _normalize(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Remove brightness and contrast: scale to mean 0 and length 1."""
     x = thumbnails.astype(np.float32)
     x -= x.mean(1, keepdims=True)
-    length = np.linalg.norm(x, axis=1, keepdims=True)
     # A nearly constant thumbnail contains only noise, which a minimal length keeps from being amplified.
-    scaled: NDArray[np.float32] = x / np.maximum(length, np.float32(2 * THUMBNAIL))
-    return scaled
-
-
-def _distance(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.float32]:
-    one, other = _normalize(thumbnails[pairs[:, 0]]), _normalize(thumbnails[pairs[:, 1]])
-    distance: NDArray[np.float32] = np.linalg.norm(one - other, axis=1)
-    return distance
+    x /= np.linalg.norm(x, axis=1, keepdims=True).clip(2 * THUMBNAIL)
+    return x
 
 
 def _class_problems(table: Table, counts: list[int]) -> Iterator[Problem]:
@@ -239,21 +223,13 @@ def _class_problems(table: Table, counts: list[int]) -> Iterator[Problem]:
     most, least = int(np.argmax(counts)), int(np.argmin(counts))
     if counts[most] > IMBALANCE * counts[least]:
         common, rare = (truncate(table.labels[i]) for i in (most, least))
-        names = f"{common!r} has {counts[most]:,} images, {rare!r} {counts[least]:,}"
-        yield Problem(None, "imbalance", names)
-
-
-def _case_problems(table: Table) -> Iterator[Problem]:
+        yield Problem(None, "imbalance", f"{common!r} has {counts[most]:,} images, {rare!r} {counts[least]:,}")
     for group in labels_differing_in_case(table.labels):
         yield Problem(None, "case", format_names(group))
 
 
 def _label_problems(table: Table) -> Iterator[Problem]:
-    inside: dict[str, set[str]] = defaultdict(set)
-    for split, target in zip(table.splits.tolist(), table.targets.tolist(), strict=True):
-        if split:
-            inside[split].add(table.labels[target])
-    everything = set().union(*inside.values())
-    for split in (split for split in SPLITS if split in inside):
-        if missing := sorted(everything - inside[split]):
+    labels = {split: {table.labels[i] for i in table.targets[table.rows(split)]} for split in table.counts()}
+    for split, present in labels.items():
+        if missing := sorted(set().union(*labels.values()) - present):
             yield Problem(None, "labels", f"{split} has no images of {format_names(missing)}")

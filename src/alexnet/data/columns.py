@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,22 +34,23 @@ def find_columns(path: Path, names: Sequence[str]) -> dict[str, int]:
     normalized = [_normalize(name) for name in names]
     result: dict[str, int] = {}
     for column, known in COLUMNS.items():
+        spellings = set(map(_normalize, known))
         exact = [i for i, name in enumerate(normalized) if name == column]
-        positions = exact or [i for i, name in enumerate(normalized) if name in map(_normalize, known)]
+        positions = exact or [i for i, name in enumerate(normalized) if name in spellings]
         if len(positions) > 1:
             raise DataError(
                 f"{path} has several columns that may be {column!r}: {format_names(names[i] for i in positions)}; "
                 f"call one of them {column!r}, or remove the others"
             )
-        if positions:
-            result[column] = positions[0]
-        elif column != "split":
+        if not positions and column != "split":
             raise DataError(
                 f"{path} has no column {column!r}: it has {format_names(names) or 'no columns'}; "
                 "the first line must name the columns, such as image and label"
             )
+        if positions:
+            result[column] = positions[0]
     return result
 
 
 def _normalize(name: str) -> str:
-    return name.strip(" \t\"'").casefold().replace("_", "").replace(" ", "").replace("-", "")
+    return re.sub("[ _-]", "", name.strip(" \t\"'").casefold())

@@ -8,6 +8,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from alexnet.data.columns import Record, find_columns
@@ -19,7 +20,7 @@ HEADER = re.compile(r'\s*((?:"[^"]*"|[^"\r\n])*)')
 LINE_END = re.compile(r"\r\n|\r|\n")
 # How pandas, R, databases and spreadsheets write a missing value; `None` is not in the list, as it may be a class.
 MISSING = {"nan", "NaN", "NAN", "-nan", "NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NULL", "null"}
-WHOLE = re.compile(r"(-?\d+)\.0+")  # pandas writes `1.0` for 1 if another label is missing
+WHOLE = re.compile(r"^(-?\d+)\.0+$")  # pandas writes `1.0` for 1 if another label is missing
 
 
 def read_csv(path: Path) -> Iterator[Record]:
@@ -29,10 +30,13 @@ def read_csv(path: Path) -> Iterator[Record]:
     the header, outside quotes, or the one in a first line such as `sep=;`.
     """
     text = _text(path)
-    separator = SEPARATOR.match(text)
-    delimiter = separator[1] if separator else _delimiter(text)
+    if separator := SEPARATOR.match(text):
+        delimiter = separator[1]
+    else:
+        outside_quotes = re.sub('"[^"]*"', "", HEADER.findall(text)[0])
+        delimiter = max(DELIMITERS, key=outside_quotes.count)
     rows = _rows(path, text, delimiter, 1 if separator else 0)
-    header = next(rows, (0, []))[1]
+    _, header = next(rows, (0, []))
     positions = find_columns(path, header)
     for line, cells in rows:
         if cells == header:  # repeated where files were concatenated
@@ -42,13 +46,9 @@ def read_csv(path: Path) -> Iterator[Record]:
         cells = [*cells, *[""] * (len(header) - len(cells))][: len(header)]  # Excel leaves out empty fields at the end
         if any(LINE_END.search(cell) for cell in cells) and _spans_rows(path.parent, cells, positions, delimiter):
             raise _error(path, line, "a quoted field continues on the next line: a quote is missing, or one too many")
-        values = {column: cells[i] for column, i in positions.items()}
-        yield Record(f"line {line}", values["image"], _label(values["label"]), values.get("split"))
-
-
-def _label(cell: str) -> str | None:
-    integer = WHOLE.fullmatch(cell.strip())
-    return None if cell.strip() in MISSING else integer[1] if integer else cell
+        label = WHOLE.sub(r"\1", cells[positions["label"]].strip())
+        split = cells[positions["split"]] if "split" in positions else None
+        yield Record(f"line {line}", cells[positions["image"]], None if label in MISSING else label, split)
 
 
 def _text(path: Path) -> str:
@@ -69,28 +69,17 @@ def _line_after(text: str) -> int:
     return len(LINE_END.findall(text)) + 1
 
 
-def _delimiter(text: str) -> str:
-    header = HEADER.match(text)
-    assert header is not None  # it matches the empty text
-    outside = re.sub('"[^"]*"', "", header[1])
-    return max(DELIMITERS, key=outside.count)
-
-
 def _rows(path: Path, text: str, delimiter: str, skip: int) -> Iterator[tuple[int, list[str]]]:
     """Yield the non-blank rows after the first `skip` lines, each with the number of its first line."""
     quotes = 0
 
     def lines() -> Iterator[str]:
         nonlocal quotes
-        for line in io.StringIO(text, newline=""):
+        for line in islice(io.StringIO(text, newline=""), skip, None):
             quotes += line.count('"')
             yield line
 
-    source = lines()
-    for _ in range(skip):
-        next(source)
-    reader = csv.reader(source, delimiter=delimiter, skipinitialspace=True, strict=True)
-    quotes, end = 0, skip
+    reader, end = csv.reader(lines(), delimiter=delimiter, skipinitialspace=True, strict=True), skip
     try:
         for cells in reader:
             start, end = end + 1, skip + reader.line_num
@@ -99,15 +88,13 @@ def _rows(path: Path, text: str, delimiter: str, skip: int) -> Iterator[tuple[in
             if any(cell.strip() for cell in cells):
                 yield start, cells
     except csv.Error as error:
-        raise _error(path, end + 1, _reason(str(error))) from error
-
-
-def _reason(error: str) -> str:
-    if "field limit" in error:
-        return f"a field of more than {csv.field_size_limit():,} characters: remove its column, or close the quote before it"
-    if "end of data" in error:
-        return "a quote is opened and never closed"
-    return f"a quote is not closed, or is inside a quoted field and not doubled ({error})"
+        reason = f"a quote is not closed, or is inside a quoted field and not doubled ({error})"
+        if "end of data" in str(error):
+            reason = "a quote is opened and never closed"
+        elif "field limit" in str(error):
+            most = f"{csv.field_size_limit():,} characters"
+            reason = f"a field of more than {most}: remove its column, or close the quote before it"
+        raise _error(path, end + 1, reason) from error
 
 
 def _spans_rows(root: Path, cells: list[str], positions: dict[str, int], delimiter: str) -> bool:

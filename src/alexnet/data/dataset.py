@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alexnet.data.batches import SplitImages
 from alexnet.data.cache import Pixels, header_sizes, open_cache
@@ -28,7 +29,7 @@ class Dataset:
 
     def images(self, name: str) -> SplitImages:
         """Return the images of a split, or of `all` splits."""
-        rows = np.arange(len(self.table)) if name == "all" else self.table.rows(name)
+        rows = self._rows(name)
         return SplitImages(self.pixels, rows, self.table.targets[rows])
 
     def fingerprint(self) -> dict[str, Any]:
@@ -39,8 +40,10 @@ class Dataset:
 
     def names(self, name: str) -> list[str]:
         """Return the names of the images of a split, or of `all` splits, in the order of `images`."""
-        rows = range(len(self.table)) if name == "all" else self.table.rows(name)
-        return [self.table.images[i] for i in rows]
+        return [self.table.images[i] for i in self._rows(name)]
+
+    def _rows(self, name: str) -> NDArray[np.int64]:
+        return np.arange(len(self.table)) if name == "all" else self.table.rows(name)
 
 
 def open_dataset(table: Table, preprocessing: Preprocessing, workers: int, data: Data | None, *, train: bool = True) -> Dataset:
@@ -57,25 +60,16 @@ def open_dataset(table: Table, preprocessing: Preprocessing, workers: int, data:
 
 def resolve(recipe: Recipe, table: Table) -> Recipe:
     """Resolve `auto` in `images.cache_size`, `images.upscale` and `augment.horizontal_flip` from the dataset."""
-    changes: dict[str, object] = {}
-    images = recipe.images
-    if "auto" in (images.cache_size, images.upscale):
-        input_size = images.crop or images.input
-        side = (
-            min(_side(table, recipe.data.workers) or input_size, input_size)
-            if images.cache_size == "auto"
-            else images.cache_size
-        )
-        if images.upscale == "auto":
-            fits = side != "full" and side * UPSCALE <= images.input and images.input % UPSCALE == 0
-            changes["images.upscale"] = UPSCALE if fits else 1
+    images, changes = recipe.images, dict[str, object]()
+    side = images.cache_size
+    if side == "auto":  # the median shorter side, but no more than the input
+        sizes = [min(size) for size in header_sizes(table, recipe.data.workers)]
+        largest = images.crop or images.input
+        side = min(int(np.median(sizes)), largest) if sizes else largest
         changes["images.cache_size"] = side
+    if images.upscale == "auto":
+        fits = isinstance(side, int) and side * UPSCALE <= images.input and images.input % UPSCALE == 0
+        changes["images.upscale"] = UPSCALE if fits else 1
     if recipe.augment.horizontal_flip == "auto":
         changes["augment.horizontal_flip"] = table.mirror
     return recipe.with_settings(changes)
-
-
-def _side(table: Table, workers: int) -> int | None:
-    """Return the median shorter side of the images, in pixels; None if no image is readable."""
-    sizes = header_sizes(table, workers)
-    return int(np.median([min(size) for size in sizes])) if sizes else None

@@ -7,6 +7,7 @@ torch is not imported, so that decoding processes (decode_worker.py) start fast.
 from __future__ import annotations
 
 import io
+import re
 import stat
 import warnings
 from contextlib import suppress
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from alexnet.data import metadata, sample_formats
-from alexnet.data.file_types import HEAD, image_format
 from alexnet.errors import ImageError
 
 # Formats of cameras, phones, browsers and microscopes. Not all of Pillow's: it would run Ghostscript for EPS, for example.
@@ -30,6 +30,26 @@ MAX_PIXELS = 120_000_000  # in a file; phones have cameras of 108 million
 MAX_REPAIRED = 1 << 28  # bytes of a file to strip of metadata
 MAX_DECODED = 50_000_000  # pixels in memory, at 4 bytes and up to three copies; a JPEG may decode at a smaller scale
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+
+# What an unreadable file is, by its first bytes, and what to do about it.
+HEAD = 512  # bytes to read
+JPEG_SIZES = re.compile(rb"\xff[\xc0-\xc3]..(.)", re.DOTALL)  # a frame header, whose first field is the bits per sample
+KINDS = (
+    (re.compile(rb".{4}ftypavi[fs]", re.DOTALL), "an AVIF image that is damaged, or needs a newer Pillow: save it as JPEG"),
+    (re.compile(rb".{4}ftyp(?:hei[cmsx]|hev[cmx]|mif1|msf1)", re.DOTALL), "a HEIC photo: save it as JPEG"),
+    (re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", re.DOTALL), "a video: save frames of it as images"),
+    (re.compile(rb"II\*\0.{4}CR|FUJIFILMCCD-RAW|IIRO|IIU\0", re.DOTALL), "a camera's RAW photo: save it as JPEG"),
+    (re.compile(rb".{128}DICM", re.DOTALL), "a DICOM file: save it as PNG, all on one scale"),
+    (re.compile(rb".{344}(?:n\+1|ni1)\0", re.DOTALL), "a NIfTI file: save its slices as PNG, all on one scale"),
+    (re.compile(rb"\x93NUMPY|\x89HDF"), "a file of arrays: save them as PNG, all on one scale"),
+    (re.compile(rb"8BPS"), "a Photoshop file: save it as PNG"),
+    (re.compile(rb"\xff\x0a|\0{3}\x0cJXL "), "a JPEG XL image: save it as PNG"),
+    (re.compile(rb"%PDF|%!PS"), "a PDF or PostScript file: save it as PNG"),
+    (re.compile(rb"(?:<\?xml.*)?\s*(?:<!--.*)?<svg", re.DOTALL), "an SVG drawing: save it as PNG"),
+    (re.compile(rb"\s*<(?:!doctype )?html", re.IGNORECASE), "a web page: download the image itself"),
+    (re.compile(rb"version https://git-lfs"), "a pointer of Git LFS: run git lfs pull"),
+    (re.compile(rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!"), "an archive: unpack it"),
+)
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limits above are ours
 
@@ -54,15 +74,19 @@ def decode_with_damage(source: Source, reduced_to: int = 1 << 30) -> tuple[Image
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
             raise ImageError(f"{describe_array(source)}, but should be uint8, H x W x 3")
         return Image.fromarray(source), None
+    if isinstance(source, Image.Image):
+        try:
+            return _to_upright_rgb(source), None
+        except Exception as error:  # Pillow raises many types on damaged files
+            raise to_image_error(error) from error
     try:
-        return _to_upright_rgb(source) if isinstance(source, Image.Image) else _decode_file(source, reduced_to), None
-    except Exception as error:  # Pillow raises many types on damaged files
+        return _decode_file(source, reduced_to), None
+    except Exception as error:
         reason = to_image_error(error)
         # A ValueError: Pillow 11 takes some RAW photos for TIFF, and finds their size invalid.
-        if not isinstance(source, Image.Image) and isinstance(error, UnidentifiedImageError | ValueError):
-            named = image_format(_head(source))
-            reason = ImageError(named, "not an image") if named else reason
-        if isinstance(source, Image.Image) or (plain := strip_damaged_metadata(source, reason)) is None:
+        if isinstance(error, UnidentifiedImageError | ValueError) and (named := _describe_file(source)):
+            reason = ImageError(named, "not an image")
+        if (plain := strip_damaged_metadata(source, reason)) is None:
             raise reason from error
         with suppress(Exception):
             return _decode_file(plain, reduced_to), reason
@@ -70,16 +94,23 @@ def decode_with_damage(source: Source, reduced_to: int = 1 << 30) -> tuple[Image
         raise unread or reason from error
 
 
-def _head(source: File) -> bytes:
+def _describe_file(source: File) -> str:
+    """Return what an unreadable file is, by its first bytes, and what to do about it; empty if it is unknown."""
     if isinstance(source, bytes):
-        return source[:HEAD]
-    with source.open("rb") as file:
-        return file.read(HEAD)
+        head = source[:HEAD]
+    else:
+        with source.open("rb") as file:
+            head = file.read(HEAD)
+    if head.startswith(b"\xff\xd8") and (sizes := JPEG_SIZES.search(head)) and sizes[1] in b"\x0c\x10":
+        return f"a JPEG of {sizes[1][0]}-bit samples: save it as PNG or TIFF"
+    return next((description for pattern, description in KINDS if pattern.match(head)), "")
 
 
 def _decode_file(source: File, reduced_to: int) -> Image.Image:
     with open_image(source) as image:
-        image.draft(None, _draft_size(image, reduced_to))  # has an effect on JPEG only
+        scale = min(1.0, reduced_to / min(image.size))
+        size = max(1, int(image.width * scale)), max(1, int(image.height * scale))
+        image.draft(None, size)  # decodes a JPEG at the smallest scale that is not below this size
         return _to_upright_rgb(image)
 
 
@@ -97,7 +128,10 @@ def load(image: Image.Image) -> None:
 
 def _to_upright_rgb(image: Image.Image) -> Image.Image:
     load(image)
-    return metadata.turn_upright(sample_formats.to_rgb(image), metadata.orientation(image))
+    turn = metadata.TURNS.get(metadata.orientation(image))
+    upright = sample_formats.to_rgb(image)
+    # `ImageOps.exif_transpose` would rewrite all EXIF data, and fail if some of it is invalid.
+    return upright if turn is None else upright.transpose(turn)
 
 
 def strip_damaged_metadata(source: File, reason: ImageError) -> bytes | None:
@@ -190,9 +224,3 @@ def _check_size(image: Image.Image, limit: int, action: str) -> None:
     if (count := image.width * image.height) > limit:
         size = f"{image.width}x{image.height}, {count / 1e6:.0f} megapixels, but the limit to {action} is {limit / 1e6:.0f}"
         raise ImageError(f"{size}: make it smaller", "huge")
-
-
-def _draft_size(image: Image.Image, reduced_to: int) -> tuple[int, int]:
-    """Return the smallest size for reduced JPEG decoding: in proportion, with the shorter side at `reduced_to`."""
-    scale = min(1.0, reduced_to / min(image.size))
-    return max(1, int(image.width * scale)), max(1, int(image.height * scale))

@@ -1,8 +1,8 @@
 """Decode images in separate processes, so that no file can hang or crash the main process.
 
-A worker is `python -m alexnet.data.decode_worker`; it reads one line of JSON per image, and replies with a line and bytes, none
-of which are executed. (multiprocessing is unsuitable: spawn runs the user's script again, fork is unsafe with OpenMP.) The
-system kills a worker that takes too long, even inside a C library; the image is reported, and another worker takes over.
+Workers (decode_worker.py) answer with JSON and bytes, none of which are executed. (multiprocessing is unsuitable: spawn runs
+the user's script again, fork is unsafe with OpenMP.) The system kills a worker that takes too long, even inside a C library;
+the image is reported, and another worker takes over.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def decode_one(work: str, source: Source, settings: dict[str, Any]) -> Answer | 
             return Answer(*WORK[work](content, **settings))
         except ImageError as error:
             return error
-    worker = _idle_or_new_worker()
+    worker = _take_worker()
     request = {"work": work, "settings": settings}
     if isinstance(content, bytes):
         answer = worker.ask({**request, "bytes": len(content)}, content)
@@ -172,13 +172,12 @@ def decode_one(work: str, source: Source, settings: dict[str, Any]) -> Answer | 
     return answer
 
 
-def _idle_or_new_worker() -> _Worker:
+def _take_worker() -> _Worker:
+    """Return an idle worker, or a new one."""
     with suppress(IndexError):
-        while True:
-            worker = _idle.pop()
-            if worker.alive:
-                return worker
+        while not (worker := _idle.pop()).alive:
             worker.end()
+        return worker
     return _Worker()
 
 

@@ -49,10 +49,13 @@ def _facts(source: decode.Source) -> tuple[dict[str, Any], bytes]:
     """
     image, damage = decode.decode_with_damage(source, REDUCED_TO)
     levels: NDArray[np.uint8] = np.asarray(image)
-    digest = hashlib.sha256(repr(levels.shape).encode() + levels.tobytes()).hexdigest()
-    result = {"pixels": digest, "range": int(levels.max()) - int(levels.min()), "brightest": int(levels.max())}
-    thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    return {**result, **_header(source, damage)}, thumbnail.tobytes()
+    facts = {
+        "pixels": hashlib.sha256(repr(levels.shape).encode() + levels.tobytes()).hexdigest(),
+        "range": int(levels.max()) - int(levels.min()),
+        "brightest": int(levels.max()),
+        **_header(source, damage),
+    }
+    return facts, image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
 
 
 def _header(source: decode.Source, damage: ImageError | None) -> dict[str, Any]:
@@ -69,12 +72,6 @@ def _header(source: decode.Source, damage: ImageError | None) -> dict[str, Any]:
 
 
 WORK: dict[str, Callable[..., tuple[dict[str, Any], bytes]]] = {"pixels": _pixels, "size": _size, "facts": _facts}
-
-
-def _find_work(name: str) -> Callable[..., tuple[dict[str, Any], bytes]]:
-    module, _, function = name.partition(":")
-    work: Callable[..., tuple[dict[str, Any], bytes]] = getattr(import_module(module), function) if function else WORK[name]
-    return work
 
 
 def main() -> None:
@@ -95,7 +92,9 @@ def main() -> None:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # the signal kills the process
         try:
-            result, body = _find_work(request["work"])(source, **request["settings"])
+            module, _, function = request["work"].partition(":")
+            work = getattr(import_module(module), function) if function else WORK[module]
+            result, body = work(source, **request["settings"])
         except Exception as error:
             reason = decode.to_image_error(error)
             result, body = {"error": str(reason), "kind": reason.kind}, b""

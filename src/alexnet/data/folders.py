@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -35,76 +35,95 @@ IMAGE_SUFFIXES = frozenset(
 )
 SNIFFED = 20  # files to open in a folder where no name has such a suffix
 # Folders that archive programs, operating systems and Python create.
-SYSTEM_FOLDERS = {
-    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"),
-}
+SYSTEM_FOLDERS = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__")
 # Files that alexnet creates: of runs, search indices and studies; figures of `explain` and `--find-lr`.
 MARKER_FILES = ("recipe.toml", "model.json", "search.json", "study.json")
 OUR_FIGURES = re.compile(r".+-explained\.png|filters\.png|ablation\.png|.+-(lr|rate)\.png")
 MADE = "made by alexnet, not a training image"
+NO_SPLIT = "not in a split's folder"
+
+Skip = tuple[Path, str]  # a file or folder, with the reason why it is left out
+Image = tuple[Path, str, str]  # an image, its label and its split
 
 
 @dataclass(frozen=True, eq=False)
 class Folder:
-    """The content of a folder: its `files`, its `folders` that contain images, and what is `ignored`, with the reason."""
+    """A folder: its `files`, its `folders` that contain images, and what is `ignored` in it and below."""
 
     path: Path
     files: list[Path]
-    folders: list[Folder] = field(default_factory=list)
-    ignored: list[tuple[Path, str]] = field(default_factory=list)
+    folders: list[Folder]
+    ignored: list[Skip]
 
     @cached_property
     def has_images(self) -> bool:
         """Whether there are images among its own files."""
-        return any(file.suffix.lower() in IMAGE_SUFFIXES for file in self.files) or any(map(_opens, self.files[:SNIFFED]))
+        return any(map(_named_image, self.files)) or any(map(_opens, self.files[:SNIFFED]))
 
     @cached_property
     def splits(self) -> dict[Path, str]:
         """The inner folders that are splits, with their splits; empty if they are classes."""
-        return _splits(self)
+        by_name = {folder: split_of_folder(folder.path.name) for folder in self.folders}
+        other_words = [words for split, words in by_name.values() if split]
+        named = {f: split for f, (split, words) in by_name.items() if split and (not words or other_words.count(words) > 1)}
+        others = [folder for folder in self.folders if folder not in named]
+        if not named or not (_hold_classes(list(named), others) or ("train" in named.values() and not others)):
+            return {}
+        for split in sorted(set(named.values())):
+            if len(same := [folder.path.name for folder, its in named.items() if its == split]) > 1:
+                raise DataError(
+                    f"{self.path} has {format_names(same)}, each of which could be {split}: move one of them elsewhere"
+                )
+        complete = "train" in named.values() and len(named) > 1
+        if not complete and (alike := [folder.path.name for folder in others if folder.images_in_folders]):
+            name = next(iter(named)).path.name
+            raise DataError(
+                f"{self.path} has {name!r} and {format_names(alike)}, all with folders in them, which may be splits or "
+                "classes: for splits, name them train, val and test, or move the others elsewhere; "
+                f"for classes, rename {name!r}"
+            )
+        return {folder.path: split for folder, split in named.items()}
 
     @property
     def images_in_folders(self) -> bool:
         """Whether all images are in inner folders."""
         return bool(self.folders) and not self.has_images
 
+    def walk(self) -> Iterator[Folder]:
+        """Yield the folder and those below it."""
+        yield self
+        for inner in self.folders:
+            yield from inner.walk()
+
     def all_files(self) -> list[Path]:
         """Return all files in the folder and below, sorted; a folder that is linked twice counts once."""
-        seen: set[str] = set()
-
-        def walk(folder: Folder) -> Iterator[Path]:
-            real = os.path.realpath(folder.path)
-            if real not in seen:
-                seen.add(real)
-                yield from folder.files
-                for inner in folder.folders:
-                    yield from walk(inner)
-
-        return sorted(walk(self))
-
-    def skipped(self, root: Path) -> list[Skipped]:
-        """Return what is ignored in the folder and below."""
-        result = [Skipped(path.relative_to(root).as_posix(), reason) for path, reason in self.ignored]
-        return result + [skipped for inner in self.folders for skipped in inner.skipped(root)]
+        folders = {os.path.realpath(folder.path): folder for folder in reversed(list(self.walk()))}
+        return sorted(file for folder in folders.values() for file in folder.files)
 
 
 def read_folder(root: Path) -> tuple[list[Row], list[Skipped]]:
     """Return a row for each image in the folder, and the files and folders that are left out."""
-    parent = _scan(root, ())
-    if parent.splits:
-        return _read_splits(root, parent)
-    if not parent.images_in_folders:
-        return _read_classes(root, parent, "")
-    if len(parent.folders) == 1 and parent.folders[0].splits:
-        rows, skipped = _read_splits(root, parent.folders[0])  # photos/data/train/cat
-        strays = [Skipped(file.name, "not in a split's folder") for file in parent.files]
-        return rows, [*strays, *Folder(root, [], [], parent.ignored).skipped(root), *skipped]
-    _refuse_parts(parent)
-    return _read_classes(root, parent, "")
+    tree = _scan(root, ())
+    if tree.splits:
+        images, skipped = _read_splits(tree)
+    elif tree.images_in_folders and len(tree.folders) == 1 and tree.folders[0].splits:  # photos/data/train/cat
+        images, skipped = _read_splits(tree.folders[0])
+        skipped += [(file, NO_SPLIT) for file in tree.files]
+    else:
+        _refuse_parts(tree)
+        images, skipped = _read_classes(tree, "")
+
+    def name(path: Path) -> str:
+        return path.relative_to(root).as_posix()
+
+    rows = [Row(name(file), label, split) for file, label, split in images]
+    return rows, [Skipped(name(path), reason) for path, reason in (*tree.ignored, *skipped)]
 
 
 def _refuse_parts(parent: Folder) -> None:
-    """Refuse folders that may be datasets of their own, or parts of one, rather than classes."""
+    """Refuse folders of images alone that may be datasets of their own, or parts of one, rather than classes."""
+    if not parent.images_in_folders:
+        return
     names = [folder.path.name for folder in parent.folders]
     for folder in parent.folders:
         if any(inner.images_in_folders and inner.path in folder.splits for inner in folder.folders):
@@ -132,37 +151,37 @@ def _scan(path: Path, above: tuple[str, ...]) -> Folder:
         if inner.name.lower() in SYSTEM_FOLDERS:
             parent.ignored.append((inner, "a folder of an archive program or the operating system"))
         elif os.path.realpath(inner) not in above:
-            result = _scan(inner, above)
-            if reason := _no_images(result):
+            folder = _scan(inner, above)
+            if reason := _no_images(folder):
                 parent.ignored.append((inner, reason))
             else:
-                parent.folders.append(result)
-    if any(PICTURES.fullmatch(inner.path.name) for inner in parent.folders):
-        masks = [inner for inner in parent.folders if MASKS.fullmatch(inner.path.name)]
-        parent.ignored.extend((inner.path, "masks of the images beside it, by its name") for inner in masks)
-        parent.folders[:] = [inner for inner in parent.folders if inner not in masks]
+                parent.folders.append(folder)
+    if any(PICTURES.fullmatch(folder.path.name) for folder in parent.folders):
+        masks = [folder for folder in parent.folders if MASKS.fullmatch(folder.path.name)]
+        parent.ignored.extend((folder.path, "masks of the images beside it, by its name") for folder in masks)
+        parent.folders[:] = [folder for folder in parent.folders if folder not in masks]
+    for folder in parent.folders:
+        parent.ignored.extend(folder.ignored)
     return parent
 
 
 def _no_images(folder: Folder) -> str:
     """Return why a folder is neither a class nor a split; empty if it may be one."""
-    images = [file for file in folder.files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if folder.folders:
+        return ""
+    images = [file for file in folder.files if _named_image(file)]
     may_be_ours = images or any((folder.path / name).is_file() for name in MARKER_FILES)
-    if may_be_ours and not folder.folders and all(map(_is_our_figure, images)):
+    if may_be_ours and all(OUR_FIGURES.fullmatch(file.name) or made_by_alexnet(file) for file in images):
         return MADE
-    if folder.folders or folder.has_images:
+    if folder.has_images:
         return ""
     if any(reason == MADE for _, reason in folder.ignored):  # `runs`
         return MADE
     return "no images in it" if folder.files or folder.ignored else "class folder without files"
 
 
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES or _opens(file)
-
-
-def _is_our_figure(file: Path) -> bool:
-    return bool(OUR_FIGURES.fullmatch(file.name)) or made_by_alexnet(file)
+def _named_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _opens(file: Path) -> bool:
@@ -174,64 +193,35 @@ def _opens(file: Path) -> bool:
         return False
 
 
-def _splits(parent: Folder) -> dict[Path, str]:
-    """Return the folders in `parent` that are splits, with their splits; empty if they are classes."""
-    by_name = {folder: split_of_folder(folder.path.name) for folder in parent.folders}
-    other_words = [words for split, words in by_name.values() if split]
-    named = {f: split for f, (split, words) in by_name.items() if split and (not words or other_words.count(words) > 1)}
-    others = [folder for folder in parent.folders if folder not in named]
-    if not named or not (_hold_classes(list(named), others) or ("train" in named.values() and not others)):
-        return {}
-    for split in sorted(set(named.values())):
-        if len(same := [folder.path.name for folder, its in named.items() if its == split]) > 1:
-            raise DataError(
-                f"{parent.path} has {format_names(same)}, each of which could be {split}: move one of them elsewhere"
-            )
-    complete = "train" in named.values() and len(named) > 1
-    if not complete and (alike := [folder.path.name for folder in others if folder.images_in_folders]):
-        name = next(iter(named)).path.name
-        raise DataError(
-            f"{parent.path} has {name!r} and {format_names(alike)}, all with folders in them, which may be splits or classes: "
-            f"for splits, name them train, val and test, or move the others elsewhere; for classes, rename {name!r}"
-        )
-    return {folder.path: split for folder, split in named.items()}
-
-
 def _hold_classes(named: list[Folder], others: list[Folder]) -> bool:
     """Return whether folders named like splits contain classes: as folders, or as labels in file names."""
     if any(folder.images_in_folders for folder in named):
         return True
-    inner = [{folder.path.name for folder in each.folders} for each in named]
-    if len(inner) > 1 and set.intersection(*inner):  # there are stray images beside the class folders
-        return True
-    labels = [_labels_in_names(folder) for folder in named]
-    shared = set.intersection(*labels)
-    return len(named) > 1 and len(shared) > 1 and not any(shared <= _labels_in_names(folder) for folder in others)
+    if len(named) < 2:
+        return False
+    if set.intersection(*({inner.path.name for inner in folder.folders} for folder in named)):
+        return True  # there are stray images beside the class folders
+    shared = set.intersection(*map(_labels_in_names, named))
+    return len(shared) > 1 and not any(shared <= _labels_in_names(folder) for folder in others)
 
 
 def _labels_in_names(folder: Folder) -> set[str]:
     return {match["label"] for file in folder.files if (match := LABEL.match(file.stem))}
 
 
-def _read_splits(root: Path, parent: Folder) -> tuple[list[Row], list[Skipped]]:
-    splits = parent.splits
-    skipped = [Skipped(file.relative_to(root).as_posix(), "not in a split's folder") for file in parent.files]
-    skipped += Folder(parent.path, [], [], parent.ignored).skipped(root)
-    inside = {folder.path: _unwrap(folder) for folder in parent.folders if folder.path in splits}
-    skipped += [
-        Skipped(folder.path.relative_to(root).as_posix(), "not a split, unlike the folders beside it")
-        for folder in parent.folders
-        if folder.path not in splits
-    ]
-    in_folders = any(folder.folders for folder in inside.values())
-    rows: list[Row] = []
-    for path, folder in inside.items():
-        inner, left_out = _read_classes(root, folder, splits[path], in_names=not in_folders)
-        rows += inner
+def _read_splits(parent: Folder) -> tuple[list[Image], list[Skip]]:
+    images: list[Image] = []
+    skipped = [(file, NO_SPLIT) for file in parent.files]
+    skipped += [(f.path, "not a split, unlike the folders beside it") for f in parent.folders if f.path not in parent.splits]
+    inside = [(_unwrap(folder), parent.splits[folder.path]) for folder in parent.folders if folder.path in parent.splits]
+    in_folders = any(folder.folders for folder, _ in inside)
+    for folder, split in inside:
+        labelled, left_out = _read_classes(folder, split, in_names=not in_folders)
+        images += labelled
         skipped += left_out
-    if {row.split for row in rows} == {"train"}:  # alone, or beside an unlabelled test folder: not split yet
-        rows = [row._replace(split="") for row in rows]
-    return rows, skipped
+    if {split for _, _, split in images} == {"train"}:  # alone, or beside an unlabelled test folder: not split yet
+        images = [(file, label, "") for file, label, _ in images]
+    return images, skipped
 
 
 def _unwrap(folder: Folder) -> Folder:
@@ -243,36 +233,37 @@ def _unwrap(folder: Folder) -> Folder:
     return folder
 
 
-def _read_classes(root: Path, parent: Folder, split: str, *, in_names: bool = True) -> tuple[list[Row], list[Skipped]]:
+def _read_classes(parent: Folder, split: str, *, in_names: bool = True) -> tuple[list[Image], list[Skip]]:
     """Read class folders or, if there are none and with `in_names`, labels from file names."""
-    named: list[Row] = []
-    skipped = parent.skipped(root)
+    images: list[Image] = []
+    skipped: list[Skip] = []
     for file in parent.files:
-        name = file.relative_to(root).as_posix()
         if parent.folders or not in_names:
-            skipped.append(Skipped(name, "not in a class folder"))
+            skipped.append((file, "not in a class folder"))
         elif file.suffix.lower() == ".png" and made_by_alexnet(file):
-            skipped.append(Skipped(name, MADE))
-        elif not _is_image(file):
-            skipped.append(Skipped(name, "not an image"))
+            skipped.append((file, MADE))
+        elif not (_named_image(file) or _opens(file)):
+            skipped.append((file, "not an image"))
         elif match := LABEL.match(file.stem):
-            named.append(Row(name, match["label"], split))
+            images.append((file, match["label"], split))
         else:
-            skipped.append(Skipped(name, "no label in the file's name"))
-    if reason := why_not_labels(row.label for row in named):
-        skipped += [Skipped(row.image, reason) for row in named]
-    rows = [] if reason else named
+            skipped.append((file, "no label in the file's name"))
+    if reason := why_not_labels(label for _, label, _ in images):
+        skipped += [(file, reason) for file, _, _ in images]
+        images = []
     splits = {} if split else _splits_inside(parent)
     for folder in parent.folders:
         for file in folder.all_files():
-            path = file.relative_to(folder.path).parts[0]
-            rows.append(Row(file.relative_to(root).as_posix(), folder.path.name, splits.get(path, split)))
-    return rows, skipped
+            inner = file.relative_to(folder.path).parts[0]
+            images.append((file, folder.path.name, splits.get(inner, split)))
+    return images, skipped
 
 
 def _splits_inside(parent: Folder) -> dict[str, str]:
     """Return the split of each folder name inside class folders if all are splits: `cat/train`, `cat/val`, `dog/train`."""
-    inside = {inner.path.name: split_of_folder(inner.path.name) for folder in parent.folders for inner in folder.folders}
-    splits = {name: split for name, (split, words) in inside.items() if not words}
-    complete = splits.keys() == inside.keys() and "train" in splits.values() and len(set(splits.values())) == len(splits) > 1
-    return splits if complete and "" not in splits.values() and not any(folder.has_images for folder in parent.folders) else {}
+    if any(folder.has_images for folder in parent.folders):
+        return {}
+    names = {inner.path.name: split_of_folder(inner.path.name) for folder in parent.folders for inner in folder.folders}
+    splits = {name: split for name, (split, words) in names.items() if split and not words}
+    different = len(set(splits.values())) == len(splits) > 1
+    return splits if different and len(splits) == len(names) and "train" in splits.values() else {}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from alexnet.data.columns import Record
 from alexnet.data.csv_reader import read_csv
 from alexnet.data.labels import normalize_label
 from alexnet.data.name_patterns import split_of_folder
@@ -24,12 +22,7 @@ WINDOWS = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)  # C:\photos, \\server\
 
 def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]:
     """Return the rows of a CSV or Parquet file, those that are left out, and the images if the file contains them."""
-    records: Iterable[Record]
-    contents = None
-    if path.suffix.lower() == ".parquet":
-        records, contents = read_parquet(path)
-    else:
-        records = read_csv(path)
+    records, contents = read_parquet(path) if path.suffix.lower() == ".parquet" else (read_csv(path), None)
     rows: dict[str, Row] = {}
     skipped: list[Skipped] = []
     words: dict[str, str] = {}  # the file's name for each split

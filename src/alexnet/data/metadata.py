@@ -43,14 +43,6 @@ def orientation(image: Image.Image) -> int:
     return 1
 
 
-def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn an image upright.
-
-    `ImageOps.exif_transpose` would rewrite all EXIF data, and fail if some of it is invalid.
-    """
-    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
-
-
 def find_invalid_exif(image: Image.Image) -> str:
     """Describe what is invalid in the EXIF data of an opened image; empty if nothing is."""
     with warnings.catch_warnings():

@@ -6,6 +6,8 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,13 @@ FLOATS = {16: np.float16, 32: np.float32, 64: np.float64}  # by bits
 
 
 class Contents:
-    """Image files inside a Parquet file, by name; their bytes are read from disk when needed.
+    """Image files inside the Parquet file `path`, by name; their bytes are read from disk when needed.
 
     Reading in row order is fast; going back rereads a row group from its start.
-
-    Attributes:
-        path: the Parquet file.
     """
 
     def __init__(self, path: Path, column: str, rows: dict[str, int]) -> None:
         self.path, self._column, self._rows = path, column, rows
-        self._file: Any = None
-        self._starts: list[int] = []  # the first row of each row group
         self._batches: Iterator[Any] = iter(())
         self._first, self._batch = 0, list[Any]()  # the current batch, and its first row
 
@@ -44,13 +41,17 @@ class Contents:
         value = self._batch[row - self._first]
         return (value.get("bytes") if isinstance(value, dict) else value) or b""
 
+    @cached_property
+    def _file(self) -> Any:
+        return _open(self.path)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The first row of each row group, and the end of the last."""
+        counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+        return list(accumulate(counts, initial=0))
+
     def _seek(self, row: int) -> None:
-        if self._file is None:
-            self._file = _open(self.path)
-            groups = (self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups))
-            self._starts = [0]
-            for count in groups:
-                self._starts.append(self._starts[-1] + count)
         group = bisect_right(self._starts, row) - 1
         if row < self._first or not self._batch or self._starts[group] > self._first + len(self._batch):
             groups_left = list(range(group, self._file.num_row_groups))
@@ -75,13 +76,9 @@ def read_parquet(path: Path) -> tuple[list[Record], Contents | None]:
         file = _open(path)
         schema = file.schema_arrow
         columns = {column: schema.names[i] for column, i in find_columns(path, schema.names).items()}
-        texts = {}
-        for column in columns.keys() - {"image"}:
-            name = columns[column]
-            texts[column] = _texts(path, name, file.read([name]).column(name), _class_names(schema, name))
-        images, contents = _images(path, file, columns["image"])
-    missing = [None] * len(images)
-    values = zip(images, texts["label"], texts.get("split", missing), strict=True)
+        images, contents = _images(path, file, columns.pop("image"))
+        texts = {column: _texts(path, file, name) for column, name in columns.items()}
+    values = zip(images, texts["label"], texts.get("split", [None] * len(images)), strict=True)
     return [Record(f"row {row}", *value) for row, value in enumerate(values)], contents
 
 
@@ -107,28 +104,23 @@ def _open(path: Path) -> Any:
 def _images(path: Path, file: Any, name: str) -> tuple[list[str | None], Contents | None]:
     """Return the name of each image, and the images if the column contains them."""
     kind = file.schema_arrow.field(name).type
-    count = file.metadata.num_rows
-    paths: list[str | None] = [None] * count
-    column = name
-    if _base(kind) == "struct":
-        fields = {field.name: _base(field.type) for field in kind}
-        if fields.get("path") in TEXT:
-            table = file.read([f"{name}.path"])
-            paths = [value and value["path"] for value in table.column(name).to_pylist()]
-        if fields.get("bytes") not in BYTES or _all_null(file, f"{name}.bytes"):
-            if fields.get("path") in TEXT:
-                return paths, None
-            raise _type_error(path, name, kind)
+    paths: list[str | None] = [None] * file.metadata.num_rows
+    column, base = name, _base(kind)
+    if base in TEXT or base == "null" or (base in BYTES and _is_text(file, name)):
+        return _texts(path, file, name), None
+    fields = {field.name: _base(field.type) for field in kind} if base == "struct" else {}
+    if fields.get("path") in TEXT:
+        paths = [value and value["path"] for value in file.read([f"{name}.path"]).column(name).to_pylist()]
+    if fields.get("bytes") in BYTES and not _all_null(file, f"{name}.bytes"):
         column = f"{name}.bytes"
-    elif _base(kind) not in BYTES:
-        if _base(kind) not in (*TEXT, "null"):
-            raise _type_error(path, name, kind)
-        return _texts(path, name, file.read([name]).column(name)), None
-    elif _is_text(file, name):
-        return _texts(path, name, file.read([name]).column(name)), None
+    elif fields.get("path") in TEXT:
+        return paths, None
+    elif base not in BYTES:
+        held = f"the column {truncate(name)!r} holds {truncate(kind)}"
+        raise DataError(f"{path}: {held}, but should hold names of files, or files as bytes")
     # These paths only name the images: there need be no such files.
-    named = len({value for value in paths if value}) == count
-    names = [value if named and value else f"row-{row:06}" for row, value in enumerate(paths)]
+    unique = len({value for value in paths if value}) == len(paths)
+    names = [value if unique and value else f"row-{row:06}" for row, value in enumerate(paths)]
     return list(names), Contents(path, column, {value: row for row, value in enumerate(names)})
 
 
@@ -139,12 +131,6 @@ def _base(kind: Any) -> str:
     while pyarrow.types.is_dictionary(kind):
         kind = kind.value_type
     return str(kind).partition("[")[0].partition("<")[0].partition("(")[0]
-
-
-def _type_error(path: Path, name: str, kind: Any) -> DataError:
-    return DataError(
-        f"{path}: the column {truncate(name)!r} holds {truncate(kind)}, but should hold names of files, or files as bytes"
-    )
 
 
 def _all_null(file: Any, leaf: str) -> bool:
@@ -165,19 +151,20 @@ def _is_text(file: Any, name: str) -> bool:
     return 0 < len(text) < 4096 and printable(text) == text
 
 
-def _class_names(schema: Any, name: str) -> list[str] | None:
+def _class_names(schema: Any, name: str) -> list[Any] | None:
     """Return the names of the classes 0, 1, 2 … from Hugging Face's metadata of a column."""
     try:
         names = json.loads(schema.metadata[b"huggingface"])["info"]["features"][name]["names"]
     except (KeyError, TypeError, ValueError):  # no metadata, or not a class label
         return None
-    return [str(name) for name in names] if isinstance(names, list) else None
+    return names if isinstance(names, list) else None
 
 
-def _texts(path: Path, name: str, column: Any, classes: list[str] | None = None) -> list[str | None]:
-    """Return a column's values as text; null and NaN, and -1 if there are `classes`, become None."""
+def _texts(path: Path, file: Any, name: str) -> list[str | None]:
+    """Return a column's values as text; null and NaN, and -1 if the column has class names, become None."""
     import pyarrow
 
+    column, classes = file.read([name]).column(name), _class_names(file.schema_arrow, name)
     while pyarrow.types.is_dictionary(column.type):
         column = pyarrow.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
     kind, base = column.type, _base(column.type)
@@ -186,25 +173,23 @@ def _texts(path: Path, name: str, column: Any, classes: list[str] | None = None)
     if not (is_fraction or is_integer or base in (*TEXT, *BYTES, "bool", "null")):
         raise DataError(f"{path}: the column {truncate(name)!r} holds {truncate(kind)}, but should hold text or whole numbers")
 
+    def error(row: int, value: Any, reason: str) -> DataError:
+        return DataError(f"{path}, row {row}: {name} is {truncate(value)}, {reason}")
+
     def text(row: int, value: Any) -> str | None:
-        # NaN differs from itself.
-        if value is None or value != value or (classes and is_integer and value == -1):
+        if value is None or value != value or (classes and is_integer and value == -1):  # NaN differs from itself
             return None
+        if classes and is_integer and not 0 <= value < len(classes):
+            raise error(row, value, f"but the file has names for {len(classes)} classes from 0")
         if classes and is_integer:
-            if not 0 <= value < len(classes):
-                raise DataError(
-                    f"{path}, row {row}: {name} is {value}, but the file has names for {len(classes)} classes from 0"
-                )
             return str(classes[value])
-        if is_fraction and value in (float("inf"), float("-inf")):
-            raise DataError(f"{path}, row {row}: {name} is {value}, which is not a label")
+        if is_fraction and abs(value) == float("inf"):
+            raise error(row, value, "which is not a label")
         if is_fraction:
             return str(int(value)) if value == int(value) else str(FLOATS[kind.bit_width](value))
-        if isinstance(value, bytes):
-            try:
-                return str(value, "utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}, row {row}: {name} is {truncate(value)}, which is not UTF-8 text") from error
-        return str(value)
+        try:
+            return str(value, "utf-8") if isinstance(value, bytes) else str(value)
+        except UnicodeDecodeError as cause:
+            raise error(row, value, "which is not UTF-8 text") from cause
 
     return [text(row, value) for row, value in enumerate(column.to_pylist())]

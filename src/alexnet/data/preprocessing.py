@@ -31,8 +31,7 @@ def fit_image(stored: NDArray[np.uint8], preprocessing: Preprocessing) -> PixelA
     if preprocessing.resize == "bilinear" and not preprocessing.antialias:
         return _bilinear(_bilinear(stored.astype(np.float32), 1, preprocessing.input), 0, preprocessing.input)
     x = torch.from_numpy(stored.astype(np.float32)).permute(2, 0, 1)[None]  # 1 3 H W
-    result: NDArray[np.float32] = _resize(x, preprocessing.model_copy(update={"upscale": 1}))[0].permute(1, 2, 0).numpy()
-    return result
+    return _resize(x, preprocessing.model_copy(update={"upscale": 1}))[0].permute(1, 2, 0).numpy()
 
 
 def pixels(source: Path | NDArray[np.uint8], preprocessing: Preprocessing) -> PixelArray:

@@ -19,14 +19,7 @@ from alexnet.errors import ImageError
 TiffImagePlugin.READ_LIBTIFF = True
 
 ADVICE = "save it as 8- or 16-bit grey or RGB"
-NUMBERS = {
-    1: "integer",
-    2: "signed integer",
-    3: "floating-point",
-    4: "integer",
-    5: "complex",
-    6: "complex",
-}  # TIFF
+NUMBERS = {1: "integer", 2: "signed integer", 3: "floating-point", 4: "integer", 5: "complex", 6: "complex"}  # SampleFormat
 BITS, PHOTOMETRIC, BANDS, SAMPLE_FORMAT = 258, 262, 277, 339  # TIFF tags
 NEEDED = (256, 257, BITS, PHOTOMETRIC)  # width and height first
 KINDS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}  # TIFF PhotometricInterpretation
@@ -36,10 +29,12 @@ ROWS = 256  # rows of a 16-bit image to scale at a time
 
 def scale_transparency(image: Image.Image) -> None:
     """Scale the transparent level of a PNG as Pillow will scale its pixels; call this before they are loaded."""
-    if image.format == "JPEG2000" and len(image.getbands()) > 1 and getattr(image, "tile", None):
-        _refuse_wrapped(image)
     tiles = getattr(image, "tile", [])  # none once loaded
-    level, raw = image.info.get("transparency"), tiles[0][3] if image.format == "PNG" and tiles else None
+    if not tiles:
+        return
+    if image.format == "JPEG2000" and len(image.getbands()) > 1:
+        _refuse_wrapped(image)
+    level, raw = image.info.get("transparency"), tiles[0][3] if image.format == "PNG" else None
     if raw in SHORT_SCALES and isinstance(level, int):
         image.info["transparency"] = level * SHORT_SCALES[str(raw)]
     elif raw == "RGB;16B" and isinstance(level, tuple):

@@ -28,26 +28,23 @@ def visible_folders(folder: Path) -> list[Path]:
 
     Folders made by alexnet are skipped, with a message.
     """
-    result: list[Path] = []
+    result: dict[str, Path] = {}  # by their real paths, as a link may lead to a folder above
     skipped: list[Path] = []
-    seen: set[str] = set()
 
     def walk(current: Path) -> None:
         real = os.path.realpath(current)
-        if real in seen:  # a link to a folder above
-            return
-        seen.add(real)
-        result.append(current)
-        for inner in visible(current)[0]:
-            if is_alexnet_folder(inner):
-                skipped.append(inner)
-            else:
-                walk(inner)
+        if real not in result:
+            result[real] = current
+            for inner in visible(current)[0]:
+                if is_alexnet_folder(inner):
+                    skipped.append(inner)
+                else:
+                    walk(inner)
 
     walk(folder)
     if skipped:
         say(f"skipped {format_names(skipped)}: made by alexnet")
-    return result
+    return list(result.values())
 
 
 def visible_files(folder: Path) -> list[Path]:

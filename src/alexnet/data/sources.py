@@ -49,12 +49,12 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) 
 
 
 def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], given: Path, least: int) -> Table:
-    normalized = [normalize_label(row.label) for row in rows]
-    blank = [Skipped(row.image, "no label") for row, label in zip(rows, normalized, strict=True) if not label]
-    rows = [row._replace(label=label) for row, label in zip(rows, normalized, strict=True) if label]
+    rows = [row._replace(label=normalize_label(row.label)) for row in rows]
+    skipped = [*skipped, *(Skipped(row.image, "no label") for row in rows if not row.label)]
+    rows = [row for row in rows if row.label]
     labels = tuple(sorted({row.label for row in rows}))
     if len(labels) < least:
-        raise DataError(f"{given} has {_too_few(given, labels, [*skipped, *blank])}")
+        raise DataError(f"{given} has {_too_few(given, labels, skipped)}")
     if undecoded := [label for label in labels if re.search("[\ud800-\udfff]", label)]:  # such as from a Windows archive
         name = os.fsencode(undecoded[0]).decode("utf-8", "replace")
         raise DataError(f"{given} has the label {truncate(name)!r}, which is not UTF-8: rename it")
@@ -68,7 +68,7 @@ def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], given
         targets=np.array([position[row.label] for row in rows], dtype=np.int64),
         splits=np.array([row.split for row in rows], dtype="<U5"),
         root=root,
-        skipped=(*skipped, *blank),
+        skipped=tuple(skipped),
     )
 
 

@@ -24,24 +24,18 @@ def split(table: Table, settings: Data, *, train: bool = True) -> Table:
     when a file is added. The other `RULES` choose only the validation images, as the tutorials do, after a test split by hash.
     """
     declared = {str(name) for name in np.unique(table.splits)} - {""}
-    splits, seed = table.splits.copy(), settings.split_seed
-    by_hash = settings.split == "hash"
+    splits, seed, rule = table.splits.copy(), settings.split_seed, RULES.get(settings.split)
+    shares = {} if rule or "val" in declared else {"val": settings.validation}
     if not declared:
-        shares = {"val": settings.validation, "test": settings.test} if by_hash else {"test": settings.test}
-        _hold_out(table, splits, np.arange(len(table)), shares, seed)
-    elif "val" not in declared and by_hash:
-        _hold_out(table, splits, table.rows("train"), {"val": settings.validation}, seed)
-    if "val" not in declared and not by_hash:
-        splits[RULES[settings.split](np.flatnonzero(splits == "train"), settings.validation, seed)] = "val"
+        _hold_out(table, splits, np.arange(len(table)), {**shares, "test": settings.test}, seed)
+    elif shares:
+        _hold_out(table, splits, table.rows("train"), shares, seed)
+    if rule and "val" not in declared:
+        splits[rule(np.flatnonzero(splits == "train"), settings.validation, seed)] = "val"
     done = replace(table, splits=splits)
     if train:
         _check(done, declared)
     return done
-
-
-def _first(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    """Return the first rows, as the code of tutorials 002 and 003 does (their text says the last)."""
-    return rows[: round(len(rows) * share)]
 
 
 def _keras_tail(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
@@ -62,7 +56,7 @@ def _scikit_learn(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[n
 
 
 RULES: dict[str, Callable[[NDArray[np.int64], float, int], NDArray[np.int64]]] = {
-    "first": _first,
+    "first": lambda rows, share, seed: rows[: round(len(rows) * share)],  # as the code of tutorials 002 and 003 does
     "keras-tail": _keras_tail,
     "train_test_split": _scikit_learn,
 }
@@ -93,12 +87,10 @@ def _check(table: Table, declared: set[str]) -> None:
             f"{table.name} is too small: of {len(table)} readable images {counts.get('train', 0)} would train the network "
             f"and {counts.get('val', 0)} validate it"
         )
-    trained = set(table.targets[table.rows("train")].tolist())
-    if empty := [label for i, label in enumerate(table.labels) if i not in trained and not declared]:
+    targets = {split: set(table.targets[table.rows(split)].tolist()) for split in SPLITS}
+    if empty := [label for i, label in enumerate(table.labels) if i not in targets["train"] and not declared]:
         raise DataError(f"{table.name} has no readable image of {format_names(empty)}: add some, or remove the class")
-    labels = {
-        name: {table.labels[i] for i in np.unique(table.targets[table.rows(name)])} for name in SPLITS if name in declared
-    }
+    labels = {split: {table.labels[i] for i in targets[split]} for split in SPLITS if split in declared}
     for name, present in labels.items():
         for other, others in labels.items():
             if missing := sorted(others - present):

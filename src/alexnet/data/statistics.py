@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,36 +15,17 @@ SAMPLE = 5000  # images for statistics per channel; `one` and mean images use al
 CHUNK = 64  # images at a time
 
 
-@dataclass(frozen=True, eq=False)
 class Statistics:
-    """Statistics of pixel values from 0 to 1: `mean_image` is S S 3, `products` 3 3, the mean product of two channels."""
+    """Statistics of pixel values from 0 to 1.
 
-    mean_image: NDArray[np.float64]
-    products: NDArray[np.float64]
+    `mean_image` is S S 3, `mean` and `std` are per channel, `covariance` and `products` (means of products) of two channels.
+    """
 
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        """Mean of each channel."""
-        result: NDArray[np.float64] = self.mean_image.mean((0, 1))
-        return result
-
-    @property
-    def covariance(self) -> NDArray[np.float64]:
-        """Covariance of the channels, 3 3."""
-        return self.products - np.outer(self.mean, self.mean)
-
-    @property
-    def std(self) -> NDArray[np.float64]:
-        """Standard deviation of each channel."""
-        result: NDArray[np.float64] = np.sqrt(np.diag(self.covariance).clip(0))
-        return result
-
-    def colour_axes(self, unit: str) -> NDArray[np.float64]:
-        """Return the principal components of RGB, one per row, with their `deviations` or `variances` as lengths."""
-        variances, vectors = np.linalg.eigh(self.covariance)
-        lengths = np.sqrt(variances.clip(0)) if unit == "deviations" else variances
-        axes: NDArray[np.float64] = (vectors * lengths).T
-        return axes
+    def __init__(self, mean_image: NDArray[np.float64], products: NDArray[np.float64]) -> None:
+        self.mean_image, self.products = mean_image, products
+        self.mean = mean_image.mean((0, 1))
+        self.covariance = products - np.outer(self.mean, self.mean)
+        self.std = np.sqrt(np.diag(self.covariance).clip(0))
 
 
 def compute_statistics(images: SplitImages) -> Statistics:
@@ -89,6 +69,8 @@ def fill_statistics(recipe: Recipe, train: SplitImages) -> tuple[Recipe, NDArray
         spread = np.diag(result.products).mean() - result.mean.mean() ** 2
         changes["images.std"] = float(max(1e-3, np.sqrt(max(0.0, spread))) * images.value_range)
     if noisy:
-        changes["augment.colour_axes"] = result.colour_axes(str(recipe.augment.colour_axes)).tolist()
+        variances, vectors = np.linalg.eigh(result.covariance)  # the principal components of RGB
+        lengths = variances if recipe.augment.colour_axes == "variances" else np.sqrt(variances.clip(0))
+        changes["augment.colour_axes"] = (vectors * lengths).T.tolist()
     mean_image = (result.mean_image * 255).astype(np.float32) if images.mean in ("image", "image-centre") else None
     return recipe.with_settings(changes), mean_image
