@@ -51,9 +51,11 @@ def ablate(plan: Plan | None, out: Path, device: str | None = None) -> dict[str,
 
 def best_scale(plan: Plan, train: Callable[..., dict[str, Any]]) -> float:
     """Return the factor of the learning rates that is best for the arm that `train` trains; 1 if none is tried or succeeds."""
-    steps, tried = plan.measure == "steps", [(scale, train(plan.seeds, scale)) for scale in plan.scales]
-    costs = {scale: run["epochs"] if steps else -run["validation"] for scale, run in tried if run["value"] is not None}
-    return min(costs, key=costs.__getitem__, default=1.0)
+    tried = {scale: train(plan.seeds, scale) for scale in plan.scales}
+    reached = {scale: run for scale, run in tried.items() if run["value"] is not None}
+    if plan.measure == "steps":
+        return min(reached, key=lambda scale: float(reached[scale]["epochs"]), default=1.0)
+    return max(reached, key=lambda scale: float(reached[scale]["validation"]), default=1.0)
 
 
 def train_arm(plan: Plan, out: Path, device: str | None, arm: str, seed: int, scale: float) -> dict[str, Any]:
@@ -82,7 +84,8 @@ def read_result(folder: RunFolder, plan: Plan) -> dict[str, Any]:
     """Return the result of a finished training; its `value` is what the study measures, None if it was not reached."""
     summary, rows = read_json(folder.summary), read_metrics(folder, ("images", "train_top1"))
     try:
-        validation, value = summary["validation"], (summary[plan.split] or summary["validation"])["top1"]
+        validation = summary["validation"]
+        value = (summary[plan.split] or validation)["top1"]
         # An epoch's error belongs to its middle; before all of them it is that of a guess.
         curve = [(0.0, 1 - 1 / len(validation["per_class"]))]
         curve += [(epoch + 0.5, 1 - row["train_top1"]) for epoch, row in enumerate(rows)]
