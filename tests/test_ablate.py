@@ -92,7 +92,8 @@ def test_several_settings_make_every_combination() -> None:
         (["--vary", "optimizer.lr=0.1"], "give two values or more"),
         (["--vary", "optimizer.lr"], "give two values or more"),
         (["--study", "poolin"], "did you mean 'pooling'"),
-        (["--study", "pooling", "--set", "model.pool=[2,2]"], "--set model.pool: the study pooling varies it"),
+        (["--study", "pooling", "--set", "model.pool=[2,2]"], "--set model.pool: this study varies it"),
+        (["--vary", "train.seed=1,2", "--set", "train.seed=3"], "--set train.seed: this study varies it"),
         (["--vary", "train.seed=1,2", "--minutes", 1, "--set", "train.minutes=1"], "give one of them"),
         (["--vary", "train.seed=1,2", "--recipe", "fats"], "did you mean 'fast'"),
     ],
@@ -130,10 +131,9 @@ def test_every_arm_of_a_study_is_a_network_that_can_be_built(name: str) -> None:
     assert not plan.claim.endswith(".")
 
 
-def test_studies_are_packaged() -> None:
-    """A wheel holds every file of the package; an editable install would hide that one is missing."""
-    assert {"relu-tanh", "pooling", "norm", "dropout", "augmentation", "towers"} == set(STUDIES)
-    assert (Path(alexnet.__file__).parent / "ablation" / "studies.toml").is_file()
+def test_a_study_s_own_dataset_gives_way_to_data() -> None:
+    plan = make_plan(find_study("pooling"), "cifar10", {"data.dataset": "digits"}, seeds=1, minutes=None)
+    assert (plan.recipe.name, plan.recipe.data.dataset, plan.recipe.images.input) == ("cifar10", "digits", 100)
 
 
 def test_overlapping_and_non_overlapping_pools_leave_maps_of_the_same_size() -> None:

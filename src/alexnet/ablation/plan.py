@@ -85,7 +85,7 @@ def vary_settings(varied: Sequence[str]) -> Plan:
 def make_plan(study: Plan, recipe: str | None, settings: Mapping[str, Any], seeds: int, minutes: float | None) -> Plan:
     """Return a study with its seeds and length, and with `settings` in its recipe; the recipes of all arms are checked."""
     if taken := sorted({key for arm in study.arms.values() for key in arm} & set(settings)):
-        raise RecipeError(f"--set {taken[0]}: the study {study.study} varies it, so it cannot be the same in all arms")
+        raise RecipeError(f"--set {taken[0]}: this study varies it, so it cannot be the same in all arms")
     base = (load(recipe) if recipe else study.recipe).with_settings({**study.settings, **settings}).with_absolute_dataset()
     if minutes is not None and base.train.minutes is not None:
         raise RecipeError("train.minutes is for each training and --minutes for the whole study: give one of them")
