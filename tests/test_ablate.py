@@ -20,17 +20,17 @@ from scipy import stats
 
 import alexnet
 from alexnet import api, recipe
-from alexnet.ablation import run as module
-from alexnet.ablation.plan import plan_study, plan_variation, read_plan
-from alexnet.ablation.results import _crossing, interval, summarise, table
-from alexnet.ablation.studies import ROWS, STUDIES
+from alexnet.ablation import STUDIES
+from alexnet.ablation import plan as module
+from alexnet.ablation.plan import Plan, find_study, make_plan, vary_settings
+from alexnet.ablation.run import read_result, summarise, table
 from alexnet.errors import RunError, shell_quote
 from alexnet.network.alexnet import AlexNet
+from alexnet.run import RunFolder
 from alexnet.training import train as training
 from commands import Started, error, run
 from conftest import metrics, train_until_signalled, weights
 
-FAST = recipe.load("fast")
 SMALL = {"model.width": 1 / 16, "images.input": 67, "train.batch_size": 8, "train.epochs": 2}
 VARY = ["model.dropout=0.0,0.5"]
 
@@ -79,9 +79,9 @@ def test_arms_take_turns_within_a_seed(photos: Path, tmp_path: Path, monkeypatch
 
 
 def test_several_settings_make_every_combination() -> None:
-    plan = plan_variation(["model.dropout=0,0.5", "model.pool=[3,2],[2,2]"], FAST, {}, seeds=1)
-    assert list(plan.arms) == [f"model.dropout={d}, model.pool={p}" for d in ("0", "0.5") for p in ("[3, 2]", "[2, 2]")]
-    assert plan.recipe_of("model.dropout=0.5, model.pool=[2, 2]", 0).model.overrides["pool"] == (2, 2)
+    plan = vary_settings(["model.dropout=0,0.5", "model.pool=[3,2], [2,2]"])
+    assert list(plan.arms) == [f"model.dropout={d}, model.pool={p}" for d in ("0", "0.5") for p in ("[3,2]", "[2,2]")]
+    assert plan.recipe_of("model.dropout=0.5, model.pool=[2,2]", 0).model.overrides["pool"] == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,8 @@ def test_several_settings_make_every_combination() -> None:
         (["--vary", "optimizer.lr=0.1"], "give two values or more"),
         (["--vary", "optimizer.lr"], "give two values or more"),
         (["--study", "poolin"], "did you mean 'pooling'"),
-        (["--study", "pooling", "--set", "model.pool=[2,2]"], "--set model.pool: the study pooling varies it"),
+        (["--study", "pooling", "--set", "model.pool=[2,2]"], "--set model.pool: this study varies it"),
+        (["--vary", "train.seed=1,2", "--set", "train.seed=3"], "--set train.seed: this study varies it"),
         (["--vary", "train.seed=1,2", "--minutes", 1, "--set", "train.minutes=1"], "give one of them"),
         (["--vary", "train.seed=1,2", "--recipe", "fats"], "did you mean 'fast'"),
     ],
@@ -117,29 +118,29 @@ def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_arm_of_a_study_is_a_network_that_can_be_built(name: str) -> None:
-    row = STUDIES[name]
-    plan = plan_study(row, recipe.load(row.recipe), {}, seeds=3)
-    built = []
-    for arm in plan.arms:
-        model = plan.recipe_of(arm, 0).model
+    study = find_study(name)
+    plan = make_plan(study, None, {}, seeds=3, minutes=None)
+    assert plan.recipe.data.dataset == "cifar10"
+    recipes = [plan.recipe_of(arm, 0) for arm in plan.arms]
+    for model in (settings.model for settings in recipes):
         network = AlexNet(model.variant, 10, width=model.width / 16, **model.overrides)
         assert network.smallest <= plan.recipe.images.input
-        built.append(plan.recipe_of(arm, 0))
-    assert len({settings.to_toml() for settings in built}) == len(row.arms)
-    assert set(row.claimed) < set(row.arms)
+    assert len({settings.to_toml() for settings in recipes}) == len(plan.arms)
+    assert set(plan.claimed) < set(plan.arms)
+    assert "section" in plan.source
+    assert not plan.claim.endswith(".")
 
 
-def test_studies_have_names_of_their_own_and_say_where_the_claim_stands() -> None:
-    assert len(STUDIES) == len(ROWS)
-    for row in ROWS:
-        assert "section" in row.source
-        assert not row.claim.endswith(".")
+def test_a_study_s_own_dataset_gives_way_to_data() -> None:
+    plan = make_plan(find_study("pooling"), "cifar10", {"data.dataset": "digits"}, seeds=1, minutes=None)
+    assert (plan.recipe.name, plan.recipe.data.dataset, plan.recipe.images.input) == ("cifar10", "digits", 100)
 
 
-def test_pools_that_overlap_and_pools_side_by_side_leave_maps_of_the_same_size() -> None:
-    side = STUDIES["pooling"].settings["images.input"]
+def test_overlapping_and_non_overlapping_pools_leave_maps_of_the_same_size() -> None:
+    study = find_study("pooling")
+    side = study.settings["images.input"]
     sizes = []
-    for arm in STUDIES["pooling"].arms.values():
+    for arm in study.arms.values():
         network = AlexNet("cifar10", 10, width=1 / 16, pool=arm["model.pool"])
         _, maps = network.activations(torch.zeros(1, 3, side, side), ["pool1", "pool2", "pool5"])
         sizes.append([m.shape[2:] for m in maps.values()])
@@ -149,7 +150,7 @@ def test_pools_that_overlap_and_pools_side_by_side_leave_maps_of_the_same_size()
 def test_a_study_trains_and_its_runs_predict(photos: Path, tmp_path: Path) -> None:
     settings = {"model.width": 1 / 16, "train.epochs": 1, "train.batch_size": 8}
     found = api.ablate(photos, study="pooling", out=tmp_path / "s", seeds=1, settings=settings)
-    assert [arm["arm"] for arm in found["arms"]] == ["overlapping", "side by side"]
+    assert [arm["arm"] for arm in found["arms"]] == ["overlapping", "non-overlapping"]
     for arm, window in zip(found["arms"], (3, 2), strict=True):
         opened = alexnet.load(arm["runs"][0]["run"])
         assert opened.network.features.pool1.kernel_size == window
@@ -176,7 +177,8 @@ def test_steps_to_a_training_error_are_found_at_the_rate_that_is_fastest(photos:
             assert float(rows[0]["lr"]) == arm["lr"]
     text = (out / "table.md").read_text()
     assert "six times" in text
-    assert "x " in text.splitlines()[-4] or "x " in text
+    assert "| ratio to the first arm |" in text
+    assert "×" in text.splitlines()[-1]
 
 
 def test_a_rate_at_which_it_diverges_is_noted_and_not_trained_again(photos: Path, tmp_path: Path) -> None:
@@ -205,7 +207,7 @@ def test_minutes_are_shared_by_all_trainings(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(module, "LRTrial", Steps)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    plan = plan_variation(VARY, FAST, {}, seeds=1, minutes=10)
+    plan = make_plan(vary_settings(VARY), None, {}, seeds=1, minutes=10)
     assert module._epochs(plan, 2 * (3 * 104 + 17) / 60, None) == 3
     assert module._epochs(plan, 2 * (3 * 104 + 15) / 60, None) == 2
     assert module._epochs(plan, 0.01, None) == 1, "less than an epoch is not to be had"
@@ -217,7 +219,7 @@ def test_minutes_give_every_arm_the_same_number_of_images(
     monkeypatch.setattr(module, "_epochs", lambda *_: 3)
     how: dict[str, Any] = {"vary": VARY, "out": tmp_path / "s", "seeds": 1, "minutes": 0.7, "settings": SMALL}
     found = api.ablate(photos, **how)
-    assert read_plan(tmp_path / "s" / "study.json").epochs == 3
+    assert Plan.model_validate_json((tmp_path / "s" / "study.json").read_text()).epochs == 3
     assert {one["images"] for arm in found["arms"] for one in arm["runs"]} == {3 * 28}
     monkeypatch.setattr(module, "_epochs", lambda *_: 4)
     assert api.ablate(photos, **how) == found, "what the minutes came to was settled before"
@@ -256,7 +258,7 @@ def test_another_study_in_the_same_folder_is_refused(study: tuple[Path, dict[str
     with pytest.raises(RunError, match="no study to resume"):
         api.ablate(out=tmp_path)
     (tmp_path / "study.json").write_text("{}")
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="study: Field required"):
         api.ablate(out=tmp_path)
 
 
@@ -289,12 +291,12 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_bytes(
 
 @given(st.lists(st.floats(0.1, 0.9), min_size=2, max_size=6))
 def test_the_interval_is_student_s(values: list[float]) -> None:
-    mean, around = interval(values)
-    assert around is not None
+    found = summarise(values, values, ratio=False)
     if np.std(values) > 1e-6:
         expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-        assert (mean, *around) == pytest.approx((np.mean(values), *expected))
-    assert interval(values[:1]) == (values[0], None)
+        assert (found["mean"], *found["mean_interval"]) == pytest.approx((np.mean(values), *np.clip(expected, 0, 1)))
+    single = summarise(values[:1], values[:1], ratio=False)
+    assert (single["mean"], single["mean_interval"]) == (values[0], None)
 
 
 def test_arms_are_compared_seed_by_seed() -> None:
@@ -328,13 +330,35 @@ def test_where_an_aim_was_not_reached_nothing_is_claimed() -> None:
     }
 
 
+def write_run(folder: Path, errors: list[float]) -> RunFolder:
+    """A finished run of an epoch for each training error: 10 classes, 10 steps an epoch, trained to an error of 0.25."""
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.toml").write_text("[train]\nbatch_size = 10\n[stop]\ntrain_error = 0.25\n")
+    validation = {"top1": 0.5, "per_class": dict.fromkeys(range(10))}
+    (folder / "summary.json").write_text(json.dumps({"validation": validation, "test": None, "seconds": 1.0}))
+    rows = "".join(f"{number},100,{1 - error}\n" for number, error in enumerate(errors, 1))
+    (folder / "metrics.csv").write_text(f"epoch,images,train_top1\n{rows}")
+    return RunFolder(folder)
+
+
 @pytest.mark.parametrize(
     ("errors", "epochs"),
-    [([0.4, 0.2], 1.25), ([0.25], 0.5), ([0.4, 0.3], None), ([0.26, 0.24, 0.3], 1.0), ([0.1], 0.5 * 0.65 / 0.8)],
+    [([0.4, 0.2], 1.25), ([0.25], 0.5), ([0.4, 0.3], None), ([0.26, 0.24], 1.0), ([0.1], 0.5 * 0.65 / 0.8), ([0.9], None)],
 )
-def test_the_aim_is_read_between_epochs(errors: list[float], epochs: float | None) -> None:
-    curve = [(0.0, 0.9), *((i + 0.5, error) for i, error in enumerate(errors))]
-    assert _crossing(curve, 0.25) == (None if epochs is None else pytest.approx(epochs))
+def test_steps_are_interpolated_between_epochs(errors: list[float], epochs: float | None, tmp_path: Path) -> None:
+    result = read_result(write_run(tmp_path / "run", errors), find_study("relu-tanh"))
+    assert result["value"] == (None if epochs is None else pytest.approx(10 * epochs))
+    assert result["epochs"] == pytest.approx(epochs or len(errors))
+    assert result["curve"] == [(0.0, 0.9), *((pytest.approx(i + 0.5), pytest.approx(error)) for i, error in enumerate(errors))]
+
+
+def test_a_damaged_run_is_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [0.5])
+    assert read_result(folder, find_study("pooling"))["value"] == 0.5, "without a test set, validation counts"
+    for content in ("{}", '{"test": null, "validation": []}'):
+        folder.summary.write_text(content)
+        with pytest.raises(RunError, match="run is damaged: remove it"):
+            read_result(folder, find_study("pooling"))
 
 
 def test_the_table_says_what_was_claimed_beside_what_was_measured(study: tuple[Path, dict[str, Any]]) -> None:
@@ -344,7 +368,7 @@ def test_the_table_says_what_was_claimed_beside_what_was_measured(study: tuple[P
     text = table({**found, "claim": "Less is more", "source": "somebody, section 1", "arms": arms})
     assert text.startswith("Claimed: Less is more (somebody, section 1).")
     assert "| model.dropout=0.5 | 1 point less |" in text
-    assert "validation top-1" in text
+    assert "| validation top-1 (%) | seeds | difference to the first arm (points) |" in text
 
 
 def test_the_command_prints_the_table_and_where_the_figure_is(photos: Path, tmp_path: Path) -> None:
@@ -352,4 +376,4 @@ def test_the_command_prints_the_table_and_where_the_figure_is(photos: Path, tmp_
     done = run("ablate", photos, "--vary", "train.keep=best,last", "--seeds", 1, *sets, "--out", tmp_path / "s")
     assert "| train.keep=best |" in done.stdout
     assert f"{tmp_path / 's'}/ablation.png" in done.stdout
-    assert "training 2 of 2: train.keep=last, seed 0" in done.stderr
+    assert "training 2 of 2: train.keep=last-0" in done.stderr

@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from alexnet import recipe
-from alexnet.ablation.studies import STUDIES
+from alexnet.ablation import STUDIES
 from alexnet.cli import app
 from alexnet.cli.options import data_argument
 from alexnet.data.builtin import NAMES

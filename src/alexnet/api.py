@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.ablation.plan import find_study, plan_study, plan_variation
+from alexnet.ablation.plan import find_study, make_plan, vary_settings
 from alexnet.ablation.run import ablate as train_plan
 from alexnet.convert.pretrained import settings_from_weights
 from alexnet.data.check import Findings
@@ -511,7 +511,7 @@ def ablate(
 
     Args:
         data: as for `train`. Default: the study's, else the recipe's.
-        study: a name in `alexnet.ablation.studies.STUDIES`.
+        study: a name in `alexnet.ablation.STUDIES`.
         vary: instead of a study, recipe keys and their values, as `["optimizer.lr=0.01,0.001"]`; every combination is trained.
         recipe: as for `train`. Default: the study's, else `fast`.
         out: study folder to create. Given without `study` and `vary`, the study in it is resumed. Default: a new one in
@@ -538,16 +538,10 @@ def ablate(
     variations = list(vary)
     if study is None and not variations:
         return train_plan(None, Path(out or ""), device)
-    known_study = None if study is None else find_study(study)
-    base = load_recipe(str(recipe or (known_study.recipe if known_study else "fast")))
-    dataset = data if data is not None else known_study.dataset if known_study else None
-    if dataset is not None:
-        base = base.with_settings({"data.dataset": str(dataset)})
-    if known_study is None:
-        plan = plan_variation(variations, base, settings or {}, seeds=seeds, minutes=minutes)
-    else:
-        plan = plan_study(known_study, base, settings or {}, seeds=seeds, minutes=minutes)
-    named = base.model_copy(update={"name": study or "vary"})
+    chosen = vary_settings(variations) if study is None else find_study(study)
+    changes = {**({} if data is None else {"data.dataset": str(data)}), **(settings or {})}
+    plan = make_plan(chosen, None if recipe is None else str(recipe), changes, seeds, minutes)
+    named = plan.recipe.model_copy(update={"name": plan.study})
     return train_plan(plan, Path(out) if out is not None else _default_out(named), device)
 
 

@@ -1,29 +1,34 @@
-"""Ablation: train with one thing changed, over several seeds; an interrupted study is resumed."""
+"""Train the arms of a study with each seed, compare them, and write a table and a figure."""
 
 from __future__ import annotations
 
-import math
 import re
+import textwrap
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
-from itertools import islice, repeat
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from alexnet.ablation.plan import Plan, read_plan
-from alexnet.ablation.results import TrainingResult, read_result, summarise, table
-from alexnet.errors import AlexNetError, DivergedError, Interrupted, RunError, error_reason, shell_quote
-from alexnet.files import read_json, write_json, write_text
-from alexnet.progress import format_duration, say
-from alexnet.run import RunFolder
+import numpy as np
+from scipy.special import stdtrit
+
+from alexnet.ablation.plan import Plan, open_plan
+from alexnet.data.batches import epoch_bounds
+from alexnet.errors import DivergedError, Interrupted, RunError, shell_quote
+from alexnet.files import read_json, write, write_json, write_text
+from alexnet.plotting import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY
+from alexnet.progress import say
+from alexnet.run import RunFolder, read_metrics, read_recipe
 from alexnet.training import train as training
-from alexnet.training.budget import EVALUATION_COST, WARM_UP_STEPS
-from alexnet.training.lr_finder import LRTrial
 from alexnet.training.signals import StopRequest
 
-TIMED_STEPS = 5
-STARTUP = 8.0  # seconds of a training outside its steps and evaluations
+COLOURS = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY)  # of the arms
+FORMATS = {  # of a study's results: titles and formats of a mean and of a difference, factor, and text for no mean
+    "accuracy": ("{split} top-1 (%)", "difference to the first arm (points)", "{:.1f}", "{:+.1f}", 100, "diverged"),
+    "steps": ("steps to a training error of {aim:g}", "ratio to the first arm", "{:,.0f}", "×{:.2f}", 1, "not reached"),
+}
 
 
 def ablate(plan: Plan | None, out: Path, device: str | None = None) -> dict[str, Any]:
@@ -32,172 +37,172 @@ def ablate(plan: Plan | None, out: Path, device: str | None = None) -> dict[str,
     Arms take turns within each seed, so that an interrupted study has trained all of them alike; the same call resumes it. A
     `plan` of None takes that of the folder.
     """
-    plan = _saved_plan(plan, out, device)
+    plan = open_plan(plan, out, device)
+    train = partial(train_arm, plan, out, device)
     try:
         with StopRequest():
-            trainings = _Trainings(plan, out, device)
-            scales = trainings.scales()
-            for seed in range(plan.seeds):
-                for arm, scale in scales.items():
-                    trainings.train(arm, seed, scale)
-            return _write(plan, trainings, scales)
+            scales = {arm: best_scale(plan, partial(train, arm)) for arm in plan.arms}
+            seeds = [{arm: train(arm, seed, scale) for arm, scale in scales.items()} for seed in range(plan.seeds)]
+            return write_results(plan, seeds, scales, out)
     except Interrupted as error:
-        raise Interrupted(
-            f"stopped, everything is saved; resume with: alexnet ablate --out {shell_quote(out)}", error.code
-        ) from error
+        command = f"alexnet ablate --out {shell_quote(out)}"
+        raise Interrupted(f"stopped, everything is saved; resume with: {command}", error.code) from error
 
 
-def _saved_plan(plan: Plan | None, out: Path, device: str | None) -> Plan:
-    """Return the plan in `out`, saved there if the folder is new; refuse a `plan` that differs from it."""
-    path = out / "study.json"
-    if path.exists():
-        saved = read_plan(path)
-        if plan is not None and (key := saved.difference(plan)):
-            hint = f"resume it (alexnet ablate --out {shell_quote(out)}) or name another --out"
-            raise RunError(f"{out} holds a study of which {key!r} is not what is asked for: {hint}")
-        return saved
-    if plan is None:
-        raise RunError(f"{out} holds no study to resume: start one with --study or --vary")
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RunError(f"{out} exists and is not empty: name another --out")
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write the folder {out}: {error_reason(error)}; name another --out") from error
-    if plan.minutes is not None:
-        plan = plan.model_copy(update={"epochs": _epochs(plan, plan.minutes, device)})
-    write_text(path, plan.model_dump_json(indent=2) + "\n")
-    return plan
+def best_scale(plan: Plan, train: Callable[..., dict[str, Any]]) -> float:
+    """Return the factor of the learning rates that is best for the arm that `train` trains; 1 if none is tried or succeeds."""
+    tried = {scale: train(plan.seeds, scale) for scale in plan.scales}
+    reached = {scale: run for scale, run in tried.items() if run["value"] is not None}
+    if plan.measure == "steps":
+        return min(reached, key=lambda scale: float(reached[scale]["epochs"]), default=1.0)
+    return max(reached, key=lambda scale: float(reached[scale]["validation"]), default=1.0)
 
 
-def _epochs(plan: Plan, minutes: float, device: str | None) -> int:
-    """Return the epochs of each training with which all take about `minutes`, by a few timed steps of each arm.
-
-    All arms get the same number of images, whichever is slower; the input is the largest of progressive resizing.
-    """
-    epoch = overhead = 0.0  # seconds, of a training of the average arm
-    for arm in plan.arms:
-        trial = LRTrial(plan.recipe_of(arm, 0), device, progress=1.0)
-        losses = trial.losses(repeat(1e-6))  # at so low a rate nothing blows up
-        for _ in islice(losses, WARM_UP_STEPS):
-            pass
-        start = time.monotonic()
-        steps = sum(1 for _ in islice(losses, TIMED_STEPS))
-        train, val, test = (trial.images.get(split, 0) for split in ("train", "val", "test"))
-        pace = (time.monotonic() - start) / max(1, steps * min(trial.batch_size, train)) / len(plan.arms)
-        epoch += pace * (train + EVALUATION_COST * val)
-        overhead += pace * EVALUATION_COST * (val + test)
-    overhead += STARTUP
-    epochs = max(1, int((minutes * 60 / plan.trainings - overhead) / epoch))
-    total = format_duration(plan.trainings * (epochs * epoch + overhead))
-    say(f"{plan.trainings} trainings of {epochs} epochs, as that takes about {total}")
-    return epochs
-
-
-class _Trainings:
-    """The trainings of a plan, each in a run folder of its own in `out`."""
-
-    def __init__(self, plan: Plan, out: Path, device: str | None) -> None:
-        self.plan, self.out, self.device = plan, out, device
-        self.number = 0
-        self._record = out / "diverged.json"
-        self.diverged: dict[str, str] = read_json(self._record) if self._record.exists() else {}  # not trained again
-
-    def scales(self) -> dict[str, float]:
-        """Return the factor of each arm's learning rates that is best for it, on a seed of its own.
-
-        Where steps are counted, no factor is tried for longer than the best one took.
-        """
-        plan, best = self.plan, dict[str, tuple[float, float]]()
-        for scale in plan.scales:
-            for arm in plan.arms:
-                name, counts = f"rate{scale:g}", plan.measure == "steps"
-                self.train(arm, plan.seeds, scale, name, math.ceil(best[arm][0]) if counts and arm in best else None)
-                result = self.result(arm, name)
-                cost = result.epochs if counts else -result.validation
-                if result.value is not None and (arm not in best or cost < best[arm][0]):
-                    best[arm] = (cost, scale)
-        if plan.scales and (missing := [arm for arm in plan.arms if arm not in best]):
-            raise AlexNetError(f"{missing[0]}: no rate got there; give it more epochs (--set train.epochs=…) and another --out")
-        return {arm: best[arm][1] if arm in best else 1.0 for arm in plan.arms}
-
-    def train(self, arm: str, seed: int, scale: float, name: str = "", epochs: int | None = None) -> None:
-        """Train an arm with a seed, for `epochs` at most, or resume it, unless that is done."""
-        folder = self.folder(arm, name or str(seed))
-        self.number += 1
-        if folder.summary.exists() or folder.path.name in self.diverged:
-            return
-        say(f"training {self.number} of {self.plan.trainings}: {arm}, {name or f'seed {seed}'}")
-        recipe, now = self.plan.recipe_of(arm, seed, scale), time.monotonic()
-        if epochs is not None:
-            recipe = recipe.with_settings({"train.epochs": min(epochs, recipe.train.epochs)})
+def train_arm(plan: Plan, out: Path, device: str | None, arm: str, seed: int, scale: float) -> dict[str, Any]:
+    """Train an arm with a seed, or resume it, unless that is done; return the result."""
+    name = str(seed) if seed < plan.seeds else f"rate{scale:g}"
+    folder = RunFolder(out / f"{re.sub(r'[^0-9A-Za-z.=]+', '-', arm).strip('-')}-{name}")
+    diverged = folder.path / "diverged.txt"
+    if not folder.summary.exists() and not diverged.exists():
+        number = len({*out.glob("*/recipe.toml"), folder.recipe})
+        say(f"training {number} of {plan.trainings}: {folder.path.name}")
         try:
             if folder.recipe.exists():
-                training.resume(folder.path, self.device, now)
+                training.resume(folder.path, device, time.monotonic())
             else:
-                training.start(recipe, folder.path, self.device, now)
+                training.start(plan.recipe_of(arm, seed, scale), folder.path, device, time.monotonic())
         except DivergedError as error:
             say(str(error))
-            self.diverged[folder.path.name] = str(error)
-            write_json(self._record, self.diverged)
-
-    def folder(self, arm: str, name: str) -> RunFolder:
-        """Return the run folder of an arm; `name` is the seed, or the rate that is tried."""
-        return RunFolder(self.out / f"{re.sub(r'[^0-9A-Za-z.=]+', '-', arm).strip('-')}-{name}")
-
-    def result(self, arm: str, name: str) -> TrainingResult:
-        """Return the result of a training."""
-        folder = self.folder(arm, name)
-        if folder.path.name in self.diverged:
-            return TrainingResult(str(folder.path), diverged=self.diverged[folder.path.name])
-        return read_result(folder, self.plan.measure, self.plan.split)
+            write_text(diverged, str(error))  # so that it is not trained again
+    if diverged.exists():
+        nothing = {"value": None, "epochs": 0.0, "images": 0, "seconds": 0.0, "validation": 0.0, "training": None}
+        return {"run": str(folder.path), **nothing, "curve": [], "diverged": diverged.read_text(encoding="utf-8")}
+    return read_result(folder, plan)
 
 
-def _write(plan: Plan, trainings: _Trainings, scales: Mapping[str, float]) -> dict[str, Any]:
-    """Write `results.json`, `table.md`, `ablation.png` and `ablation.svg`, and return the results."""
-    from alexnet.ablation.figure import draw  # with matplotlib, a second that `predict` need not wait
-
-    runs = {arm: [trainings.result(arm, str(seed)) for seed in range(plan.seeds)] for arm in plan.arms}
-    first = [run.value for run in next(iter(runs.values()))]
-    trained = {arm: [run.training for run in runs[arm] if run.training is not None] for arm in plan.arms}
-    arms = [
-        {
-            "arm": arm,
-            "first": arm == next(iter(plan.arms)),
-            "settings": settings,
-            "lr": plan.recipe_of(arm, 0, scales[arm]).optimizer.lr if plan.scales else None,
-            "claimed": plan.claimed.get(arm, ""),
-            **summarise([run.value for run in runs[arm]], first, ratio=plan.measure == "steps"),
-            "training": sum(trained[arm]) / len(trained[arm]) if trained[arm] else None,
-            "runs": [asdict(run) for run in runs[arm]],
-        }
-        for arm, settings in plan.arms.items()
-    ]
-    results = {
-        **plan.model_dump(include={"study", "claim", "source", "measure", "split", "seeds"}),
-        "aim": plan.recipe.stop.train_error,
-        "epochs": plan.epochs or plan.recipe.train.epochs,
-        "arms": arms,
-        "how": _method(plan, [run.images for arm in runs.values() for run in arm if run.images]),
-        "figures": [str(trainings.out / f"ablation.{kind}") for kind in ("png", "svg")],
-    }
-    draw(results, [Path(path) for path in results["figures"]])
-    write_text(trainings.out / "table.md", table(results))
-    write_json(trainings.out / "results.json", results)
-    return results
+def read_result(folder: RunFolder, plan: Plan) -> dict[str, Any]:
+    """Return the result of a finished training; its `value` is what the study measures, None if it was not reached."""
+    summary, rows = read_json(folder.summary), read_metrics(folder, ("images", "train_top1"))
+    try:
+        validation = summary["validation"]
+        value = (summary[plan.split] or validation)["top1"]
+        # An epoch's error belongs to its middle; before all of them it is that of a guess.
+        curve = [(0.0, 1 - 1 / len(validation["per_class"]))]
+        curve += [(epoch + 0.5, 1 - row["train_top1"]) for epoch, row in enumerate(rows)]
+        result = {"run": str(folder.path), "value": value, "epochs": float(len(rows)), "seconds": float(summary["seconds"])}
+        result |= {"validation": validation["top1"], "training": rows[-1]["train_top1"], "curve": curve, "diverged": ""}
+    except (LookupError, TypeError, ValueError) as error:
+        raise RunError(f"{folder.path} is damaged: remove it, and it is trained again") from error
+    if plan.measure == "steps":
+        recipe = read_recipe(folder)
+        aim, steps = recipe.stop.train_error, len(epoch_bounds(int(rows[0]["images"]), recipe.train))
+        (left, before), (right, after) = curve[-2:]  # training ends once the error is reached
+        epochs = float(np.interp(aim, (after, before), (right, left)))
+        result |= {"value": epochs * steps, "epochs": epochs} if after <= aim < before else {"value": None}
+    return {**result, "images": int(sum(row["images"] for row in rows))}
 
 
-def _method(plan: Plan, images: list[int]) -> str:
-    """Describe the measurement; `images` are those of each training."""
-    shown = " to ".join(f"{count:,}" for count in dict.fromkeys((min(images), max(images)))) if images else "no"
-    rate = "each arm's rate the best of those tried on another seed" if plan.scales else "one rate"
-    measured = {
-        "accuracy": f"Top-1 is that of the {plan.split} images, differences in points; in training: that of the last epoch, "
-        "on images as they are trained on.",
-        "steps": "Steps are read between the means of epochs; their mean is geometric, their difference a ratio.",
-    }
-    return (
-        f"{Path(plan.recipe.data.dataset).stem}, recipe {plan.recipe.name}: {shown} images a training, {rate}, {plan.seeds} "
-        f"seeds on the same split. {measured[plan.measure]} In brackets 95 % intervals over seeds (Student's t), those of "
-        "differences seed by seed."
+def write_results(plan: Plan, seeds: Sequence[Mapping[str, Any]], scales: Mapping[str, float], out: Path) -> dict[str, Any]:
+    """Write `results.json`, the table and the figure of a study; `seeds` are the results of all arms, seed by seed."""
+    arms: list[dict[str, Any]] = []
+    for arm, settings in plan.arms.items():
+        runs = [results[arm] for results in seeds]
+        values, training = [run["value"] for run in runs], [run["training"] for run in runs if not run["diverged"]]
+        lr = plan.recipe_of(arm, 0, scales[arm]).optimizer.lr if plan.scales else None
+        row = {"arm": arm, "first": not arms, "settings": settings, "lr": lr, "claimed": plan.claimed.get(arm, "")}
+        row |= summarise(values, arms[0]["values"] if arms else values, ratio=plan.measure == "steps")
+        arms.append({**row, "training": fmean(training) if training else None, "runs": runs})
+    study = plan.model_dump(include={"study", "claim", "source", "measure", "split", "seeds"})
+    study |= {"aim": plan.recipe.stop.train_error, "epochs": plan.epochs or plan.recipe.train.epochs, "arms": arms}
+    images = max(run["images"] for arm in arms for run in arm["runs"])
+    study["how"] = (
+        f"{Path(plan.recipe.data.dataset).stem}, recipe {plan.recipe.name}: {plan.seeds} seeds on the same split, up to "
+        f"{images:,} images per training{', learning rates chosen for each arm on another seed' if plan.scales else ''}. In "
+        "parentheses: 95 % intervals over seeds (Student's t), of differences seed by seed. Means of steps are geometric."
     )
+    study["figures"] = [str(out / f"ablation.{kind}") for kind in ("png", "svg")]
+    draw(study)
+    write_text(out / "table.md", table(study))
+    write_json(out / "results.json", study)
+    return study
+
+
+def summarise(values: Sequence[float | None], first: Sequence[float | None], *, ratio: bool) -> dict[str, Any]:
+    """Return an arm's `mean` over seeds and its `difference` to the `first` arm, with their 95 % intervals (Student's t).
+
+    Differences are taken seed by seed. With `ratio`, means are geometric and the difference is a ratio. Where a value is
+    missing, both are None; a single seed has no interval.
+    """
+    sample, other = (np.array(each, dtype=float) for each in (values, first))  # a missing value is NaN
+    if ratio:
+        sample, other = np.log(sample), np.log(other)
+    count, result = len(sample), dict[str, Any](values=list(values))
+    for name, numbers, least in (("mean", sample, 0.0), ("difference", sample - other, -1.0)):
+        half = stdtrit(count - 1, 0.975) * numbers.std(ddof=1) / np.sqrt(count) if count > 1 else 0.0
+        points = numbers.mean() + half * np.array([0, -1, 1])
+        mean, *interval = (np.exp(points) if ratio else points.clip(least, 1.0)).tolist()  # accuracies are 0 to 1
+        missing = bool(np.isnan(mean))
+        result |= {name: None if missing else mean, f"{name}_interval": None if missing or count < 2 else interval}
+    return result
+
+
+def table(study: Mapping[str, Any]) -> str:
+    """Return the results as Markdown: the claim and the method, then a row per arm."""
+    claim = f"Claimed: {study['claim']} ({study['source']}). " if study["claim"] else ""
+    lines = [" | ".join(row if claim else [row[0], *row[2:]]) for row in _rows(study)]
+    lines.insert(1, " | ".join(["---"] * (lines[0].count("|") + 1)))
+    return "\n".join([*textwrap.wrap(claim + study["how"], 128), "", *(f"| {line} |" for line in lines), ""])
+
+
+def _rows(study: Mapping[str, Any]) -> list[list[str]]:
+    """Return the rows of the table, the first its head."""
+    title, change, form, signed, factor, missing = FORMATS[study["measure"]]
+    rows = [["arm", "claimed", title.format(**study), "seeds", change, "training top-1 (%)"]]
+    for arm in study["arms"]:
+        name = arm["arm"] + ("" if arm["lr"] is None else f" (lr {arm['lr']:g})")
+        mean = _format(arm["mean"], arm["mean_interval"], form, factor) or missing
+        seeds = ", ".join(_format(value, None, form, factor) or missing for value in arm["values"])
+        difference = "" if arm["first"] else _format(arm["difference"], arm["difference_interval"], signed, factor)
+        rows.append([name, arm["claimed"], mean, seeds, difference, _format(arm["training"], None, "{:.1f}", 100)])
+    return rows
+
+
+def _format(value: float | None, interval: Sequence[float] | None, form: str, factor: float) -> str:
+    """Return a value with its interval, as `79.3 (78.1 to 80.5)`, or "" if there is none."""
+    if value is None:
+        return ""
+    ends = " to ".join(form.format(factor * end) for end in interval or ())
+    return form.format(factor * value) + (f" ({ends})" if ends else "")
+
+
+def draw(study: Mapping[str, Any]) -> None:
+    """Draw the figures: a dot is a seed, a diamond the mean, a line its 95 % interval; with steps, errors on the left."""
+    from matplotlib import rc_context  # with its fonts, a second that `predict` need not wait
+    from matplotlib.figure import Figure
+
+    from alexnet import fonts
+
+    head, *rows = _rows(study)
+    _, _, form, _, factor, _ = FORMATS[study["measure"]]
+    style: Any = {"axes.edgecolor": GREY, "font.size": 9, "text.parse_math": False, "svg.fonttype": "none"}
+    with rc_context({**style, "svg.hashsalt": study["study"]}):
+        figure = Figure(figsize=(9.6, max(3.0, 0.8 * len(rows) + 0.6)), layout="constrained")
+        *errors, axes = figure.subplots(1, 2 if study["measure"] == "steps" else 1, squeeze=False)[0]
+        for y, arm in enumerate(study["arms"]):
+            colour, ends = COLOURS[y % len(COLOURS)], arm["mean_interval"] or []
+            axes.plot(arm["values"], [y - 0.17] * len(arm["values"]), "o", color=colour, alpha=0.55)
+            axes.plot(ends, [y + 0.12] * len(ends), color=colour, linewidth=2)
+            axes.plot([arm["mean"]], [y + 0.12], "D", color=colour)
+            axes.text(1.02, y, f"{rows[y][2]}\n{rows[y][4]}".strip(), transform=axes.get_yaxis_transform(), va="center")
+            for run in arm["runs"] if errors else ():
+                errors[0].plot(*np.array(run["curve"]).reshape(-1, 2).T, color=colour, alpha=0.8)
+        axes.set_yticks(range(len(rows)), [textwrap.fill(row[0], 24) for row in rows])
+        axes.set(xlabel=head[2], ylim=(len(rows) - 0.5, -0.5))
+        axes.xaxis.set_major_formatter(lambda value, _: form.format(factor * value))
+        for left in errors:
+            axes.set_xlim(left=0)
+            left.axhline(study["aim"], color=GREY, linestyle="--")
+            left.set(xlabel="epochs", ylabel="training error", xlim=(0, None))
+        for path in map(Path, study["figures"]):
+            options: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 160}
+            write(path, partial(fonts.save, figure, kind=path.suffix[1:], **options))

@@ -124,7 +124,7 @@ def print_lr_suggestion(result: dict[str, Any], as_json: bool) -> None:
 
 def print_study(result: dict[str, Any]) -> None:
     """Print the table of a study, and the path of its figure."""
-    from alexnet.ablation.results import table
+    from alexnet.ablation.run import table
 
     print(table(result))
     print(f"{'figure':10}  {result['figures'][0]}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alexnet.ablation.studies import STUDIES
+from alexnet.ablation import STUDIES
 from alexnet.cli.app import app
 from alexnet.cli.help import MAKE, Command
 from alexnet.cli.options import (
@@ -180,20 +180,22 @@ def _settings(flags: dict[str, Any], data_root: Path | None, changes: list[str] 
     return {**given, **parse_settings(changes or ())}
 
 
+# Options of ablate only
+StudyName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help=f"Study of a claim: {', '.join(STUDIES)}.", autocompletion=lambda: list(STUDIES)),
+]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=A,B,…", help="Recipe key and the values to compare; given again, every combination is trained."),
+]
+
+
 @command()
 def ablate(
     data: Annotated[str | None, data_argument("Dataset, as for train.", default="the study's, else the recipe's")] = None,
-    study: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help=f"Study of a claim: {', '.join(STUDIES)}.", autocompletion=lambda: list(STUDIES)),
-    ] = None,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=A,B,…",
-            help="Recipe key and the values to compare; given again, every combination is trained.",
-        ),
-    ] = None,
+    study: StudyName = None,
+    vary: Vary = None,
     minutes: Annotated[
         float | None,
         typer.Option(min=0.01, metavar="M", help="Time for all trainings together.  [default: the recipe's epochs for each]"),
