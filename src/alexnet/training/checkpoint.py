@@ -22,8 +22,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from alexnet.data.dataset import Dataset
-from alexnet.errors import DataError, RunError, error_reason
-from alexnet.files import rename, write_text
+from alexnet.errors import DataError, RunError
+from alexnet.files import rename, write_text, writing
 from alexnet.files import write as write_file
 from alexnet.recipe import MACHINE_KEYS, Recipe, flatten_keys
 from alexnet.run import RunFolder
@@ -89,21 +89,19 @@ def write(run: Path, tensors: Tensors, content: dict[str, Any]) -> None:
     content = {"version": VERSION, **content}
     path = run / "checkpoint"
     new, last, before = path / "next", path / "last", path / "before"
-    try:
-        shutil.rmtree(new, ignore_errors=True)
-        path.mkdir(exist_ok=True)
-        new.mkdir()
-        write_file(new / "state.safetensors", lambda part: safetensors.torch.save_file(tensors, part))
-        write_text(new / "state.json", json.dumps({"sha256": _digest(new, content), "content": content}, indent=2))
-        if last.exists():
-            shutil.rmtree(before, ignore_errors=True)
-            rename(last, before)
-        rename(new, last)
-    except RunError:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error_reason(error)}") from error
+    shutil.rmtree(new, ignore_errors=True)
+    with writing(path):
+        try:
+            path.mkdir(exist_ok=True)
+            new.mkdir()
+            write_file(new / "state.safetensors", lambda part: safetensors.torch.save_file(tensors, part))
+            write_text(new / "state.json", json.dumps({"sha256": _digest(new, content), "content": content}, indent=2))
+            if last.exists():
+                shutil.rmtree(before, ignore_errors=True)
+                rename(last, before)
+            rename(new, last)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def exists(run: Path) -> bool:

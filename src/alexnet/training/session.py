@@ -67,7 +67,7 @@ class Session:
         self.state = TrainingState(**content)
         if self._group.world_size > 1:
             self.state.accumulation_steps = 1
-        self._budget.add_elapsed(self.state.elapsed_before)
+        self._budget.started -= self.state.elapsed_before
         network, momentum = (self._group.broadcast_tensors(tensors[kind]) for kind in ("network", "momentum"))
         checkpoint.restore(network, momentum, self._model, self._step.optimizer, self._folder.path)
         self.best_weights = tensors["best"]
