@@ -58,8 +58,9 @@ class ParallelModel:
                 raise RecipeError(f"--parallel {mode} divides a network over processes, and there is one: add --processes 2")
             return
         if mode != "data":
+            _check_divisible(network, group.world_size, mode)
             self.network = copy.deepcopy(network)
-            self.shard_dims = _shard_layers(self, _towers(network, group) if mode == "towers" else _hybrid(network))
+            self.shard_dims = _shard_layers(self)
             self.load_shards()
         if mode == "towers":
             self.forward = self.network
@@ -135,28 +136,22 @@ class ParallelModel:
 # Sharding a network
 
 
-def _towers(network: AlexNet, group: ProcessGroup) -> int | None:
-    if network.row.towers != group.world_size:
+def _check_divisible(network: AlexNet, processes: int, mode: Parallel) -> None:
+    name, towers = network.row.name, network.row.towers
+    if mode == "towers" and towers != processes:
         raise RecipeError(
-            f"--parallel towers gives each process one tower, but {network.row.name!r} has {network.row.towers} and there are "
-            f"{group.world_size} processes: take --variant paper or code2012 with 2 processes, or --parallel data"
+            f"--parallel towers gives each process one tower, but {name!r} has {towers} and there are {processes} processes: "
+            "take --variant paper or code2012 with 2 processes, or --parallel data"
         )
-    return None  # inputs are not sharded
+    if mode == "hybrid" and not any(isinstance(layer, nn.Linear) for layer in network.features):
+        raise RecipeError(f"--parallel hybrid divides hidden dense layers, and {name!r} has none: take data")
 
 
-def _hybrid(network: AlexNet) -> int | None:
-    if not any(isinstance(layer, nn.Linear) for layer in network.features):
-        raise RecipeError(f"--parallel hybrid divides hidden dense layers, and {network.row.name!r} has none: take data")
-    return BATCH
-
-
-def _shard_layers(model: ParallelModel, sharded_dim: int | None) -> dict[str, int]:
-    """Shard the layers of `model.network`, insert an `AllGather` where needed, and return the `shard_dims`.
-
-    `sharded_dim` is the dimension along which the input is sharded, None if it is whole.
-    """
+def _shard_layers(model: ParallelModel) -> dict[str, int]:
+    """Shard the layers of `model.network`, insert an `AllGather` where needed, and return the `shard_dims`."""
     network, group, towers = model.network, model.group, model.mode == "towers"
     layers, shard_dims, channels = nn.Sequential(), dict[str, int](), 3
+    sharded_dim = None if towers else BATCH  # of the current layer's input; None if it is whole
     for name, layer in network.features.named_children():
         needs_all = isinstance(layer, FlattenMaps | nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
         if needs_all and sharded_dim is not None and (towers or not isinstance(layer, nn.Conv2d)):

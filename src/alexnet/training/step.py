@@ -106,10 +106,7 @@ class Step:
         return loss, total_correct
 
     def _accumulate(self, batch: Batch, augment: Augment, preprocessing: Preprocessing, steps: int) -> tuple[float, int]:
-        """Accumulate the gradients of a batch over `steps` micro-batches; return its loss and number of correct predictions.
-
-        With several processes, both are this one's contributions to the totals.
-        """
+        """Accumulate gradients over `steps` micro-batches; return this process's loss and correct predictions."""
         assert batch.draws is not None
         batch_loss, correct, device = 0.0, 0, self._device
         batch_targets = self.model.targets(batch)
