@@ -35,24 +35,9 @@ BAR_WIDTH, BAR_DEPTH = 0.16, 0.09
 GAP, CROSSING_GAP, ROW_GAP = 0.24, 0.75, 0.5  # between columns, where towers meet, and between towers
 MARGIN, LINE = 0.3, 0.185  # around everything; from one line of text to the next
 
-COLOURS = {
-    "input": "#8f8f8f",
-    "convolution": SKY,
-    "max pooling": AMBER,
-    "flatten": "#dddddd",
-    "dense": GREEN,
-}
+COLOURS = {"input": "#8f8f8f", "convolution": SKY, "max pooling": AMBER, "flatten": "#dddddd", "dense": GREEN}
 INK, FAINT, OWN_COLOUR, CROSS_COLOUR = "#1a1a1a", "#505050", "#404040", ORANGE
-NOTES = {
-    "batch normalisation": "batch norm",
-    "local response normalisation": "response norm",
-    "map normalisation": "map norm",
-}
 NAME, TEXT = FontProperties(size=10, weight="bold"), FontProperties(size=8.5)
-LEGEND: dict[str, Any] = {
-    **{"frameon": False, "fontsize": 8, "borderpad": 0, "borderaxespad": 0},
-    **{"handlelength": 1.3, "columnspacing": 1.4},
-}
 FORMATS = (".svg", ".png")
 DOTS_PER_INCH = 160
 
@@ -100,11 +85,8 @@ def save(summary: Summary, path: Path, overwrite: bool = False) -> None:
     if suffix not in FORMATS:
         raise AlexNetError(f"cannot draw {str(path)!r}: its name must end in {' or '.join(FORMATS)}")
     mark = {"Creator": MADE_BY, "Date": None} if suffix == ".svg" else {"Software": MADE_BY}
-    options: dict[str, Any] = {
-        "format": suffix[1:],
-        "dpi": DOTS_PER_INCH,
-        "metadata": {"Title": f"AlexNet: {summary.variant}", **mark},
-    }
+    metadata = {"Title": f"AlexNet: {summary.variant}", **mark}
+    options: dict[str, Any] = {"format": suffix[1:], "dpi": DOTS_PER_INCH, "metadata": metadata}
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": summary.variant}]):  # keep text as text
         write_output(path, partial(draw(summary).savefig, **options), overwrite)
 
@@ -124,7 +106,10 @@ def draw(summary: Summary) -> Figure:
     for stage in stages:
         _boxes(axes, stage)
         _column(axes, stage, names)
-    _heading(axes, summary, high)
+    _write(axes, MARGIN, high - 0.22, f"AlexNet: {summary.variant}", 15, INK, weight="bold", ha="left")
+    classes, towers = f"{summary.layers[-1].output[0]:,} classes", f"{summary.towers} towers, " if summary.towers > 1 else ""
+    facts = f"{sizes(summary.input, '×')} in, {classes} out, {towers}{summary.parameters:,} parameters"
+    _write(axes, MARGIN, high - 0.54, facts, 10, FAINT, ha="left")
     _legend(axes, stages, under)
     return figure
 
@@ -150,7 +135,7 @@ def _stages(summary: Summary) -> list[Stage]:
         else:
             across = stages[-1].rows > 1 and layer.groups == 1
             stages[-1].across |= across
-            stages[-1].text.append(NOTES.get(layer.kind, layer.kind))
+            stages[-1].text.append(layer.kind.removeprefix("local ").replace("normalisation", "norm"))
             stages[-1].text += ["across towers"] if across else []
     return stages
 
@@ -250,13 +235,6 @@ def _column(axes: Axes, stage: Stage, y: float) -> None:
         _write(axes, x, y - 0.04 - LINE * (i + 1), line, 8.5 if i == 0 else 8, INK if i == 0 else FAINT)
 
 
-def _heading(axes: Axes, summary: Summary, high: float) -> None:
-    classes, towers = f"{summary.layers[-1].output[0]:,} classes", f"{summary.towers} towers, " if summary.towers > 1 else ""
-    facts = f"{sizes(summary.input, '×')} in, {classes} out, {towers}{summary.parameters:,} parameters"
-    _write(axes, MARGIN, high - 0.22, f"AlexNet: {summary.variant}", 15, INK, weight="bold", ha="left")
-    _write(axes, MARGIN, high - 0.54, facts, 10, FAINT, ha="left")
-
-
 def _legend(axes: Axes, stages: list[Stage], under: float) -> None:
     kinds = dict.fromkeys(stage.layer.kind for stage in stages)
     handles: list[Patch | Line2D] = [Patch(facecolor=COLOURS[kind], edgecolor=INK, linewidth=0.7, label=kind) for kind in kinds]
@@ -266,7 +244,8 @@ def _legend(axes: Axes, stages: list[Stage], under: float) -> None:
             Line2D([], [], color=CROSS_COLOUR, label="sees another tower"),
         ]
     position: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (MARGIN, under), "bbox_transform": axes.transData}
-    axes.legend(handles=handles, ncols=len(handles), labelcolor=FAINT, **LEGEND, **position)
+    look: dict[str, Any] = {"frameon": False, "fontsize": 8, "borderpad": 0, "borderaxespad": 0, "labelcolor": FAINT}
+    axes.legend(handles=handles, ncols=len(handles), handlelength=1.3, columnspacing=1.4, **look, **position)
     scale = "Sides are drawn by the square root of height, width, channels or units."
     _write(axes, MARGIN, under - 0.35, scale, 8, FAINT, ha="left")
 

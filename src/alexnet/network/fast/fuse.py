@@ -65,19 +65,21 @@ def fuse_layers(
     A layer in `names` ends its group, as its output is needed. With `plain`, nothing is fused, as when a layer has hooks.
     `upscale` is the factor to upscale the images by first.
     """
+    waiting = list(layers.items())
     if upscale > 1:
-        first, conv = next(iter(layers.items()))
+        name, conv = waiting[0]
         if not plain and type(conv) is nn.Conv2d and conv.stride == (upscale, upscale) and conv.padding == (0, 0):
-            layers = {first: _Upscaled(conv), **{name: layer for name, layer in layers.items() if name != first}}
+            waiting.pop(0)
+            yield name, partial(_convolve_upscaled, conv)
         else:
             yield "", partial(interpolate, scale_factor=upscale, mode="nearest-exact")
-    waiting = list(layers.items())
     while waiting:
-        group = [waiting.pop(0)]
-        if not plain:
-            while waiting and group[-1][0] not in names and _can_fuse([layer for _, layer in group], waiting[0][1]):
-                group.append(waiting.pop(0))
-        yield group[-1][0], _fused([layer for _, layer in group], plain)
+        name, layer = waiting.pop(0)
+        group = [layer]
+        while not plain and waiting and name not in names and _can_fuse(group[-1], waiting[0][1]):
+            name, layer = waiting.pop(0)
+            group.append(layer)
+        yield name, layer if plain else _fused(group)
 
 
 def _has_hooks(layer: nn.Module) -> bool:
@@ -87,20 +89,18 @@ def _has_hooks(layer: nn.Module) -> bool:
 ORDER = (nn.ReLU, BatchNorm, nn.MaxPool2d)  # layers that one pass over the maps can compute, in this order
 
 
-def _can_fuse(group: list[nn.Module], layer: nn.Module) -> bool:
-    """Return whether `layer` can be fused with the group before it."""
-    if isinstance(group[-1], FlattenMaps):
+def _can_fuse(before: nn.Module, layer: nn.Module) -> bool:
+    """Return whether `layer` can be fused with the layer before it."""
+    if isinstance(before, FlattenMaps):
         return type(layer) is nn.Linear
     if isinstance(layer, LocalResponseNorm):
-        return isinstance(group[-1], nn.ReLU)
-    position = [i for i, kind in enumerate(ORDER) if isinstance(group[-1], kind)]
+        return isinstance(before, nn.ReLU)
+    position = [i for i, kind in enumerate(ORDER) if isinstance(before, kind)]
     return bool(position) and isinstance(layer, ORDER[position[0] + 1 :])
 
 
-def _fused(group: list[nn.Module], plain: bool) -> Step:
+def _fused(group: list[nn.Module]) -> Step:
     match group:
-        case [layer] if plain:
-            return layer
         case [FlattenMaps() as flatten, nn.Linear() as dense]:
             return partial(_flatten_dense, flatten, dense)
         case [nn.Conv2d() as conv] if type(conv) is nn.Conv2d:  # a subclass may compute something else
@@ -197,25 +197,17 @@ def _can_use_winograd(conv: nn.Conv2d) -> bool:
     return same and full and max(inputs, outputs) <= 4096 and supports_winograd()
 
 
-class _Upscaled(nn.Module):
-    """A convolution of an image upscaled by the stride, computed on the image itself.
+def _convolve_upscaled(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolve images upscaled by the stride, from the images N C H W before upscaling.
 
     The pixels of a stride x stride block are equal, so their weights are added up: a kernel of 11 with stride 4 covers 4, 4 and
     3 equal pixels per side, and becomes a kernel of 3 with stride 1.
     """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        """N C H W, before upscaling -> N O H' W'."""
-        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
-        cells = -(-kernel // stride)
-        weight = self.conv.weight
-        blocks = nn.functional.pad(weight, (0, cells * stride - kernel, 0, cells * stride - kernel))
-        blocks = blocks.reshape(*weight.shape[:2], cells, stride, cells, stride).sum((3, 5))
-        return conv2d(x, blocks.contiguous(memory_format=torch.channels_last), self.conv.bias, groups=self.conv.groups)
+    kernel, stride, weight = conv.kernel_size[0], conv.stride[0], conv.weight
+    cells = -(-kernel // stride)
+    blocks = nn.functional.pad(weight, (0, cells * stride - kernel, 0, cells * stride - kernel))
+    blocks = blocks.reshape(*weight.shape[:2], cells, stride, cells, stride).sum((3, 5))
+    return conv2d(x, blocks.contiguous(memory_format=torch.channels_last), conv.bias, groups=conv.groups)
 
 
 def _flatten_dense(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tensor:

@@ -53,8 +53,6 @@ class _ReluNormPool(torch.autograd.Function):
         count, channels = maps.images * maps.height * maps.width, maps.channels
         factor = offset = mean = deviation = None
         if norm is not None:
-            assert scale is not None
-            assert shift is not None
             if norm.training:
                 sums = torch.empty(2, channels, dtype=torch.float64)
                 kernels.call("map_sums", x.dtype, (x, sums), maps)
@@ -63,12 +61,10 @@ class _ReluNormPool(torch.autograd.Function):
                 variance = (sums[1] / count - mean.square()).clamp_min(0)
                 norm.track(mean, variance)
             else:
-                assert norm.running_mean is not None
-                assert norm.running_var is not None
                 mean, variance = norm.running_mean.double(), norm.running_var.double()
             deviation = (variance + norm.eps).sqrt()
-            factor = (scale / deviation).float()
-            offset = (shift - mean * scale / deviation).float()
+            factor = (norm.weight / deviation).float()
+            offset = (norm.bias - mean * norm.weight / deviation).float()
         pooled = [(side - maps.window) // maps.stride + 1 for side in (maps.height, maps.width)]
         shape = (maps.images, channels, *pooled)
         result = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
