@@ -23,15 +23,11 @@ EVALUATION_COST = 0.4  # seconds to evaluate an image, as a fraction of those to
 
 
 class Budget:
-    """The epochs or minutes of a training. All processes make the same calls and get the same results.
-
-    Attributes:
-        started: `time.monotonic()` at the start of the training, moved back by the time of earlier sessions.
-    """
+    """The epochs or minutes of a training. All processes make the same calls and get the same results."""
 
     def __init__(self, train: Train, steps: int, evaluated: int, journal: Path, started: float, group: ProcessGroup) -> None:
         """`steps` are those of an epoch; by the clock, time is reserved to evaluate `evaluated` images at the end."""
-        self.started = started
+        self.started = started  # a `time.monotonic()`, to be moved back by the time of earlier sessions
         self._steps, self._epochs, self._evaluated, self._group = steps, train.epochs, evaluated, group
         self._seconds = None if train.minutes is None else train.minutes * 60
         self._journal = Journal(journal) if train.minutes is not None and group.is_main else None

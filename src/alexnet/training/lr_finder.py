@@ -31,20 +31,14 @@ MARGIN = 4.0  # the suggestion is lower than the rate with the lowest loss, by t
 
 
 class LRTrial:
-    """The first steps of a training, at given learning rates.
-
-    Attributes:
-        recipe: the recipe, resolved for its dataset.
-        images: number of images in each split.
-        pixels: side of the network's input, which `schedule.progressive_resize` may make smaller at first.
-    """
+    """The first steps of a training, at given learning rates."""
 
     def __init__(self, recipe: Recipe, device: str | None = None, progress: float = 0.0) -> None:
         """Set up a training by `recipe`, as it is when the fraction `progress` of it is done."""
         keep_freed_memory()
         table = open_table(recipe.data.dataset, recipe.data.root)
         self.recipe, dataset, preprocessing, self._network = load_data_and_network(recipe, table, choose_device(device))
-        self.images = dataset.table.counts()
+        self.images = dataset.table.counts()  # by split
         self.pixels = input_size_at(self.recipe, progress, self._network.smallest)
         self._step, self._progress = Step(self.recipe, preprocessing, dataset.images("train"), self._network), progress
 

@@ -22,13 +22,7 @@ CHECKPOINT_SHARE = 0.1  # of the training time is the most that those after epoc
 
 
 class Session:
-    """One session of a training: from its start or a checkpoint, to its end or a signal.
-
-    Attributes:
-        state: the current epoch and batch, running sums, and history.
-        best_weights: the weights of the best epoch so far, by name; empty before the first.
-        config: the contents of `model.json`.
-    """
+    """One session of a training: from its start or a checkpoint, to its end or a signal."""
 
     def __init__(
         self,
@@ -44,7 +38,7 @@ class Session:
         self._budget, self._stop = budget, stop
         self._model, self._group = step.model, step.model.group
         self.state = TrainingState()
-        self.best_weights: checkpoint.Tensors = {}
+        self.best_weights: checkpoint.Tensors = {}  # of the best epoch so far, by name
         model = recipe.model
         self.config = ModelConfig(
             variant=model.variant,

@@ -24,13 +24,7 @@ from alexnet.training.schedule import epoch_settings, input_size_at
 
 
 class Step:
-    """Everything that a training step needs: batches, augmentation, network, loss and optimizer.
-
-    Attributes:
-        bounds: the start and end of each batch in an epoch's images.
-        model: the part of the network that this process trains.
-        optimizer: the optimizer of that part.
-    """
+    """Everything that a training step needs: batches, augmentation, network, loss and optimizer."""
 
     def __init__(
         self,
@@ -45,7 +39,7 @@ class Step:
         """`train` are the training images; `log` takes messages to the user."""
         self._recipe, self._preprocessing, self._train, self._log = recipe, preprocessing, train, log
         self._device = network.head.weight.device
-        self.bounds = epoch_bounds(len(train), recipe.train)
+        self.bounds = epoch_bounds(len(train), recipe.train)  # start and end of each batch in an epoch's images
         if (smallest := min(end - start for start, end in self.bounds)) < group.world_size:
             raise RecipeError(
                 f"the smallest batch has {smallest} images, too few for {group.world_size} processes: raise train.batch_size"

@@ -24,13 +24,7 @@ from alexnet.training.step import Step
 
 
 class Trainer:
-    """Trains a network by a resolved recipe.
-
-    Attributes:
-        step: batches, forward and backward passes, and the optimizer.
-        budget: how much of the training is done, and when it is over.
-        session: checkpoints, signals, and the best weights.
-    """
+    """Trains a network by a resolved recipe."""
 
     def __init__(
         self,
