@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,6 @@ def print_problems_csv(result: dict[str, Any]) -> None:
 
 def print_problems(result: dict[str, Any]) -> None:
     """Print the problems of a dataset, the first few of each kind."""
-    from itertools import groupby
-
     from alexnet.data.check import KINDS
 
     print(f"{result['images']:,} images of {len(result['classes'])} classes")

@@ -112,17 +112,12 @@ class Monitor:
 
 def environment(device: torch.device, precision: str, processes: int = 1, parallel: str = "data") -> dict[str, Any]:
     """Return what results depend on besides the recipe: versions, processor, threads, processes, fast forms, git commit."""
-    libraries = ("torch", "numpy", "pillow", "safetensors")
-    capabilities = processor()
+    versions = {"alexnet": alexnet.__version__, "torch": str(torch.__version__)}  # with torch's build, such as +cu130
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {
-            "alexnet": alexnet.__version__,
-            **{name: version(name) for name in libraries},
-            "torch": str(torch.__version__),  # with its build, such as +cu130
-        },
-        "processor": capabilities.get("cpu_name") or platform.processor(),
+        "versions": versions | {name: version(name) for name in ("numpy", "pillow", "safetensors")},
+        "processor": processor().get("cpu_name") or platform.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": processes,
@@ -137,10 +132,9 @@ def environment(device: torch.device, precision: str, processes: int = 1, parall
 def _git_commit() -> str | None:
     """Return the commit of this source tree, with `+` if it has changes; None for an installed package."""
     here = Path(__file__).parent
-    try:
-        command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"]
-        result = subprocess.run(command, cwd=here, capture_output=True, encoding="utf-8", timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
+    if "site-packages" in here.parts:
         return None
-    inside = "site-packages" not in here.parts
-    return result.stdout.strip() or None if result.returncode == 0 and inside else None
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, cwd=here, capture_output=True, encoding="utf-8", timeout=5, check=True).stdout.strip()
+    return None

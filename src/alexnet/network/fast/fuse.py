@@ -48,7 +48,8 @@ class Plan:
 
     def steps(self, layers: Mapping[str, nn.Module], names: Collection[str], upscale: int) -> list[tuple[str, Step]]:
         """Return the result of `fuse_layers`."""
-        plain = not enabled() or any(map(_has_hooks, layers.values()))
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        plain = not enabled() or any(getattr(layer, hook) for layer in layers.values() for hook in hooks)
         key = (*layers.values(), frozenset(names), upscale, plain)
         cached_key, steps = self._cached
         if key != cached_key:
@@ -80,10 +81,6 @@ def fuse_layers(
             name, layer = waiting.pop(0)
             group.append(layer)
         yield name, layer if plain else _fused(group)
-
-
-def _has_hooks(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
 ORDER = (nn.ReLU, BatchNorm, nn.MaxPool2d)  # layers that one pass over the maps can compute, in this order
