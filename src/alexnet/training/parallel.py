@@ -157,18 +157,17 @@ def _shard_layers(model: ParallelModel) -> dict[str, int]:
         if needs_all and sharded_dim is not None and (towers or not isinstance(layer, nn.Conv2d)):
             layers.add_module(f"exchange_{name}", AllGather(model, sharded_dim, channels))
             sharded_dim = None
+        if isinstance(layer, nn.Linear) or (towers and isinstance(layer, nn.Conv2d | BatchNorm)):
+            shard_dims |= {f"features.{name}.{key}": 0 for key in _keep_shard(layer, group)}
         match layer:
             case nn.Conv2d() if towers:
                 channels, sharded_dim = layer.out_channels, UNITS
-                _keep_shard(layer, group, shard_dims, f"features.{name}", ("weight", "bias"))
                 layer.out_channels = len(layer.weight)
                 layer.in_channels, layer.groups = layer.in_channels // layer.groups, 1
             case nn.Linear():
                 channels, sharded_dim = layer.out_features, UNITS
-                _keep_shard(layer, group, shard_dims, f"features.{name}", ("weight", "bias"))
                 layer.out_features = len(layer.weight)
             case BatchNorm() if towers:
-                _keep_shard(layer, group, shard_dims, f"features.{name}", ("weight", "bias", "running_mean", "running_var"))
                 layer.num_features = len(layer.weight)
             case LocalResponseNorm() if towers:
                 layer.towers = 1
@@ -180,15 +179,13 @@ def _shard_layers(model: ParallelModel) -> dict[str, int]:
     return shard_dims | {"head.weight": UNITS}
 
 
-def _keep_shard(layer: nn.Module, group: ProcessGroup, shard_dims: dict[str, int], prefix: str, names: Sequence[str]) -> None:
-    """Replace tensors of a layer with this process's shards along the first dimension, and note that in `shard_dims`."""
-    for name in names:
-        tensor = getattr(layer, name)
-        if tensor is None:
-            continue
-        part = group.shard(tensor.detach(), 0).clone(memory_format=torch.preserve_format)
-        setattr(layer, name, nn.Parameter(part) if isinstance(tensor, nn.Parameter) else part)
-        shard_dims[f"{prefix}.{name}"] = 0
+def _keep_shard(layer: nn.Module, group: ProcessGroup) -> list[str]:
+    """Replace the tensors of a layer by this process's shards along the first dimension; return their names."""
+    tensors = {name: tensor for name, tensor in layer.state_dict().items() if tensor.ndim}  # not the batch counter
+    for name, tensor in tensors.items():
+        part = group.shard(tensor, 0).clone(memory_format=torch.preserve_format)
+        setattr(layer, name, nn.Parameter(part) if isinstance(getattr(layer, name), nn.Parameter) else part)
+    return list(tensors)
 
 
 class AllGather(nn.Module):
