@@ -19,7 +19,6 @@ from alexnet.plotting import BLUE, GREY, ORANGE
 from alexnet.progress import track
 from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainingState
-from alexnet.training.schedule import input_size_at
 from alexnet.training.step import Step
 from alexnet.training.train import load_data_and_network
 
@@ -37,10 +36,9 @@ class LRTrial:
         """Set up a training by `recipe`, as it is when the fraction `progress` of it is done."""
         keep_freed_memory()
         table = open_table(recipe.data.dataset, recipe.data.root)
-        self.recipe, dataset, preprocessing, self._network = load_data_and_network(recipe, table, choose_device(device))
+        self.recipe, dataset, preprocessing, network = load_data_and_network(recipe, table, choose_device(device))
         self.images = dataset.table.counts()  # by split
-        self.pixels = input_size_at(self.recipe, progress, self._network.smallest)
-        self._step, self._progress = Step(self.recipe, preprocessing, dataset.images("train"), self._network), progress
+        self._step, self._progress = Step(self.recipe, preprocessing, dataset.images("train"), network), progress
 
     @property
     def batch_size(self) -> int:

@@ -79,8 +79,8 @@ class SGD(torch.optim.Optimizer):
 
     def _sgd_update(self, weight: Tensor, gradient: Tensor, lr: float, momentum: float, decay: float) -> None:
         velocity = self._velocity(weight) if momentum else None
-        settings = {"rate": lr, "momentum": momentum, "decay": decay}
-        if fuse.step(weight, gradient, velocity, form=self.form, nesterov=self.nesterov, **settings):
+        form, nesterov = self.form, self.nesterov
+        if fuse.step(weight, gradient, velocity, form=form, lr=lr, momentum=momentum, decay=decay, nesterov=nesterov):
             return
         if decay and self.form == "keras":
             weight.mul_(1 - lr * decay)

@@ -249,12 +249,32 @@ def _relu_norm_pool(group: list[nn.Module], x: Tensor) -> Tensor:
     return operations.relu_norm_pool(x, norm, window, stride, relu=isinstance(group[0], nn.ReLU))
 
 
-def step(weight: Tensor, gradient: Tensor, velocity: Tensor | None, **settings: Any) -> bool:
-    """Take an optimizer step with `kernels.operations.step`, and update the bfloat16 copy of the weights, if there is one."""
+def step(
+    weight: Tensor,
+    gradient: Tensor,
+    velocity: Tensor | None,
+    *,
+    form: str,
+    lr: float,
+    momentum: float,
+    decay: float,
+    nesterov: bool,
+) -> bool:
+    """Take a step of `training.optimizer.SGD` in place, in one pass over memory; return False if the tensors do not fit.
+
+    The bfloat16 copy of the weights is updated too, if there is one.
+    """
     kept = _bf16_cache.get(weight)  # type: ignore[no-untyped-call]
     half = kept[1] if kept is not None and kept[0] == _state(weight) else None
-    done = operations.step(weight, gradient, velocity, half=half, **settings)
-    if done and half is not None:
+    tensors = [tensor for tensor in (weight, gradient, velocity, half) if tensor is not None]
+    # All are dense and have the same strides, so the kernel can treat them as flat arrays.
+    alike = all(t.stride() == weight.stride() and usable(t) for t in tensors) and weight.dtype == torch.float32
+    if not alike or not torch.ops.aten.is_non_overlapping_and_dense(weight):
+        return False
+    settings = operations.Step(weight.numel(), lr, momentum, decay, form != "pytorch", form == "keras", nesterov)
+    kernels.call("step", gradient.dtype, (weight, gradient, velocity, half), settings)
+    torch.autograd.graph.increment_version(weight)
+    if half is not None:
         torch.autograd.graph.increment_version(half)
         _bf16_cache[weight] = (_state(weight), half)
-    return done
+    return True
