@@ -45,14 +45,10 @@ def expand_user(name: str | os.PathLike[str]) -> Path:
     The path is unchanged if there is a file of that name, or no such home folder: `~$report.png` is a valid file name.
     """
     path = Path(name)
-    first = path.parts[0] if path.parts else ""
-    if not first.startswith("~") or os.path.lexists(path):
+    expanded = Path(os.path.expanduser(path))  # unlike Path.expanduser, no error if there is no such user
+    if expanded == path or os.path.lexists(path):
         return path
-    try:
-        home = Path(first).expanduser()
-    except RuntimeError:  # no such user, or no home folder
-        return path
-    return home.joinpath(*path.parts[1:]) if home.is_dir() else path
+    return expanded if os.path.isdir(os.path.expanduser(path.parts[0])) else path
 
 
 def user_cache() -> Path:

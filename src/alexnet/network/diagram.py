@@ -104,8 +104,7 @@ def draw(summary: Summary) -> Figure:
     for source, stage in pairwise(stages):
         _connect(axes, source, stage)
     for stage in stages:
-        _boxes(axes, stage)
-        _column(axes, stage, names)
+        _draw_stage(axes, stage, names)
     _write(axes, MARGIN, high - 0.22, f"AlexNet: {summary.variant}", 15, INK, weight="bold", ha="left")
     classes, towers = f"{summary.layers[-1].output[0]:,} classes", f"{summary.towers} towers, " if summary.towers > 1 else ""
     facts = f"{sizes(summary.input, '×')} in, {classes} out, {towers}{summary.parameters:,} parameters"
@@ -176,7 +175,8 @@ def _text_width(text: str, font: FontProperties) -> float:
     return float(TextPath((0, 0), text, prop=font).get_extents().width) / 72
 
 
-def _boxes(axes: Axes, stage: Stage) -> None:
+def _draw_stage(axes: Axes, stage: Stage, names: float) -> None:
+    """Draw the boxes of a stage, and write its text below `names`."""
     colour = to_rgb(COLOURS[stage.layer.kind])
     for row, box in enumerate(stage.boxes, 1):
         x, y, w, h, right, up = box.x, box.y, box.width, box.height, box.right, box.up
@@ -197,6 +197,10 @@ def _boxes(axes: Axes, stage: Stage) -> None:
             x = upper.x + upper.width + upper.right / 2
             ends = [upper.y + upper.up / 2, lower.y + lower.height + lower.up]
             axes.plot([x, x], ends, color=CROSS_COLOUR, linewidth=1.1, linestyle=(0, (3, 2)), zorder=3)
+    middle = stage.boxes[0].x + (stage.boxes[0].width + stage.boxes[0].right) / 2
+    _write(axes, middle, names, stage.layer.name, 10, INK, weight="bold")
+    for i, line in enumerate(stage.text):
+        _write(axes, middle, names - 0.04 - LINE * (i + 1), line, 8.5 if i == 0 else 8, INK if i == 0 else FAINT)
 
 
 def _connect(axes: Axes, source: Stage, stage: Stage) -> None:
@@ -224,15 +228,6 @@ def _beams(axes: Axes, source: Stage, bar: Stage) -> None:
         axes.add_patch(Polygon([*near, (end.x, high), (end.x, low)], facecolor="#e4e4e4", edgecolor="none", zorder=1))
         for (x, y), height in zip(near, (high, low) if bar.layer.groups == 1 else (low, high), strict=True):
             axes.plot([x, end.x], [y, height], color=OWN_COLOUR, linewidth=0.6, zorder=1.1)
-
-
-def _column(axes: Axes, stage: Stage, y: float) -> None:
-    """Write name, size and notes below the stage."""
-    box = stage.boxes[0]
-    x = box.x + (box.width + box.right) / 2
-    _write(axes, x, y, stage.layer.name, 10, INK, weight="bold")
-    for i, line in enumerate(stage.text):
-        _write(axes, x, y - 0.04 - LINE * (i + 1), line, 8.5 if i == 0 else 8, INK if i == 0 else FAINT)
 
 
 def _legend(axes: Axes, stages: list[Stage], under: float) -> None:
