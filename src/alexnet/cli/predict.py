@@ -8,19 +8,11 @@ from typing import Annotated
 
 import typer
 
+from alexnet.cli import output
 from alexnet.cli.app import app, group
 from alexnet.cli.help import USE, Command
 from alexnet.cli.images import image_names, print_results
 from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Threads, flag, images_argument, option
-from alexnet.cli.output import (
-    print_export,
-    print_index,
-    print_jsonl,
-    print_neighbours,
-    print_predictions,
-    print_predictions_csv,
-    print_result,
-)
 from alexnet.errors import shell_quote
 
 command = partial(app.command, cls=Command, rich_help_panel=USE)
@@ -60,7 +52,7 @@ def predict(
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
     from alexnet import api
 
-    print_text = print_jsonl if jsonl else print_predictions_csv if as_csv else print_predictions
+    print_text = output.print_jsonl if jsonl else output.print_predictions_csv if as_csv else output.print_predictions
     print_results(api.load(run, device).stream(image_names(images), top), print_text, as_json)
 
 
@@ -92,7 +84,9 @@ def export(
     """
     from alexnet import api
 
-    print_result(api.load(run, device).export(out, bare=bare, int8=int8, overwrite=overwrite), print_export, as_json)
+    output.print_result(
+        api.load(run, device).export(out, bare=bare, int8=int8, overwrite=overwrite), output.print_export, as_json
+    )
 
 
 @command()
@@ -139,7 +133,7 @@ def search_index(
     from alexnet import api
 
     result = api.load(run, device).index(folder, out, bits)
-    print_index(result, run, f" --index {shell_quote(result['index'])}" if out else "")
+    output.print_index(result, run, f" --index {shell_quote(result['index'])}" if out else "")
 
 
 @search.command("query", cls=Command)
@@ -167,4 +161,4 @@ def search_query(
 
     opened = api.load(run, device)
     results = opened.search(image_names(images), top, binary=binary, index=index, out=out, overwrite=overwrite)
-    print_results(results, partial(print_neighbours, sheet=out), as_json)
+    print_results(results, partial(output.print_neighbours, sheet=out), as_json)
