@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 from alexnet.data.dataset import Dataset
 from alexnet.errors import DivergedError, Interrupted, shell_quote
-from alexnet.recipe import Preprocessing, Recipe
 from alexnet.run import ModelConfig, RunFolder, save_model, save_weights, write_metrics
 from alexnet.training import checkpoint
 from alexnet.training.budget import Budget
@@ -24,29 +23,19 @@ CHECKPOINT_SHARE = 0.1  # of the training time is the most that those after epoc
 class Session:
     """One session of a training: from its start or a checkpoint, to its end or a signal."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        dataset: Dataset,
-        preprocessing: Preprocessing,
-        step: Step,
-        folder: RunFolder,
-        budget: Budget,
-        stop: StopRequest,
-    ) -> None:
-        self._recipe, self._dataset, self._step, self._folder = recipe, dataset, step, folder
-        self._budget, self._stop = budget, stop
-        self._model, self._group = step.model, step.model.group
+    def __init__(self, step: Step, dataset: Dataset, folder: RunFolder, budget: Budget, stop: StopRequest) -> None:
+        self._step, self._dataset, self._folder, self._budget, self._stop = step, dataset, folder, budget, stop
+        self._recipe, self._model, self._group = step.recipe, step.model, step.model.group
         self.state = TrainingState()
         self.best_weights: checkpoint.Tensors = {}  # of the best epoch so far, by name
-        model = recipe.model
+        model = step.recipe.model
         self.config = ModelConfig(
             variant=model.variant,
             width=model.width,
             overrides=model.overrides,
             labels=dataset.table.labels,
-            preprocessing=preprocessing,
-            precision=recipe.train.precision,
+            preprocessing=step.preprocessing,
+            precision=step.recipe.train.precision,
         )
         self._stop_code = 0  # the exit code that all processes agreed on
         self._saved_at, self._save_seconds = time.monotonic(), 0.0

@@ -31,6 +31,7 @@ from alexnet.training.distributed import SINGLE_PROCESS, ProcessGroup
 from alexnet.training.monitor import Monitor, environment
 from alexnet.training.parallel import Parallel
 from alexnet.training.signals import StopRequest
+from alexnet.training.step import Step
 from alexnet.training.trainer import Trainer
 from alexnet.training.whitening import whiten
 
@@ -114,7 +115,8 @@ def _train(
         precision = resolve_precision(device, recipe.train.precision)
         if group.world_size > 1:  # initial weights may differ in the last bits between machines
             network.load_state_dict(group.broadcast_tensors(network.state_dict()))
-        trainer = Trainer(recipe, dataset, preprocessing, network, folder, monitor, stop, started, group, parallel)
+        step = Step(recipe, preprocessing, dataset.images("train"), network, group, parallel, monitor.say)
+        trainer = Trainer(step, dataset, folder, monitor, stop, started)
         stop.deferred = True  # from here on, there is something to save, and the folder stays
         if group.is_main:
             write_json(folder.environment, environment(device, precision, group.world_size, parallel))
