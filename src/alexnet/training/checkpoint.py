@@ -19,7 +19,7 @@ import safetensors
 import safetensors.torch
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from alexnet.data.dataset import Dataset
 from alexnet.errors import DataError, RunError
@@ -68,18 +68,9 @@ class TrainingState:
         self.epoch, self.batch, self.images_seen, self.loss_sum, self.correct = self.epoch + 1, 0, 0, 0.0, 0
 
 
-def save(
-    folder: RunFolder,
-    recipe: Recipe,
-    dataset: Dataset,
-    state: TrainingState,
-    network: nn.Module,
-    momentum: Tensors,
-    best: Tensors,
-) -> None:
-    """Write a checkpoint; `best` are the weights of the best epoch."""
-    by_kind = zip(KINDS, (network.state_dict(), momentum, best), strict=True)
-    tensors = {f"{kind}/{name}": t.detach().cpu().contiguous() for kind, named in by_kind for name, t in named.items()}
+def save(folder: RunFolder, recipe: Recipe, dataset: Dataset, state: TrainingState, by_kind: dict[str, Tensors]) -> None:
+    """Write a checkpoint with the tensors of each of `KINDS`; `best` are the weights of the best epoch."""
+    tensors = {f"{kind}/{name}": t.detach().cpu().contiguous() for kind in KINDS for name, t in by_kind[kind].items()}
     content = {"recipe": recipe.to_toml(), "dataset": dataset.fingerprint(), "state": asdict(state)}
     write(folder.path, tensors, content)
 

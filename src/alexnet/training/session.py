@@ -64,8 +64,8 @@ class Session:
         self._model.gather_weights()
         momentum = checkpoint.momentum_of(self._model, self._step.optimizer)
         if self._group.is_main:
-            network = self._model.full_model
-            checkpoint.save(self._folder, self._recipe, self._dataset, state, network, momentum, self.best_weights)
+            tensors = {"network": self._model.full_model.state_dict(), "momentum": momentum, "best": self.best_weights}
+            checkpoint.save(self._folder, self._recipe, self._dataset, state, tensors)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - began
 
