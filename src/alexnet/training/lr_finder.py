@@ -36,9 +36,9 @@ class LRTrial:
         """Set up a training by `recipe`, as it is when the fraction `progress` of it is done."""
         keep_freed_memory()
         table = open_table(recipe.data.dataset, recipe.data.root)
-        self.recipe, dataset, preprocessing, network = load_data_and_network(recipe, table, choose_device(device))
+        self.recipe, dataset, preprocessing, self._network = load_data_and_network(recipe, table, choose_device(device))
         self.images = dataset.table.counts()  # by split
-        self._step, self._progress = Step(self.recipe, preprocessing, dataset.images("train"), network), progress
+        self._step, self._progress = Step(self.recipe, preprocessing, dataset.images("train"), self._network), progress
 
     @property
     def batch_size(self) -> int:
