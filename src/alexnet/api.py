@@ -131,12 +131,8 @@ class Run:
         _check_top(top)
         sources = to_sources(images)
         # On a terminal, results are printed as they arrive, and a progress bar would overwrite them.
-        return predict(
-            self.network,
-            self.config,
-            sources if sys.stdout.isatty() else track(sources, "Predicting", len(sources)),
-            top,
-        )
+        tracked = sources if sys.stdout.isatty() else track(sources, "Predicting", len(sources))
+        return predict(self.network, self.config, tracked, top)
 
     def evaluate(self, data: str | Path | None = None, split: str | None = None, views: int = 1) -> Evaluation:
         """Evaluate the run on a dataset.
@@ -347,9 +343,8 @@ class Run:
         try:
             from alexnet.server.app import serve
         except ImportError as error:
-            raise AlexNetError(
-                f"serving lacks a library ({error}): pip install fastapi uvicorn python-multipart captum"
-            ) from error
+            needed = "fastapi uvicorn python-multipart captum"
+            raise AlexNetError(f"serving lacks a library ({error}): pip install {needed}") from error
         _set_threads(threads)
         serve(self._folder, self.network, self.config, host, port)
 

@@ -7,11 +7,12 @@ exceptions derive from `AlexNetError`.
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
-import unicodedata
 from collections.abc import Iterable
 
-BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they can make one name look like another
+# Control characters, and bidirectional ones, which can make one name look like another.
+UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 LONGEST_NAME = 80  # characters of a name in a message
 NAMES_SHOWN = 10  # in a list of names
 
@@ -81,11 +82,7 @@ def printable(text: str) -> str:
 
     File names and labels are untrusted: escaped, they cannot control the terminal or break a message into several lines.
     """
-
-    def is_unsafe(char: str) -> bool:
-        return unicodedata.category(char) == "Cc" or char in BIDI_CONTROLS
-
-    return "".join(char.encode("unicode_escape").decode() if is_unsafe(char) else char for char in text)
+    return UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def truncate(text: object, most: int = LONGEST_NAME) -> str:

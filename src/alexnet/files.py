@@ -45,14 +45,10 @@ def expand_user(name: str | os.PathLike[str]) -> Path:
     The path is unchanged if there is a file of that name, or no such home folder: `~$report.png` is a valid file name.
     """
     path = Path(name)
-    first = path.parts[0] if path.parts else ""
-    if not first.startswith("~") or os.path.lexists(path):
+    expanded = Path(os.path.expanduser(path))  # unlike Path.expanduser, no error if there is no such user
+    if expanded == path or os.path.lexists(path):
         return path
-    try:
-        home = Path(first).expanduser()
-    except RuntimeError:  # no such user, or no home folder
-        return path
-    return home.joinpath(*path.parts[1:]) if home.is_dir() else path
+    return expanded if os.path.isdir(os.path.expanduser(path.parts[0])) else path
 
 
 def user_cache() -> Path:
@@ -99,19 +95,24 @@ def write(path: Path, writer: Writer) -> None:
     If that fails, with a RunError, an existing file is unchanged.
     """
     part = temporary_name(path)
-    try:
-        part.touch()
-        _write_and_flush(part, writer)
-        rename(part, path)
-    except (OSError, safetensors.SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise write_error(path, error) from error
+    with writing(path):
+        try:
+            part.touch()
+            _write_and_flush(part, writer)
+            rename(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def rename(part: Path, path: Path) -> None:
-    """Rename a file or folder whose content is on disk, and flush the rename to disk too."""
+    """Rename a file or folder whose content is on disk, and flush the rename to disk too, if the system can open folders."""
     part.replace(path)
-    sync_folder(path.parent)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -141,16 +142,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush renames in a folder to disk, on systems that can open folders."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 @contextmanager
 def hold_lock(path: Path, busy: str) -> Iterator[None]:
     """Hold the lock file `path`, or raise RunError(`busy`); the system releases it if the process dies."""
@@ -162,7 +153,7 @@ def hold_lock(path: Path, busy: str) -> Iterator[None]:
     except Timeout as error:
         raise RunError(busy) from error
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error_reason(error)}") from error
+        raise write_error(path, error) from error
     try:
         yield
     finally:
@@ -202,26 +193,18 @@ def write_output(path: Path, writer: Writer, overwrite: bool = False) -> None:
     """Write a file, which must carry one of `MARKS`, atomically to a path that the user chose."""
     refuse_overwrite(path, overwrite)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        part.touch(exist_ok=False)
-        _write_and_flush(part, writer)
-        _publish(part, path, overwrite)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
-
-
-def _publish(part: Path, path: Path, overwrite: bool) -> None:
-    if not os.path.lexists(path):
+    with writing(path):
         try:
-            os.link(part, path)  # unlike a rename, this never replaces a file that was created in the meantime
-            return
-        except OSError:  # there is such a file, or this file system has no hard links
-            pass
-    refuse_overwrite(path, overwrite)
-    part.replace(path)
+            part.touch(exist_ok=False)
+            _write_and_flush(part, writer)
+            try:
+                os.link(part, path)  # unlike a rename, this never replaces a file
+            except OSError:  # there is one, perhaps created in the meantime, or this file system has no hard links
+                refuse_overwrite(path, overwrite)
+                part.replace(path)
+        finally:
+            with suppress(OSError):
+                part.unlink()
 
 
 def _write_and_flush(part: Path, writer: Writer) -> None:
@@ -231,6 +214,15 @@ def _write_and_flush(part: Path, writer: Writer) -> None:
     part.chmod(mode)  # safetensors creates files that only their owner can read
     with part.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise an error of the block as a `write_error`."""
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        raise write_error(path, error) from error
 
 
 def write_error(path: Path, error: Exception) -> RunError:

@@ -39,7 +39,12 @@ def track(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T
         yield from items
         return
     if sys.stderr.isatty():
-        yield from _bar(items, text, total)
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            yield from progress.track(items, total=total, description=text)
         return
     start = last = time.monotonic()
     for done, item in enumerate(items, 1):
@@ -49,15 +54,6 @@ def track(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T
             last = now
             left = f", {format_duration((total - done) * (now - start) / done)} left" if total else ""
             say(f"{text}: {done:,}{f' of {total:,}' if total else ''}{left}")
-
-
-def _bar(items: Iterable[T], text: str, total: int | None) -> Iterator[T]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(items, total=total, description=text)
 
 
 def format_duration(seconds: float) -> str:

@@ -93,9 +93,7 @@ class Data(Settings):
 
     dataset: str = "digits"
     root: Path | None = None  # folder of downloads; None: ALEXNET_DATA, else the system's cache folder
-    split: Literal["hash", "first", "keras-tail", "train_test_split"] = (
-        "hash"  # how to choose validation images (data/splits.py)
-    )
+    split: Literal["hash", "first", "keras-tail", "train_test_split"] = "hash"  # of validation images (data/splits.py)
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # fraction; of each class with `hash`, else of all images
     test: Fraction = 0.2
     split_seed: int = 0  # apart from train.seed, so that runs with other seeds have the same split
@@ -339,22 +337,24 @@ def load(name: str) -> Recipe:
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """Parse `--set` options, `key=value` with values as in TOML, into dotted keys and their values."""
-    return dict(_key_and_value(text) for text in texts)
+    """Parse `--set` options: ["train.epochs=5"] -> {"train.epochs": 5}.
 
-
-def _key_and_value(text: str) -> tuple[str, Any]:
-    """`train.epochs=5` -> ("train.epochs", 5). A value that is not TOML, or whose key takes only text, stays text."""
-    key, equals, value = (part.strip() for part in text.partition("="))
-    if not equals:
-        raise RecipeError(f"--set {text!r}: write it as key=value, for example train.epochs=5")
-    try:
-        result = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, value
-    section, _, name = key.partition(".")
-    field = getattr(type(getattr(Recipe(), section, None)), "model_fields", {}).get(name)
-    return key, value if field is not None and not isinstance(result, str) and _is_text(field.annotation) else result
+    A value that is not TOML, or whose key takes only text, stays text.
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise RecipeError(f"--set {text!r}: write it as key=value, for example train.epochs=5")
+        try:
+            settings[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[key] = value
+        section, _, name = key.partition(".")
+        field = getattr(type(getattr(Recipe(), section, None)), "model_fields", {}).get(name)
+        if field is not None and not isinstance(settings[key], str) and _is_text(field.annotation):
+            settings[key] = value
+    return settings
 
 
 def _is_text(kind: Any) -> bool:

@@ -12,9 +12,8 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -22,13 +21,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from alexnet.errors import RunError, VariantError, error_reason, printable, shell_quote, truncate
-from alexnet.files import sha256, write, write_text
+from alexnet.files import sha256, write, write_text, writing
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import to_device
 from alexnet.recipe import Preprocessing, Recipe, parse, rename_keys
 
 OLD_COLUMNS = {"rate": "lr"}  # of `metrics.csv` from earlier versions
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class ModelConfig(BaseModel):
@@ -76,9 +74,8 @@ class ModelConfig(BaseModel):
 
     def digest(self) -> str:
         """Return the SHA-256 of all fields except `checksum`, in hexadecimal."""
-        return hashlib.sha256(
-            json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True).encode()
-        ).hexdigest()
+        content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def network(self) -> AlexNet:
         """Build the network on the meta device, without memory for its weights."""
@@ -86,56 +83,20 @@ class ModelConfig(BaseModel):
             return AlexNet(self.variant, len(self.labels), width=self.width, **self.overrides)
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Paths of the files in a run folder."""
+    """Paths of the files in a run folder, `path`."""
 
-    path: Path
-
-    @property
-    def recipe(self) -> Path:
-        """The resolved recipe."""
-        return self.path / "recipe.toml"
-
-    @property
-    def weights(self) -> Path:
-        """The weights to predict with."""
-        return self.path / "model.safetensors"
-
-    @property
-    def config(self) -> Path:
-        """The `ModelConfig` of the weights."""
-        return self.path / "model.json"
-
-    @property
-    def summary(self) -> Path:
-        """The output of `train --json`; exists once training is finished."""
-        return self.path / "summary.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One row per epoch."""
-        return self.path / "metrics.csv"
-
-    @property
-    def journal(self) -> Path:
-        """With `train.minutes`: the fraction of the time used before each step, one line per step."""
-        return self.path / "journal.txt"
-
-    @property
-    def lock(self) -> Path:
-        """The lock held while a process trains in this folder."""
-        return self.path / "train.lock"
-
-    @property
-    def environment(self) -> Path:
-        """Library versions, processor, threads."""
-        return self.path / "environment.json"
-
-    @property
-    def report(self) -> Path:
-        """The HTML report."""
-        return self.path / "report.html"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.toml"  # as resolved
+        self.weights = path / "model.safetensors"
+        self.config = path / "model.json"  # the `ModelConfig` of the weights
+        self.summary = path / "summary.json"  # what `train --json` prints; exists once training is finished
+        self.metrics = path / "metrics.csv"  # a row per epoch
+        self.journal = path / "journal.txt"  # with `train.minutes`: the fraction of the time used before each step
+        self.lock = path / "train.lock"  # held while a process trains in this folder
+        self.environment = path / "environment.json"  # library versions, processor, threads
+        self.report = path / "report.html"
 
 
 def create(path: Path) -> RunFolder:
@@ -175,42 +136,32 @@ def read_recipe(folder: RunFolder) -> Recipe:
     return parse(rename_keys(tree), str(folder.recipe))
 
 
-def save_model(folder: RunFolder, network: AlexNet, config: ModelConfig) -> ModelConfig:
-    """Write the weights, and `config` with their SHA-256 and its checksum; return that config."""
+def save_model(folder: RunFolder, network: AlexNet, config: ModelConfig) -> None:
+    """Write the weights, and `config` with their SHA-256 and its checksum."""
     mean_image = config.preprocessing.mean_image
     save_weights(folder.weights, network, {} if mean_image is None else {"mean_image": torch.from_numpy(mean_image)})
     config = config.model_copy(update={"sha256": sha256(folder.weights)})
     config = config.model_copy(update={"checksum": config.digest()})
     write_text(folder.config, config.model_dump_json(indent=2) + "\n")
-    return config
 
 
 def save_weights(path: Path, network: AlexNet, more: Mapping[str, torch.Tensor] | None = None) -> None:
     """Write the network's state, and `more` tensors, atomically as safetensors."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in {**network.state_dict(), **(more or {})}.items()}
-    try:
+    with writing(path.parent):
         path.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write {path.parent}: {error_reason(error)}") from error
     write(path, lambda part: safetensors.torch.save_file(tensors, part))
 
 
 def read_config(folder: RunFolder) -> ModelConfig:
     """Read `model.json`; a mean image, which is saved with the weights, is not filled in."""
-    if not folder.config.exists():
+    path = folder.config
+    if not path.exists():
         raise RunError(
             f"{folder.path} has no trained network yet: alexnet train --resume {shell_quote(folder.path)} resumes it"
         )
-    config = read_model(ModelConfig, folder.config)
-    if config.checksum and config.checksum != config.digest():
-        raise RunError(f'{folder.config} was changed after it was written; if you changed it, remove its "checksum" too')
-    return config
-
-
-def read_model(kind: type[Model], path: Path) -> Model:
-    """Read a JSON file into a pydantic model."""
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        config = ModelConfig.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
         newer = "; it was written by a newer version of alexnet" if first["loc"] == ("version",) else ""
@@ -218,6 +169,9 @@ def read_model(kind: type[Model], path: Path) -> Model:
         raise RunError(f"{path} cannot be used: {key}: {first['msg']}{newer}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path} cannot be read: {error_reason(error)}") from error
+    if config.checksum and config.checksum != config.digest():
+        raise RunError(f'{path} was changed after it was written; if you changed it, remove its "checksum" too')
+    return config
 
 
 def write_metrics(folder: RunFolder, history: Sequence[Mapping[str, Any]]) -> None:

@@ -6,7 +6,6 @@ on a narrow terminal. Contexts and formatters are those of Typer's own copy of C
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Any
 
 from typer import BadParameter
@@ -81,6 +80,5 @@ def _panel(command: Any) -> str:
 def _row(param: Any) -> tuple[str, str]:
     """Return a parameter's name, and what it does with its default, unless the text says that."""
     names = ", ".join(sorted(param.opts, key=len)) if param.param_type_name == "option" else ""
-    default = param.default.value if isinstance(param.default, Enum) else param.default
-    shown = "" if default is None or default is False else f"  [default: {default}]"
+    shown = "" if param.default is None or param.default is False else f"  [default: {param.default}]"
     return f"{names} {param.metavar or ''}".strip(), f"{param.help}{shown}"

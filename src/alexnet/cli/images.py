@@ -6,35 +6,35 @@ import codecs
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from alexnet.cli.output import print_json
 from alexnet.errors import DataError
+
+Printer = Callable[[Iterable[dict[str, Any]]], None]
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")  # first bytes of image files
 
 
-class CountedResults:
-    """Yields results, and counts them and those with errors."""
+def print_results(results: Iterable[dict[str, Any]], print_text: Printer, as_json: bool) -> None:
+    """Print results by `print_text` as they come, or all as one JSON document; exit with code 1 if one has an error."""
+    has_error = []
 
-    def __init__(self, results: Iterable[dict[str, Any]]) -> None:
-        self._results = results
-        self.total = self.errors = 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for result in self._results:
-            self.total += 1
-            self.errors += "error" in result
+    def checked() -> Iterator[dict[str, Any]]:
+        for result in results:
+            has_error.append("error" in result)
             yield result
 
-
-def exit_if_unread(results: CountedResults) -> None:
-    """Exit with code 1 if a result has an error."""
-    if results.errors:
-        print(f"{results.errors} of {results.total} images could not be read", file=sys.stderr)
+    if as_json:
+        print_json(list(checked()))
+    else:
+        print_text(checked())
+    if any(has_error):
+        print(f"{sum(has_error)} of {len(has_error)} images could not be read", file=sys.stderr)
         raise typer.Exit(1)
 
 

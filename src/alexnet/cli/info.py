@@ -9,8 +9,19 @@ import typer
 
 from alexnet.cli.app import group
 from alexnet.cli.help import INSIDE, Command
-from alexnet.cli.options import AsJson, Classes, DataRoot, Overwrite, VariantName, data_argument, recipe_option, recipes
-from alexnet.cli.output import print_json, print_problems, print_problems_csv
+from alexnet.cli.options import (
+    AsJson,
+    Classes,
+    DataRoot,
+    Overwrite,
+    VariantName,
+    data_argument,
+    flag,
+    option,
+    recipe_option,
+    recipes,
+)
+from alexnet.cli.output import print_problems, print_problems_csv, print_result
 
 data_group = group(
     "data",
@@ -50,7 +61,7 @@ def data_check(
     data: Annotated[str, data_argument()],
     data_root: DataRoot = None,
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: image, kind, detail.")] = False,
+    as_csv: Annotated[bool, flag("--csv", "Print CSV: image, kind, detail.")] = False,
 ) -> None:
     """Check every image of DATA.
 
@@ -66,19 +77,14 @@ def data_check(
     from alexnet.data.sources import open_table
 
     result = check(open_table(data, data_root)).to_json()
-    if as_json:
-        print_json(result)
-    elif as_csv:
-        print_problems_csv(result)
-    else:
-        print_problems(result)
+    print_result(result, print_problems_csv if as_csv else print_problems, as_json)
 
 
 @data_group.command("show", cls=Command)
 def data_show(
     data: Annotated[str, data_argument()],
     recipe: Annotated[str | None, recipe_option("Also show the images as augmented by this recipe.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="PNG", help="File to write.  [default: <data>.png]")] = None,
+    out: Annotated[Path | None, option("PNG", "File to write.  [default: <data>.png]")] = None,
     overwrite: Overwrite = False,
     data_root: DataRoot = None,
 ) -> None:
@@ -162,19 +168,14 @@ def model_summary(name: VariantName, classes: Classes = None, as_json: AsJson = 
     from alexnet.network.summary import summarize
 
     summary = summarize(name, classes)
-    if as_json:
-        print_json(summary.to_json())
-    else:
-        print(summary.table())
+    print_result(summary.to_json(), lambda _: print(summary.table()), as_json)
 
 
 @model_group.command("plot", cls=Command)
 def model_plot(
     name: VariantName,
     classes: Classes = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write only this .svg or .png.  [default: VARIANT.svg and VARIANT.png]")
-    ] = None,
+    out: Annotated[Path | None, option("FILE", "Write only this .svg or .png.  [default: VARIANT.svg and VARIANT.png]")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Plot a variant as a diagram and print the file names.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from alexnet.cli.app import app
 from alexnet.cli.help import LOOK, Command
-from alexnet.cli.images import CountedResults, exit_if_unread, image_names
-from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Split, Views, data_argument, images_argument
-from alexnet.cli.output import print_evaluation, print_explanations, print_json
-from alexnet.errors import printable
+from alexnet.cli.images import image_names, print_results
+from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, data_argument, flag, images_argument, option
+from alexnet.cli.output import print_comparison, print_evaluation, print_explanations, print_result
 
 command = partial(app.command, cls=Command, rich_help_panel=LOOK)
 
@@ -23,15 +22,13 @@ def evaluate(
     run: RunPath,
     data: Annotated[str | None, data_argument("Dataset, as for train.", default="the run's own")] = None,
     split: Annotated[
-        Split | None,
-        typer.Option(metavar="NAME", help="train, val or test.  [default: test, else val; all images if DATA has no splits]"),
+        Literal["train", "val", "test"] | None,
+        option("NAME", "train, val or test.  [default: test, else val; all images if DATA has no splits]"),
     ] = None,
     views: Annotated[
-        Views,
-        typer.Option(
-            metavar="N", help="Views averaged per image: 1; 2, with its mirror image; 10, with corners and centre, as in 2012."
-        ),
-    ] = Views.one,
+        Literal["1", "2", "10"],
+        option("N", "Views averaged per image: 1; 2, with its mirror image; 10, with corners and centre, as in 2012."),
+    ] = "1",
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,11 +44,7 @@ def evaluate(
     """
     from alexnet import api
 
-    result = api.load(run, device).evaluate(data, split.value if split else None, int(views.value)).to_json()
-    if as_json:
-        print_json(result)
-    else:
-        print_evaluation(result)
+    print_result(api.load(run, device).evaluate(data, split, int(views)).to_json(), print_evaluation, as_json)
 
 
 @command()
@@ -67,22 +60,16 @@ def compare(
     if len(runs) < 2:
         raise typer.BadParameter("name two runs or more")
     from alexnet import api
-    from alexnet.report.compare import table
 
-    result = api.compare(runs)
-    if as_json:
-        print_json(result)
-    else:
-        for line in table(result).splitlines():
-            print(printable(line))
+    print_result(api.compare(runs), print_comparison, as_json)
 
 
 @command()
 def explain(
     run: RunPath,
     images: Annotated[list[str], images_argument("Images to explain")],
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for the figures.  [default: RUN/explain]")] = None,
-    arrays: Annotated[bool, typer.Option("--arrays", help="Also write a NumPy archive (.npz) per image.")] = False,
+    out: Annotated[Path | None, option("FOLDER", "Folder for the figures.  [default: RUN/explain]")] = None,
+    arrays: Annotated[bool, flag("--arrays", "Also write a NumPy archive (.npz) per image.")] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     device: Device = None,
@@ -99,12 +86,8 @@ def explain(
     from alexnet import api
     from alexnet.progress import track
 
-    results = CountedResults(track(api.load(run, device).explain(image_names(images), out, arrays, overwrite), "Explaining"))
-    if as_json:
-        print_json(list(results))
-    else:
-        print_explanations(results)
-    exit_if_unread(results)
+    results = api.load(run, device).explain(image_names(images), out, arrays, overwrite)
+    print_results(track(results, "Explaining"), print_explanations, as_json)
 
 
 @command()

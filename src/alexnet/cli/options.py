@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 
-class Split(StrEnum):
-    """Names of the splits."""
-
-    train = "train"
-    val = "val"
-    test = "test"
+def option(metavar: str, text: str, **settings: Any) -> Any:
+    """Return an option whose value is shown as `metavar`."""
+    return typer.Option(metavar=metavar, help=text, **settings)
 
 
-class Parallel(StrEnum):
-    """Ways to train on several processes."""
-
-    data = "data"
-    towers = "towers"
-    hybrid = "hybrid"
-
-
-class Views(StrEnum):
-    """Views per image."""
-
-    one = "1"
-    two = "2"
-    ten = "10"
+def flag(name: str, text: str, *others: str) -> Any:
+    """Return a switch, `name`, which may have other names."""
+    return typer.Option(name, *others, help=text)
 
 
 def datasets(incomplete: str) -> list[str]:
@@ -60,11 +45,6 @@ def variants() -> list[str]:
     return list(VARIANTS)
 
 
-def devices() -> list[str]:
-    """Return the types of devices."""
-    return ["cpu", "cuda", "mps"]
-
-
 def _or_paths(names: Iterable[str], incomplete: str) -> list[str]:
     """Return the names and paths that start with `incomplete`; nothing if no name does, as the shell then completes paths."""
     matches = [name for name in names if name.startswith(incomplete)]
@@ -87,7 +67,7 @@ def images_argument(purpose: str) -> Any:
 
 def recipe_option(text: str) -> Any:
     """Return the option --recipe."""
-    return typer.Option(metavar="NAME", help=text, autocompletion=recipes)
+    return option("NAME", text, autocompletion=recipes)
 
 
 def set_option(text: str) -> Any:
@@ -97,23 +77,20 @@ def set_option(text: str) -> Any:
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 Overwrite = Annotated[
-    bool,
-    typer.Option("--overwrite", help="Overwrite files that this program did not make. Its own are always overwritten."),
+    bool, flag("--overwrite", "Overwrite files that this program did not make. Its own are always overwritten.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-DataRoot = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of downloaded datasets.  [env: ALEXNET_DATA]")]
+AsJson = Annotated[bool, flag("--json", "Print one JSON document on standard output.")]
+DataRoot = Annotated[Path | None, option("FOLDER", "Folder of downloaded datasets.  [env: ALEXNET_DATA]")]
 Device = Annotated[
     str | None,
-    typer.Option(metavar="D", help="cpu, cuda, cuda:1 or mps.  [default: an accelerator if available]", autocompletion=devices),
+    option(
+        "D",
+        "cpu, cuda, cuda:1 or mps.  [default: an accelerator if available]",
+        autocompletion=lambda: ["cpu", "cuda", "mps"],
+    ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of CPU threads.  [default: one per core]")]
-Variant = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Architecture (alexnet model list).  [default: the recipe's]", autocompletion=variants),
-]
+Threads = Annotated[int | None, option("N", "Number of CPU threads.  [default: one per core]", min=1)]
+Classes = Annotated[int | None, option("N", "Number of classes.  [default: the variant's]", min=1, max=10**9)]
 VariantName = Annotated[
     str, typer.Argument(metavar="VARIANT", help="Architecture (alexnet model list).", autocompletion=variants)
-]
-Classes = Annotated[
-    int | None, typer.Option(min=1, max=10**9, metavar="N", help="Number of classes.  [default: the variant's]")
 ]

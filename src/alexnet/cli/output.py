@@ -7,7 +7,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ PROBLEMS_SHOWN = 5  # of each kind
 def print_json(document: Any) -> None:
     """Print one JSON document."""
     print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_result(result: dict[str, Any], print_text: Callable[[dict[str, Any]], None], as_json: bool) -> None:
+    """Print a result as JSON, or else by `print_text`."""
+    (print_json if as_json else print_text)(result)
+
+
+def print_jsonl(results: Iterable[dict[str, Any]]) -> None:
+    """Print results as they come, one JSON object per line."""
+    for result in results:
+        print(json.dumps(result, ensure_ascii=False), flush=True)
 
 
 def print_predictions_csv(results: Iterable[dict[str, Any]]) -> None:
@@ -72,19 +84,18 @@ def print_export(result: dict[str, Any]) -> None:
     print(f"{'images/s':10}  {paces}, one at a time")
 
 
-def print_neighbours(results: Iterable[dict[str, Any]]) -> None:
-    """Print the results of `search query`: each image with its nearest neighbours."""
+def print_neighbours(results: Iterable[dict[str, Any]], sheet: Path | None) -> None:
+    """Print the results of `search query`, each image with its nearest neighbours, and the path of the contact sheet."""
     for result in results:
         print(printable(result["image"]))
         if "error" in result:
             print(printable(f"    not read: {result['error']}"))
         for neighbour in result.get("neighbours", ()):
-            print(printable(f"  {neighbour['distance']:8.2f} away  {_relative(neighbour['image'])}"))
-
-
-def _relative(path: str) -> str:
-    """Return a path relative to the current folder if it lies inside; an index has absolute paths."""
-    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
+            path = neighbour["image"]  # absolute
+            shown = os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
+            print(printable(f"  {neighbour['distance']:8.2f} away  {shown}"))
+    if sheet is not None:
+        print(sheet)
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -98,28 +109,30 @@ def print_summary(summary: dict[str, Any]) -> None:
     last = summary["test"] or summary["validation"]
     label, baseline = most_frequent(last["per_class"])
     if last["top1_interval"][0] <= baseline:
-        name = printable(repr(truncate(label)))
-        print(
-            f"{'note':10}  not significantly better than the majority-class baseline, {name} for all ({baseline:.1%}): "
-            "train longer, add images, or check the labels"
-        )
+        worse = f"not significantly better than the majority-class baseline, {printable(repr(truncate(label)))} for all"
+        print(f"{'note':10}  {worse} ({baseline:.1%}): train longer, add images, or check the labels")
     epochs = f"{summary['epochs']} epoch{'' if summary['epochs'] == 1 else 's'}"
     print(f"{'time':10}  {format_duration(summary['seconds'])}, {epochs}, best {summary['best_epoch']}")
     print(f"{'report':10}  {summary['run']}/report.html")
     print(f"{'predict':10}  alexnet predict {shell_quote(summary['run'])} IMAGE…")
 
 
-def print_lr_suggestion(result: dict[str, Any], as_json: bool) -> None:
+def print_lr_suggestion(result: dict[str, Any]) -> None:
     """Print the suggested learning rate, and the command that trains with it."""
-    if as_json:
-        print_json(result)
-        return
     given = [argument for argument in sys.argv[1:] if argument not in ("--find-lr", "--overwrite", "--debug")]
     changes = [part for key, value in result["settings"].items() for part in ("--set", f"{key}={value:g}")]
     lr = result["settings"]["optimizer.lr"]
     print(f"{'lr':10}  {lr:g}, where the loss falls fastest; it rises from {result['rises_from']:.2g} on")
     print(f"{'curve':10}  {result['figure']}")
     print(f"{'train':10}  alexnet {shlex.join([*given, *changes])}")
+
+
+def print_comparison(result: dict[str, Any]) -> None:
+    """Print the tables of `compare`."""
+    from alexnet.report.compare import table
+
+    for line in table(result).splitlines():
+        print(printable(line))
 
 
 def print_study(result: dict[str, Any]) -> None:
@@ -147,8 +160,6 @@ def print_problems_csv(result: dict[str, Any]) -> None:
 
 def print_problems(result: dict[str, Any]) -> None:
     """Print the problems of a dataset, the first few of each kind."""
-    from itertools import groupby
-
     from alexnet.data.check import KINDS
 
     print(f"{result['images']:,} images of {len(result['classes'])} classes")
@@ -170,12 +181,9 @@ def print_evaluation(result: dict[str, Any]) -> None:
     print(f"calibration error {result['ece']:.2%} ({scaling})\n")
     width = max(5, *(len(truncate(label)) for label in result["per_class"]))
     print(f"{'class':{width}}  images  precision  recall     F1")
-    for label, c in result["per_class"].items():
-        metrics = f"{_percent(c['precision']):>9}  {_percent(c['recall']):>6}  {_percent(c['f1']):>5}"
-        print(f"{truncate(label):{width}}  {c['images']:6,}  {metrics}")
+    for label, metrics in result["per_class"].items():
+        cells = ("–" if metrics[key] is None else f"{metrics[key]:.1%}" for key in ("precision", "recall", "f1"))
+        precision, recall, f1 = cells
+        print(f"{truncate(label):{width}}  {metrics['images']:6,}  {precision:>9}  {recall:>6}  {f1:>5}")
     for skipped in result["skipped"]:
         print(printable(f"left out {truncate(skipped['image'])}: {skipped['reason']}"))
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"

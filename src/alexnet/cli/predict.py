@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from alexnet.cli import output
 from alexnet.cli.app import app, group
 from alexnet.cli.help import USE, Command
-from alexnet.cli.images import CountedResults, exit_if_unread, image_names
-from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Threads, images_argument
-from alexnet.cli.output import print_export, print_index, print_json, print_neighbours, print_predictions, print_predictions_csv
+from alexnet.cli.images import image_names, print_results
+from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Threads, flag, images_argument, option
 from alexnet.errors import shell_quote
 
 command = partial(app.command, cls=Command, rich_help_panel=USE)
@@ -33,10 +32,10 @@ search = group(
 def predict(
     run: RunPath,
     images: Annotated[list[str], images_argument("Images to classify")],
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of labels per image.")] = 5,
+    top: Annotated[int, option("N", "Number of labels per image.", min=1)] = 5,
     as_json: AsJson = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object per line, as results arrive.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: image, rank, label, probability, error.")] = False,
+    jsonl: Annotated[bool, flag("--jsonl", "Print one JSON object per line, as results arrive.")] = False,
+    as_csv: Annotated[bool, flag("--csv", "Print CSV: image, rank, label, probability, error.")] = False,
     device: Device = None,
 ) -> None:
     """Predict the labels of images, most probable first.
@@ -53,35 +52,21 @@ def predict(
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
     from alexnet import api
 
-    results = CountedResults(api.load(run, device).stream(image_names(images), top))
-    if as_json:
-        print_json(list(results))
-    elif jsonl:
-        for result in results:
-            print(json.dumps(result, ensure_ascii=False), flush=True)
-    elif as_csv:
-        print_predictions_csv(results)
-    else:
-        print_predictions(results)
-    exit_if_unread(results)
+    print_text = output.print_jsonl if jsonl else output.print_predictions_csv if as_csv else output.print_predictions
+    print_results(api.load(run, device).stream(image_names(images), top), print_text, as_json)
 
 
 @command()
 def export(
     run: RunPath,
     bare: Annotated[
-        bool,
-        typer.Option(
-            "--bare", help="Export the network without preprocessing: normalised batches N 3 I I, float32, in; logits out."
-        ),
+        bool, flag("--bare", "Export the network without preprocessing: normalised batches N 3 I I, float32, in; logits out.")
     ] = False,
     int8: Annotated[
-        bool,
-        typer.Option("--int8", help="Quantise to 8-bit integers: a quarter of the size; the loss of accuracy is measured."),
+        bool, flag("--int8", "Quantise to 8-bit integers: a quarter of the size; the loss of accuracy is measured.")
     ] = False,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="File to write.  [default: model.onnx, model-bare.onnx … in RUN/export]"),
+        Path | None, option("FILE", "File to write.  [default: model.onnx, model-bare.onnx … in RUN/export]")
     ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -99,20 +84,18 @@ def export(
     """
     from alexnet import api
 
-    result = api.load(run, device).export(out, bare=bare, int8=int8, overwrite=overwrite)
-    if as_json:
-        print_json(result)
-    else:
-        print_export(result)
+    output.print_result(
+        api.load(run, device).export(out, bare=bare, int8=int8, overwrite=overwrite), output.print_export, as_json
+    )
 
 
 @command()
 def serve(
     run: RunPath,
     host: Annotated[
-        str, typer.Option(metavar="NAME", help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
+        str, option("NAME", "Address to listen on; 0.0.0.0 accepts connections from other machines.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, option("N", "Port; 0 takes a free one.", min=0, max=65_535)] = 8000,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -134,10 +117,8 @@ def serve(
 def search_index(
     run: RunPath,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images to index, subfolders included.")],
-    out: Annotated[Path | None, typer.Option(metavar="INDEX", help="Index to create or add to.  [default: RUN/search]")] = None,
-    bits: Annotated[
-        int | None, typer.Option(min=8, metavar="N", help="Length of binary codes, a multiple of 8.  [default: 128]")
-    ] = None,
+    out: Annotated[Path | None, option("INDEX", "Index to create or add to.  [default: RUN/search]")] = None,
+    bits: Annotated[int | None, option("N", "Length of binary codes, a multiple of 8.  [default: 128]", min=8)] = None,
     device: Device = None,
 ) -> None:
     """Index the images in FOLDER for `search query`.
@@ -152,17 +133,17 @@ def search_index(
     from alexnet import api
 
     result = api.load(run, device).index(folder, out, bits)
-    print_index(result, run, f" --index {shell_quote(result['index'])}" if out else "")
+    output.print_index(result, run, f" --index {shell_quote(result['index'])}" if out else "")
 
 
 @search.command("query", cls=Command)
 def search_query(
     run: RunPath,
     images: Annotated[list[str], images_argument("Query images")],
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of neighbours per image.")] = 10,
-    binary: Annotated[bool, typer.Option("--binary", help="Compare binary codes: faster, slightly less exact.")] = False,
-    index: Annotated[Path | None, typer.Option(metavar="INDEX", help="Index to search.  [default: RUN/search]")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a contact sheet, a row per image.")] = None,
+    top: Annotated[int, option("N", "Number of neighbours per image.", min=1)] = 10,
+    binary: Annotated[bool, flag("--binary", "Compare binary codes: faster, slightly less exact.")] = False,
+    index: Annotated[Path | None, option("INDEX", "Index to search.  [default: RUN/search]")] = None,
+    out: Annotated[Path | None, option("PNG", "Also draw a contact sheet, a row per image.")] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     device: Device = None,
@@ -178,14 +159,6 @@ def search_query(
     """
     from alexnet import api
 
-    neighbours = api.load(run, device).search(
-        image_names(images), top, binary=binary, index=index, out=out, overwrite=overwrite
-    )
-    results = CountedResults(neighbours)
-    if as_json:
-        print_json(list(results))
-    else:
-        print_neighbours(results)
-        if out is not None:
-            print(out)
-    exit_if_unread(results)
+    opened = api.load(run, device)
+    results = opened.search(image_names(images), top, binary=binary, index=index, out=out, overwrite=overwrite)
+    print_results(results, partial(output.print_neighbours, sheet=out), as_json)

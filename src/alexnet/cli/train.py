@@ -7,7 +7,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,16 +18,16 @@ from alexnet.cli.options import (
     AsJson,
     DataRoot,
     Device,
-    Parallel,
     Threads,
-    Variant,
     data_argument,
+    flag,
+    option,
     recipe_option,
     set_option,
     variants,
     weights,
 )
-from alexnet.cli.output import print_json, print_lr_suggestion, print_study, print_summary
+from alexnet.cli.output import print_json, print_lr_suggestion, print_result, print_study, print_summary
 from alexnet.errors import shell_quote
 from alexnet.files import expand_user
 from alexnet.progress import output_disabled
@@ -36,58 +36,62 @@ STARTED = time.monotonic()  # before torch is imported, so that the user's whole
 
 command = partial(app.command, cls=Command, rich_help_panel=MAKE)
 
+RECIPE_IS_KEPT = (
+    "a resumed run keeps its recipe: give only --resume RUN (with --device, --threads, --processes or --parallel), or, to "
+    "train more, start a new run from it: alexnet train DATA --weights RUN --epochs N"
+)
+
 # Options of train only
+RecipeName = Annotated[str | None, recipe_option("Recipe: a name (alexnet recipes list) or a TOML file.  [default: fast]")]
+Variant = Annotated[
+    str | None, option("NAME", "Architecture (alexnet model list).  [default: the recipe's]", autocompletion=variants)
+]
 Weights = Annotated[
     str | None,
-    typer.Option(
-        metavar="RUN|FILE",
-        help="Start from trained weights: a run, whose variant is taken too; a file in torchvision's layout; or imagenet1k, "
+    option(
+        "RUN|FILE",
+        "Start from trained weights: a run, whose variant is taken too; a file in torchvision's layout; or imagenet1k, "
         "torchvision's own, which is downloaded (both need --variant owt).",
         autocompletion=weights,
     ),
 ]
-Epochs = Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of epochs.  [default: the recipe's]")]
+Epochs = Annotated[int | None, option("N", "Number of epochs.  [default: the recipe's]", min=1)]
 Minutes = Annotated[
     float | None,
-    typer.Option(
-        min=0.01,
-        metavar="M",
-        help="Instead of --epochs: finish within M minutes of the command's start, validation and test included.",
-    ),
+    option("M", "Instead of --epochs: finish within M minutes of the command's start, validation and test included.", min=0.01),
 ]
-Out = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Run folder to create.  [default: runs/<data>-<recipe>-<date>-<time>]")
-]
+Out = Annotated[Path | None, option("FOLDER", "Run folder to create.  [default: runs/<data>-<recipe>-<date>-<time>]")]
 Seed = Annotated[
-    int | None,
-    typer.Option(min=0, metavar="N", help="Seed of initial weights, shuffling and augmentation.  [default: the recipe's]"),
+    int | None, option("N", "Seed of initial weights, shuffling and augmentation.  [default: the recipe's]", min=0)
 ]
+Changes = Annotated[list[str] | None, set_option("Change a recipe key, such as optimizer.lr=0.02")]
 Resume = Annotated[
     Path | None,
-    typer.Option(
-        metavar="RUN",
-        help="Resume a stopped run. It keeps its recipe: only --device, --threads, --processes, --parallel and --json can be "
-        "given as well.",
+    option(
+        "RUN",
+        "Resume a stopped run. It keeps its recipe: only --device, --threads, --processes, --parallel and --json can be given "
+        "as well.",
     ),
 ]
 FindLR = Annotated[
     bool,
-    typer.Option(
+    flag(
         "--find-lr",
-        "--find-rate",
-        help="Do not train: find a learning rate in 100 steps, and plot the loss against it in FOLDER-lr.png, where FOLDER is "
+        "Do not train: find a learning rate in 100 steps, and plot the loss against it in FOLDER-lr.png, where FOLDER is "
         "--out.",
+        "--find-rate",
     ),
 ]
-Processes = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Number of processes on this machine that train together.  [default: 1]")
+OverwriteCurve = Annotated[
+    bool, flag("--overwrite", "With --find-lr: overwrite FOLDER-lr.png, whoever made it. Runs are never overwritten.")
 ]
-ParallelMode = Annotated[
-    Parallel,
-    typer.Option(
-        metavar="KIND",
-        help="How they divide the work: data (each batch), towers (a tower each), or hybrid (each batch, but the units of "
-        "dense layers).",
+Processes = Annotated[int, option("N", "Number of processes on this machine that train together.", min=1)]
+Parallel = Annotated[
+    Literal["data", "towers", "hybrid"],
+    option(
+        "KIND",
+        "How they divide the work: data (each batch), towers (a tower each), or hybrid (each batch, but the units of dense "
+        "layers).",
     ),
 ]
 
@@ -95,26 +99,19 @@ ParallelMode = Annotated[
 @command()
 def train(
     data: Annotated[str | None, data_argument(default="the recipe's")] = None,
-    recipe: Annotated[
-        str | None, recipe_option("Recipe: a name (alexnet recipes list) or a TOML file.  [default: fast]")
-    ] = None,
+    recipe: RecipeName = None,
     variant: Variant = None,
     weights: Weights = None,
     epochs: Epochs = None,
     minutes: Minutes = None,
     out: Out = None,
     seed: Seed = None,
-    set_: Annotated[list[str] | None, set_option("Change a recipe key, such as optimizer.lr=0.02")] = None,
+    set_: Changes = None,
     resume: Resume = None,
     find_lr: FindLR = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="With --find-lr: overwrite FOLDER-lr.png, whoever made it. Runs are never overwritten."
-        ),
-    ] = False,
-    processes: Processes = None,
-    parallel: ParallelMode = Parallel.data,
+    overwrite: OverwriteCurve = False,
+    processes: Processes = 1,
+    parallel: Parallel = "data",
     data_root: DataRoot = None,
     device: Device = None,
     threads: Threads = None,
@@ -134,41 +131,32 @@ def train(
         alexnet train photos/ --processes 2
         alexnet train --resume runs/photos
     """
-    if processes is not None and processes > 1 and not find_lr and "WORLD_SIZE" not in os.environ:
+    if processes > 1 and not find_lr and "WORLD_SIZE" not in os.environ:
         from alexnet.training.distributed import launch
 
         raise typer.Exit(launch(processes, sys.argv[1:]))
     if overwrite and not find_lr:
         raise typer.BadParameter("--overwrite is for --find-lr only: runs are never overwritten, name another --out")
+    given = [data, recipe, variant, weights, epochs, minutes, out, seed, set_, data_root]
+    if resume is not None and (find_lr or any(value is not None for value in given)):
+        raise typer.BadParameter(RECIPE_IS_KEPT)
+    if epochs is not None and minutes is not None:
+        raise typer.BadParameter("choose one of --epochs and --minutes")
     from alexnet import api
 
-    hardware: dict[str, Any] = {"device": device, "threads": threads}
-    if resume is not None:
-        given = [data, recipe, variant, weights, epochs, minutes, out, seed, set_, data_root]
-        if find_lr or any(value is not None for value in given):
-            raise typer.BadParameter(
-                "a resumed run keeps its recipe: give only --resume RUN (with --device, --threads, --processes or "
-                "--parallel), or, to train more, start a new run from it: alexnet train DATA --weights RUN --epochs N"
-            )
-        run = api.resume(resume, **hardware, parallel=parallel.value, started=STARTED)
-    else:
-        if epochs is not None and minutes is not None:
-            raise typer.BadParameter("choose one of --epochs and --minutes")
-        length = {} if epochs is None else {"train.epochs": epochs, "train.max_images": 0, "train.minutes": None}
-        flags = {"model.variant": variant, "train.minutes": minutes, "train.seed": seed}
-        settings = {**length, **_settings(flags, data_root, set_)}
-        options: dict[str, Any] = {"recipe": recipe or "fast", "out": out, "weights": weights, "settings": settings, **hardware}
-        if find_lr:
-            curve, figure = api.find_lr(data, **options, overwrite=overwrite)
-            print_lr_suggestion(curve.to_json() | {"figure": str(figure)}, as_json)
-            return
-        run = api.train(data, **options, parallel=parallel.value, started=STARTED)
-    if output_disabled():  # the main process prints the summary
+    flags = {"model.variant": variant, "train.epochs": epochs, "train.minutes": minutes, "train.seed": seed}
+    options: dict[str, Any] = {"out": out, "weights": weights, "device": device, "threads": threads}
+    options |= {"recipe": recipe or "fast", "settings": _settings(flags, data_root, set_)}
+    if find_lr:
+        curve, figure = api.find_lr(data, **options, overwrite=overwrite)
+        print_result(curve.to_json() | {"figure": str(figure)}, print_lr_suggestion, as_json)
         return
-    if as_json:
-        print_json(run.summary)
+    if resume is not None:
+        run = api.resume(resume, device=device, threads=threads, parallel=parallel, started=STARTED)
     else:
-        print_summary(run.summary)
+        run = api.train(data, **options, parallel=parallel, started=STARTED)
+    if not output_disabled():  # the main process prints the summary
+        print_result(run.summary, print_summary, as_json)
 
 
 def _settings(flags: dict[str, Any], data_root: Path | None, changes: list[str] | None) -> dict[str, Any]:
@@ -177,6 +165,8 @@ def _settings(flags: dict[str, Any], data_root: Path | None, changes: list[str] 
 
     root = None if data_root is None else str(expand_user(data_root).absolute())
     given = {key: value for key, value in {**flags, "data.root": root}.items() if value is not None}
+    if "train.epochs" in given:
+        given |= {"train.max_images": 0, "train.minutes": None}  # which limit the epochs, too
     return {**given, **parse_settings(changes or ())}
 
 
@@ -252,13 +242,10 @@ def ablate(
 @command()
 def import_keras(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File saved by Keras: .keras, .weights.h5 or .h5.")],
-    variant: Annotated[
-        str, typer.Option(metavar="NAME", help="Architecture of the model (alexnet model list).", autocompletion=variants)
-    ],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to create.")],
+    variant: Annotated[str, option("NAME", "Architecture of the model (alexnet model list).", autocompletion=variants)],
+    out: Annotated[Path, option("RUN", "Run folder to create.")],
     classes: Annotated[
-        str | None,
-        typer.Option(metavar="A,B,…", help="Class labels.  [default: those of the recipe's dataset, else 0, 1, …]"),
+        str | None, option("A,B,…", "Class labels.  [default: those of the recipe's dataset, else 0, 1, …]")
     ] = None,
     recipe: Annotated[
         str | None,

@@ -11,22 +11,9 @@ from torch import Tensor, nn
 
 from alexnet.errors import VariantError
 from alexnet.network import layers as custom
+from alexnet.network import variants
 from alexnet.network.fast import fuse
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
-from alexnet.network.variants import (
-    Act,
-    BatchNorm,
-    Conv,
-    Dense,
-    Drop,
-    Flatten,
-    LocalNorm,
-    MapNorm,
-    Norm,
-    Pool,
-    Variant,
-    variant,
-)
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}  # not in place: explanations need the input
 DROPOUTS: dict[str, type[nn.Module]] = {"training": custom.Dropout, "testing": custom.Dropout2012}
@@ -54,10 +41,10 @@ class AlexNet(nn.Module):
     """
 
     def __init__(
-        self, row: str | Variant = "cifar10", classes: int | None = None, *, width: float = 1.0, **overrides: Any
+        self, row: str | variants.Variant = "cifar10", classes: int | None = None, *, width: float = 1.0, **overrides: Any
     ) -> None:
         super().__init__()
-        self.row = variant(row, overrides)
+        self.row = variants.variant(row, overrides)
         if classes is not None and classes < 1:
             raise VariantError(f"classes is {classes}, but should be 1 or more")
         if not width > 0:
@@ -135,13 +122,13 @@ class AlexNet(nn.Module):
             raise VariantError(f"no layer {sorted(unknown)[0]!r} in {self.row.name!r}: known are {', '.join(self.layer_names)}")
 
 
-def _features(row: Variant, width: float) -> tuple[nn.Sequential, int]:
+def _features(row: variants.Variant, width: float) -> tuple[nn.Sequential, int]:
     """Build all layers but the head; return them and the number of units of the last."""
     layers = nn.Sequential()
-    channels, number, size = 3, 0, row.input_size  # `channels` is the number of units after Flatten
+    channels, number, size = 3, 0, row.input_size  # `channels` is the number of units after `Flatten`
     for record in row.layers:
         match record:
-            case Conv():
+            case variants.Conv():
                 number, out = number + 1, row.scaled(record.channels, width)
                 groups = row.towers if record.grouped else 1
                 if after := record.padding_after:
@@ -151,26 +138,26 @@ def _features(row: Variant, width: float) -> tuple[nn.Sequential, int]:
                 )
                 layers.add_module(f"conv{number}", conv)
                 channels, size = out, _output_size(size + after, record.kernel, record.stride, record.padding)
-            case Dense():
+            case variants.Dense():
                 number, out = number + 1, row.scaled(record.units, width)
                 layers.add_module(f"fc{number}", nn.Linear(channels, out))
                 channels = out
-            case Act():
+            case variants.Act():
                 layers.add_module(f"{row.activation}{number}", ACTIVATIONS[row.activation]())
-            case Norm() if isinstance(row.norm, BatchNorm):
+            case variants.Norm() if isinstance(row.norm, variants.BatchNorm):
                 layers.add_module(f"norm{number}", custom.BatchNorm(channels, row.norm.epsilon, row.norm.momentum))
-            case Norm() if isinstance(row.norm, LocalNorm):
+            case variants.Norm() if isinstance(row.norm, variants.LocalNorm):
                 norm, towers = row.norm, 1 if row.norm.across else row.towers
                 layers.add_module(f"norm{number}", LocalResponseNorm(norm.size, norm.alpha, norm.beta, norm.k, towers))
-            case MapNorm():
+            case variants.MapNorm():
                 layers.add_module(f"mapnorm{number}", LocalMapNorm(record.size, record.alpha, record.beta, record.k))
-            case Pool():
+            case variants.Pool():
                 layers.add_module(f"pool{number}", nn.MaxPool2d(*row.pool))
                 size = _output_size(size, *row.pool)
-            case Flatten():
+            case variants.Flatten():
                 layers.add_module("flatten", custom.FlattenMaps(size, row.flatten))
                 channels *= size * size
-            case Drop():
+            case variants.Drop():
                 layers.add_module(f"dropout{number}", DROPOUTS[row.dropout_scales](row.dropout))
     return layers, channels
 
@@ -180,19 +167,19 @@ def _output_size(size: int, kernel: int, stride: int, padding: int = 0) -> int:
     return (size + 2 * padding - kernel) // stride + 1
 
 
-def _smallest_input(row: Variant) -> int:
+def _smallest_input(row: variants.Variant) -> int:
     """Return the smallest input size that leaves at least one pixel before the dense layers."""
     size = 1
     for record in reversed(row.layers):
-        if isinstance(record, Pool):
+        if isinstance(record, variants.Pool):
             size = (size - 1) * row.pool[1] + row.pool[0]
-        elif isinstance(record, Conv):
+        elif isinstance(record, variants.Conv):
             size = max(1, (size - 1) * record.stride + record.kernel - 2 * record.padding - record.padding_after)
     return size
 
 
 @torch.no_grad()
-def initialize(module: nn.Module, row: Variant | None = None) -> None:
+def initialize(module: nn.Module, row: variants.Variant | None = None) -> None:
     """Initialize all parameters and statistics of `module`, with torch's global random generator.
 
     The variant's `init` determines the weights. `keras`: uniform within sqrt(6 / (fan_in + fan_out)) (Glorot, Keras' default).
@@ -203,7 +190,8 @@ def initialize(module: nn.Module, row: Variant | None = None) -> None:
     if isinstance(module, AlexNet):
         row = module.row
     assert row is not None
-    records: list[Conv | Dense] = [*(r for r in row.layers if isinstance(r, Conv | Dense)), Dense(0)]  # the last is the head
+    layered = (*row.layers, variants.Dense(0))  # the last is the head
+    records = [record for record in layered if isinstance(record, variants.Conv | variants.Dense)]
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     for layer, record in zip(layers, records[-len(layers) :], strict=True):  # from the end, as `module` may be the head alone
         weight = layer.weight

@@ -36,8 +36,7 @@ def choose_device(name: str | None = None) -> torch.device:
 
 def to_device(network: Network, device: torch.device) -> Network:
     """Move a network to `device` in the channels-last memory format, and return it."""
-    network.to(device)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stubs lack it
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stubs lack it
     return network
 
 

@@ -35,24 +35,9 @@ BAR_WIDTH, BAR_DEPTH = 0.16, 0.09
 GAP, CROSSING_GAP, ROW_GAP = 0.24, 0.75, 0.5  # between columns, where towers meet, and between towers
 MARGIN, LINE = 0.3, 0.185  # around everything; from one line of text to the next
 
-COLOURS = {
-    "input": "#8f8f8f",
-    "convolution": SKY,
-    "max pooling": AMBER,
-    "flatten": "#dddddd",
-    "dense": GREEN,
-}
+COLOURS = {"input": "#8f8f8f", "convolution": SKY, "max pooling": AMBER, "flatten": "#dddddd", "dense": GREEN}
 INK, FAINT, OWN_COLOUR, CROSS_COLOUR = "#1a1a1a", "#505050", "#404040", ORANGE
-NOTES = {
-    "batch normalisation": "batch norm",
-    "local response normalisation": "response norm",
-    "map normalisation": "map norm",
-}
 NAME, TEXT = FontProperties(size=10, weight="bold"), FontProperties(size=8.5)
-LEGEND: dict[str, Any] = {
-    **{"frameon": False, "fontsize": 8, "borderpad": 0, "borderaxespad": 0},
-    **{"handlelength": 1.3, "columnspacing": 1.4},
-}
 FORMATS = (".svg", ".png")
 DOTS_PER_INCH = 160
 
@@ -100,11 +85,8 @@ def save(summary: Summary, path: Path, overwrite: bool = False) -> None:
     if suffix not in FORMATS:
         raise AlexNetError(f"cannot draw {str(path)!r}: its name must end in {' or '.join(FORMATS)}")
     mark = {"Creator": MADE_BY, "Date": None} if suffix == ".svg" else {"Software": MADE_BY}
-    options: dict[str, Any] = {
-        "format": suffix[1:],
-        "dpi": DOTS_PER_INCH,
-        "metadata": {"Title": f"AlexNet: {summary.variant}", **mark},
-    }
+    metadata = {"Title": f"AlexNet: {summary.variant}", **mark}
+    options: dict[str, Any] = {"format": suffix[1:], "dpi": DOTS_PER_INCH, "metadata": metadata}
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": summary.variant}]):  # keep text as text
         write_output(path, partial(draw(summary).savefig, **options), overwrite)
 
@@ -122,9 +104,11 @@ def draw(summary: Summary) -> Figure:
     for source, stage in pairwise(stages):
         _connect(axes, source, stage)
     for stage in stages:
-        _boxes(axes, stage)
-        _column(axes, stage, names)
-    _heading(axes, summary, high)
+        _draw_stage(axes, stage, names)
+    _write(axes, MARGIN, high - 0.22, f"AlexNet: {summary.variant}", 15, INK, weight="bold", ha="left")
+    classes, towers = f"{summary.layers[-1].output[0]:,} classes", f"{summary.towers} towers, " if summary.towers > 1 else ""
+    facts = f"{sizes(summary.input, '×')} in, {classes} out, {towers}{summary.parameters:,} parameters"
+    _write(axes, MARGIN, high - 0.54, facts, 10, FAINT, ha="left")
     _legend(axes, stages, under)
     return figure
 
@@ -150,7 +134,7 @@ def _stages(summary: Summary) -> list[Stage]:
         else:
             across = stages[-1].rows > 1 and layer.groups == 1
             stages[-1].across |= across
-            stages[-1].text.append(NOTES.get(layer.kind, layer.kind))
+            stages[-1].text.append(layer.kind.removeprefix("local ").replace("normalisation", "norm"))
             stages[-1].text += ["across towers"] if across else []
     return stages
 
@@ -191,7 +175,8 @@ def _text_width(text: str, font: FontProperties) -> float:
     return float(TextPath((0, 0), text, prop=font).get_extents().width) / 72
 
 
-def _boxes(axes: Axes, stage: Stage) -> None:
+def _draw_stage(axes: Axes, stage: Stage, names: float) -> None:
+    """Draw the boxes of a stage, and write its text below `names`."""
     colour = to_rgb(COLOURS[stage.layer.kind])
     for row, box in enumerate(stage.boxes, 1):
         x, y, w, h, right, up = box.x, box.y, box.width, box.height, box.right, box.up
@@ -212,6 +197,10 @@ def _boxes(axes: Axes, stage: Stage) -> None:
             x = upper.x + upper.width + upper.right / 2
             ends = [upper.y + upper.up / 2, lower.y + lower.height + lower.up]
             axes.plot([x, x], ends, color=CROSS_COLOUR, linewidth=1.1, linestyle=(0, (3, 2)), zorder=3)
+    middle = stage.boxes[0].x + (stage.boxes[0].width + stage.boxes[0].right) / 2
+    _write(axes, middle, names, stage.layer.name, 10, INK, weight="bold")
+    for i, line in enumerate(stage.text):
+        _write(axes, middle, names - 0.04 - LINE * (i + 1), line, 8.5 if i == 0 else 8, INK if i == 0 else FAINT)
 
 
 def _connect(axes: Axes, source: Stage, stage: Stage) -> None:
@@ -241,22 +230,6 @@ def _beams(axes: Axes, source: Stage, bar: Stage) -> None:
             axes.plot([x, end.x], [y, height], color=OWN_COLOUR, linewidth=0.6, zorder=1.1)
 
 
-def _column(axes: Axes, stage: Stage, y: float) -> None:
-    """Write name, size and notes below the stage."""
-    box = stage.boxes[0]
-    x = box.x + (box.width + box.right) / 2
-    _write(axes, x, y, stage.layer.name, 10, INK, weight="bold")
-    for i, line in enumerate(stage.text):
-        _write(axes, x, y - 0.04 - LINE * (i + 1), line, 8.5 if i == 0 else 8, INK if i == 0 else FAINT)
-
-
-def _heading(axes: Axes, summary: Summary, high: float) -> None:
-    classes, towers = f"{summary.layers[-1].output[0]:,} classes", f"{summary.towers} towers, " if summary.towers > 1 else ""
-    facts = f"{sizes(summary.input, '×')} in, {classes} out, {towers}{summary.parameters:,} parameters"
-    _write(axes, MARGIN, high - 0.22, f"AlexNet: {summary.variant}", 15, INK, weight="bold", ha="left")
-    _write(axes, MARGIN, high - 0.54, facts, 10, FAINT, ha="left")
-
-
 def _legend(axes: Axes, stages: list[Stage], under: float) -> None:
     kinds = dict.fromkeys(stage.layer.kind for stage in stages)
     handles: list[Patch | Line2D] = [Patch(facecolor=COLOURS[kind], edgecolor=INK, linewidth=0.7, label=kind) for kind in kinds]
@@ -266,7 +239,8 @@ def _legend(axes: Axes, stages: list[Stage], under: float) -> None:
             Line2D([], [], color=CROSS_COLOUR, label="sees another tower"),
         ]
     position: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (MARGIN, under), "bbox_transform": axes.transData}
-    axes.legend(handles=handles, ncols=len(handles), labelcolor=FAINT, **LEGEND, **position)
+    look: dict[str, Any] = {"frameon": False, "fontsize": 8, "borderpad": 0, "borderaxespad": 0, "labelcolor": FAINT}
+    axes.legend(handles=handles, ncols=len(handles), handlelength=1.3, columnspacing=1.4, **look, **position)
     scale = "Sides are drawn by the square root of height, width, channels or units."
     _write(axes, MARGIN, under - 0.35, scale, 8, FAINT, ha="left")
 

@@ -16,6 +16,10 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     all_reduce: Callable[[Tensor], Tensor] | None = None
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def forward(self, images: Tensor) -> Tensor:
         """N C H W -> N C H W."""
@@ -23,10 +27,6 @@ class BatchNorm(nn.BatchNorm2d):
             return super().forward(images)
         if self.all_reduce is not None:
             return self._over_processes(images, self.all_reduce)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.momentum is not None
-        assert self.num_batches_tracked is not None
         unbiased = self.running_var.clone()
         normalised = nn.functional.batch_norm(
             images, self.running_mean, unbiased, self.weight, self.bias, training=True, momentum=self.momentum, eps=self.eps
@@ -39,11 +39,13 @@ class BatchNorm(nn.BatchNorm2d):
         return normalised
 
     def _over_processes(self, images: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        sum_over_processes: Any = _SumOverProcesses.apply
         wide = images.to(torch.promote_types(images.dtype, torch.float32))
         one = wide.new_full((1,), images.numel() // images.shape[1])
-        sums = _sum_over_processes(torch.cat([wide.sum((0, 2, 3)), one]), all_reduce)
+        sums: Tensor = sum_over_processes(torch.cat([wide.sum((0, 2, 3)), one]), all_reduce)
         mean = (sums[:-1] / sums[-1])[:, None, None]
-        variance = (_sum_over_processes((wide - mean).square().sum((0, 2, 3)), all_reduce) / sums[-1].detach())[:, None, None]
+        squares: Tensor = sum_over_processes((wide - mean).square().sum((0, 2, 3)), all_reduce)
+        variance = (squares / sums[-1].detach())[:, None, None]
         self.track(mean.flatten(), variance.flatten())
         normalised = (wide - mean) * (variance + self.eps).rsqrt()
         return (normalised * self.weight[:, None, None] + self.bias[:, None, None]).to(images.dtype)
@@ -51,18 +53,9 @@ class BatchNorm(nn.BatchNorm2d):
     @torch.no_grad()
     def track(self, mean: Tensor, variance: Tensor) -> None:
         """Update the moving statistics with the mean and the biased variance of a batch."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.momentum is not None
-        assert self.num_batches_tracked is not None
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
         self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
         self.num_batches_tracked.add_(1)
-
-
-def _sum_over_processes(x: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> Tensor:
-    result: Tensor = _SumOverProcesses.apply(x, all_reduce)  # type: ignore[no-untyped-call]
-    return result
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -80,14 +80,8 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Return the output of `alexnet model summary --json`."""
         keys = ("name", "kind", "output", "parameters", "formula")
-        layers = [{key: getattr(layer, key) for key in keys} | {"output": list(layer.output)} for layer in self.layers]
-        return {
-            "variant": self.variant,
-            "input": list(self.input),
-            "parameters": self.parameters,
-            "trainable": self.trainable,
-            "layers": layers,
-        }
+        layers = [{key: getattr(layer, key) for key in keys} for layer in self.layers]
+        return {key: getattr(self, key) for key in ("variant", "input", "parameters", "trainable")} | {"layers": layers}
 
     def table(self) -> str:
         """Return the summary as text: the input, a table of the layers, and the totals."""
@@ -95,20 +89,21 @@ class Summary:
         for layer in self.layers:
             groups = str(layer.groups) if (layer.groups or 1) > 1 else ""
             rows.append((layer.name, layer.kind, groups, sizes(layer.output), f"{layer.parameters:,}", layer.formula))
-        columns = [column for column in zip(*rows, strict=True) if column[0] != "groups" or any(column[1:])]
-        aligned = [_align(column, right=column[0] in ("groups", "parameters")) for column in columns]
+        aligned = []
+        for column in zip(*rows, strict=True):
+            if column[0] != "groups" or any(column[1:]):
+                align, width = ">" if column[0] in ("groups", "parameters") else "<", max(map(len, column))
+                aligned.append([f"{cell:{align}{width}}" for cell in column])
         lines = ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
         towers = f", {self.towers} towers: a layer in groups keeps its channels apart" if self.towers > 1 else ""
         head = f"{self.variant}: input {sizes(self.input)}, {self.layers[-1].output[0]:,} classes{towers}"
-        return "\n".join([head, "", *lines, "", *self._totals()])
-
-    def _totals(self) -> list[str]:
         fixed, width = self.parameters - self.trainable, len(f"{self.parameters:,}")
-        return [
+        totals = [
             f"parameters     {self.parameters:,}",
             f"trainable      {self.trainable:{width},}",
             f"not trainable  {fixed:{width},}{'  moving means and variances' if fixed else ''}",
         ]
+        return "\n".join([head, "", *lines, "", *totals])
 
 
 def summarize(row: str | Variant, classes: int | None = None) -> Summary:
@@ -185,8 +180,3 @@ def _first(sides: object) -> int:
     first = sides[0] if isinstance(sides, tuple) else sides
     assert isinstance(first, int)
     return first
-
-
-def _align(column: tuple[str, ...], right: bool) -> list[str]:
-    width = max(map(len, column))
-    return [cell.rjust(width) if right else cell.ljust(width) for cell in column]

@@ -347,7 +347,15 @@ def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> V
         row = VARIANTS[row]
     changes = dict(overrides or {})
     for field, value in changes.items():
-        _check(field, value)
+        if field not in CHANGES:
+            raise VariantError(f"no field {field!r} to change in a variant: {suggest(field, CHANGES)}")
+        is_valid, expected = CHANGES[field]
+        try:
+            valid = is_valid(value)
+        except TypeError:  # not a number, or not two of them
+            valid = False
+        if not valid:
+            raise VariantError(f"{field} is {value!r}, but should be {expected}")
     norm = row.norm
     if "norm" in changes:
         norm = NORMS[changes.pop("norm")]
@@ -358,15 +366,3 @@ def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> V
     if "pool" in changes:
         changes["pool"] = tuple(changes["pool"])  # a list if it comes from JSON
     return replace(row, norm=norm, **changes)
-
-
-def _check(field: str, value: Any) -> None:
-    if field not in CHANGES:
-        raise VariantError(f"no field {field!r} to change in a variant: {suggest(field, CHANGES)}")
-    is_valid, expected = CHANGES[field]
-    try:
-        valid = is_valid(value)
-    except TypeError:  # not a number, or not two of them
-        valid = False
-    if not valid:
-        raise VariantError(f"{field} is {value!r}, but should be {expected}")

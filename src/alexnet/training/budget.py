@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from alexnet.errors import RunError, error_reason
+from alexnet.files import writing
 from alexnet.recipe import Train
 from alexnet.training.checkpoint import TrainingState
 from alexnet.training.distributed import ProcessGroup
@@ -23,35 +23,23 @@ EVALUATION_COST = 0.4  # seconds to evaluate an image, as a fraction of those to
 
 
 class Budget:
-    """The epochs or minutes of a training. All processes make the same calls and get the same results.
-
-    Attributes:
-        started: `time.monotonic()` at the start of the training, moved back by the time of earlier sessions.
-    """
+    """The epochs or minutes of a training. All processes make the same calls and get the same results."""
 
     def __init__(self, train: Train, steps: int, evaluated: int, journal: Path, started: float, group: ProcessGroup) -> None:
         """`steps` are those of an epoch; by the clock, time is reserved to evaluate `evaluated` images at the end."""
-        self.started = started
-        self._steps, self._epochs, self._group = steps, train.epochs, group
-        self._by_clock = train.minutes is not None
-        self._clock: Clock | None = None  # in the main process
-        if train.minutes is not None and group.is_main:
-            self._clock = Clock(train.minutes, evaluated, started, journal)
+        self.started = started  # a `time.monotonic()`, to be moved back by the time of earlier sessions
+        self._steps, self._epochs, self._evaluated, self._group = steps, train.epochs, evaluated, group
+        self._seconds = None if train.minutes is None else train.minutes * 60
+        self._journal = Journal(journal) if train.minutes is not None and group.is_main else None
         self._clock_progress = 0.0
         self._session_start = (0.0, 0.0)  # time and progress
-
-    def add_elapsed(self, seconds: float) -> None:
-        """Add the seconds of earlier sessions."""
-        self.started -= seconds
-        if self._clock is not None:
-            self._clock.started = self.started
+        self._session_steps = self._session_images = 0
+        self._warmed_up: tuple[float, int] | None = None  # time and images at the end of the warm-up
 
     def begin(self, state: TrainingState) -> None:
         """Begin the session, just before its first step."""
         if state.setup_seconds is None:
             state.setup_seconds = time.monotonic() - self.started
-        if self._clock is not None:
-            self._clock.setup_seconds = state.setup_seconds
         self._session_start = (time.monotonic(), self.progress(state))
 
     def progress(self, state: TrainingState, into_step: float = 0.0) -> float:
@@ -59,108 +47,82 @@ class Budget:
 
         `into_step` is the part of the current step to count as done; by the clock, it is ignored.
         """
-        if self._by_clock:
+        if self._seconds is not None:
             return self._clock_progress
         return (self._steps_done(state) + into_step) / (self._epochs * self._steps)
 
     def is_over(self, state: TrainingState) -> bool:
         """Return whether the training is over. By the clock, this sets the progress of the current step."""
-        if self._clock is not None:
-            self._clock_progress = self._clock.progress_at(self._steps_done(state))
-        if self._by_clock:
-            self._clock_progress = self._group.broadcast_number(self._clock_progress)
+        if self._seconds is not None:
+            progress = 0.0 if self._journal is None else self._journalled_progress(self._journal, self._seconds, state)
+            self._clock_progress = self._group.broadcast_number(progress)
         return state.stopped_early or self.progress(state) >= 1.0
 
     def seconds_left(self, state: TrainingState) -> float:
         """Estimate the time left."""
-        if self._clock is not None:
-            return self._clock.seconds_left
+        if self._seconds is not None:
+            return self._seconds - (time.monotonic() - self.started)
         began, first_progress = self._session_start
         progress = self.progress(state)
         return (time.monotonic() - began) * (1 - progress) / max(progress - first_progress, 1e-9)
 
     def record_step(self, images: int) -> None:
-        """Record a step on `images` images, from which the clock measures its pace."""
-        if self._clock is not None:
-            self._clock.record_step(images)
+        """Record a step on `images` images, to measure the pace."""
+        self._session_steps, self._session_images = self._session_steps + 1, self._session_images + images
+        if self._session_steps == WARM_UP_STEPS:
+            self._warmed_up = (time.monotonic(), self._session_images)
 
     def flush(self) -> None:
         """Flush the journal to disk, before a checkpoint that relies on it."""
-        if self._clock is not None:
-            self._clock.flush()
+        if self._journal is not None:
+            self._journal.flush()
 
     def _steps_done(self, state: TrainingState) -> int:
         return (state.epoch - 1) * self._steps + state.batch
 
+    def _journalled_progress(self, journal: Journal, seconds: float, state: TrainingState) -> float:
+        """Return the progress before the current step. If the journal lacks it, read the clock and append it."""
+        step, values = self._steps_done(state), journal.values
+        last = values[-1] if values else 0.0
+        if step >= len(values) and last < 1.0:
+            setup = state.setup_seconds or 0.0
+            available = seconds - self._evaluation_seconds(seconds) - setup
+            elapsed = max(0.0, time.monotonic() - self.started - setup)
+            missing = step - len(values)  # lines that a damaged journal lacks; they are never read
+            journal.append([last] * missing + [max(last, min(1.0, elapsed / max(1.0, available)))])
+        return values[min(step, len(values) - 1)]
 
-class Clock:
-    """The clock of a training of `minutes`, which ends by evaluating `evaluated` images.
-
-    Attributes:
-        started: `time.monotonic()` from which the minutes count.
-        setup_seconds: from there to the first step.
-    """
-
-    def __init__(self, minutes: float, evaluated: int, started: float, journal: Path) -> None:
-        """Open the journal, which may hold the lines of earlier sessions, the last one cut off."""
-        self.seconds, self.started, self.setup_seconds = minutes * 60, started, 0.0
-        self._evaluated, self._path = evaluated, journal
-        self._steps = self._images = 0  # of this session
-        self._warmed_up: tuple[float, int] | None = None  # time and images at the end of the warm-up
-        try:
-            journal.touch()
-            self._journal = read_journal(journal.read_bytes())
-            text = "".join(f"{progress!r}\n" for progress in self._journal)
-            self._file: IO[str] = journal.open("r+", encoding="ascii", errors="replace", newline="\n")
-            self._file.truncate(self._file.write(text))
-        except OSError as error:
-            raise RunError(f"cannot write {journal}: {error_reason(error)}") from error
-
-    def progress_at(self, step: int) -> float:
-        """Return the progress before `step`, counted from 0. If the journal lacks it, read the clock and append it."""
-        last = self._journal[-1] if self._journal else 0.0
-        if step >= len(self._journal) and last < 1.0:
-            missing = step - len(self._journal)  # lines that a damaged journal lacks; they are never read
-            self._write([last] * missing + [max(last, self._elapsed_fraction())])
-        return self._journal[min(step, len(self._journal) - 1)]
-
-    @property
-    def seconds_left(self) -> float:
-        """The time until the minutes are over."""
-        return self.seconds - (time.monotonic() - self.started)
-
-    def record_step(self, images: int) -> None:
-        """Record a step on `images` images, to measure the pace."""
-        self._steps, self._images = self._steps + 1, self._images + images
-        if self._steps == WARM_UP_STEPS:
-            self._warmed_up = (time.monotonic(), self._images)
-
-    def flush(self) -> None:
-        """Flush the journal to disk."""
-        try:
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise RunError(f"cannot write {self._path}: {error_reason(error)}") from error
-
-    def _write(self, values: list[float]) -> None:
-        self._journal += values
-        try:
-            self._file.writelines(f"{progress!r}\n" for progress in values)
-            self._file.flush()
-        except OSError as error:
-            raise RunError(f"cannot write {self._path}: {error_reason(error)}") from error
-
-    def _elapsed_fraction(self) -> float:
-        available = self.seconds - self._evaluation_seconds() - self.setup_seconds
-        return min(1.0, max(0.0, time.monotonic() - self.started - self.setup_seconds) / max(1.0, available))
-
-    def _evaluation_seconds(self) -> float:
+    def _evaluation_seconds(self, seconds: float) -> float:
         """Estimate the final evaluation's time from the pace of this session after its warm-up; at most half of all time."""
         pace = 0.0
-        if self._warmed_up is not None and self._steps > WARM_UP_STEPS:
+        if self._warmed_up is not None and self._session_steps > WARM_UP_STEPS:
             began, images = self._warmed_up
-            pace = (time.monotonic() - began) / max(1, self._images - images)
-        return min(3.0 + EVALUATION_COST * pace * self._evaluated, self.seconds / 2)
+            pace = (time.monotonic() - began) / max(1, self._session_images - images)
+        return min(3.0 + EVALUATION_COST * pace * self._evaluated, seconds / 2)
+
+
+class Journal:
+    """The progress before each step, a line per step in a file, whose last line may be cut off by a kill."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with writing(path):
+            path.touch()
+            self.values = read_journal(path.read_bytes())
+            self._file: IO[str] = path.open("r+", encoding="ascii", errors="replace", newline="\n")
+            self._file.truncate(self._file.write("".join(f"{progress!r}\n" for progress in self.values)))
+
+    def append(self, values: list[float]) -> None:
+        """Append the progress before the next steps."""
+        self.values += values
+        with writing(self._path):
+            self._file.writelines(f"{progress!r}\n" for progress in values)
+            self._file.flush()
+
+    def flush(self) -> None:
+        """Flush the file to disk."""
+        with writing(self._path):
+            os.fsync(self._file.fileno())
 
 
 def read_journal(content: bytes) -> list[float]:

@@ -19,11 +19,11 @@ import safetensors
 import safetensors.torch
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from alexnet.data.dataset import Dataset
-from alexnet.errors import DataError, RunError, error_reason
-from alexnet.files import rename, write_text
+from alexnet.errors import DataError, RunError
+from alexnet.files import rename, write_text, writing
 from alexnet.files import write as write_file
 from alexnet.recipe import MACHINE_KEYS, Recipe, flatten_keys
 from alexnet.run import RunFolder
@@ -68,18 +68,9 @@ class TrainingState:
         self.epoch, self.batch, self.images_seen, self.loss_sum, self.correct = self.epoch + 1, 0, 0, 0.0, 0
 
 
-def save(
-    folder: RunFolder,
-    recipe: Recipe,
-    dataset: Dataset,
-    state: TrainingState,
-    network: nn.Module,
-    momentum: Tensors,
-    best: Tensors,
-) -> None:
-    """Write a checkpoint; `best` are the weights of the best epoch."""
-    by_kind = zip(KINDS, (network.state_dict(), momentum, best), strict=True)
-    tensors = {f"{kind}/{name}": t.detach().cpu().contiguous() for kind, named in by_kind for name, t in named.items()}
+def save(folder: RunFolder, recipe: Recipe, dataset: Dataset, state: TrainingState, by_kind: dict[str, Tensors]) -> None:
+    """Write a checkpoint with the tensors of each of `KINDS`; `best` are the weights of the best epoch."""
+    tensors = {f"{kind}/{name}": t.detach().cpu().contiguous() for kind in KINDS for name, t in by_kind[kind].items()}
     content = {"recipe": recipe.to_toml(), "dataset": dataset.fingerprint(), "state": asdict(state)}
     write(folder.path, tensors, content)
 
@@ -89,21 +80,19 @@ def write(run: Path, tensors: Tensors, content: dict[str, Any]) -> None:
     content = {"version": VERSION, **content}
     path = run / "checkpoint"
     new, last, before = path / "next", path / "last", path / "before"
-    try:
-        shutil.rmtree(new, ignore_errors=True)
-        path.mkdir(exist_ok=True)
-        new.mkdir()
-        write_file(new / "state.safetensors", lambda part: safetensors.torch.save_file(tensors, part))
-        write_text(new / "state.json", json.dumps({"sha256": _digest(new, content), "content": content}, indent=2))
-        if last.exists():
-            shutil.rmtree(before, ignore_errors=True)
-            rename(last, before)
-        rename(new, last)
-    except RunError:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error_reason(error)}") from error
+    shutil.rmtree(new, ignore_errors=True)
+    with writing(path):
+        try:
+            path.mkdir(exist_ok=True)
+            new.mkdir()
+            write_file(new / "state.safetensors", lambda part: safetensors.torch.save_file(tensors, part))
+            write_text(new / "state.json", json.dumps({"sha256": _digest(new, content), "content": content}, indent=2))
+            if last.exists():
+                shutil.rmtree(before, ignore_errors=True)
+                rename(last, before)
+            rename(new, last)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def exists(run: Path) -> bool:

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError
-from alexnet.files import MADE_BY, write_error, write_output
+from alexnet.files import MADE_BY, write_output, writing
 from alexnet.network.device import choose_device, keep_freed_memory
 from alexnet.plotting import BLUE, GREY, ORANGE
 from alexnet.progress import track
 from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainingState
-from alexnet.training.schedule import input_size_at
 from alexnet.training.step import Step
 from alexnet.training.train import load_data_and_network
 
@@ -31,21 +30,14 @@ MARGIN = 4.0  # the suggestion is lower than the rate with the lowest loss, by t
 
 
 class LRTrial:
-    """The first steps of a training, at given learning rates.
-
-    Attributes:
-        recipe: the recipe, resolved for its dataset.
-        images: number of images in each split.
-        pixels: side of the network's input, which `schedule.progressive_resize` may make smaller at first.
-    """
+    """The first steps of a training, at given learning rates."""
 
     def __init__(self, recipe: Recipe, device: str | None = None, progress: float = 0.0) -> None:
         """Set up a training by `recipe`, as it is when the fraction `progress` of it is done."""
         keep_freed_memory()
         table = open_table(recipe.data.dataset, recipe.data.root)
         self.recipe, dataset, preprocessing, self._network = load_data_and_network(recipe, table, choose_device(device))
-        self.images = dataset.table.counts()
-        self.pixels = input_size_at(self.recipe, progress, self._network.smallest)
+        self.images = dataset.table.counts()  # by split
         self._step, self._progress = Step(self.recipe, preprocessing, dataset.images("train"), self._network), progress
 
     @property
@@ -158,10 +150,8 @@ def _until_diverged(losses: Iterable[float]) -> Iterator[float]:
 
 def draw(curve: LRCurve, path: Path, overwrite: bool = False) -> None:
     """Plot the curve to a PNG file, whose folder is created."""
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
     from matplotlib.figure import Figure  # importing it takes half a second
 
     from alexnet import fonts
@@ -173,18 +163,15 @@ def draw(curve: LRCurve, path: Path, overwrite: bool = False) -> None:
     suggestion, lowest = curve.suggestion, curve.lowest
     settings = ", ".join(f"{key.partition('.')[2]} {value:g}" for key, value in curve.settings.items())
     axes.axvline(curve.rates[suggestion], color=ORANGE, linewidth=1.4, linestyle=(0, (4, 2)))
-    axes.plot(
-        curve.rates[suggestion], curve.smooth[suggestion], "o", color=ORANGE, markersize=8, label=f"suggested: {settings}"
-    )
+    suggested = f"suggested: {settings}"
+    axes.plot(curve.rates[suggestion], curve.smooth[suggestion], "o", color=ORANGE, markersize=8, label=suggested)
     axes.plot(curve.rates[lowest], curve.smooth[lowest], "s", color=BLUE, markersize=6, label="lowest loss")
     top = max(curve.smooth[: lowest + 1].max(), curve.smooth[0]) * 1.3
     axes.set_ylim(max(0.0, float(curve.losses.min()) - 0.03 * top), top)
     axes.set_xlabel("optimizer.lr (all other rates are scaled with it)")
     axes.set_ylabel("training loss")
-    recipe = curve.recipe
-    axes.set_title(f"{Path(recipe.data.dataset).stem}, recipe {recipe.name}", loc="left", parse_math=False)
+    axes.set_title(f"{Path(curve.recipe.data.dataset).stem}, recipe {curve.recipe.name}", loc="left", parse_math=False)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best")
-    mark = {"Software": MADE_BY}
-    write_output(path, lambda part: fonts.save(figure, part, "png", dpi=160, metadata=mark), overwrite)
+    write_output(path, lambda part: fonts.save(figure, part, "png", dpi=160, metadata={"Software": MADE_BY}), overwrite)

@@ -7,8 +7,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ import psutil
 import torch
 
 import alexnet
-from alexnet.errors import RunError, error_reason
+from alexnet.files import writing
 from alexnet.network.device import processor
 from alexnet.network.fast.fuse import fused_forms
 from alexnet.progress import SECONDS_BETWEEN_LINES, format_duration, output_disabled, say
@@ -29,9 +29,7 @@ class Monitor:
     """Writes to standard error, `log.txt` and TensorBoard, unless this process is silent. A context manager."""
 
     def __init__(self, folder: Path, device: torch.device, tensorboard: str) -> None:
-        self.device = device
-        self._board_folder = folder / tensorboard
-        self._folder = folder
+        self.device, self._folder, self._board_folder = device, folder, folder / tensorboard
         self._process = psutil.Process()
         self._terminal = sys.stderr.isatty() and not output_disabled()
         self._last_shown = time.monotonic()
@@ -43,7 +41,7 @@ class Monitor:
         from torch.utils.tensorboard import SummaryWriter  # importing it takes a second
 
         try:
-            with _writing(self._folder):
+            with writing(self._board_folder):
                 self._board = SummaryWriter(str(self._board_folder))
         except UnicodeEncodeError:  # TensorBoard requires file names in UTF-8
             self.say("no TensorBoard curves, as the run folder's name is not UTF-8")
@@ -62,7 +60,8 @@ class Monitor:
         if self._terminal:
             sys.stderr.write("\r\033[K")  # erase the progress line
         say(text)
-        with _writing(self._folder), (self._folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as log:
+        path = self._folder / "log.txt"
+        with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
     def step(self, epoch: str, done: int, total: int, lr: float, loss: float, top1: float, seconds_left: float) -> None:
@@ -93,7 +92,7 @@ class Monitor:
         )
         if self._board is None:
             return
-        with _writing(self._folder):
+        with writing(self._board_folder):
             for name in ("train_loss", "train_top1", "val_loss", "val_top1", "lr"):
                 split, _, metric = name.rpartition("_")
                 self._board.add_scalar(f"{metric}/{split}" if split else metric, row[name], row["epoch"])
@@ -111,27 +110,14 @@ class Monitor:
             return {"utilisation": None, "memory_gb": memory}
 
 
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"cannot write into {folder}: {error_reason(error)}") from error
-
-
 def environment(device: torch.device, precision: str, processes: int = 1, parallel: str = "data") -> dict[str, Any]:
     """Return what results depend on besides the recipe: versions, processor, threads, processes, fast forms, git commit."""
-    libraries = ("torch", "numpy", "pillow", "safetensors")
-    capabilities = processor()
+    versions = {"alexnet": alexnet.__version__, "torch": str(torch.__version__)}  # with torch's build, such as +cu130
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {
-            "alexnet": alexnet.__version__,
-            **{name: version(name) for name in libraries},
-            "torch": str(torch.__version__),  # with its build, such as +cu130
-        },
-        "processor": capabilities.get("cpu_name") or platform.processor(),
+        "versions": versions | {name: version(name) for name in ("numpy", "pillow", "safetensors")},
+        "processor": processor().get("cpu_name") or platform.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": processes,
@@ -146,10 +132,9 @@ def environment(device: torch.device, precision: str, processes: int = 1, parall
 def _git_commit() -> str | None:
     """Return the commit of this source tree, with `+` if it has changes; None for an installed package."""
     here = Path(__file__).parent
-    try:
-        command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"]
-        result = subprocess.run(command, cwd=here, capture_output=True, encoding="utf-8", timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
+    if "site-packages" in here.parts:
         return None
-    inside = "site-packages" not in here.parts
-    return result.stdout.strip() or None if result.returncode == 0 and inside else None
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, cwd=here, capture_output=True, encoding="utf-8", timeout=5, check=True).stdout.strip()
+    return None

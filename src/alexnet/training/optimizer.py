@@ -79,8 +79,8 @@ class SGD(torch.optim.Optimizer):
 
     def _sgd_update(self, weight: Tensor, gradient: Tensor, lr: float, momentum: float, decay: float) -> None:
         velocity = self._velocity(weight) if momentum else None
-        settings = {"rate": lr, "momentum": momentum, "decay": decay}
-        if fuse.step(weight, gradient, velocity, form=self.form, nesterov=self.nesterov, **settings):
+        form, nesterov = self.form, self.nesterov
+        if fuse.step(weight, gradient, velocity, form=form, lr=lr, momentum=momentum, decay=decay, nesterov=nesterov):
             return
         if decay and self.form == "keras":
             weight.mul_(1 - lr * decay)
@@ -120,16 +120,14 @@ def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimi
 
 def frozen_layers(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]:
     """Return the layers up to and including `optimizer.frozen`, by name."""
-    names = list(network.layer_names)
-    if settings.frozen is None:
+    names, last = list(network.layer_names), settings.frozen
+    if last is None:
         return {}
-    if settings.frozen not in names:
-        raise RecipeError(f"optimizer.frozen is {settings.frozen!r}: {suggest(settings.frozen, names)}")
-    if settings.frozen == names[-1]:
-        raise RecipeError(
-            f"optimizer.frozen is {settings.frozen!r}, the last layer: name one before it, as nothing would train"
-        )
-    return {name: network.layers[name] for name in names[: names.index(settings.frozen) + 1]}
+    if last not in names:
+        raise RecipeError(f"optimizer.frozen is {last!r}: {suggest(last, names)}")
+    if last == names[-1]:
+        raise RecipeError(f"optimizer.frozen is {last!r}, the last layer: name one before it, as nothing would train")
+    return {name: network.layers[name] for name in names[: names.index(last) + 1]}
 
 
 def check_names(network: AlexNet, factors: Mapping[str, float], key: str) -> None:

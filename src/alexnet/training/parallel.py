@@ -58,8 +58,9 @@ class ParallelModel:
                 raise RecipeError(f"--parallel {mode} divides a network over processes, and there is one: add --processes 2")
             return
         if mode != "data":
+            _check_divisible(network, group.world_size, mode)
             self.network = copy.deepcopy(network)
-            self.shard_dims = _shard_layers(self, _towers(network, group) if mode == "towers" else _hybrid(network))
+            self.shard_dims = _shard_layers(self)
             self.load_shards()
         if mode == "towers":
             self.forward = self.network
@@ -135,45 +136,38 @@ class ParallelModel:
 # Sharding a network
 
 
-def _towers(network: AlexNet, group: ProcessGroup) -> int | None:
-    if network.row.towers != group.world_size:
+def _check_divisible(network: AlexNet, processes: int, mode: Parallel) -> None:
+    name, towers = network.row.name, network.row.towers
+    if mode == "towers" and towers != processes:
         raise RecipeError(
-            f"--parallel towers gives each process one tower, but {network.row.name!r} has {network.row.towers} and there are "
-            f"{group.world_size} processes: take --variant paper or code2012 with 2 processes, or --parallel data"
+            f"--parallel towers gives each process one tower, but {name!r} has {towers} and there are {processes} processes: "
+            "take --variant paper or code2012 with 2 processes, or --parallel data"
         )
-    return None  # inputs are not sharded
+    if mode == "hybrid" and not any(isinstance(layer, nn.Linear) for layer in network.features):
+        raise RecipeError(f"--parallel hybrid divides hidden dense layers, and {name!r} has none: take data")
 
 
-def _hybrid(network: AlexNet) -> int | None:
-    if not any(isinstance(layer, nn.Linear) for layer in network.features):
-        raise RecipeError(f"--parallel hybrid divides hidden dense layers, and {network.row.name!r} has none: take data")
-    return BATCH
-
-
-def _shard_layers(model: ParallelModel, sharded_dim: int | None) -> dict[str, int]:
-    """Shard the layers of `model.network`, insert an `AllGather` where needed, and return the `shard_dims`.
-
-    `sharded_dim` is the dimension along which the input is sharded, None if it is whole.
-    """
+def _shard_layers(model: ParallelModel) -> dict[str, int]:
+    """Shard the layers of `model.network`, insert an `AllGather` where needed, and return the `shard_dims`."""
     network, group, towers = model.network, model.group, model.mode == "towers"
     layers, shard_dims, channels = nn.Sequential(), dict[str, int](), 3
+    sharded_dim = None if towers else BATCH  # of the current layer's input; None if it is whole
     for name, layer in network.features.named_children():
         needs_all = isinstance(layer, FlattenMaps | nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
         if needs_all and sharded_dim is not None and (towers or not isinstance(layer, nn.Conv2d)):
             layers.add_module(f"exchange_{name}", AllGather(model, sharded_dim, channels))
             sharded_dim = None
+        if isinstance(layer, nn.Linear) or (towers and isinstance(layer, nn.Conv2d | BatchNorm)):
+            shard_dims |= {f"features.{name}.{key}": 0 for key in _keep_shard(layer, group)}
         match layer:
             case nn.Conv2d() if towers:
                 channels, sharded_dim = layer.out_channels, UNITS
-                _keep_shard(layer, group, shard_dims, f"features.{name}", ("weight", "bias"))
                 layer.out_channels = len(layer.weight)
                 layer.in_channels, layer.groups = layer.in_channels // layer.groups, 1
             case nn.Linear():
                 channels, sharded_dim = layer.out_features, UNITS
-                _keep_shard(layer, group, shard_dims, f"features.{name}", ("weight", "bias"))
                 layer.out_features = len(layer.weight)
             case BatchNorm() if towers:
-                _keep_shard(layer, group, shard_dims, f"features.{name}", ("weight", "bias", "running_mean", "running_var"))
                 layer.num_features = len(layer.weight)
             case LocalResponseNorm() if towers:
                 layer.towers = 1
@@ -185,15 +179,13 @@ def _shard_layers(model: ParallelModel, sharded_dim: int | None) -> dict[str, in
     return shard_dims | {"head.weight": UNITS}
 
 
-def _keep_shard(layer: nn.Module, group: ProcessGroup, shard_dims: dict[str, int], prefix: str, names: Sequence[str]) -> None:
-    """Replace tensors of a layer with this process's shards along the first dimension, and note that in `shard_dims`."""
-    for name in names:
-        tensor = getattr(layer, name)
-        if tensor is None:
-            continue
-        part = group.shard(tensor.detach(), 0).clone(memory_format=torch.preserve_format)
-        setattr(layer, name, nn.Parameter(part) if isinstance(tensor, nn.Parameter) else part)
-        shard_dims[f"{prefix}.{name}"] = 0
+def _keep_shard(layer: nn.Module, group: ProcessGroup) -> list[str]:
+    """Replace the tensors of a layer by this process's shards along the first dimension; return their names."""
+    tensors = {name: tensor for name, tensor in layer.state_dict().items() if tensor.ndim}  # not the batch counter
+    for name, tensor in tensors.items():
+        part = group.shard(tensor, 0).clone(memory_format=torch.preserve_format)
+        setattr(layer, name, nn.Parameter(part) if isinstance(getattr(layer, name), nn.Parameter) else part)
+    return list(tensors)
 
 
 class AllGather(nn.Module):

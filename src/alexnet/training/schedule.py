@@ -70,11 +70,7 @@ def update_schedule(state: TrainingState, recipe: Recipe, row: Mapping[str, Any]
 def lr_at(schedule: Schedule, base_lr: float, progress: float, epoch: int) -> float:
     """Return the learning rate of any schedule but `plateau`, which depends on the metrics.
 
-    Args:
-        schedule: the recipe's.
-        base_lr: `optimizer.lr`.
-        progress: fraction of the training that is done, from 0 to 1.
-        epoch: the current one, from 1.
+    `base_lr` is `optimizer.lr`; `progress` is the fraction of the training that is done; `epoch` counts from 1.
     """
     match schedule.kind:
         case "one-cycle" if progress < schedule.warmup:

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 from alexnet.data.dataset import Dataset
 from alexnet.errors import DivergedError, Interrupted, shell_quote
-from alexnet.recipe import Preprocessing, Recipe
 from alexnet.run import ModelConfig, RunFolder, save_model, save_weights, write_metrics
 from alexnet.training import checkpoint
 from alexnet.training.budget import Budget
@@ -22,37 +21,21 @@ CHECKPOINT_SHARE = 0.1  # of the training time is the most that those after epoc
 
 
 class Session:
-    """One session of a training: from its start or a checkpoint, to its end or a signal.
+    """One session of a training: from its start or a checkpoint, to its end or a signal."""
 
-    Attributes:
-        state: the current epoch and batch, running sums, and history.
-        best_weights: the weights of the best epoch so far, by name; empty before the first.
-        config: the contents of `model.json`.
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        dataset: Dataset,
-        preprocessing: Preprocessing,
-        step: Step,
-        folder: RunFolder,
-        budget: Budget,
-        stop: StopRequest,
-    ) -> None:
-        self._recipe, self._dataset, self._step, self._folder = recipe, dataset, step, folder
-        self._budget, self._stop = budget, stop
-        self._model, self._group = step.model, step.model.group
+    def __init__(self, step: Step, dataset: Dataset, folder: RunFolder, budget: Budget, stop: StopRequest) -> None:
+        self._step, self._dataset, self._folder, self._budget, self._stop = step, dataset, folder, budget, stop
+        self._recipe, self._model, self._group = step.recipe, step.model, step.model.group
         self.state = TrainingState()
-        self.best_weights: checkpoint.Tensors = {}
-        model = recipe.model
+        self.best_weights: checkpoint.Tensors = {}  # of the best epoch so far, by name
+        model = step.recipe.model
         self.config = ModelConfig(
             variant=model.variant,
             width=model.width,
             overrides=model.overrides,
             labels=dataset.table.labels,
-            preprocessing=preprocessing,
-            precision=recipe.train.precision,
+            preprocessing=step.preprocessing,
+            precision=step.recipe.train.precision,
         )
         self._stop_code = 0  # the exit code that all processes agreed on
         self._saved_at, self._save_seconds = time.monotonic(), 0.0
@@ -67,7 +50,7 @@ class Session:
         self.state = TrainingState(**content)
         if self._group.world_size > 1:
             self.state.accumulation_steps = 1
-        self._budget.add_elapsed(self.state.elapsed_before)
+        self._budget.started -= self.state.elapsed_before
         network, momentum = (self._group.broadcast_tensors(tensors[kind]) for kind in ("network", "momentum"))
         checkpoint.restore(network, momentum, self._model, self._step.optimizer, self._folder.path)
         self.best_weights = tensors["best"]
@@ -81,8 +64,8 @@ class Session:
         self._model.gather_weights()
         momentum = checkpoint.momentum_of(self._model, self._step.optimizer)
         if self._group.is_main:
-            network = self._model.full_model
-            checkpoint.save(self._folder, self._recipe, self._dataset, state, network, momentum, self.best_weights)
+            tensors = {"network": self._model.full_model.state_dict(), "momentum": momentum, "best": self.best_weights}
+            checkpoint.save(self._folder, self._recipe, self._dataset, state, tensors)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - began
 

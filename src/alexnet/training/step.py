@@ -24,13 +24,7 @@ from alexnet.training.schedule import epoch_settings, input_size_at
 
 
 class Step:
-    """Everything that a training step needs: batches, augmentation, network, loss and optimizer.
-
-    Attributes:
-        bounds: the start and end of each batch in an epoch's images.
-        model: the part of the network that this process trains.
-        optimizer: the optimizer of that part.
-    """
+    """Everything that a training step needs: batches, augmentation, network, loss and optimizer."""
 
     def __init__(
         self,
@@ -43,9 +37,9 @@ class Step:
         log: Callable[[str], object] = say,
     ) -> None:
         """`train` are the training images; `log` takes messages to the user."""
-        self._recipe, self._preprocessing, self._train, self._log = recipe, preprocessing, train, log
+        self.recipe, self.preprocessing, self._train, self._log = recipe, preprocessing, train, log
         self._device = network.head.weight.device
-        self.bounds = epoch_bounds(len(train), recipe.train)
+        self.bounds = epoch_bounds(len(train), recipe.train)  # start and end of each batch in an epoch's images
         if (smallest := min(end - start for start, end in self.bounds)) < group.world_size:
             raise RecipeError(
                 f"the smallest batch has {smallest} images, too few for {group.world_size} processes: raise train.batch_size"
@@ -62,23 +56,23 @@ class Step:
 
     def augmentation(self, epoch: int) -> Augment:
         """Return the augmentation settings of an epoch."""
-        augment, scheduled = self._recipe.augment, epoch_settings(self._recipe.schedule, epoch)
+        augment, scheduled = self.recipe.augment, epoch_settings(self.recipe.schedule, epoch)
         noise = augment.colour_noise if scheduled.colour_noise is None else scheduled.colour_noise
         return augment.model_copy(update={"colour_noise": noise})
 
     def batches(self, state: TrainingState) -> Iterator[Batch]:
         """Set the network to training mode, and yield the remaining batches of the current epoch."""
         self.model.network.train()
-        for layer in frozen_layers(self.model.network, self._recipe.optimizer).values():
+        for layer in frozen_layers(self.model.network, self.recipe.optimizer).values():
             layer.eval()  # a frozen norm keeps its statistics
-        augment, data, bounds = self._recipe.augment, self._recipe.data, self.model.local_bounds(self.bounds)
-        seed, together, alternate = self._recipe.train.seed, augment.together, augment.alternating_flip
+        augment, data, bounds = self.recipe.augment, self.recipe.data, self.model.local_bounds(self.bounds)
+        seed, together, alternate = self.recipe.train.seed, augment.together, augment.alternating_flip
         return epoch_batches(self._train, bounds, seed, state.epoch, state.batch, data.workers, together, alternate)
 
     def set_lr(self, lr: float, epoch: int) -> None:
         """Set the learning rate of each layer: `lr` times its `lr_scale` in this epoch."""
-        factors = epoch_settings(self._recipe.schedule, epoch).lr_scale
-        set_lr(self.optimizer, lr, {**self._recipe.optimizer.lr_scale, **factors})
+        factors = epoch_settings(self.recipe.schedule, epoch).lr_scale
+        set_lr(self.optimizer, lr, {**self.recipe.optimizer.lr_scale, **factors})
 
     def forward_backward(self, batch: Batch, augment: Augment, state: TrainingState, progress: float) -> tuple[float, float]:
         """Compute the gradients of the current batch; return its mean loss and the number of correct predictions.
@@ -87,10 +81,10 @@ class Step:
         device runs out of memory, the batch is split into smaller micro-batches.
         """
         start, end = self.bounds[state.batch]
-        entropy = [self._recipe.train.seed, state.epoch, state.batch]
+        entropy = [self.recipe.train.seed, state.epoch, state.batch]
         seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1
-        side = input_size_at(self._recipe, progress, self.model.full_model.smallest)
-        preprocessing = self._preprocessing.model_copy(update={"input": side})
+        side = input_size_at(self.recipe, progress, self.model.full_model.smallest)
+        preprocessing = self.preprocessing.model_copy(update={"input": side})
         self.model.batch_size = end - start
         while True:
             torch.manual_seed(seed)
@@ -106,10 +100,7 @@ class Step:
         return loss, total_correct
 
     def _accumulate(self, batch: Batch, augment: Augment, preprocessing: Preprocessing, steps: int) -> tuple[float, int]:
-        """Accumulate the gradients of a batch over `steps` micro-batches; return its loss and number of correct predictions.
-
-        With several processes, both are this one's contributions to the totals.
-        """
+        """Accumulate gradients over `steps` micro-batches; return this process's loss and correct predictions."""
         assert batch.draws is not None
         batch_loss, correct, device = 0.0, 0, self._device
         batch_targets = self.model.targets(batch)
@@ -120,7 +111,7 @@ class Step:
         for images, cpu_targets, draws in micro_batches:
             targets = cpu_targets.to(device, non_blocking=True)
             x = training_input(images.to(device, non_blocking=True), draws.to(device), preprocessing, augment)
-            with autocast(device, self._recipe.train.precision):
+            with autocast(device, self.recipe.train.precision):
                 logits = self.model.forward(x, preprocessing.scale_factor).float()
             loss = self._loss(logits, targets) * (self._loss.normalizer(cpu_targets) / normalizer)
             torch.autograd.backward(loss)
@@ -133,7 +124,7 @@ class Step:
         """Halve the size of the micro-batches of a batch of `count` images, which did not fit into the device's memory."""
         size = -(-count // state.accumulation_steps)
         if size == 1:
-            side = self._preprocessing.input
+            side = self.preprocessing.input
             raise RunError(f"the device's memory is too small for one image of {side}x{side} pixels: lower images.input")
         state.accumulation_steps *= 2
         self.optimizer.zero_grad(set_to_none=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from alexnet.convert.pretrained import load_pretrained
-from alexnet.data.batches import epoch_bounds
 from alexnet.data.dataset import Dataset, open_dataset, resolve
 from alexnet.data.labels import labels_differing_in_case
 from alexnet.data.sources import open_table
@@ -32,6 +31,7 @@ from alexnet.training.distributed import SINGLE_PROCESS, ProcessGroup
 from alexnet.training.monitor import Monitor, environment
 from alexnet.training.parallel import Parallel
 from alexnet.training.signals import StopRequest
+from alexnet.training.step import Step
 from alexnet.training.trainer import Trainer
 from alexnet.training.whitening import whiten
 
@@ -115,13 +115,13 @@ def _train(
         precision = resolve_precision(device, recipe.train.precision)
         if group.world_size > 1:  # initial weights may differ in the last bits between machines
             network.load_state_dict(group.broadcast_tensors(network.state_dict()))
-        trainer = Trainer(recipe, dataset, preprocessing, network, folder, monitor, stop, started, group, parallel)
+        step = Step(recipe, preprocessing, dataset.images("train"), network, group, parallel, monitor.say)
+        trainer = Trainer(step, dataset, folder, monitor, stop, started)
         stop.deferred = True  # from here on, there is something to save, and the folder stays
         if group.is_main:
             write_json(folder.environment, environment(device, precision, group.world_size, parallel))
         processes = f", {group.world_size} processes ({parallel} parallel)" if group.world_size > 1 else ""
-        hardware = f"{device.type}, {precision}, {torch.get_num_threads()} threads{processes}"
-        _log_plan(monitor, recipe, dataset, folder, hardware, count_parameters(network))
+        _log_plan(trainer, folder, f"{device.type}, {precision}, {torch.get_num_threads()} threads{processes}")
         if resuming and trainer.session.resume():
             state = trainer.state
             monitor.say(f"resuming in epoch {state.epoch}, batch {state.batch + 1} of {len(trainer.step.bounds)}")
@@ -129,7 +129,7 @@ def _train(
             write_text(folder.recipe, recipe.to_toml())
         try:
             trainer.fit()
-            _finish(recipe, trainer, folder)
+            _finish(trainer, folder)
         except RunError as error:
             if not checkpoint.exists(folder.path):
                 raise
@@ -144,7 +144,15 @@ def load_data_and_network(
 
     If `fresh`, the network has the recipe's initial weights: pretrained ones or whitened filters included.
     """
-    network = _build_network(recipe, table, device, fresh=fresh)
+    torch.manual_seed(recipe.train.seed)
+    network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
+    if recipe.images.input < network.smallest:
+        raise RecipeError(
+            f"images.input is {recipe.images.input}, but {recipe.model.variant!r} needs {network.smallest} pixels or more"
+        )
+    if fresh and recipe.model.weights:
+        load_pretrained(network, recipe.model.weights, recipe.data.root)
+    to_device(network, device)
     recipe = resolve(recipe, table)
     dataset = open_dataset(table, recipe.images.resolved(), recipe.data.workers, recipe.data)
     recipe, mean_image = fill_statistics(recipe, dataset.images("train"))
@@ -173,28 +181,14 @@ def _run_lock(folder: RunFolder) -> Iterator[None]:
                 folder.lock.unlink(missing_ok=True)
 
 
-def _build_network(recipe: Recipe, table: Table, device: torch.device, *, fresh: bool) -> AlexNet:
-    """Build the network on its device, initialised by the recipe's seed; if `fresh`, load its pretrained weights."""
-    torch.manual_seed(recipe.train.seed)
-    network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
-    if recipe.images.input < network.smallest:
-        raise RecipeError(
-            f"images.input is {recipe.images.input}, but {recipe.model.variant!r} needs {network.smallest} pixels or more"
-        )
-    if fresh and recipe.model.weights:
-        load_pretrained(network, recipe.model.weights, recipe.data.root)
-    return to_device(network, device)
-
-
-def _finish(recipe: Recipe, trainer: Trainer, folder: RunFolder) -> None:
+def _finish(trainer: Trainer, folder: RunFolder) -> None:
     """Calibrate on validation, evaluate the test set once, and write model, summary and report."""
+    recipe, state, table = trainer.recipe, trainer.state, trainer.dataset.table
     validation = trainer.evaluate("val").calibrated()
     config = trainer.session.config.model_copy(update={"temperature": validation.temperature})
     if trainer.group.is_main:
         save_model(folder, trainer.network, config)
-    table = trainer.dataset.table
     test = trainer.evaluate("test", validation.temperature) if len(table.rows("test")) else None
-    state = trainer.state
     summary = {
         "run": str(folder.path),
         "recipe": recipe.name,
@@ -212,22 +206,20 @@ def _finish(recipe: Recipe, trainer: Trainer, folder: RunFolder) -> None:
         checkpoint.remove(folder.path)
 
 
-def _log_plan(monitor: Monitor, recipe: Recipe, dataset: Dataset, folder: RunFolder, hardware: str, parameters: int) -> None:
+def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     """Log what is trained on what: the sizes of splits and batches, the network, and the notes on the dataset."""
-    table, train = dataset.table, recipe.train
-    counts = table.counts()
+    recipe, table, monitor = trainer.recipe, trainer.dataset.table, trainer.monitor
+    train, counts = recipe.train, table.counts()
     sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())
     no_test = "" if "test" in counts else " (no test set: weights are chosen by validation, test metrics stay empty)"
-    batches = len(epoch_bounds(counts["train"], train))
     length = f"{train.minutes:g} minutes" if train.minutes else f"{train.epochs} epochs"
-    side = recipe.images.cache_size
-    count_parameters = "full images" if side == "full" else f"images stored at {side}x{side}"
+    side, stored = recipe.images.input, recipe.images.cache_size
+    source = "full images" if stored == "full" else f"images stored at {stored}x{stored}"
     monitor.say(f"{table.name}: {sizes} images of {len(table.labels)} classes{no_test}")
-    monitor.say(f"batches of up to {train.batch_size}: {batches} an epoch, {length}, recipe {recipe.name}, seed {train.seed}")
-    monitor.say(
-        f"variant {recipe.model.variant}: {parameters:,} parameters, input {recipe.images.input}x{recipe.images.input} "
-        f"from {count_parameters}; {hardware}"
-    )
+    batches = f"batches of up to {train.batch_size}: {len(trainer.step.bounds)} an epoch"
+    monitor.say(f"{batches}, {length}, recipe {recipe.name}, seed {train.seed}")
+    network = f"variant {recipe.model.variant}: {count_parameters(trainer.network):,} parameters"
+    monitor.say(f"{network}, input {side}x{side} from {source}; {hardware}")
     for group in labels_differing_in_case(table.labels):
         monitor.say(f"note: {format_names(group)} differ only in upper and lower case, and are separate classes")
     if table.skipped:

@@ -9,14 +9,11 @@ import numpy as np
 from alexnet.data.batches import Batch
 from alexnet.data.dataset import Dataset
 from alexnet.inference.evaluate import Evaluation, evaluate_split
-from alexnet.network.alexnet import AlexNet
-from alexnet.recipe import Augment, Preprocessing, Recipe
+from alexnet.recipe import Augment
 from alexnet.run import RunFolder
 from alexnet.training.budget import Budget
 from alexnet.training.checkpoint import TrainingState
-from alexnet.training.distributed import SINGLE_PROCESS, ProcessGroup
 from alexnet.training.monitor import Monitor
-from alexnet.training.parallel import Parallel
 from alexnet.training.schedule import lr_at, update_schedule
 from alexnet.training.session import Session
 from alexnet.training.signals import StopRequest
@@ -24,34 +21,17 @@ from alexnet.training.step import Step
 
 
 class Trainer:
-    """Trains a network by a resolved recipe.
-
-    Attributes:
-        step: batches, forward and backward passes, and the optimizer.
-        budget: how much of the training is done, and when it is over.
-        session: checkpoints, signals, and the best weights.
-    """
+    """Trains a network by a resolved recipe."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        dataset: Dataset,
-        preprocessing: Preprocessing,
-        network: AlexNet,
-        folder: RunFolder,
-        monitor: Monitor,
-        stop: StopRequest,
-        started: float,
-        group: ProcessGroup = SINGLE_PROCESS,
-        parallel: Parallel = "data",
+        self, step: Step, dataset: Dataset, folder: RunFolder, monitor: Monitor, stop: StopRequest, started: float
     ) -> None:
-        """`network` is on its device; `train.minutes` count from `started`, a `time.monotonic()`."""
-        self.recipe, self.dataset, self.preprocessing, self.network = recipe, dataset, preprocessing, network
-        self.monitor, self.group = monitor, group
-        self.step = Step(recipe, preprocessing, dataset.images("train"), network, group, parallel, monitor.say)
+        """`train.minutes` count from `started`, a `time.monotonic()`."""
+        self.step, self.dataset, self.monitor = step, dataset, monitor
+        self.recipe, self.network, self.group = step.recipe, step.model.full_model, step.model.group
         evaluated = 2 * len(dataset.images("val")) + len(dataset.images("test"))
-        self.budget = Budget(recipe.train, len(self.step.bounds), evaluated, folder.journal, started, group)
-        self.session = Session(recipe, dataset, preprocessing, self.step, folder, self.budget, stop)
+        self.budget = Budget(self.recipe.train, len(step.bounds), evaluated, folder.journal, started, self.group)
+        self.session = Session(step, dataset, folder, self.budget, stop)
 
     @property
     def state(self) -> TrainingState:
@@ -134,7 +114,7 @@ class Trainer:
             self.network,
             self.dataset,
             split,
-            self.preprocessing,
+            self.step.preprocessing,
             precision=self.recipe.train.precision,
             workers=self.recipe.data.workers,
             temperature=temperature,

@@ -48,7 +48,8 @@ class Plan:
 
     def steps(self, layers: Mapping[str, nn.Module], names: Collection[str], upscale: int) -> list[tuple[str, Step]]:
         """Return the result of `fuse_layers`."""
-        plain = not enabled() or any(map(_has_hooks, layers.values()))
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        plain = not enabled() or any(getattr(layer, hook) for layer in layers.values() for hook in hooks)
         key = (*layers.values(), frozenset(names), upscale, plain)
         cached_key, steps = self._cached
         if key != cached_key:
@@ -65,42 +66,38 @@ def fuse_layers(
     A layer in `names` ends its group, as its output is needed. With `plain`, nothing is fused, as when a layer has hooks.
     `upscale` is the factor to upscale the images by first.
     """
+    waiting = list(layers.items())
     if upscale > 1:
-        first, conv = next(iter(layers.items()))
+        name, conv = waiting[0]
         if not plain and type(conv) is nn.Conv2d and conv.stride == (upscale, upscale) and conv.padding == (0, 0):
-            layers = {first: _Upscaled(conv), **{name: layer for name, layer in layers.items() if name != first}}
+            waiting.pop(0)
+            yield name, partial(_convolve_upscaled, conv)
         else:
             yield "", partial(interpolate, scale_factor=upscale, mode="nearest-exact")
-    waiting = list(layers.items())
     while waiting:
-        group = [waiting.pop(0)]
-        if not plain:
-            while waiting and group[-1][0] not in names and _can_fuse([layer for _, layer in group], waiting[0][1]):
-                group.append(waiting.pop(0))
-        yield group[-1][0], _fused([layer for _, layer in group], plain)
-
-
-def _has_hooks(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+        name, layer = waiting.pop(0)
+        group = [layer]
+        while not plain and waiting and name not in names and _can_fuse(group[-1], waiting[0][1]):
+            name, layer = waiting.pop(0)
+            group.append(layer)
+        yield name, layer if plain else _fused(group)
 
 
 ORDER = (nn.ReLU, BatchNorm, nn.MaxPool2d)  # layers that one pass over the maps can compute, in this order
 
 
-def _can_fuse(group: list[nn.Module], layer: nn.Module) -> bool:
-    """Return whether `layer` can be fused with the group before it."""
-    if isinstance(group[-1], FlattenMaps):
+def _can_fuse(before: nn.Module, layer: nn.Module) -> bool:
+    """Return whether `layer` can be fused with the layer before it."""
+    if isinstance(before, FlattenMaps):
         return type(layer) is nn.Linear
     if isinstance(layer, LocalResponseNorm):
-        return isinstance(group[-1], nn.ReLU)
-    position = [i for i, kind in enumerate(ORDER) if isinstance(group[-1], kind)]
+        return isinstance(before, nn.ReLU)
+    position = [i for i, kind in enumerate(ORDER) if isinstance(before, kind)]
     return bool(position) and isinstance(layer, ORDER[position[0] + 1 :])
 
 
-def _fused(group: list[nn.Module], plain: bool) -> Step:
+def _fused(group: list[nn.Module]) -> Step:
     match group:
-        case [layer] if plain:
-            return layer
         case [FlattenMaps() as flatten, nn.Linear() as dense]:
             return partial(_flatten_dense, flatten, dense)
         case [nn.Conv2d() as conv] if type(conv) is nn.Conv2d:  # a subclass may compute something else
@@ -197,25 +194,17 @@ def _can_use_winograd(conv: nn.Conv2d) -> bool:
     return same and full and max(inputs, outputs) <= 4096 and supports_winograd()
 
 
-class _Upscaled(nn.Module):
-    """A convolution of an image upscaled by the stride, computed on the image itself.
+def _convolve_upscaled(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolve images upscaled by the stride, from the images N C H W before upscaling.
 
     The pixels of a stride x stride block are equal, so their weights are added up: a kernel of 11 with stride 4 covers 4, 4 and
     3 equal pixels per side, and becomes a kernel of 3 with stride 1.
     """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        """N C H W, before upscaling -> N O H' W'."""
-        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
-        cells = -(-kernel // stride)
-        weight = self.conv.weight
-        blocks = nn.functional.pad(weight, (0, cells * stride - kernel, 0, cells * stride - kernel))
-        blocks = blocks.reshape(*weight.shape[:2], cells, stride, cells, stride).sum((3, 5))
-        return conv2d(x, blocks.contiguous(memory_format=torch.channels_last), self.conv.bias, groups=self.conv.groups)
+    kernel, stride, weight = conv.kernel_size[0], conv.stride[0], conv.weight
+    cells = -(-kernel // stride)
+    blocks = nn.functional.pad(weight, (0, cells * stride - kernel, 0, cells * stride - kernel))
+    blocks = blocks.reshape(*weight.shape[:2], cells, stride, cells, stride).sum((3, 5))
+    return conv2d(x, blocks.contiguous(memory_format=torch.channels_last), conv.bias, groups=conv.groups)
 
 
 def _flatten_dense(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tensor:
@@ -260,12 +249,32 @@ def _relu_norm_pool(group: list[nn.Module], x: Tensor) -> Tensor:
     return operations.relu_norm_pool(x, norm, window, stride, relu=isinstance(group[0], nn.ReLU))
 
 
-def step(weight: Tensor, gradient: Tensor, velocity: Tensor | None, **settings: Any) -> bool:
-    """Take an optimizer step with `kernels.operations.step`, and update the bfloat16 copy of the weights, if there is one."""
+def step(
+    weight: Tensor,
+    gradient: Tensor,
+    velocity: Tensor | None,
+    *,
+    form: str,
+    lr: float,
+    momentum: float,
+    decay: float,
+    nesterov: bool,
+) -> bool:
+    """Take a step of `training.optimizer.SGD` in place, in one pass over memory; return False if the tensors do not fit.
+
+    The bfloat16 copy of the weights is updated too, if there is one.
+    """
     kept = _bf16_cache.get(weight)  # type: ignore[no-untyped-call]
     half = kept[1] if kept is not None and kept[0] == _state(weight) else None
-    done = operations.step(weight, gradient, velocity, half=half, **settings)
-    if done and half is not None:
+    tensors = [tensor for tensor in (weight, gradient, velocity, half) if tensor is not None]
+    # All are dense and have the same strides, so the kernel can treat them as flat arrays.
+    alike = all(t.stride() == weight.stride() and usable(t) for t in tensors) and weight.dtype == torch.float32
+    if not alike or not torch.ops.aten.is_non_overlapping_and_dense(weight):
+        return False
+    settings = operations.Step(weight.numel(), lr, momentum, decay, form != "pytorch", form == "keras", nesterov)
+    kernels.call("step", gradient.dtype, (weight, gradient, velocity, half), settings)
+    torch.autograd.graph.increment_version(weight)
+    if half is not None:
         torch.autograd.graph.increment_version(half)
         _bf16_cache[weight] = (_state(weight), half)
-    return done
+    return True

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alexnet.errors import error_reason
-from alexnet.files import expand_user, remove_leftovers, rename, temporary_name, user_cache
+from alexnet.errors import RunError, error_reason
+from alexnet.files import expand_user, remove_leftovers, user_cache, write
 from alexnet.network.device import processor
 
 SOURCES = sorted(file for kind in ("*.h", "*.cpp") for file in Path(__file__).parent.glob(kind))
@@ -60,24 +60,15 @@ def _library() -> ctypes.CDLL | str:
         digest = hashlib.sha256(b"".join([version, facts, *(file.read_bytes() for file in SOURCES)])).hexdigest()[:20]
         binary = folder / f"{digest}.so"
         if not binary.exists():
-            _compile(compiler, binary)
-        remove_leftovers(binary.parent)
+            folder.mkdir(parents=True, exist_ok=True)
+            command = [compiler, *FLAGS, *(str(file) for file in SOURCES if file.suffix == ".cpp"), "-o"]
+            write(binary, lambda part: subprocess.run([*command, str(part)], capture_output=True, timeout=120, check=True))
+        remove_leftovers(folder)
         return ctypes.CDLL(str(binary))
-    except OSError as error:
+    except (OSError, RunError) as error:
         return f"{folder}: {error_reason(error)}"
     except subprocess.SubprocessError:
         return f"{compiler} could not compile them"
-
-
-def _compile(compiler: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = temporary_name(path)
-    sources = [str(file) for file in SOURCES if file.suffix == ".cpp"]
-    try:
-        subprocess.run([compiler, *FLAGS, *sources, "-o", str(part)], capture_output=True, timeout=120, check=True)
-        rename(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def has(name: str, kind: torch.dtype) -> bool:

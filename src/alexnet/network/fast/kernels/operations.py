@@ -1,4 +1,4 @@
-"""The kernels as differentiable functions of tensors, and the optimizer step.
+"""The kernels as differentiable functions of tensors.
 
 All take tensors that `usable` accepts. The arguments of a C function are a structure of the same name in its `.cpp` file.
 """
@@ -53,8 +53,6 @@ class _ReluNormPool(torch.autograd.Function):
         count, channels = maps.images * maps.height * maps.width, maps.channels
         factor = offset = mean = deviation = None
         if norm is not None:
-            assert scale is not None
-            assert shift is not None
             if norm.training:
                 sums = torch.empty(2, channels, dtype=torch.float64)
                 kernels.call("map_sums", x.dtype, (x, sums), maps)
@@ -63,12 +61,10 @@ class _ReluNormPool(torch.autograd.Function):
                 variance = (sums[1] / count - mean.square()).clamp_min(0)
                 norm.track(mean, variance)
             else:
-                assert norm.running_mean is not None
-                assert norm.running_var is not None
                 mean, variance = norm.running_mean.double(), norm.running_var.double()
             deviation = (variance + norm.eps).sqrt()
-            factor = (scale / deviation).float()
-            offset = (shift - mean * scale / deviation).float()
+            factor = (norm.weight / deviation).float()
+            offset = (norm.bias - mean * norm.weight / deviation).float()
         pooled = [(side - maps.window) // maps.stride + 1 for side in (maps.height, maps.width)]
         shape = (maps.images, channels, *pooled)
         result = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
@@ -204,37 +200,10 @@ class _ResponseNorm(torch.autograd.Function):
         return result, None
 
 
-class _Step(ctypes.Structure):
+class Step(ctypes.Structure):
     """`Step` in step.cpp."""
 
     _fields_ = [
         *(("count", ctypes.c_long), ("rate", ctypes.c_float), ("momentum", ctypes.c_float), ("decay", ctypes.c_float)),
         *(("velocity", ctypes.c_int), ("decoupled", ctypes.c_int), ("nesterov", ctypes.c_int)),
     ]
-
-
-def step(
-    weight: Tensor,
-    gradient: Tensor,
-    velocity: Tensor | None,
-    *,
-    form: str,
-    rate: float,
-    momentum: float,
-    decay: float,
-    nesterov: bool,
-    half: Tensor | None,
-) -> bool:
-    """Take a step of `training.optimizer.SGD` in place, in one pass over memory; return False if the tensors do not fit.
-
-    `half`, if given, receives the new weights in bfloat16.
-    """
-    tensors = [tensor for tensor in (weight, gradient, velocity, half) if tensor is not None]
-    # All are dense and have the same strides, so the kernel can treat them as flat arrays.
-    alike = all(t.stride() == weight.stride() and usable(t) for t in tensors) and weight.dtype == torch.float32
-    if not alike or not torch.ops.aten.is_non_overlapping_and_dense(weight):
-        return False
-    settings = _Step(weight.numel(), rate, momentum, decay, form != "pytorch", form == "keras", nesterov)
-    kernels.call("step", gradient.dtype, (weight, gradient, velocity, half), settings)
-    torch.autograd.graph.increment_version(weight)
-    return True
