@@ -186,16 +186,14 @@ def _suggestion(layers: Sequence[StoredLayer], network: AlexNet, inputs: int, cl
         with torch.device("meta"):
             return not _difference(layers, AlexNet(row, classes, width=width(row, inputs)))
 
-    def at_width(row: Variant) -> str:
-        needed = width(row, inputs)
-        return "" if needed == width(network.row, network.head.in_features) else f" at model.width={needed:g}"
-
-    if not fits(network.row):
-        rows = [row for row in ROWS if fits(row)]
-        names = " or ".join(repr(row.name) for row in rows)
-        return f"it fits the variant {names}{at_width(rows[0])}" if rows else "it fits no variant of `alexnet model list`"
-    if at_width(network.row):
-        return f"it fits{at_width(network.row)}"
+    rows = [network.row] if fits(network.row) else [row for row in ROWS if fits(row)]
+    if not rows:
+        return "it fits no variant of `alexnet model list`"
+    names = "" if rows[0] is network.row else " the variant " + " or ".join(repr(row.name) for row in rows)
+    needed = width(rows[0], inputs)
+    at_width = "" if needed == width(network.row, network.head.in_features) else f" at model.width={needed:g}"
+    if names or at_width:
+        return f"it fits{names}{at_width}"
     return f"it has {classes} classes, this network {network.head.out_features}: name its classes with --classes"
 
 
