@@ -34,13 +34,13 @@ class Chart(NamedTuple):
     finding: str
 
 
-def curves(history: Sequence[Row], kept: int) -> list[Chart]:
-    """Return accuracy, loss and learning rate by epoch, with the epoch `kept` marked."""
-    return [
-        _pair(history, kept, "top1", "accuracy", "{:.1%}"),
-        _pair(history, kept, "loss", "loss", "{:.2f}"),
-        _learning_rate(history, kept),
-    ]
+def curves(history: Sequence[Row], kept: int) -> dict[str, Chart]:
+    """Return charts by epoch, with the epoch `kept` marked, by title."""
+    return {
+        "Accuracy": _pair(history, kept, "top1", "accuracy", "{:.1%}"),
+        "Loss": _pair(history, kept, "loss", "loss", "{:.2f}"),
+        "Learning rate": _learning_rate(history, kept),
+    }
 
 
 def _pair(history: Sequence[Row], kept: int, key: str, name: str, form: str) -> Chart:

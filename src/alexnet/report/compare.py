@@ -23,7 +23,10 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
 
     The interval of a difference is that of independent sets of images (Newcombe 1998); on the same images it is too wide.
     """
-    folders = [_finished(path) for path in paths]
+    folders = [find(path) for path in paths]
+    for folder in folders:
+        if not folder.summary.exists():
+            raise RunError(f"{folder.path} is not finished: resume it with alexnet train --resume {shell_quote(folder.path)}")
     summaries = [read_json(folder.summary) for folder in folders]
     try:
         split = next(name for name in SPLITS if all(summary[name] for summary in summaries))
@@ -33,13 +36,6 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
     for row in rows:
         row["difference"] = None if row is rows[0] else _difference(row, rows[0])
     return {"split": split, "runs": rows, "settings": _settings(folders)}
-
-
-def _finished(path: Path) -> RunFolder:
-    folder = find(path)
-    if not folder.summary.exists():
-        raise RunError(f"{path} is not finished: resume it with alexnet train --resume {shell_quote(path)}")
-    return folder
 
 
 def _row(folder: RunFolder, summary: dict[str, Any], split: str) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _run(folder: RunFolder, dataset: Dataset) -> Context:
         "kept": kept,
         "validation": summary["validation"],
         "counts": {SPLIT_NAMES[split]: count for split, count in table.counts().items()},
-        "curves": dict(zip(("Accuracy", "Loss", "Learning rate"), curves(history, kept), strict=True)),
+        "curves": curves(history, kept),
         "skipped": table.skipped[:SKIPPED_SHOWN],
         "skipped_more": len(table.skipped) - SKIPPED_SHOWN,
         "recipe_text": folder.recipe.read_text(encoding="utf-8"),
@@ -118,10 +118,9 @@ def _run(folder: RunFolder, dataset: Dataset) -> Context:
 def _metrics(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
     """Return the metrics, and the table of classes: worst first, those without images last."""
     counts = evaluation.confusion
-    predicted = counts.sum(0)
     rows = [
         row | {"label": label, "predicted": int(count)}
-        for label, row, count in zip(evaluation.labels, per_class(counts), predicted, strict=True)
+        for label, row, count in zip(evaluation.labels, per_class(counts), counts.sum(0), strict=True)
     ]
     metrics = evaluation.to_json()
     return {
