@@ -52,7 +52,7 @@ class PageServer:
     """Answers on a free port of this machine until `stop`; `start` again answers on the same one.
 
     What a test may change: `busy` (so many requests get 429), `key` (what X-API-Key must be), `slow` (seconds an answer takes),
-    `refuse` (names of files that get an error), `side` (pixels of the network's input), `limits`, `labels`.
+    `refuse` (names of files that get an error), `side` (pixels of the network's input), `view`, `limits`, `labels`.
     `asked` keeps each request.
     """
 
@@ -61,6 +61,7 @@ class PageServer:
         self.refuse: set[str] = set()
         self.labels = list(LABELS)
         self.accuracy: dict[str, Any] | None = {"split": "test", "top1": 0.931, "top1_interval": [0.918, 0.942], "images": 1797}
+        self.view: dict[str, Any] = {"fit": "crop", "zoom": [1, 1]}
         self.limits = {"bytes": 2_000_000, "pixels": 20_000_000, "files": 16}
         self.asked: list[str] = []
         self.start()
@@ -81,7 +82,7 @@ class PageServer:
 
     def model(self) -> dict[str, Any]:
         told = {"run": "runs/imagenette", "variant": "paper", "labels": self.labels, "input": [3, self.side, self.side]}
-        return {**told, "temperature": 1.21, "accuracy": self.accuracy, "limits": self.limits}
+        return {**told, **self.view, "temperature": 1.21, "accuracy": self.accuracy, "limits": self.limits}
 
     def predictions(self, name: str) -> list[dict[str, Any]]:
         start = next(

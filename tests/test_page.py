@@ -126,11 +126,22 @@ def test_heat_lies_over_the_sharp_photo_and_over_squares_where_the_input_is_tiny
     tab: Any, server: PageServer, photos: Path
 ) -> None:
     choose(tab, photos, "tench.jpg")
-    sync_api.expect(tab.locator("#frame")).to_have_class("frame sharp")
+    explained(tab)
+    sync_api.expect(tab.locator("#pixels")).to_have_css("opacity", "0")
     server.side = 32
     choose(tab, photos, "church.jpg")
     sync_api.expect(tab.locator("#frame")).to_have_class("frame tiny")
-    assert tab.locator("#pixels").evaluate("e => getComputedStyle(e).imageRendering") == "pixelated"
+    sync_api.expect(tab.locator("#pixels")).to_have_css("opacity", "1")
+    sync_api.expect(tab.locator("#pixels")).to_have_css("image-rendering", "pixelated")
+
+
+def test_heat_lies_over_what_went_in_of_the_photo(tab: Any, server: PageServer, photos: Path) -> None:
+    server.view = {"fit": "stretch", "zoom": [-1.25, 1.25]}
+    tab.reload()
+    choose(tab, photos, "tench.jpg")
+    explained(tab)
+    sync_api.expect(tab.locator("#photo")).to_have_css("object-fit", "fill")
+    sync_api.expect(tab.locator("#photo")).to_have_css("transform", "matrix(-1.25, 0, 0, 1.25, 0, 0)")
 
 
 @pytest.mark.parametrize(

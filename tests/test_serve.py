@@ -125,6 +125,7 @@ def test_an_explanation_has_pictures(client: Client, trained: alexnet.Run) -> No
 def test_the_run_is_described(client: Client, trained: alexnet.Run) -> None:
     found = client.ask("GET", "/model").json
     assert found["labels"] == list(trained.labels)
+    assert (found["fit"], found["zoom"]) == (trained.config.preprocessing.fit, [1, 1])
     assert found["accuracy"]["top1"] == trained.summary["test"]["top1"]
     assert (found["run"], found["key"], found["limits"]["files"]) == (trained.path.name, False, 64)
     assert client.ask("GET", "/healthz").json == {"status": "ok"}
@@ -159,9 +160,9 @@ def test_requests_at_the_same_time_share_the_network(client: Client) -> None:
     client.engine.computing = 0
     with ThreadPoolExecutor(17) as pool:
         first = pool.submit(client.predict, photo())
-        until(lambda: client.engine._batcher._queue.empty() and client.engine.computing == 1)
+        until(lambda: client.engine._queue.empty() and client.engine.computing == 1)
         others = [pool.submit(client.predict, photo(1, i)) for i in range(16)]
-        until(lambda: client.engine._batcher._queue.qsize() == 16)
+        until(lambda: client.engine._queue.qsize() == 16)
         client.engine.open.set()
         assert {reply.result().status for reply in (first, *others)} == {200}
     assert client.engine.sizes == [1, 16]

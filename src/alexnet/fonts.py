@@ -65,22 +65,17 @@ def font_of(character: str) -> Path | None:
     return next((path for path in _other_fonts() if ord(character) in _characters(path)), None)
 
 
-def _warn_once(missing: str) -> None:
-    if _warned:
-        return
-    _warned.append(missing)
-    say(
-        f"no installed font can draw characters such as {missing[:SHOWN]}: figures show their code points (U+732B); "
-        "install a font that has them, such as Noto Sans CJK (Debian: apt install fonts-noto-cjk)"
-    )
-
-
 def legible(text: str) -> str:
     """Replace characters that no font can draw by their code points, U+4E09-82B1, and warn once."""
     text = unicodedata.normalize("NFC", text)  # jamo become syllables, which fonts have
     missing = [character for character in dict.fromkeys(text) if not character.isspace() and font_of(character) is None]
-    if missing:
-        _warn_once("".join(missing))
+    if missing and not _warned:
+        _warned.extend(missing)
+        some = "".join(missing[:SHOWN])
+        say(
+            f"no installed font can draw characters such as {some}: figures show their code points (U+732B); "
+            "install a font that has them, such as Noto Sans CJK (Debian: apt install fonts-noto-cjk)"
+        )
     parts = []
     for unknown, characters in groupby(text, key=lambda character: character in missing):
         part = "".join(characters)

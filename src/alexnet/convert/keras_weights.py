@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +28,7 @@ PARTS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class StoredLayer:
+class StoredLayer(NamedTuple):
     """A layer of a Keras file: its name there and its arrays in Keras' order, float32."""
 
     name: str
@@ -67,8 +66,7 @@ def read_layers(path: Path) -> list[StoredLayer]:
     return layers
 
 
-@dataclass(frozen=True, eq=False)
-class Slot:
+class Slot(NamedTuple):
     """A layer of our network that has weights: `views` of its tensors with Keras' axes and order (`PARTS`)."""
 
     name: str
@@ -111,13 +109,9 @@ def _dense_view(weight: Tensor, maps: FlattenMaps | None) -> Tensor:
 def load_keras(path: Path, network: AlexNet) -> None:
     """Copy the weights of a Keras file into `network`, which is unchanged if they do not fit.
 
-    Layers are matched in order, the convolutions, the dense layers and the batch normalisations each with their like. An
-    optimizer's state in the file is passed over.
-
-    Args:
-        path: `.keras`, `.weights.h5`, or the older `.h5`, of a whole model or of weights alone; float16, float32 or float64.
-        network: of the variant, the width and the number of classes that the file was made with. One on the device `meta`
-            takes memory only when the file fits.
+    The file is a `.keras`, a `.weights.h5` or an older `.h5`, of a whole model or of weights alone, in float16, float32 or
+    float64. Its convolutions, dense layers and batch normalisations are each matched in order; an optimizer's state is ignored.
+    A network on the device `meta` takes memory only when the file fits.
     """
     layers = read_layers(path)
     if problem := _difference(layers, network):
@@ -186,16 +180,14 @@ def _suggestion(layers: Sequence[StoredLayer], network: AlexNet, inputs: int, cl
         with torch.device("meta"):
             return not _difference(layers, AlexNet(row, classes, width=width(row, inputs)))
 
-    def at_width(row: Variant) -> str:
-        needed = width(row, inputs)
-        return "" if needed == width(network.row, network.head.in_features) else f" at model.width={needed:g}"
-
-    if not fits(network.row):
-        rows = [row for row in ROWS if fits(row)]
-        names = " or ".join(repr(row.name) for row in rows)
-        return f"it fits the variant {names}{at_width(rows[0])}" if rows else "it fits no variant of `alexnet model list`"
-    if at_width(network.row):
-        return f"it fits{at_width(network.row)}"
+    rows = [network.row] if fits(network.row) else [row for row in ROWS if fits(row)]
+    if not rows:
+        return "it fits no variant of `alexnet model list`"
+    names = "" if rows[0] is network.row else " the variant " + " or ".join(repr(row.name) for row in rows)
+    needed = width(rows[0], inputs)
+    at_width = "" if needed == width(network.row, network.head.in_features) else f" at model.width={needed:g}"
+    if names or at_width:
+        return f"it fits{names}{at_width}"
     return f"it has {classes} classes, this network {network.head.out_features}: name its classes with --classes"
 
 

@@ -37,12 +37,10 @@ def settings_from_weights(weights: str) -> Mapping[str, Any]:
 
 
 def load_pretrained(network: AlexNet, weights: str, data_root: Path | None) -> None:
-    """Copy all weights except the head's into `network`.
+    """Copy all weights except the head's into `network`, which has the variant that they were trained with.
 
-    Args:
-        network: of the variant that the weights were made with; any number of classes.
-        weights: `imagenet1k`, a file in torchvision's layout (`.pth` or `.safetensors`), or a run folder.
-        data_root: the folder of downloads; None: as for datasets.
+    `weights` is a run folder, a file in torchvision's layout (`.pth`, `.safetensors`), or `imagenet1k`, which is downloaded to
+    `data_root` (None: as for datasets).
     """
     path = Path(weights)
     if path.is_dir():

@@ -46,10 +46,7 @@ def read_torchvision(content: bytes, origin: Path) -> dict[str, Tensor]:
 
 
 def copy_weights(tensors: dict[str, Tensor], network: AlexNet, origin: str, *, head: bool) -> None:
-    """Copy weights and statistics, under our names, into `network`, with or without its head; all of them or none.
-
-    Raises WeightsError, naming `origin`, if one is missing, left over or of another shape.
-    """
+    """Copy weights and statistics, under our names, into `network`, with or without its head; all of them or none."""
     if extra := sorted(name for name in set(tensors) - set(network.state_dict()) if head or not name.startswith("head.")):
         layer = extra[0].removeprefix("features.")
         raise WeightsError(f"{origin} has {layer}, which the variant {network.row.name!r} does not have")

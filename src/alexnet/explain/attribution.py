@@ -1,6 +1,6 @@
 """Explain a prediction: Grad-CAM, occlusion, integrated gradients, feature maps.
 
-All are computed in float32, for the most probable label, at the network's input of I x I pixels; methods are captum's.
+All are computed in float32, for the most probable label, at the network's input of I x I pixels; the methods are captum's.
 """
 
 from __future__ import annotations
@@ -56,21 +56,19 @@ class Explanation:
     integrated_gradients: NDArray[np.float32]
     maps: dict[str, NDArray[np.float32]]
 
+    @property
+    def heat_maps(self) -> dict[str, NDArray[np.float32]]:
+        """The heat maps by method."""
+        return {name: getattr(self, name) for name in ("grad_cam", "occlusion", "integrated_gradients")}
+
     def top(self, count: int) -> list[tuple[str, float]]:
-        """Return the `count` most probable labels with their probabilities, shares from 0 to 1, best first."""
+        """Return the `count` most probable labels with their probabilities, from 0 to 1, most probable first."""
         return [(each["label"], each["probability"]) for each in best(self.probabilities, self.labels, count)]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all of it by name, for `numpy.savez`: arrays as of `Explanation`, maps under their layers' names."""
-        heat = {name: getattr(self, name) for name in ("grad_cam", "occlusion", "integrated_gradients")}
-        return {
-            "pixels": self.pixels,
-            "labels": np.array(self.labels),
-            "probabilities": self.probabilities,
-            "target": np.array(self.target),
-            **heat,
-            **self.maps,
-        }
+        """Return all arrays by name, for `numpy.savez`, feature maps under their layers' names."""
+        figures = {"probabilities": self.probabilities, "target": np.array(self.target), "labels": np.array(self.labels)}
+        return {"pixels": self.pixels, **figures, **self.heat_maps, **self.maps}
 
 
 def explain(
@@ -83,26 +81,19 @@ def explain(
 
 
 def explained(network: AlexNet, config: ModelConfig, fit_image: PixelArray) -> Explanation:
-    """Explain an image S S 3, as `iter_images` yields it; raises as `explain`."""
-    preprocessing, image = config.preprocessing, torch.from_numpy(fit_image.copy())
-    device = next(network.parameters()).device
-    x = to_input(image[None].to(device), preprocessing)
+    """Explain an image S S 3, as `iter_images` yields it."""
+    preprocessing, device = config.preprocessing, next(network.parameters()).device
+    x = to_input(torch.from_numpy(fit_image.copy())[None].to(device), preprocessing)
     names = map_layers(network)
     [calibrated] = probabilities(network, config, [fit_image])
     target = int(calibrated.argmax())
     with autocast(device, "float32"):
         with torch.no_grad():
             _, maps = network.activations(x, list(names.values()), preprocessing.scale_factor)
-        return Explanation(
-            pixels=as_seen(image.numpy(), preprocessing),
-            labels=config.labels,
-            probabilities=calibrated,
-            target=target,
-            grad_cam=grad_cam(network, x, target, preprocessing.scale_factor),
-            occlusion=occlusion(network, x, target, preprocessing.scale_factor),
-            integrated_gradients=integrated_gradients(network, x, target, preprocessing.scale_factor),
-            maps={conv: maps[layer][0].float().cpu().numpy() for conv, layer in names.items()},
-        )
+        arguments = network, x, target, preprocessing.scale_factor
+        heat = grad_cam(*arguments), occlusion(*arguments), integrated_gradients(*arguments)
+    feature_maps = {conv: maps[layer][0].float().cpu().numpy() for conv, layer in names.items()}
+    return Explanation(as_seen(fit_image, preprocessing), config.labels, calibrated, target, *heat, feature_maps)
 
 
 def map_layers(network: AlexNet) -> dict[str, str]:
@@ -134,19 +125,11 @@ def as_seen(image: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.uin
 
 
 def grad_cam(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDArray[np.float32]:
-    """Return where the last maps speak for a label: their sum, each weighted by its mean gradient, without what speaks against.
+    """Return where the last maps speak for a label: their sum, weighted by their mean gradients, without what speaks against.
 
     The gradient is that of the label's log-odds: what the label's logit alone owes to a place says nothing of what the others
-    owe to it (docs/log.md).
-
-    Args:
-        network: in evaluation mode.
-        x: 1 3 I I, as the network takes it.
-        target: position of the label.
-        upscale: as the network takes it.
-
-    Returns:
-        I I float32.
+    owe to it (docs/log.md). `network` is in evaluation mode, `x` its input, 1 3 I I, and `upscale` its factor; returns I I
+    float32.
     """
     last = list(map_layers(network).values())[-1]
     method = _captum().LayerGradCam(partial(_log_odds, network, target=target, upscale=upscale), network.layers[last])
@@ -155,10 +138,7 @@ def grad_cam(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDAr
 
 
 def occlusion(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDArray[np.float32]:
-    """Return how far a label's log-odds fall when a patch is made grey, by pixel: the mean over the patches that cover it.
-
-    Arguments and result as for `grad_cam`.
-    """
+    """Return how far a label's log-odds fall when a patch is made grey, by pixel: the mean over the patches that cover it."""
     patch = max(1, round(x.shape[2] * PATCH))
     stride = max(1, patch // 2)
     method = _captum().Occlusion(partial(_log_odds, network, target=target, upscale=upscale))
@@ -167,7 +147,7 @@ def occlusion(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDA
 
 
 def integrated_gradients(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDArray[np.float32]:
-    """Return what each pixel adds to a label's logit on the way from a grey image; arguments and result as for `grad_cam`."""
+    """Return what each pixel adds to a label's logit on the path from a grey image."""
     method = _captum().IntegratedGradients(lambda images: network(images, upscale))
     heat = method.attribute(x, baselines=0.0, target=target, n_steps=STEPS, internal_batch_size=BATCH)
     return _numpy(heat[0].sum(0))

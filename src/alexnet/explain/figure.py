@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecFromSubplotSpec
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -47,25 +46,25 @@ def write_explanations(
         raise RunError(f"cannot write {folder}: {error_reason(error)}; name another --out") from error
     stems = [folder / stem for stem in _stems(sources)]
     kinds = (".png", ".npz") if arrays else (".png",)
-    for place in [folder / "filters.png", *(Path(f"{stem}{kind}") for stem in stems for kind in kinds)]:
-        refuse_overwrite(place, overwrite)
+    for path in [folder / "filters.png", *(Path(f"{stem}{kind}") for stem in stems for kind in kinds)]:
+        refuse_overwrite(path, overwrite)
     kernels = filter_grid(network.state_dict()["features.conv1.weight"].float().cpu().numpy(), network.row.towers)
     large = Image.fromarray(kernels).resize((kernels.shape[1] * 4, kernels.shape[0] * 4), Image.Resampling.NEAREST)
     mark = PngInfo()
     mark.add_text("Software", MADE_BY)
     write_output(folder / "filters.png", partial(large.save, format="png", pnginfo=mark), overwrite)
-    for stem, (source, found) in zip(stems, explain(network, config, sources), strict=True):
+    for stem, (source, result) in zip(stems, explain(network, config, sources), strict=True):
         name = source_name(source)
-        if isinstance(found, ImageError):
-            yield {"image": name, "error": str(found)}
+        if isinstance(result, ImageError):
+            yield {"image": name, "error": str(result)}
             continue
-        answer: dict[str, Any] = {"image": name, "predictions": best(found.probabilities, found.labels, LABELS_SHOWN)}
-        answer["figure"] = f"{stem}.png"
-        write_output(Path(answer["figure"]), partial(save_figure, found, name=name), overwrite)
+        figure, archive = Path(f"{stem}.png"), Path(f"{stem}.npz")
+        write_output(figure, partial(save_figure, result, name=name), overwrite)
         if arrays:
-            answer["arrays"] = f"{stem}.npz"
-            write_output(Path(answer["arrays"]), partial(_save_arrays, found), overwrite)
-        yield answer
+            write_output(archive, partial(_save_arrays, result), overwrite)
+        predictions = best(result.probabilities, result.labels, LABELS_SHOWN)
+        paths = {"figure": str(figure)} | ({"arrays": str(archive)} if arrays else {})
+        yield {"image": name, "predictions": predictions, **paths}
 
 
 def _stems(sources: Sequence[Source]) -> Iterator[str]:
@@ -119,8 +118,8 @@ def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Expla
         ("Integrated gradients: by pixel", explanation.integrated_gradients),
     )
     height, width = grey.shape
-    for place, (title, heat) in enumerate(panels):
-        axes = figure.add_subplot(grid[place])
+    for column, (title, heat) in enumerate(panels):
+        axes = figure.add_subplot(grid[column])
         axes.set_title(title, fontsize=9.5, loc="left", pad=5)
         axes.set_axis_off()
         if heat is None:
@@ -134,38 +133,28 @@ def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Expla
 
 
 def _labels(axes: Axes, explanation: Explanation) -> None:
-    found = explanation.top(LABELS_SHOWN)
-    places = range(len(found))
-    axes.barh(places, [probability for _, probability in found], height=0.32, color=BLUE)
-    axes.barh(places, [1.0] * len(found), height=0.32, color=GREY, alpha=0.15)
-    for place, (label, probability) in zip(places, found, strict=True):
-        axes.text(0, place - 0.27, _short(label), fontsize=10, va="bottom")
-        axes.text(1, place - 0.27, f"{probability:.1%}", fontsize=10, va="bottom", ha="right", color="#555555")
+    for y, (label, probability) in enumerate(explanation.top(LABELS_SHOWN)):
+        axes.barh(y, probability, height=0.32, color=BLUE)
+        axes.barh(y, 1.0, height=0.32, color=GREY, alpha=0.15)
+        axes.text(0, y - 0.27, _short(label), fontsize=10, va="bottom")
+        axes.text(1, y - 0.27, f"{probability:.1%}", fontsize=10, va="bottom", ha="right", color="#555555")
     axes.set_xlim(0, 1)
     axes.set_ylim(LABELS_SHOWN - 0.4, -0.75)
     axes.set_axis_off()
 
 
 def _maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Explanation) -> None:
-    """A row a convolution, its strongest maps first, each from its least to its greatest value."""
+    """Draw a row of the strongest maps of each convolution, each scaled from its minimum to its maximum."""
     for row, (name, maps) in enumerate(explanation.maps.items()):
         axes = figure.add_subplot(grid[row])
         shown = strongest(maps, MAPS_SHOWN)
         height, width = maps.shape[1:]
         size = f"{height}x{width}" if (height, width) != (1, 1) else "one pixel"
         axes.set_title(f"{name}: the {len(shown)} strongest of {len(maps)} maps, {size}", fontsize=9, loc="left", pad=3)
-        axes.imshow(_strip(list(shown)), cmap="cividis", interpolation="nearest")
+        low, high = shown.min((1, 2), keepdims=True), shown.max((1, 2), keepdims=True)
+        gap = max(1, round(height / 16))  # columns without a value between two maps
+        padded = np.pad((shown - low) / np.maximum(high - low, 1e-12), ((0, 0), (0, 0), (0, gap)), constant_values=np.nan)
+        strip = padded.transpose(1, 0, 2).reshape(height, -1)[:, :-gap]
+        axes.imshow(strip, cmap="cividis", interpolation="nearest")
         axes.set_anchor("W")
         axes.set_axis_off()
-
-
-def _strip(maps: list[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Put maps side by side with gaps of nothing."""
-    height = maps[0].shape[0]
-    gap = np.full((height, max(1, round(height / 16))), np.nan)
-    parts = []
-    for each in maps:
-        low, high = float(each.min()), float(each.max())
-        parts += [(each - low) / max(high - low, 1e-12), gap]
-    strip: NDArray[np.float64] = np.concatenate(parts[:-1], axis=1)
-    return strip

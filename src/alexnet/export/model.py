@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -38,45 +39,34 @@ def network_model(network: AlexNet, preprocessing: Preprocessing) -> onnx.ModelP
     layers = deepcopy(network.layers)
     if preprocessing.scale_factor > 1:
         layers = {"upscale": nn.Upsample(scale_factor=preprocessing.scale_factor, mode="nearest"), **layers}
-    plain = nn.Sequential()
-    for name, layer in layers.items():
-        plain.add_module(name, layer)
+    plain = nn.Sequential(OrderedDict(layers))
     example = torch.zeros(2, 3, preprocessing.resized, preprocessing.resized)
     return _traced(plain.cpu().float().eval(), example, "images", "logits", ["batch"])
 
 
-class _Preprocess(nn.Module):
-    """From an image, H W 3 uint8 of any size, to the network's input, 1 3 I I float32."""
+class _Function(nn.Module):
+    """A function as a module, which tracing needs."""
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.preprocessing = preprocessing
-
-    def forward(self, image: Tensor) -> Tensor:
-        return to_input(crop_and_resize(image, self.preprocessing)[None], self.preprocessing).contiguous()
-
-
-class _Calibrate(nn.Module):
-    """From logits, 1 x classes, to probabilities."""
-
-    def __init__(self, temperature: float) -> None:
-        super().__init__()
-        self.temperature = temperature
-
-    def forward(self, logits: Tensor) -> Tensor:
-        return (logits / self.temperature).softmax(1)[0]
+        self.forward = function
 
 
 def preprocessing_model(preprocessing: Preprocessing) -> onnx.ModelProto:
     """Return the preprocessing, from `image`, H W 3 uint8 of any size, to `images`, 1 3 I I float32."""
+
+    def preprocess(image: Tensor) -> Tensor:
+        return to_input(crop_and_resize(image, preprocessing)[None], preprocessing).contiguous()
+
     example = torch.zeros(50, 70, 3, dtype=torch.uint8)
-    return _traced(_Preprocess(preprocessing), example, "image", "images", ["height", "width"])
+    return _traced(_Function(preprocess), example, "image", "images", ["height", "width"])
 
 
 def save(model: onnx.ModelProto, config: ModelConfig, path: Path, *, bare: bool) -> Path:
     """Write a network's model, with its preprocessing and calibration unless `bare`; return `path`."""
     if not bare:
-        calibration = _traced(_Calibrate(config.temperature), torch.zeros(1, len(config.labels)), "logits", "probabilities")
+        calibrate = _Function(lambda logits: (logits / config.temperature).softmax(1)[0])
+        calibration = _traced(calibrate, torch.zeros(1, len(config.labels)), "logits", "probabilities")
         model = _chained(preprocessing_model(config.preprocessing), network=model, calibrate=calibration)
     onnx.save(_tidied(model, _metadata(config)), path)
     return path

@@ -21,7 +21,7 @@ from scipy.special import softmax
 
 from alexnet.data.dataset import Dataset
 from alexnet.data.decode_pool import Answer, decode_all
-from alexnet.data.preprocessing import fit_image, stored_pixels, to_input
+from alexnet.data.preprocessing import pixels, to_input
 from alexnet.errors import AlexNetError, RunError, error_reason
 from alexnet.files import HOST, refuse_overwrite, remove_leftovers, sha256, write_output
 from alexnet.inference.forward import predict_logits
@@ -33,17 +33,8 @@ COMPARED, COMPARED_INT8 = 500, 2000  # validation images at most; int8 costs acc
 OLDEST_PYTORCH = (2, 11)  # 2.9 cannot trace images of any size
 CALIBRATION = 256  # training images
 CLOSE = 0.01  # the largest difference of probabilities that count as equal
-SYNTHETIC_SIZES = [
-    (1, 1),
-    (1, 90),
-    (90, 1),
-    (2, 3),
-    (40, 40),
-    (64, 48),
-    (333, 500),
-    (700, 37),
-    (1200, 900),
-]  # heights and widths
+# Heights and widths.
+SYNTHETIC_SIZES = [(1, 1), (1, 90), (90, 1), (2, 3), (40, 40), (64, 48), (333, 500), (700, 37), (1200, 900)]
 
 Model = Callable[[NDArray[np.uint8]], NDArray[np.float64]]  # from an image, H W 3, to calibrated probabilities
 
@@ -67,24 +58,10 @@ def export(
     int8: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a network as ONNX to `path` if it agrees with PyTorch, and the comparison to `<path>.json`.
+    """Write a network as ONNX to `path` if it agrees with PyTorch, and the comparison to `<path>.json`; see `Run.export`.
 
-    Args:
-        network: on any device; it is written in float32.
-        config: of the run.
-        dataset: the run's, with a validation split; None: synthetic images are compared.
-        path: the file; its folder is made.
-        bare: the network alone, from `images`, N 3 I I float32 as `to_input` returns them, to `logits`, N x classes. Else
-            preprocessing and calibration too, from `image`, H W 3 uint8 of any size, to `probabilities`, one a class.
-        int8: quantize the network, but not the preprocessing, to 8 bits.
-        overwrite: replace files at `path` even if this program has not made them.
-
-    Returns:
-        `{"file", "bare", "int8", "opset", "ir_version", "onnxruntime", "bytes", "sha256", "compared_on", "images",
-        "largest_difference", "close", "same_top1", "images_per_second", "top1"}`: `onnxruntime` is the oldest version that
-        can read the file, as `">=1.17"`. `close` and `same_top1` are the fractions of images whose probabilities and first
-        label are PyTorch's. The last two have a value for each model (`torch`, `onnx`, `int8`), one image at a time; `top1` is
-        None without a dataset. With `int8` also `"float_bytes"`.
+    The network is written in float32. It is compared on the dataset's validation images; on synthetic images if that is None.
+    Unless `bare`, the file contains preprocessing and calibration; `int8` does not quantize the preprocessing.
     """
     try:
         import onnx  # noqa: F401
@@ -114,9 +91,14 @@ def export(
         built = files["int8" if int8 else "onnx"]
         samples = _synthetic() if dataset is None else _validation(dataset, COMPARED_INT8 if int8 else COMPARED)
         result = {
-            **{"file": str(path), "bare": bare, "int8": int8},
-            **{"opset": onnx_model.OPSET, "ir_version": onnx_model.IR, "onnxruntime": f">={onnx_model.ONNXRUNTIME}"},
-            **{"bytes": built.stat().st_size, "sha256": sha256(built)},
+            "file": str(path),
+            "bare": bare,
+            "int8": int8,
+            "opset": onnx_model.OPSET,
+            "ir_version": onnx_model.IR,
+            "onnxruntime": f">={onnx_model.ONNXRUNTIME}",
+            "bytes": built.stat().st_size,
+            "sha256": sha256(built),
             **({"float_bytes": files["onnx"].stat().st_size} if int8 else {}),
             **_compared(network, config, files, samples, path),
         }
@@ -175,8 +157,7 @@ def _synthetic() -> Samples:
 
 def _compared(network: AlexNet, config: ModelConfig, files: dict[str, Path], samples: Samples, path: Path) -> dict[str, Any]:
     """Compare the last of `files` with the network on the same images; time both, and measure their accuracy."""
-    models: dict[str, Model] = {"torch": lambda image: _torch_probabilities(network, config, image)}
-    models |= {name: _onnx_probabilities(file, config) for name, file in files.items()}
+    models = {"torch": _torch_model(network, config)} | {name: _onnx_model(file, config) for name, file in files.items()}
     answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in models}
     seconds = dict.fromkeys(models, 0.0)
     targets = []
@@ -188,14 +169,15 @@ def _compared(network: AlexNet, config: ModelConfig, files: dict[str, Path], sam
             seconds[name] += time.perf_counter() - start
     if not targets:
         raise RunError(f"{path} was not written: no image to compare on, as none of {samples.name} decodes at full size")
-    known = None not in targets
-    result = {
-        **{"compared_on": samples.name, "images": len(targets)},
+    return {
+        "compared_on": samples.name,
+        "images": len(targets),
         **agreement(np.stack(answers["torch"]), np.stack(answers[list(files)[-1]]), path, int8="int8" in files),
         "images_per_second": {name: len(targets) / seconds[name] for name in models},
-        "top1": {name: float((np.argmax(answers[name], 1) == targets).mean()) for name in models} if known else None,
+        "top1": {name: float((np.argmax(answers[name], 1) == targets).mean()) for name in models}
+        if None not in targets
+        else None,
     }
-    return result
 
 
 def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], path: Path, *, int8: bool) -> dict[str, float]:
@@ -216,28 +198,28 @@ def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], path: Path
     return {"largest_difference": float(difference.max()), "close": close, "same_top1": float(same.mean())}
 
 
-def _torch_probabilities(network: AlexNet, config: ModelConfig, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the probabilities of an image, H W 3, in float32."""
-    preprocessing = config.preprocessing
-    pixels = torch.from_numpy(fit_image(stored_pixels(image, preprocessing), preprocessing).copy())
-    return _calibrated(predict_logits(network, pixels[None], preprocessing, "float32")[0], config)
+def _torch_model(network: AlexNet, config: ModelConfig) -> Model:
+    def run(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        batch = torch.from_numpy(pixels(image, config.preprocessing).copy())[None]
+        return _calibrated(predict_logits(network, batch, config.preprocessing, "float32")[0], config)
+
+    return run
 
 
-def _onnx_probabilities(file: Path, config: ModelConfig) -> Model:
-    """Return a function from an image, H W 3, to the probabilities that a file gives."""
+def _onnx_model(file: Path, config: ModelConfig) -> Model:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    preprocessing, name = config.preprocessing, session.get_inputs()[0].name
+    name = session.get_inputs()[0].name
 
     def run(image: NDArray[np.uint8]) -> NDArray[np.float64]:
         if name == "image":
             probabilities: NDArray[np.float64] = session.run(None, {name: image})[0].astype(np.float64)
             return probabilities
-        pixels = torch.from_numpy(fit_image(stored_pixels(image, preprocessing), preprocessing).copy())
-        return _calibrated(session.run(None, {name: to_input(pixels[None], preprocessing).contiguous().numpy()})[0][0], config)
+        batch = to_input(torch.from_numpy(pixels(image, config.preprocessing).copy())[None], config.preprocessing)
+        return _calibrated(session.run(None, {name: batch.contiguous().numpy()})[0][0], config)
 
     return run
 

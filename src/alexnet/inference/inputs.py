@@ -39,7 +39,9 @@ def to_sources(images: ImageInput) -> list[Source]:
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
             raise DataError(f"{decode.describe_array(images)}, but should be uint8, H x W x 3, or N x H x W x 3 for N images")
         return [images] if images.ndim == 3 else list(images)
-    if isinstance(images, str | os.PathLike) or _is_content(images) or not _is_collection(images):
+    # Not a collection: a dictionary's values would be lost, and a set has no order.
+    single = not isinstance(images, Iterable) or isinstance(images, str | os.PathLike | Mapping | Set | torch.Tensor)
+    if single or _is_content(images):
         return _sources(images)
     if isinstance(images, list | tuple) and images and all(isinstance(item, list | tuple) for item in images):
         raise UnsupportedInput("nested lists are not an image: convert them with np.array(…, dtype=np.uint8)")
@@ -58,11 +60,6 @@ class UnsupportedInput(DataError):
 
 def _is_content(item: Any) -> bool:
     return isinstance(item, bytes | bytearray | memoryview | Image.Image) or callable(getattr(item, "read", None))
-
-
-def _is_collection(images: object) -> bool:
-    """Return whether `images` is an ordered collection: a dictionary's values would be lost, and a set has no order."""
-    return isinstance(images, Iterable) and not isinstance(images, Mapping | Set | torch.Tensor)
 
 
 def _sources(item: Any) -> list[Source]:

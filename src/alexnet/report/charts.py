@@ -34,13 +34,13 @@ class Chart(NamedTuple):
     finding: str
 
 
-def curves(history: Sequence[Row], kept: int) -> list[Chart]:
-    """Return accuracy, loss and learning rate by epoch, with the epoch `kept` marked."""
-    return [
-        _pair(history, kept, "top1", "accuracy", "{:.1%}"),
-        _pair(history, kept, "loss", "loss", "{:.2f}"),
-        _learning_rate(history, kept),
-    ]
+def curves(history: Sequence[Row], kept: int) -> dict[str, Chart]:
+    """Return charts by epoch, with the epoch `kept` marked, by title."""
+    return {
+        "Accuracy": _pair(history, kept, "top1", "accuracy", "{:.1%}"),
+        "Loss": _pair(history, kept, "loss", "loss", "{:.2f}"),
+        "Learning rate": _learning_rate(history, kept),
+    }
 
 
 def _pair(history: Sequence[Row], kept: int, key: str, name: str, form: str) -> Chart:
@@ -89,11 +89,15 @@ def _epoch_axes(history: Sequence[Row], kept: int) -> tuple[Figure, Axes]:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.axvline(kept, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
+    _style(axes)
+    return figure, axes
+
+
+def _style(axes: Axes) -> None:
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.7)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GREY)
     axes.tick_params(length=0, pad=5, labelsize=10)
-    return figure, axes
 
 
 def _line(axes: Axes, history: Sequence[Row], key: str, color: str, *, dashed: bool = False) -> None:
@@ -118,10 +122,7 @@ def reliability(before: Reliability, after: Reliability) -> Chart:
         part.set_xlim(0, 1)
         part.xaxis.set_major_formatter(PercentFormatter(1.0))
         part.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        part.spines[["top", "right", "left"]].set_visible(False)
-        part.spines["bottom"].set_color(GREY)
-        part.tick_params(length=0, pad=5, labelsize=10)
-        part.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.7)
+        _style(part)
     axes.set_ylim(0, 1.02)
     axes.tick_params(labelbottom=False)
     histogram.yaxis.set_major_locator(MaxNLocator(2))

@@ -9,6 +9,7 @@ from typing import Any
 
 from alexnet.errors import RunError, format_names, shell_quote
 from alexnet.files import read_json
+from alexnet.plotting import shorten
 from alexnet.progress import format_duration
 from alexnet.recipe import MACHINE_KEYS, flatten_keys
 from alexnet.run import RunFolder, find, read_config, read_recipe
@@ -22,7 +23,10 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
 
     The interval of a difference is that of independent sets of images (Newcombe 1998); on the same images it is too wide.
     """
-    folders = [_finished(path) for path in paths]
+    folders = [find(path) for path in paths]
+    for folder in folders:
+        if not folder.summary.exists():
+            raise RunError(f"{folder.path} is not finished: resume it with alexnet train --resume {shell_quote(folder.path)}")
     summaries = [read_json(folder.summary) for folder in folders]
     try:
         split = next(name for name in SPLITS if all(summary[name] for summary in summaries))
@@ -32,13 +36,6 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
     for row in rows:
         row["difference"] = None if row is rows[0] else _difference(row, rows[0])
     return {"split": split, "runs": rows, "settings": _settings(folders)}
-
-
-def _finished(path: Path) -> RunFolder:
-    folder = find(path)
-    if not folder.summary.exists():
-        raise RunError(f"{path} is not finished: resume it with alexnet train --resume {shell_quote(path)}")
-    return folder
 
 
 def _row(folder: RunFolder, summary: dict[str, Any], split: str) -> dict[str, Any]:
@@ -78,18 +75,14 @@ def table(comparison: dict[str, Any]) -> str:
         metrics = [f"{run['top1']:.2%} ({low:.1%} to {high:.1%})", difference, f"{run['loss']:.4f}", f"{run['ece']:.2%}"]
         costs = [str(run["epochs"]), format_duration(run["seconds"]), f"{run['parameters']:,}", run["variant"]]
         rows.append([str(number), run["run"], *metrics, *costs])
-    settings = [["", "setting", *(str(number) for number in range(1, len(runs) + 1))]]
-    settings += [["", key, *map(_shorten, values)] for key, values in comparison["settings"].items()]
+    settings = [["", "setting", *map(str, range(1, len(runs) + 1))]]
+    for key, values in comparison["settings"].items():
+        settings.append(["", key, *(shorten("-" if value is None else str(value), 24) for value in values)])
     differing = _align(settings) if comparison["settings"] else ["their recipes are the same"]
     return "\n".join([*_align(rows), "", *differing, "", NOTE])
 
 
 NOTE = "Intervals of differences assume that each run has its own test images; if they share them, the intervals are too wide."
-
-
-def _shorten(value: Any) -> str:
-    text = "-" if value is None else str(value)
-    return text if len(text) <= 24 else f"{text[:23]}…"
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -7,7 +7,8 @@ import hashlib
 import time
 from importlib.resources import files
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +17,15 @@ from safetensors import safe_open
 
 import alexnet
 from alexnet.data.check import KINDS, check_decoded
+from alexnet.data.dataset import Dataset
 from alexnet.errors import RunError, shell_quote
 from alexnet.files import read_json, write_text
+from alexnet.inference.evaluate import Evaluation
 from alexnet.inference.metrics import most_frequent, per_class, wilson_interval
 from alexnet.network.filters import filter_grid
 from alexnet.network.variants import variant
 from alexnet.plotting import data_uri, page_text
-from alexnet.run import read_config, read_metrics, read_recipe
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from alexnet.data.dataset import Dataset
-    from alexnet.inference.evaluate import Evaluation
-    from alexnet.run import RunFolder
+from alexnet.run import RunFolder, read_config, read_metrics, read_recipe
 
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "all": "evaluated"}
 NUMBERED = 20  # classes; larger confusion matrices are drawn as an image, without numbers
@@ -48,6 +44,8 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
     """Write `report.html` and return its path; `evaluation` has the images of the dataset's `split`, in order."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # imported here, as `predict` starts faster without it
 
+    from alexnet.report.charts import reliability
+
     templates = Environment(
         loader=PackageLoader("alexnet.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -60,7 +58,8 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
         raise RunError(
             f"a file in {folder.path} is damaged, summary.json or another: {type(error).__name__} {error}"
         ) from error
-    context |= _metrics(dataset, split, evaluation) | _confusion(evaluation) | _reliability(evaluation)
+    context |= _metrics(dataset, split, evaluation) | _confusion(evaluation)
+    context["reliability"] = reliability(evaluation.reliability(), evaluation.reliability(evaluation.temperature))
     context |= _images(dataset, split, evaluation) | _problems(dataset)
     write_text(folder.report, page_text(templates.get_template("report.html").render(context)))
     return folder.report
@@ -87,14 +86,13 @@ def _run(folder: RunFolder, dataset: Dataset) -> Context:
         raise RunError(
             f"{folder.metrics} has no epoch yet: resume the run with alexnet train --resume {shell_quote(folder.path)}"
         )
-    finished = folder.summary.exists()
+    finished, table = folder.summary.exists(), dataset.table
     best = max(history, key=lambda row: (row["val_top1"], -row["val_loss"]))
-    summary: Context = {"best_epoch": best["epoch"], "seconds": None, "validation": None}
-    if finished:
-        summary = read_json(folder.summary)
-    kept = int(summary["best_epoch"])
-    newest = folder.summary if finished else folder.metrics
-    table = dataset.table
+    unfinished: Context = {"best_epoch": best["epoch"], "seconds": None, "validation": None}
+    summary = read_json(folder.summary) if finished else unfinished
+    kept, newest = int(summary["best_epoch"]), folder.summary if finished else folder.metrics
+    facts = read_json(folder.environment).items()
+    environment = [item for key, value in facts for item in (value.items() if isinstance(value, dict) else [(key, value)])]
     return {
         "version": alexnet.__version__,
         "name": table.name,
@@ -108,28 +106,21 @@ def _run(folder: RunFolder, dataset: Dataset) -> Context:
         "kept": kept,
         "validation": summary["validation"],
         "counts": {SPLIT_NAMES[split]: count for split, count in table.counts().items()},
-        "curves": dict(zip(("Accuracy", "Loss", "Learning rate"), curves(history, kept), strict=True)),
+        "curves": curves(history, kept),
         "skipped": table.skipped[:SKIPPED_SHOWN],
         "skipped_more": len(table.skipped) - SKIPPED_SHOWN,
         "recipe_text": folder.recipe.read_text(encoding="utf-8"),
-        "environment": _flat(read_json(folder.environment)),
+        "environment": [(key.replace("_", " "), value) for key, value in environment if value not in (None, "")],
         "command": f"alexnet predict {shell_quote(folder.path)} IMAGE…",
     }
-
-
-def _flat(tree: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return the entries of the environment and its inner dicts, without those that are unknown."""
-    rows = [item for key, value in tree.items() for item in (value.items() if isinstance(value, dict) else [(key, value)])]
-    return [(key.replace("_", " "), value) for key, value in rows if value not in (None, "")]
 
 
 def _metrics(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
     """Return the metrics, and the table of classes: worst first, those without images last."""
     counts = evaluation.confusion
-    predicted = counts.sum(0)
     rows = [
         row | {"label": label, "predicted": int(count)}
-        for label, row, count in zip(evaluation.labels, per_class(counts), predicted, strict=True)
+        for label, row, count in zip(evaluation.labels, per_class(counts), counts.sum(0), strict=True)
     ]
     metrics = evaluation.to_json()
     return {
@@ -167,14 +158,10 @@ def _confusion(evaluation: Evaluation) -> Context:
     }
 
 
-def _reliability(evaluation: Evaluation) -> Context:
-    from alexnet.report.charts import reliability
-
-    return {"reliability": reliability(evaluation.reliability(), evaluation.reliability(evaluation.temperature))}
-
-
 def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
     """Return samples drawn at random, the mistakes with the highest probability, and the least certain predictions."""
+    from alexnet.report.charts import thumbnail
+
     probabilities = evaluation.probabilities
     predicted = evaluation.logits.argmax(1)
     wrong = np.flatnonzero(predicted != evaluation.targets)
@@ -183,9 +170,7 @@ def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
     uncertain = np.argsort(-entropy, kind="stable")[:UNCERTAIN_SHOWN]
     images, names = dataset.images(split), dataset.names(split)
 
-    def sample_card(i: int) -> Context:
-        from alexnet.report.charts import thumbnail
-
+    def card(i: int) -> Context:
         true, (first, second) = int(evaluation.targets[i]), np.argsort(-probabilities[i], kind="stable")[:2].tolist()
         return {
             "picture": thumbnail(images.pixels.image(images.rows[i])),
@@ -200,9 +185,9 @@ def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
         }
 
     return {
-        "samples": [sample_card(i) for i in _random_samples(evaluation.targets)],
-        "mistakes": [sample_card(i) for i in worst],
-        "uncertain": [sample_card(i) for i in uncertain],
+        "samples": [card(i) for i in _random_samples(evaluation.targets)],
+        "mistakes": [card(i) for i in worst],
+        "uncertain": [card(i) for i in uncertain],
         "wrong": len(wrong),
         "pixelated": bool(images.pixels.shapes.max() < 88),
     }
@@ -222,14 +207,11 @@ def _first_layer(folder: RunFolder) -> Context:
 
 def _problems(dataset: Dataset) -> Context:
     """Return the problems that the data check found, by kind."""
-    by_kind = groupby(check_decoded(dataset).problems, key=lambda problem: problem.kind)
-    kinds = [(kind, list(problems)) for kind, problems in by_kind]
-    return {
-        "problems": [
-            {"kind": kind, "meaning": KINDS[kind], "count": len(problems), "first": problems[:PROBLEMS_SHOWN]}
-            for kind, problems in kinds
-        ]
-    }
+    rows = []
+    for kind, group in groupby(check_decoded(dataset).problems, key=lambda problem: problem.kind):
+        problems = list(group)
+        rows.append({"kind": kind, "meaning": KINDS[kind], "count": len(problems), "first": problems[:PROBLEMS_SHOWN]})
+    return {"problems": rows}
 
 
 def _random_samples(targets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -38,14 +38,9 @@ def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
     """Draw random images of as many classes as possible, with labels and names, to a PNG file."""
     refuse_overwrite(path, overwrite)
     selected = _by_class(table, SAMPLES)
-    sides = [min(size) for size in header_sizes(selected, WORKERS)] or [1]
-    decode_options = {
-        "cache_size": min(LARGEST, int(np.median(sides))),
-        "fit": "crop",
-        "filter": "bicubic",
-        "reduced_decode": True,
-    }
-    readable, pixels = _readable(selected, decode_options)
+    side = min(LARGEST, int(np.median([min(size) for size in header_sizes(selected, WORKERS)] or [1])))
+    options = {"cache_size": side, "fit": "crop", "filter": "bicubic", "reduced_decode": True}
+    readable, pixels = _readable(selected, options)
     title = f"{table.name}: {len(table):,} images of {len(table.labels):,} classes"
     figure, grid = _grid(-(-len(readable) // COLUMNS), COLUMNS, title)
     for row, axes in enumerate(grid.flat[: len(readable)]):

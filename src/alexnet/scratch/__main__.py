@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from alexnet.scratch.layer import Array
 from alexnet.scratch.network import SGD, AlexNet, block, hidden
+from alexnet.scratch.windows import Array
 
 SMALL = (
     *block(24, 5, "norm", "pool", padding="valid"),  # 32 -> 28 -> 13 pixels a side

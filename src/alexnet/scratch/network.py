@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.scratch.layer import Array, Layer
-from alexnet.scratch.layers import Conv2D, Dense, Flatten, MaxPooling2D
+from alexnet.scratch.layers import Conv2D, Dense, Flatten, Layer, MaxPooling2D
 from alexnet.scratch.norms import BatchNormalization, LocalResponseNormalization, MapNormalization
 from alexnet.scratch.units import Dropout, ReLU, Softmax, Tanh, cross_entropy
+from alexnet.scratch.windows import Array
 
 KINDS: dict[str, type[Layer]] = {
     kind.__name__: kind

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from alexnet.scratch.layer import Array, Layer
+from alexnet.scratch.layers import Layer
+from alexnet.scratch.windows import Array
 
 
 class LocalResponseNormalization(Layer):

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.scratch.layer import Array, Layer
+from alexnet.scratch.layers import Layer
+from alexnet.scratch.windows import Array
 
 
 class ReLU(Layer):

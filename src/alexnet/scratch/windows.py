@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
-from alexnet.scratch.layer import Array
-
+Array = NDArray[Any]  # float32 or float64, the same in all of a network
 Padding = Literal["valid", "same"] | int | tuple[int, int]  # a number of zeros on both sides, or (before, after)
 BLOCK = 1 << 23  # values of windows to copy at a time, which limits the memory of a convolution
 

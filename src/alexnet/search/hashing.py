@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -31,11 +30,6 @@ class Coder(NamedTuple):
 
     weight: Tensor
     threshold: Tensor
-
-    @property
-    def bits(self) -> int:
-        """Length of a short code."""
-        return len(self.threshold)
 
     def encode(self, codes: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Return short codes, N x bits / 8 bytes, of N x D codes."""
@@ -63,16 +57,6 @@ def learn(codes: NDArray[np.float32], bits: int) -> Coder:
     weight = encoder.detach()
     hidden, half = (x @ weight.T).sort(0).values, len(x) // 2
     return Coder(weight, (hidden[half - 1] + hidden[half]) / 2)  # between two values, so that rounding flips no bit
-
-
-def dump(coder: Coder) -> bytes:
-    """Return a coder as safetensors."""
-    return safetensors.torch.save(coder._asdict())
-
-
-def load(data: bytes) -> Coder:
-    """Return the coder that `dump` made `data` of."""
-    return Coder(**safetensors.torch.load(data))
 
 
 def _weights(rows: int, columns: int, generator: torch.Generator) -> Tensor:

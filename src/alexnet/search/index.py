@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load, save
 
 from alexnet.errors import RunError, error_reason
 from alexnet.files import read_json, write, write_error
@@ -71,7 +72,7 @@ class Index:
     @cached_property
     def coder(self) -> hashing.Coder | None:
         """Computes short codes; None as long as there are too few images to learn from."""
-        return None if self.bits is None else hashing.load(self._map(CODER, np.uint8).tobytes())
+        return None if self.bits is None else hashing.Coder(**load(self._map(CODER, np.uint8).tobytes()))
 
     def remove(self, rows: set[int]) -> Index:
         """Let `rows` no longer count."""
@@ -87,11 +88,11 @@ class Index:
 
     def add_coder(self, coder: hashing.Coder) -> Index:
         """Give each row a short code, and those that follow."""
-        data = hashing.dump(coder)
+        data = save(coder._asdict())
         write(self.folder / CODER, lambda part: part.write_bytes(data))
         chunks = [coder.encode(self.codes[row : row + ENCODED]) for row in range(0, len(self.codes), ENCODED)]
         crc32 = self.crc32 | {CODER: zlib.crc32(data)} | self._append(BINARY, np.concatenate(chunks))
-        return self._commit(bits=coder.bits, crc32=crc32)
+        return self._commit(bits=len(coder.threshold), crc32=crc32)
 
     def _map(self, name: str, dtype: Any, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
         path = self.folder / name

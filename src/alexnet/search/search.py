@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from types import ModuleType
@@ -42,13 +42,10 @@ if hasattr(os, "register_at_fork"):  # faiss has threads of its own; see network
 
 
 def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, bits: int | None = None) -> dict[str, Any]:
-    """Bring the index at `path` up to date with the images in `folder`; it may hold those of other folders, too.
+    """Bring the index at `path` up to date with the images in `folder`; it may contain those of other folders, too.
 
-    New and changed images are coded, removed ones no longer count. An interrupted call is continued by the next one.
-
-    Returns:
-        `{"index", "images", "added", "bits", "skipped"}`: images in all and those coded now, the length of short codes or None,
-        and `[{"image", "reason"}]`.
+    New and changed images are coded, removed ones no longer count. An interrupted call is continued by the next one. The result
+    is that of `Run.index`.
     """
     faiss()
     if bits is not None and (bits < 8 or bits % 8):
@@ -62,10 +59,13 @@ def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, 
         if index is not None:
             if bits is not None and index.bits not in (None, bits):
                 raise RunError(
-                    f"{path} has short codes of {index.bits} bits, not {bits}: leave --bits out, or name another --out"
+                    f"{path} has short codes of {index.bits} bits, not {bits}: leave --bits out or name another --out"
                 )
-            index = index.remove(_outdated(index, folder, current))
-        known = set() if index is None else {entry.path for entry in index.entries if entry is not None}
+            inside = {
+                row: entry for row, entry in enumerate(index.entries) if entry and Path(entry.path).is_relative_to(folder)
+            }
+            index = index.remove({row for row, entry in inside.items() if current.get(entry.path) != entry})  # gone or changed
+        known = {entry.path for entry in index.entries if entry} if index else set()
         new = [image for image in current if image not in known]
         layer = code_layer(network)
         batches = stream_features(network, config, track(map(Path, new), "Coding images", len(new)), [layer], config.precision)
@@ -79,27 +79,19 @@ def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, 
         if index is None:
             reason = f": {skipped[0]['image']}: {skipped[0]['reason']}" if skipped else ""
             raise DataError(f"no image in {folder} can be read{reason}")
-        if index.bits is None:
-            index = _add_short_codes(index, bits or BITS)
-    return {"index": str(path), "images": len(index.alive), "added": added, "bits": index.bits, "skipped": skipped}
-
-
-def _add_short_codes(index: Index, bits: int) -> Index:
-    count = len(index.alive)
-    if count < hashing.MIN_CODES:
-        say(f"{count} images are too few to learn short codes from ({hashing.MIN_CODES}): exact search alone")
-        return index
-    evenly = np.linspace(0, count - 1, min(count, hashing.MAX_CODES)).astype(np.int64)
-    return index.add_coder(hashing.learn(index.codes[index.alive[evenly]], bits))
+        count = len(index.alive)
+        if index.bits is None and count < hashing.MIN_CODES:
+            say(f"{count} images are too few to learn short codes from ({hashing.MIN_CODES}): exact search alone")
+        elif index.bits is None:
+            evenly = np.linspace(0, count - 1, min(count, hashing.MAX_CODES)).astype(np.int64)
+            index = index.add_coder(hashing.learn(index.codes[index.alive[evenly]], bits or BITS))
+    return {"index": str(path), "images": count, "added": added, "bits": index.bits, "skipped": skipped}
 
 
 def search_images(
     path: Path, network: AlexNet, config: ModelConfig, sources: Iterable[Source], top: int = 10, binary: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Yield an answer for each source in order: `{"image", "neighbours": [{"image", "distance"}]}` or `{"image", "error"}`.
-
-    Neighbours are nearest first, with distances as of `nearest`; an image is no neighbour of its own.
-    """
+    """Yield a result for each source, in order, as `Run.search` returns them."""
     faiss()
     index, layer = open_index(path, config.sha256), code_layer(network)
     for batch, arrays in batch_activations(network, config, sources, [layer], config.precision):
@@ -159,18 +151,11 @@ def _entries(folder: Path) -> dict[str, Entry]:
         raise DataError(f"cannot read {error.filename or folder}: {error_reason(error)}") from error
     entries = {}
     for image in images:
-        try:
+        entries[str(image)] = Entry(str(image), 0, 0)
+        with suppress(OSError):  # a link to nowhere: it is skipped with its reason when it is read
             state = image.stat()
             entries[str(image)] = Entry(str(image), state.st_size, state.st_mtime_ns)
-        except OSError:  # a link to nowhere: it is skipped with its reason when it is read
-            entries[str(image)] = Entry(str(image), 0, 0)
     return entries
-
-
-def _outdated(index: Index, folder: Path, current: dict[str, Entry]) -> set[int]:
-    """Return the rows whose image was in `folder` and is gone or changed."""
-    held = {row: entry for row, entry in enumerate(index.entries) if entry and Path(entry.path).is_relative_to(folder)}
-    return {row for row, entry in held.items() if current.get(entry.path) != entry}
 
 
 @contextmanager

@@ -171,11 +171,15 @@ def describe(folder: RunFolder, config: ModelConfig, limits: Limits, key: str | 
     """Return the answer of `GET /model`; RunError if the run's summary cannot be read."""
     summary: dict[str, Any] = read_json(folder.summary) if folder.summary.exists() else {}
     split = next((split for split in ("test", "validation") if summary.get(split)), None)
+    preprocessing = config.preprocessing
+    zoom = preprocessing.side / (preprocessing.crop or preprocessing.side)
     return schemas.Model(
         run=folder.path.resolve().name,
         variant=config.variant,
         labels=config.labels,
-        input=(3, config.preprocessing.input, config.preprocessing.input),
+        input=(3, preprocessing.input, preprocessing.input),
+        fit=preprocessing.fit,
+        zoom=(-zoom if preprocessing.horizontal_flip else zoom, zoom),
         temperature=config.temperature,
         accuracy=schemas.Accuracy(split=split, **summary[split]) if split else None,
         limits={**asdict(limits), "pixels": MAX_PIXELS},

@@ -1,11 +1,14 @@
-"""Predictions and explanations: decoding in processes, the network in one thread, explanations in another."""
+"""Predictions and explanations: decoding in processes, the network in one thread, explanations in another.
+
+Images of concurrent requests go through the network together (dynamic batching).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -24,11 +27,13 @@ from alexnet.inference.predict import best
 from alexnet.network.alexnet import AlexNet
 from alexnet.plotting import BLUE, NEUTRAL, ORANGE, data_uri
 from alexnet.run import ModelConfig
-from alexnet.server.batcher import BATCH, Batcher
 from alexnet.server.uploads import Upload
 
+BATCH = 32
 DECODED = 4 * BATCH  # images that are being decoded or wait for the network; all others are kept as uploaded
 LABELS_EXPLAINED, MAPS_SHOWN = 5, 24  # the most probable labels; feature maps of each convolution
+
+Row = NDArray[np.float64]
 
 
 class Engine:
@@ -37,18 +42,19 @@ class Engine:
     def __init__(self, network: AlexNet, config: ModelConfig) -> None:
         self._network, self._config = network, config
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")  # each thread waits for a process
+        self._forwarder = ThreadPoolExecutor(1, "network")
         self._explainer = ThreadPoolExecutor(1, "explain")  # predictions do not wait for explanations, which take seconds
-        self._batcher = Batcher(self.forward)
         self._decoded = asyncio.Semaphore(DECODED)
+        self._queue = asyncio.Queue[tuple[PixelArray, asyncio.Future[Row | Exception]]]()
 
-    def forward(self, images: list[PixelArray]) -> list[NDArray[np.float64]]:
+    def forward(self, images: list[PixelArray]) -> list[Row]:
         """Return the probabilities of a batch, one row an image."""
         return list(probabilities(self._network, self._config, images))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Warm up, then compute batches while the context lasts."""
-        batches = asyncio.create_task(self._batcher.run())
+        batches = asyncio.create_task(self._compute_batches())
         file = io.BytesIO()
         Image.new("RGB", (64, 64)).save(file, "png")
         try:
@@ -59,6 +65,23 @@ class Engine:
             with suppress(asyncio.CancelledError):
                 await batches
 
+    async def _compute_batches(self) -> None:
+        """Compute the images that arrived while the network was busy, up to `BATCH` at a time, until cancelled."""
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            batch = [(image, future) for image, future in batch if not future.cancelled()]  # its request took too long
+            rows: Sequence[Row | Exception]
+            try:
+                images = [image for image, _ in batch]
+                rows = await asyncio.get_running_loop().run_in_executor(self._forwarder, self.forward, images) if batch else []
+            except Exception as error:  # fails these requests, not the next ones
+                rows = [error] * len(batch)
+            for (_, future), row in zip(batch, rows, strict=True):
+                if not future.cancelled():
+                    future.set_result(row)
+
     async def predict(self, uploads: list[Upload], top: int) -> list[dict[str, Any]]:
         """Return an answer for each image in order, as `alexnet predict --json`."""
         return await asyncio.gather(*(self._predict(upload, top) for upload in uploads))
@@ -68,7 +91,10 @@ class Engine:
             image = await self._decode(upload.content)
             if isinstance(image, ImageError):
                 return {"image": upload.name, "error": printable(str(image))}
-            row = await self._batcher.submit(image)
+            future: asyncio.Future[Row | Exception] = asyncio.get_running_loop().create_future()
+            self._queue.put_nowait((image, future))
+            if isinstance(row := await future, Exception):
+                raise row
         return {"image": upload.name, "predictions": best(row, self._config.labels, top)}
 
     async def _decode(self, content: bytes) -> PixelArray | ImageError:
@@ -88,12 +114,11 @@ class Engine:
 
     def _explain(self, name: str, image: PixelArray) -> dict[str, Any]:
         explanation = explained(self._network, self._config, image)
-        heat = {method: getattr(explanation, method) for method in ("grad_cam", "occlusion", "integrated_gradients")}
         return {
             "image": name,
             "predictions": best(explanation.probabilities, explanation.labels, LABELS_EXPLAINED),
             "pixels": png(explanation.pixels),
-            "heat": {method: png(colorize(values)) for method, values in heat.items()},
+            "heat": {method: png(colorize(values)) for method, values in explanation.heat_maps.items()},
             "maps": {
                 layer: {"shape": maps.shape, "pictures": [png(grayscale(each)) for each in strongest(maps, MAPS_SHOWN)]}
                 for layer, maps in explanation.maps.items()

@@ -61,12 +61,18 @@ class Accuracy(BaseModel):
 
 
 class Model(BaseModel):
-    """The run that is served; `key` tells whether `POST` needs an API key."""
+    """The run that is served; `key` tells whether `POST` needs an API key.
+
+    The network sees a photo cropped or stretched to a square (`fit`) and enlarged about its centre by `zoom`, x and y, which
+    cuts off its edges; a negative x mirrors it.
+    """
 
     run: str
     variant: str
     labels: tuple[str, ...]
     input: tuple[int, int, int]
+    fit: str
+    zoom: tuple[float, float]
     temperature: float
     accuracy: Accuracy | None
     limits: dict[str, int | float]

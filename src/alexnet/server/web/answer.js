@@ -1,12 +1,10 @@
 // What the network says of a photo, and how far to believe it.
+import { get, make } from "./dom.js";
 import { accuracy, closed, gloss, kinds, percent, quoted, sureness } from "./words.js";
 
-const get = (id) => document.querySelector(`#${id}`);
 let shown = null;
 
 export function showWelcome(model) {
-  get("which").textContent = "";
-  get("label").textContent = "Show it a photo.";
   if (!model) return;
   get("gloss").textContent = `It says which of these it sees: ${kinds(model.labels)}.`;
   get("accuracy").textContent = accuracy(model);
@@ -14,7 +12,7 @@ export function showWelcome(model) {
 
 export function showAnswer(one, model) {
   const state = `${one.id} ${one.state} ${one.error}`;
-  if (state === shown) return;
+  if (state === shown) return; // the bars would grow again
   shown = state;
   const best = one.predictions?.[0];
   get("answer").dataset.state = one.state;
@@ -23,7 +21,8 @@ export function showAnswer(one, model) {
   get("label").classList.toggle("long", (best?.label.length ?? 0) > 16);
   get("sure").textContent = best ? sureness(one.predictions, model.labels.length) : sentence(one.error ?? "");
   get("again").hidden = one.state !== "failed" || !one.mayRetry;
-  bars(one.predictions ?? []);
+  get("bars").hidden = !best;
+  get("bars").replaceChildren(...(one.predictions ?? []).map(bar));
   get("gloss").textContent = best ? gloss(best.probability) : "";
   get("accuracy").textContent = best ? accuracy(model) : "";
   get("closed").textContent = best ? closed(model.labels.length) : "";
@@ -38,21 +37,10 @@ export function spoken(one, model) {
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$|^$/.test(text) ? "" : ".");
 
-function bars(predictions) {
-  get("bars").hidden = predictions.length === 0;
-  const list = predictions.map(({ label, probability }) => {
-    const item = document.createElement("li");
-    const name = document.createElement("span");
-    const share = document.createElement("data");
-    const bar = document.createElement("i");
-    name.className = "name";
-    name.textContent = label;
-    share.value = probability;
-    share.textContent = percent(probability);
-    bar.setAttribute("aria-hidden", "true");
-    bar.style.setProperty("--share", probability);
-    item.append(name, " ", share, bar);
-    return item;
-  });
-  get("bars").replaceChildren(...list);
+function bar({ label, probability }) {
+  const name = make("span", { className: "name", textContent: label });
+  const share = make("data", { value: probability, textContent: percent(probability) });
+  const filled = make("i", { ariaHidden: "true" });
+  filled.style.setProperty("--share", probability);
+  return make("li", {}, name, " ", share, filled);
 }

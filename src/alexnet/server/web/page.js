@@ -1,6 +1,6 @@
 // The page: takes photos, asks the server about them one thing at a time, shows what is known of the one that is looked at.
 import { showAnswer, showWelcome, spoken } from "./answer.js";
-import { askKey } from "./key.js";
+import { get } from "./dom.js";
 import { showLayers, startLayers } from "./layers.js";
 import { dismiss, notice } from "./notices.js";
 import { fault, group, keepExplanation, photo, tooLarge } from "./photos.js";
@@ -17,7 +17,7 @@ let running = false;
 let halted = false;
 let stop = new AbortController(); // of the explanation that is under way
 
-const say = (text) => (document.querySelector("#live").textContent = text);
+const say = (text) => (get("live").textContent = text);
 const pause = (time) => new Promise((resolve) => setTimeout(resolve, time));
 
 function render() {
@@ -25,7 +25,7 @@ function render() {
   for (const button of document.querySelectorAll(".pick button")) button.textContent = button.dataset[state];
   if (!current) return showWelcome(model);
   showStrip(photos, current);
-  showStage(current);
+  showStage(current, model);
   if (model) showAnswer(current, model);
   showLayers(current);
 }
@@ -78,7 +78,7 @@ function next() {
 async function greet() {
   try {
     model = await server.model();
-    document.querySelector("#run").textContent = model.run;
+    get("run").textContent = model.run;
     document.title = `${model.run} · AlexNet`;
     dismiss("halt");
   } catch (error) {
@@ -141,10 +141,22 @@ async function explain(one) {
   render();
 }
 
+// Returns the key that was typed, or null for "not now".
+function askKey() {
+  get("key-words").textContent = server.hasKey() ? "The last one was not accepted. " : "Whoever started it has the key.";
+  get("key-field").value = "";
+  get("key").returnValue = "cancel";
+  get("key").showModal();
+  return new Promise((resolve) => {
+    const done = () => resolve(get("key").returnValue === "ok" ? get("key-field").value.trim() || null : null);
+    get("key").addEventListener("close", done, { once: true });
+  });
+}
+
 // The server is gone, busy or wants a key: all stands still, nothing is lost, and there is a way on.
 async function halt(error) {
   if (error.kind === "key") {
-    const typed = await askKey(server.hasKey());
+    const typed = await askKey();
     if (typed) return server.useKey(typed);
   }
   halted = true;
@@ -165,12 +177,12 @@ startStrip(
   (id) => select(photos.find((one) => one.id === id)),
   (by) => select(photos[(photos.indexOf(current) + by + photos.length) % photos.length]),
 );
-startStage();
+startStage(() => current && render());
 startLayers();
 startPicking(add);
-document.querySelector("#again").addEventListener("click", () => {
+get("again").addEventListener("click", () => {
   Object.assign(current, { state: "waiting", error: null });
-  document.querySelector("#label").focus();
+  get("label").focus();
   render();
   work();
 });

@@ -9,8 +9,8 @@ let made = 0;
 
 // A photo's `state`: "waiting", "sending", "thinking", "answered", "failed".
 export function photo(file) {
-  const made_ = { id: ++made, file, name: file.name || "pasted photo", url: URL.createObjectURL(file), state: "waiting", sent: 0 };
-  return Object.assign(made_, { predictions: null, error: null, explanation: null, unexplained: null, alone: false, shows: true });
+  const source = { id: ++made, file, name: file.name || "pasted photo", url: URL.createObjectURL(file) };
+  return { ...source, state: "waiting", sent: 0, predictions: null, error: null, explanation: null, unexplained: null, alone: false };
 }
 
 // What is wrong with a file by its kind and size, or null.
@@ -21,24 +21,16 @@ export function fault(file, limits) {
   return null;
 }
 
-// Width and height of a photo, or null where this browser cannot show it; the server may still read it.
-export async function measured(one) {
-  if (one.size === undefined) {
-    one.size = await new Promise((resolve) => {
-      const image = new Image();
-      image.onload = () => resolve([image.naturalWidth, image.naturalHeight]);
-      image.onerror = () => resolve(null);
-      image.src = one.url;
-    });
-    one.shows = one.size !== null;
-  }
-  return one.size;
-}
-
+// What is wrong with its pixels, or null, too where this browser cannot show it: the server may still read it.
 export async function tooLarge(one, limits) {
-  const size = await measured(one);
-  if (!size || !limits.pixels || size[0] * size[1] <= limits.pixels) return null;
-  return `It has ${count(size[0])} × ${count(size[1])} pixels; this server takes up to ${count(limits.pixels)} pixels.`;
+  const image = new Image();
+  await new Promise((done) => {
+    image.onload = image.onerror = done;
+    image.src = one.url;
+  });
+  const { naturalWidth: width, naturalHeight: height } = image;
+  if (width * height <= limits.pixels) return null;
+  return `It has ${count(width)} × ${count(height)} pixels; this server takes up to ${count(limits.pixels)} pixels.`;
 }
 
 // The waiting photos that may go together in one request, from `first` on.
@@ -48,7 +40,7 @@ export function group(photos, limits) {
   for (const one of photos) {
     if (one.state !== "waiting") continue;
     size += one.file.size + AROUND;
-    if (some.length && (one.alone || size > limits.bytes || some.length >= Math.min(8, limits.files ?? 1))) break;
+    if (some.length && (one.alone || size > limits.bytes || some.length >= Math.min(8, limits.files))) break;
     some.push(one);
     if (one.alone) break;
   }

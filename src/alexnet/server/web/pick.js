@@ -1,7 +1,6 @@
 // Photos come in by choosing, by a phone's camera, by dropping and by pasting.
+import { get } from "./dom.js";
 import { notice } from "./notices.js";
-
-const get = (id) => document.querySelector(`#${id}`);
 
 export function startPicking(add) {
   for (const [button, input] of [["choose", "files"], ["take", "camera"]]) {

@@ -42,9 +42,9 @@ export function send(path, files, { progress, signal } = {}) {
 function ask(method, path, body = null, progress = () => {}, signal = null) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    const gone = () => reject(new Trouble("gone", "The server does not answer."));
     request.open(method, path);
     request.timeout = PATIENCE;
+    request.responseType = "json"; // null where it is none
     try {
       if (key) request.setRequestHeader("X-API-Key", key);
     } catch {
@@ -52,14 +52,12 @@ function ask(method, path, body = null, progress = () => {}, signal = null) {
     }
     request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
     request.upload.onload = () => progress(1);
-    request.onerror = gone;
+    request.onerror = () => reject(new Trouble("gone", "The server does not answer."));
     request.ontimeout = () => reject(new Trouble("gone", "The server takes too long."));
     request.onabort = () => reject(new Trouble("stopped", "Stopped."));
     request.onload = () => {
-      if (request.status === 0) return gone();
-      const answer = parsed(request.responseText);
-      if (request.status < 400 && answer !== null) return resolve(answer);
-      reject(trouble(request, answer));
+      if (request.status < 400 && request.response !== null) resolve(request.response);
+      else reject(trouble(request, request.response));
     };
     signal?.addEventListener("abort", () => request.abort());
     request.send(body);
@@ -73,12 +71,4 @@ function trouble(request, answer) {
   if (request.status === 429) return new Trouble("busy", message, wait);
   if ([502, 503, 504].includes(request.status)) return new Trouble("gone", message);
   return new Trouble("refused", message);
-}
-
-function parsed(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
-  }
 }

@@ -1,0 +1,9 @@
+// Finds and makes elements.
+
+export const get = (id) => document.getElementById(id);
+
+export function make(tag, properties, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
