@@ -13,7 +13,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -26,6 +26,7 @@ from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import to_device
 from alexnet.recipe import Preprocessing, Recipe, parse, rename_keys
 
+Model = TypeVar("Model", bound=BaseModel)
 OLD_COLUMNS = {"rate": "lr"}  # of `metrics.csv` from earlier versions
 
 
@@ -160,8 +161,16 @@ def read_config(folder: RunFolder) -> ModelConfig:
         raise RunError(
             f"{folder.path} has no trained network yet: alexnet train --resume {shell_quote(folder.path)} resumes it"
         )
+    config = read_model(ModelConfig, path)
+    if config.checksum and config.checksum != config.digest():
+        raise RunError(f'{path} was changed after it was written; if you changed it, remove its "checksum" too')
+    return config
+
+
+def read_model(kind: type[Model], path: Path) -> Model:
+    """Read a JSON file into a pydantic model."""
     try:
-        config = ModelConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
         newer = "; it was written by a newer version of alexnet" if first["loc"] == ("version",) else ""
@@ -169,9 +178,6 @@ def read_config(folder: RunFolder) -> ModelConfig:
         raise RunError(f"{path} cannot be used: {key}: {first['msg']}{newer}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path} cannot be read: {error_reason(error)}") from error
-    if config.checksum and config.checksum != config.digest():
-        raise RunError(f'{path} was changed after it was written; if you changed it, remove its "checksum" too')
-    return config
 
 
 def write_metrics(folder: RunFolder, history: Sequence[Mapping[str, Any]]) -> None:
