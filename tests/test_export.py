@@ -138,8 +138,7 @@ def test_images_of_any_size_are_prepared_as_for_training(way: str) -> None:
         assert theirs.shape == ours.shape == (1, 3, preprocessing.resized, preprocessing.resized)
         off = np.abs(theirs - ours) / white
         assert off.max() < 3 / 255
-        shrunk = preprocessing.reduced_decode and min(size) >= 4 * preprocessing.side  # in two steps, rounded once
-        assert off.mean() < (1e-3 if shrunk else 1e-5), "of noise, a pixel in ten thousand may be rounded the other way"
+        assert off.mean() < 1e-5, "of noise, a pixel in ten thousand may be rounded the other way"
 
 
 def probabilities(run: alexnet.Run, image: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Crop and resize an image as `data.preprocessing` does with Pillow, in PyTorch operators that export to ONNX.
 
 Resizing is two matrix products whose weights are computed from the image's size: ONNX's own Resize cannot crop between pixels,
-and keeps only 86 % of odd images within 0.01 of `predict`, where this keeps all.
+and keeps only 86 % of odd images within 0.01 of `predict`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from alexnet.recipe import Preprocessing
 
 GAP = 2.0  # Pillow's `reducing_gap` (decode.py): images first shrink by whole factors, to this many times the size wanted
 REACH = 1.5  # pixels of the result that this first step keeps around the box (Image.py: _get_safe_box, bicubic)
+MARGIN = 24  # blocks beyond `4 * side`: the first step leaves less than four for each pixel of the result, and those around
+
+Axes = list[Tensor]  # a value for the rows and one for the columns
+Boxes = list[tuple[Tensor, Tensor]]  # where the crop begins and ends, in rows and in columns
 
 
 def crop_and_resize(image: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -26,15 +30,20 @@ def crop_and_resize(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     if (preprocessing.resize if full else preprocessing.filter) == "nearest":
         rows, columns = (_nearest_full(*box, side) if full else _nearest(*box, side) for box in boxes)
         return image.index_select(0, rows).index_select(1, columns).float()
-    weights = _bilinear_weights if full else _bicubic_weights
-    rows, columns = (weights(axis, *box, preprocessing) for axis, box in zip(axes, boxes, strict=True))
-    operands = (rows, image.permute(2, 0, 1).float(), columns.T)  # S H, C H W, W S
+    planes = image.permute(2, 0, 1)  # C H W
     if full:
-        scaled = rows @ (operands[1] @ columns.T)
-    else:  # in the order of Pillow 13, as levels are rounded after each step (Resample.c: horizontal_first)
-        rows_left, columns_left = (axis[-1] + 1 - side for axis in axes)
-        rows_first = (rows_left > 0) & (rows_left > 2 * columns_left)
-        scaled = torch.cond(rows_first, _rows_first, _columns_first, operands)
+        rows, columns = (_bilinear_weights(axis, *box, preprocessing) for axis, box in zip(axes, boxes, strict=True))
+        return (rows @ (planes.float() @ columns.T)).permute(1, 2, 0)
+    sizes = lengths = [axis[-1] + 1 for axis in axes]
+    if preprocessing.reduced_decode:
+        planes, boxes, sizes, lengths = _reduced(planes, boxes, sizes, side)
+        axes = [torch.arange(count, dtype=torch.float64) for count in planes.shape[1:]]
+    rows, columns = (_bicubic_weights(*each, side) for each in zip(axes, boxes, lengths, strict=True))
+    # In the order of Pillow 13, as levels are rounded after each step (Resample.c: horizontal_first).
+    rows_left, columns_left = (size - side for size in sizes)
+    rows_first = (rows_left > 0) & (rows_left > 2 * columns_left)
+    operands = (rows, planes.float(), columns.T)  # S H, C H W, W S
+    scaled: Tensor = torch.cond(rows_first, _rows_first, _columns_first, operands)
     return scaled.permute(1, 2, 0)
 
 
@@ -46,7 +55,7 @@ def _columns_first(rows: Tensor, planes: Tensor, columns: Tensor) -> Tensor:
     return _rounded(rows @ _rounded(planes @ columns))
 
 
-def _boxes(sizes: list[Tensor], preprocessing: Preprocessing) -> list[tuple[Tensor, Tensor]]:
+def _boxes(sizes: Axes, preprocessing: Preprocessing) -> Boxes:
     """Return where the crop begins and ends, in rows and in columns; its edges may lie between pixels of a stored image."""
     if preprocessing.fit == "stretch":
         return [(torch.zeros_like(size), size) for size in sizes]
@@ -64,18 +73,39 @@ def _bilinear_weights(axis: Tensor, low: Tensor, high: Tensor, preprocessing: Pr
     return _normalized(weights, (axis >= low) & (axis < high))
 
 
-def _bicubic_weights(axis: Tensor, low: Tensor, high: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Return the weights of Pillow's two steps: means of `factor` pixels, then Keys' cubic of a = -0.5 (Resample.c)."""
-    scale = (high - low) / preprocessing.side
-    factor = (scale / GAP).floor().clamp(min=1) if preprocessing.reduced_decode else torch.ones_like(scale)
-    reach = torch.where(factor > 1, scale * REACH, torch.inf)
-    start, stop = (low - reach).floor().clamp(min=0), torch.minimum((high + reach).ceil(), axis[-1] + 1)
-    block = ((axis - start) / factor).floor()
-    away = (block + 0.5 - _centres((low - start) / factor, scale / factor, preprocessing.side)).abs()
-    x = (away / (scale / factor).clamp(min=1)).clamp(max=2)  # where the cubic ends
-    cubic = torch.where(x < 1, (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5)
-    pixels = torch.minimum(stop - start - block * factor, factor)  # of a block: the last one may have fewer
-    return _normalized(cubic / pixels, (axis >= start) & (axis < stop))
+def _reduced(planes: Tensor, boxes: Boxes, sizes: Axes, side: int) -> tuple[Tensor, Boxes, Axes, Axes]:
+    """Shrink C H W uint8 to the rounded means of blocks, as Pillow does first if an image is much too large (Reduce.c).
+
+    Return C B B, of which some blocks are spare as B is fixed, the boxes in blocks, the size of the image that Pillow resizes
+    then, and the number of blocks that are not spare. Sums are differences of running sums.
+    """
+    factors = [((high - low) / side / GAP).floor().clamp(min=1) for low, high in boxes]
+    smaller = torch.maximum(*factors) > 1
+    counts, new_boxes, new_sizes, lengths = [], [], [], []
+    for dim, (low, high), size, factor in zip((1, 2), boxes, sizes, factors, strict=True):
+        reach = torch.where(smaller, (high - low) / side * REACH, 8)  # below 4 pixels a pixel, the cubic reaches no farther
+        start, stop = (low - reach).floor().clamp(min=0), torch.minimum((high + reach).ceil(), size)
+        edges = torch.minimum(start + factor * torch.arange(4 * side + MARGIN + 1, dtype=torch.float64), stop)
+        sums = planes.cumsum(dim, dtype=torch.int32 if dim == 1 else torch.int64)
+        at_edges = sums.index_select(dim, (edges.long() - 1).clamp(min=0))
+        planes = torch.where((edges > 0).view(-1, 1) if dim == 1 else edges > 0, at_edges, 0).diff(dim=dim)
+        lengths.append(((stop - start) / factor).ceil())
+        counts.append(edges.diff().clamp(min=1))
+        new_boxes.append(((low - start) / factor, (high - start) / factor))
+        new_sizes.append(torch.where(smaller, lengths[-1], size))
+    count = counts[0][:, None] * counts[1]
+    reciprocal = (2.0**24 / count.float()).floor()  # in fixed point: some means come out a level lower
+    means = ((planes + (count / 2).floor()) * reciprocal / 2.0**24).floor()
+    return means, new_boxes, new_sizes, lengths
+
+
+def _bicubic_weights(axis: Tensor, box: tuple[Tensor, Tensor], length: Tensor, side: int) -> Tensor:
+    """Return the weights of Keys' cubic of a = -0.5 on the first `length` pixels of an axis (Resample.c)."""
+    low, high = box
+    scale = (high - low) / side
+    away = (axis + 0.5 - _centres(low, scale, side)).abs()
+    x = (away / scale.clamp(min=1)).clamp(max=2)  # where the cubic ends
+    return _normalized(torch.where(x < 1, (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5), axis < length)
 
 
 def _centres(low: Tensor, scale: Tensor, side: int) -> Tensor:
