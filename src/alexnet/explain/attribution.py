@@ -58,7 +58,7 @@ class Explanation:
 
     @property
     def heat_maps(self) -> dict[str, NDArray[np.float32]]:
-        """The heat maps by method."""
+        """The heat maps by method, each I x I float32."""
         return {name: getattr(self, name) for name in ("grad_cam", "occlusion", "integrated_gradients")}
 
     def top(self, count: int) -> list[tuple[str, float]]:
@@ -66,7 +66,7 @@ class Explanation:
         return [(each["label"], each["probability"]) for each in best(self.probabilities, self.labels, count)]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all arrays by name, for `numpy.savez`, feature maps under their layers' names."""
+        """Return all arrays by name, as of `Explanation`, for `numpy.savez`; feature maps under their layers' names."""
         figures = {"probabilities": self.probabilities, "target": np.array(self.target), "labels": np.array(self.labels)}
         return {"pixels": self.pixels, **figures, **self.heat_maps, **self.maps}
 
