@@ -1,7 +1,5 @@
 """The public Python API, which the command line uses too; `alexnet` exports all of it."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence

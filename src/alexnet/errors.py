@@ -4,8 +4,6 @@ A message is one line: what is wrong, its value, and how to fix it. The command 
 exceptions derive from `AlexNetError`.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 import shlex

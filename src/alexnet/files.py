@@ -1,7 +1,5 @@
 """Files: atomic writes, protection of the user's own files, hashes, locks, and paths as users type them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Fonts for figures: choose an installed font for each character, and escape characters that no font can draw."""
 
-from __future__ import annotations
-
 import logging
 import unicodedata
 import warnings

@@ -1,7 +1,5 @@
 """Messages and progress on standard error, for anything that may take longer than two seconds."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterable, Iterator

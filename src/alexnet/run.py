@@ -3,8 +3,6 @@
 They contain no pickles. Every file is written atomically, so it is complete or absent.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

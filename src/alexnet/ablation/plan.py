@@ -1,7 +1,5 @@
 """The plan of a study: its arms, the recipe that they share, seeds and length; `study.json` in its folder."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

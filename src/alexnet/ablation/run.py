@@ -1,7 +1,5 @@
 """Train the arms of a study with each seed, compare them, and write a table and a figure."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 import time

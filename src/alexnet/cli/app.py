@@ -1,7 +1,5 @@
 """The Typer application, and its entry point `main`."""
 
-from __future__ import annotations
-
 import errno
 import io
 import sys

@@ -4,8 +4,6 @@ Typer's own shows types beside arguments (`DATA <str>`) and ranges beside option
 on a narrow terminal. Contexts and formatters are those of Typer's own copy of Click: hence `Any`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from typer import BadParameter

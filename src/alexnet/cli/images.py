@@ -1,7 +1,5 @@
 """The images of predict, explain and search query: names from standard input, and the exit code if one cannot be read."""
 
-from __future__ import annotations
-
 import codecs
 import os
 import re

@@ -1,7 +1,5 @@
 """Commands that inspect datasets, recipes and variants: data, recipes, model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The output of commands: JSON, CSV, tables and summaries."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

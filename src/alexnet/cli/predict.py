@@ -1,7 +1,5 @@
 """Commands that use runs: predict, search, export, serve."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Annotated

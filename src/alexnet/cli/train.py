@@ -1,7 +1,5 @@
 """Commands that create runs: train, ablate, import-keras."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

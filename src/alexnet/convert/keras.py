@@ -1,7 +1,5 @@
 """Import a network trained with Keras as a run folder."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ and memory. Three layouts hold the same arrays: `.weights.h5` of Keras 3 (groups
 (attributes `layer_names` and `weight_names`, at the root or under `model_weights`), and `.keras`, a zip with a `.weights.h5`.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -1,7 +1,5 @@
 """Load Keras weights into a network. All shapes are compared before anything is changed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from importlib.util import find_spec

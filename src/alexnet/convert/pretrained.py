@@ -1,7 +1,5 @@
 """Pretrained weights: torchvision's for ImageNet, a file in their layout, or another run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

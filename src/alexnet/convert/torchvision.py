@@ -1,7 +1,5 @@
 """Load weights in torchvision's AlexNet layout into the variant `owt`."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from pathlib import Path

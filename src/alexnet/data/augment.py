@@ -4,8 +4,6 @@ Randomness is an input: each image comes with one uniform number for each of `DR
 result does not depend on the device, the number of workers, or where an epoch was resumed.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

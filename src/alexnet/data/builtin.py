@@ -4,8 +4,6 @@ Nothing that was downloaded is executed or unpacked to disk: archives are checke
 are read by a restricted unpickler.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import os

@@ -5,8 +5,6 @@ name, size and modification time, the preprocessing and Pillow's version. A file
 key; the cache is then rebuilt and the old one removed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

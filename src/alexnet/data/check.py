@@ -1,7 +1,5 @@
 """Check a dataset for problems: unreadable images, duplicates, leaks between splits, rare classes. Nothing is changed."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable, Iterator

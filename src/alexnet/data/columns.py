@@ -1,7 +1,5 @@
 """Find the columns `image`, `label` and `split` of a CSV or Parquet file."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Read CSV files strictly: a file whose rows could be misread is refused, with the number of the line."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import io

@@ -1,7 +1,5 @@
 """A dataset ready for training or evaluation: its images are decoded and split, unreadable ones are left out."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Files may be damaged or hostile: the format is found from the content, not the n
 torch is not imported, so that decoding processes (decode_worker.py) start fast.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import stat

@@ -5,8 +5,6 @@ the user's script again, fork is unsafe with OpenMP.) The system kills a worker 
 the image is reported, and another worker takes over.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os

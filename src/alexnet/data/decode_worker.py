@@ -5,8 +5,6 @@ bytes of the file itself. It answers with a line, `{"bytes", ...}`, and then so 
 the process that started it. "work" is a name of `WORK`, or `module:function` of another kind of file.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Download files, or use a local copy: checked by SHA-256, resumed where a download stopped."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import zlib

@@ -1,7 +1,5 @@
 """Normalize labels, so that labels that look the same are one class."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Read a dataset from a CSV or Parquet file with the columns `image`, `label` and, optionally, `split`."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -3,8 +3,6 @@
 Some cameras and editors write invalid EXIF, XMP, profiles or comments. A photo whose pixels decode is used all the same.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 import warnings

@@ -1,7 +1,5 @@
 """Find splits in folder names and labels in file names."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter

@@ -1,7 +1,5 @@
 """Read Parquet files: labels and splits of any type as text, and images by name or as bytes in the file."""
 
-from __future__ import annotations
-
 import json
 from bisect import bisect_right
 from collections.abc import Iterator

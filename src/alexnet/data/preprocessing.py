@@ -1,7 +1,5 @@
 """Preprocess images from file to network input, in the same way for training and prediction."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ The scale never depends on an image's own brightest pixel, so a dark photo stays
 white (floats, 32-bit and signed integers) is refused.
 """
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

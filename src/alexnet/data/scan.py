@@ -1,7 +1,5 @@
 """Find files recursively, in sorted order, without hidden files and folders made by alexnet."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Open a dataset as a `Table`: a built-in dataset, a folder, or a CSV or Parquet file."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Split a dataset into training, validation and test images."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable

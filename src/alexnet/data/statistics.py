@@ -1,7 +1,5 @@
 """Compute the statistics that a recipe asks for: mean, standard deviation, mean image, principal components of RGB."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 All are computed in float32, for the most probable label, at the network's input of I x I pixels; the methods are captum's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """An explanation as one picture: the photo under its heat maps, the best labels, what each convolution shows."""
 
-from __future__ import annotations
-
 import os
 import unicodedata
 import zipfile

@@ -1,7 +1,5 @@
 """A network as ONNX models: traced by PyTorch, quantized by onnxruntime, with the preprocessing before it."""
 
-from __future__ import annotations
-
 import json
 import logging
 import warnings

@@ -1,7 +1,5 @@
 """Export a run as an ONNX file, which is compared with PyTorch before it is kept."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Feature extraction: the activations of layers for any number of images, a batch at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice

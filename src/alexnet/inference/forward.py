@@ -1,7 +1,5 @@
 """The forward pass: a batch of images to logits, calibrated probabilities or activations."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

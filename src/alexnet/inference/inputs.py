@@ -1,7 +1,5 @@
 """The types that the Python API accepts as images: paths, patterns, bytes, files, Pillow images, and arrays."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Iterable, Mapping, Set

@@ -1,7 +1,5 @@
 """Metrics: accuracy with its interval, per-class metrics, and calibration, from NumPy arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

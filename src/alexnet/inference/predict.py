@@ -1,7 +1,5 @@
 """Prediction: find images, decode them, and return their most probable labels or an error."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Generator, Iterable, Iterator

@@ -1,7 +1,5 @@
 """Test-time views of an image, whose probabilities are averaged (paper, section 4.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The network: build any variant as a `torch.nn.Module`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 from typing import Any

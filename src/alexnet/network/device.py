@@ -1,7 +1,5 @@
 """Devices: choose one, its precision, memory and reproducibility."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

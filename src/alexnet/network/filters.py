@@ -1,7 +1,5 @@
 """Draw the kernels of the first layer as colour images, as in figure 3 of the paper."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Layers that PyTorch lacks or defines differently; response normalisation is in lrn.py."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

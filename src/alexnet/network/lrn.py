@@ -1,7 +1,5 @@
 """Local response normalisation, across channels (paper, section 3.3) and within maps (2012 source)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Summarize a network: the output shape, parameters and size formula of each layer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -5,8 +5,6 @@ normalisation, pooling window, dropout, towers, initialization) are fields of th
 and `Drop`; so a recipe can change any of them. The last layer, the head `fc8`, is not listed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Figures of the report: inline SVG charts, and thumbnails."""
 
-from __future__ import annotations
-
 import io
 import re
 import warnings

@@ -1,7 +1,5 @@
 """Comparison of runs: their metrics, and the settings that differ."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

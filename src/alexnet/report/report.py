@@ -1,7 +1,5 @@
 """The report of a run: `report.html`, a single self-contained file."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import time

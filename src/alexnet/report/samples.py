@@ -1,7 +1,5 @@
 """Figures of a dataset: samples with their labels, and samples as a recipe augments them."""
 
-from __future__ import annotations
-
 import os
 from functools import partial
 from pathlib import Path

@@ -3,8 +3,6 @@
 It has the layers of the full network, with fewer channels and units. scikit-learn only provides the digits.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 

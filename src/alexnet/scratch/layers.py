@@ -7,8 +7,6 @@ the loss by the layer's output, stores the gradients of its parameters in `gradi
 Padding is with zeros, before pooling too. "The paper" is Krizhevsky, Sutskever, Hinton 2012.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Literal
 

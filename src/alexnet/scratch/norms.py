@@ -1,7 +1,5 @@
 """Normalisation layers in NumPy, forward and backward: across channels, within maps, over the batch."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from alexnet.scratch.layers import Layer

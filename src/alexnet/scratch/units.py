@@ -1,7 +1,5 @@
 """Elementwise layers in NumPy, forward and backward; softmax and the loss."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import numpy as np

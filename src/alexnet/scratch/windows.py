@@ -1,7 +1,5 @@
 """Sliding windows and padding, for convolution and pooling."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Literal
 

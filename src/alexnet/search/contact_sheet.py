@@ -1,7 +1,5 @@
 """Contact sheet of a search, as in the 2012 paper's figure 4: a row per image, which comes first, then its neighbours."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from contextlib import closing

@@ -6,8 +6,6 @@ before the bottleneck's tanh drives the hidden values apart, so that little is l
 normalisation keeps each bit balanced.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

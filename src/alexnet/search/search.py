@@ -4,8 +4,6 @@ As in the 2012 paper (section 6.1, figure 4): an image's code is the activation 
 dropout; the closer two codes in Euclidean distance, the more alike the images.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterable, Iterator

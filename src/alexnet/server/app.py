@@ -1,7 +1,5 @@
 """`alexnet serve`: routes, the checks before them, errors as JSON, the server's start and end."""
 
-from __future__ import annotations
-
 import hmac
 import ipaddress
 import logging

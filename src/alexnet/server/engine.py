@@ -3,8 +3,6 @@
 Images of concurrent requests go through the network together (dynamic batching).
 """
 
-from __future__ import annotations
-
 import asyncio
 import io
 import os

@@ -1,7 +1,5 @@
 """Limits of the server, and quotas that all requests share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """ASGI middleware: access log, HEAD answered as GET; the log is lines of JSON on standard error."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -1,7 +1,5 @@
 """Response models, which FastAPI checks and describes in /openapi.json."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import BaseModel

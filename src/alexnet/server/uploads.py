@@ -1,7 +1,5 @@
 """Images in the body of a request, as the body itself or as a multipart form, kept in memory."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator

@@ -4,8 +4,6 @@ A checkpoint is written to `checkpoint/next`, flushed to disk, and renamed to `c
 `checkpoint/before`, and used if `last` is missing or damaged.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

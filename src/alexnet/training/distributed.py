@@ -4,8 +4,6 @@
 return their arguments.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import os

@@ -1,7 +1,5 @@
 """The learning-rate finder: a range test of steps at increasing rates (Smith 2017). The trained weights are discarded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count

@@ -1,7 +1,5 @@
 """The loss, and SGD as PyTorch, Keras and the 2012 paper define it, with Muon for convolutions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

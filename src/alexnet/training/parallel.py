@@ -8,8 +8,6 @@
 An `AllGather` is inserted before each layer whose input is sharded but needed whole; the head is a `RowParallelLinear`.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from functools import partial

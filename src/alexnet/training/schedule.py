@@ -1,7 +1,5 @@
 """The learning rate over time, and early stopping."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Checkpoints, metrics and best weights of a training, and stopping at a signal."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """The forward and backward pass of a training step, shared by training and the learning-rate finder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Training from a recipe to a finished run folder, report included."""
 
-from __future__ import annotations
-
 import shutil
 import time
 import tomllib

@@ -3,8 +3,6 @@
 As in the CIFAR-10 speed records (Page 2019; Jordan 2024, section 3.2), for any kernel size and any images.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

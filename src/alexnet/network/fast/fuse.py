@@ -7,8 +7,6 @@ optimizer step updates. ALEXNET_KERNELS=0 in the environment disables all of the
 kernels do not support second derivatives.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial

@@ -4,8 +4,6 @@ Without a compiler, on systems other than Linux, or with ALEXNET_KERNELS=0 in th
 instead.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import hashlib

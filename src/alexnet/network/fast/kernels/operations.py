@@ -3,8 +3,6 @@
 All take tensors that `usable` accepts. The arguments of a C function are a structure of the same name in its `.cpp` file.
 """
 
-from __future__ import annotations
-
 import ctypes
 from typing import Any
 
