@@ -73,16 +73,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem != "test_parallel")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
-    """Seed each fixture by its name, whatever ran before."""
-    seed(fixturedef.argname)
+class Seeding:
+    """Hooks that seed each fixture and each test by its name, whatever ran before.
+
+    A plugin, as the hooks of a conftest.py in a folder are not called for fixtures of the session.
+    """
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        seed(fixturedef.argname)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        seed(item.nodeid)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_call(item: pytest.Item) -> None:
-    """Seed each test by its name, whatever ran before."""
-    seed(item.nodeid)
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Seeding())
 
 
 def drawn_at_random(name: str) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import drawn_at_random
+from conftest import THREADS, drawn_at_random
 
 UNSEEDED = {"default_rng", "Random", "SeedSequence", "seed", "RandomState"}  # without an argument
 NEVER = {"SystemRandom", "urandom", "time_ns", "uuid1", "uuid4", "token_bytes", "token_hex"}
@@ -43,3 +43,12 @@ def test_random_draws_without_a_seed_are_detected() -> None:
 def test_seed_depends_on_the_test_name(_: int, request: pytest.FixtureRequest) -> None:
     drawn = random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002 - it is the one that is shared
     assert drawn == drawn_at_random(request.node.nodeid)
+
+
+@pytest.fixture(scope="session")
+def drawn_in_session() -> tuple[tuple[float, float, float], int]:
+    return (random.random(), float(np.random.rand()), float(torch.rand(()))), torch.get_num_threads()  # noqa: NPY002
+
+
+def test_fixtures_of_the_session_are_seeded(drawn_in_session: tuple[tuple[float, float, float], int]) -> None:
+    assert drawn_in_session == (drawn_at_random("drawn_in_session"), THREADS)
