@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -99,6 +100,8 @@ def test_lr_plateau_in_training(photos: Path, tmp_path: Path) -> None:
                 rate = max(rate / 2, 0.006)
         assert lrs(rows) == pytest.approx(expected)
     assert lrs(rows) == [0.02, 0.02, 0.01, 0.006, 0.006, 0.006]
+    log = (tmp_path / "1000.0" / "log.txt").read_text(encoding="utf-8")
+    assert re.findall(r"val_loss has not improved for 1 epoch: lr (.*)", log) == ["0.02 -> 0.01", "0.01 -> 0.006"]
 
 
 @pytest.mark.parametrize(("metric", "rate"), [("val_error", 0.003), ("train_loss", 1e-9)])
@@ -109,6 +112,8 @@ def test_early_stopping_in_training(metric: str, rate: float, photos: Path, tmp_
     figures = [1 - float(row["val_top1"]) if metric == "val_error" else float(row[metric]) for row in rows]
     assert len(rows) < 60
     assert len(rows) == figures.index(min(figures)) + 1 + 2, "two epochs after the best"
+    log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert f"{metric} has not improved for 2 epochs: training stops early" in log
     assert alexnet.load(tmp_path / "run").summary["epochs"] == len(rows)
 
 

@@ -147,6 +147,8 @@ def _features(row: variants.Variant, width: float) -> tuple[nn.Sequential, int]:
             case variants.Norm() if isinstance(row.norm, variants.LocalNorm):
                 norm, towers = row.norm, 1 if row.norm.across else row.towers
                 layers.add_module(f"norm{number}", LocalResponseNorm(norm.size, norm.alpha, norm.beta, norm.k, towers))
+            case variants.Norm():
+                pass  # the variant has none
             case variants.MapNorm():
                 layers.add_module(f"mapnorm{number}", LocalMapNorm(record.size, record.alpha, record.beta, record.k))
             case variants.Pool():
@@ -157,6 +159,8 @@ def _features(row: variants.Variant, width: float) -> tuple[nn.Sequential, int]:
                 channels *= size * size
             case variants.Drop():
                 layers.add_module(f"dropout{number}", DROPOUTS[row.dropout_scales](row.dropout))
+            case _:
+                raise AssertionError(f"no module is known for {record}")
     return layers, channels
 
 

@@ -1,4 +1,7 @@
-"""Layers that PyTorch lacks or defines differently; response normalisation is in lrn.py."""
+"""Layers that PyTorch lacks or defines differently; response normalisation is in lrn.py.
+
+`variants.py` has a record of each kind of layer in an architecture, of which `alexnet.py` builds these and PyTorch's.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any

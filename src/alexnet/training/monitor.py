@@ -70,7 +70,7 @@ class Monitor:
         if now - self._last_shown < (0.1 if self._terminal else SECONDS_BETWEEN_LINES):
             return
         self._last_shown = now
-        text = f"{epoch}  {done}/{total}  lr {lr:.4f}  loss {loss:.3f}  top-1 {top1:.1%}  {format_duration(seconds_left)} left"
+        text = f"{epoch}  {done}/{total}  lr {lr:.3g}  loss {loss:.3f}  top-1 {top1:.1%}  {format_duration(seconds_left)} left"
         if self._terminal:
             sys.stderr.write(f"\r\033[K{text}")
             sys.stderr.flush()
@@ -84,9 +84,9 @@ class Monitor:
         device = "CPU" if self.device.type == "cpu" else "GPU"
         busy = "" if row["utilisation"] is None else f" {row['utilisation']:.0%}"
         self.say(
-            f"epoch {row['epoch']}{epochs}  lr {row['lr']:.4f}  "
+            f"epoch {row['epoch']}{epochs}  lr {row['lr']:.3g}  "
             f"train loss {row['train_loss']:.3f} top-1 {row['train_top1']:.1%}  "
-            f"val loss {row['val_loss']:.3f} top-1 {row['val_top1']:.1%}  "
+            f"val loss {row['val_loss']:z.3f} top-1 {row['val_top1']:.1%}  "
             f"{row['images_per_second']:.0f} images/s  {device}{busy} {row['memory_gb']:.1f} GB  "
             f"{format_duration(seconds_left)} left"
         )

@@ -1,4 +1,8 @@
-"""The learning rate over time, and early stopping."""
+"""The learning rate over time, and early stopping.
+
+A rate can fall by its schedule (`lr_at`; with `--minutes` the clock drives it), at a plateau of the metrics (`Plateau`), by a
+row of `schedule.table` (`epoch_settings`), or for single layers by `lr_scale`, which optimizer.py applies.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,20 +53,31 @@ class Plateau:
         return self.lr
 
 
-def update_schedule(state: TrainingState, recipe: Recipe, row: Mapping[str, Any]) -> None:
-    """Update the plateau schedule and early stopping after an epoch, from its `row` of metrics."""
-    schedule, stop = recipe.schedule, recipe.stop
+def update_schedule(state: TrainingState, recipe: Recipe, row: Mapping[str, Any]) -> list[str]:
+    """Update the plateau schedule and early stopping after an epoch, from its `row` of metrics; return what happened."""
+    schedule, stop, messages = recipe.schedule, recipe.stop, list[str]()
     metrics = {**row, "val_error": 1 - row["val_top1"]}
     if schedule.kind == "plateau":
         settings = schedule.model_dump(include={"factor", "patience", "threshold", "floor"})
         plateau = Plateau(**{"lr": recipe.optimizer.lr, **settings, **state.plateau})
-        plateau.update(metrics[schedule.metric])
+        before, after = plateau.lr, plateau.update(metrics[schedule.metric])
+        if after < before:
+            messages.append(f"{schedule.metric} has not improved for {_epochs(schedule.patience)}: lr {before:g} -> {after:g}")
         state.plateau = {"lr": plateau.lr, "best": plateau.best, "bad_epochs": plateau.bad_epochs}
     if stop.patience:
         early = EarlyStop(stop.patience, **state.early_stop)
         state.stopped_early = early.update(metrics[stop.metric])
+        if state.stopped_early:
+            messages.append(f"{stop.metric} has not improved for {_epochs(stop.patience)}: training stops early")
         state.early_stop = {"best": early.best, "bad_epochs": early.bad_epochs}
-    state.stopped_early |= bool(stop.train_error) and 1 - row["train_top1"] <= stop.train_error
+    if stop.train_error and 1 - row["train_top1"] <= stop.train_error:
+        state.stopped_early = True
+        messages.append(f"the training error has reached {stop.train_error:g}: training stops early")
+    return messages
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' if count > 1 else ''}"
 
 
 def lr_at(schedule: Schedule, base_lr: float, progress: float, epoch: int) -> float:

@@ -215,7 +215,8 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     source = "full images" if stored == "full" else f"images stored at {stored}x{stored}"
     monitor.say(f"{table.name}: {sizes} images of {len(table.labels)} classes{no_test}")
     batches = f"batches of up to {train.batch_size}: {len(trainer.step.bounds)} an epoch"
-    monitor.say(f"{batches}, {length}, recipe {recipe.name}, seed {train.seed}")
+    rate = f"lr {recipe.optimizer.lr:g} ({recipe.schedule.kind})"
+    monitor.say(f"{batches}, {length}, recipe {recipe.name}, {rate}, seed {train.seed}")
     network = f"variant {recipe.model.variant}: {count_parameters(trainer.network):,} parameters"
     monitor.say(f"{network}, input {side}x{side} from {source}; {hardware}")
     for group in labels_differing_in_case(table.labels):

@@ -100,10 +100,12 @@ class Trainer:
             "images_per_second": images / max(1e-9, seconds),
             **self.monitor.usage(),
         }
-        update_schedule(state, self.recipe, row)
+        messages = update_schedule(state, self.recipe, row)
         self.session.keep_epoch(row)
         state.start_epoch()
         self.monitor.epoch(row, self.recipe.train, self.budget.seconds_left(state))
+        for message in messages:
+            self.monitor.say(message)
         self.session.after_epoch()
 
     def evaluate(self, split: str, temperature: float = 1.0) -> Evaluation:
