@@ -18,13 +18,13 @@ from alexnet.training.distributed import ProcessGroup, process_group
 from alexnet.training.optimizer import Loss, build_optimizer
 from alexnet.training.parallel import Parallel, ParallelModel
 
-STEPS, IMAGES, CLASSES = 6, 23, 5  # 23: neither 2 nor 4 divide it
+STEPS, IMAGES, CLASSES = 6, 23, 5  # 23 is divisible by neither 2 nor 4
 RATE = 1e-4
 
 
 @dataclass(frozen=True)
 class Case:
-    """A training: `overrides` are of the variant's row."""
+    """A training; `overrides` change fields of the variant's row."""
 
     kind: Parallel
     variant: str
@@ -33,17 +33,17 @@ class Case:
     balanced: bool = False
 
     def runs_on(self, processes: int) -> bool:
-        """Whether so many are tried: two towers are for two, and four round in float64 alone, as two do in both."""
+        """Whether to test this number of processes: two for towers; four in float64 only, where they round as two do."""
         return processes < 3 or (self.kind != "towers" and self.dtype == torch.float64)
 
     @property
     def steps(self) -> int:
-        """One in float32: from then on a ReLU near zero may fall on the other side, which makes another training."""
+        """The number of steps to compare: in float32 only one, as a ReLU near zero may then switch, and the losses diverge."""
         return STEPS if self.dtype == torch.float64 else 1
 
     @property
     def name(self) -> str:
-        """Whatever tells it from the others."""
+        """What distinguishes this case from the others."""
         what = "-".join(f"{key}={value}" for key, value in self.overrides.items())
         return f"{self.kind} {self.variant} {what} {self.dtype}".replace("torch.", "") + " balanced" * self.balanced
 
@@ -63,7 +63,7 @@ CASES += [Case("towers", "paper", torch.float64, {"norm": "batch"}), Case("data"
 
 
 def run(case: Case, group: ProcessGroup) -> dict[str, Tensor]:
-    """Return the loss of each step, and the weights and statistics before the first and after the last."""
+    """Return the loss of each step, and the weights and statistics before the first and after the last step."""
     torch.manual_seed(1)
     network = to_device(AlexNet(case.variant, CLASSES, width=1 / 16, **case.overrides).to(case.dtype), torch.device("cpu"))
     share = ParallelModel(network, group, case.kind if group.world_size > 1 else "data", synchronised=True)
@@ -97,7 +97,7 @@ def run(case: Case, group: ProcessGroup) -> dict[str, Tensor]:
 
 
 def main(out: str) -> None:
-    """Write the losses, and the first and the final weights, whole, of all cases that so many processes run."""
+    """Write the losses and the full initial and final weights of all cases with this number of processes."""
     with process_group() as group:
         cases = [case for case in CASES if case.runs_on(group.world_size)]
         result = {name: tensor for case in cases for name, tensor in run(case, group).items()}

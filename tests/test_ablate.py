@@ -1,4 +1,4 @@
-"""Ablations: what a study trains, that it is taken up where it was stopped, and what is made of its figures."""
+"""Ablations: which trainings a study runs, that it resumes where it stopped, and how its results are summarised."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VARY = ["model.dropout=0.0,0.5"]
 
 @pytest.fixture(scope="module")
 def study(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A finished variation of two arms with two seeds, and its results; not to be changed."""
+    """A finished study of two arms with two seeds, and its results; read-only."""
     out = tmp_path_factory.mktemp("study") / "out"
     return out, api.ablate(photos, vary=VARY, out=out, seeds=2, settings=SMALL)
 
@@ -192,7 +192,7 @@ def test_a_rate_at_which_it_diverges_is_noted_and_not_trained_again(photos: Path
 
 
 def test_minutes_are_shared_by_all_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of 10 images takes a second: an epoch 104, with its validation; the rest of a training 16."""
+    """A step of 10 images takes a second: an epoch takes 104 with its validation, the rest of a training 16."""
     now = [0.0]
 
     class Steps:
@@ -225,7 +225,7 @@ def test_minutes_give_every_arm_the_same_number_of_images(
     assert api.ablate(photos, **how) == found, "what the minutes came to was settled before"
 
 
-# Stopped, and taken up again
+# Stop and resume
 
 
 def test_a_finished_study_is_not_trained_again(
@@ -269,7 +269,7 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_bytes(
     out = tmp_path / "s"
     sets = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
     command = ["ablate", photos, "--vary", VARY[0], "--seeds", 2, *sets, "--out", out]
-    process = Started(tmp_path / "said", train_until_signalled, 14, *command)  # eight steps are a training
+    process = Started(tmp_path / "said", train_until_signalled, 14, *command)  # eight steps make one training
     process.wait_until(lambda: (out / "model.dropout=0.5-0" / "metrics.csv").exists())
     process.send(signal.SIGINT)
     done = process.end(130)
@@ -286,7 +286,7 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_bytes(
         assert metrics(out / path.name) == metrics(path)
 
 
-# What is made of the figures
+# Summarise the results
 
 
 @given(st.lists(st.floats(0.1, 0.9), min_size=2, max_size=6))
@@ -331,7 +331,7 @@ def test_where_an_aim_was_not_reached_nothing_is_claimed() -> None:
 
 
 def write_run(folder: Path, errors: list[float]) -> RunFolder:
-    """A finished run of an epoch for each training error: 10 classes, 10 steps an epoch, trained to an error of 0.25."""
+    """A finished run with an epoch for each of `errors`: 10 classes, 10 steps per epoch, trained to an error of 0.25."""
     folder.mkdir(exist_ok=True)
     (folder / "recipe.toml").write_text("[train]\nbatch_size = 10\n[stop]\ntrain_error = 0.25\n")
     validation = {"top1": 0.5, "per_class": dict.fromkeys(range(10))}

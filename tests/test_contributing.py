@@ -44,7 +44,7 @@ def follow(tmp_path: Path) -> Copy:
 
 
 def patched(text: str, diff: str) -> str:
-    """Return `text` with each hunk of a diff applied; each must match exactly once."""
+    """Return `text` with each hunk of a diff applied; each hunk must match exactly once."""
     for hunk in diff.split("@@\n"):
         lines = hunk.splitlines()
         old, new = ("\n".join(line[1:] for line in lines if line[0] in marks) for marks in (" -", " +"))
@@ -54,7 +54,7 @@ def patched(text: str, diff: str) -> str:
 
 
 def run_copy(copy: Path, *words: str) -> str:
-    """Run `python WORDS` on the copy; return its standard output."""
+    """Run Python with these arguments on the copy; return its standard output."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(copy / "src"),

@@ -1,4 +1,4 @@
-"""The site: what it takes from the program is what the program says, and what is public says what it is."""
+"""The site: pages generated from the program match it, and everything public is documented."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_every_file_is_listed(generate: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/built.md"])
 def test_the_tree_is_drawn_in_the_order_of_imports(page: str) -> None:
-    """From the top: each folder and file above all that it imports."""
+    """Each folder and file comes above everything that it imports."""
     drawn = re.findall(r"^  ([a-z]+)(?:/|\.py) ", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
     floors = [test_floors.FLOORS[name] for name in drawn]
     assert floors == sorted(floors, reverse=True)

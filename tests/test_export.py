@@ -1,4 +1,4 @@
-"""Exports: the file says what the run says, of images of all kinds; one that does not is not written."""
+"""Exports: the file agrees with the run on images of all kinds; a file that does not is not written."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from conftest import in_float32, needs_export
 MEAN = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
 pytestmark = needs_export
 
-# As the recipes have them, at smaller sizes.
+# As in the recipes, but at smaller sizes.
 WAYS = {
     "fast": {"cache_size": 32, "fit": "crop", "reduced_decode": True, "input": 64, "upscale": 2, "mean": (0.5, 0.4, 0.3)},
     "fast, photos": {"cache_size": 64, "fit": "crop", "reduced_decode": True, "input": 64, "std": (0.2, 0.3, 0.4)},
@@ -86,14 +86,14 @@ def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def wild(network: AlexNet) -> AlexNet:
-    """Give the norms statistics, so that leaving one out would show."""
+    """Give the norms non-trivial statistics, so that leaving one out would show."""
     for name, buffer in network.named_buffers():
         if buffer.is_floating_point():
             torch.nn.init.uniform_(buffer, *((0.5, 2.0) if name.endswith("var") else (-0.3, 0.3)))
     return network.eval()
 
 
-# Each kind of layer is in one of these: batch norm, response norm with and without towers, norm within maps, none.
+# Every kind of layer occurs in one of these: batch norm, response norm with and without towers, norm within maps, none.
 KINDS = {"annotated", "table", "paper", "code2012", "owt"}
 
 
@@ -142,14 +142,14 @@ def test_images_of_any_size_are_prepared_as_for_training(way: str) -> None:
 
 
 def probabilities(run: alexnet.Run, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return what `predict` says, in the order of the labels."""
+    """Return the probabilities from `predict`, in the order of the labels."""
     found = {guess["label"]: guess["probability"] for guess in run.predict([image])[0]["predictions"]}
     return np.array([found[label] for label in run.labels])
 
 
 @pytest.fixture(scope="module")
 def plain(trained: alexnet.Run) -> alexnet.Run:
-    """The run in float32, as the file computes: bfloat16 alone may move a probability by 0.01 (proof/export.py)."""
+    """The run in float32, as the file computes: bfloat16 alone may change a probability by 0.01 (proof/export.py)."""
     return in_float32(trained)
 
 
@@ -163,7 +163,7 @@ def exported(trained: alexnet.Run, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_close_answers_are_those_of_float32_where_a_run_computes_in_bfloat16(
     trained: alexnet.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What either precision says is set here: a processor's roundings decide nothing."""
+    """The answers in both precisions are fixed here, so that a processor's rounding decides nothing."""
     config = trained.config.model_copy(update={"precision": "bfloat16", "temperature": 2.0})
     leads = np.array([-3.0, -0.9, -0.2, 0.0, 0.4, 1.0, 1.3, 2.0, 9.0])  # of the first logit, in bfloat16
     looked: list[tuple[str, int]] = []

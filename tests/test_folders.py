@@ -39,7 +39,7 @@ OTHER_FILES = {
 
 
 def make(root: Path, files: Iterable[str]) -> Path:
-    """Make files, which are not opened: a name says that they are images."""
+    """Create files, which are not opened: their names alone mark them as images."""
     for name in files:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -299,7 +299,7 @@ def test_run_inside_a_class_folder_is_skipped(tmp_path: Path) -> None:
 
 
 def draw_pictures(*places: Path) -> None:
-    """Write pictures as the commands leave them: with this program's mark."""
+    """Write images as the commands do: with this program's mark."""
     for path in places:
         path.parent.mkdir(parents=True, exist_ok=True)
         mark = PngInfo()

@@ -73,7 +73,7 @@ def test_large_jpeg_decodes_at_reduced_scale(tmp_path: Path) -> None:
 
 @pytest.fixture
 def faulty_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of pictures whose names make a worker hang in C, crash, or take all memory; others are well."""
+    """A folder of images; some, by name, make a worker hang in C, crash or use all memory, and the others are intact."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(
         """
@@ -156,7 +156,7 @@ def cached(photos: Path) -> tuple[np.ndarray, Path, Path]:
 
 @pytest.fixture
 def cached_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight pictures with a cache of their own."""
+    """Eight images with a separate cache."""
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
     return class_folders(tmp_path / "photos", 4)
 

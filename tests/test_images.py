@@ -96,7 +96,7 @@ def test_image_format_by_content(tmp_path: Path) -> None:
 
 
 def bad_files(folder: Path) -> dict[str, str]:
-    """Write files that are no images; return what is to be said of each."""
+    """Write files that are not images; return the expected message for each."""
     jpeg = encoded(picture(0, 0, (200, 200)), "JPEG")
     (folder / "empty.jpg").touch()
     (folder / "text.png").write_text("not an image at all")

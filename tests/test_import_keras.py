@@ -1,4 +1,4 @@
-"""`import_keras`: a run folder that predicts what Keras would, or one line and no folder."""
+"""`import_keras`: either a run folder that predicts as Keras does, or a one-line error and no folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_an_imported_run_predicts_what_keras_would(tmp_path: Path) -> None:
     expected = dict(zip(("cat", "dog"), np.exp(logits) / np.exp(logits).sum(), strict=True))
     (answer,) = alexnet.load(out).predict([image])
     found = {guess["label"]: guess["probability"] for guess in answer["predictions"]}
-    assert found == pytest.approx(expected, abs=0.01)  # bfloat16, where the processor has it
+    assert found == pytest.approx(expected, abs=0.01)  # bfloat16, if the processor supports it
     with pytest.raises(RunError, match="nothing to resume"):
         alexnet.resume(out)
 

@@ -1,4 +1,4 @@
-"""What `predict` takes as an image: paths, bytes, file objects, Pillow images, arrays; anything else is one clear line."""
+"""What `predict` accepts as an image: paths, bytes, file objects, Pillow images, arrays; others raise a one-line error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(run: alexnet.Run, file: Path) -> Any:
-    """What the file's answer says, to rounding, which depends on the images beside it."""
+    """Equal to the answer for the file, up to rounding, which depends on the other images of the batch."""
     return pytest.approx(shares(run.predict(file)[0]), abs=1e-4)
 
 

@@ -35,7 +35,7 @@ from conftest import make_preprocessing
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-# What may stand in a name or a label: anything but what is cut off or refused by name.
+# Characters allowed in a name or a label: all except those that are stripped or refused.
 WORDS = st.text(
     st.characters(
         exclude_categories=("Cs", "Cc"), exclude_characters="\\/:~\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -60,7 +60,7 @@ def opened(path: Path, content: str | bytes) -> Table:
 
 
 def refusal(path: Path, content: str | bytes) -> str:
-    """Return the one line that a file which cannot be read is refused with."""
+    """Return the one-line error for a file that cannot be read."""
     with pytest.raises(DataError) as caught:
         opened(path, content)
     assert "\n" not in str(caught.value)

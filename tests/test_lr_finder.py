@@ -1,4 +1,4 @@
-"""Learning-rate finder: its suggestion trains, a hundred times as much does not, and nothing is left behind."""
+"""Learning-rate finder: the suggested rate trains, a rate a hundred times higher does not, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alexnet.training.lr_finder import DIVERGED, MARGIN, STEPS, LRCurve, LRTrial
 from commands import TINY_SETS, run
 from conftest import TINY
 
-# No normalisation, so that a rate can be too high.
+# Without normalisation, so that a rate can be too high.
 PLAIN = {**TINY, "model.norm": "none", "optimizer.muon_lr": 0.0, "optimizer.lr_scale": {}, "train.batch_size": 8}
 FAST = recipe.load("fast")
 
@@ -26,7 +26,7 @@ def curve(losses: list[float]) -> LRCurve:
 
 
 def valley(turn: int = 60, least: int = 80) -> LRCurve:
-    """Level, then down around the step `turn`, then up from `least` on."""
+    """A loss that is level, falls around the step `turn`, then rises from the step `least` on."""
     steps = np.arange(STEPS)
     return curve(list(2 - 1.5 / (1 + np.exp(-(steps - turn) / 3)) + np.maximum(0, steps - least) * 0.2))
 

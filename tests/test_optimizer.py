@@ -34,7 +34,7 @@ def test_balanced_class_weights() -> None:
 
 
 def weight_after(optimizer: Callable[[Tensor], torch.optim.Optimizer], steps: list[tuple[np.ndarray, float]]) -> np.ndarray:
-    """Return a weight of ones after steps of (gradient, rate)."""
+    """Return a weight that starts at 1 after steps of (gradient, rate)."""
     weight = torch.ones(3, dtype=torch.float64)
     made = optimizer(weight)
     for gradient, rate in steps:

@@ -1,4 +1,4 @@
-"""No user file is overwritten, unless with --overwrite."""
+"""No user file is overwritten without --overwrite."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Let a test fail if it comes to the work that a refusal must come before."""
+    """Fail a test that starts the work before the overwrite is refused."""
 
     def worked(*_: object, **__: object) -> None:
         raise AssertionError("it was refused after the work")
@@ -195,7 +195,7 @@ def test_foreign_files_are_not_overwritten(name: str, tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-# Places that are no plain files
+# Paths that are not regular files
 
 
 def test_symbolic_link_is_not_overwritten(tmp_path: Path) -> None:

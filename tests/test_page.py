@@ -1,6 +1,6 @@
-"""The page that `serve` shows, in a real browser against a stand-in for the server: `page_server.py`.
+"""The page of `alexnet serve`, in a real browser against a stand-in for the server: `page_server.py`.
 
-CHROMIUM names the browser's program, AXE the file axe.min.js (see CONTRIBUTING); without them the tests are skipped by name.
+CHROMIUM is the path of the browser, AXE the path of axe.min.js (see CONTRIBUTING); without them the tests are skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILES = """files => { const all = new DataTransfer();
   return all; }"""
 SEND = """([data, event, kind, key]) =>
   document.body.dispatchEvent(new window[kind](event, {[key]: data, bubbles: true, cancelable: true}))"""
-TOLD = "Failed to load resource"  # what the browser itself says of an answer that is an error
+TOLD = "Failed to load resource"  # logged by the browser itself for an error response
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def server() -> Iterator[PageServer]:
 
 @pytest.fixture
 def tab(browser: Any, server: PageServer) -> Iterator[Any]:
-    """A page in a fresh context; what goes wrong in it fails the test."""
+    """A page in a fresh context; any error in it fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
     page, wrong = context.new_page(), []
     page.set_default_timeout(8000)
@@ -77,7 +77,7 @@ def choose(tab: Any, folder: Path, *names: str) -> None:
 
 
 def hand(tab: Any, event: str, kind: str, key: str, folder: Path, *names: str) -> None:
-    """Send the page an event that carries files, as a drop or a paste does."""
+    """Dispatch an event that carries files to the page, as a drop or a paste does."""
     files = [(name, "image/jpeg", base64.b64encode((folder / name).read_bytes()).decode()) for name in names]
     data = tab.evaluate_handle(FILES, files)
     tab.evaluate(SEND, [data, event, kind, key])
@@ -159,7 +159,7 @@ def test_several_photos_are_walked_through(tab: Any, server: PageServer, photos:
     choose(tab, photos, "golf.jpg", "church.jpg", "tench.jpg")
     shows(tab, "golf ball")
     sync_api.expect(tab.locator("#thumbs [data-state=answered]")).to_have_count(3)
-    assert "/predict church.jpg tench.jpg" in server.asked  # what is not looked at goes together
+    assert "/predict church.jpg tench.jpg" in server.asked  # photos that are not being viewed are sent together
     tab.locator("#thumbs input").first.focus()
     tab.keyboard.press("ArrowRight")
     shows(tab, "church")
@@ -221,7 +221,7 @@ def test_a_server_that_is_gone_and_back_loses_nothing(tab: Any, server: PageServ
     told.get_by_role("button").click()
     sync_api.expect(told).to_have_count(0)
     sync_api.expect(tab.locator("#thumbs [data-state=answered]")).to_have_count(3)
-    assert tab.evaluate("document.activeElement.id") == "label"  # focus is not lost with the button
+    assert tab.evaluate("document.activeElement.id") == "label"  # focus is not lost when the button disappears
 
 
 def test_a_busy_server_is_asked_again_after_the_time_it_names(tab: Any, server: PageServer, photos: Path) -> None:

@@ -1,4 +1,4 @@
-"""Other systems, imitated: no compiler, a cache that is not writable, open files, several users."""
+"""Other systems, simulated: no compiler, a read-only cache, open files, several users."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alexnet.training.train import _run_lock
 
 @pytest.fixture
 def fresh_kernels() -> Iterator[None]:
-    """Look for kernels anew, before the test and after it."""
+    """Reload the kernels before the test and after it."""
     kernels._library.cache_clear()
     yield
     kernels._library.cache_clear()
@@ -50,7 +50,7 @@ def test_missing_kernels_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def forbid_removal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let removing files fail, as Windows does with those that are open, and sticky folders with those of others."""
+    """Make removing files fail, as on Windows for open files and in sticky folders for other users' files."""
 
     def refused(self: Path, missing_ok: bool = False) -> None:
         raise PermissionError(13, "Permission denied", str(self))

@@ -111,7 +111,7 @@ def test_missing_recipe_key_has_its_default(tmp_path: Path) -> None:
     assert (result.name, result.train.epochs, result.train.batch_size) == ("mine", 3, recipe.Train().batch_size)
 
 
-# What contradicts itself, and what survives
+# Contradictory settings, and round trips
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Nearest images: those of brute force, in an index that grows, is stopped, gets damaged, and never answers wrongly."""
+"""Nearest images equal those of brute force, while the index grows, is interrupted or gets damaged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Answers = list[dict[str, Any]]
 
 @pytest.fixture(scope="module", autouse=True)
 def _small() -> Iterator[None]:
-    """Few images at a time, and short codes learned from few."""
+    """Process few images at a time, and learn short codes from few."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "BATCH", 8)
         patch.setattr(search, "BATCHES", 2)
@@ -44,13 +44,13 @@ def _small() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run(trained: alexnet.Run) -> alexnet.Run:
-    """The trained run, computing in float32, so that an image's code does not depend on those beside it."""
+    """The trained run in float32, so that an image's code does not depend on the rest of its batch."""
     return in_float32(trained)
 
 
 @pytest.fixture(scope="module")
 def whole(run: alexnet.Run, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index of `photos`; not to be changed."""
+    """An index of `photos`; read-only."""
     place = tmp_path_factory.mktemp("index") / "whole"
     assert run.index(photos, place, BITS) == {"index": str(place), "images": 40, "added": 40, "bits": BITS, "skipped": []}
     return place
@@ -58,19 +58,19 @@ def whole(run: alexnet.Run, photos: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def copied(whole: Path, tmp_path: Path) -> Callable[[], Path]:
-    """Return a function that makes a new copy of the index, to be damaged."""
+    """Return a function that makes a fresh copy of the index, to be damaged."""
     return lambda: Path(shutil.copytree(whole, tmp_path / f"index{len(list(tmp_path.iterdir()))}"))
 
 
 def brute_force(run: alexnet.Run, folder: Path) -> tuple[list[str], np.ndarray]:
-    """Return the images of a folder and the distances of each to each, in float64."""
+    """Return the images of a folder and their pairwise distances, in float64."""
     paths = sorted(folder.rglob("*.png"))
     x = run.features(paths, ["relu7"])["relu7"].astype(np.float64)
     return [str(path) for path in paths], np.sqrt(((x[:, None] - x[None]) ** 2).sum(2))
 
 
 def assert_nearest(answers: Answers, names: list[str], between: np.ndarray, top: int, tolerance: float) -> None:
-    """An image of `names` each: its neighbours are nearest, itself left out, their distances those of brute force."""
+    """For each image of `names`, the neighbours and distances are those of brute force, the image itself left out."""
     assert [answer["image"] for answer in answers] == names
     for row, answer in enumerate(answers):
         near = [n["image"] for n in answer["neighbours"]]
@@ -175,7 +175,7 @@ def test_too_few_images_for_short_codes_are_searched_exactly(
 def test_an_index_stopped_at_any_moment_goes_on_to_the_same_answers(
     run: alexnet.Run, photos: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, after: bool
 ) -> None:
-    """Before and after each file: three times codes, search.json; then a coder, short codes, search.json."""
+    """Fail before and after each file: three times codes, search.json; then a coder, short codes, search.json."""
     write, append, turns = index.write, Index._append, iter(range(10))
 
     def stopping(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -234,7 +234,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
 def test_a_damaged_file_is_one_line_or_the_same_answer(
     run: alexnet.Run, photos: Path, whole: Path, copied: Callable[[], Path], name: str, tmp_path: Path
 ) -> None:
-    """But for a name: a letter that flips in search.json is another file's name."""
+    """Names are an exception: a flipped letter in search.json names another file."""
     query = Path(shutil.copy(photos / "down" / "007.png", tmp_path / "query.png"))  # one that the index does not name
     generator, lines = random.Random(0), list[str]()
     expected = [distances(run.search(query, 9, binary=binary, index=whole)) for binary in (False, True)]

@@ -1,4 +1,4 @@
-"""The server: the same answers as in Python, and nothing that a client sends makes it late, large or wrong."""
+"""The server: its answers equal those in Python, and no request makes it slow, wrong or large in memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from asking import Client, Gated, multipart, photo, until
 
 @pytest.fixture(scope="module")
 def start(trained: alexnet.Run) -> Callable[..., Any]:
-    """Return a context in which a server of `trained` runs, in this process."""
+    """Return a context in which a server of `trained` runs in this process."""
 
     @contextmanager
     def running(key: str | None = None, **limits: Any) -> Iterator[Client]:
@@ -332,7 +332,7 @@ def test_the_access_log_is_json_and_holds_nothing_of_an_image(client: Client, ca
     client.form([("marker-name.png", photo() + b"marker-content"), ("x", b"marker")], "/predict?top=1&x=marker")
     client.ask("GET", "/a%0ab%1b")
     until(lambda: "/a" in caplog.text)
-    logged = [JsonFormatter().format(record) for record in caplog.records][-2:]  # before them, an earlier test's request
+    logged = [JsonFormatter().format(record) for record in caplog.records][-2:]  # preceded by a request of an earlier test
     lines = [json.loads(line) for line in logged]
     assert [(line["method"], line["path"], line["status"], line["images"]) for line in lines] == [
         ("POST", "/predict", 200, 2),
@@ -367,7 +367,7 @@ def test_sigterm_answers_what_has_come_and_nothing_new(trained: alexnet.Run) -> 
         with socket.create_connection(("127.0.0.1", port), 60) as begun:
             begun.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(sent) + sent[:100])
             time.sleep(0.3)
-            for receiver in (process, *children):  # as a service manager does, to all of a group
+            for receiver in (process, *children):  # as a service manager does, to the whole process group
                 receiver.send_signal(signal.SIGTERM)
             until(lambda: refused(port))
             begun.sendall(sent[100:])

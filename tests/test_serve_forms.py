@@ -1,4 +1,4 @@
-"""The server's HTTP forms: methods, content types and fields of a form."""
+"""Requests with forms: HTTP methods, content types and form fields."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_head_is_answered_as_get_without_a_body(client: Client, path: str) -> No
     for reply in (got, headed):
         reply.headers.pop("date")
     assert {**headed.headers, "content-length": ""} == {**got.headers, "content-length": ""}
-    if got.status != 405:  # whose message names the method
+    if got.status != 405:  # its message names the method
         assert headed.headers["content-length"] == str(len(got.body))
 
 

@@ -1,4 +1,4 @@
-"""`data show`: sample images, and what training sees of them."""
+"""`data show`: sample images, and the augmented images that training uses."""
 
 from __future__ import annotations
 

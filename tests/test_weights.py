@@ -1,4 +1,4 @@
-"""Keras' weight files: the same numbers as Keras' arithmetic from each layout; one line for whatever does not fit."""
+"""Keras weight files: each layout gives the same results as Keras' arithmetic; files that do not fit give one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def same(network: AlexNet, weights: dict[str, Array]) -> bool:
 
 
 def refused(path: Path, network: AlexNet) -> str:
-    """Return the line that says why a file does not load; the network is unchanged."""
+    """Return the error for a file that does not load; the network is unchanged."""
     before = weights_of(network)
     with pytest.raises(WeightsError) as caught:
         load_keras(path, network)
@@ -232,7 +232,7 @@ def test_a_network_changed_by_a_recipe_is_not_taken_for_its_row(good: Path) -> N
     assert "does not fit anywhere in the variant 'cifar10'; it fits the variant 'cifar10'" in refused(good, network)
 
 
-# Files that are damaged, or made to do harm
+# Damaged and hostile files
 
 
 def change(path: Path, do: Callable[[h5py.File], object]) -> None:
@@ -313,7 +313,7 @@ def test_a_list_that_names_weights_which_are_not_there(tmp_path: Path) -> None:
     [
         ("reference", (2**32 - 1).to_bytes(4, "little")),  # HDF5 itself asks for 4 GB here
         ("reference", (2**40).to_bytes(12, "little")),
-        ("heap", bytes(16)),  # and here it never comes back
+        ("heap", bytes(16)),  # and here it never returns
         ("heap", bytes([1, 0]) + bytes(6) + bytes([255]) * 8),
     ],
 )
@@ -323,10 +323,10 @@ def test_lists_of_names_that_are_damaged_take_neither_memory_nor_time(at: str, v
     content = path.read_bytes()
     heap = content.index(b"GCOL")
     place = heap + 16  # its first entry
-    if at == "reference":  # 4 bytes of length, 8 of the heap's address, 4 of the number there
+    if at == "reference":  # 4 bytes of length, 8 of the heap's address, 4 of the index in it
         place = content.index(heap.to_bytes(8, "little"), content.index(b"layer_names\0")) - 4
     path.write_bytes(content[:place] + value + content[place + len(value) :])
-    refused(path, narrow())  # its process has a limit of both
+    refused(path, narrow())  # the process limits both
 
 
 def zipped(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
@@ -401,7 +401,7 @@ def test_a_changed_byte_is_one_clear_line_or_loads(
     except WeightsError:
         refused(path, network)
         return
-    if layout == "x.keras":  # a zip has a checksum; HDF5 as Keras writes it has none
+    if layout == "x.keras":  # a zip file has checksums; HDF5 as written by Keras has none
         path.write_bytes(content)
         load_keras(path, expected)
         assert same(network, weights_of(expected))
