@@ -1,9 +1,9 @@
-"""Open the reports of runs in a real browser: no overflow, no error, the figures of `evaluate`, small and soon written.
+"""Open the reports of runs in a real browser: no overflow, no errors, the same metrics as `evaluate`, small and fast to write.
 
     python -m proof.pages RUN… [--out build/pages]
 
-Each report is written anew and opened in Chromium, on a phone and on a desktop, light and dark, and in print; pictures of all
-lie in the folder, to be looked at. Needs playwright and Chromium (CHROMIUM names its program).
+Each report is rewritten and opened in Chromium, on a phone and on a desktop, light and dark, and in print; screenshots of all
+are saved in the folder for inspection. Needs playwright and Chromium (CHROMIUM is the path of the browser).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIGURES = {"top1": "#top1", "ece": "#ece data", "ece_raw": "#ece-raw data"}
 
 
 def program() -> str | None:
-    """Return the browser's program, which CHROMIUM may name; None where there is none."""
+    """Return the path of the browser, which CHROMIUM may set; None if there is none."""
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -39,7 +39,7 @@ def launched(play: Playwright) -> Browser:
 
 
 def faults(run: alexnet.Run, browser: Browser, out: Path) -> list[str]:
-    """Return what is wrong with the report of a run; pictures of it go to folder `out`."""
+    """Return what is wrong with the report of a run; screenshots go to the folder `out`."""
     began = time.monotonic()
     page = run.report()
     seconds, size = time.monotonic() - began, page.stat().st_size
@@ -58,7 +58,7 @@ def faults(run: alexnet.Run, browser: Browser, out: Path) -> list[str]:
 
 
 def opened(page: Path, browser: Browser, width: int, scheme: str, told: dict[str, Any], picture: Path) -> list[str]:
-    """Return what is wrong with a report at one width and in one scheme of colours; `told` is what `evaluate` says."""
+    """Return what is wrong with a report at one width and in one colour scheme; `told` is the JSON of `evaluate`."""
     found: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)  # type: ignore[arg-type]
     tab = context.new_page()
@@ -80,12 +80,12 @@ def opened(page: Path, browser: Browser, width: int, scheme: str, told: dict[str
 
 
 def main() -> int:
-    """Look at each run named, print what is wrong, return the exit code."""
+    """Check each given run, print the problems, and return the exit code."""
     parser = argparse.ArgumentParser(description="Open reports in a browser; see the file's head.")
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("build/pages"))
     options = parser.parse_args()
-    from playwright.sync_api import sync_playwright  # tests import this file without it
+    from playwright.sync_api import sync_playwright  # tests import this file without playwright
 
     options.out.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as play:

@@ -1,10 +1,11 @@
-"""Build the wheel, install it into an empty environment and run every command there: what a user gets, works.
+"""Build the wheel, install it into an empty environment and run every command there, as a user would.
 
     python -m proof.wheel [--keep]
 
-The source tree is on no path there. First the wheel alone: every command, and one line from those that need an extra; then
-each extra with its commands; then what machines lack: a compiler, a cache that can be written, `os.fork`; and two users of one
-cache, which needs root. Prints a table of steps with seconds; goes on past failures; exit code 1 if there were any.
+The source tree is not on any path there. First the wheel alone: every command, and a one-line error from those that need an
+extra; then each extra with its commands; then machines that lack a compiler, a writable cache or `os.fork`; and two users of
+one cache, which needs root. Prints a table of steps with seconds; continues after failures; the exit code is 1 if there were
+any.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from proof.pictures import class_folders
 ROOT = Path(__file__).parent.parent
 WINDOWS, LINUX = os.name == "nt", sys.platform == "linux"
 SMALL = "--set model.width=0.0625 --set images.input=67"
-SHORT = {"small": SMALL, "tiny": f"{SMALL} --epochs 1"}  # what stands in commands for settings
+SHORT = {"small": SMALL, "tiny": f"{SMALL} --epochs 1"}  # replaced in commands by settings
 NOBODY = 65_534
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 
-# Commands that need no extra, and what each must print.
+# Commands that need no extra, and the output that each must contain.
 JOB = {
     "--version": "alexnet ",
     "train digits {tiny} --out runs/digits": "report.html",
@@ -53,7 +54,7 @@ JOB = {
     "recipes show fast": "[train]",
     "ablate photos --vary optimizer.lr=0.01,0.001 --seeds 1 --out runs/ablation {small} --set train.epochs=1": "",
 }
-# For each extra the commands that need it.
+# For each extra, the commands that need it.
 EXTRAS = {
     "parquet": ["data check table.parquet"],
     "keras": [
@@ -66,7 +67,7 @@ EXTRAS = {
     "export": ["export runs/photos", "export runs/photos --int8", "export runs/photos --bare"],
     "serve": ["serve runs/photos --port 0"],
 }
-# Without what only some systems have; os.getuid, os.register_at_fork and resource stay, as libraries need them on Linux.
+# Remove what only some systems have; os.getuid, os.register_at_fork and resource stay, as libraries need them on Linux.
 BARE_SYSTEM = """
 import os, signal
 absent = {os: "fork forkpty sched_getaffinity", signal: "setitimer SIGPROF SIGALRM"}
@@ -81,12 +82,12 @@ KERNELS = (
 
 
 class Skipped(Exception):
-    """A step that cannot be tried here; the message says why."""
+    """A step that cannot be run here; the message says why."""
 
 
 @dataclass
 class Walk:
-    """A folder with an environment in it; `steps` are those that were made: name, result, seconds."""
+    """A folder with an environment in it; `steps` records name, result and seconds of each step."""
 
     folder: Path
     steps: list[tuple[str, str, float]] = field(default_factory=list)
@@ -97,26 +98,26 @@ class Walk:
         self.work = self.folder / "work"  # where commands run
 
     def step(self, name: str, do: Callable[..., object], *arguments: Any, **settings: Any) -> None:
-        """Make a step, note how it went and print it."""
+        """Run a step, record its result and print it."""
         started = time.monotonic()
         try:
             do(*arguments, **settings)
             result = "ok"
         except Skipped as reason:
             result = f"skipped: {reason}"
-        except Exception as error:  # whatever it is: the next steps are to be seen, too
+        except Exception as error:  # whatever the error, the next steps must run too
             result = f"FAILED: {type(error).__name__}: {error}"
         self.steps.append((name, result, time.monotonic() - started))
         print(f"{self.steps[-1][2]:6.1f} s  {name}: {result}", flush=True)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Return the variables of a user who has set none."""
+        """Return the environment variables of a user who has set none."""
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ALEXNET", "VIRTUAL_ENV"))}
         home = {"HOME": str(self.folder / "home"), "USERPROFILE": str(self.folder / "home")}
         return {**ours, **home, "ALEXNET_CACHE": str(self.folder / "cache"), "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1", **more}
 
     def run(self, *command: object, code: int = 0, wanted: str = "", user: int | None = None, **more: str) -> str:
-        """Run a command in the empty folder, which must end with `code` and print `wanted`; return what it printed."""
+        """Run a command in the empty folder; it must exit with `code` and print `wanted`. Return its output."""
         as_user = [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
         done = subprocess.run(
             [*as_user, *map(str, command)],
@@ -134,7 +135,7 @@ class Walk:
         return output
 
     def alexnet(self, command: str, **how: Any) -> str:
-        """Run `alexnet` as installed; return what it printed."""
+        """Run `alexnet` as installed; return its output."""
         return self.run(self.programs / "alexnet", *command.format(**SHORT).split(" "), **how)
 
     def install(self, extra: str = "") -> None:
@@ -147,7 +148,7 @@ class Walk:
 
 
 def build(walk: Walk) -> None:
-    """Build wheel and sdist in an environment of their own, and another wheel from the sdist."""
+    """Build the wheel and sdist in a separate environment, and another wheel from the sdist."""
     venv.create(walk.folder / "build", with_pip=True)
     python = walk.folder / "build" / walk.programs.name / walk.python.name
     walk.run(python, *PIP, "hatchling>=1.24")
@@ -164,19 +165,19 @@ def build(walk: Walk) -> None:
 
 
 def wheel(walk: Walk, folder: str = "dist") -> Path:
-    """Return the wheel that was built."""
+    """Return the path of the wheel that was built."""
     (found,) = (walk.folder / folder).glob("*.whl")
     return found
 
 
 def content(file: Path) -> dict[str, bytes]:
-    """Return the files of a wheel."""
+    """Return the files in a wheel."""
     with zipfile.ZipFile(file) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
 def same_wheel(walk: Walk) -> None:
-    """Compare the wheel with the one that the sdist makes."""
+    """Compare the wheel with the one built from the sdist."""
     if content(wheel(walk)) != content(wheel(walk, "again")):
         raise RuntimeError("the sdist makes another wheel")
 
@@ -194,7 +195,7 @@ def complete(walk: Walk) -> None:
 
 
 def without_extras(walk: Walk) -> None:
-    """Run every command that needs no extra, and those that do: exit code 1, and one line that names the way out."""
+    """Run every command that needs no extra, and those that do: exit code 1, and one line that says what to install."""
     import_it = "import alexnet, alexnet.scratch; print(alexnet.__file__)"
     walk.step("import", walk.run, walk.python, "-c", import_it, wanted="site-packages")
     walk.step("python -m alexnet", walk.run, walk.python, "-m", "alexnet", "--help")
@@ -222,7 +223,7 @@ def with_extras(walk: Walk) -> None:
 
 
 def serve(walk: Walk, **more: str) -> None:
-    """Start a server, ask it, and stop it."""
+    """Start a server, send a request, and stop it."""
     command = [walk.programs / "alexnet", *EXTRAS["serve"][0].split()]
     piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     with subprocess.Popen(command, cwd=walk.work, env=walk.environment(**more), **piped) as process:
@@ -245,7 +246,7 @@ def serve(walk: Walk, **more: str) -> None:
 
 
 def kernels(walk: Walk, wanted: str, **more: str) -> None:
-    """Compile the kernels, or be told why not."""
+    """Compile the kernels, or report why that is not possible."""
     if not LINUX:
         raise Skipped("the kernels are for Linux")
     walk.run(walk.python, "-c", KERNELS, wanted=wanted, **more)
@@ -278,7 +279,7 @@ def machines(walk: Walk) -> None:
 
 
 def plain_locale(walk: Walk, command: str) -> None:
-    """Run a command where text is ASCII unless its encoding is named, and look for files of ours opened without one."""
+    """Run a command in an ASCII locale, and check that our code opens no file without an encoding."""
     locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:backslashreplace"}
     warn = {"PYTHONWARNDEFAULTENCODING": "1", "PYTHONWARNINGS": "default::EncodingWarning"}
     output = walk.alexnet(command, **locale, **warn).replace(str(walk.folder), "")
@@ -287,7 +288,7 @@ def plain_locale(walk: Walk, command: str) -> None:
 
 
 def two_users(walk: Walk, first: int, second: int) -> None:
-    """Let two users train on the same photos with one cache, which both may write."""
+    """Let two users train on the same photos with one cache that both may write."""
     if WINDOWS or os.geteuid() != 0 or not shutil.which("setpriv"):
         raise Skipped("needs root and setpriv")
     shared = walk.folder / f"shared-{first}"
@@ -303,7 +304,7 @@ def two_users(walk: Walk, first: int, second: int) -> None:
 
 
 def prepare(walk: Walk) -> None:
-    """Make the empty folder, and what a user has: photos, a table, a file of Keras'."""
+    """Create the empty folder and a user's files: photos, a table, a Keras file."""
     for folder in ("work", "home", "cache"):
         (walk.folder / folder).mkdir()
     walk.folder.chmod(0o755)  # for another user
@@ -321,7 +322,7 @@ def prepare(walk: Walk) -> None:
 
 
 def main() -> int:
-    """Walk, print the table, return the exit code."""
+    """Run all steps, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--keep", action="store_true", help="leave the folder, and say where it is")
     keep = parser.parse_args().keep
