@@ -111,7 +111,7 @@ def test_check_prints_table_json_and_csv(clean: Path) -> None:
     assert "1 x not an image" in table.stdout
     document = json.loads(run.invoke(app, ["data", "check", str(clean), "--json"]).stdout)
     assert document["problems"] == [
-        {"image": "train/a/0.png", "kind": "not an image", "detail": "not an image, or of an unknown kind"}
+        {"image": "train/a/0.png", "kind": "not an image", "detail": "not an image, or of an unknown format"}
     ]
     rows = list(csv.DictReader(io.StringIO(run.invoke(app, ["data", "check", str(clean), "--csv"]).stdout)))
     assert rows == document["problems"]

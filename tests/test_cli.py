@@ -71,7 +71,7 @@ def test_predict_keeps_the_order(trained: alexnet.Run, photos: Path, tmp_path: P
     result = json.loads(run("predict", trained.path, *names, "--json", "--top", 1, code=1).stdout)
     assert [answer["image"] for answer in result] == list(map(str, names))
     assert [a["predictions"][0]["label"] for a in result if "predictions" in a] == ["down", "across"]
-    assert result[1] == {"image": str(names[1]), "error": "not an image, or of an unknown kind"}
+    assert result[1] == {"image": str(names[1]), "error": "not an image, or of an unknown format"}
 
 
 def test_predict_takes_folders_globs_and_standard_input(trained: alexnet.Run, photos: Path) -> None:

@@ -93,12 +93,14 @@ def test_features_stream_continues_after_unreadable_image(trained: alexnet.Run, 
     (batch,) = trained.stream_features(mixed)
     readable = [*mixed[:2], mixed[3]]
     assert batch.images == [str(path) for path in readable]
-    assert batch.errors == [{"image": str(mixed[2]), "error": "not an image, or of an unknown kind"}]
+    assert batch.errors == [{"image": str(mixed[2]), "error": "not an image, or of an unknown format"}]
     np.testing.assert_array_equal(batch.layers["fc7"], trained.features(readable)["fc7"])
 
 
 def test_features_of_unreadable_image_is_one_line(trained: alexnet.Run, mixed: list[Path]) -> None:
-    with pytest.raises(DataError, match=r"c\.png cannot be read: not an image, or of an unknown kind; leave it out") as caught:
+    with pytest.raises(
+        DataError, match=r"c\.png cannot be read: not an image, or of an unknown format; leave it out"
+    ) as caught:
         trained.features(mixed)
     assert "\n" not in str(caught.value)
 
@@ -121,7 +123,7 @@ def test_features_of_no_image_is_an_error(trained: alexnet.Run) -> None:
 
 def test_features_of_unknown_layer_names_known_ones(trained: alexnet.Run) -> None:
     for ask in (trained.features, lambda *given: list(trained.stream_features(*given))):
-        with pytest.raises(VariantError, match=r"no layer 'fc9' in 'cifar10': known are conv1, .*fc8"):
+        with pytest.raises(VariantError, match=r"no layer 'fc9' in 'cifar10': it has conv1, .*fc8"):
             ask(arrays(1), ["fc7", "fc9"])
 
 

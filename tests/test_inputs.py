@@ -149,7 +149,7 @@ def test_wrong_input_among_others_is_reported_in_place(run: alexnet.Run) -> None
 
 
 def test_bytes_that_are_no_image_equal_such_a_file(run: alexnet.Run) -> None:
-    assert run.predict(b"text") == [{"image": "bytes", "error": "not an image, or of an unknown kind"}]
+    assert run.predict(b"text") == [{"image": "bytes", "error": "not an image, or of an unknown format"}]
     assert run.predict(b"") == [{"image": "bytes", "error": "the file is empty"}]
     closed = io.BytesIO(b"x")
     closed.close()

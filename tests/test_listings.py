@@ -405,7 +405,7 @@ def test_changed_parquet_is_decoded_anew(tmp_path: Path) -> None:
     preprocessing = make_preprocessing()
     file = parquet_file(tmp_path / "a.parquet", {"image": [b"\xffnone", *PNG[1:]], "label": [0, 1] * 4})
     cache = open_cache(open_table(file), preprocessing, 1)
-    assert [tuple(s) for s in cache.skipped] == [("row-000000", "not an image, or of an unknown kind")]
+    assert [tuple(s) for s in cache.skipped] == [("row-000000", "not an image, or of an unknown format")]
     result = check.check(open_table(file))
     assert ("row-000000", "not an image") in {(p.image, p.kind) for p in result.problems}
     parquet_file(file, {"image": structs([f"{i}.png" for i in range(8)], [None, *PNG[:0:-1]]), "label": [0, 1] * 4})
@@ -501,10 +501,10 @@ def test_image_names_on_stdin(stdin: Callable[[bytes], list[str | Path]], conten
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "standard input holds no names"),
-        (b" \n\0", "standard input holds no names"),
-        (b"\xff\xd8\xff\xe0\0\x10JFIF", "standard input holds an image, but - stands for a list of names"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "standard input holds an image, but - stands for a list of names"),
+        (b"", "standard input has no file names"),
+        (b" \n\0", "standard input has no file names"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "standard input is an image, but - stands for a list of names"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "standard input is an image, but - stands for a list of names"),
     ],
 )
 def test_stdin_without_names_is_refused(content: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

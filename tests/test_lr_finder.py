@@ -59,7 +59,7 @@ def test_lr_finder_is_robust_to_noise() -> None:
 
 
 def test_lr_finder_loss_that_never_falls() -> None:
-    with pytest.raises(AlexNetError, match=r"the loss falls at no rate from 2e-05 to 2: .*--set optimizer\.lr"):
+    with pytest.raises(AlexNetError, match=r"the loss does not fall at any rate from 2e-05 to 2: .*--set optimizer\.lr"):
         _ = curve(list(np.linspace(2, 3, STEPS))).suggestion
 
 
@@ -98,7 +98,7 @@ def test_lr_finder_is_reproducible(photos: Path) -> None:
 
 def test_lr_finder_refuses_too_few_images(photos: Path) -> None:
     changes = {"data.dataset": str(photos), "train.batch_size": 500, "train.last_batch": "drop", **{"model.width": 1 / 16}}
-    with pytest.raises(RecipeError, match=r"train\.batch_size is 500, but 28 training images make no such batch"):
+    with pytest.raises(RecipeError, match=r"train\.batch_size is 500, but there are only 28 training images"):
         LRTrial(recipe.load("fast").with_settings(changes))
 
 

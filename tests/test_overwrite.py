@@ -138,7 +138,7 @@ def test_export_never_overwrites_user_notes(trained: alexnet.Run, tmp_path: Path
 
 def test_folder_with_index_file_names_is_no_index(tmp_path: Path) -> None:
     (tmp_path / "images-1.json").write_bytes(MINE)
-    with pytest.raises(RunError, match="is not empty and holds no index"), locked_index(tmp_path):
+    with pytest.raises(RunError, match="is not empty and is not an index"), locked_index(tmp_path):
         pass
     assert (tmp_path / "images-1.json").read_bytes() == MINE
 

@@ -163,7 +163,7 @@ def test_too_few_images_for_short_codes_are_searched_exactly(
 ) -> None:
     place = tmp_path / "index"
     assert run.index(photos / "down", place)["bits"] is None
-    assert capsys.readouterr().err == "20 images are too few to learn short codes from (24): exact search alone\n"
+    assert capsys.readouterr().err == "20 images are too few to learn short codes from (24): exact search only\n"
     assert len(distances(run.search(photos / "across" / "000.png", 5, index=place))) == 5
     refused(lambda: run.search(photos, 5, binary=True, index=place), "no short codes of 20 images: add images until")
     assert run.index(photos / "across", place, BITS)["bits"] == BITS
@@ -278,7 +278,7 @@ def test_an_index_of_version_1_is_built_anew(
     (place / CATALOGUE).write_text('{"version": 1, "number": 4, "model": ""}')
     refused(lambda: run.search(photos, index=place), "written by another version .*alexnet search index")
     assert run.index(photos, place, BITS)["added"] == 40
-    assert "index was written by an earlier version of alexnet: it is built anew" in capsys.readouterr().err
+    assert "index was written by an earlier version of alexnet: it is rebuilt" in capsys.readouterr().err
     assert {path.name for path in place.iterdir()} == {CATALOGUE, CODES, BINARY, CODER, search.LOCK, "mine.txt"}
     assert run.search(photos, index=place)
 
@@ -292,8 +292,8 @@ def test_what_does_not_belong_together_is_refused(
     refused(lambda: other.index(photos, place), "made with other weights")
     refused(lambda: run.index(photos, place, 32), f"has short codes of {BITS} bits, not 32")
     refused(lambda: run.index(photos, tmp_path / "new", 12), "short codes of 12 bits", AlexNetError)
-    refused(lambda: run.search(photos, index=tmp_path / "new"), "no index .*new: alexnet search index makes one")
-    refused(lambda: run.index(photos, photos), "is not empty and holds no index: name another --out")
+    refused(lambda: run.search(photos, index=tmp_path / "new"), "no index .*new: alexnet search index creates one")
+    refused(lambda: run.index(photos, photos), "is not empty and is not an index: name another --out")
     refused(lambda: run.index(photos, photos / "down" / "000.png"), "cannot write")
     refused(lambda: run.index(tmp_path / "nowhere", place), "no image .*nowhere", DataError)
     with search.locked_index(place):

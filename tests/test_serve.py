@@ -97,7 +97,7 @@ def test_a_bad_image_is_answered_among_good_ones(client: Client) -> None:
     reply = client.form(files)
     assert reply.status == 200
     assert ["error" in answer for answer in reply.json] == [False, True, True, True, False]
-    assert reply.json[1] == {"image": "b.txt", "error": "not an image, or of an unknown kind"}
+    assert reply.json[1] == {"image": "b.txt", "error": "not an image, or of an unknown format"}
 
 
 def test_an_explanation_has_pictures(client: Client, trained: alexnet.Run) -> None:
@@ -119,7 +119,7 @@ def test_an_explanation_has_pictures(client: Client, trained: alexnet.Run) -> No
         assert len(maps["pictures"]) == min(24, channels)
         assert opened(maps["pictures"][0]).size == (width, height)
     assert client.form([("a", photo()), ("b", photo())], "/explain").status == 413
-    assert client.predict(b"\0no image", "/explain").json == {"error": "image: not an image, or of an unknown kind"}
+    assert client.predict(b"\0no image", "/explain").json == {"error": "image: not an image, or of an unknown format"}
 
 
 def test_the_run_is_described(client: Client, trained: alexnet.Run) -> None:

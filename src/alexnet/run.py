@@ -122,7 +122,7 @@ def find(path: Path) -> RunFolder:
     if not path.is_dir():
         raise RunError(f"no run {path}: no such folder")
     if not folder.recipe.exists() and not folder.config.exists():
-        raise RunError(f"{path} is not a run folder: it has no model.json (alexnet train makes one)")
+        raise RunError(f"{path} is not a run folder: it has no model.json (alexnet train creates one)")
     return folder
 
 

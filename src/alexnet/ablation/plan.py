@@ -102,7 +102,7 @@ def open_plan(plan: Plan | None, out: Path, device: str | None) -> Plan:
         ours, theirs = (json.loads(each.model_dump_json(exclude=ignored)) for each in (saved, plan or saved))
         if differing := [key for key in ours if ours[key] != theirs[key]]:
             hint = f"resume it (alexnet ablate --out {shell_quote(out)}) or name another --out"
-            raise RunError(f"{out} holds a study of which {differing[0]!r} is not what is asked for: {hint}")
+            raise RunError(f"{out} holds a study with another {differing[0]!r}: {hint}")
         return saved
     if plan is None:
         raise RunError(f"{out} holds no study to resume: start one with --study or --vary")
@@ -128,5 +128,5 @@ def _epochs(plan: Plan, minutes: float, device: str | None) -> int:
         overhead += pace * EVALUATION_COST * (val + test)
     epochs = max(1, int((minutes * 60 / plan.trainings - overhead) / epoch))
     total = format_duration(plan.trainings * (epochs * epoch + overhead))
-    say(f"{plan.trainings} trainings of {epochs} epochs, as that takes about {total}")
+    say(f"{plan.trainings} trainings of {epochs} epochs, which take about {total}")
     return epochs

@@ -90,7 +90,7 @@ def read_result(folder: RunFolder, plan: Plan) -> dict[str, Any]:
         result = {"run": str(folder.path), "value": value, "epochs": float(len(rows)), "seconds": float(summary["seconds"])}
         result |= {"validation": validation["top1"], "training": rows[-1]["train_top1"], "curve": curve, "diverged": ""}
     except (LookupError, TypeError, ValueError) as error:
-        raise RunError(f"{folder.path} is damaged: remove it, and it is trained again") from error
+        raise RunError(f"{folder.path} is damaged: remove it to train it again") from error
     if plan.measure == "steps":
         recipe = read_recipe(folder)
         aim, steps = recipe.stop.train_error, len(epoch_bounds(int(rows[0]["images"]), recipe.train))

@@ -40,7 +40,7 @@ def image_names(arguments: list[str]) -> list[str | Path]:
     """Replace `-` with the names on standard input; they are paths, never patterns."""
     names = [name for given in arguments for name in (map(Path, _split_names(_read_stdin())) if given == "-" else [given])]
     if not names:
-        raise DataError("no image: standard input holds no names")
+        raise DataError("no images: standard input has no file names")
     return names
 
 
@@ -49,7 +49,7 @@ def _read_stdin() -> bytes:
         raise typer.BadParameter("- stands for standard input, which is closed")
     content = sys.stdin.buffer.read()
     if content.startswith(SIGNATURES):
-        raise DataError("standard input holds an image, but - stands for a list of names: name the image's file")
+        raise DataError("standard input is an image, but - stands for a list of names: give the name of the image's file")
     return content
 
 

@@ -53,7 +53,7 @@ def _values(stored: list[tuple[str, list[h5py.Dataset]]]) -> bytes:
     arrays = [array for _, arrays in stored for array in arrays if array.size]
     size = sum(array.size for array in arrays)
     if 4 * size > MAX_BYTES:
-        raise WeightsError(f"its weights take more than {MAX_BYTES >> 30} GB: no AlexNet is as large")
+        raise WeightsError(f"its weights take more than {MAX_BYTES >> 30} GB: no AlexNet is that large")
     values, start = np.empty(size, np.float32), 0
     for array in arrays:
         array.read_direct(values[start : start + array.size].reshape(array.shape))
@@ -68,7 +68,7 @@ def _content(path: Path) -> bytes | None:
     if start == HDF5:
         return None
     if not start.startswith(ZIP):
-        raise WeightsError("not a Keras file: neither HDF5 (.weights.h5, .h5) nor a zip with it inside (.keras)")
+        raise WeightsError("not a Keras file: neither HDF5 (.weights.h5, .h5) nor a zip that contains it (.keras)")
     with zipfile.ZipFile(path) as archive:
         if MEMBER not in archive.namelist():
             raise WeightsError(f"not a .keras file: this zip has no {MEMBER}")
@@ -77,7 +77,9 @@ def _content(path: Path) -> bytes | None:
             raise WeightsError(f"{MEMBER} is compressed in a way that Keras does not use; save the model again")
         packed = min(member.compress_size, path.stat().st_size)
         if member.file_size > RATIO * packed:
-            raise WeightsError(f"{MEMBER} unpacks from {packed:,} to {member.file_size:,} bytes: weights do not shrink so far")
+            raise WeightsError(
+                f"{MEMBER} unpacks from {packed:,} to {member.file_size:,} bytes: weights do not compress that well"
+            )
         return archive.read(member)
 
 
@@ -87,7 +89,7 @@ def _arrays(file: h5py.File, size: int) -> Iterator[tuple[str, list[h5py.Dataset
     for path, item in _walk(file, ""):
         objects[path] = item
         if len(objects) > MAX_OBJECTS:
-            raise WeightsError(f"more than {MAX_OBJECTS:,} groups and arrays: no file of an AlexNet has as many")
+            raise WeightsError(f"more than {MAX_OBJECTS:,} groups and arrays: no AlexNet file has that many")
     root = "/model_weights" if "/model_weights" in objects else ""
     paths = _listed(objects, root) if "layer_names" in objects[root].attrs else _numbered(objects)
     if not paths:

@@ -210,7 +210,7 @@ def to_image_error(error: Exception) -> ImageError:
     if isinstance(error, FileNotFoundError):
         return ImageError("no such file", "missing")
     if isinstance(error, UnidentifiedImageError):
-        return ImageError("not an image, or of an unknown kind", "not an image")
+        return ImageError("not an image, or of an unknown format", "not an image")
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return ImageError("too large to decode", "huge")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__

@@ -78,7 +78,7 @@ def _check(table: Table, declared: set[str]) -> None:
     counts = table.counts()
     if declared and "train" not in declared:
         raise DataError(
-            f"{table.name} has no images to train on, only {format_names(sorted(declared))}: call the folder of those train"
+            f"{table.name} has no images to train on, only {format_names(sorted(declared))}: name that folder train"
         )
     if counts.get("train", 0) < 2 or "val" not in counts:
         raise DataError(

@@ -117,7 +117,7 @@ class AlexNet(nn.Module):
                 f"its pooling layers need at least {self.smallest}x{self.smallest} (images.input in the recipe)"
             )
         if unknown := set(names) - set(self.layer_names):
-            raise VariantError(f"no layer {sorted(unknown)[0]!r} in {self.row.name!r}: known are {', '.join(self.layer_names)}")
+            raise VariantError(f"no layer {sorted(unknown)[0]!r} in {self.row.name!r}: it has {', '.join(self.layer_names)}")
 
 
 def _features(row: variants.Variant, width: float) -> tuple[nn.Sequential, int]:

@@ -130,7 +130,7 @@ def open_index(folder: Path, model: str) -> Index:
     try:
         state = (folder / CATALOGUE).stat()
     except OSError as error:
-        raise RunError(f"no index {folder}: alexnet search index makes one of a folder of images") from error
+        raise RunError(f"no index {folder}: alexnet search index creates one from a folder of images") from error
     index = _read(folder.absolute(), state.st_mtime_ns, state.st_ino)
     if index.model != model:
         raise RunError(f"{folder} was made with other weights than the run's: {REBUILD}")

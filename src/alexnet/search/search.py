@@ -47,10 +47,10 @@ def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, 
     """
     faiss()
     if bits is not None and (bits < 8 or bits % 8):
-        raise AlexNetError(f"short codes of {bits} bits cannot be stored: take a multiple of 8, such as {BITS}")
+        raise AlexNetError(f"short codes of {bits} bits cannot be stored: use a multiple of 8, such as {BITS}")
     folder = Path(os.path.abspath(expand_user(folder)))
     if not folder.exists():
-        raise DataError(f"no image to index: no such folder {folder}")
+        raise DataError(f"no images to index: no such folder {folder}")
     current, skipped, added = _entries(folder), list[dict[str, str]](), 0
     with locked_index(path):
         index = open_index(path, config.sha256) if (path / CATALOGUE).exists() else None
@@ -79,7 +79,7 @@ def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, 
             raise DataError(f"no image in {folder} can be read{reason}")
         count = len(index.alive)
         if index.bits is None and count < hashing.MIN_CODES:
-            say(f"{count} images are too few to learn short codes from ({hashing.MIN_CODES}): exact search alone")
+            say(f"{count} images are too few to learn short codes from ({hashing.MIN_CODES}): exact search only")
         elif index.bits is None:
             evenly = np.linspace(0, count - 1, min(count, hashing.MAX_CODES)).astype(np.int64)
             index = index.add_coder(hashing.learn(index.codes[index.alive[evenly]], bits or BITS))
@@ -116,7 +116,7 @@ def nearest(index: Index, code: NDArray[np.float32], top: int, binary: bool, exc
     elif index.coder is None:
         raise RunError(
             f"{index.folder} has no short codes of {len(entries):,} images: add images until there are {hashing.MIN_CODES} "
-            "(alexnet search index, which goes on where it was stopped), or search without --binary"
+            "(alexnet search index continues where it stopped), or search without --binary"
         )
     else:
         distances, rows = _knn(faiss().knn_hamming, index.coder.encode(code[None]), index.short_codes, count)
@@ -162,14 +162,14 @@ def locked_index(folder: Path) -> Iterator[None]:
     try:
         # An indexing that was killed before it wrote search.json has left its lock.
         if folder.exists() and not {CATALOGUE, LOCK} & (names := {path.name for path in folder.iterdir()}) and names:
-            raise RunError(f"{folder} is not empty and holds no index: name another --out")
+            raise RunError(f"{folder} is not empty and is not an index: name another --out")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write {folder}: {error_reason(error)}") from error
     with hold_lock(folder / LOCK, f"another process is adding to {folder}: wait until it is done"):
         remove_leftovers(folder, f"{CATALOGUE}.*.part")
         if (folder / CATALOGUE).exists() and read_json(folder / CATALOGUE).get("version") == 1:
-            say(f"{folder} was written by an earlier version of alexnet: it is built anew")
+            say(f"{folder} was written by an earlier version of alexnet: it is rebuilt")
             for path in chain(*map(folder.glob, VERSION_1), [folder / CATALOGUE]):
                 path.unlink()
         yield

@@ -105,7 +105,7 @@ class LRCurve:
         below = self.scales <= self.scales[self.lowest] / MARGIN
         if not below.any():
             raise AlexNetError(
-                f"the loss falls at no rate from {self.rates[0]:.2g} to {self.rates[-1]:.2g}: "
+                f"the loss does not fall at any rate from {self.rates[0]:.2g} to {self.rates[-1]:.2g}: "
                 "start from another one (--set optimizer.lr=…)"
             )
         return int(np.gradient(self.smooth)[below].argmin())

@@ -78,7 +78,7 @@ def resume(
         train_more = f"alexnet train {shell_quote(read_recipe(folder).data.dataset)} --weights {shell_quote(out)}"
         rewrite = f"alexnet report {shell_quote(out)} rewrites its report"
         raise RunError(
-            f"{out} is finished, there is nothing to resume: {train_more} trains a new run from its weights ({rewrite})"
+            f"{out} is finished, so there is nothing to resume: {train_more} trains a new run from its weights ({rewrite})"
         )
     text = group.broadcast(read_recipe(folder).to_toml() if group.is_main else "")
     recipe = parse(tomllib.loads(text), str(folder.recipe))
