@@ -25,14 +25,14 @@ from alexnet.network.device import to_device
 from alexnet.recipe import Preprocessing, Recipe, parse, rename_keys
 
 Model = TypeVar("Model", bound=BaseModel)
-OLD_COLUMNS = {"rate": "lr"}  # of `metrics.csv` from earlier versions
+OLD_COLUMNS = {"rate": "lr"}  # renamed columns of `metrics.csv` from earlier versions
 
 
 class ModelConfig(BaseModel):
-    """`model.json`: everything but the weights that prediction needs.
+    """`model.json`: everything that prediction needs except the weights.
 
     `overrides` are the variant's fields that the recipe changed; `precision` is the recipe's. `sha256` is the hash of
-    `model.safetensors`, `checksum` that of the other fields, as a damaged mean would give wrong predictions silently.
+    `model.safetensors`. `checksum` is the hash of the other fields, as a damaged mean would silently give wrong predictions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

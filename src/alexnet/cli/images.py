@@ -19,7 +19,7 @@ SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 
 
 def print_results(results: Iterable[dict[str, Any]], print_text: Printer, as_json: bool) -> None:
-    """Print results by `print_text` as they come, or all as one JSON document; exit with code 1 if one has an error."""
+    """Print results by `print_text` as they arrive, or all as one JSON document; exit with code 1 if one has an error."""
     has_error = []
 
     def checked() -> Iterator[dict[str, Any]]:

@@ -20,9 +20,9 @@ from alexnet.errors import WeightsError
 
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"  # how the files begin
 MEMBER = "model.weights.h5"
-RATIO = 16  # Keras does not compress; weights hardly can be, though an optimizer's zeros can
+RATIO = 16  # Keras does not compress; weights hardly compress, though an optimizer's zeros do
 SKIPPED = ("optimizer", "optimizer_weights", "metrics")  # groups of the root that hold no weights
-MAX_OBJECTS, MAX_PATH = 50_000, 1000  # groups and arrays, characters; Keras writes some 100 and 100 for an AlexNet
+MAX_OBJECTS, MAX_PATH = 50_000, 1000  # groups and arrays, characters; Keras writes about 100 of each for an AlexNet
 MAX_BYTES = 1 << 30  # of all weights in float32
 
 Layers = dict[tuple[str, str], list[str]]  # the paths of each layer's arrays, by model and layer
@@ -117,7 +117,7 @@ def _walk(group: h5py.Group, above: str) -> Iterator[tuple[str, Any]]:
 
 
 def _numbered(objects: dict[str, Any]) -> Layers:
-    """Return the layers of Keras 3, whose arrays are at such as `/layers/conv2d_1/vars/0`."""
+    """Return the layers of a Keras 3 file; their arrays have paths like `/layers/conv2d_1/vars/0`."""
     layers: Layers = {}
     for path in sorted(objects, key=_natural):
         group, _, number = path.removeprefix("/").rpartition("/")

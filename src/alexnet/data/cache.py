@@ -32,7 +32,7 @@ CHUNK = 1 << 24  # bytes to read at a time
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Decoded images, uint8, one after the other in `memory`; `shapes` holds their heights and widths, N x 2 int64."""
+    """Decoded images, uint8, stored contiguously in `memory`; `shapes` holds their heights and widths, N x 2 int64."""
 
     memory: NDArray[np.uint8]
     shapes: NDArray[np.int64]
@@ -100,7 +100,7 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cach
 
 
 def _read(table: Table, preprocessing: Preprocessing, index: Path, data: Path) -> Cache | None:
-    """Return a cache whose checksum is right; None if there is none, so that it must be built."""
+    """Return a cache if its checksum is correct; None if there is none, so that it must be built."""
     if not (index.exists() and data.exists()):
         return None
     try:

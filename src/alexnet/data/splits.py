@@ -44,7 +44,7 @@ def _keras_tail(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.
 
 
 def _scikit_learn(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    """Return the test part of scikit-learn's `train_test_split` (tutorial 001)."""
+    """Return the validation rows, the test part of scikit-learn's `train_test_split` (tutorial 001)."""
     if len(rows) <= math.ceil(len(rows) * share):  # scikit-learn would raise an error; `_check` has a clearer one
         return rows
     from sklearn.model_selection import train_test_split  # slow to import

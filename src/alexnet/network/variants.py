@@ -338,7 +338,7 @@ CHANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> Variant:
-    """Return a variant, by name or itself, with `overrides` of the fields in `CHANGES`, as in a recipe."""
+    """Return a variant, given by name or as an object, with `overrides` of the fields in `CHANGES`, as in a recipe."""
     if isinstance(row, str):
         if row not in VARIANTS:
             raise VariantError(f"no variant {row!r}: {suggest(row, VARIANTS)}")

@@ -123,14 +123,14 @@ def load(folder: RunFolder, recipe: Recipe, dataset: Dataset) -> tuple[TrainingS
 
 
 def momentum_of(model: ParallelModel, optimizer: torch.optim.Optimizer) -> Tensors:
-    """Return the optimizer's momentum by parameter name, gathered from all processes, each of which calls it."""
+    """Return the optimizer's momentum by parameter name, gathered from all processes; every process calls it."""
     parameters = model.network.named_parameters()
     buffers = {name: optimizer.state[p]["momentum_buffer"] for name, p in parameters if p in optimizer.state}
     return {name: model.gather_full(name, tensor) for name, tensor in buffers.items()}
 
 
 def restore(network: Tensors, momentum: Tensors, model: ParallelModel, optimizer: torch.optim.Optimizer, run: Path) -> None:
-    """Load the weights and momentum of a checkpoint, of which each process takes its shards."""
+    """Load the weights and momentum of a checkpoint; each process keeps its own shards."""
     try:
         model.full_model.load_state_dict(network)
         model.load_shards()

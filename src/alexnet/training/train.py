@@ -161,7 +161,7 @@ def load_data_and_network(
 
 
 def remove_checkpoints(folder: RunFolder) -> None:
-    """Remove the checkpoints of a finished run whose training was killed before it could."""
+    """Remove the checkpoints of a finished run that was killed before it could remove them."""
     with _run_lock(folder):
         checkpoint.remove(folder.path)
 
@@ -205,7 +205,7 @@ def _finish(trainer: Trainer, folder: RunFolder) -> None:
 
 
 def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
-    """Log what is trained on what: the sizes of splits and batches, the network, and the notes on the dataset."""
+    """Log the sizes of splits and batches, the network, and the notes on the dataset."""
     recipe, table, monitor = trainer.recipe, trainer.dataset.table, trainer.monitor
     train, counts = recipe.train, table.counts()
     sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())
