@@ -9,7 +9,7 @@ from typing import Any
 from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
-PANELS = MAKE, LOOK, USE, INSIDE, OTHERS = ("Make a run", "Look at runs", "Use a run", "Datasets, recipes and variants", "Commands")
+PANELS = MAKE, LOOK, USE, INSIDE, OTHERS = ("Make a run", "Look at runs", "Use a run", "Look things up", "Commands")
 
 
 class _Help:
