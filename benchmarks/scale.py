@@ -38,22 +38,22 @@ STEPS, PROCESSES, CLASSES, SIDE = 5, 2, 1000, 227
 CPU = torch.device("cpu")
 
 
-def formula(share: ParallelModel, group: ProcessGroup, images: int, bytes_each: int) -> float:
+def formula(model: ParallelModel, group: ProcessGroup, images: int, bytes_each: int) -> float:
     """Return the bytes that a process sends in a step: float32 gradients, activations of `bytes_each` bytes, and logits.
 
     An all-reduce sends the data twice, except for the process's own part. An exchange sends the process's part to all others in
     the forward pass, and the gradients of their parts to them in the backward pass.
     """
     others = (group.world_size - 1) / group.world_size
-    if share.mode == "data":
-        return 2 * others * 4 * sum(p.numel() for p in share.network.parameters())
-    undivided = [p for name, p in share.network.named_parameters() if name not in share.shard_dims and name != "head.bias"]
-    gradients = 2 * others * 4 * sum(p.numel() for p in undivided) if share.mode == "hybrid" else 0.0
-    exchanged, kept = 0, [name for name, layer in share.full_model.layers.items() if isinstance(layer, torch.nn.Module)]
+    if model.mode == "data":
+        return 2 * others * 4 * sum(p.numel() for p in model.network.parameters())
+    undivided = [p for name, p in model.network.named_parameters() if name not in model.shard_dims and name != "head.bias"]
+    gradients = 2 * others * 4 * sum(p.numel() for p in undivided) if model.mode == "hybrid" else 0.0
+    exchanged, kept = 0, [name for name, layer in model.full_model.layers.items() if isinstance(layer, torch.nn.Module)]
     with torch.no_grad():
-        _, outputs = share.full_model.eval().activations(torch.zeros(1, 3, SIDE, SIDE), kept)
+        _, outputs = model.full_model.eval().activations(torch.zeros(1, 3, SIDE, SIDE), kept)
     before = ""
-    for name, layer in share.network.layers.items():
+    for name, layer in model.network.layers.items():
         if isinstance(layer, AllGather):
             exchanged += outputs[before].numel()
         else:
@@ -70,22 +70,22 @@ def work(kind: Parallel, variant: str, images: int, wire: str) -> None:
     with process_group() as group:
         torch.manual_seed(0)
         network = to_device(alexnet.AlexNet(variant, CLASSES), CPU)
-        share = ParallelModel(network, group, kind, synchronised=True)
-        expected = formula(share, group, images, 2 if precision == "bfloat16" else 4)
-        optimizer = build_optimizer(share.network, recipe.optimizer)
-        [(start, end)] = share.local_bounds([(0, images)])
-        share.batch_size = images
+        model = ParallelModel(network, group, kind, synchronised=True)
+        expected = formula(model, group, images, 2 if precision == "bfloat16" else 4)
+        optimizer = build_optimizer(model.network, recipe.optimizer)
+        [(start, end)] = model.local_bounds([(0, images)])
+        model.batch_size = images
         batch = Batch(torch.randn(end - start, 3, SIDE, SIDE), torch.randint(0, CLASSES, (end - start,)))
         loss_of = Loss(Train(), batch.targets.numpy(), CLASSES, CPU)
-        share.network.train()
+        model.network.train()
         seconds, sent = [], []
         for _ in range(STEPS + 1):
             group.sum(0)  # begin together
             before, began = bytes_sent(wire), time.monotonic()
             optimizer.zero_grad()
-            targets = share.targets(batch)
+            targets = model.targets(batch)
             with autocast(CPU, precision):
-                logits = share.forward(batch.images).float()
+                logits = model.forward(batch.images).float()
             torch.autograd.backward(loss_of(logits, targets) * (len(targets) / images))
             optimizer.step()
             seconds.append(time.monotonic() - began)
@@ -156,10 +156,12 @@ def measure(names: list[str], kind: str, options: argparse.Namespace) -> dict[st
         command = ["ip", "netns", "exec", name, *command, "--wire", name]
         environment = {**os.environ, **torchrun, **where}
         running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    told = [process.communicate() for process in running]
-    if not told[0][0].strip():  # not by the exit codes: without a resolver in the namespace, PyTorch may abort at the very end
-        raise SystemExit("\n".join(error for _, error in told))
-    found: dict[str, object] = json.loads(told[0][0].splitlines()[-1])
+    finished = [process.communicate() for process in running]
+    output = finished[0][0].strip()
+    # Exit codes do not count: without a resolver in the namespace, PyTorch may abort at the very end.
+    if not output:
+        raise SystemExit("\n".join(error for _, error in finished))
+    found: dict[str, object] = json.loads(output.splitlines()[-1])
     return found
 
 

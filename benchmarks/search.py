@@ -43,12 +43,12 @@ def precision(labels: np.ndarray, found: Callable[[slice], np.ndarray]) -> float
 
     `found` returns the rows of the 11 nearest to a slice of queries, nearest first.
     """
-    near = np.concatenate([found(slice(first, first + ROWS)) for first in range(0, len(labels), ROWS)])
-    shares = [np.mean(labels[rows[rows != own][:TOP]] == labels[own]) for own, rows in enumerate(near)]
-    return float(np.mean(shares))
+    neighbours = np.concatenate([found(slice(first, first + ROWS)) for first in range(0, len(labels), ROWS)])
+    fractions = [np.mean(labels[rows[rows != own][:TOP]] == labels[own]) for own, rows in enumerate(neighbours)]
+    return float(np.mean(fractions))
 
 
-def suggest(x: np.ndarray, squares: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
+def brute_force(x: np.ndarray, squares: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
     """Return the rows of x nearest to each query by brute force in NumPy, nearest first."""
     distances = squares - 2 * queries @ x.T  # |x|² - 2 q x: the squared distance minus |q|²
     best = np.argpartition(distances, count, axis=1)[:, :count]
@@ -67,7 +67,7 @@ def precisions(run: alexnet.Run, folder: Path, place: Path) -> dict[str, float]:
     pixels, counts = pixels.astype(np.float32), np.bincount(labels)
     squares = np.square(pixels).sum(1)
     found = {"chance": float((counts * (counts - 1)).sum() / len(labels) / (len(labels) - 1))}
-    found["pixels"] = precision(labels, lambda part: suggest(pixels, squares, pixels[part], TOP + 1))
+    found["pixels"] = precision(labels, lambda part: brute_force(pixels, squares, pixels[part], TOP + 1))
     for bits in (64, BITS):
         short = build_index(place / str(bits), list(map(str, paths)), codes, bits).short_codes
         found[f"{bits} bits"] = precision(labels, lambda part, s=short: faiss.knn_hamming(s[part], s, TOP + 1)[1])
@@ -104,13 +104,13 @@ def of_files(run: alexnet.Run, folder: Path, place: Path) -> dict[str, Any]:
         return np.argpartition(np.bitwise_count(short ^ index.coder.encode(query).view(np.uint64)).sum(1), TOP)[:TOP]
 
     for row in chosen[:5]:  # faiss and NumPy find the same
-        near = [path for path, _ in nearest(index, codes[row], TOP, False, str(paths[row]))]
-        others = suggest(codes, squares, codes[[row]], TOP + 1)[0]
-        assert len({*near} & {str(paths[other]) for other in others}) >= TOP - 1
+        neighbours = [path for path, _ in nearest(index, codes[row], TOP, False, str(paths[row]))]
+        others = brute_force(codes, squares, codes[[row]], TOP + 1)[0]
+        assert len({*neighbours} & {str(paths[other]) for other in others}) >= TOP - 1
     medians = queried(
         {
             "exact": lambda turn: nearest(index, codes[chosen[turn]], TOP, False),
-            "exact, NumPy": lambda turn: suggest(codes, squares, codes[chosen[[turn]]], TOP),
+            "exact, NumPy": lambda turn: brute_force(codes, squares, codes[chosen[[turn]]], TOP),
             "binary": lambda turn: nearest(index, codes[chosen[turn]], TOP, True),
             "binary, NumPy": lambda turn: hamming(codes[chosen[[turn]]]),
             "an image file, exact": lambda turn: run.search(paths[chosen[turn]], TOP, index=place),

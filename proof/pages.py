@@ -45,10 +45,10 @@ def faults(run: alexnet.Run, browser: Browser, out: Path) -> list[str]:
     seconds, size = time.monotonic() - began, page.stat().st_size
     print(f"{run.path}: report written in {seconds:.1f} s, {size / 1e6:.2f} MB")
     found = [f"{seconds:.1f} s to write"] * (seconds > SECONDS) + [f"{size} bytes"] * (size > BYTES)
-    told = run.evaluate().to_json()
+    metrics = run.evaluate().to_json()
     for width, pixels in WIDTHS.items():
         for scheme in ("light", "dark"):
-            found += opened(page, browser, pixels, scheme, told, out / f"{run.path.name}-{width}-{scheme}.png")
+            found += opened(page, browser, pixels, scheme, metrics, out / f"{run.path.name}-{width}-{scheme}.png")
     context = browser.new_context()
     paper = context.new_page()
     paper.goto(page.absolute().as_uri())
@@ -57,8 +57,8 @@ def faults(run: alexnet.Run, browser: Browser, out: Path) -> list[str]:
     return found
 
 
-def opened(page: Path, browser: Browser, width: int, scheme: str, told: dict[str, Any], picture: Path) -> list[str]:
-    """Return what is wrong with a report at one width and in one colour scheme; `told` is the JSON of `evaluate`."""
+def opened(page: Path, browser: Browser, width: int, scheme: str, metrics: dict[str, Any], picture: Path) -> list[str]:
+    """Return what is wrong with a report at one width and in one colour scheme; `metrics` is the JSON of `evaluate`."""
     found: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)  # type: ignore[arg-type]
     tab = context.new_page()
@@ -69,8 +69,8 @@ def opened(page: Path, browser: Browser, width: int, scheme: str, told: dict[str
     if beyond := tab.evaluate(OVERFLOW):
         found.append(f"{beyond} pixels too wide")
     for key, where in FIGURES.items():
-        if float(tab.locator(where).first.get_attribute("value") or "nan") != told[key]:
-            found.append(f"{key} is not what evaluate says: {told[key]}")
+        if float(tab.locator(where).first.get_attribute("value") or "nan") != metrics[key]:
+            found.append(f"{key} is not what evaluate says: {metrics[key]}")
     heads = tab.locator("table.sortable th button")
     for head in range(heads.count()):
         heads.nth(head).click()

@@ -86,7 +86,7 @@ class Skipped(Exception):
 
 
 @dataclass
-class Walk:
+class Trial:
     """A folder with an environment in it; `steps` records name, result and seconds of each step."""
 
     folder: Path
@@ -147,26 +147,26 @@ class Walk:
 # Building
 
 
-def build(walk: Walk) -> None:
+def build(trial: Trial) -> None:
     """Build the wheel and sdist in a separate environment, and another wheel from the sdist."""
-    venv.create(walk.folder / "build", with_pip=True)
-    python = walk.folder / "build" / walk.programs.name / walk.python.name
-    walk.run(python, *PIP, "hatchling>=1.24")
+    venv.create(trial.folder / "build", with_pip=True)
+    python = trial.folder / "build" / trial.programs.name / trial.python.name
+    trial.run(python, *PIP, "hatchling>=1.24")
 
     def hatch(source: Path, out: str, *kinds: str) -> None:
-        command = [python, "-m", "hatchling", "build", *kinds, "-d", walk.folder / out]
-        subprocess.run(command, cwd=source, env=walk.environment(), check=True, capture_output=True)
+        command = [python, "-m", "hatchling", "build", *kinds, "-d", trial.folder / out]
+        subprocess.run(command, cwd=source, env=trial.environment(), check=True, capture_output=True)
 
     hatch(ROOT, "dist", "-t", "sdist", "-t", "wheel")
-    (archive,) = (walk.folder / "dist").glob("*.tar.gz")
+    (archive,) = (trial.folder / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
-        tar.extractall(walk.folder / "unpacked", filter="data")
-    hatch(next((walk.folder / "unpacked").iterdir()), "again", "-t", "wheel")
+        tar.extractall(trial.folder / "unpacked", filter="data")
+    hatch(next((trial.folder / "unpacked").iterdir()), "again", "-t", "wheel")
 
 
-def wheel(walk: Walk, folder: str = "dist") -> Path:
+def wheel(trial: Trial, folder: str = "dist") -> Path:
     """Return the path of the wheel that was built."""
-    (found,) = (walk.folder / folder).glob("*.whl")
+    (found,) = (trial.folder / folder).glob("*.whl")
     return found
 
 
@@ -176,17 +176,17 @@ def content(file: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def same_wheel(walk: Walk) -> None:
+def same_wheel(trial: Trial) -> None:
     """Compare the wheel with the one built from the sdist."""
-    if content(wheel(walk)) != content(wheel(walk, "again")):
+    if content(wheel(trial)) != content(wheel(trial, "again")):
         raise RuntimeError("the sdist makes another wheel")
 
 
-def complete(walk: Walk) -> None:
+def complete(trial: Trial) -> None:
     """Compare the files of the wheel with those of the source."""
     source = ROOT / "src"
     wanted = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"}
-    names = {name for name in content(wheel(walk)) if ".dist-info/" not in name}
+    names = {name for name in content(wheel(trial)) if ".dist-info/" not in name}
     if names != wanted:
         raise RuntimeError(f"lacks {sorted(wanted - names)}, has besides {sorted(names - wanted)}")
 
@@ -194,44 +194,44 @@ def complete(walk: Walk) -> None:
 # The job
 
 
-def without_extras(walk: Walk) -> None:
+def without_extras(trial: Trial) -> None:
     """Run every command that needs no extra, and those that do: exit code 1, and one line that says what to install."""
     import_it = "import alexnet, alexnet.scratch; print(alexnet.__file__)"
-    walk.step("import", walk.run, walk.python, "-c", import_it, wanted="site-packages")
-    walk.step("python -m alexnet", walk.run, walk.python, "-m", "alexnet", "--help")
+    trial.step("import", trial.run, trial.python, "-c", import_it, wanted="site-packages")
+    trial.step("python -m alexnet", trial.run, trial.python, "-m", "alexnet", "--help")
     for command, wanted in JOB.items():
-        walk.step(command, walk.alexnet, command, wanted=wanted)
+        trial.step(command, trial.alexnet, command, wanted=wanted)
 
     def one_line(command: str) -> None:
-        lines = walk.alexnet(command, code=1).splitlines()
+        lines = trial.alexnet(command, code=1).splitlines()
         if len(lines) != 1 or not lines[0].startswith("alexnet: ") or "pip install" not in lines[0]:
             raise RuntimeError(f"not one line with the way out: {lines}")
 
     for name, commands in EXTRAS.items():
-        walk.step(f"without {name}: one line", one_line, commands[0])
+        trial.step(f"without {name}: one line", one_line, commands[0])
 
 
-def with_extras(walk: Walk) -> None:
+def with_extras(trial: Trial) -> None:
     """Install each extra and run its commands."""
     for name, commands in EXTRAS.items():
-        walk.step(f"install [{name}]", walk.install, name)
+        trial.step(f"install [{name}]", trial.install, name)
         for command in commands:
             if name == "serve":
-                walk.step(command, serve, walk)
+                trial.step(command, serve, trial)
             else:
-                walk.step(command, walk.alexnet, command)
+                trial.step(command, trial.alexnet, command)
 
 
-def serve(walk: Walk, **more: str) -> None:
+def serve(trial: Trial, **more: str) -> None:
     """Start a server, send a request, and stop it."""
-    command = [walk.programs / "alexnet", *EXTRAS["serve"][0].split()]
+    command = [trial.programs / "alexnet", *EXTRAS["serve"][0].split()]
     piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, cwd=walk.work, env=walk.environment(**more), **piped) as process:
+    with subprocess.Popen(command, cwd=trial.work, env=trial.environment(**more), **piped) as process:
         try:
             assert process.stdout is not None
             url = re.search(r"http://[0-9.:]+", process.stdout.readline())[0]  # type: ignore[index]
             healthy = requests.get(f"{url}/healthz", timeout=60).json()
-            photo = next((walk.work / "photos").rglob("*.png")).read_bytes()
+            photo = next((trial.work / "photos").rglob("*.png")).read_bytes()
             (answer,) = requests.post(f"{url}/predict", photo, headers={"Content-Type": "image/png"}, timeout=60).json()
             page = requests.get(url, timeout=60).content
             process.terminate() if WINDOWS else process.send_signal(signal.SIGINT)
@@ -245,80 +245,80 @@ def serve(walk: Walk, **more: str) -> None:
 # Machines that lack something
 
 
-def kernels(walk: Walk, wanted: str, **more: str) -> None:
+def kernels(trial: Trial, wanted: str, **more: str) -> None:
     """Compile the kernels, or report why that is not possible."""
     if not LINUX:
         raise Skipped("the kernels are for Linux")
-    walk.run(walk.python, "-c", KERNELS, wanted=wanted, **more)
+    trial.run(trial.python, "-c", KERNELS, wanted=wanted, **more)
 
 
-def machines(walk: Walk) -> None:
+def machines(trial: Trial) -> None:
     """Try what machines lack."""
     train, predict = "train photos {tiny} --out runs/", "predict runs/photos photos"
     compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-    walk.step("kernels", kernels, walk, "<CDLL" if compiler else "no C++ compiler was found")
-    none = {"PATH": str(walk.programs)}
-    walk.step("kernels without a compiler", kernels, walk, "no C++ compiler was found", **none)
-    walk.step("train without a compiler", walk.alexnet, f"{train}no-compiler", **none)
-    file = walk.folder / "no-folder"
+    trial.step("kernels", kernels, trial, "<CDLL" if compiler else "no C++ compiler was found")
+    none = {"PATH": str(trial.programs)}
+    trial.step("kernels without a compiler", kernels, trial, "no C++ compiler was found", **none)
+    trial.step("train without a compiler", trial.alexnet, f"{train}no-compiler", **none)
+    file = trial.folder / "no-folder"
     file.touch()
     no_cache: dict[str, Any] = {"ALEXNET_CACHE": str(file)}
-    walk.step("kernels, and a cache that cannot be written", kernels, walk, str(file) if compiler else "no C++", **no_cache)
-    walk.step("predict, and a cache that cannot be written", walk.alexnet, predict, **no_cache)
+    trial.step("kernels, and a cache that cannot be written", kernels, trial, str(file) if compiler else "no C++", **no_cache)
+    trial.step("predict, and a cache that cannot be written", trial.alexnet, predict, **no_cache)
     one_line: dict[str, Any] = {"code": 1, "wanted": "ALEXNET_CACHE", **no_cache}
-    walk.step("train, and a cache that cannot be written: one line", walk.alexnet, f"{train}no-cache", **one_line)
-    site = walk.folder / "site"
+    trial.step("train, and a cache that cannot be written: one line", trial.alexnet, f"{train}no-cache", **one_line)
+    site = trial.folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(BARE_SYSTEM, encoding="utf-8")
     bare = {"PYTHONPATH": str(site)}
-    walk.step("train without os.fork and the like", walk.alexnet, f"{train}bare", **bare)
-    walk.step("predict without os.fork and the like", walk.alexnet, "predict runs/bare photos", **bare)
-    walk.step("serve without os.fork and the like", serve, walk, **bare)
-    walk.step("train in the locale C", plain_locale, walk, f"{train}ünïcode")
-    walk.step("predict in the locale C", plain_locale, walk, "predict runs/ünïcode photos")
+    trial.step("train without os.fork and the like", trial.alexnet, f"{train}bare", **bare)
+    trial.step("predict without os.fork and the like", trial.alexnet, "predict runs/bare photos", **bare)
+    trial.step("serve without os.fork and the like", serve, trial, **bare)
+    trial.step("train in the locale C", plain_locale, trial, f"{train}ünïcode")
+    trial.step("predict in the locale C", plain_locale, trial, "predict runs/ünïcode photos")
 
 
-def plain_locale(walk: Walk, command: str) -> None:
+def plain_locale(trial: Trial, command: str) -> None:
     """Run a command in an ASCII locale, and check that our code opens no file without an encoding."""
     locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:backslashreplace"}
     warn = {"PYTHONWARNDEFAULTENCODING": "1", "PYTHONWARNINGS": "default::EncodingWarning"}
-    output = walk.alexnet(command, **locale, **warn).replace(str(walk.folder), "")
+    output = trial.alexnet(command, **locale, **warn).replace(str(trial.folder), "")
     if found := re.findall(r"alexnet[/\\]\S+\.py:\d+: EncodingWarning", output):
         raise RuntimeError(f"no encoding is named: {found}")
 
 
-def two_users(walk: Walk, first: int, second: int) -> None:
+def two_users(trial: Trial, first: int, second: int) -> None:
     """Let two users train on the same photos with one cache that both may write."""
     if WINDOWS or os.geteuid() != 0 or not shutil.which("setpriv"):
         raise Skipped("needs root and setpriv")
-    shared = walk.folder / f"shared-{first}"
+    shared = trial.folder / f"shared-{first}"
     shared.mkdir()
     shared.chmod(0o1777)
     for user in (first, second):
-        home = walk.folder / f"home-{first}-{user}"
+        home = trial.folder / f"home-{first}-{user}"
         home.mkdir()
         os.chown(home, user, user)
         own = {"user": user, "HOME": str(home), "ALEXNET_CACHE": str(shared), "MPLCONFIGDIR": str(home)}
-        walk.alexnet(f"train photos {{tiny}} --out {home}/run", **own)
-        walk.alexnet(f"predict {home}/run photos", **own)
+        trial.alexnet(f"train photos {{tiny}} --out {home}/run", **own)
+        trial.alexnet(f"predict {home}/run photos", **own)
 
 
-def prepare(walk: Walk) -> None:
+def prepare(trial: Trial) -> None:
     """Create the empty folder and a user's files: photos, a table, a Keras file."""
     for folder in ("work", "home", "cache"):
-        (walk.folder / folder).mkdir()
-    walk.folder.chmod(0o755)  # for another user
-    photos = class_folders(walk.work / "photos")
+        (trial.folder / folder).mkdir()
+    trial.folder.chmod(0o755)  # for another user
+    photos = class_folders(trial.work / "photos")
     import pyarrow
     from pyarrow import parquet
 
     files = sorted(photos.rglob("*.png"))
     columns = {"image": [str(file) for file in files], "label": [file.parent.name for file in files]}
-    parquet.write_table(pyarrow.table(columns), walk.work / "table.parquet")
+    parquet.write_table(pyarrow.table(columns), trial.work / "table.parquet")
     sys.path.insert(0, str(ROOT / "tests"))
     from keras_layouts import model, weights_h5
 
-    weights_h5(walk.work / "x.h5", model())
+    weights_h5(trial.work / "x.h5", model())
 
 
 def main() -> int:
@@ -327,30 +327,30 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the folder, and say where it is")
     keep = parser.parse_args().keep
     started = time.monotonic()
-    walk = Walk(Path(tempfile.mkdtemp(prefix="alexnet-wheel-")).resolve())
+    trial = Trial(Path(tempfile.mkdtemp(prefix="alexnet-wheel-")).resolve())
     try:
-        walk.step("prepare", prepare, walk)
-        walk.step("build wheel and sdist", build, walk)
-        walk.step("the sdist makes the same wheel", same_wheel, walk)
-        walk.step("the wheel holds the files of src/, and no other", complete, walk)
-        walk.step("an empty environment", venv.create, walk.folder / "venv", with_pip=True)
-        walk.step("install the wheel", walk.install)
-        without_extras(walk)
-        with_extras(walk)
-        machines(walk)
-        walk.step("two users, root first", two_users, walk, 0, NOBODY)
-        walk.step("two users, root last", two_users, walk, NOBODY, 0)
+        trial.step("prepare", prepare, trial)
+        trial.step("build wheel and sdist", build, trial)
+        trial.step("the sdist makes the same wheel", same_wheel, trial)
+        trial.step("the wheel holds the files of src/, and no other", complete, trial)
+        trial.step("an empty environment", venv.create, trial.folder / "venv", with_pip=True)
+        trial.step("install the wheel", trial.install)
+        without_extras(trial)
+        with_extras(trial)
+        machines(trial)
+        trial.step("two users, root first", two_users, trial, 0, NOBODY)
+        trial.step("two users, root last", two_users, trial, NOBODY, 0)
     finally:
         if keep:
-            print(f"left: {walk.folder}")
+            print(f"left: {trial.folder}")
         else:
-            shutil.rmtree(walk.folder, ignore_errors=True)
-    failed = [name for name, result, _ in walk.steps if result.startswith("FAILED")]
+            shutil.rmtree(trial.folder, ignore_errors=True)
+    failed = [name for name, result, _ in trial.steps if result.startswith("FAILED")]
     print(f"\n{'step':50}  {'seconds':>7}  result")
-    for name, result, seconds in walk.steps:
+    for name, result, seconds in trial.steps:
         print(f"{name[:50]:50}  {seconds:7.1f}  {result.splitlines()[0]}")
     seconds = round(time.monotonic() - started)
-    print(json.dumps({"proof": "wheel", "steps": len(walk.steps), "failed": failed, "seconds": seconds}))
+    print(json.dumps({"proof": "wheel", "steps": len(trial.steps), "failed": failed, "seconds": seconds}))
     return bool(failed)
 
 

@@ -111,7 +111,7 @@ def numbered(file: h5py.Group, layers: Layers, inside: str = "") -> None:
 def named(group: h5py.Group, layers: Layers, names: Sequence[str] | None = None, old: bool = False) -> None:
     """The older layout: `layer_names`, and in each layer `weight_names`; `old`: as h5py 2 and Keras 2 wrote the names."""
     seen: Counter[str] = Counter()
-    format_names = []
+    stored_names = []
 
     def put(target: h5py.Group, attribute: str, values: list[str]) -> None:
         texts = [name.encode() for name in values]
@@ -126,8 +126,8 @@ def named(group: h5py.Group, layers: Layers, names: Sequence[str] | None = None,
         put(layer, "weight_names", paths)
         for path, array in zip(paths, arrays, strict=True):
             layer.create_dataset(path, array.shape, dtype=array.dtype)[:] = array
-        format_names.append(name)
-    put(group, "layer_names", format_names)
+        stored_names.append(name)
+    put(group, "layer_names", stored_names)
     put(group.create_group("top_level_model_weights"), "weight_names", [])
     group.attrs["backend"], group.attrs["keras_version"] = b"tensorflow", b"3.15.1"
 
@@ -193,13 +193,13 @@ def nested_older_model(path: Path, layers: Layers) -> None:
         group = file.create_group("model_weights")
         group.attrs["layer_names"] = [b"sequential_4", b"sequential_5"]
         group.create_group("sequential_4").attrs["weight_names"] = []
-        inside, format_names = group.create_group("sequential_5"), []
+        inside, stored_names = group.create_group("sequential_5"), []
         for some, parts in ((trained, ("first", "second")), (still, ("moving_mean", "moving_variance"))):
             for name, arrays in some.items():
                 for part, array in zip(parts, arrays, strict=True):
-                    format_names.append(f"{name}/{part}".encode())
+                    stored_names.append(f"{name}/{part}".encode())
                     inside[f"{name}/{part}"] = array
-        inside.attrs["weight_names"] = format_names
+        inside.attrs["weight_names"] = stored_names
 
 
 LAYOUTS: dict[str, Callable[[Path, Layers], None]] = {

@@ -81,8 +81,8 @@ class PageServer:
         self._http.server_close()
 
     def model(self) -> dict[str, Any]:
-        told = {"run": "runs/imagenette", "variant": "paper", "labels": self.labels, "input": [3, self.side, self.side]}
-        return {**told, **self.view, "temperature": 1.21, "accuracy": self.accuracy, "limits": self.limits}
+        description = {"run": "runs/imagenette", "variant": "paper", "labels": self.labels, "input": [3, self.side, self.side]}
+        return {**description, **self.view, "temperature": 1.21, "accuracy": self.accuracy, "limits": self.limits}
 
     def predictions(self, name: str) -> list[dict[str, Any]]:
         start = next(
@@ -93,10 +93,10 @@ class PageServer:
             ),
             1,
         )
-        shares = (TORN if "torn" in name else SURE)[: len(self.labels)]
+        probabilities = (TORN if "torn" in name else SURE)[: len(self.labels)]
         return [
-            {"label": self.labels[(start + i) % len(self.labels)], "probability": share}
-            for i, share in enumerate(sorted(shares, reverse=True))
+            {"label": self.labels[(start + i) % len(self.labels)], "probability": probability}
+            for i, probability in enumerate(sorted(probabilities, reverse=True))
         ]
 
     def explanation(self, name: str, photo: Image.Image) -> dict[str, Any]:

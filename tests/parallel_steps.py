@@ -66,32 +66,32 @@ def run(case: Case, group: ProcessGroup) -> dict[str, Tensor]:
     """Return the loss of each step, and the weights and statistics before the first and after the last step."""
     torch.manual_seed(1)
     network = to_device(AlexNet(case.variant, CLASSES, width=1 / 16, **case.overrides).to(case.dtype), torch.device("cpu"))
-    share = ParallelModel(network, group, case.kind if group.world_size > 1 else "data", synchronised=True)
+    model = ParallelModel(network, group, case.kind if group.world_size > 1 else "data", synchronised=True)
     first = {
         f"first {case.name}/{name}": tensor.clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
     }
-    optimizer = build_optimizer(share.network, Optimizer(form="2012", lr=RATE))
+    optimizer = build_optimizer(model.network, Optimizer(form="2012", lr=RATE))
     targets = np.random.default_rng(0).integers(CLASSES, size=IMAGES * STEPS)
     train = Train(class_weights="balanced" if case.balanced else "none")
     loss_of, losses = Loss(train, targets, CLASSES, torch.device("cpu")), []
-    share.network.train()
+    model.network.train()
     for step in range(case.steps):
         rng = torch.Generator().manual_seed(step)
         count = IMAGES - step % 3
         images = torch.randn(count, 3, 67, 67, generator=rng, dtype=torch.float64).to(case.dtype)
-        [(start, end)] = share.local_bounds([(0, count)])
+        [(start, end)] = model.local_bounds([(0, count)])
         batch = Batch(images[start:end], torch.from_numpy(targets[step * IMAGES :][start:end]))
-        share.batch_size = count
+        model.batch_size = count
         torch.manual_seed(step)
         optimizer.zero_grad()
-        labels = share.targets(batch)
-        [whole] = share.sum(loss_of.normalizer(labels))
-        loss = loss_of(share.forward(batch.images), labels) * (loss_of.normalizer(labels) / whole)
+        labels = model.targets(batch)
+        [whole] = model.sum(loss_of.normalizer(labels))
+        loss = loss_of(model.forward(batch.images), labels) * (loss_of.normalizer(labels) / whole)
         torch.autograd.backward(loss)
         optimizer.step()
-        losses += share.sum(loss.item())
-    share.gather_weights()
+        losses += model.sum(loss.item())
+    model.gather_weights()
     weights = {f"{case.name}/{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
     return {f"{case.name}/losses": torch.tensor(losses, dtype=torch.float64), **weights, **first}
 

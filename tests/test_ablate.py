@@ -98,7 +98,7 @@ def test_several_settings_make_every_combination() -> None:
         (["--vary", "train.seed=1,2", "--recipe", "fats"], "did you mean 'fast'"),
     ],
 )
-def test_what_cannot_be_trained_is_one_line(arguments: list[object], message: str, tmp_path: Path) -> None:
+def test_untrainable_settings_are_one_line(arguments: list[object], message: str, tmp_path: Path) -> None:
     assert message in error("ablate", "digits", *arguments, "--out", tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
@@ -131,7 +131,7 @@ def test_every_arm_of_a_study_is_a_network_that_can_be_built(name: str) -> None:
     assert not plan.claim.endswith(".")
 
 
-def test_a_study_s_own_dataset_gives_way_to_data() -> None:
+def test_data_overrides_the_dataset_of_a_study() -> None:
     plan = make_plan(find_study("pooling"), "cifar10", {"data.dataset": "digits"}, seeds=1, minutes=None)
     assert (plan.recipe.name, plan.recipe.data.dataset, plan.recipe.images.input) == ("cifar10", "digits", 100)
 
@@ -309,7 +309,7 @@ def test_arms_are_compared_seed_by_seed() -> None:
     assert high > 0.7
 
 
-def test_an_interval_of_shares_holds_nothing_that_no_share_can_be() -> None:
+def test_interval_of_a_fraction_stays_within_its_bounds() -> None:
     found = summarise([0.45, 0.65], [0.65, 0.45], ratio=False)
     assert found["mean_interval"] == [0, 1]
     assert found["difference_interval"] == [-1, 1]
@@ -322,7 +322,7 @@ def test_steps_are_compared_as_ratios() -> None:
     assert found["difference_interval"] == pytest.approx([6, 6])
 
 
-def test_where_an_aim_was_not_reached_nothing_is_claimed() -> None:
+def test_unreached_aim_gives_no_mean() -> None:
     found = summarise([600, None], [100, 200], ratio=True)
     assert found == {
         **{"values": [600, None], "mean": None, "mean_interval": None},

@@ -86,7 +86,7 @@ def test_the_environment_names_the_data_root(tmp_path: Path, monkeypatch: pytest
         ("win32", "", "HOME/AppData/Local/alexnet/alexnet/Cache/data"),
     ],
 )
-def test_downloads_are_kept_in_the_cache_folder_of_each_system(
+def test_downloads_go_to_the_cache_folder_of_each_system(
     system: str, chosen: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", system)

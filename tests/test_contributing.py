@@ -102,7 +102,7 @@ def test_the_dataset_opens(follow: Copy) -> None:
 
 def test_the_capability_has_its_layer_and_its_command(follow: Copy, trained: alexnet.Run, photos: Path) -> None:
     copy = follow("Add a capability")
-    run_copy(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_floors.py", "-k", "lower or circle or public")
+    run_copy(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_floors.py", "-k", "lower or circular or public")
     image = next((photos / "down").iterdir())
     shares = json.loads(run_copy(copy, "-m", "alexnet", "sparsity", str(trained.path), str(image)))
     assert list(shares) == [name for name in trained.network.layer_names if name.startswith("relu")]

@@ -168,7 +168,7 @@ def full(images: Tensor, seconds: float) -> NDArray[np.float32]:
     raise errors.DataError("no")
 
 
-def leaning(images: Tensor) -> Tensor:
+def same_as_full(images: Tensor) -> Tensor:
     """Yield what `full` returns; `images` as for `full`."""
     return torch.empty(0)
 
@@ -187,5 +187,5 @@ def test_missing_docstring_parts_are_detected() -> None:
     ]
     assert list(lacks(full, {})) == []
     parts = [f"the {kind} of {what}" for what in ("images", "the result") for kind in ("shape", "dtype")]
-    assert list(lacks(leaning, {})) == parts
-    assert list(lacks(leaning, {"full": full})) == []
+    assert list(lacks(same_as_full, {})) == parts
+    assert list(lacks(same_as_full, {"full": full})) == []

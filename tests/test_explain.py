@@ -27,7 +27,7 @@ SIDE = 224
 SQUARES = {0: (slice(20, 68), slice(18, 66)), 1: (slice(158, 206), slice(156, 204))}  # of red, of green: rows, columns
 
 
-def counting(red: int = 0) -> AlexNet:
+def colour_network(red: int = 0) -> AlexNet:
     """Return a network that passes colours through: logit `red` is the red in the image, the other logit the green."""
     network = AlexNet("owt", 2, width=1 / 16).eval()
     with torch.no_grad():
@@ -67,9 +67,9 @@ REACH = {"grad_cam": 44, "occlusion": 36, "integrated_gradients": 0}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_all_heat_is_on_what_decides(method: str) -> None:
+def test_all_heat_is_on_the_decisive_region(method: str) -> None:
     for target in (0, 1):
-        heat = METHODS[method](counting(), squares(), target, 1)
+        heat = METHODS[method](colour_network(), squares(), target, 1)
         assert share_near(heat, SQUARES[target], REACH[method]) == pytest.approx(1, abs=1e-3)
         assert heat[SQUARES[target]].max() > 0.99 * heat.max() > 0
 
@@ -78,7 +78,7 @@ def test_all_heat_is_on_what_decides(method: str) -> None:
 def test_explanations_change_with_the_weights(method: str) -> None:
     """Sanity checks for saliency maps (Adebayo and others 2018): a map that ignores the weights explains nothing."""
     for red in (0, 1):
-        heat = METHODS[method](counting(red), squares(), 0, 1)
+        heat = METHODS[method](colour_network(red), squares(), 0, 1)
         assert share_near(heat, SQUARES[red], REACH[method]) == pytest.approx(1, abs=1e-3)
 
 
@@ -104,7 +104,7 @@ def test_integrated_gradients_add_up_to_the_logit() -> None:
 
 
 def test_occlusion_of_nothing_but_grey_changes_nothing() -> None:
-    assert not occlusion(counting(), torch.zeros(1, 3, SIDE, SIDE), 0).any()
+    assert not occlusion(colour_network(), torch.zeros(1, 3, SIDE, SIDE), 0).any()
 
 
 def striped(kind: int, seed: int) -> tuple[Image.Image, tuple[slice, slice]]:
@@ -118,7 +118,7 @@ def striped(kind: int, seed: int) -> tuple[Image.Image, tuple[slice, slice]]:
 
 
 @pytest.mark.long
-def test_what_decides_gets_more_of_the_heat_than_chance_in_a_trained_network(tmp_path: Path) -> None:
+def test_decisive_region_gets_more_heat_than_chance_after_training(tmp_path: Path) -> None:
     """The figures in docs/log.md are far from these bounds."""
     for kind, label in enumerate(("across", "down")):
         (tmp_path / "images" / label).mkdir(parents=True)

@@ -13,7 +13,7 @@ import alexnet
 ROOT = Path(alexnet.__file__).parent
 
 # Layers from the bottom up; a folder or file imports from layers below its own, or from itself.
-HOUSE = (
+LAYERS = (
     ("scratch", "errors"),  # scratch: NumPy only, imports nothing else from the package
     ("progress", "files", "plotting"),
     ("fonts",),
@@ -30,7 +30,7 @@ HOUSE = (
     ("cli",),
     ("__init__", "__main__"),
 )
-FLOORS = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
+LAYER_OF = {part: level for level, names in enumerate(LAYERS) for part in names}
 # Capabilities, and the others that each may use: any one can be removed with its command and its tests.
 CAPABILITIES = {"convert", "report", "training", "search", "export", "ablation", "explain", "server"}
 USED = {
@@ -64,15 +64,15 @@ def wrong_imports() -> Iterator[str]:
     """Yield the imports from the same or a higher layer, and those between capabilities."""
     for file in FILES:
         module = module_name(file)
-        room = module.split(".")[0] or "__init__"
+        part = module.split(".")[0] or "__init__"
         for name in imports(file):
             other = name.split(".")[0]
-            another = {room, other} <= CAPABILITIES and (room, other) not in USED
-            if other != room and (FLOORS[other] >= FLOORS[room] or another):
-                yield f"{module} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})"
+            another = {part, other} <= CAPABILITIES and (part, other) not in USED
+            if other != part and (LAYER_OF[other] >= LAYER_OF[part] or another):
+                yield f"{module} (level {LAYER_OF[part]}) imports {name} (level {LAYER_OF[other]})"
 
 
-def test_imports_from_lower_floors_only() -> None:
+def test_imports_from_lower_layers_only() -> None:
     assert not list(wrong_imports())
 
 

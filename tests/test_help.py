@@ -120,7 +120,7 @@ def test_a_wrong_name_in_an_example_would_be_found() -> None:
         assert_known(context, next(p for p in context.command.params if p.name == "recipe"), "")
 
 
-def test_names_in_texts_are_all_names_there_are() -> None:
+def test_texts_list_all_names() -> None:
     assert ", ".join(NAMES) in data_argument().help
 
 
@@ -169,7 +169,7 @@ def test_a_shell_completes_what_has_a_name(
     assert completions(line) == list(words)
 
 
-def test_a_name_does_not_hide_paths_that_begin_like_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_completed_names_do_not_hide_paths_with_the_same_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("cats", "dogs", ".c"):
         (tmp_path / name).mkdir()

@@ -79,16 +79,16 @@ def faulty_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
         """
 import os, re, signal
 from alexnet.data import decode
-well = decode.stored_pixels
-def ill(source, **settings):
+original = decode.stored_pixels
+def faulty(source, **settings):
     if "hang" in source.name:
         re.match(r"(a+)+$", "a" * 60 + "b")
     if "crash" in source.name:
         os.kill(os.getpid(), signal.SIGSEGV)
     if "greedy" in source.name:
         bytearray(1 << 40)
-    return well(source, **settings)
-decode.stored_pixels = ill
+    return original(source, **settings)
+decode.stored_pixels = faulty
 """
     )
     decode_pool._end_all()
@@ -100,7 +100,7 @@ decode.stored_pixels = ill
     decode_pool._end_all()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the worker's illnesses are POSIX signals")
+@pytest.mark.skipif(os.name != "posix", reason="the worker's failures are POSIX signals")
 def test_decode_worker_that_hangs_or_crashes_is_replaced(faulty_images: Path) -> None:
     paths = [faulty_images / f"{name}.png" for name in ("a", "hang", "b", "crash", "greedy", "c", "crash2", "d")]
     result = list(decode_all("pixels", paths, 2, 4, **PREPROCESSING.decode_options()))

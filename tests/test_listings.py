@@ -125,9 +125,9 @@ def test_csv_unclosed_quote_is_refused_with_its_line(tmp_path: Path, broken: str
     lines = ["image,label", *FORTY]
     lines[line - 1] = broken
     assert f"a.csv, line {line}: " in refusal(tmp_path / "a.csv", "\n".join(lines))
-    shell_quote = [",".join(f'"{field}"' for field in row.split(",")) for row in lines[1:]]
-    shell_quote[line - 2] = broken
-    assert f"a.csv, line {line}: " in refusal(tmp_path / "a.csv", "\n".join(["image,label", *shell_quote]))
+    quoted = [",".join(f'"{field}"' for field in row.split(",")) for row in lines[1:]]
+    quoted[line - 2] = broken
+    assert f"a.csv, line {line}: " in refusal(tmp_path / "a.csv", "\n".join(["image,label", *quoted]))
 
 
 def test_csv_two_unclosed_quotes_are_refused(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_at_full_width_names_and_shapes_are_those_of_its_61_million_weights() ->
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_features_are_copied_to_the_byte_and_the_head_is_left(theirs: nn.Module, name: str, tmp_path: Path) -> None:
+def test_features_are_copied_exactly_but_not_the_head(theirs: nn.Module, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(FORMATS[name](dict(theirs.state_dict())))
     torch.manual_seed(1)
     network = alexnet.AlexNet("owt", 2, width=NARROW)
@@ -238,7 +238,7 @@ def test_weights_of_another_variant_are_refused_whichever_has_more(theirs: str, 
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_weights_that_are_nowhere_are_named(tmp_path: Path) -> None:
+def test_missing_weights_are_named(tmp_path: Path) -> None:
     for name in ("imagenet", str(tmp_path / "nothing.pth")):
         with pytest.raises(
             WeightsError, match=r"no weights .*: name a run folder, a file in torchvision's layout, or imagenet1k"
@@ -258,7 +258,7 @@ def first_weights(trained: alexnet.Run) -> dict[str, Tensor]:
     return safetensors.torch.load_file(trained.path / "model.safetensors")
 
 
-def test_a_run_brings_its_variant_and_width_and_its_features_to_the_byte(
+def test_weights_of_a_run_bring_its_variant_width_and_exact_features(
     trained: alexnet.Run, first_weights: dict[str, Tensor], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -21,7 +21,7 @@ CHANCE = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
-def _from_the_start() -> None:
+def _seeded() -> None:
     """Seed the generator before each test, regardless of the order of tests."""
     CHANCE.bit_generator.state = np.random.default_rng(0).bit_generator.state
 

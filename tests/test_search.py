@@ -259,7 +259,7 @@ CHANGES = [{"entries": [["a", 1]] * 40}, {"entries": [[7, 1, 1]] * 40}, {"dimens
 
 
 @pytest.mark.parametrize("change", [*MADE_UP, *CHANGES])
-def test_a_catalogue_that_is_made_up_or_newer_is_refused(
+def test_forged_or_newer_catalogue_is_refused(
     run: alexnet.Run, photos: Path, copied: Callable[[], Path], change: str | dict[str, Any]
 ) -> None:
     catalogue = copied() / CATALOGUE
@@ -268,7 +268,7 @@ def test_a_catalogue_that_is_made_up_or_newer_is_refused(
     refused(lambda: run.search(photos, index=catalogue.parent), str(catalogue.parent))
 
 
-def test_an_index_of_version_1_is_built_anew(
+def test_index_of_version_1_is_rebuilt(
     run: alexnet.Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "index"
@@ -283,9 +283,7 @@ def test_an_index_of_version_1_is_built_anew(
     assert run.search(photos, index=place)
 
 
-def test_what_does_not_belong_together_is_refused(
-    run: alexnet.Run, photos: Path, copied: Callable[[], Path], tmp_path: Path
-) -> None:
+def test_conflicting_options_are_refused(run: alexnet.Run, photos: Path, copied: Callable[[], Path], tmp_path: Path) -> None:
     place, other = copied(), alexnet.load(run.path)
     other.config = other.config.model_copy(update={"sha256": "0" * 64})
     refused(lambda: other.search(photos, index=place), "made with other weights")
@@ -301,7 +299,7 @@ def test_what_does_not_belong_together_is_refused(
     assert run.index(photos, place, BITS)["added"] == 0, "as it was"
 
 
-def test_unreadable_images_are_skipped_and_told(run: alexnet.Run, photos: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_skipped_and_reported(run: alexnet.Run, photos: Path, tmp_path: Path) -> None:
     mine, place = Path(shutil.copytree(photos / "down", tmp_path / "mine")), tmp_path / "index"
     (mine / "000.png").write_bytes(b"no image")
     (mine / "nowhere.png").symlink_to(tmp_path / "gone")
@@ -360,7 +358,7 @@ def test_the_commands_index_and_query_whatever_the_names_are(
     assert [list(answer) for answer in found] == [["image", "neighbours"], ["image", "error"]]
 
 
-def test_images_in_this_folder_are_printed_as_one_writes_them_here(
+def test_images_in_the_current_folder_are_printed_as_relative_paths(
     trained: alexnet.Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained.index(photos, tmp_path / "index", BITS)

@@ -239,7 +239,7 @@ def test_more_connections_than_allowed_are_503(start: Callable[..., Any]) -> Non
         until(lambda: client.ask("GET", "/healthz").status == 200)
 
 
-def test_a_full_queue_says_when_to_come_again(start: Callable[..., Any]) -> None:
+def test_full_queue_sends_retry_after(start: Callable[..., Any]) -> None:
     with start(images=2) as client, ThreadPoolExecutor(2) as pool:
         assert client.form([("a", photo())] * 3).status == 429, "more images at once than all that may wait"
         client.engine.open.clear()
@@ -252,7 +252,7 @@ def test_a_full_queue_says_when_to_come_again(start: Callable[..., Any]) -> None
         assert client.predict(photo()).status == 200
 
 
-def test_what_takes_too_long_is_told_so_and_the_next_is_answered(start: Callable[..., Any]) -> None:
+def test_slow_request_times_out_and_the_next_is_answered(start: Callable[..., Any]) -> None:
     with start(answer_seconds=0.5) as client:
         client.engine.open.clear()
         assert client.predict(photo()).status == 429
@@ -293,7 +293,7 @@ def test_names_are_repeated_harmlessly(client: Client) -> None:
 # Who may ask
 
 
-def test_a_key_is_asked_for_where_there_is_one(start: Callable[..., Any]) -> None:
+def test_api_key_is_required_if_set(start: Callable[..., Any]) -> None:
     with start(key="s3cret") as client:
         refused = client.predict(photo())
         assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
@@ -353,7 +353,7 @@ def test_a_client_that_disconnects_is_logged_as_499(client: Client, caplog: pyte
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGTERM")
-def test_sigterm_answers_what_has_come_and_nothing_new(trained: alexnet.Run) -> None:
+def test_sigterm_finishes_pending_requests_and_accepts_no_new_ones(trained: alexnet.Run) -> None:
     command = [sys.executable, "-m", "alexnet", "serve", str(trained.path), "--port", "0"]
     popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with popen as process, ExitStack() as stack:

@@ -101,7 +101,7 @@ def test_a_raw_image_is_read_as_an_image_or_without_a_content_type(client: Clien
     assert reply.json[0]["predictions"]
 
 
-def test_a_form_takes_the_field_names_that_people_use(client: Client) -> None:
+def test_form_accepts_common_field_names(client: Client) -> None:
     for field in ("images", "image", "files", "file"):
         reply = client.form([("a.png", photo()), ("b.png", photo(1))], field=field)
         assert [answer["image"] for answer in reply.json] == ["a.png", "b.png"]

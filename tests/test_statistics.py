@@ -154,8 +154,8 @@ def one_colour(count: int) -> SplitImages:
 def test_mean_and_std_sample_large_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "SAMPLE", 10)
     looked: list[int] = []
-    gather = statistics.compute_statistics
-    monkeypatch.setattr(statistics, "compute_statistics", lambda images: looked.append(len(images)) or gather(images))
+    original = statistics.compute_statistics
+    monkeypatch.setattr(statistics, "compute_statistics", lambda images: looked.append(len(images)) or original(images))
     for changes in ({}, {"images.mean": "one"}, {"images.std": "one"}, {"images.mean": "image"}):
         fill_statistics(Recipe().with_settings(changes), one_colour(45))
     fixed = {"images.mean": 0.5, "images.std": 1.0}

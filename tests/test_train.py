@@ -123,7 +123,7 @@ def test_nan_in_the_last_step_is_found_by_validation(photos: Path, tmp_path: Pat
         alexnet.train(photos, out=tmp_path / "run", settings=TINY)
 
 
-def test_train_not_better_than_majority_class_baseline_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_reports_accuracy_no_better_than_the_majority_class(capsys: pytest.CaptureFixture[str]) -> None:
     labels = {"cat": {"images": 60}, "dog": {"images": 40}}
     result = {"images": 100, "loss": 0.7, "top1": 0.66, "top5": 1.0, "per_class": labels}
     for low, count in ((0.56, 1), (0.61, 0)):

@@ -126,7 +126,7 @@ def test_half_and_double_precision_load_too(dtype: type, tmp_path: Path) -> None
     assert np.array_equal(network.head.weight.detach().numpy(), layers[-1][1][0].T.astype(np.float32))
 
 
-def test_weights_that_are_not_numbers_are_the_files_own_affair(tmp_path: Path) -> None:
+def test_nan_weights_are_loaded_unchanged(tmp_path: Path) -> None:
     layers = model()
     layers[0][1][1][:] = np.nan
     weights_h5(tmp_path / "x.h5", layers)
@@ -173,7 +173,7 @@ def test_weights_that_are_not_numbers_are_the_files_own_affair(tmp_path: Path) -
         ),
     ],
 )
-def test_a_shape_that_differs_names_both_layers_and_a_way_out(
+def test_shape_mismatch_names_both_layers_and_a_fix(
     made: tuple[str, int], wanted: tuple[str, int], line: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.keras"
@@ -181,7 +181,7 @@ def test_a_shape_that_differs_names_both_layers_and_a_way_out(
     assert refused(path, narrow(*wanted)) == f"{path}: {line}"
 
 
-def test_a_network_without_memory_takes_it_when_the_file_fits(good: Path) -> None:
+def test_meta_network_gets_memory_only_if_the_file_fits(good: Path) -> None:
     network, expected = narrow(), narrow()
     load_keras(good, expected)
     with torch.device("meta"):
@@ -292,14 +292,14 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_what_keras_does_not_write_is_refused_unread(kind: str, good: Path) -> None:
+def test_objects_that_keras_does_not_write_are_refused_unread(kind: str, good: Path) -> None:
     do, line = HOSTILE[kind]
     (good.parent / "other.bin").write_bytes(bytes(40))
     change(good, do)
     assert line in refused(good, narrow())
 
 
-def test_a_list_that_names_weights_which_are_not_there(tmp_path: Path) -> None:
+def test_list_of_weights_that_do_not_exist(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     older_weights(path, model())
     change(path, lambda f: f["conv2d_5"].attrs.__setitem__("weight_names", [b"gone/kernel"]))
@@ -336,7 +336,7 @@ def zipped(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP
     return path
 
 
-def test_a_zip_is_read_in_memory_whatever_its_members_are_called(good: Path, tmp_path: Path) -> None:
+def test_zip_is_read_in_memory_regardless_of_member_names(good: Path, tmp_path: Path) -> None:
     weights = good.read_bytes()
     strange = {"../escaped.h5": weights, "/escaped.h5": weights, "assets/../../escaped.h5": weights}
     before = sorted(tmp_path.parent.rglob("*"))
@@ -355,7 +355,7 @@ def test_zips_that_unpack_to_far_more_or_to_something_else(good: Path, tmp_path:
     load_keras(zipped(path, {member: good.read_bytes()}, zipfile.ZIP_DEFLATED), narrow())
 
 
-def test_files_of_another_kind_say_so(tmp_path: Path) -> None:
+def test_other_kinds_of_files_are_named(tmp_path: Path) -> None:
     network = narrow()
     for name, content in {"empty.h5": b"", "text.h5": b"version https://git-lfs", "pickle.keras": b"\x80\x04N."}.items():
         (tmp_path / name).write_bytes(content)
@@ -407,7 +407,7 @@ def test_a_changed_byte_is_one_clear_line_or_loads(
         assert same(network, weights_of(expected))
 
 
-def test_without_h5py_the_line_says_what_to_install(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_h5py_says_what_to_install(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(WeightsError, match="reading Keras files needs h5py: pip install h5py"):
         load_keras(good, narrow())

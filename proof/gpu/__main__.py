@@ -78,7 +78,7 @@ def run(name: str, device: str, folder: Path, environment: dict[str, str], limit
     return rows
 
 
-def tell(row: Row) -> None:
+def print_row(row: Row) -> None:
     """Print a row at once, so that it is not lost if a later step fails."""
     print(MARK + json.dumps(row._asdict()), flush=True)
 
@@ -93,10 +93,10 @@ def child(name: str, device: str, folder: Path) -> None:
             warnings.simplefilter("default")
             try:
                 for row in check(device, place):
-                    tell(row)
+                    print_row(row)
             except Exception as error:
                 traceback.print_exc()
-                tell(Row(check.__name__, f"{type(error).__name__}: {str(error)[:300]}", "no error", False))
+                print_row(Row(check.__name__, f"{type(error).__name__}: {str(error)[:300]}", "no error", False))
         for text in sorted({str(warning.message).splitlines()[0][:200] for warning in caught}):
             print(f"warning in {check.__name__}: {text}", file=sys.stderr)
 

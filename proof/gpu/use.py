@@ -23,7 +23,7 @@ def both(of: str, device: str, folder: Path, precision: str = "float32") -> tupl
     return alexnet.load(out, "cpu"), alexnet.load(out, device), pictures(folder)
 
 
-def shares(run: alexnet.Run, images: Path) -> np.ndarray[Any, Any]:
+def probabilities(run: alexnet.Run, images: Path) -> np.ndarray[Any, Any]:
     """Return the probabilities of all labels, one row per image."""
     answers = run.predict(images, top=len(run.labels))
     found = [{each["label"]: each["probability"] for each in answer["predictions"]} for answer in answers]
@@ -39,7 +39,7 @@ def relative(found: Any, wanted: Any) -> float:
 def answers(of: str, device: str, folder: Path, precision: str, tolerance: float) -> Iterator[Row]:
     """Compare probabilities, first labels and losses."""
     here, there, images = both(of, device, folder, precision)
-    wanted, found = shares(here, images), shares(there, images)
+    wanted, found = probabilities(here, images), probabilities(there, images)
     yield at_most(f"probabilities of {len(wanted)} images off by", float(np.abs(found - wanted).max()), tolerance)
     ordered = np.sort(wanted)
     clear = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
@@ -50,7 +50,7 @@ def answers(of: str, device: str, folder: Path, precision: str, tolerance: float
         yield at_most(f"loss of evaluate, {views} views, off by", off, 10 * tolerance)
 
 
-def deeper(of: str, device: str, folder: Path) -> Iterator[Row]:
+def features_and_explanations(of: str, device: str, folder: Path) -> Iterator[Row]:
     """Compare features and explanations, which are computed in float32."""
     here, there, images = both(of, device, folder)
     some = sorted(images.rglob("*.png"))[::20]
@@ -95,6 +95,6 @@ def named(check: Callable[..., Iterator[Row]], of: str, *more: Any) -> Check:
 
 CHECKS = (
     *(named(answers, of, *bound) for of in (GPU, CPU) for bound in (("float32", 2e-3), ("auto", 3e-2))),
-    *(named(check, of) for of in (GPU, CPU) for check in (deeper, search)),
+    *(named(check, of) for of in (GPU, CPU) for check in (features_and_explanations, search)),
     named(export, GPU),
 )

@@ -78,12 +78,12 @@ def explain(
             yield source, image if isinstance(image, ImageError) else explained(network, config, image)
 
 
-def explained(network: AlexNet, config: ModelConfig, fit_image: PixelArray) -> Explanation:
+def explained(network: AlexNet, config: ModelConfig, image: PixelArray) -> Explanation:
     """Explain an image S S 3, as `iter_images` yields it."""
     preprocessing, device = config.preprocessing, next(network.parameters()).device
-    x = to_input(torch.from_numpy(fit_image.copy())[None].to(device), preprocessing)
+    x = to_input(torch.from_numpy(image.copy())[None].to(device), preprocessing)
     names = map_layers(network)
-    [calibrated] = probabilities(network, config, [fit_image])
+    [calibrated] = probabilities(network, config, [image])
     target = int(calibrated.argmax())
     with autocast(device, "float32"):
         with torch.no_grad():
@@ -91,7 +91,7 @@ def explained(network: AlexNet, config: ModelConfig, fit_image: PixelArray) -> E
         arguments = network, x, target, preprocessing.scale_factor
         heat = grad_cam(*arguments), occlusion(*arguments), integrated_gradients(*arguments)
     feature_maps = {conv: maps[layer][0].float().cpu().numpy() for conv, layer in names.items()}
-    return Explanation(as_seen(fit_image, preprocessing), config.labels, calibrated, target, *heat, feature_maps)
+    return Explanation(as_seen(image, preprocessing), config.labels, calibrated, target, *heat, feature_maps)
 
 
 def map_layers(network: AlexNet) -> dict[str, str]:
