@@ -119,7 +119,7 @@ def test_find_lr_never_overwrites_a_user_file(photos: Path, tmp_path: Path, monk
 
 @pytest.mark.parametrize("out", [".", "..", "/", "runs/.."])
 def test_find_lr_out_needs_a_file_name(out: str, photos: Path) -> None:
-    with pytest.raises(RunError, match="name a folder that --find-lr's curve is named for, such as runs/a"):
+    with pytest.raises(RunError, match="the curve of --find-lr cannot be named after such as runs/a"):
         alexnet.find_lr(photos, out=out)
 
 
