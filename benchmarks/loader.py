@@ -170,7 +170,7 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
         files = table.select(table.rows("train"))
 
         def decode() -> None:
-            with tempfile.TemporaryDirectory(dir=scratch) as anew, mock.patch.dict(os.environ, ALEXNET_CACHE=anew):
+            with tempfile.TemporaryDirectory(dir=scratch) as cache, mock.patch.dict(os.environ, ALEXNET_CACHE=cache):
                 open_cache(files, preprocessing, workers)
 
         found["decoding"] = rated(len(files), decode)

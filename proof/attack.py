@@ -279,7 +279,7 @@ def fuzz(attack: Attack, count: int, seed: int) -> None:
         if [one["image"] for one in found] != [name for name, _ in files]:
             attack.faults.append(f"damaged images: {answer[:200]!r}")
         for one in found:
-            attack.counts["each of them", "read" if "predictions" in one else "told why not"] += 1
+            attack.counts["each of them", "read" if "predictions" in one else "refused"] += 1
             if "crashed" in one.get("error", "") or ("predictions" in one) == ("error" in one):
                 attack.faults.append(f"damaged images: {one}")
 

@@ -34,7 +34,7 @@ from proof.pictures import class_folders
 ROOT = Path(__file__).parent.parent
 WINDOWS, LINUX = os.name == "nt", sys.platform == "linux"
 SMALL = "--set model.width=0.0625 --set images.input=67"
-SHORT = {"small": SMALL, "tiny": f"{SMALL} --epochs 1"}  # replaced in commands by settings
+SHORT = {"small": SMALL, "tiny": f"{SMALL} --epochs 1"}  # replaced with settings in commands
 NOBODY = 65_534
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 

@@ -176,7 +176,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int) -> Call
 
 
 def tell_time_by_steps(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Callable[[], float]:
-    """Replace the clock by one that advances by `seconds` at each training step; return a function that reads it."""
+    """Replace the clock with one that advances by `seconds` at each training step; return a function that reads it."""
     now, step = 0.0, Trainer.train_step
 
     def timed(self: Trainer, *args: Any) -> None:

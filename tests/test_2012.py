@@ -197,7 +197,7 @@ def test_random_crops_of_the_source_are_shared_by_32_images() -> None:
         assert x.shape == (128, 3, 224, 224)
         corners = [(int(i[0, 0, 0]), int(i[1, 0, 0]), int(i[1, 0, -1])) for i in x]
         for start in range(0, 128, 32):
-            assert len(set(corners[start : start + 32])) == 1, "one crop and one side for 32 in a row"
+            assert len(set(corners[start : start + 32])) == 1, "32 successive images share a crop and a flip"
         for top, left, right in corners:
             assert 0 <= top <= 32
             assert 0 <= min(left, right) <= 32

@@ -171,7 +171,7 @@ def test_steps_to_a_training_error_are_found_at_the_rate_that_is_fastest(photos:
         for one in arm["runs"]:
             rows = metrics(Path(one["run"]))
             errors = [1 - float(row["train_top1"]) for row in rows]
-            assert errors[-1] <= 0.25 < min(errors[:-1], default=1.0), "it ends where it got there"
+            assert errors[-1] <= 0.25 < min(errors[:-1], default=1.0), "it ends at the epoch that reached the error"
             assert len(rows) - 1.5 < one["epochs"] <= len(rows) - 0.5
             assert one["value"] == pytest.approx(one["epochs"] * 7), "28 images in batches of 4"
             assert float(rows[0]["lr"]) == arm["lr"]
@@ -210,7 +210,7 @@ def test_minutes_are_shared_by_all_trainings(monkeypatch: pytest.MonkeyPatch) ->
     plan = make_plan(vary_settings(VARY), None, {}, seeds=1, minutes=10)
     assert module._epochs(plan, 2 * (3 * 104 + 17) / 60, None) == 3
     assert module._epochs(plan, 2 * (3 * 104 + 15) / 60, None) == 2
-    assert module._epochs(plan, 0.01, None) == 1, "less than an epoch is not to be had"
+    assert module._epochs(plan, 0.01, None) == 1, "one epoch is the minimum"
 
 
 def test_minutes_give_every_arm_the_same_number_of_images(
@@ -222,7 +222,7 @@ def test_minutes_give_every_arm_the_same_number_of_images(
     assert Plan.model_validate_json((tmp_path / "s" / "study.json").read_text()).epochs == 3
     assert {one["images"] for arm in found["arms"] for one in arm["runs"]} == {3 * 28}
     monkeypatch.setattr(module, "_epochs", lambda *_: 4)
-    assert api.ablate(photos, **how) == found, "what the minutes came to was settled before"
+    assert api.ablate(photos, **how) == found, "the number of epochs was determined before"
 
 
 # Stop and resume

@@ -163,7 +163,7 @@ def test_affine_equals_scipy(
 @given(st.integers(0, 1000), st.floats(0.5, 2.0))
 @settings(max_examples=20)
 def test_random_affine_stays_within_bounds(seed: int, high: float) -> None:
-    """On an image of its own coordinates, without rotation, so that rows and columns reveal shift and zoom."""
+    """The image holds its own pixel coordinates, so that without rotation rows and columns reveal shift and zoom."""
     ramp = np.repeat(np.arange(64, dtype=np.float32)[:, None], 64, 1)
     image = torch.from_numpy(np.stack([ramp, ramp.T, ramp], -1))[None].expand(50, -1, -1, -1)
     draws = torch.rand(50, len(DRAWS), generator=torch.Generator().manual_seed(seed))

@@ -127,7 +127,7 @@ def test_labels_that_are_not_sorted_are_sorted_and_the_targets_follow(tmp_path: 
 
 
 class Call:
-    """An object that pickles as a call of `function`."""
+    """An object that pickles as a call to `function`."""
 
     def __init__(self, function: Any, *args: Any) -> None:
         self.call = function, args
@@ -230,7 +230,7 @@ def test_a_local_archive_with_another_checksum_is_refused_and_stays(tmp_path: Pa
     with pytest.raises(DataError, match=r"cifar-10-python.tar.gz: damaged.*remove it") as error:
         load("cifar10", tmp_path)
     one_line(error)
-    assert path.exists()  # only the user may remove a file of the user's
+    assert path.exists()  # never remove the user's own files
 
 
 def test_a_truncated_archive_is_refused_even_if_its_checksum_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def test_train_json_prints_one_document(photos: Path, tmp_path: Path) -> None:
     assert "tensorboard --logdir" in process.stderr
     log = [line.partition("  ")[2] for line in (out / "log.txt").read_text().splitlines()]  # drop the time of day
     assert len(log) >= 6
-    assert log == [line for line in process.stderr.splitlines() if line in log], "a slow machine shows progress beside"
+    assert log == [line for line in process.stderr.splitlines() if line in log], "a slow machine also shows progress"
     assert "seed = 3" in (out / "recipe.toml").read_text()
 
 

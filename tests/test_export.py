@@ -138,7 +138,7 @@ def test_images_of_any_size_are_prepared_as_for_training(way: str) -> None:
         assert theirs.shape == ours.shape == (1, 3, preprocessing.resized, preprocessing.resized)
         off = np.abs(theirs - ours) / white
         assert off.max() < 3 / 255
-        assert off.mean() < 1e-5, "of noise, a pixel in ten thousand may be rounded the other way"
+        assert off.mean() < 1e-5, "in noise, one pixel in ten thousand may round the other way"
 
 
 def probabilities(run: alexnet.Run, image: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -104,6 +104,6 @@ def test_help_and_import_do_not_load_torch() -> None:
 
 
 def test_no_module_shadows_a_public_function() -> None:
-    """`import alexnet.train.loop` would replace the function `alexnet.train` by a submodule `train`."""
+    """`import alexnet.train.loop` would replace the function `alexnet.train` with a submodule `train`."""
     inside = {file.stem for file in ROOT.glob("*.py")} | {folder.name for folder in ROOT.iterdir() if folder.is_dir()}
     assert not inside & set(alexnet.__all__)

@@ -243,7 +243,7 @@ def test_too_deep_folders_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         open_table(tmp_path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names of folders are bytes on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="folder names are bytes on Linux only")
 def test_class_name_not_utf8_is_refused(tmp_path: Path) -> None:
     make(tmp_path, ["dog/1.png", f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png"])
     with pytest.raises(DataError, match="has the label 'caf\ufffd', which is not UTF-8: rename it"):

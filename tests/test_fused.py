@@ -77,7 +77,7 @@ def test_response_norm_kernel_of_nan() -> None:
     images = torch.ones(1, 8, 1, 1, dtype=torch.bfloat16)
     images[0, 3] = float("nan")
     result = norm(images).flatten()
-    assert torch.isnan(result[1:6]).all(), "all whose window it is in"
+    assert torch.isnan(result[1:6]).all(), "all outputs with the NaN in their window"
     assert torch.isfinite(result[[0, 6, 7]]).all()
     torch.testing.assert_close(norm(images, relu=True).flatten(), result, rtol=0, atol=0, equal_nan=True)
 

@@ -165,8 +165,8 @@ def test_initial_weights_follow_keras_distribution(question: inputs.Question) ->
         kernel = to_keras(ours[name])
         limit = inputs.glorot_limit(tuple(kernel.shape))
         for moment, want in ((-least, limit), (greatest, limit), (spread, limit / np.sqrt(3))):
-            assert moment == pytest.approx(want, rel=0.03), f"{name}: Keras does not follow the law"
-        assert abs(mean) < 5 * spread / np.sqrt(kernel.numel()), f"{name}: Keras does not follow the law"
+            assert moment == pytest.approx(want, rel=0.03), f"{name}: Keras does not follow the distribution"
+        assert abs(mean) < 5 * spread / np.sqrt(kernel.numel()), f"{name}: Keras does not follow the distribution"
         result = kernel.reshape(-1)[:: max(1, kernel.numel() // 20_000)].numpy()
         pairs = len(result) * len(sample) / (len(result) + len(sample))
         outside = max(outside, float(kernel.abs().max()) / limit - 1)

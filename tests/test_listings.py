@@ -513,7 +513,7 @@ def test_stdin_without_names_is_refused(content: bytes, message: str, monkeypatc
         image_names(["-"])
 
 
-@pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX alone")
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
 def test_image_names_not_utf8_on_stdin(stdin: Callable[[bytes], list[str | Path]]) -> None:
     assert [os.fsencode(name) for name in stdin(b"\xff.png\n\xc3\xa9.png\n")] == [b"\xff.png", b"\xc3\xa9.png"]
 

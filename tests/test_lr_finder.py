@@ -74,7 +74,7 @@ def test_lr_finder_stops_at_divergence() -> None:
 def test_lr_finder_suggestion_trains(photos: Path) -> None:
     chosen = recipe.load("fast").with_settings({**PLAIN, "data.dataset": str(photos)})
     result = find_lr(chosen)
-    assert len(result.losses) < STEPS, "it stopped when the loss had blown up"
+    assert len(result.losses) < STEPS, "it stopped when the loss diverged"
     good = chosen.with_settings(result.settings)
     losses = list(LRTrial(good).losses([1.0] * 40))
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])

@@ -90,7 +90,7 @@ def test_temperature_stays_1_without_evidence() -> None:
         rows = logits[rng.integers(0, len(logits), 100)]
         targets = np.array([rng.choice(5, p=p) for p in softmax(rows.astype(np.float64), axis=1)])
         result.append(metrics.fit_temperature(rows, targets))
-    assert 0.9 <= np.mean(np.array(result) == 1) < 1, "at 5 %, one in twenty is told apart by chance"
+    assert 0.9 <= np.mean(np.array(result) == 1) < 1, "at 5 %, one in twenty differs by chance"
 
 
 def test_temperature_never_raises_the_loss() -> None:

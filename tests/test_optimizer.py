@@ -131,7 +131,7 @@ def test_lr_scale_of_layer_and_kind_multiply() -> None:
     result = {group["name"]: group["lr"] for group in optimizer.param_groups}
     special = {"conv2.weight": 0.05, "conv2.bias": 1.0, "conv3.weight": 0.0, "norm1.bias": 1.5}
     plain = {name: 1.0 if name.endswith("bias") and not name.startswith("norm") else 0.5 for name in result}
-    assert result == pytest.approx({**plain, **special}), "a norm's shift is no bias, unless it is named"
+    assert result == pytest.approx({**plain, **special}), "the shift of a norm is not a bias unless named"
     set_lr(optimizer, 0.5)
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}, "nothing stays of factors before"
 

@@ -46,7 +46,7 @@ def test_missing_kernels_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert kernels.missing_reason() == f"{program / 'kernels'}: Not a directory"
     assert kernels.library() is None
     monkeypatch.setenv("ALEXNET_KERNELS", "0")
-    assert kernels.missing_reason() is None, "who wants none lacks none"
+    assert kernels.missing_reason() is None, "no kernels are wanted, so none are missing"
 
 
 def forbid_removal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_json_newlines_on_every_system(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "x.json").read_bytes() == '{\n  "a": "ü"\n}\n'.encode()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 there")
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are UTF-8 there")
 def test_run_folder_not_utf8_has_no_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / os.fsdecode(b"r\xfcn")
     folder.mkdir()

@@ -151,7 +151,7 @@ def test_a_pickle_that_would_execute_something_does_not(theirs: nn.Module, tmp_p
         assert "weights_only" not in line, "torch's advice is to execute it"
         assert not folder.exists()
     pickle.loads(contents[2])
-    assert folder.exists(), "it would have"
+    assert folder.exists(), "pickle would have created it"
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_weights_of_a_run_bring_its_variant_width_and_exact_features(
     trained: alexnet.Run, first_weights: dict[str, Tensor], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Load into a network of three classes; its head is drawn anew from the seed."""
+    """Load into a network of three classes; its head is redrawn from the seed."""
     began: list[dict[str, Tensor]] = []
     fit = Trainer.fit
 

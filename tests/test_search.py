@@ -326,7 +326,7 @@ def test_a_contact_sheet_has_a_row_for_each_image_that_could_be_read(run: alexne
         for x, y in ((GAP, GAP), (second, GAP)):
             tile = np.asarray(drawn.crop((x, y, x + SIDE, y + SIDE)), float)
             assert np.abs(tile - picture(1, 104).resize((SIDE, SIDE), Image.Resampling.BICUBIC)).mean() < 1
-        assert drawn.getpixel((second + 60, GAP + step + LABEL + 60)) == MISSING, "it is no more"
+        assert drawn.getpixel((second + 60, GAP + step + LABEL + 60)) == MISSING, "it is gone"
     refused(lambda: run.search(queries, index=tmp_path / "index", out=tmp_path / "no" / "sheet.png"), "cannot write")
 
 

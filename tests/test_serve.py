@@ -286,7 +286,7 @@ def test_a_bomb_is_answered(client: Client) -> None:
 def test_names_are_repeated_harmlessly(client: Client) -> None:
     names = ["../../etc/passwd", "a\x1b[2Jb\u202e.png", "x" * 5000 + ".png"]
     replies = [client.form([(name, b"x")]) for name in names]
-    assert [reply.status for reply in replies] == [200, 200, 400], "a head of a part has a limit, too"
+    assert [reply.status for reply in replies] == [200, 200, 400], "the headers of a part are limited too"
     assert [reply.json[0]["image"] for reply in replies[:2]] == ["../../etc/passwd", "a\\x1b[2Jb\\u202e.png"]
 
 

@@ -75,7 +75,7 @@ def test_mean_and_std_of_training_images_only(split_folder: Path, levels: int, s
         assert image is not None
         assert (image.dtype, image.shape) == (np.float32, (24 if stored == "full" else 32,) * 2 + (3,))
         np.testing.assert_allclose(image, seen.mean(0) * 255, rtol=1e-6)
-        assert result.images.mean == kind, "it is named; the pixels are kept beside the weights"
+        assert result.images.mean == kind, "the setting is kept; the pixels are saved with the weights"
         assert result.images.std == pytest.approx(seen.std() * levels, rel=1e-9)
 
 
@@ -160,7 +160,7 @@ def test_mean_and_std_sample_large_datasets(monkeypatch: pytest.MonkeyPatch) -> 
         fill_statistics(Recipe().with_settings(changes), one_colour(45))
     fixed = {"images.mean": 0.5, "images.std": 1.0}
     fill_statistics(Recipe().with_settings(fixed), one_colour(45))
-    assert looked == [12, 45, 45, 45], "and nothing where the recipe says it all"
+    assert looked == [12, 45, 45, 45], "and nothing if the recipe sets all of them"
 
 
 @pytest.mark.parametrize(("most", "epochs"), [(0, 30), (450, 10), (10, 1), (10**6, 30)])

@@ -41,7 +41,7 @@ def test_temperature_of_all_correct_answers_is_finite(count: int, classes: int, 
     assert result > 0.05
     assert result == 1.0 or wrong > 0.02
     if count <= 10 and lead == 10.0:
-        assert result == 1.0, "so few cannot say that the network is surer than it was"
+        assert result == 1.0, "so few images are no evidence for a lower temperature"
 
 
 def test_temperature_of_all_wrong_answers_is_finite() -> None:

@@ -139,7 +139,7 @@ def test_train_minutes_ends_in_time(photos: Path, tmp_path: Path, monkeypatch: p
     settings = {**TINY, "train.minutes": 0.15, "train.batch_size": 8}
     run = alexnet.train(photos, out=tmp_path / "run", settings=settings, started=0.0)
     assert run.summary["epochs"] > 1
-    assert 4 < now() < 9, "nine seconds, of which some are kept for evaluating"
+    assert 4 < now() < 9, "nine seconds, some of them reserved for evaluation"
     assert len((run.path / "journal.txt").read_text().splitlines()) > run.summary["epochs"]
     assert float(metrics(tmp_path / "run")[-1]["lr"]) < 0.3 * run.recipe.optimizer.lr
 

@@ -121,7 +121,7 @@ def test_views_average_probabilities(count: int) -> None:
     mean = np.mean([softmax(one, axis=1) for one in logits], axis=0)
     np.testing.assert_allclose(softmax(result, axis=1), mean, atol=1e-5)
     np.testing.assert_allclose(result, np.log(mean), atol=1e-4)
-    assert np.abs(softmax(np.mean(logits, axis=0), axis=1) - mean).max() > 0.01, "which would be something else"
+    assert np.abs(softmax(np.mean(logits, axis=0), axis=1) - mean).max() > 0.01, "averaging logits gives another result"
 
 
 def test_views_loss_of_overconfident_network_is_finite() -> None:

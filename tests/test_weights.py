@@ -65,7 +65,7 @@ def test_logits_are_those_of_keras_arithmetic(variant: str, tmp_path: Path) -> N
     expected = np.stack([keras_logits(variant, layers, image) for image in images])
     with torch.no_grad():
         found = network.double()(torch.from_numpy(images.transpose(0, 3, 1, 2)).contiguous()).numpy()
-    assert expected.std(0).min() > 1e-3, "or else the images would not matter"
+    assert expected.std(0).min() > 1e-3, "otherwise the images would not matter"
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 

@@ -136,7 +136,7 @@ def read_recipe(folder: RunFolder) -> Recipe:
 
 
 def save_model(folder: RunFolder, network: AlexNet, config: ModelConfig) -> None:
-    """Write the weights, and `config` with their SHA-256 and its checksum."""
+    """Write the weights and `config`, adding the SHA-256 of the weights and the checksum of `config`."""
     mean_image = config.preprocessing.mean_image
     save_weights(folder.weights, network, {} if mean_image is None else {"mean_image": torch.from_numpy(mean_image)})
     config = config.model_copy(update={"sha256": sha256(folder.weights)})

@@ -117,7 +117,7 @@ def _chained(first: onnx.ModelProto, **others: onnx.ModelProto) -> onnx.ModelPro
 
 
 def _tidied(model: onnx.ModelProto, metadata: dict[str, str]) -> onnx.ModelProto:
-    """Replace PyTorch's metadata for each node, which includes paths on this machine, by `metadata`; keep one operator set."""
+    """Replace PyTorch's metadata for each node, including paths on this machine, with `metadata`; keep one operator set."""
     graph = model.graph
     model.ir_version = IR
     del model.opset_import[:]

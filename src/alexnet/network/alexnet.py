@@ -102,7 +102,7 @@ class AlexNet(nn.Module):
         return {**dict(self.features.named_children()), "fc8": self.head}
 
     def replace_head(self, classes: int) -> None:
-        """Replace the head by a new one with `classes` outputs; the features do not change."""
+        """Replace the head with a new one with `classes` outputs; the features do not change."""
         old = self.head.weight
         self.head = nn.Linear(self.head.in_features, classes, device=old.device, dtype=old.dtype)
         initialize(self.head, self.row)

@@ -120,7 +120,7 @@ class Variant:
     flatten: Literal["HWC", "CHW"] = "HWC"
 
     def scaled(self, channels: int, width: float) -> int:
-        """Return `channels` times `width`, rounded to the same number, at least 1, in each tower."""
+        """Return `channels` times `width`, rounded so that all towers get the same number, at least 1."""
         return max(1, round(channels * width / self.towers)) * self.towers
 
 

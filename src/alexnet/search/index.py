@@ -32,7 +32,7 @@ from alexnet.search import hashing
 CATALOGUE, CODES, BINARY, CODER = "search.json", "codes.f32", "binary.u8", "coder.safetensors"
 VERSION = 2
 ENCODED = 4096  # rows at a time
-REBUILD = "remove the index and index the images anew (alexnet search index)"
+REBUILD = "remove the index and index the images again (alexnet search index)"
 
 
 class Entry(NamedTuple):

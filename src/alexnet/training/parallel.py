@@ -178,7 +178,7 @@ def _shard_layers(model: ParallelModel) -> dict[str, int]:
 
 
 def _keep_shard(layer: nn.Module, group: ProcessGroup) -> list[str]:
-    """Replace the tensors of a layer by this process's shards along the first dimension; return their names."""
+    """Replace the tensors of a layer with this process's shards along the first dimension; return their names."""
     tensors = {name: tensor for name, tensor in layer.state_dict().items() if tensor.ndim}  # not the batch counter
     for name, tensor in tensors.items():
         part = group.shard(tensor, 0).clone(memory_format=torch.preserve_format)
