@@ -103,7 +103,7 @@ def test_a_chosen_photo_gets_an_answer_heat_maps_and_layers(tab: Any, server: Pa
     explained(tab)
     assert server.asked == ["/predict golf.jpg", "/explain golf.jpg"]
     assert [name.split("\n")[0] for name in tab.locator("[role=tab]").all_inner_texts()] == [f"conv{i}" for i in range(1, 6)]
-    sync_api.expect(tab.locator("#live")).to_have_text("Heat maps and layers are there.")
+    sync_api.expect(tab.locator("#live")).to_have_text("Heat maps and layers are ready.")
 
 
 def test_each_method_has_its_picture_and_its_sentence(tab: Any, photos: Path) -> None:
@@ -173,7 +173,7 @@ def test_several_photos_are_walked_through(tab: Any, server: PageServer, photos:
 
 def test_low_confidence_is_said_in_words(tab: Any, photos: Path) -> None:
     choose(tab, photos, "torn.jpg")
-    sync_api.expect(tab.locator("#sure")).to_have_text("Torn: it could as well be “golf ball”.")
+    sync_api.expect(tab.locator("#sure")).to_have_text("Undecided: it could also be “golf ball”.")
 
 
 def test_wrong_and_heavy_files_are_left_out_before_they_are_sent(tab: Any, server: PageServer, photos: Path) -> None:

@@ -39,7 +39,7 @@ class Explanation:
         labels: of the network's outputs.
         probabilities: float64, one a label, calibrated.
         target: position of the label that the heat maps are about.
-        grad_cam: I I float32, 0 or more: where the last maps speak for the label (Selvaraju and others 2017).
+        grad_cam: I I float32, 0 or more: where the last maps support the label (Selvaraju and others 2017).
         occlusion: I I float32: how far the label's log-odds fall when a patch there is grey (Zeiler and Fergus 2014).
         integrated_gradients: I I float32: what each pixel adds to the label's logit (Sundararajan and others 2017).
         maps: C H W float32 by convolution (`conv1` …), after its activation.
