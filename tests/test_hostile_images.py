@@ -204,7 +204,7 @@ def test_cache_removes_temporary_files_of_dead_processes(cached_photos: Path) ->
 def test_cache_of_full_images_larger_than_the_disk_is_refused(cached_photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(cached_photos)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8 * 40 * 40 * 3 - 1))
-    with pytest.raises(DataError, match=r"[\d.]+ GB are needed, [\d.]+ GB are free"):
+    with pytest.raises(DataError, match=r"[\d.]+ GB are needed, but only [\d.]+ GB are free"):
         open_cache(open_table(cached_photos), PREPROCESSING.model_copy(update={"cache_size": "full"}), 2)
 
 

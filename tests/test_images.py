@@ -250,5 +250,5 @@ def test_cache_folder_not_writable_is_named(tmp_path: Path, photos: Path, monkey
 
 
 def test_cache_larger_than_the_disk_is_refused(photos: Path) -> None:
-    with pytest.raises(DataError, match=r"[\d.]+ GB are needed, [\d.]+ GB are free"):
+    with pytest.raises(DataError, match=r"[\d.]+ GB are needed, but only [\d.]+ GB are free"):
         open_cache(open_table(photos), PREPROCESSING.model_copy(update={"cache_size": 1_000_000}), 1)

@@ -136,7 +136,7 @@ def _build(table: Table, preprocessing: Preprocessing, workers: int, index: Path
         pixels = float(np.mean([width * height for width, height in header_sizes(table, workers)] or [0]))  # an estimate
     needed, free = len(table) * round(3 * pixels), shutil.disk_usage(index.parent).free
     if needed > free:
-        raise OSError(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+        raise OSError(f"{needed / 1e9:.1f} GB are needed, but only {free / 1e9:.1f} GB are free")
     rows: list[int] = []
     shapes: list[tuple[int, ...]] = []
     skipped: list[Skipped] = []

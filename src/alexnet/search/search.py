@@ -79,7 +79,7 @@ def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, 
             raise DataError(f"no image in {folder} can be read{reason}")
         count = len(index.alive)
         if index.bits is None and count < hashing.MIN_CODES:
-            say(f"{count} images are too few to learn short codes from ({hashing.MIN_CODES}): exact search only")
+            say(f"{count} images are too few to learn short codes ({hashing.MIN_CODES} needed): exact search only")
         elif index.bits is None:
             evenly = np.linspace(0, count - 1, min(count, hashing.MAX_CODES)).astype(np.int64)
             index = index.add_coder(hashing.learn(index.codes[index.alive[evenly]], bits or BITS))
