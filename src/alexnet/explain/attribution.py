@@ -64,7 +64,7 @@ class Explanation:
         return [(each["label"], each["probability"]) for each in best(self.probabilities, self.labels, count)]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all arrays by name, as in `Explanation`, for `numpy.savez`; feature maps under their layers' names."""
+        """Return all arrays by name, shaped as for `Explanation`, for `numpy.savez`; feature maps under their layers' names."""
         figures = {"probabilities": self.probabilities, "target": np.array(self.target), "labels": np.array(self.labels)}
         return {"pixels": self.pixels, **figures, **self.heat_maps, **self.maps}
 
