@@ -13,7 +13,7 @@ demo: .venv/installed  ## train on real handwritten digits, print the test accur
 test: .venv/installed-dev  ## all tests; those on real images need ALEXNET_TEST_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-test-long: .venv/installed-dev  ## tests too long for `make test`: the tutorials' notebooks, kills, learning by hand
+test-long: .venv/installed-dev  ## tests that take minutes: notebooks, killed trainings, the NumPy network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n auto --maxprocesses 2 --dist worksteal
 
 test-with:  ## all tests in a venv of its own: PYTHON=python3.13 AND="torch==2.15.0", or WITH=oldest.txt for the oldest libraries
@@ -21,7 +21,7 @@ test-with:  ## all tests in a venv of its own: PYTHON=python3.13 AND="torch==2.1
 	build/test-with/bin/python -m pip install --quiet $(if $(WITH),-c $(WITH)) -e '.[dev]' $(AND)
 	OMP_NUM_THREADS=1 build/test-with/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-test-anywhere: .venv/installed-dev  ## all tests under each setting that one machine can imitate; hours. SETTINGS="avx2 busy" chooses
+test-anywhere: .venv/installed-dev  ## all tests under each setting that one machine can simulate; takes hours. SETTINGS="avx2 busy" selects some
 	$(BIN)/python -m proof.anywhere $(SETTINGS)
 
 lint: .venv/installed-dev  ## style and types
@@ -29,14 +29,14 @@ lint: .venv/installed-dev  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src/
 
-bench: .venv/installed-bench  ## every benchmark; those that lack RUN=a run of CIFAR-10, ALEXNET_TEST_DATA or .venv-keras say so
+bench: .venv/installed-bench  ## every benchmark; those without RUN=a run of CIFAR-10, ALEXNET_TEST_DATA or .venv-keras are skipped
 	failed=; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
-gpu:  ## what a GPU changes, in at most 12 minutes: needs PyTorch, and what build/gpu-wheels brings; on a CPU it runs too
+gpu:  ## check and time the GPU path in at most 12 minutes: needs PyTorch and the packages in build/gpu-wheels; also runs on a CPU
 	$(PYTHON) -m proof.gpu
 
-gpu-wheels:  ## what `make gpu` needs beside PyTorch, for a machine without a network that has Python 3.12 on x86-64 Linux
+gpu-wheels:  ## download what `make gpu` needs besides PyTorch, for a machine without a network that has Python 3.12 on x86-64 Linux
 	rm -rf build/gpu-wheels
 	python3 -m pip download --quiet --only-binary=:all: --python-version 3.12 --implementation cp $(foreach n,_2_28 _2_27 _2_17 2014,--platform manylinux$(n)_x86_64) -d build/gpu-wheels pydantic
 	python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp $(foreach n,_2_28 _2_27 _2_17 2014,--platform manylinux$(n)_x86_64) -d build/gpu-wheels tomli-w captum faiss-cpu
@@ -53,7 +53,7 @@ else
 	@echo "ALEXNET_TEST_DATA names no folder of real images: networks trained in Keras and imported were not compared"
 endif
 
-by-hand: .venv/installed  ## train the network in NumPy alone on digits; a minute
+by-hand: .venv/installed  ## train the network in NumPy on digits; takes a minute
 	$(BIN)/python -m alexnet.scratch
 
 torture: .venv/installed-dev  ## kill trainings at random moments, 205 times; takes a quarter of an hour
@@ -71,10 +71,10 @@ fuzz: .venv/installed-dev  ## read 20,000 damaged images in every way
 load: .venv/installed-bench  ## 10,000 requests to RUN="runs/…", against a plain loop; needs ALEXNET_TEST_DATA
 	$(BIN)/python -m proof.load $(RUN)
 
-attack: .venv/installed-attack  ## everything that a server should survive, 20,000 damaged images among it
+attack: .venv/installed-attack  ## attack a server with everything that it should survive, including 20,000 damaged images
 	$(BIN)/python -m proof.attack
 
-wheel: .venv/installed-dev  ## build the wheel, install it into an empty venv, walk the whole job; five minutes
+wheel: .venv/installed-dev  ## build the wheel, install it into an empty venv, run every command; takes five minutes
 	$(BIN)/python -m proof.wheel
 
 pages: .venv/installed-pages  ## open the reports of RUNS="runs/…" in Chromium; needs chromium
@@ -86,7 +86,7 @@ notebooks: .venv/installed-dev  ## run the tutorials' notebooks and store what t
 docs: .venv/installed-docs  ## the site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-docs-check: .venv/installed-dev docs  ## run the code of the site and of README, and look at links; a quarter of an hour
+docs-check: .venv/installed-dev docs  ## run the code of the site and of README, and check links; takes a quarter of an hour
 	$(BIN)/python -m proof.docs
 
 clean:  ## remove what was installed and built; runs stay

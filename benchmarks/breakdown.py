@@ -1,8 +1,8 @@
-"""Where a training step's time goes, part by part, beside what this machine cannot do faster.
+"""Where a training step's time goes, part by part, compared with the fastest that this machine allows.
 
-The floor of a part is the larger of its products over the rate of a large bfloat16 matrix product, and of its bytes over the
-rate of a copy, both measured here at once. Convolutions in fewer products (Winograd) can go below their floor. Where a recipe
-orthogonalises its steps (Muon), the products of that count as dense layers.
+The lower bound of a part is the larger of two times: its arithmetic at the speed of a large bfloat16 matrix product, and its
+memory traffic at the speed of a copy; both speeds are measured here at the same time. Winograd convolutions need less
+arithmetic, and can fall below their bound. If a recipe orthogonalises its steps (Muon), that arithmetic counts as dense layers.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ PARTS = {  # operations as the profiler names them
 
 
 def median_seconds(work: Callable[[], object]) -> float:
-    """Return the median of ten runs, after two."""
+    """Return the median of ten runs, after two warm-up runs."""
     return statistics.median(in_turn({"": timed(work)}, 10, warm_up=2)[""])
 
 
 def machine() -> tuple[float, float]:
-    """Return operations a second of a bfloat16 matrix product, and bytes a second of a copy, read and written."""
+    """Return the operations per second of a bfloat16 matrix product, and the bytes per second that a copy reads and writes."""
     a, b = (torch.randn(2048, 2048).bfloat16() for _ in range(2))
     source, target = torch.randn(64_000_000), torch.empty(64_000_000)
     return 2 * 2048**3 / median_seconds(lambda: a @ b), 8 * source.numel() / median_seconds(lambda: target.copy_(source))
 
 
 def floors(case: Case, rate: float, bandwidth: float) -> dict[str, float]:
-    """Return the least seconds of each part: of bfloat16 maps, and of weights in float32 with a copy in bfloat16."""
+    """Return the minimum seconds of each part, with bfloat16 maps and float32 weights that have a bfloat16 copy."""
     recipe = load(case.recipe)
     with torch.device("meta"):
         network = alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides)
@@ -63,7 +63,7 @@ def floors(case: Case, rate: float, bandwidth: float) -> dict[str, float]:
             found[part] += max(2 * products * passes / rate, read)
         if isinstance(layer, nn.Conv2d):  # read twice and written pooled; read twice, with the gradient, and written
             found["ReLU, norms and pools"] += 6 * 2 * case.batch * maps[name].numel() / bandwidth
-    moving = 20 if recipe.optimizer.momentum else 12  # bytes a weight: it and its velocity read and written, gradient, copy
+    moving = 20 if recipe.optimizer.momentum else 12  # bytes per weight: it and its velocity read and written, gradient, copy
     found["step of the weights"] = moving * sum(p.numel() for p in network.parameters()) / bandwidth
     return found
 

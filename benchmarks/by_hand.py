@@ -1,6 +1,6 @@
-"""AlexNet by hand: one image forward, against loops as a tutorial writes them, and against PyTorch; and the memory of eight.
+"""AlexNet in NumPy: one image forward, compared with loops as in a tutorial, and with PyTorch; and memory for eight images.
 
-The loops go over rows, columns and filters, or channels, with a product or a maximum of one window inside; weights are given.
+The loops go over rows, columns, and filters or channels, with the product or maximum of one window inside; weights are given.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def convolution(x: np.ndarray, layer: scratch.Conv2D) -> np.ndarray:
-    """Slide each kernel over one image, place by place."""
+    """Slide each kernel over one image, position by position."""
     weight, stride = layer.parameters["weight"], layer.stride[0]
     size, filters = weight.shape[0], weight.shape[3]
     pad = (size - 1) // 2 if layer.padding == "same" else 0
@@ -46,7 +46,7 @@ def convolution(x: np.ndarray, layer: scratch.Conv2D) -> np.ndarray:
 
 
 def pooling(x: np.ndarray) -> np.ndarray:
-    """Take the largest value of each 3x3 window, stride 2, channel by channel."""
+    """Take the maximum of each 3x3 window, stride 2, channel by channel."""
     side = (x.shape[0] - 3) // 2 + 1
     y = np.zeros((side, side, x.shape[2]), np.float32)
     for i in range(side):
@@ -57,7 +57,7 @@ def pooling(x: np.ndarray) -> np.ndarray:
 
 
 def norm(x: np.ndarray) -> np.ndarray:
-    """Normalise each value by its five neighbours among the channels."""
+    """Normalise each value over five neighbouring channels."""
     squares, y = x * x, np.zeros_like(x)
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
@@ -67,7 +67,7 @@ def norm(x: np.ndarray) -> np.ndarray:
 
 
 def looped(network: scratch.AlexNet, image: np.ndarray) -> np.ndarray:
-    """Run the network on one image by loops."""
+    """Run the network on one image with loops."""
     x = image
     for layer in network.layers:
         match layer:

@@ -1,6 +1,6 @@
-"""How the cost of `data check` grows: seconds for 1,000, 10,000 and 60,000 files of CIFAR-10, in turn.
+"""How the time of `data check` grows: seconds for 1,000, 10,000 and 60,000 files of CIFAR-10, alternating.
 
-Needs ALEXNET_TEST_DATA. Its peer is itself on a tenth of the files: ten times as many should cost ten times as much.
+Needs ALEXNET_TEST_DATA. The peer is the same check on a tenth of the files: ten times as many should take ten times as long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROUNDS = 3
 
 
 def checking(table: Table, count: int) -> Measured:
-    """Return the check of `count` images from all over the table."""
+    """Return a check of `count` images, evenly spaced in the table."""
     part = table.select(np.arange(0, len(table), len(table) // count)[:count])
     return timed(lambda: check(part))
 

@@ -1,4 +1,4 @@
-"""How long `alexnet --help` takes: the median of 10 starts, beside a bare `python -c pass` in turn with it."""
+"""Time of `alexnet --help`: the median of 10 starts, alternating with a bare `python -c pass`."""
 
 from __future__ import annotations
 

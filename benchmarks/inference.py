@@ -1,9 +1,9 @@
-"""Evaluation's throughput and the latency of one image, against onnxruntime with the same network, in turn in one process.
+"""Throughput of evaluation and latency of one image, alternating with onnxruntime on the same network, in one process.
 
 Ours is `predict_logits`, as `alexnet evaluate` and `alexnet predict` call it: from uint8 images to logits, in the precision
-that suits the machine. onnxruntime runs the network exported in float32, on as many threads, on the inputs that the same
-preprocessing makes; `network alone` leaves the preprocessing out. Wanted of ours: no less throughput than onnxruntime's, and
-at most 1.2 times its latency.
+that suits the machine. onnxruntime runs the network exported in float32, on as many threads, on the same preprocessed inputs;
+`network alone` leaves the preprocessing out. Required: at least the throughput of onnxruntime, and at most 1.2 times its
+latency.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from alexnet.network.device import keep_freed_memory, resolve_precision, to_devi
 from alexnet.recipe import Preprocessing
 
 CLASSES = 10
-ROUNDS = {BATCH: 3, 1: 15}  # by the images of a batch
-IN_A_ROW = {BATCH: 1, 1: 20}  # each way's calls before the next way's turn: threads that just waited for a peer wake slowly
+ROUNDS = {BATCH: 3, 1: 15}  # by the number of images in a batch
+# consecutive calls of each before the next takes its turn: threads that just waited for a peer wake slowly
+IN_A_ROW = {BATCH: 1, 1: 20}
 WANTED = {BATCH: "1 or more", 1: "0.83 or more"}  # 0.83 is 1.2 times the latency
 PEER = "onnxruntime"
 
 
 class Case(NamedTuple):
-    """Pixels a side of the images as stored, and of the network's input, and how often it enlarges them itself."""
+    """Pixels per side of the stored images and of the network's input, and the factor by which the network upscales."""
 
     stored: int
     input: int
@@ -50,7 +51,7 @@ CASES = {"cifar10 at 227": Case(227, 227), "cifar10 at 128 from 32, as fast has 
 
 
 def export(network: nn.Module, size: int, path: Path) -> None:
-    """Write the network as ONNX: float32, any number of images."""
+    """Export the network as ONNX: float32, any number of images."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     network.eval()
     with warnings.catch_warnings():
@@ -60,7 +61,7 @@ def export(network: nn.Module, size: int, path: Path) -> None:
 
 
 def session(path: Path, threads: int) -> Any:
-    """Return onnxruntime's session, on the CPU; its threads do not spin between runs, where others compute."""
+    """Return an onnxruntime session on the CPU; its threads do not spin between runs, while others compute."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -70,7 +71,7 @@ def session(path: Path, threads: int) -> Any:
 
 
 def compare(network: nn.Module, peer: Any, case: Case, count: int) -> dict[str, float]:
-    """Take batches of `count` images in turn, print a table, and return how often as fast ours is as each other way."""
+    """Time batches of `count` images in turn, print a table, and return our speed relative to each peer."""
     preprocessing = Preprocessing(
         cache_size=case.stored, input=case.input, upscale=case.upscale, fit="crop", reduced_decode=True, resize="bilinear"
     )

@@ -1,11 +1,12 @@
-"""How many images a second the input path feeds, beside a training step on the same images and tf.data, in turn in one run.
+"""Images per second of the input pipeline, alternating with a training step on the same images and with tf.data, in one run.
 
-The loader is all that a batch needs before the network's forward: taken from the cache in shuffled order, shifted, mirrored,
-normalised, resized. Decoding is what filling the cache costs, once a dataset: read, decode, fit, write. Training is loader and
-step together, as in `training/trainer.py`. tf.data does the same work in `.venv-keras` (`tensorflow_peers.py`), in a process
-of its own that computes only when it is asked to. Wanted: loader and decoding 3 times the step or more, training 0.9 of it.
+The loader does everything that a batch needs before the network's forward pass: read from the cache in shuffled order, shift,
+mirror, normalise, resize. Decoding is the cost of filling the cache, once per dataset: read, decode, fit, write. Training is
+loader and step together, as in `training/trainer.py`. tf.data does the same work in `.venv-keras` (`tensorflow_peers.py`), in a
+separate process that only computes on request. Required: loader and decoding at least 3 times as fast as the step, training at
+least 0.9 times.
 
-Reads cifar-10-batches-py and imagenette in the folder that ALEXNET_TEST_DATA names; the cache is a temporary folder.
+Reads cifar-10-batches-py and imagenette in the folder ALEXNET_TEST_DATA; the cache is a temporary folder.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ from alexnet.training.optimizer import Loss, build_optimizer
 from alexnet.training.schedule import input_size_at
 
 ROUNDS = 5
-WANTED = {"loader": 3.0, "decoding": 3.0, "training": 0.9}  # times the step's images a second
+WANTED = {"loader": 3.0, "decoding": 3.0, "training": 0.9}  # relative to the step's images per second
 
 
 class Case(NamedTuple):
-    """A dataset by `fast` with `settings`, once a `share` of the training is done, as the input grows.
+    """A dataset with recipe `fast` and `settings`, at the fraction `share` of the training, as the input size grows.
 
-    The loader gives `images`; step and training take `steps` batches of `batch`.
+    The loader passes over `images` images; step and training take `steps` batches of `batch`.
     """
 
     dataset: str
@@ -67,7 +68,7 @@ CASES = {
 
 @dataclass(frozen=True, eq=False)
 class Loader:
-    """The images of a case, and how they become input; a pass is an epoch of its first `count` images."""
+    """The images of a case, and how they become input; a pass is an epoch over its first `count` images."""
 
     case: Case
     recipe: Recipe
@@ -76,7 +77,7 @@ class Loader:
     device: torch.device
 
     def inputs(self, count: int, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the network's inputs and the targets as `training/trainer.py` makes them."""
+        """Yield the network's inputs and the targets as in `training/trainer.py`."""
         images = SplitImages(self.images.pixels, self.images.rows[:count], self.images.targets[:count])
         cuts, workers = batch_bounds(count, self.case.batch), self.recipe.data.workers
         seed, alternate = self.recipe.train.seed, self.recipe.augment.alternating_flip
@@ -103,7 +104,7 @@ def rated(count: int, work: Callable[[], object]) -> Measured:
 
 
 def stepping(loader: Loader, network: alexnet.AlexNet) -> Callable[[Tensor, Tensor], None]:
-    """Return a training step as `training/trainer.py` takes it on an input that is ready."""
+    """Return a training step as in `training/trainer.py`, on a given input."""
     recipe, device = loader.recipe, loader.device
     optimizer, loss_of = build_optimizer(network, recipe.optimizer), Loss(recipe.train, loader.images.targets, 10, device)
     if resolve_precision(device, recipe.train.precision) == "bfloat16":
@@ -129,7 +130,7 @@ def tf_data(count: int, settings: dict[str, Any]) -> Measured:
 
 
 def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
-    """Open the case's dataset in `data` and return all that is to be measured of it, the step first."""
+    """Open the case's dataset in `data` and return everything to be measured on it, the step first."""
     device = choose_device()
     table = open_table(data / case.dataset if case.dataset == "imagenette" else case.dataset, data)
     recipe = resolve(load("fast").with_settings(case.settings), table)
@@ -140,7 +141,7 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
     network = to_device(alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides), device)
     preprocessing = recipe.images.resolved(mean_image)
     preprocessing = preprocessing.model_copy(update={"input": input_size_at(recipe, case.share, network.smallest)})
-    chosen = np.random.default_rng(0).permutation(len(images))[: case.images]  # from everywhere in the cache
+    chosen = np.random.default_rng(0).permutation(len(images))[: case.images]  # evenly spaced in the cache
     images = SplitImages(images.pixels, images.rows[chosen], images.targets[chosen])
     loader, few = Loader(case, recipe, preprocessing, images, device), case.steps * case.batch
     step = stepping(loader, network)
@@ -169,7 +170,7 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
         files = table.select(table.rows("train"))
 
         def decode() -> None:
-            with tempfile.TemporaryDirectory(dir=scratch) as anew, mock.patch.dict(os.environ, ALEXNET_CACHE=anew):
+            with tempfile.TemporaryDirectory(dir=scratch) as cache, mock.patch.dict(os.environ, ALEXNET_CACHE=cache):
                 open_cache(files, preprocessing, workers)
 
         found["decoding"] = rated(len(files), decode)
@@ -180,7 +181,7 @@ def passes(case: Case, data: Path, scratch: Path) -> dict[str, Measured]:
 
 
 def compare(name: str, case: Case, ways: dict[str, Measured]) -> dict[str, float]:
-    """Take the passes in turn, print a table, and return the ratios to the step."""
+    """Time the passes in turn, print a table, and return the speeds relative to the step."""
     rates = in_turn(ways, ROUNDS)
     print(f"{name}, batches of {case.batch}, {torch.get_num_threads()} threads, {os.cpu_count()} workers")
     of_step = {}

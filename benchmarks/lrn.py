@@ -1,7 +1,7 @@
-"""Response normalisation, forward and gradient, against `torch.nn.LocalResponseNorm` in float32, in turn in one process.
+"""Response normalisation, forward and backward, alternating with `torch.nn.LocalResponseNorm` in float32, in one process.
 
-The maps are those of the paper's layers 1 and 2, batch 32, two towers. PyTorch's has them as it likes them best, channels first
-and in one tower; ours channels last, in bfloat16 and in float32, with the kernels and with PyTorch's operations alone.
+The maps are those of the paper's layers 1 and 2, batch 32, two towers. PyTorch gets its fastest layout, channels first and in
+one tower; ours is channels last, in bfloat16 and in float32, with the kernels and with PyTorch's operations only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Predicting image files: `Run.stream` against a plain PyTorch loop over Pillow, in turn, on the 10,000 test files of CIFAR-10.
+"""Predicting image files: `Run.stream`, alternating with a plain PyTorch loop over Pillow, on the 10,000 CIFAR-10 test files.
 
-Needs a run, `python -m benchmarks.predict RUN`, and ALEXNET_TEST_DATA. The loop is what a tutorial would write: open, convert,
-resize, scale, stack batches of 128, the network's plain layers in float32, softmax. Both use the same threads.
+Needs a run, `python -m benchmarks.predict RUN`, and ALEXNET_TEST_DATA. The loop is what a tutorial would contain: open,
+convert, resize, scale, stack batches of 128, the network's plain layers in float32, softmax. Both use the same number of
+threads.
 """
 
 from __future__ import annotations

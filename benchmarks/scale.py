@@ -1,11 +1,11 @@
-"""Data, hybrid and tower parallel: bytes on the wire and time of a step, of the 2012 network on two processes.
+"""Data, hybrid and tower parallel: bytes sent and time of a step, for the 2012 network on two processes.
 
     python -m benchmarks.scale [--variant paper] [--images 256] [--rates 0,1000]
 
-Each process has a network namespace of its own, and all they have in common is a cable, whose bytes the kernel counts and
-whose rate (in Mbit/s, 0: unlimited) it holds down. That needs Linux, `ip` and `tc`, and root's privileges; without them
-nothing is measured. Both processes work on one machine, one thread each. `--images` are those of the whole batch, half for
-each process but with towers, where both see all. What the formula says comes from the shapes (docs/scale.md).
+Each process has its own network namespace; the only connection between them is a virtual cable. The kernel counts the bytes on
+it and limits its rate (in Mbit/s, 0: unlimited). This requires Linux, `ip`, `tc` and root; otherwise nothing is measured. Both
+processes run on one machine, with one thread each. `--images` is the size of the whole batch: half for each process, except
+with towers, where both see all of it. The predicted bytes are computed from shapes (docs/scale.md).
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ STEPS, PROCESSES, CLASSES, SIDE = 5, 2, 1000, 227
 CPU = torch.device("cpu")
 
 
-def formula(share: ParallelModel, group: ProcessGroup, images: int, bytes_each: int) -> float:
-    """Return the bytes that a process sends in a step: of gradients in float32, of activations in `bytes_each`, of logits.
+def formula(model: ParallelModel, group: ProcessGroup, images: int, bytes_each: int) -> float:
+    """Return the bytes that a process sends in a step: float32 gradients, activations of `bytes_each` bytes, and logits.
 
-    A sum over all sends twice what is summed but for the process's own part of it; an exchange sends, forwards, its part to
-    all others, and backwards the gradient of their parts to them.
+    An all-reduce sends the data twice, except for the process's own part. An exchange sends the process's part to all others in
+    the forward pass, and the gradients of their parts to them in the backward pass.
     """
     others = (group.world_size - 1) / group.world_size
-    if share.mode == "data":
-        return 2 * others * 4 * sum(p.numel() for p in share.network.parameters())
-    undivided = [p for name, p in share.network.named_parameters() if name not in share.shard_dims and name != "head.bias"]
-    gradients = 2 * others * 4 * sum(p.numel() for p in undivided) if share.mode == "hybrid" else 0.0
-    exchanged, kept = 0, [name for name, layer in share.full_model.layers.items() if isinstance(layer, torch.nn.Module)]
+    if model.mode == "data":
+        return 2 * others * 4 * sum(p.numel() for p in model.network.parameters())
+    undivided = [p for name, p in model.network.named_parameters() if name not in model.shard_dims and name != "head.bias"]
+    gradients = 2 * others * 4 * sum(p.numel() for p in undivided) if model.mode == "hybrid" else 0.0
+    exchanged, kept = 0, [name for name, layer in model.full_model.layers.items() if isinstance(layer, torch.nn.Module)]
     with torch.no_grad():
-        _, outputs = share.full_model.eval().activations(torch.zeros(1, 3, SIDE, SIDE), kept)
+        _, outputs = model.full_model.eval().activations(torch.zeros(1, 3, SIDE, SIDE), kept)
     before = ""
-    for name, layer in share.network.layers.items():
+    for name, layer in model.network.layers.items():
         if isinstance(layer, AllGather):
             exchanged += outputs[before].numel()
         else:
@@ -63,29 +63,29 @@ def formula(share: ParallelModel, group: ProcessGroup, images: int, bytes_each: 
 
 
 def work(kind: Parallel, variant: str, images: int, wire: str) -> None:
-    """Take steps, and print what the first process found: seconds of each, and bytes that both sent in one."""
+    """Take steps, and print the measurements of the main process: seconds per step, and bytes sent by both in one step."""
     keep_freed_memory()
     recipe = load("paper")
     precision = resolve_precision(CPU, recipe.train.precision)
     with process_group() as group:
         torch.manual_seed(0)
         network = to_device(alexnet.AlexNet(variant, CLASSES), CPU)
-        share = ParallelModel(network, group, kind, synchronised=True)
-        expected = formula(share, group, images, 2 if precision == "bfloat16" else 4)
-        optimizer = build_optimizer(share.network, recipe.optimizer)
-        [(start, end)] = share.local_bounds([(0, images)])
-        share.batch_size = images
+        model = ParallelModel(network, group, kind, synchronised=True)
+        expected = formula(model, group, images, 2 if precision == "bfloat16" else 4)
+        optimizer = build_optimizer(model.network, recipe.optimizer)
+        [(start, end)] = model.local_bounds([(0, images)])
+        model.batch_size = images
         batch = Batch(torch.randn(end - start, 3, SIDE, SIDE), torch.randint(0, CLASSES, (end - start,)))
         loss_of = Loss(Train(), batch.targets.numpy(), CLASSES, CPU)
-        share.network.train()
+        model.network.train()
         seconds, sent = [], []
         for _ in range(STEPS + 1):
             group.sum(0)  # begin together
             before, began = bytes_sent(wire), time.monotonic()
             optimizer.zero_grad()
-            targets = share.targets(batch)
+            targets = model.targets(batch)
             with autocast(CPU, precision):
-                logits = share.forward(batch.images).float()
+                logits = model.forward(batch.images).float()
             torch.autograd.backward(loss_of(logits, targets) * (len(targets) / images))
             optimizer.step()
             seconds.append(time.monotonic() - began)
@@ -106,7 +106,7 @@ def bytes_sent(wire: str) -> int:
 
 @contextmanager
 def cable() -> Iterator[list[str]]:
-    """Make a namespace for each process, with a cable between them; yield their names, which the devices have too."""
+    """Create a namespace for each process, with a cable between them; yield their names, which the devices share."""
     names = [f"alexnet{rank}" for rank in range(PROCESSES)]
 
     def ip(*words: str) -> None:
@@ -127,7 +127,7 @@ def cable() -> Iterator[list[str]]:
 
 
 def limit(names: list[str], rate: int) -> None:
-    """Let the cable carry `rate` Mbit/s each way, 0: as much as it can."""
+    """Limit the cable to `rate` Mbit/s in each direction; 0: unlimited."""
     for name in names:
         tc = ["ip", "netns", "exec", name, "tc", "qdisc"]
         subprocess.run([*tc, "del", "dev", name, "root"], capture_output=True, check=False)
@@ -137,7 +137,7 @@ def limit(names: list[str], rate: int) -> None:
 
 
 def measure(names: list[str], kind: str, options: argparse.Namespace) -> dict[str, object]:
-    """Run a process in each namespace and return what the first prints."""
+    """Run a process in each namespace and return the output of the first."""
     running = []
     for rank, name in enumerate(names):
         torchrun = {"RANK": str(rank), "WORLD_SIZE": str(PROCESSES), "LOCAL_RANK": "0"}
@@ -156,15 +156,17 @@ def measure(names: list[str], kind: str, options: argparse.Namespace) -> dict[st
         command = ["ip", "netns", "exec", name, *command, "--wire", name]
         environment = {**os.environ, **torchrun, **where}
         running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    told = [process.communicate() for process in running]
-    if not told[0][0].strip():  # not by the exit codes: without a resolver in the namespace, PyTorch may abort when all is done
-        raise SystemExit("\n".join(error for _, error in told))
-    found: dict[str, object] = json.loads(told[0][0].splitlines()[-1])
+    finished = [process.communicate() for process in running]
+    output = finished[0][0].strip()
+    # Exit codes do not count: without a resolver in the namespace, PyTorch may abort at the very end.
+    if not output:
+        raise SystemExit("\n".join(error for _, error in finished))
+    found: dict[str, object] = json.loads(output.splitlines()[-1])
     return found
 
 
 def main() -> None:
-    """Measure each kind at each rate, print a table and a line of JSON."""
+    """Measure each kind at each rate, and print a table and a line of JSON."""
     parser = argparse.ArgumentParser(description="Bytes and time of parallel steps; see the file's head.")
     parser.add_argument("--variant", default="paper")
     parser.add_argument("--images", type=int, default=256)

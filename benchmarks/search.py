@@ -1,7 +1,7 @@
-"""Nearest images of CIFAR-10 by a run's codes: how many are of the image's class, what they weigh, how long a search takes.
+"""Search of CIFAR-10 by a run's codes: precision, size of the index, and time of a query.
 
-Needs a run trained on CIFAR-10, `python -m benchmarks.search RUN`, and ALEXNET_TEST_DATA. Peers, in the same run: pixels and
-chance for the precision, NumPy over all codes in memory for the time. Takes 1.5 GB of disk and 3 GB of memory for a while.
+Needs a run trained on CIFAR-10, `python -m benchmarks.search RUN`, and ALEXNET_TEST_DATA. Peers in the same run: pixels and
+chance for precision, NumPy over all codes in memory for time. Temporarily takes 1.5 GB of disk and 3 GB of memory.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ def build_index(path: Path, images: list[str], codes: np.ndarray, bits: int = BI
 
 
 def precision(labels: np.ndarray, found: Callable[[slice], np.ndarray]) -> float:
-    """Return the mean share of the 10 nearest that have the query's label. Each image is a query, itself left out.
+    """Return the mean fraction of the 10 nearest that have the query's label. Each image is a query, itself left out.
 
     `found` returns the rows of the 11 nearest to a slice of queries, nearest first.
     """
-    near = np.concatenate([found(slice(first, first + ROWS)) for first in range(0, len(labels), ROWS)])
-    shares = [np.mean(labels[rows[rows != own][:TOP]] == labels[own]) for own, rows in enumerate(near)]
-    return float(np.mean(shares))
+    neighbours = np.concatenate([found(slice(first, first + ROWS)) for first in range(0, len(labels), ROWS)])
+    fractions = [np.mean(labels[rows[rows != own][:TOP]] == labels[own]) for own, rows in enumerate(neighbours)]
+    return float(np.mean(fractions))
 
 
-def suggest(x: np.ndarray, squares: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
+def brute_force(x: np.ndarray, squares: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
     """Return the rows of x nearest to each query by brute force in NumPy, nearest first."""
-    distances = squares - 2 * queries @ x.T  # |x|² - 2 q x, which is the distance but for |q|²
+    distances = squares - 2 * queries @ x.T  # |x|² - 2 q x: the squared distance minus |q|²
     best = np.argpartition(distances, count, axis=1)[:, :count]
     return np.take_along_axis(best, np.take_along_axis(distances, best, 1).argsort(1), 1)
 
 
 def precisions(run: alexnet.Run, folder: Path, place: Path) -> dict[str, float]:
-    """Measure on the images of a folder of class folders."""
+    """Measure the precision on the images of a folder of class folders."""
     paths = find_images([folder])
     labels = np.unique([path.parent.name for path in paths], return_inverse=True)[1]
     layer, preprocessing = code_layer(run.network), run.config
@@ -67,7 +67,7 @@ def precisions(run: alexnet.Run, folder: Path, place: Path) -> dict[str, float]:
     pixels, counts = pixels.astype(np.float32), np.bincount(labels)
     squares = np.square(pixels).sum(1)
     found = {"chance": float((counts * (counts - 1)).sum() / len(labels) / (len(labels) - 1))}
-    found["pixels"] = precision(labels, lambda part: suggest(pixels, squares, pixels[part], TOP + 1))
+    found["pixels"] = precision(labels, lambda part: brute_force(pixels, squares, pixels[part], TOP + 1))
     for bits in (64, BITS):
         short = build_index(place / str(bits), list(map(str, paths)), codes, bits).short_codes
         found[f"{bits} bits"] = precision(labels, lambda part, s=short: faiss.knn_hamming(s[part], s, TOP + 1)[1])
@@ -78,7 +78,7 @@ def precisions(run: alexnet.Run, folder: Path, place: Path) -> dict[str, float]:
 
 
 def queried(ways: dict[str, Callable[[int], object]]) -> dict[str, float]:
-    """Take all ways in turn, with query after query, each by its number; print and return the median milliseconds."""
+    """Time all methods in turn on one query after another, given by number; print and return the median milliseconds."""
     calls = {way: timed(partial(lambda call, numbers: call(next(numbers)), call, count())) for way, call in ways.items()}
     times = {way: [1000 * seconds for seconds in taken] for way, taken in in_turn(calls, ROUNDS, warm_up=2).items()}
     for way, taken in times.items():
@@ -87,7 +87,7 @@ def queried(ways: dict[str, Callable[[int], object]]) -> dict[str, float]:
 
 
 def of_files(run: alexnet.Run, folder: Path, place: Path) -> dict[str, Any]:
-    """Index the files of a folder by `Run.index`, weigh the index, and search it for images of its own."""
+    """Index the files of a folder by `Run.index`, measure the size of the index, and search it for some of its images."""
     start = time.perf_counter()
     images = run.index(folder, place)["images"]
     seconds = time.perf_counter() - start
@@ -103,14 +103,14 @@ def of_files(run: alexnet.Run, folder: Path, place: Path) -> dict[str, Any]:
     def hamming(query: np.ndarray) -> np.ndarray:
         return np.argpartition(np.bitwise_count(short ^ index.coder.encode(query).view(np.uint64)).sum(1), TOP)[:TOP]
 
-    for row in chosen[:5]:  # the product and NumPy find the same
-        near = [path for path, _ in nearest(index, codes[row], TOP, False, str(paths[row]))]
-        others = suggest(codes, squares, codes[[row]], TOP + 1)[0]
-        assert len({*near} & {str(paths[other]) for other in others}) >= TOP - 1
+    for row in chosen[:5]:  # faiss and NumPy find the same
+        neighbours = [path for path, _ in nearest(index, codes[row], TOP, False, str(paths[row]))]
+        others = brute_force(codes, squares, codes[[row]], TOP + 1)[0]
+        assert len({*neighbours} & {str(paths[other]) for other in others}) >= TOP - 1
     medians = queried(
         {
             "exact": lambda turn: nearest(index, codes[chosen[turn]], TOP, False),
-            "exact, NumPy": lambda turn: suggest(codes, squares, codes[chosen[[turn]]], TOP),
+            "exact, NumPy": lambda turn: brute_force(codes, squares, codes[chosen[[turn]]], TOP),
             "binary": lambda turn: nearest(index, codes[chosen[turn]], TOP, True),
             "binary, NumPy": lambda turn: hamming(codes[chosen[[turn]]]),
             "an image file, exact": lambda turn: run.search(paths[chosen[turn]], TOP, index=place),
@@ -122,7 +122,7 @@ def of_files(run: alexnet.Run, folder: Path, place: Path) -> dict[str, Any]:
 
 
 def of_a_million(place: Path) -> float:
-    """Search made-up short codes, of codes of 128 numbers so that they need no file of 16 GB; return the milliseconds."""
+    """Search random short codes, from codes of 128 numbers to avoid a file of 16 GB; return the milliseconds."""
     chance = np.random.default_rng(0)
     codes = chance.standard_normal((MADE_UP, 128), dtype=np.float32)
     index = build_index(place, [f"/images/{row:07}.jpg" for row in range(MADE_UP)], codes)

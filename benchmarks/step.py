@@ -1,7 +1,7 @@
-"""A training step of ours against the same network in plain PyTorch, taken in turn in one process.
+"""A training step, alternating with the same network in plain PyTorch, in one process.
 
-Plain is what a tutorial would write: float32, channels first, `torch.optim.SGD` and `nn.LocalResponseNorm` as they come. Ours
-is what `alexnet train` does with the recipe. Both see the same batches.
+Plain is what a tutorial would contain: float32, channels first, `torch.optim.SGD` and `nn.LocalResponseNorm` with their
+defaults. Ours is what `alexnet train` does with the recipe. Both get the same batches.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Step = Callable[[], object]
 
 
 class Case(NamedTuple):
-    """What to measure: a recipe, its batch, and how often its images of `side` pixels are enlarged."""
+    """What to measure: a recipe, its batch size, and the factor by which its images of `side` pixels are upscaled."""
 
     recipe: str
     batch: int
@@ -46,7 +46,7 @@ CASES = (
 
 
 def batch_of(case: Case, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return made-up images, N 3 S S with channels first, and targets."""
+    """Return random images, N 3 S S with channels first, and targets."""
     images = torch.randn(case.batch, 3, case.side, case.side, device=device)
     return images, torch.randint(0, 10, (case.batch,), device=device)
 
@@ -74,13 +74,13 @@ def ours(case: Case, device: torch.device) -> Step:
 
 
 def plain(case: Case, device: torch.device, precision: str = "float32") -> Step:
-    """Return a step as a tutorial writes it, in float32 or in PyTorch's plain autocast."""
+    """Return a step as in a tutorial, in float32 or in PyTorch's plain autocast."""
     recipe = load(case.recipe)
     network = alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides)
     for name, layer in network.features.named_children():
         if isinstance(layer, LocalResponseNorm):
             setattr(network.features, name, nn.LocalResponseNorm(layer.size, layer.alpha * layer.size, layer.beta, layer.k))
-    layers = nn.Sequential(*network.layers.values()).to(device)  # the layers alone, without our fast forms
+    layers = nn.Sequential(*network.layers.values()).to(device)  # only the layers, without our optimised implementations
     optimizer = torch.optim.SGD(layers.parameters(), lr=0.01, momentum=recipe.optimizer.momentum)
     images, targets = batch_of(case, device)
     large = interpolate(images, scale_factor=float(case.upscale))
@@ -88,7 +88,7 @@ def plain(case: Case, device: torch.device, precision: str = "float32") -> Step:
 
 
 def plain_step(layers: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor, precision: str) -> Step:
-    """Return a training step as one would write it in PyTorch."""
+    """Return a training step in plain PyTorch."""
 
     def step() -> object:
         optimizer.zero_grad()
@@ -103,7 +103,7 @@ def plain_step(layers: nn.Module, optimizer: torch.optim.Optimizer, images: Tens
 
 
 def measure(case: Case, device: torch.device) -> dict[str, float]:
-    """Take the steps in turn, print a table, and return images a second and the ratio."""
+    """Time the steps in turn, print a table, and return images per second and the ratio."""
     steps = {"ours": ours(case, device), "plain": plain(case, device)}
     times = in_turn({name: timed(step) for name, step in steps.items()}, ROUNDS, warm_up=2)
     size = f"{case.side}x{case.side}" + (f" enlarged {case.upscale} times" if case.upscale > 1 else "")

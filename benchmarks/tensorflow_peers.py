@@ -1,11 +1,12 @@
-"""What `tutorial.py` and `loader.py` are measured against, in `.venv-keras`: a turn for each line on standard input.
+"""The TensorFlow peers of `tutorial.py` and `loader.py`, in `.venv-keras`: one turn for each line on standard input.
 
     python -m benchmarks.tensorflow_peers step NETWORK BATCH POLICY    a training step of a tutorial's network in Keras
     python -m benchmarks.tensorflow_peers data SETTINGS                a pass of an input pipeline in tf.data
 
-POLICY is Keras' dtype policy; float32 is as the text has it. SETTINGS is JSON: `source`, an .npy file of N S S 3 uint8 images
-or a text file of JPEG files' paths, and `batch`, `side`, `shift`, `horizontal_flip`, `input`, `mean`, `std`, `threads`. Images
-become shuffled batches, shifted, mirrored, normalised and resized; JPEG files become `side` x `side` x 3 uint8.
+POLICY is Keras' dtype policy; the tutorial's is float32. SETTINGS is JSON: `source`, an .npy file of N S S 3 uint8 images or a
+text file with the paths of JPEG files, and `batch`, `side`, `shift`, `horizontal_flip`, `input`, `mean`, `std`, `threads`.
+Images become shuffled batches, shifted, mirrored, normalised and resized; JPEG files become `side` x `side` x 3 uint8.
+
 Prints a line when it is ready, then the seconds of each turn.
 """
 
@@ -26,7 +27,7 @@ import tensorflow as tf
 
 
 def step(name: str, batch: int, policy: str) -> Callable[[], object]:
-    """Return a training step, whose graph is traced."""
+    """Return a traced training step."""
     import keras
     from proof.inputs import QUESTIONS
     from proof.prove_keras import build
@@ -64,7 +65,7 @@ def data(settings: dict[str, Any]) -> Callable[[], object]:
 
 
 def from_memory(images: Any, settings: dict[str, Any]) -> tf.data.Dataset:
-    """Return the batches of decoded images, float32, as the network takes them."""
+    """Return batches of decoded images, float32, preprocessed for the network."""
     side, reach, size = images.shape[1], settings["shift"], settings["input"]
     mean, deviation = (tf.constant(settings[name], tf.float32) * 255 for name in ("mean", "std"))
 
@@ -82,7 +83,7 @@ def from_memory(images: Any, settings: dict[str, Any]) -> tf.data.Dataset:
 
 
 def from_files(files: list[str], settings: dict[str, Any]) -> tf.data.Dataset:
-    """Return the images of JPEG files: the middle, `side` pixels a side, in batches."""
+    """Return the images of JPEG files in batches: centre crops of `side` pixels per side."""
     size = (settings["side"], settings["side"])
 
     def decode(file: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,6 @@
-"""What benchmarks share: ways to do the same, taken in turn, and a word in place of a figure where something is missing.
+"""Shared by all benchmarks: measure alternatives in turn, and print a message if something required is missing.
 
-A machine's pace drifts, so only what ran side by side, round by round, can be compared.
+The speed of a machine drifts, so only measurements taken alternately can be compared.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     import alexnet
 
-Measured = Callable[[], float]  # does its work once and returns a figure: seconds, or images a second
+Measured = Callable[[], float]  # does its work once and returns a figure: seconds, or images per second
 
 
 def timed(work: Callable[[], object], calls: int = 1) -> Measured:
-    """Return a function that does `work`, so many times in a row, and returns the seconds of one."""
+    """Return a function that does `work` this many times in a row, and returns the seconds per call."""
 
     def run() -> float:
         start = time.perf_counter()
@@ -32,7 +32,7 @@ def timed(work: Callable[[], object], calls: int = 1) -> Measured:
 
 
 def in_turn(ways: Mapping[str, Measured], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Take all ways, round after round; return the figures of each, without those of the first rounds, which warm up."""
+    """Measure all alternatives, round after round; return the figures of each, without those of the warm-up rounds."""
     found: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(rounds + warm_up):
         for way, measured in ways.items():
@@ -48,13 +48,13 @@ def ratios(figures: Sequence[float], others: Sequence[float]) -> list[float]:
 
 
 def spread(figures: Sequence[float], form: str = ".2f") -> str:
-    """Return the median, and in brackets the least and the greatest."""
+    """Return the median, with the minimum and the maximum in brackets."""
     middle, low, high = (f(figures) for f in (statistics.median, min, max))
     return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
 def skip(why: str) -> NoReturn:
-    """Say by name that nothing is measured, and end without an error: `make bench` goes on."""
+    """Print why nothing is measured, and exit without an error, so that `make bench` continues."""
     print(f"skipped: {Path(sys.argv[0]).stem}: {why}")
     sys.exit(0)
 
@@ -65,7 +65,7 @@ def real_data() -> Path:
 
 
 def trained_run() -> alexnet.Run:
-    """Return the run that the command line names, or RUN in the environment."""
+    """Return the run named on the command line, or by RUN in the environment."""
     import alexnet
 
     named = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("RUN")

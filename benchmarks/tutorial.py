@@ -1,6 +1,6 @@
-"""A training step of `cifar10` at 227x227 against the tutorial's own Keras network in TensorFlow, taken in turn in one run.
+"""A training step of `cifar10` at 227x227, alternating with the tutorial's own Keras network in TensorFlow, in one run.
 
-Keras runs in `.venv-keras` (`make prove` makes it), in a process of its own that computes only when it is asked to. Three
+Keras runs in `.venv-keras` (created by `make prove`), in a separate process that only computes on request. There are three
 peers: the tutorial as written, the same in Keras' mixed bfloat16, and PyTorch's plain autocast without channels last.
 """
 
@@ -25,7 +25,7 @@ PYTHON = ROOT / ".venv-keras" / "bin" / "python"
 
 
 def asked(*arguments: str) -> Measured:
-    """Start `tensorflow_peers` in `.venv-keras`; return a function that lets it work once and returns the seconds it took."""
+    """Start `tensorflow_peers` in `.venv-keras`; return a function that runs one turn and returns its seconds."""
     command = [str(PYTHON), "-m", "benchmarks.tensorflow_peers", *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -45,7 +45,7 @@ def asked(*arguments: str) -> Measured:
 
 
 def measure(batch: int) -> dict[str, float]:
-    """Take all steps in turn, print a table, and return the ratios."""
+    """Time all steps in turn, print a table, and return the ratios."""
     case, device = Case("cifar10", batch, SIZE), choose_device()
     ways = {
         "ours": timed(ours(case, device)),

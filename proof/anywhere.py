@@ -1,14 +1,14 @@
-"""Run all tests as on other machines, as far as one machine can imitate them, and print who fails where.
+"""Run all tests as on other machines, as far as one machine can simulate them, and print which tests fail where.
 
     python -m proof.anywhere [SETTING…]          all settings, or those named: `python -m proof.anywhere avx2 kernels-off`
     python -m proof.anywhere --trained 20        only tests that train, each time with another seed and number of threads
     python -m proof.anywhere --list
 
-Goes on after a failure. The exit code is 1 where a test failed under any setting. What else stands on the command line after
-`--` goes to pytest: `python -m proof.anywhere avx2 -- tests/test_lrn.py`.
+It continues after a failure; the exit code is 1 if a test failed under any setting. Arguments after `--` are passed to pytest:
+`python -m proof.anywhere avx2 -- tests/test_lrn.py`.
 
-In the tests' own process this file is a pytest plugin: ALEXNET_TEST_ORDER is the seed of a random order of the tests, and
-ALEXNET_TEST_ONLY=training leaves out what trains nothing.
+In the process of the tests, this file is a pytest plugin: ALEXNET_TEST_ORDER is the seed of a random order of the tests, and
+ALEXNET_TEST_ONLY=training skips tests that train nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ THREADS = (1, 2, 4)
 
 
 class Setting(NamedTuple):
-    """What is different: environment, whether other processes keep all cores busy, whether the checkout lies elsewhere."""
+    """A simulated machine: environment variables, whether other processes keep all cores busy, whether the checkout moves."""
 
     environment: Mapping[str, str] = {}
     busy: bool = False
@@ -46,12 +46,12 @@ class Setting(NamedTuple):
 
 
 def instructions(aten: str, onednn: str, **more: str) -> Setting:
-    """Return a setting with no more than these instructions of the processor."""
+    """Return a setting that limits the processor to these instructions."""
     return Setting({"ATEN_CPU_CAPABILITY": aten, "ONEDNN_MAX_CPU_ISA": onednn, **more})
 
 
 def a_locale() -> str:
-    """Return a locale whose letters change case in another way, or else the plainest."""
+    """Return a locale with unusual rules for upper and lower case, or else the plainest."""
     there = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=False).stdout.split()
     return next((name for name in there if name.lower() in ("tr_tr.utf8", "tr_tr.utf-8")), "C")
 
@@ -67,7 +67,7 @@ SETTINGS = {
     "avx2-kernels-off": instructions("avx2", "AVX2", ALEXNET_KERNELS="0"),
     "random-order": Setting({"ALEXNET_TEST_ORDER": "1"}),
     "locale": Setting({"LC_ALL": a_locale(), "TZ": "Pacific/Kiritimati"}),
-    "no-home": Setting({"HOME": os.devnull}),  # nobody can write below it, the superuser neither
+    "no-home": Setting({"HOME": os.devnull}),  # nobody can write to folders in it, not even root
     "odd-path": Setting(moved=True),
     "narrow-terminal": Setting({"COLUMNS": "40"}),
     "busy": Setting(busy=True),
@@ -76,7 +76,7 @@ NEEDS = {"avx512": "avx512_f", "avx512-bf16": "avx512_bf16", "amx": "amx_tile"} 
 
 
 class Outcome(NamedTuple):
-    """What pytest counted, and the names of the tests that failed."""
+    """The counts that pytest reported, and the names of the tests that failed."""
 
     passed: int
     failed: list[str]
@@ -85,16 +85,16 @@ class Outcome(NamedTuple):
 
 
 def missing_reason(name: str) -> str | None:
-    """Return what this machine lacks for a setting, None where it can be imitated."""
+    """Return what this machine lacks for a setting; None if it can be simulated."""
     need = NEEDS.get(name)
     return None if need is None or torch.cpu.get_capabilities().get(need) else need
 
 
 @contextmanager
 def busy_cores(busy: bool) -> Iterator[None]:
-    """Keep all cores busy with processes of no use."""
-    idle = [sys.executable, "-c", "while True: pass"]
-    processes = [subprocess.Popen(idle) for _ in range(os.cpu_count() or 1)] if busy else []
+    """Keep all cores busy with endless loops."""
+    spin = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(spin) for _ in range(os.cpu_count() or 1)] if busy else []
     try:
         yield
     finally:
@@ -105,7 +105,7 @@ def busy_cores(busy: bool) -> Iterator[None]:
 
 @contextmanager
 def checkout(moved: bool) -> Iterator[Path]:
-    """Yield the project's folder, or a copy in one whose name has blanks and letters that are not ASCII."""
+    """Yield the project's folder, or a copy in a folder with spaces and non-ASCII letters in its name."""
     if not moved:
         yield ROOT
         return
@@ -142,19 +142,19 @@ def tested(setting: Setting, arguments: list[str]) -> Outcome:
 
 
 def trained(count: int) -> Iterator[tuple[str, Setting]]:
-    """Yield so many settings for the tests that train, each with another seed."""
+    """Yield this number of settings for the tests that train, each with another seed."""
     for seed in range(1, count + 1):
         threads = THREADS[seed % len(THREADS)]
         names = {"ALEXNET_TEST_SEED": str(seed), "ALEXNET_TEST_THREADS": str(threads), "ALEXNET_TEST_ONLY": "training"}
         yield f"seed {seed}, {threads} threads", Setting(names)
 
 
-# In the text of a test, or of a fixture that it takes.
+# Calls that train, in the source of a test or of its fixtures.
 TRAINS = re.compile(r"\btrain\(|\"train\"|\bstarted\(|training\.start|\bTrainer\b|\.resume\(|--resume|ablate|lr_finder|find_lr")
 
 
 def trains(item: pytest.Item) -> bool:
-    """Tell whether a test, or a fixture that it takes, trains a network."""
+    """Return whether a test, or a fixture that it uses, trains a network."""
     fixtures = getattr(item, "_fixtureinfo", None)
     functions = [each.func for found in fixtures.name2fixturedefs.values() for each in found] if fixtures else []
     functions.append(inspect.unwrap(getattr(item, "function", trains)))
@@ -162,7 +162,7 @@ def trains(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Choose and shuffle; the same in every worker."""
+    """Select and shuffle the tests, in the same way in every worker."""
     if os.environ.get("ALEXNET_TEST_ONLY") == "training":
         left_out = [item for item in items if not trains(item)]
         config.hook.pytest_deselected(items=left_out)
@@ -172,7 +172,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def main() -> int:
-    """Run the settings asked for, print a row each, and return 1 where something failed."""
+    """Run the requested settings, print a row for each, and return 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", metavar="SETTING", help=f"of {', '.join(SETTINGS)}; all by default")
     parser.add_argument("--trained", type=int, default=0, metavar="N", help="run the tests that train N times instead")

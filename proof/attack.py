@@ -2,11 +2,11 @@
 
     python -m proof.attack [--images 20000] [--seed N] [--quick]
 
-Sends bodies much larger than the limit, slow bodies, thousands of parts, bombs, wrong types, paths that lead elsewhere,
-garbage, damaged images (as `fuzz.py` makes them), and requests that schemathesis invents from /openapi.json, never reads the
-answers, and opens more connections than the limit. All the while a client asks for a prediction every half second, and must get
-it. Prints a table; exit code 1 if a promise is broken. `--quick` skips what waits for the server's own time limits. Slow heads
-and idle connections are for a proxy to end (docs/limits.md).
+Sends bodies much larger than the limit, slow bodies, thousands of parts, decompression bombs, wrong types, path traversals,
+garbage, damaged images (as `fuzz.py` makes them), and requests that schemathesis generates from /openapi.json; leaves answers
+unread; and opens more connections than the limit. Meanwhile a client requests a prediction every half second, and must get it.
+Prints a table; the exit code is 1 if a check fails. `--quick` skips what waits for the server's own time limits. Slow headers
+and idle connections are left to a proxy (docs/limits.md).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from proof.processes import memory, served, watched_memory
 from alexnet.server.limits import Limits
 
 LIMITS = Limits()
-MEMORY = 2 << 30  # bytes above rest, at the worst moment: two processes may decode 50 megapixels each, in three copies
-REST = 300 << 20  # bytes above rest when all is over
-PATIENCE = 20.0  # seconds for a canary's answer
+MEMORY = 2 << 30  # bytes above the idle level, at the peak: two processes may decode 50 megapixels each, in three copies
+REST = 300 << 20  # bytes above the idle level when all attacks are over
+PATIENCE = 20.0  # seconds for an answer to the regular client
 AT_ONCE = 8
 HUGE = 640  # pieces of 64 KiB: more than the limit on a body
-SILENT = {"head too large"}  # the connection may just be closed
+SILENT = {"head too large"}  # the connection may simply be closed
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 FORM = "Content-Type: multipart/form-data; boundary=XX\r\n"
@@ -57,7 +57,7 @@ def head(method: str = "POST", path: str = "/predict", more: str = "", length: i
 
 
 def whole(body: bytes, path: str = "/predict", more: str = "") -> bytes:
-    """Return a request, after which the connection is to end."""
+    """Return a request that asks to close the connection afterwards."""
     return head("POST", path, f"{more}{CLOSE}", len(body)) + body
 
 
@@ -75,17 +75,17 @@ def endless(first: bytes, piece: bytes, pause: float = 0.0) -> Iterator[bytes]:
 
 
 class Attack:
-    """A server under attack, and what was not as it should be."""
+    """A server under attack, and the problems found."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.faults: list[str] = []
-        self.counts: Counter[tuple[str, str]] = Counter()  # by attack and what came of it
+        self.counts: Counter[tuple[str, str]] = Counter()  # by attack and outcome
         self.slowest: Counter[str] = Counter()  # milliseconds, by attack
         self.crowded = threading.Event()  # more connections are open than the server allows: 503 is right
 
     def send(self, name: str, pieces: Iterable[bytes], seconds: float = 60.0) -> bytes:
-        """Send pieces until they end or the server has enough; return its answer, and note it."""
+        """Send pieces until they end or the server stops reading; record and return its answer."""
         began, answer = time.monotonic(), b""
         with socket.create_connection(("127.0.0.1", self.port), seconds) as connection:
             try:
@@ -104,7 +104,7 @@ class Attack:
         return answer
 
     def note(self, name: str, answer: bytes, seconds: float) -> None:
-        """Count an answer; none at all, or a 5xx, is a fault."""
+        """Count an answer; a missing answer or a 5xx is a problem."""
         status = answer[9:12].decode("latin-1") or "closed"
         self.counts[name, status] += 1
         self.took(name, seconds)
@@ -112,11 +112,11 @@ class Attack:
             self.faults.append(f"{name}: {answer[:200]!r}")
 
     def took(self, name: str, seconds: float) -> None:
-        """Note how long something took."""
+        """Record how long something took."""
         self.slowest[name] = max(self.slowest[name], round(1000 * seconds))
 
     def together(self, name: str, attacks: Iterable[Iterable[bytes]], at_once: int = AT_ONCE, seconds: float = 60.0) -> None:
-        """Send several at the same time."""
+        """Send several requests concurrently."""
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(lambda pieces: self.send(name, pieces, seconds), attacks))
 
@@ -151,7 +151,7 @@ FORMS = (
 
 
 def odd_requests() -> dict[str, list[bytes]]:
-    """Return requests that are no good, by what is wrong with them."""
+    """Return invalid requests, by what is wrong with them."""
     return {
         "thousands of parts": [whole(form([("a", b"a")] * 20_000), more=FORM), whole(form([("a", b"")] * 400_000), more=FORM)],
         "parts that are none": [whole(body, more=FORM) for body in FORMS],
@@ -173,7 +173,7 @@ def odd_requests() -> dict[str, list[bytes]]:
 
 
 def blank_png(width: int, height: int, mode: str = "L", extra: bytes = b"") -> bytes:
-    """Return a PNG of nothing, large where it is decoded."""
+    """Return an empty PNG that is large when decoded."""
     content = encoded(Image.new(mode, (width, height)), "png")
     return content[:33] + extra + content[33:]
 
@@ -184,7 +184,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def bombs() -> dict[str, bytes]:
-    """Return files that are small here and large there."""
+    """Return files that are small but large when decoded."""
     zeros = zlib.compress(bytes(100_000_000), 9)
     header = bytearray(blank_png(8, 8))
     header[16:24] = (2**31 - 1).to_bytes(4, "big") * 2
@@ -209,7 +209,7 @@ def bombs() -> dict[str, bytes]:
 
 
 def odd(attack: Attack) -> None:
-    """Send requests that are no good."""
+    """Send invalid requests."""
     for name, requests in odd_requests().items():
         attack.together(name, ([request] for request in requests))
 
@@ -265,7 +265,7 @@ def slow(attack: Attack) -> None:
 
 
 def fuzz(attack: Attack, count: int, seed: int) -> None:
-    """Send damaged images, sixteen in a request, and now and then one to be explained."""
+    """Send damaged images, sixteen per request, and occasionally request an explanation."""
     chance = np.random.default_rng(seed)
     started = seeds(chance)
 
@@ -279,7 +279,7 @@ def fuzz(attack: Attack, count: int, seed: int) -> None:
         if [one["image"] for one in found] != [name for name, _ in files]:
             attack.faults.append(f"damaged images: {answer[:200]!r}")
         for one in found:
-            attack.counts["each of them", "read" if "predictions" in one else "told why not"] += 1
+            attack.counts["each of them", "read" if "predictions" in one else "refused"] += 1
             if "crashed" in one.get("error", "") or ("predictions" in one) == ("error" in one):
                 attack.faults.append(f"damaged images: {one}")
 
@@ -303,7 +303,7 @@ def invented(attack: Attack, examples: int) -> None:
 
 
 def canary(attack: Attack, image: bytes, ended: threading.Event) -> None:
-    """Ask for a prediction every half second; a 429 is no answer, so ask again, as it says, but not for long."""
+    """Request a prediction every half second; after a 429, retry as the answer says, for a limited time."""
     while not ended.wait(0.5):
         began = time.monotonic()
         while True:
@@ -321,7 +321,7 @@ def canary(attack: Attack, image: bytes, ended: threading.Event) -> None:
 
 
 def run(attack: Attack, options: argparse.Namespace) -> None:
-    """Attack in every way, one after the other."""
+    """Run all attacks, one after another."""
     steps: dict[str, Callable[[], None]] = {
         "odd requests": lambda: odd(attack),
         "bodies": lambda: bodies(attack),
@@ -339,7 +339,7 @@ def run(attack: Attack, options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Attack, print the table, return the exit code."""
+    """Attack, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description="Attack a server; see the file's head.")
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))

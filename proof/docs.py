@@ -1,17 +1,17 @@
-"""Run the code of README.md and of the site's pages, and look at their links.
+"""Run the code in README.md and the site's pages, and check their links.
 
     python -m proof.docs [PAGE…]
 
-Above each block of bash or Python in a page stands a comment that says what becomes of it:
+Above each block of bash or Python in a page, a comment states how to treat it:
 
-    <!-- run -->             it is run, and must succeed; the blocks of a page share a folder, in order
-    <!-- not run: why -->    it is not
+    <!-- run -->             run it; it must succeed. The blocks of a page share a folder, and run in order
+    <!-- not run: why -->    skip it
 
-and above a block that shows what the one before printed, `<!-- output -->`: it must be exactly that. Folders are temporary; in
-each lie small made-up photos, `photos/cat`, `photos/dog`, `other-photos/`, `cat.jpg` and `new.jpg`. HOME is empty. Links to
-files and headings are looked up. In site/, if it has been built, no page may load anything from elsewhere.
+A block with `<!-- output -->` above it must equal the output of the block before, exactly. Folders are temporary and contain
+small synthetic photos: `photos/cat`, `photos/dog`, `other-photos/`, `cat.jpg` and `new.jpg`. HOME is empty. Links to files and
+headings are checked. If site/ has been built, no page in it may load anything from other hosts.
 
-The notebooks in docs/tutorials/ are run by `tests/test_notebooks.py`, and not here.
+The notebooks in docs/tutorials/ are run by `tests/test_notebooks.py`, not here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ OUTSIDE = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code in a page: the line it begins in, its language, its text, and what its comment says ("" for none)."""
+    """A block of code in a page: its first line, its language, its text, and its comment ("" for none)."""
 
     line: int
     language: str
@@ -57,7 +57,7 @@ class Block:
 
 
 def blocks(text: str) -> list[Block]:
-    """Return the blocks of a page in order; those that are indented have no mark."""
+    """Return the blocks of a page in order; indented blocks have no mark."""
     found = []
     for match in FENCE.finditer(text):
         mark = MARK.search(text, max(0, match.start() - 400), match.start())
@@ -68,7 +68,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def make_photos(folder: Path) -> None:
-    """Fill `folder` with small made-up photos: stripes across are cats, stripes down are dogs."""
+    """Fill `folder` with small synthetic photos: horizontal stripes are cats, vertical stripes dogs."""
     for kind, label in enumerate(("cat", "dog")):
         for number in range(48):
             part = "photos" if number < 40 else "other-photos"
@@ -79,7 +79,7 @@ def make_photos(folder: Path) -> None:
 
 
 def run(block: Block, folder: Path) -> tuple[str, str]:
-    """Run a block in `folder`; return what it printed, and why it failed ("" if it did not)."""
+    """Run a block in `folder`; return its output, and the reason if it failed, else ""."""
     if block.language == "python":
         script = folder / "block.py"
         script.write_text(block.text, encoding="utf-8")
@@ -131,13 +131,13 @@ def slug(heading: str) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """Return the anchors of a page: its headings', and those that it names itself."""
+    """Return the anchors of a page: those of its headings, and explicit ones."""
     headings = {found[2] or slug(found[1]) for found in HEADING.finditer(FENCE.sub("", text))}
     return headings | set(re.findall(r'\bid="([\w-]+)"', text))
 
 
 def wrong_links(page: Path, name: str, text: str) -> Iterator[str]:
-    """Yield the links of a page that lead to no file or to no heading; those out into the world are not followed."""
+    """Yield the links of a page that lead to no file or heading; external links are not followed."""
     for target in LINK.findall(FENCE.sub("", text)):
         if re.match(r"[a-z]+:", target):
             continue
@@ -150,7 +150,7 @@ def wrong_links(page: Path, name: str, text: str) -> Iterator[str]:
 
 
 def loaded_from_elsewhere(site: Path) -> Iterator[str]:
-    """Yield what pages of the built site would load from another host."""
+    """Yield the resources that pages of the built site would load from other hosts."""
     for file in sorted(site.rglob("*")):
         if file.suffix in (".html", ".css"):
             for found in OUTSIDE.findall(file.read_text(encoding="utf-8")):
@@ -158,7 +158,7 @@ def loaded_from_elsewhere(site: Path) -> Iterator[str]:
 
 
 def main(names: list[str]) -> int:
-    """Check the pages named, or all; return the exit code."""
+    """Check the given pages, or all; return the exit code."""
     pages = [Path(name) for name in names] or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     began, faults = time.monotonic(), []
     for page in pages:

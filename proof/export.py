@@ -1,11 +1,11 @@
-"""Export a run and give the file and `predict` the same 500 images of all odd kinds: they must say the same.
+"""Export a run, and give the file and `predict` the same 500 unusual images: their answers must agree.
 
     python -m proof.export RUN [--images 500]
 
-Each image is written to a file of its kind, decoded as `predict` decodes files, and its pixels, H W 3, go to both. `predict`
-is asked in the precision of the run, and in float32, which the file computes in. Wanted: probabilities within 0.01 for 99 % of
-the images, and the same first label wherever the first leads by more than 0.02. Prints a table, and a line of JSON; exit code 1
-if it is not so.
+Each image is written to a file of its kind and decoded as `predict` decodes files; its pixels, H W 3, go to both. `predict`
+computes in the precision of the run, and also in float32, as the file does. Required: probabilities within 0.01 for 99 % of the
+images, and the same first label whenever the first leads by more than 0.02. Prints a table and a line of JSON; the exit code is
+1 if a requirement is not met.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def with_16_bits(image: Image.Image, rng: np.random.Generator) -> bytes:
 
 
 def transparent(image: Image.Image, rng: np.random.Generator) -> bytes:
-    """Return a PNG with a random opacity."""
+    """Return a PNG with random transparency."""
     image = image.convert("RGBA")
     image.putalpha(Image.fromarray(rng.integers(0, 256, (image.height, image.width), dtype=np.uint8)))
     return encoded(image, "PNG")
 
 
 def sized(widths: tuple[int, int], heights: tuple[int, int]) -> Make:
-    """Return a function that makes a PNG of a random size within these bounds."""
+    """Return a function that makes a PNG of random size within these bounds."""
     return lambda image, rng: encoded(
         image.resize((int(rng.integers(*widths, endpoint=True)), int(rng.integers(*heights, endpoint=True)))), "PNG"
     )
@@ -73,14 +73,14 @@ KINDS: dict[str, Make] = {
 
 
 def probabilities(run: alexnet.Run, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return what `predict` says of an image, in the order of the labels."""
+    """Return the probabilities from `predict` for an image, in the order of the labels."""
     [answer] = run.predict([image], top=len(run.labels))
     found = {guess["label"]: guess["probability"] for guess in answer["predictions"]}
     return np.array([found[label] for label in run.labels])
 
 
 def main() -> int:
-    """Export, compare, print; return the exit code."""
+    """Export, compare and print; return the exit code."""
     parser = argparse.ArgumentParser(description="Compare an export with predict; see the file's head.")
     parser.add_argument("run", type=Path)
     parser.add_argument("--images", type=int, default=500)
@@ -114,7 +114,7 @@ def main() -> int:
 
 
 def figures(exported: NDArray[np.float64], ours: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return the largest difference, the share that is close, and the share of clear images with the same first label."""
+    """Return the largest difference, the fraction that is close, and the fraction of clear images with the same first label."""
     difference = np.abs(exported - ours).max(1)
     ordered = np.sort(ours)
     clear = ordered[:, -1] - ordered[:, -2] > LEAD

@@ -1,9 +1,9 @@
-"""Damage images at random and read them: each must be decoded or reported, soon, in bounded memory, and nothing may crash.
+"""Damage images at random and read them: each must be decoded or reported, within time and memory limits, without a crash.
 
     python -m proof.fuzz [--images 20000] [--seed N]
 
-Bits are flipped, ends cut off, pieces of other files put in, over JPEG (both kinds), PNG, GIF, BMP, TIFF and WebP;
-every file goes through decoding, `data check` and `predict`. Prints a table; exit code 1 if anything was not as promised.
+Bits are flipped, ends cut off and pieces of other files inserted, in JPEG (baseline and progressive), PNG, GIF, BMP, TIFF and
+WebP; every file goes through decoding, `data check` and `predict`. Prints a table; the exit code is 1 if anything went wrong.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ FORMATS = {
 }
 CHANGES = ("flip", "cut", "splice")
 AT_ONCE = 2000  # files on the disk
-SECONDS = 5.0  # the most that an image may take, of the processor's time
-MEMORY = 1 << 30  # bytes above those at rest
+SECONDS = 5.0  # maximum CPU time per image, in seconds
+MEMORY = 1 << 30  # bytes above the idle level
 NARROW = {"model.width": 1 / 16, "images.input": 67, "train.batch_size": 16, "train.epochs": 1}
 
 
 def seeds(chance: np.random.Generator) -> dict[str, list[bytes]]:
-    """Return files to start from, by format: noisy shapes, and photos where ALEXNET_TEST_DATA has some."""
+    """Return files to start from, by format: noisy shapes, and photos if ALEXNET_TEST_DATA is set."""
     pictures = []
     for kind in range(4):
         size = (int(chance.integers(20, 90)), int(chance.integers(20, 90)))
@@ -62,7 +62,7 @@ def seeds(chance: np.random.Generator) -> dict[str, list[bytes]]:
 
 
 def damaged(content: bytes, other: bytes, change: str, chance: np.random.Generator) -> bytes:
-    """Return the file with bits flipped, its end cut off, or a piece of another one put in."""
+    """Return the file with bits flipped, its end cut off, or a piece of another file inserted."""
     array = bytearray(content)
     at = int(len(array) * chance.random() ** 2)  # headers decide the most
     if change == "cut":
@@ -77,7 +77,7 @@ def damaged(content: bytes, other: bytes, change: str, chance: np.random.Generat
 
 
 def made(i: int, started: dict[str, list[bytes]], chance: np.random.Generator) -> tuple[str, str, bytes]:
-    """Return the format of file number `i`, what is done to it, and its bytes then; formats and changes take turns."""
+    """Return the format of file number `i`, the change made to it, and its bytes; formats and changes alternate."""
     names = list(started)
     name, change = names[i % len(names)], CHANGES[i // len(names) % len(CHANGES)]
     other = started[names[int(chance.integers(len(names)))]]
@@ -85,7 +85,7 @@ def made(i: int, started: dict[str, list[bytes]], chance: np.random.Generator) -
 
 
 def fuzz(folder: Path, count: int, seed: int, run: alexnet.Run) -> tuple[Counter[tuple[str, str, str]], list[str]]:
-    """Read `count` damaged files in every way; return the counts by format, change and outcome, and what was wrong."""
+    """Read `count` damaged files in every way; return the counts by format, change and outcome, and the problems found."""
     counts: Counter[tuple[str, str, str]] = Counter()
     faults: list[str] = []
     chance = np.random.default_rng(seed)
@@ -117,12 +117,12 @@ def fuzz(folder: Path, count: int, seed: int, run: alexnet.Run) -> tuple[Counter
 
 
 def trained(folder: Path) -> alexnet.Run:
-    """Return a run of a narrow network, to predict with."""
+    """Return a run of a narrow network to predict with."""
     return alexnet.train("digits", out=folder / "run", settings=NARROW)
 
 
 def main() -> int:
-    """Damage and read as many images as the command line says, print the table, return the exit code."""
+    """Damage and read the requested number of images, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description="Read damaged images; see the file's head.")
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))

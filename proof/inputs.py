@@ -1,4 +1,4 @@
-"""What Keras and ours are both asked: weights, batches, photos, losses and file names, from seeds. The answers are not here."""
+"""The inputs for both Keras and ours, from seeds: weights, batches, photos, losses and file names. No results are here."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from sklearn.datasets import load_sample_image
 
 SEED = 2012
 BATCH = 2  # images
-STEPS = 5  # of training, all on the same batch
-SAMPLES = 64  # values of each tensor that golden files keep
-MEAN = 113.25  # the one number that the `annotated` preprocessing takes away, in grey levels
+STEPS = 5  # number of training steps, all on the same batch
+SAMPLES = 64  # number of values of each tensor that golden files keep
+MEAN = 113.25  # the constant that the `annotated` preprocessing subtracts, in grey levels
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 
 class Question(NamedTuple):
-    """A network: the recipe and variant of that name, pixels a side, classes, number of the batch.
+    """A network: the recipe and variant of that name, pixels per side, classes, number of the batch.
 
-    In float32 a ReLU whose input is next to zero, or a pool with two values next to equal, may decide otherwise in another
-    library, and one such decision moves the gradients before it by a thousandth. So of 600 batches that one is asked whose
-    closest decision is the least close: at least 6 times what float32 is off by there.
+    In float32, a ReLU with an input close to zero, or a pool with two almost equal values, may decide differently in another
+    library; one such decision changes earlier gradients by a thousandth. So the batch is the one of 600 with the clearest
+    decisions: even the closest one is 6 times the error of float32 there.
     """
 
     name: str
@@ -51,7 +51,7 @@ def glorot_limit(shape: tuple[int, ...]) -> float:
     return float(np.sqrt(6 / (np.prod(shape[:-1]) + np.prod(shape[:-2]) * shape[-1])))
 
 
-# By the tensor's name in Keras. Nothing is 0 or 1, so that a term left out or two tensors swapped would show.
+# By the tensor's name in Keras. No value is 0 or 1, so a missing term or two swapped tensors would show.
 DRAWS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
     "kernel": lambda rng, shape: rng.uniform(-glorot_limit(shape), glorot_limit(shape), shape),
     "bias": lambda rng, shape: rng.normal(0, 0.05, shape),
@@ -65,7 +65,7 @@ DRAWS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
 def draw_weights(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> Iterator[tuple[str, Floats]]:
     """Yield a float64 array for each (name, shape): `conv1.kernel`, `conv1.bias`, `norm1.gamma` ... `fc8.bias`, in that order.
 
-    All come from one generator with `SEED`, one after the other, by `DRAWS`; shapes are Keras'.
+    All are drawn in order from one generator with `SEED`, by `DRAWS`; shapes are Keras'.
     """
     rng = np.random.default_rng(SEED)
     for name, shape in shapes:
@@ -73,14 +73,14 @@ def draw_weights(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> Iterator[tupl
 
 
 def draw_batch(question: Question) -> tuple[Floats, NDArray[np.int64]]:
-    """Return images (N S S 3, normal; each channel with a mean and deviation of its own) and targets (N)."""
+    """Return images (N S S 3, normal; each channel with its own mean and deviation) and targets (N)."""
     rng = np.random.default_rng([SEED, question.size, question.classes, question.batch])
     images = rng.normal(0, 1, (BATCH, question.size, question.size, 3)) * [0.8, 1.0, 1.2] + [-0.2, 0.0, 0.3]
     return images, rng.integers(0, question.classes, BATCH)
 
 
 def places(name: str, count: int, samples: int = SAMPLES) -> NDArray[np.int64]:
-    """Return the positions, 0 to `count`, at which golden files keep the values of the array called `name`."""
+    """Return the positions, from 0 up to `count`, at which golden files keep values of the array `name`."""
     return np.random.default_rng([SEED, zlib.crc32(name.encode())]).integers(0, count, samples)
 
 
@@ -88,7 +88,7 @@ def places(name: str, count: int, samples: int = SAMPLES) -> NDArray[np.int64]:
 
 
 def photos() -> dict[str, Pixels]:
-    """Return scikit-learn's two photos and crops of them, H W 3: higher, smaller, and as large as the networks' input."""
+    """Return scikit-learn's two photos and crops of them, H W 3: taller, smaller, and as large as the networks' input."""
     china, flower = load_sample_image("china.jpg"), load_sample_image("flower.jpg")  # 427 x 640
     return {
         "china": china,
@@ -100,10 +100,10 @@ def photos() -> dict[str, Pixels]:
 
 
 def small_images() -> dict[str, Pixels]:
-    """Return 32 x 32 x 3 images: two photos made small, one of one colour, and two that nearly are.
+    """Return 32 x 32 x 3 images: two downsized photos, one of a single colour, and two that are nearly so.
 
-    The deviation that TensorFlow divides by is at least 1 / sqrt(3072). One value that differs by 1 leaves it just under
-    that, two leave it above.
+    TensorFlow divides by a deviation of at least 1 / sqrt(3072). One value that differs by 1 gives a deviation just below that,
+    two give one above.
     """
     found = {name: _shrink(photo[:416, 100:516]) for name, photo in photos().items() if name in ("china", "flower")}
     found["constant"] = np.full((32, 32, 3), 77, np.uint8)
@@ -115,12 +115,12 @@ def small_images() -> dict[str, Pixels]:
 
 
 def _shrink(photo: Pixels) -> Pixels:
-    """416 x 416 x 3 -> 32 x 32 x 3, each the mean of 13 x 13 pixels, rounded."""
+    """Downsize 416 x 416 x 3 to 32 x 32 x 3: each pixel is the mean of 13 x 13, rounded."""
     return photo.reshape(32, 13, 32, 13, 3).mean((1, 3)).round().astype(np.uint8)
 
 
 def digest(images: dict[str, Pixels]) -> str:
-    """Return a digest of pixels: JPEG decoders differ, and then golden files say nothing."""
+    """Return a digest of pixels; if it differs, so does the JPEG decoder, and golden files cannot be compared."""
     return hashlib.sha256(b"".join(image.tobytes() for image in images.values())).hexdigest()
 
 
@@ -138,7 +138,7 @@ class Affine(NamedTuple):
 
 
 def affine_maps(side: int) -> list[Affine]:
-    """Return eight maps that do one thing each, strongly, then 40 drawn from the ranges of tutorial 001."""
+    """Return eight maps that each do one thing, strongly, then 40 drawn from the ranges of tutorial 001."""
     alone: list[dict[str, Any]] = [
         {"theta": 25.0},
         {"tx": 40.25},
@@ -160,7 +160,7 @@ def affine_maps(side: int) -> list[Affine]:
 
 # Steps --------------------------------------------------------------------------------------------------------------------
 
-# Keras' SGD by its own names, beyond what the tutorials set: with momentum, decay beside and inside the gradient differ.
+# Keras' SGD, beyond what the tutorials set: with momentum, decay beside the gradient and in it give different results.
 OPTIMIZERS: tuple[dict[str, Any], ...] = (
     {"momentum": 0.0, "nesterov": False, "weight_decay": 0.01},
     {"momentum": 0.9, "nesterov": False, "weight_decay": None},
@@ -171,7 +171,7 @@ RATES = (0.1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.5, 0.5)  # one a step
 
 
 def draw_gradients(count: int = 8) -> tuple[Floats, Floats]:
-    """Return a vector to start from, and a gradient for each of `RATES`."""
+    """Return an initial vector, and a gradient for each of `RATES`."""
     rng = np.random.default_rng(SEED)
     return rng.normal(0, 1, count), rng.normal(0, 1, (len(RATES), count))
 
@@ -191,7 +191,7 @@ PATIENCE = 10  # of EarlyStopping in tutorial 000
 
 
 def loss_series() -> list[list[float]]:
-    """Return 1,000 series of `EPOCHS` losses: they fall with noise, stay flat, repeat, are rounded, or fall ever so slowly."""
+    """Return 1,000 series of `EPOCHS` losses: they fall with noise, stay flat, repeat, are rounded, or fall very slowly."""
     rng = np.random.default_rng(SEED)
     found = []
     for number in range(1000):
@@ -206,7 +206,7 @@ def loss_series() -> list[list[float]]:
             losses = losses.round(1)
         elif number % 6 == 4:  # slow: each epoch gains about the threshold
             losses = 1 - 1e-4 * rng.uniform(0, 2, EPOCHS).cumsum()
-        elif number % 6 == 5:  # each epoch gains less than float32 can tell, and Keras compares in float32
+        elif number % 6 == 5:  # each epoch gains less than float32 resolves, and Keras compares in float32
             losses = 1 - 1e-8 * rng.uniform(0, 1, EPOCHS).cumsum()
         found.append(losses.tolist())
     return found
@@ -216,11 +216,11 @@ def loss_series() -> list[list[float]]:
 
 
 def class_files() -> list[str]:
-    """Return 513 names in 16 class folders of unequal size, whose order as text is not that of their numbers."""
+    """Return 513 names in 16 class folders of unequal size; their order as text differs from their order by number."""
     classes = [int(16 * (number / 513) ** 1.5) for number in range(513)]
     return [f"{'Class' if c % 3 else 'class'}-{c}/{'IMG' if i % 7 else 'img'}_{i}.png" for i, c in enumerate(classes)]
 
 
 def labelled_files() -> list[str]:
-    """Return 1,000 sorted names that begin with their label, 500 a class."""
+    """Return 1,000 sorted names that begin with their label, 500 per class."""
     return sorted(f"{label}.{number}.png" for label in ("cat", "dog") for number in range(500))

@@ -1,11 +1,12 @@
-"""A server under load: no failure, no growing memory, and how fast beside a plain loop over the same images.
+"""A server under load: no failures, no growing memory, and its speed compared with a plain loop over the same images.
 
     ALEXNET_TEST_DATA=… python -m proof.load RUN [--requests 10000] [--at-once 32]
 
-Real JPEGs go to `alexnet serve RUN`, a process of its own, so many at a time; then one at a time, where no batch has more than
-one image. The peer is a plain loop in one process: decode the same bytes, make the network's input, call onnxruntime with
-batches as large as there were requests at once. Wanted of the server, with its clients on the same machine: all answers right,
-memory that does not grow over the second half, at least 0.6 of the loop's images a second. Prints a table; exit code 1 if not.
+Real JPEGs are sent to `alexnet serve RUN`, a separate process, with `--at-once` concurrent requests, and then one at a time,
+where no batch has more than one image. The peer is a plain loop in one process: decode the same bytes, preprocess, call
+onnxruntime with batches as large as the number of concurrent requests. Requirements for the server, with its clients on the
+same machine: all answers correct, no growth of memory over the second half, and at least 0.6 times the loop's images per
+second. Prints a table; the exit code is 1 if a requirement is not met.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ import alexnet
 from alexnet.data import decode
 from alexnet.data.preprocessing import fit_image, to_input
 
-WANTED = 0.6  # of the loop's images a second
-GROWTH = 16 << 20  # bytes over the second half: a page here and there is not a leak
-AGREEING = 0.97  # of the best labels: the server computes in bfloat16 where hardware does, onnxruntime in float32
+WANTED = 0.6  # relative to the loop's images per second
+GROWTH = 16 << 20  # bytes over the second half: a few pages are not a leak
+AGREEING = 0.97  # fraction of equal best labels: the server computes in bfloat16 if the hardware does, onnxruntime in float32
 PHOTOS = 1000
 FOLDERS = ("cats-dogs", "imagenette")  # photos, not thumbnails
 HEAD = "POST /predict?top=1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n"
 
 
 class Answers(NamedTuple):
-    """What came back: label by request, seconds by request, and what was no answer."""
+    """The results of a load test: label by request, seconds by request, and failures."""
 
     labels: list[str | None]
     latencies: list[float]
@@ -51,7 +52,7 @@ class Answers(NamedTuple):
     seconds: float
 
     def figures(self) -> dict[str, float]:
-        """Return images a second, and the median and the 99th percentile of milliseconds."""
+        """Return images per second, and the median and the 99th percentile of milliseconds."""
         median, p99 = np.quantile(self.latencies, [0.5, 0.99]) * 1e3
         return {"images_per_second": len(self.latencies) / self.seconds, "median_ms": float(median), "p99_ms": float(p99)}
 
@@ -65,7 +66,7 @@ def photos() -> list[bytes]:
 
 
 async def ask(port: int, bodies: Iterator[tuple[int, bytes]], answers: Answers) -> None:
-    """Send one request after the other over one connection, as long as there are some."""
+    """Send one request after another over one connection, as long as there are any."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for i, body in bodies:
         began = time.perf_counter()
@@ -82,7 +83,7 @@ async def ask(port: int, bodies: Iterator[tuple[int, bytes]], answers: Answers) 
 
 
 async def load(port: int, files: list[bytes], requests: int, at_once: int) -> Answers:
-    """Send so many requests, so many at a time."""
+    """Send all requests, `at_once` of them concurrently."""
     answers, began = Answers([None] * requests, [], [], 0.0), time.perf_counter()
     bodies = enumerate(islice(cycle(files), requests))
     for ended in await asyncio.gather(*(ask(port, bodies, answers) for _ in range(at_once)), return_exceptions=True):
@@ -92,7 +93,7 @@ async def load(port: int, files: list[bytes], requests: int, at_once: int) -> An
 
 
 class Loop:
-    """The peer: decode, prepare, onnxruntime."""
+    """The peer: decode, preprocess, run onnxruntime."""
 
     def __init__(self, run: alexnet.Run) -> None:
         self._run, self._preprocessing = run, run.config.preprocessing
@@ -103,7 +104,7 @@ class Loop:
         [self._name] = [given.name for given in self._session.get_inputs()]
 
     def labels(self, files: list[bytes], batch: int) -> tuple[list[str], float]:
-        """Return the best label of each file, and the images a second."""
+        """Return the best label of each file, and the images per second."""
         preprocessing, found, began = self._preprocessing, list[str](), time.perf_counter()
         for start in range(0, len(files), batch):
             some = files[start : start + batch]
@@ -117,13 +118,13 @@ class Loop:
 
 
 def growth(samples: list[tuple[float, int]]) -> float:
-    """Return by how many bytes memory grows over the samples, on the straight line that fits them."""
+    """Return the growth of memory over the samples in bytes, by a straight-line fit."""
     times, used = np.array(samples, dtype=np.float64).T
     return float(np.polyfit(times - times[0], used, 1)[0] * (times[-1] - times[0])) if len(samples) > 2 else 0.0
 
 
 def measure(options: argparse.Namespace) -> bool:
-    """Put the server under load, run the loop, print the table; return whether all is as wanted."""
+    """Put the server under load, run the loop, and print the table; return whether all requirements are met."""
     files, at_once = photos(), options.at_once
     some = list(islice(cycle(files), min(options.requests, 2 * PHOTOS)))
     loop = Loop(alexnet.load(options.run))

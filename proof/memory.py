@@ -1,9 +1,9 @@
-"""Train from many images and watch the memory: it must not grow with the dataset, nor from epoch to epoch.
+"""Train on many images and watch the memory: it must not grow with the dataset, nor from epoch to epoch.
 
     python -m proof.memory [--images 50000] [--epochs 3]
 
-The images are made up, 256x256, stored at full size: some 10 GB in the cache. Counted is anonymous memory, of this process and
-those that decode: what is not just the disk's, seen through memory. Linux alone. Prints the most of each epoch.
+The images are synthetic, 256x256, stored at full size: about 10 GB in the cache. Anonymous memory is counted, of this process
+and the decoding processes, without memory-mapped files. Linux only. Prints the peak of each epoch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NARROW = {"model.width": 1 / 16, "images.cache_size": 256, "images.input": 67, "
 
 
 def note_most(metrics: Path, most: dict[int, int]) -> None:
-    """Note for ever the most memory taken after each number of epochs."""
+    """Record the peak memory by number of finished epochs, in an endless loop."""
     while True:
         epochs = len(metrics.read_text().splitlines()) - 1 if metrics.exists() else 0
         most[epochs] = max(most.get(epochs, 0), memory(os.getpid(), anonymous=True))
@@ -38,7 +38,7 @@ def note_most(metrics: Path, most: dict[int, int]) -> None:
 
 
 def made_up(folder: Path, count: int) -> Path:
-    """Write a CSV file that lists `count` photos of two labels, most of them links to a few."""
+    """Write a CSV file that lists `count` photos with two labels, most of them links to a few files."""
     chance, rows = np.random.default_rng(0), []
     for i in range(count):
         path = folder / f"{i:06}.jpg"
@@ -54,7 +54,7 @@ def made_up(folder: Path, count: int) -> Path:
 
 
 def main() -> int:
-    """Train, print the table, return the exit code."""
+    """Train, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description="Watch the memory of a training; see the file's head.")
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--epochs", type=int, default=3)

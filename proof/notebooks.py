@@ -1,10 +1,10 @@
-"""Run the notebooks of docs/tutorials/ and compare what they print with what is stored in them.
+"""Run the notebooks of docs/tutorials/ and compare their output with the output stored in them.
 
-    python -m proof.notebooks [NOTEBOOK…]    store what they print today (`make notebooks`); needs ALEXNET_TEST_DATA
+    python -m proof.notebooks [NOTEBOOK…]    store the new output (`make notebooks`); needs ALEXNET_TEST_DATA
 
-Each runs in a process and a temporary folder of its own. Text must be the same to the letter, and pictures look the same. In
-cells tagged `varies`, whose figures depend on the machine or on chance, only the kinds of outputs must be the same, and the
-cell asserts what must hold. What goes to standard error is not kept.
+Each runs in a separate process and temporary folder. Text must be identical, and images must look the same. In cells tagged
+`varies`, with figures that depend on the machine or on chance, only the kinds of outputs must be the same, and the cell itself
+asserts what must hold. Standard error is not stored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from PIL import Image
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "docs" / "tutorials").glob("*.ipynb"))
 SECONDS = 300  # for a cell
-SIDE, LEVELS = 64, 4.0  # pictures are compared at so many pixels a side, and may differ by so many grey levels on average
+SIDE, LEVELS = 64, 4.0  # images are compared at this size in pixels, and may differ by this many grey levels on average
 
 
 def read(path: Path) -> NotebookNode:
@@ -36,7 +36,7 @@ def read(path: Path) -> NotebookNode:
 
 
 def execute(stored: NotebookNode, data: str) -> NotebookNode:
-    """Return the notebook run anew, with nothing in it that differs from run to run; `data` is the folder of real images.
+    """Return the notebook after a new run, without anything that differs from run to run; `data` is the folder of real images.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
@@ -52,7 +52,7 @@ def execute(stored: NotebookNode, data: str) -> NotebookNode:
             resources=place,
             timeout=SECONDS,
             record_timing=False,
-            coalesce_streams=True,  # what one cell prints may come in parts
+            coalesce_streams=True,  # the output of one cell may come in parts
         )
         client.execute(env=os.environ | own, cleanup_kc=True)
     notebook.metadata = {
@@ -66,7 +66,7 @@ def execute(stored: NotebookNode, data: str) -> NotebookNode:
 
 
 def differences(stored: NotebookNode, fresh: NotebookNode) -> Iterator[str]:
-    """Yield in what a notebook that was run anew differs from what is stored, a line or two for each cell."""
+    """Yield the differences between a notebook after a new run and as stored, a line or two per cell."""
     for number, (old, new) in enumerate(zip(stored.cells, fresh.cells, strict=True), 1):
         if old.cell_type != "code":
             continue
@@ -85,7 +85,7 @@ def differences(stored: NotebookNode, fresh: NotebookNode) -> Iterator[str]:
 
 
 def contents(cell: NotebookNode) -> list[tuple[str, str]]:
-    """Return the outputs of a cell, each as its kind and its content; of one with a picture, the picture."""
+    """Return the outputs of a cell, each as its kind and content; of an output with an image, only the image."""
     found = []
     for output in cell.outputs:
         data = output.get("data", {"text/plain": output.get("text", "")})
@@ -95,7 +95,7 @@ def contents(cell: NotebookNode) -> list[tuple[str, str]]:
 
 
 def alike(then: str, now: str) -> bool:
-    """Whether two pictures, PNG in base64, look the same: other versions of a library draw letters a little differently."""
+    """Return whether two images, PNG in base64, look the same: other versions of a library draw text slightly differently."""
     one, two = (Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB") for text in (then, now))
     if not np.allclose(one.size, two.size, rtol=0.05):
         return False
@@ -104,7 +104,7 @@ def alike(then: str, now: str) -> bool:
 
 
 def main(names: list[str]) -> None:
-    """Run the notebooks named, or all, and store what they print."""
+    """Run the given notebooks, or all, and store their output."""
     for path in [Path(name) for name in names] or NOTEBOOKS:
         start = time.monotonic()
         nbformat.write(execute(read(path), os.environ["ALEXNET_TEST_DATA"]), path)

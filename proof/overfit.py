@@ -1,8 +1,9 @@
-"""How many steps a recipe takes to learn 64 photos by heart: a network that cannot is built or trained wrongly.
+"""How many steps a recipe takes to memorise 64 photos: a network that cannot is built or trained wrongly.
 
     python proof/overfit.py RECIPE FOLDER EPOCHS [KEY=VALUE ...]
 
-FOLDER has class folders. The same 64 photos train and validate (centre crop, no noise, no dropout); the rate stays constant.
+FOLDER has class folders. The same 64 photos are used for training and validation (centre crop, no noise, no dropout); the rate
+stays constant.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ PHOTOS = 64
 
 
 def same_photos(source: Path, target: Path) -> None:
-    """Copy as many photos of each class as make `PHOTOS`, once to train and once to validate."""
+    """Copy equally many photos of each class, `PHOTOS` in all, once for training and once for validation."""
     classes = sorted(folder for folder in source.iterdir() if folder.is_dir())
     for number in range(PHOTOS):
         folder, row = classes[number % len(classes)], number // len(classes)

@@ -1,9 +1,9 @@
-"""Open the reports of runs in a real browser: no overflow, no error, the figures of `evaluate`, small and soon written.
+"""Open the reports of runs in a real browser: no overflow, no errors, the same metrics as `evaluate`, small and fast to write.
 
     python -m proof.pages RUN… [--out build/pages]
 
-Each report is written anew and opened in Chromium, on a phone and on a desktop, light and dark, and in print; pictures of all
-lie in the folder, to be looked at. Needs playwright and Chromium (CHROMIUM names its program).
+Each report is rewritten and opened in Chromium, on a phone and on a desktop, light and dark, and in print; screenshots of all
+are saved in the folder for inspection. Needs playwright and Chromium (CHROMIUM is the path of the browser).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIGURES = {"top1": "#top1", "ece": "#ece data", "ece_raw": "#ece-raw data"}
 
 
 def program() -> str | None:
-    """Return the browser's program, which CHROMIUM may name; None where there is none."""
+    """Return the path of the browser, which CHROMIUM may set; None if there is none."""
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -39,16 +39,16 @@ def launched(play: Playwright) -> Browser:
 
 
 def faults(run: alexnet.Run, browser: Browser, out: Path) -> list[str]:
-    """Return what is wrong with the report of a run; pictures of it go to folder `out`."""
+    """Return what is wrong with the report of a run; screenshots go to the folder `out`."""
     began = time.monotonic()
     page = run.report()
     seconds, size = time.monotonic() - began, page.stat().st_size
     print(f"{run.path}: report written in {seconds:.1f} s, {size / 1e6:.2f} MB")
     found = [f"{seconds:.1f} s to write"] * (seconds > SECONDS) + [f"{size} bytes"] * (size > BYTES)
-    told = run.evaluate().to_json()
+    metrics = run.evaluate().to_json()
     for width, pixels in WIDTHS.items():
         for scheme in ("light", "dark"):
-            found += opened(page, browser, pixels, scheme, told, out / f"{run.path.name}-{width}-{scheme}.png")
+            found += opened(page, browser, pixels, scheme, metrics, out / f"{run.path.name}-{width}-{scheme}.png")
     context = browser.new_context()
     paper = context.new_page()
     paper.goto(page.absolute().as_uri())
@@ -57,8 +57,8 @@ def faults(run: alexnet.Run, browser: Browser, out: Path) -> list[str]:
     return found
 
 
-def opened(page: Path, browser: Browser, width: int, scheme: str, told: dict[str, Any], picture: Path) -> list[str]:
-    """Return what is wrong with a report at one width and in one scheme of colours; `told` is what `evaluate` says."""
+def opened(page: Path, browser: Browser, width: int, scheme: str, metrics: dict[str, Any], picture: Path) -> list[str]:
+    """Return what is wrong with a report at one width and in one colour scheme; `metrics` is the JSON of `evaluate`."""
     found: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)  # type: ignore[arg-type]
     tab = context.new_page()
@@ -69,8 +69,8 @@ def opened(page: Path, browser: Browser, width: int, scheme: str, told: dict[str
     if beyond := tab.evaluate(OVERFLOW):
         found.append(f"{beyond} pixels too wide")
     for key, where in FIGURES.items():
-        if float(tab.locator(where).first.get_attribute("value") or "nan") != told[key]:
-            found.append(f"{key} is not what evaluate says: {told[key]}")
+        if float(tab.locator(where).first.get_attribute("value") or "nan") != metrics[key]:
+            found.append(f"{key} is not what evaluate says: {metrics[key]}")
     heads = tab.locator("table.sortable th button")
     for head in range(heads.count()):
         heads.nth(head).click()
@@ -80,12 +80,12 @@ def opened(page: Path, browser: Browser, width: int, scheme: str, told: dict[str
 
 
 def main() -> int:
-    """Look at each run named, print what is wrong, return the exit code."""
+    """Check each given run, print the problems, and return the exit code."""
     parser = argparse.ArgumentParser(description="Open reports in a browser; see the file's head.")
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("build/pages"))
     options = parser.parse_args()
-    from playwright.sync_api import sync_playwright  # tests import this file without it
+    from playwright.sync_api import sync_playwright  # tests import this file without playwright
 
     options.out.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as play:

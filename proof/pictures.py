@@ -1,4 +1,4 @@
-"""Pictures that are made up, for proofs and tests."""
+"""Synthetic images for proofs and tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def picture(kind: int, seed: int, size: tuple[int, int] = (40, 40)) -> Image.Image:
-    """Return a noisy picture, width x height: stripes across for kind 0, stripes down for kind 1, a disc for kind 2."""
+    """Return a noisy image, width x height: horizontal stripes for kind 0, vertical stripes for kind 1, a disc for kind 2."""
     width, height = size
     y, x = np.mgrid[:height, :width]
     shapes = (y // 4 % 2, x // 4 % 2, (x - width / 2) ** 2 + (y - height / 2) ** 2 < (min(size) / 3) ** 2)
@@ -21,7 +21,7 @@ def picture(kind: int, seed: int, size: tuple[int, int] = (40, 40)) -> Image.Ima
 def class_folders(
     root: Path, count: int = 20, labels: tuple[str, ...] = ("across", "down"), size: tuple[int, int] = (40, 40)
 ) -> Path:
-    """Fill a folder with class folders of `count` pictures each, and return it."""
+    """Create class folders of `count` images each in a folder, and return it."""
     for kind, label in enumerate(labels):
         (root / label).mkdir(parents=True, exist_ok=True)
         for i in range(count):
@@ -30,7 +30,7 @@ def class_folders(
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    """Return the bytes of an image's file."""
+    """Return an image encoded as a file."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()

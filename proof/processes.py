@@ -1,4 +1,4 @@
-"""Processes under proof: a server, and the memory that a process takes."""
+"""Processes under test: a server, and the memory that a process uses."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def served(run: Path) -> Iterator[Server]:
 
 
 def memory(pid: int, anonymous: bool = False) -> int:
-    """Return the bytes that a process and its children use; `anonymous` leaves out files in memory, on Linux alone."""
+    """Return the bytes that a process and its children use; `anonymous` leaves out memory-mapped files, on Linux only."""
     total = 0
     process = psutil.Process(pid)
     for each in (process, *process.children(recursive=True)):
@@ -66,7 +66,7 @@ def memory(pid: int, anonymous: bool = False) -> int:
 
 @contextmanager
 def watched_memory(pid: int, every: float = 0.2) -> Iterator[list[tuple[float, int]]]:
-    """Yield a list that grows by (seconds, bytes) while the context lasts, and once at its end."""
+    """Yield a list to which (seconds, bytes) are appended while the context lasts, and once at its end."""
     samples: list[tuple[float, int]] = []
     over = threading.Event()
 

@@ -1,9 +1,9 @@
-"""Compare what real Keras said, for `make prove`; `proof.prove_keras` asks it.
+"""Compare results with those of real Keras, for `make prove`; `proof.prove_keras` computes the latter.
 
-    python -m proof.prove golden COMMITTED FRESH    the golden files in the repository with fresh ones
-    python -m proof.prove imported FOLDER           networks trained in Keras: their probabilities with those of imported runs
+    python -m proof.prove golden COMMITTED FRESH    compare the golden files in the repository with fresh ones
+    python -m proof.prove imported FOLDER           compare the probabilities of networks trained in Keras with imported runs
 
-The exit code is 1, with a line for each difference, where they are not the same.
+The exit code is 1 if there are differences; each is printed on a line.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from proof.inputs import MEAN
 
 import alexnet
 
-# Largest deviation allowed of a value, relative to it or, where it is small, to the typical (root mean square) value of its
-# array; and of the figure that says how much training changed a tensor, which is a small difference of large numbers.
+# Largest allowed deviation of a value, relative to it or, if it is small, to the typical (root mean square) value of its array;
+# and of the change of a tensor during training, which is a small difference of large numbers.
 TOLERANCES = {
     "float64": (1e-9, 1e-6),
     "float32": (1e-5, 1e-2),
     "float32, after a step": (1e-4, 1e-2),
 }
-PROBABILITY = 1e-5  # largest difference allowed between Keras and an imported run
+PROBABILITY = 1e-5  # largest allowed difference between Keras and an imported run
 SETTINGS: dict[str, dict[str, Any]] = {
     "annotated": {"images.mean": MEAN},
     "cifar10": {"images.cache_size": 32},
@@ -44,7 +44,7 @@ def golden(committed: Path, fresh: Path) -> list[str]:
 
 
 def arrays(committed: Path, fresh: Path) -> list[str]:
-    """Compare two files of arrays. One after a step holds its typical value, that of its change, then samples."""
+    """Compare two files of arrays. An array after a step holds its typical value, that of its change, then samples."""
     found: list[str] = []
     largest: dict[str, float] = {}
     with np.load(committed) as old, np.load(fresh) as new:
@@ -69,7 +69,7 @@ def arrays(committed: Path, fresh: Path) -> list[str]:
 
 
 def deviation(new: np.ndarray, old: np.ndarray) -> float:
-    """Return the largest difference, relative to the old value or to the typical one where that is larger."""
+    """Return the largest difference, relative to the old value, or to the typical one if that is larger."""
     a, b = new.astype(np.float64), old.astype(np.float64)
     scale = np.maximum(np.abs(b), np.sqrt(np.mean(b**2)))
     return float(np.max(np.abs(a - b) / np.where(scale == 0, 1, scale)))
@@ -84,7 +84,7 @@ def decisions(committed: Path, fresh: Path) -> list[str]:
 
 
 def imported(folder: Path) -> list[str]:
-    """Import the networks in `folder`; return a line for each whose probabilities are not those of Keras."""
+    """Import the networks in `folder`; return a line for each with probabilities that differ from those of Keras."""
     found = []
     for path in sorted(folder.glob("*.keras")):
         with np.load(path.with_suffix(".npz")) as file:

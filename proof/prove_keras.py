@@ -1,10 +1,10 @@
-"""What real Keras says, for `make prove`; runs in `.venv-keras`, and imports nothing of the package `alexnet`.
+"""Compute the reference results in real Keras, for `make prove`; runs in `.venv-keras`, without the package `alexnet`.
 
     python -m proof.prove_keras reference FOLDER       write the golden files: about 70 s and 5 GB on 2 cores
     python -m proof.prove_keras trained REAL FOLDER    train for a few steps on real images, and predict 100 photos
 
-`reference` writes `<network>.npz` for each network, `steps.npz`, `images.npz` and `decisions.json`: what the tests compare
-ours with. `trained` takes the folder of real images of the tests (`ALEXNET_TEST_DATA`) and writes, for each tutorial,
+`reference` writes `<network>.npz` for each network, `steps.npz`, `images.npz` and `decisions.json`, which the tests compare
+with our results. `trained` takes the tests' folder of real images (`ALEXNET_TEST_DATA`) and writes, for each tutorial,
 `<name>.keras` and `<name>.npz`: 100 photos as decoded pixels, and Keras' probabilities for them.
 """
 
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # Before TensorFlow loads. oneDNN's kernels for float32 depend on the processor and may sum in other orders and precisions;
-    # without them TensorFlow uses Eigen's in plain float32 and float64. And no GPU, whose convolutions may round to TF32.
+    # Set these before TensorFlow is loaded. oneDNN's float32 kernels depend on the processor, and may sum in another order and
+    # precision; without them TensorFlow uses Eigen's, in plain float32 and float64. No GPU, as its convolutions may round to
+    # TF32.
     os.environ |= {"TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 import keras
@@ -94,7 +95,7 @@ def named_weights(network: keras.Sequential) -> Iterator[tuple[str, keras.Variab
 
 
 def _begin(dtype: str) -> None:
-    """Forget the last network, and compute in `dtype`."""
+    """Clear the previous network, and compute in `dtype`."""
     keras.backend.clear_session()
     gc.collect()
     keras.config.set_floatx(dtype)
@@ -102,11 +103,11 @@ def _begin(dtype: str) -> None:
 
 
 def answers(question: Question, dtype: str) -> Arrays:
-    """Return what the network answers, loses and becomes, computed in `dtype`; the arrays' names begin with it.
+    """Return the network's outputs, losses and trained weights, computed in `dtype`, which the arrays' names begin with.
 
-    `probabilities` and `logits` in inference (N x classes), `losses` of the training steps, and for every weight and moving
-    statistic after step 1, in float64 after the last step too: its root mean square, that of its change since the start, and
-    the sampled values.
+    These are `probabilities` and `logits` in inference (N x classes), `losses` of the training steps, and for every weight and
+    moving statistic after step 1, and in float64 after the last step too: its root mean square, that of its change since the
+    start, and the sampled values.
     """
     _begin(dtype)
     network = build(question)
@@ -122,7 +123,7 @@ def answers(question: Question, dtype: str) -> Arrays:
     found[f"{dtype}/logits"] = hidden @ start["fc8.kernel"] + start["fc8.bias"]
     losses = []
     for step in range(1, (inputs.STEPS if dtype == "float64" else 1) + 1):
-        network.reset_metrics()  # what comes back is a mean over all steps otherwise
+        network.reset_metrics()  # otherwise, the mean over all steps so far is returned
         losses.append(network.train_on_batch(images.astype(dtype), wanted))
         if step in (1, inputs.STEPS):
             for name, variable in variables.items():
@@ -138,7 +139,7 @@ def _summary(name: str, after: NDArray[Any], before: NDArray[Any]) -> NDArray[np
 
 
 def first_weights(question: Question) -> Arrays:
-    """Return for each kernel of a new network in float32 its least, greatest and mean value, deviation, and 1,000 samples."""
+    """Return the minimum, maximum, mean and deviation of each kernel of a new network in float32, and 1,000 samples."""
     _begin("float32")
     keras.utils.set_random_seed(inputs.SEED + QUESTIONS.index(question))
     found: Arrays = {}
@@ -158,13 +159,13 @@ VALUES = 400  # kept of each image
 
 
 def annotated_input(photo: Pixels) -> NDArray[np.float32]:
-    """Tutorial 000: the file is resized as it is read, then the mean goes, then left becomes right."""
+    """Tutorial 000: the file is resized as it is read, the mean is subtracted, and the image is flipped horizontally."""
     resized = tf.image.resize(photo, (224, 224), method="bilinear")
     return tf.image.flip_left_right(resized - inputs.MEAN).numpy()
 
 
 def cats_dogs_input(photo: Pixels) -> NDArray[np.float32]:
-    """Tutorial 001: `flow_from_dataframe` reads with `load_img`, whose interpolation is nearest by default; then / 255."""
+    """Tutorial 001: `flow_from_dataframe` reads with `load_img`, with nearest interpolation by default; then / 255."""
     file = io.BytesIO()
     Image.fromarray(photo).save(file, format="PNG")
     file.seek(0)
@@ -173,12 +174,12 @@ def cats_dogs_input(photo: Pixels) -> NDArray[np.float32]:
 
 
 def cifar10_input(image: Pixels) -> NDArray[np.float32]:
-    """Tutorials 002 and 003: each image by itself, then larger."""
+    """Tutorials 002 and 003: each image is standardised, then enlarged."""
     return tf.image.resize(tf.image.per_image_standardization(image), (227, 227)).numpy()
 
 
 def network_inputs() -> Arrays:
-    """Return for each recipe and image the norm of what the network would see, and values of it (H W 3) at `places`."""
+    """Return for each recipe and image the norm of the network's input, and its values (H W 3) at `places`."""
     found: Arrays = {}
     photos, small = inputs.photos(), inputs.small_images()
     for recipe, images, make in (
@@ -195,7 +196,7 @@ def network_inputs() -> Arrays:
 
 
 def affine() -> Arrays:
-    """Return for each map the mean of the transformed 227 x 227 x 3 float32 photo, and values of it at `places`."""
+    """Return for each map the mean of the transformed 227 x 227 x 3 float32 photo, and its values at `places`."""
     photo = inputs.photos()["square"].astype(np.float32)
     found = []
     for number, parameters in enumerate(inputs.affine_maps(photo.shape[0])):
@@ -210,7 +211,7 @@ def affine() -> Arrays:
 
 
 def held_out() -> dict[str, list[str]]:
-    """Return the sorted names that validate: a tenth of 513 by Keras, a quarter of 1,000 by scikit-learn."""
+    """Return the sorted names of the validation split: a tenth of 513 by Keras, a quarter of 1,000 by scikit-learn."""
     with tempfile.TemporaryDirectory() as folder:
         image = tf.io.encode_png(tf.zeros((1, 1, 3), tf.uint8)).numpy()
         for name in inputs.class_files():
@@ -255,7 +256,7 @@ def optimizer_steps() -> NDArray[np.float64]:
 def decisions() -> dict[str, Any]:
     """Return for each of `loss_series` when each plateau lowers the rate, and when training stops.
 
-    Epochs count from 1; 0: not before the end. The rates follow from the epochs at which they fall, which is checked here.
+    Epochs count from 1; 0 means not before the end. The rates follow from the epochs at which they fall, which is checked here.
     """
     keras.config.set_floatx("float32")  # which is also how closely the callbacks compare losses
     network = keras.Sequential([layers.Input((1,)), layers.Dense(1)])
@@ -297,7 +298,7 @@ def _stopped(network: keras.Model, losses: list[float]) -> int:
     return 0
 
 
-# Trained on real images ---------------------------------------------------------------------------------------------------
+# Training on real images ---------------------------------------------------------------------------------------------------
 
 FIT_STEPS, PHOTOS = 4, 100
 
@@ -308,13 +309,13 @@ def decoded(paths: list[Path]) -> list[Pixels]:
 
 
 def some(real: Path, pattern: str) -> list[Path]:
-    """Return `PHOTOS` of the files that match, from all over the list."""
+    """Return `PHOTOS` of the files that match, evenly spaced in the list."""
     paths = sorted(real.glob(pattern))
     return paths[:: len(paths) // PHOTOS][:PHOTOS]
 
 
 def train_annotated(real: Path, network: keras.Model) -> tuple[list[Pixels], NDArray[np.float32]]:
-    """Tutorial 000, on Imagenette: class folders, batches of 2. Return test photos, and what the network takes for them."""
+    """Tutorial 000, on Imagenette: class folders, batches of 2. Return test photos, and the network's inputs for them."""
     train = keras.utils.image_dataset_from_directory(
         real / "imagenette" / "train", label_mode="categorical", batch_size=2, image_size=(224, 224), shuffle=True, seed=123
     )
@@ -325,7 +326,7 @@ def train_annotated(real: Path, network: keras.Model) -> tuple[list[Pixels], NDA
 
 
 def train_cats_dogs(real: Path, network: keras.Model) -> tuple[list[Pixels], NDArray[np.float32]]:
-    """Tutorial 001, with Keras' augmentation in training; the photos trained on are the test photos, too."""
+    """Tutorial 001, with Keras' augmentation in training; the training photos are also the test photos."""
     paths = some(real, "cats-dogs/train/*.jpg")
     photos = decoded(paths)
     taken = np.stack([cats_dogs_input(photo) for photo in photos])
@@ -359,7 +360,7 @@ TRAIN = {"annotated": train_annotated, "cats-dogs": train_cats_dogs, "cifar10-1x
 
 
 def reference(folder: Path) -> None:
-    """Write all golden files into `folder`, which is made if need be."""
+    """Write all golden files into `folder`, which is created if needed."""
     folder.mkdir(parents=True, exist_ok=True)
     for question in QUESTIONS:
         arrays = {**answers(question, "float64"), **answers(question, "float32"), **first_weights(question)}

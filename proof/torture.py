@@ -1,9 +1,9 @@
-"""Kill training at random moments, again and again: every run must end with the bytes of a run that was never stopped.
+"""Kill training at random moments, repeatedly: every run must end bit-identical to a run that was never stopped.
 
     python -m proof.torture [--kills 200] [--full-kills 5] [--seed N]
 
-A kill is SIGKILL, aimed at a phase of the training (a thread of the child writes down where its main thread is) and then at a
-random moment of it. Several short runs of a narrow network, two at a time, then one at full width. Prints a table.
+A kill is SIGKILL, at a random moment of a chosen phase of the training; a thread of the child process records the phase of its
+main thread. There are several short runs of a narrow network, two at a time, then one at full width. Prints a table.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 
 from proof.pictures import class_folders
 
-# By function, the innermost first: where a training can be.
+# The phases of a training, by function, innermost first.
 PHASES = {
     "_build": "caching",
     "save": "saving",
@@ -43,22 +43,22 @@ NAMES = ("start", *dict.fromkeys(PHASES.values()))
 TIME_COLUMNS = {"seconds", "images_per_second", "utilisation", "memory_gb"}
 NARROW = {"model.width": 1 / 16, "images.input": 67, "train.batch_size": 16, "train.epochs": 6, "data.workers": 2}
 KILLS_A_RUN = 20
-SIZE = (160, 160)  # pictures so large that decoding takes a while
+SIZE = (160, 160)  # images large enough that decoding takes a while
 
 
 @dataclass
 class Outcome:
-    """What happened to one run: kills by phase, and what was wrong at the end."""
+    """The result of one run: kills by phase, and what was wrong at the end."""
 
     kills: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
 
 def torture(folder: Path, command: list[str], kills: int, seed: int) -> Outcome:
-    """Train by `command`, the arguments of `alexnet train`, and kill it so many times; compare with a run that was not killed.
+    """Train by `command`, the arguments of `alexnet train`, and kill it that many times; compare with an uninterrupted run.
 
-    `folder` is empty or new; it holds the runs and their cache of decoded images. A run that ends before the last kill is
-    followed by another.
+    `folder` is empty or new; it holds the runs and their cache of decoded images. If a run ends before the last kill, another
+    one follows.
     """
     chance, outcome = random.Random(seed), Outcome()  # noqa: S311
     folder.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def torture(folder: Path, command: list[str], kills: int, seed: int) -> Outcome:
     number = 0
     while (left := kills - outcome.kills.total()) > 0:
         run, number = folder / f"killed-{number}", number + 1
-        for decoded in folder.glob("cache/*-*/*"):  # so that it is killed in there too; kernels stay
+        for decoded in folder.glob("cache/*-*/*"):  # so that building the cache is killed too; compiled kernels stay
             decoded.unlink()
         for _ in range(min(KILLS_A_RUN, left)):
             if (run / "report.html").exists():
@@ -103,7 +103,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _kill(folder: Path, process: subprocess.Popen[str], chance: random.Random, outcome: Outcome) -> str:
-    """Kill a training in the phase that chance chose, or in another if that does not come; return which, "" if it was over."""
+    """Kill a training in a random phase, or in another if that does not occur; return the phase, "" if it was over."""
     phases = folder / "phase"
     cached = any(folder.glob("cache/*-*/*.u8"))
     wanted = chance.choice([name for name in NAMES if not (cached and name == "caching")])
@@ -122,7 +122,7 @@ def _kill(folder: Path, process: subprocess.Popen[str], chance: random.Random, o
 
 
 def _differences(run: Path, whole: Path, cache: Path) -> list[str]:
-    """Return what is not as in the run that was never stopped."""
+    """Return the differences from the run that was never stopped."""
     faults = [f"left behind: {path}" for root in (run, cache) for path in root.rglob("*") if path.suffix in (".part", ".lock")]
     faults += ["its checkpoints are still there"] * (run / "checkpoint").exists()
     killed, wanted = _results(run), _results(whole)
@@ -130,7 +130,7 @@ def _differences(run: Path, whole: Path, cache: Path) -> list[str]:
 
 
 def _results(run: Path) -> dict[str, object]:
-    """Return what the run left, without what depends on the time."""
+    """Return the files of a run, without anything that depends on the time."""
     with (run / "metrics.csv").open() as file:
         metrics = [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in csv.DictReader(file)]
     summary = json.loads((run / "summary.json").read_text()) | {"run": "", "seconds": 0}
@@ -138,7 +138,7 @@ def _results(run: Path) -> dict[str, object]:
 
 
 def child() -> None:
-    """Run the command line, while a thread writes the phase into the file that PHASES names."""
+    """Run the command line, while a thread writes the current phase to the file in PHASES."""
     main = threading.main_thread().ident
     assert main is not None
     with Path(os.environ["PHASES"]).open("r+b") as file:
@@ -161,7 +161,7 @@ def child() -> None:
 
         sys.argv = ["alexnet", *sys.argv[2:]]
         cli.main()
-    finally:  # it holds frames of the main thread, and with them tensors, which must not outlive the interpreter
+    finally:  # it holds frames of the main thread, and so tensors, which must not outlive the interpreter
         over.set()
         watcher.join()
 
@@ -172,12 +172,12 @@ def command(data: str, settings: Mapping[str, object], threads: int) -> list[str
 
 
 def sets(settings: Mapping[str, object]) -> list[str]:
-    """Return settings as the command line takes them."""
+    """Return settings as command-line options."""
     return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 
 def main() -> int:
-    """Kill as often as the command line says, print the table, return the exit code."""
+    """Kill the requested number of times, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description="Kill training at random moments; see the file's head.")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--full-kills", type=int, default=5)

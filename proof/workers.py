@@ -1,9 +1,9 @@
-"""Kill a random worker of trainings under torchrun, at random moments: each must end with the weights of the undisturbed one.
+"""Kill a random worker of trainings under torchrun, at random moments: each must end with the weights of an undisturbed one.
 
     python -m proof.workers [--kills 20] [--seed 0]
 
-torchrun begins the group anew, and it goes on from its last checkpoint. Ways to divide the training take turns. Prints a line a
-kill, and a line of JSON; exit code 1 if a run ended otherwise, to the byte.
+torchrun restarts the processes, and they continue from the last checkpoint. The kinds of parallelism take turns. Prints a line
+per kill and a line of JSON; the exit code is 1 if a run does not end bit-identical.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ SETTINGS = {
 
 
 def command(processes: int, parallel: str, variant: str, out: Path) -> list[str]:
-    """Return what trains under torchrun."""
+    """Return the command that trains under torchrun."""
     torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--rdzv-backend=c10d", "--max-restarts=3"]
     train = ["-m", "alexnet", "train", "digits", "--epochs", "5", "--parallel", parallel, "--variant", variant]
     return [sys.executable, *torchrun, "--rdzv-endpoint=localhost:0", *train, *sets(SETTINGS), "--out", str(out)]
 
 
 def workers(parent: int) -> list[int]:
-    """Return the processes that a process has started."""
+    """Return the child processes of a process."""
     return [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 def run(way: tuple[int, str, str], out: Path, kill_after: float | None, chance: np.random.Generator) -> tuple[float, str]:
-    """Train to the end, with one kill so many seconds after the start; return the seconds that it took, and where it hit."""
+    """Train to the end, with one kill that many seconds after the start; return the time taken, and where the kill hit."""
     began = time.monotonic()
     with (out.with_suffix(".log")).open("w") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -65,7 +65,7 @@ def run(way: tuple[int, str, str], out: Path, kill_after: float | None, chance: 
 
 
 def main() -> int:
-    """Kill, compare, print; return the exit code."""
+    """Kill, compare and print; return the exit code."""
     parser = argparse.ArgumentParser(description="Kill workers; see the file's head.")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

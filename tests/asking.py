@@ -1,4 +1,4 @@
-"""Asking a server, for test_serve.py."""
+"""Helpers for test_serve.py: send requests to a server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reply:
 
 
 class Gated(Engine):
-    """An engine that notes each batch's size, and waits before the network while `open` is not set."""
+    """An engine that records the size of each batch, and blocks before the network until `open` is set."""
 
     def __init__(self, run: alexnet.Run) -> None:
         super().__init__(run.network, run.config)
@@ -65,7 +65,7 @@ class Client:
         return self.predict(multipart(files, field), path, Content_Type="multipart/form-data; boundary=XX")
 
     def raw(self, sent: bytes) -> bytes:
-        """Send bytes as they are, and return all that comes back until the connection ends."""
+        """Send raw bytes, and return everything received until the connection ends."""
         with socket.create_connection(("127.0.0.1", self.port), 60) as connection:
             connection.sendall(sent)
             return b"".join(iter(lambda: connection.recv(65536), b""))

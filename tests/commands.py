@@ -1,4 +1,4 @@
-"""Run the command line: in this process, which is fast, or in processes of its own."""
+"""Run the command line: in this process, which is fast, or in separate processes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from alexnet.cli import train
 from conftest import TINY
 
 TINY_SETS = sets(TINY)
-SECONDS = 120  # for a process: only one that hangs takes as long
+SECONDS = 120  # seconds allowed for a process; only one that hangs takes this long
 
-# Processes of their own are forked from one that has imported torch already, where the system can do that.
+# Separate processes are forked from one that has already imported torch, where the system supports that.
 _SERVER = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 PROCESSES: Any = multiprocessing.get_context(_SERVER)
 PROCESSES.set_forkserver_preload(
@@ -84,7 +84,7 @@ def only_line(process: subprocess.CompletedProcess[str]) -> str:
 
 
 def python(*arguments: object, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments, such as `-m alexnet`, in a process of its own."""
+    """Run Python with these arguments, such as `-m alexnet`, in a separate process."""
     command = [sys.executable, *map(str, arguments)]
     process = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=SECONDS)
     assert process.returncode == code, process.stderr
@@ -108,7 +108,7 @@ class Started:
 
     @property
     def stderr(self) -> str:
-        """Its standard error so far."""
+        """Standard error so far."""
         return self._err.read_text() if self._err.exists() else ""
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
@@ -125,17 +125,17 @@ class Started:
         os.kill(self.process.pid, number)
 
     def end(self, code: int = 0) -> subprocess.CompletedProcess[str]:
-        """Wait for its end, with this exit code."""
+        """Wait for the process to end, and check its exit code."""
         self.process.join(SECONDS)
         assert self.process.exitcode == code, f"exit code {self.process.exitcode}: {self.stderr}"
         return subprocess.CompletedProcess([], code, self._out.read_text(), self.stderr)
 
 
 def _child(main: Callable[..., None] | None, arguments: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
-    """Become a process that could have been started with `python -m alexnet`."""
+    """Become a process that looks as if started with `python -m alexnet`."""
     os.environ.clear()
     os.environ.update(environment)
-    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # a fork has one; nothing was computed before it
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # a forked process has one; nothing was computed before it
     for path, stream in ((out, sys.stdout), (err, sys.stderr)):
         stream.flush()
         with path.open("wb") as file:
@@ -149,7 +149,7 @@ def _child(main: Callable[..., None] | None, arguments: list[str], environment: 
 
 
 def start(folder: Path, *arguments: object, **environment: object) -> Started:
-    """Start `alexnet` with these arguments in a process of its own; what it prints goes to files in `folder`, a new one."""
+    """Start `alexnet` with these arguments in a separate process; its output goes to files in `folder`, which is created."""
     return Started(folder, None, *arguments, **environment)
 
 

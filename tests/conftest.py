@@ -1,4 +1,4 @@
-"""Shared fixtures: a cache of its own, small folders of images, small trained runs."""
+"""Shared fixtures: a separate cache, small folders of images, small trained runs."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from alexnet.training import train as training
 from alexnet.training.trainer import Trainer
 from official import archive, no_proxy, server  # noqa: F401 - fixtures
 
-# One thread, in processes that tests start too, as `make test` runs several files at once, whose threads would wait for each
-# other. `proof.anywhere` asks for more, and for other seeds: no outcome may depend on either.
+# Use one thread, in processes started by tests too: `make test` runs several files at once, and their threads would wait for
+# each other. `proof.anywhere` sets more threads and other seeds, as no outcome may depend on either.
 THREADS = int(os.environ.get("ALEXNET_TEST_THREADS", "1"))
 SEED = int(os.environ.get("ALEXNET_TEST_SEED", "0"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
-# Neither time nor randomness decides a test.
+# Neither time nor randomness may decide a test.
 settings.register_profile("ours", deadline=None, derandomize=True, database=None)
 settings.load_profile("ours")
 
@@ -60,7 +60,7 @@ needs_export = pytest.mark.skipif(
 
 
 def seed(name: str) -> None:
-    """Seed the global generators, and reset the number of threads, which some runs change."""
+    """Seed the global generators, and restore the number of threads, which some runs change."""
     torch.set_num_threads(THREADS)
     number = (zlib.crc32(name.encode()) + SEED) % 2**32
     random.seed(number)
@@ -69,14 +69,14 @@ def seed(name: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file whose fixtures cost most, so that one worker gets all of it."""
+    """Run the file with the most expensive fixtures first, so that one worker gets all of it."""
     items.sort(key=lambda item: item.path.stem != "test_parallel")
 
 
 class Seeding:
-    """Hooks that seed each fixture and each test by its name, whatever ran before.
+    """Hooks that seed each fixture and each test by its name, regardless of what ran before.
 
-    A plugin, as the hooks of a conftest.py in a folder are not called for fixtures of the session.
+    This is a plugin because the hooks of a folder's conftest.py are not called for fixtures of the session.
     """
 
     @pytest.hookimpl(tryfirst=True)
@@ -133,7 +133,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> alexnet.R
 
 @pytest.fixture(scope="session")
 def short(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    """A run of three epochs of four batches, never stopped; read-only."""
+    """An uninterrupted run of three epochs of four batches; read-only."""
     out = tmp_path_factory.mktemp("short") / "run"
     alexnet.train(photos, out=out, settings=SHORT)
     return out
@@ -151,14 +151,14 @@ def weights(run: Path) -> bytes:
 
 
 def started(out: Path, photos: Path, name: str = "fast", **changes: Any) -> list[dict[str, str]]:
-    """Train narrow, in float32, without a report; return the rows of `metrics.csv`."""
+    """Train a narrow network in float32, without a report; return the rows of `metrics.csv`."""
     made = recipe.load(name).with_settings({"data.dataset": str(photos), **NARROW, **changes})
     training.start(made, out, "cpu", time.monotonic())
     return metrics(out)
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int) -> Callable[[], int]:
-    """Raise SIGINT in call number `calls` of a trainer's method; return a function that counts the calls."""
+    """Raise SIGINT in the call with number `calls` of a trainer's method; return a function that returns the call count."""
     count, original = 0, getattr(Trainer, method)
 
     def counted(self: Trainer, *args: Any) -> Any:
@@ -176,7 +176,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int) -> Call
 
 
 def tell_time_by_steps(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Callable[[], float]:
-    """Replace the clock by one that advances by `seconds` each training step; return a function that reads it."""
+    """Replace the clock with one that advances by `seconds` at each training step; return a function that reads it."""
     now, step = 0.0, Trainer.train_step
 
     def timed(self: Trainer, *args: Any) -> None:
@@ -191,7 +191,7 @@ def tell_time_by_steps(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Calla
 
 
 def train_until_signalled(steps: str, *_: str) -> None:
-    """Run `alexnet` with the other arguments and wait for a signal in that step: main of a process of its own."""
+    """Run `alexnet` with the other arguments and wait for a signal in that step; the entry point of a separate process."""
     count, step = 0, Trainer.train_step
 
     def waiting(self: Trainer, *args: Any) -> None:
@@ -207,20 +207,20 @@ def train_until_signalled(steps: str, *_: str) -> None:
 
 
 def in_float32(run: alexnet.Run) -> alexnet.Run:
-    """Load a run again to compute in float32, where predictions do not depend on the other images of a batch."""
+    """Reload a run in float32, where predictions do not depend on the other images of a batch."""
     opened = alexnet.load(run.path)
     opened.config = opened.config.model_copy(update={"precision": "float32"})
     return opened
 
 
 def make_preprocessing(**changes: Any) -> Preprocessing:
-    """Return a preprocessing that keeps images of 8 x 8 pixels unchanged, except for `changes`."""
+    """Return a preprocessing that leaves images of 8 x 8 pixels unchanged, except for `changes`."""
     plain = {"cache_size": 8, "input": 8, "fit": "crop", "reduced_decode": False, "resize": "bilinear", "value_range": 255}
     return Preprocessing(**{**plain, **changes})
 
 
 def assert_near(result: Any, expected: Any, share: float = 1e-4) -> None:
-    """Compare arrays: no value may differ by more than `share` of the largest."""
+    """Assert that no value of two arrays differs by more than `share` of the largest."""
     result, expected = (np.asarray(x, np.float64) for x in (result, expected))
     assert result.shape == expected.shape
     assert np.abs(result - expected).max() <= share * (1 + np.abs(expected).max())

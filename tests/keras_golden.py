@@ -1,8 +1,8 @@
-"""What real Keras said, and how far ours is off; for `test_keras.py` and `test_keras_data.py`.
+"""Compare with reference values recorded from Keras; used by `test_keras.py` and `test_keras_data.py`.
 
-The answers lie in `golden/keras`. `make prove` asks Keras anew, names that folder in `ALEXNET_KERAS`, and so gets the table of
-deviations printed at the end. They are relative to the value, or to the typical (root mean square) one of its tensor where
-that is larger, unless the row names a unit.
+The references are in `golden/keras`. `make prove` recomputes them in another folder, named by `ALEXNET_KERAS`, and so gets the
+table of deviations that is printed at the end. Deviations are relative to the value, or to the typical (root mean square) value
+of its tensor if that is larger, unless the row names a unit.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ TABLE: list[tuple[str, str, float, float]] = []
 
 
 def agree(quantity: str, name: str, tolerance: float, deviation: float) -> None:
-    """Put a row into the table, and hold the tolerance."""
+    """Add a row to the table, and check the tolerance."""
     TABLE.append((quantity, name, tolerance, deviation))
     assert deviation <= tolerance, f"{quantity} of {name}: off by {deviation:.2e}, more than {tolerance:.0e}"
 
 
 def relative(result: np.ndarray, expected: np.ndarray, typical: float | None = None) -> float:
-    """Return the largest deviation, relative as the head of this file says."""
+    """Return the largest deviation, relative as described at the top of this file."""
     typical = float(np.sqrt(np.mean(expected**2))) if typical is None else typical
     return float(np.max(np.abs(result - expected) / np.maximum(np.abs(expected), typical)))
 

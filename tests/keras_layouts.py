@@ -1,4 +1,4 @@
-"""Keras weight files as each version of Keras writes them, and Keras' arithmetic in NumPy: for the tests of the reader."""
+"""Keras weight files in the layout of each Keras version, and Keras' arithmetic in NumPy, to test the reader."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-Layers = list[tuple[str, list[Array]]]  # class of the layer as Keras writes it in names, and its arrays
+Layers = list[tuple[str, list[Array]]]  # class name of the layer in Keras' files, and its arrays
 
 KERAS = {"c": "conv2d", "n": "batch_normalization", "p": "max_pooling2d", "f": "flatten", "d": "dense", "-": "dropout"}
-# Where Keras goes on counting in the second model of a session, here the second `cifar10`.
+# Numbers from which Keras names the layers of the second model of a session, here the second `cifar10`.
 SECOND = {"conv2d": 5, "batch_normalization": 5, "max_pooling2d": 3, "flatten": 1, "dense": 3, "dropout": 2}
 WIDTH = 1 / 16
 
 
 class Net(NamedTuple):
-    """A network as its text has it: letters of `KERAS` in order, side of the last maps, kernels, channels, padding of conv1."""
+    """A network in short: layers as letters of `KERAS`, side of the last maps, kernels, channels, padding of conv1."""
 
     order: str
     grid: int = 6
@@ -44,7 +44,7 @@ NETS = {
 
 
 def model(variant: str = "cifar10", classes: int = 10, width: float = WIDTH) -> Layers:
-    """Return the layers of a network with weights as Keras has them."""
+    """Return the layers of a network with weights in Keras' layout."""
     net = NETS[variant]
     rng = np.random.default_rng(0)
     channels = [round(c * width) for c in net.channels]
@@ -66,7 +66,7 @@ def model(variant: str = "cifar10", classes: int = 10, width: float = WIDTH) -> 
 
 
 def keras_logits(variant: str, layers: Layers, image: Array) -> Array:
-    """Compute the logits of an image (H W 3) as Keras does, from its arrays in their own shapes, in float64."""
+    """Compute the logits of an image (H W 3) as Keras does, from arrays in Keras' shapes, in float64."""
     x = image.astype(np.float64)
     for kind, stored in layers:
         arrays = [array.astype(np.float64) for array in stored]
@@ -87,7 +87,7 @@ def keras_logits(variant: str, layers: Layers, image: Array) -> Array:
     return x
 
 
-# The layouts, group by group as Keras 3.15 writes them for the second `cifar10` of a session; `old`: as Keras 2 did
+# The layouts, group by group, as Keras 3.15 writes them for the second `cifar10` of a session; `old`: as in Keras 2
 
 
 def numbered(file: h5py.Group, layers: Layers, inside: str = "") -> None:
@@ -111,7 +111,7 @@ def numbered(file: h5py.Group, layers: Layers, inside: str = "") -> None:
 def named(group: h5py.Group, layers: Layers, names: Sequence[str] | None = None, old: bool = False) -> None:
     """The older layout: `layer_names`, and in each layer `weight_names`; `old`: as h5py 2 and Keras 2 wrote the names."""
     seen: Counter[str] = Counter()
-    format_names = []
+    stored_names = []
 
     def put(target: h5py.Group, attribute: str, values: list[str]) -> None:
         texts = [name.encode() for name in values]
@@ -126,8 +126,8 @@ def named(group: h5py.Group, layers: Layers, names: Sequence[str] | None = None,
         put(layer, "weight_names", paths)
         for path, array in zip(paths, arrays, strict=True):
             layer.create_dataset(path, array.shape, dtype=array.dtype)[:] = array
-        format_names.append(name)
-    put(group, "layer_names", format_names)
+        stored_names.append(name)
+    put(group, "layer_names", stored_names)
     put(group.create_group("top_level_model_weights"), "weight_names", [])
     group.attrs["backend"], group.attrs["keras_version"] = b"tensorflow", b"3.15.1"
 
@@ -169,7 +169,7 @@ def own_names(path: Path, layers: Layers) -> None:
 
 
 def older_model(path: Path, layers: Layers) -> None:
-    """`save("x.h5")` after some training: the state of the optimizer is there too."""
+    """`save("x.h5")` after some training: the file also has the state of the optimizer."""
     with h5py.File(path, "w") as file:
         named(file.create_group("model_weights"), layers)
         file.attrs["model_config"], file.attrs["training_config"] = b'{"class_name": "Sequential"}', b"{}"
@@ -186,20 +186,20 @@ def older_model(path: Path, layers: Layers) -> None:
 
 
 def nested_older_model(path: Path, layers: Layers) -> None:
-    """A model inside a model is one layer there, and the moving statistics come after all that is trained."""
+    """A nested model is a single layer in this layout, and moving statistics come after all trainable weights."""
     trained = {f"sequential_5/{kind}_{i}": arrays[:2] for i, (kind, arrays) in enumerate(layers) if arrays}
     still = {f"sequential_5/{kind}_{i}": arrays[2:] for i, (kind, arrays) in enumerate(layers) if len(arrays) == 4}
     with h5py.File(path, "w") as file:
         group = file.create_group("model_weights")
         group.attrs["layer_names"] = [b"sequential_4", b"sequential_5"]
         group.create_group("sequential_4").attrs["weight_names"] = []
-        inside, format_names = group.create_group("sequential_5"), []
+        inside, stored_names = group.create_group("sequential_5"), []
         for some, parts in ((trained, ("first", "second")), (still, ("moving_mean", "moving_variance"))):
             for name, arrays in some.items():
                 for part, array in zip(parts, arrays, strict=True):
-                    format_names.append(f"{name}/{part}".encode())
+                    stored_names.append(f"{name}/{part}".encode())
                     inside[f"{name}/{part}"] = array
-        inside.attrs["weight_names"] = format_names
+        inside.attrs["weight_names"] = stored_names
 
 
 LAYOUTS: dict[str, Callable[[Path, Layers], None]] = {

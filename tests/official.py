@@ -31,7 +31,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; `cut` closes each connection after that many bytes, `stall` makes it wait instead."""
+    """A server for `files`; `cut` closes each connection after that many bytes, `stall` makes it hang instead."""
 
     files: dict[str, bytes]
     ranges: list[str | None]
@@ -40,7 +40,7 @@ class Server(ThreadingHTTPServer):
     stall: threading.Event
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a client that leaves early is what some tests are about
+        pass  # some tests are about clients that disconnect early
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Encoding", "x-gzip")  # as Apache says of any .gz: not to be undone
+        self.send_header("Content-Encoding", "x-gzip")  # as Apache declares any .gz file: must not be decompressed
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         self.wfile.write(content[start:] if self.server.cut is None else content[start : start + self.server.cut])
@@ -107,7 +107,7 @@ def cifar_pickles() -> dict[str, bytes]:
 
 
 def python2_batch(pixels: np.ndarray, numbers: list[int]) -> bytes:
-    """A batch in the opcodes of Python 2 and NumPy 1, as in the official archive: byte strings, numpy.core, u1 with 0, 1."""
+    """A batch with the opcodes of Python 2 and NumPy 1, as in the official archive: byte strings, numpy.core, u1 with 0, 1."""
     content = pixels.tobytes()
     return (
         b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b\x87Rq\x05"
@@ -135,14 +135,14 @@ def cifar_archive(files: dict[str, bytes], others: dict[str, bytes] | None = Non
 
 
 def set_source(monkeypatch: pytest.MonkeyPatch, name: str, contents: bytes, **fields: Any) -> None:
-    """Let the table of sources expect `contents`."""
+    """Make the table of sources expect `contents` as the file `name`."""
     sha256 = hashlib.sha256(contents).hexdigest()
     monkeypatch.setitem(builtin.SOURCES, name, builtin.SOURCES[name]._replace(sha256=sha256, size=len(contents), **fields))
 
 
 @pytest.fixture
 def archive(server: Server, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """A small CIFAR-10 archive, which the server has and the table of sources expects."""
+    """A small CIFAR-10 archive that the server offers and the table of sources expects."""
     content = cifar_archive(cifar_pickles())
     server.files["/cifar.tar.gz"] = content
     set_source(monkeypatch, "cifar10", content, url=url(server, "cifar.tar.gz"))

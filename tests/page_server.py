@@ -1,4 +1,4 @@
-"""A stand-in for `alexnet serve`: the page's own files, the same headers, canned answers with pictures made of the photo.
+"""A stand-in for `alexnet serve`: the real page files and headers, canned answers with images made from the photo.
 
 python tests/page_server.py [--port 8000] [--side 227] [--slow 1]      # to look at the page without a network
 """
@@ -49,11 +49,11 @@ MAPS = 16
 
 
 class PageServer:
-    """Answers on a free port of this machine until `stop`; `start` again answers on the same one.
+    """Serves on a free port of this machine until `stop`; `start` serves again on the same port.
 
-    What a test may change: `busy` (so many requests get 429), `key` (what X-API-Key must be), `slow` (seconds an answer takes),
-    `refuse` (names of files that get an error), `side` (pixels of the network's input), `view`, `limits`, `labels`.
-    `asked` keeps each request.
+    Tests may change `busy` (number of requests to answer with 429), `key` (required X-API-Key), `slow` (seconds per answer),
+    `refuse` (names of files to answer with an error), `side` (pixels of the network's input), `view`, `limits` and `labels`.
+    `asked` records each request.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -81,8 +81,8 @@ class PageServer:
         self._http.server_close()
 
     def model(self) -> dict[str, Any]:
-        told = {"run": "runs/imagenette", "variant": "paper", "labels": self.labels, "input": [3, self.side, self.side]}
-        return {**told, **self.view, "temperature": 1.21, "accuracy": self.accuracy, "limits": self.limits}
+        description = {"run": "runs/imagenette", "variant": "paper", "labels": self.labels, "input": [3, self.side, self.side]}
+        return {**description, **self.view, "temperature": 1.21, "accuracy": self.accuracy, "limits": self.limits}
 
     def predictions(self, name: str) -> list[dict[str, Any]]:
         start = next(
@@ -93,10 +93,10 @@ class PageServer:
             ),
             1,
         )
-        shares = (TORN if "torn" in name else SURE)[: len(self.labels)]
+        probabilities = (TORN if "torn" in name else SURE)[: len(self.labels)]
         return [
-            {"label": self.labels[(start + i) % len(self.labels)], "probability": share}
-            for i, share in enumerate(sorted(shares, reverse=True))
+            {"label": self.labels[(start + i) % len(self.labels)], "probability": probability}
+            for i, probability in enumerate(sorted(probabilities, reverse=True))
         ]
 
     def explanation(self, name: str, photo: Image.Image) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def _fine(grey: Image.Image) -> tuple[Image.Image, Image.Image]:
 
 
 def _map(grey: Image.Image, size: int, depth: int, place: int) -> str:
-    """Edges at one angle, and what of them is left when it is seen from further away."""
+    """Return edges at one angle, and what remains of them at a lower resolution."""
     kernel = [
         [-1, 0, 1, -2, 0, 2, -1, 0, 1],
         [1, 2, 1, 0, 0, 0, -1, -2, -1],

@@ -18,13 +18,13 @@ from alexnet.training.distributed import ProcessGroup, process_group
 from alexnet.training.optimizer import Loss, build_optimizer
 from alexnet.training.parallel import Parallel, ParallelModel
 
-STEPS, IMAGES, CLASSES = 6, 23, 5  # 23: neither 2 nor 4 divide it
+STEPS, IMAGES, CLASSES = 6, 23, 5  # 23 is divisible by neither 2 nor 4
 RATE = 1e-4
 
 
 @dataclass(frozen=True)
 class Case:
-    """A training: `overrides` are of the variant's row."""
+    """A training; `overrides` change fields of the variant's row."""
 
     kind: Parallel
     variant: str
@@ -33,17 +33,17 @@ class Case:
     balanced: bool = False
 
     def runs_on(self, processes: int) -> bool:
-        """Whether so many are tried: two towers are for two, and four round in float64 alone, as two do in both."""
+        """Whether to test this number of processes: two for towers; four in float64 only, where they round as two do."""
         return processes < 3 or (self.kind != "towers" and self.dtype == torch.float64)
 
     @property
     def steps(self) -> int:
-        """One in float32: from then on a ReLU near zero may fall on the other side, which makes another training."""
+        """The number of steps to compare: in float32 only one, as a ReLU near zero may then switch, and the losses diverge."""
         return STEPS if self.dtype == torch.float64 else 1
 
     @property
     def name(self) -> str:
-        """Whatever tells it from the others."""
+        """What distinguishes this case from the others."""
         what = "-".join(f"{key}={value}" for key, value in self.overrides.items())
         return f"{self.kind} {self.variant} {what} {self.dtype}".replace("torch.", "") + " balanced" * self.balanced
 
@@ -63,41 +63,41 @@ CASES += [Case("towers", "paper", torch.float64, {"norm": "batch"}), Case("data"
 
 
 def run(case: Case, group: ProcessGroup) -> dict[str, Tensor]:
-    """Return the loss of each step, and the weights and statistics before the first and after the last."""
+    """Return the loss of each step, and the weights and statistics before the first and after the last step."""
     torch.manual_seed(1)
     network = to_device(AlexNet(case.variant, CLASSES, width=1 / 16, **case.overrides).to(case.dtype), torch.device("cpu"))
-    share = ParallelModel(network, group, case.kind if group.world_size > 1 else "data", synchronised=True)
+    model = ParallelModel(network, group, case.kind if group.world_size > 1 else "data", synchronised=True)
     first = {
         f"first {case.name}/{name}": tensor.clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
     }
-    optimizer = build_optimizer(share.network, Optimizer(form="2012", lr=RATE))
+    optimizer = build_optimizer(model.network, Optimizer(form="2012", lr=RATE))
     targets = np.random.default_rng(0).integers(CLASSES, size=IMAGES * STEPS)
     train = Train(class_weights="balanced" if case.balanced else "none")
     loss_of, losses = Loss(train, targets, CLASSES, torch.device("cpu")), []
-    share.network.train()
+    model.network.train()
     for step in range(case.steps):
         rng = torch.Generator().manual_seed(step)
         count = IMAGES - step % 3
         images = torch.randn(count, 3, 67, 67, generator=rng, dtype=torch.float64).to(case.dtype)
-        [(start, end)] = share.local_bounds([(0, count)])
+        [(start, end)] = model.local_bounds([(0, count)])
         batch = Batch(images[start:end], torch.from_numpy(targets[step * IMAGES :][start:end]))
-        share.batch_size = count
+        model.batch_size = count
         torch.manual_seed(step)
         optimizer.zero_grad()
-        labels = share.targets(batch)
-        [whole] = share.sum(loss_of.normalizer(labels))
-        loss = loss_of(share.forward(batch.images), labels) * (loss_of.normalizer(labels) / whole)
+        labels = model.targets(batch)
+        [whole] = model.sum(loss_of.normalizer(labels))
+        loss = loss_of(model.forward(batch.images), labels) * (loss_of.normalizer(labels) / whole)
         torch.autograd.backward(loss)
         optimizer.step()
-        losses += share.sum(loss.item())
-    share.gather_weights()
+        losses += model.sum(loss.item())
+    model.gather_weights()
     weights = {f"{case.name}/{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
     return {f"{case.name}/losses": torch.tensor(losses, dtype=torch.float64), **weights, **first}
 
 
 def main(out: str) -> None:
-    """Write the losses, and the first and the final weights, whole, of all cases that so many processes run."""
+    """Write the losses and the full initial and final weights of all cases with this number of processes."""
     with process_group() as group:
         cases = [case for case in CASES if case.runs_on(group.world_size)]
         result = {name: tensor for case in cases for name, tensor in run(case, group).items()}

@@ -1,4 +1,4 @@
-"""The 2012 network as in the paper and in its source code: a test per fact, and training against plain PyTorch."""
+"""The 2012 network as in the paper and in its source code: one test per fact, and training compared with plain PyTorch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def kinds(network: AlexNet, last: str) -> list[str]:
     return names[: names.index(last) + 1]
 
 
-# Agreed by text and source
+# Facts on which the paper and the source agree
 
 
 @BOTH
@@ -181,7 +181,7 @@ def test_weight_decay_of_biases_in_paper_and_source() -> None:
 
 
 def made_pixels(count: int, side: int) -> SplitImages:
-    """Images whose red says the row and whose green says the column of each pixel."""
+    """Images in which red encodes the row of each pixel, and green its column."""
     values = np.zeros((count, side, side, 3), np.uint8)
     values[..., 0], values[..., 1] = np.mgrid[:side, :side]
     preprocessing = load("code2012").with_settings({"images.mean": 0.0}).images.resolved()
@@ -197,7 +197,7 @@ def test_random_crops_of_the_source_are_shared_by_32_images() -> None:
         assert x.shape == (128, 3, 224, 224)
         corners = [(int(i[0, 0, 0]), int(i[1, 0, 0]), int(i[1, 0, -1])) for i in x]
         for start in range(0, 128, 32):
-            assert len(set(corners[start : start + 32])) == 1, "one crop and one side for 32 in a row"
+            assert len(set(corners[start : start + 32])) == 1, "32 successive images share a crop and a flip"
         for top, left, right in corners:
             assert 0 <= top <= 32
             assert 0 <= min(left, right) <= 32
@@ -216,7 +216,7 @@ def test_random_crops_of_the_paper_are_per_image() -> None:
 
 
 def noise(name: str, axes: np.ndarray, count: int = 4000) -> np.ndarray:
-    """Return what colour noise adds to grey images, N 3, and what it leaves of them."""
+    """Return the colours of `count` equal grey images after colour noise, N 3."""
     recipe = load(name).with_settings({"augment.colour_axes": axes.tolist(), "images.mean": 0.0})
     recipe = recipe.with_settings({"images.cache_size": 8, "images.crop": 8, "images.input": 8, "augment.crop": False})
     preprocessing, draws = (
@@ -246,7 +246,7 @@ def test_colour_noise_scale_in_paper_and_source() -> None:
 def test_mean_image_crop_in_paper_and_source() -> None:
     mean = np.random.default_rng(0).uniform(0, 255, (256, 256, 3)).astype(np.float32)
     image = np.random.default_rng(1).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
-    draws = torch.full((1, len(DRAWS)), 0.75)  # a crop off the centre, not mirrored
+    draws = torch.full((1, len(DRAWS)), 0.75)  # an off-centre crop, not mirrored
     for name in ("paper", "code2012"):
         recipe = load(name).with_settings({"augment.colour_noise": 0.0})
         side = recipe.images.input
@@ -257,7 +257,7 @@ def test_mean_image_crop_in_paper_and_source() -> None:
         np.testing.assert_allclose(x[0].permute(1, 2, 0).numpy(), expected, atol=1e-4)
 
 
-# Twenty steps against networks written out in plain PyTorch, a tower at a time
+# Twenty steps compared with networks written out in plain PyTorch, one tower at a time
 
 Weights = dict[str, Tensor]
 
@@ -309,7 +309,7 @@ def plain_code2012(w: Weights, images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("name", "plain"), [("paper", plain_paper), ("code2012", plain_code2012)])
 def test_training_equals_plain_pytorch_for_20_steps(name: str, plain: Callable[[Weights, Tensor], Tensor]) -> None:
-    """In float64, with larger first weights, which a narrow network needs to learn, and a rate that falls half-way."""
+    """In float64, with larger initial weights, which a narrow network needs to learn, and a learning rate that drops midway."""
     torch.manual_seed(0)
     recipe = load(name)
     network = AlexNet(name, 7, width=1 / 4, dropout=0.0).double()

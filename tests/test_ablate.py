@@ -1,4 +1,4 @@
-"""Ablations: what a study trains, that it is taken up where it was stopped, and what is made of its figures."""
+"""Ablations: which trainings a study runs, that it resumes where it stopped, and how its results are summarised."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VARY = ["model.dropout=0.0,0.5"]
 
 @pytest.fixture(scope="module")
 def study(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A finished variation of two arms with two seeds, and its results; not to be changed."""
+    """A finished study of two arms with two seeds, and its results; read-only."""
     out = tmp_path_factory.mktemp("study") / "out"
     return out, api.ablate(photos, vary=VARY, out=out, seeds=2, settings=SMALL)
 
@@ -98,7 +98,7 @@ def test_several_settings_make_every_combination() -> None:
         (["--vary", "train.seed=1,2", "--recipe", "fats"], "did you mean 'fast'"),
     ],
 )
-def test_what_cannot_be_trained_is_one_line(arguments: list[object], message: str, tmp_path: Path) -> None:
+def test_untrainable_settings_are_one_line(arguments: list[object], message: str, tmp_path: Path) -> None:
     assert message in error("ablate", "digits", *arguments, "--out", tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
@@ -131,7 +131,7 @@ def test_every_arm_of_a_study_is_a_network_that_can_be_built(name: str) -> None:
     assert not plan.claim.endswith(".")
 
 
-def test_a_study_s_own_dataset_gives_way_to_data() -> None:
+def test_data_overrides_the_dataset_of_a_study() -> None:
     plan = make_plan(find_study("pooling"), "cifar10", {"data.dataset": "digits"}, seeds=1, minutes=None)
     assert (plan.recipe.name, plan.recipe.data.dataset, plan.recipe.images.input) == ("cifar10", "digits", 100)
 
@@ -171,7 +171,7 @@ def test_steps_to_a_training_error_are_found_at_the_rate_that_is_fastest(photos:
         for one in arm["runs"]:
             rows = metrics(Path(one["run"]))
             errors = [1 - float(row["train_top1"]) for row in rows]
-            assert errors[-1] <= 0.25 < min(errors[:-1], default=1.0), "it ends where it got there"
+            assert errors[-1] <= 0.25 < min(errors[:-1], default=1.0), "it ends at the epoch that reached the error"
             assert len(rows) - 1.5 < one["epochs"] <= len(rows) - 0.5
             assert one["value"] == pytest.approx(one["epochs"] * 7), "28 images in batches of 4"
             assert float(rows[0]["lr"]) == arm["lr"]
@@ -192,7 +192,7 @@ def test_a_rate_at_which_it_diverges_is_noted_and_not_trained_again(photos: Path
 
 
 def test_minutes_are_shared_by_all_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of 10 images takes a second: an epoch 104, with its validation; the rest of a training 16."""
+    """A step of 10 images takes a second: an epoch takes 104 with its validation, the rest of a training 16."""
     now = [0.0]
 
     class Steps:
@@ -210,7 +210,7 @@ def test_minutes_are_shared_by_all_trainings(monkeypatch: pytest.MonkeyPatch) ->
     plan = make_plan(vary_settings(VARY), None, {}, seeds=1, minutes=10)
     assert module._epochs(plan, 2 * (3 * 104 + 17) / 60, None) == 3
     assert module._epochs(plan, 2 * (3 * 104 + 15) / 60, None) == 2
-    assert module._epochs(plan, 0.01, None) == 1, "less than an epoch is not to be had"
+    assert module._epochs(plan, 0.01, None) == 1, "one epoch is the minimum"
 
 
 def test_minutes_give_every_arm_the_same_number_of_images(
@@ -222,10 +222,10 @@ def test_minutes_give_every_arm_the_same_number_of_images(
     assert Plan.model_validate_json((tmp_path / "s" / "study.json").read_text()).epochs == 3
     assert {one["images"] for arm in found["arms"] for one in arm["runs"]} == {3 * 28}
     monkeypatch.setattr(module, "_epochs", lambda *_: 4)
-    assert api.ablate(photos, **how) == found, "what the minutes came to was settled before"
+    assert api.ablate(photos, **how) == found, "the number of epochs was determined before"
 
 
-# Stopped, and taken up again
+# Stop and resume
 
 
 def test_a_finished_study_is_not_trained_again(
@@ -269,7 +269,7 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_bytes(
     out = tmp_path / "s"
     sets = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
     command = ["ablate", photos, "--vary", VARY[0], "--seeds", 2, *sets, "--out", out]
-    process = Started(tmp_path / "said", train_until_signalled, 14, *command)  # eight steps are a training
+    process = Started(tmp_path / "said", train_until_signalled, 14, *command)  # eight steps make one training
     process.wait_until(lambda: (out / "model.dropout=0.5-0" / "metrics.csv").exists())
     process.send(signal.SIGINT)
     done = process.end(130)
@@ -286,7 +286,7 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_bytes(
         assert metrics(out / path.name) == metrics(path)
 
 
-# What is made of the figures
+# Summarise the results
 
 
 @given(st.lists(st.floats(0.1, 0.9), min_size=2, max_size=6))
@@ -309,7 +309,7 @@ def test_arms_are_compared_seed_by_seed() -> None:
     assert high > 0.7
 
 
-def test_an_interval_of_shares_holds_nothing_that_no_share_can_be() -> None:
+def test_interval_of_a_fraction_stays_within_its_bounds() -> None:
     found = summarise([0.45, 0.65], [0.65, 0.45], ratio=False)
     assert found["mean_interval"] == [0, 1]
     assert found["difference_interval"] == [-1, 1]
@@ -322,7 +322,7 @@ def test_steps_are_compared_as_ratios() -> None:
     assert found["difference_interval"] == pytest.approx([6, 6])
 
 
-def test_where_an_aim_was_not_reached_nothing_is_claimed() -> None:
+def test_unreached_aim_gives_no_mean() -> None:
     found = summarise([600, None], [100, 200], ratio=True)
     assert found == {
         **{"values": [600, None], "mean": None, "mean_interval": None},
@@ -331,7 +331,7 @@ def test_where_an_aim_was_not_reached_nothing_is_claimed() -> None:
 
 
 def write_run(folder: Path, errors: list[float]) -> RunFolder:
-    """A finished run of an epoch for each training error: 10 classes, 10 steps an epoch, trained to an error of 0.25."""
+    """A finished run with an epoch for each of `errors`: 10 classes, 10 steps per epoch, trained to an error of 0.25."""
     folder.mkdir(exist_ok=True)
     (folder / "recipe.toml").write_text("[train]\nbatch_size = 10\n[stop]\ntrain_error = 0.25\n")
     validation = {"top1": 0.5, "per_class": dict.fromkeys(range(10))}

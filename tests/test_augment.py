@@ -1,4 +1,4 @@
-"""Augmentation: crops, flips and the affine map against NumPy and SciPy in float64."""
+"""Augmentation: crops, flips and the affine map compared with NumPy and SciPy in float64."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 def places(side: int, size: int, draws: torch.Tensor, **changes: object) -> NDArray[np.int64]:
-    """Return N 2 x `size`: which rows and columns of the image each row and column of its crop come from."""
+    """Return N 2 x `size`: the row and column of the image that each row and column of its crop comes from."""
     at = torch.arange(side, dtype=torch.uint8)
     images = torch.stack((*torch.meshgrid(at, at, indexing="ij"), torch.zeros(side, side, dtype=torch.uint8)), -1)
     preprocessing = make_preprocessing(cache_size=side, crop=size, input=size)
@@ -163,7 +163,7 @@ def test_affine_equals_scipy(
 @given(st.integers(0, 1000), st.floats(0.5, 2.0))
 @settings(max_examples=20)
 def test_random_affine_stays_within_bounds(seed: int, high: float) -> None:
-    """Of an image of its own coordinates: rotation off, so rows and columns tell shift and zoom."""
+    """The image holds its own pixel coordinates, so that without rotation rows and columns reveal shift and zoom."""
     ramp = np.repeat(np.arange(64, dtype=np.float32)[:, None], 64, 1)
     image = torch.from_numpy(np.stack([ramp, ramp.T, ramp], -1))[None].expand(50, -1, -1, -1)
     draws = torch.rand(50, len(DRAWS), generator=torch.Generator().manual_seed(seed))

@@ -14,12 +14,12 @@ from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches, shard
 from alexnet.data.cache import Pixels
 from alexnet.recipe import Augment, Preprocessing
 
-# Whatever goes in comes out, so that only what is random shows.
+# Images pass through unchanged, so that only random choices show.
 PLAIN = Preprocessing(cache_size=2, input=2, fit="crop", reduced_decode=False, resize="bilinear", value_range=255)
 
 
 def changed(images: torch.Tensor, draws: torch.Tensor, **changes: object) -> torch.Tensor:
-    """Return N S S 3 floats, grey levels, of images changed at random."""
+    """Return N S S 3 floats, the grey levels of randomly augmented images."""
     preprocessing = PLAIN.model_copy(update={"cache_size": images.shape[1], "input": changes.pop("input", images.shape[1])})
     preprocessing = preprocessing.model_copy(update={"crop": changes.pop("size", None)})
     x = training_input(images, draws, preprocessing, Augment(**{"horizontal_flip": False, **changes}))

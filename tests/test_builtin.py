@@ -1,4 +1,4 @@
-"""Built-in datasets, from tiny files of their official layouts."""
+"""Built-in datasets, from tiny files in their official layouts."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_environment_names_the_data_root(tmp_path: Path, monkeypatch: pytest
         ("win32", "", "HOME/AppData/Local/alexnet/alexnet/Cache/data"),
     ],
 )
-def test_downloads_are_kept_in_the_cache_folder_of_each_system(
+def test_downloads_go_to_the_cache_folder_of_each_system(
     system: str, chosen: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", system)
@@ -106,7 +106,7 @@ def test_the_pickles_of_python_2_and_old_numpy_are_read(tmp_path: Path) -> None:
 def test_an_array_in_fortran_order_has_the_same_pixels(tmp_path: Path) -> None:
     files = cifar_pickles()
     for i, name in enumerate(CIFAR_FILES[1:]):
-        batch = {"data": np.asfortranarray(cifar_pixels()[i]), "labels": cifar_numbers(i)}  # keys may be str, too
+        batch = {"data": np.asfortranarray(cifar_pixels()[i]), "labels": cifar_numbers(i)}  # keys may also be str
         files[name] = pickle.dumps(batch, protocol=2)
     assert_small_cifar(load("cifar10", write_folder(tmp_path, files)))
 
@@ -127,7 +127,7 @@ def test_labels_that_are_not_sorted_are_sorted_and_the_targets_follow(tmp_path: 
 
 
 class Call:
-    """Pickles to a call of `function`."""
+    """An object that pickles as a call to `function`."""
 
     def __init__(self, function: Any, *args: Any) -> None:
         self.call = function, args
@@ -230,7 +230,7 @@ def test_a_local_archive_with_another_checksum_is_refused_and_stays(tmp_path: Pa
     with pytest.raises(DataError, match=r"cifar-10-python.tar.gz: damaged.*remove it") as error:
         load("cifar10", tmp_path)
     one_line(error)
-    assert path.exists()  # the user's file is the user's to remove
+    assert path.exists()  # never remove the user's own files
 
 
 def test_a_truncated_archive_is_refused_even_if_its_checksum_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ def test_cifar10_of_the_official_size_has_6000_images_a_class() -> None:
 
 @pytest.fixture
 def idx(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The four IDX files with 20 and 10 images, which the server has as .gz and the table of sources expects."""
+    """The four IDX files with 20 and 10 images, which the server offers as .gz and the table of sources expects."""
     files = {}
     rng = np.random.default_rng(1)
     for split, count in (("train", 20), ("test", 10)):

@@ -17,7 +17,7 @@ NEVER = {"SystemRandom", "urandom", "time_ns", "uuid1", "uuid4", "token_bytes", 
 
 
 def unseeded_calls(source: str) -> list[str]:
-    """Return the calls in a text of Python whose outcome another run does not repeat."""
+    """Return the calls in Python source whose results vary from run to run."""
     result = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
@@ -41,7 +41,7 @@ def test_random_draws_without_a_seed_are_detected() -> None:
 
 @pytest.mark.parametrize("_", range(2))
 def test_seed_depends_on_the_test_name(_: int, request: pytest.FixtureRequest) -> None:
-    drawn = random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002 - it is the one that is shared
+    drawn = random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002 - the shared one is tested
     assert drawn == drawn_at_random(request.node.nodeid)
 
 

@@ -1,4 +1,4 @@
-"""Data check: finds every planted problem, none in a clean folder, and changes nothing."""
+"""Data check: it finds every planted problem, finds none in a clean folder, and changes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from conftest import contents
 
 
 def scene(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
-    """Return a picture unlike all others: coloured blots of many sizes."""
+    """Return an image unlike all others: coloured blots of many sizes."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (7, 9, 3)).astype(np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
@@ -111,7 +111,7 @@ def test_check_prints_table_json_and_csv(clean: Path) -> None:
     assert "1 x not an image" in table.stdout
     document = json.loads(run.invoke(app, ["data", "check", str(clean), "--json"]).stdout)
     assert document["problems"] == [
-        {"image": "train/a/0.png", "kind": "not an image", "detail": "not an image, or of an unknown kind"}
+        {"image": "train/a/0.png", "kind": "not an image", "detail": "not an image, or of an unknown format"}
     ]
     rows = list(csv.DictReader(io.StringIO(run.invoke(app, ["data", "check", str(clean), "--csv"]).stdout)))
     assert rows == document["problems"]
@@ -132,7 +132,7 @@ def test_near_duplicates_equal_brute_force() -> None:
 
 
 def test_near_duplicates_false_positive_rate_on_real_photos(real_data: Path) -> None:
-    """Of 1,000 photos two are one picture at two qualities; nothing else is alike."""
+    """Of 1,000 photos, two are the same picture at two qualities; no others are near-duplicates."""
     problems = alexnet.check(real_data / "cats-dogs").to_json()["problems"]
     alike = [p for p in problems if p["kind"] in ("duplicate", "near-duplicate", "leak")]
     assert [{Path(p["image"]).name, Path(p["detail"].split(" ")[2]).name} for p in alike] == [{"dog.74.jpg", "dog.180.jpg"}]

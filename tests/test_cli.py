@@ -35,9 +35,9 @@ def test_train_json_prints_one_document(photos: Path, tmp_path: Path) -> None:
     assert result["epochs"] == 2
     assert "28 train, 4 val, 8 test images of 2 classes" in process.stderr
     assert "tensorboard --logdir" in process.stderr
-    log = [line.partition("  ")[2] for line in (out / "log.txt").read_text().splitlines()]  # without the time of day
+    log = [line.partition("  ")[2] for line in (out / "log.txt").read_text().splitlines()]  # drop the time of day
     assert len(log) >= 6
-    assert log == [line for line in process.stderr.splitlines() if line in log], "a slow machine shows progress beside"
+    assert log == [line for line in process.stderr.splitlines() if line in log], "a slow machine also shows progress"
     assert "seed = 3" in (out / "recipe.toml").read_text()
 
 
@@ -71,7 +71,7 @@ def test_predict_keeps_the_order(trained: alexnet.Run, photos: Path, tmp_path: P
     result = json.loads(run("predict", trained.path, *names, "--json", "--top", 1, code=1).stdout)
     assert [answer["image"] for answer in result] == list(map(str, names))
     assert [a["predictions"][0]["label"] for a in result if "predictions" in a] == ["down", "across"]
-    assert result[1] == {"image": str(names[1]), "error": "not an image, or of an unknown kind"}
+    assert result[1] == {"image": str(names[1]), "error": "not an image, or of an unknown format"}
 
 
 def test_predict_takes_folders_globs_and_standard_input(trained: alexnet.Run, photos: Path) -> None:
@@ -105,7 +105,7 @@ def test_messy_folder_trains_predicts_and_is_unchanged(photos: Path, tmp_path: P
     (root / "empty").mkdir()
     (root / ".ipynb_checkpoints").mkdir()
     (root / ".ipynb_checkpoints" / "x.png").write_bytes((root / "down" / "照片.png").read_bytes())
-    odd = os.fsencode(root / "down") + b"/caf\xe9.png"  # a name that is no UTF-8, and a file that is no image
+    odd = os.fsencode(root / "down") + b"/caf\xe9.png"  # a name that is not valid UTF-8, and a file that is not an image
     Path(os.fsdecode(odd)).write_text("broken")
     broken["caf\udce9.png"] = "not an image"
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(root.rglob("*")) if p.is_file()}
@@ -122,7 +122,7 @@ def test_messy_folder_trains_predicts_and_is_unchanged(photos: Path, tmp_path: P
 
 def test_predict_honours_exif_orientation(trained: alexnet.Run, tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # must be rotated by 90 degrees
     stripes_down = picture(1, 7)
     stripes_down.save(tmp_path / "plain.jpg", quality=95)
     stripes_down.save(tmp_path / "turned.jpg", quality=95, exif=exif)

@@ -20,7 +20,7 @@ from conftest import SEED, SHORT
 
 @pytest.fixture(scope="module")
 def other(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run as `short`, with another activation and seed; not to be changed."""
+    """A run like `short`, with another activation and seed; read-only."""
     out = tmp_path_factory.mktemp("other") / "run"
     alexnet.train(photos, out=out, settings={**SHORT, "model.activation": "tanh", "train.seed": SEED + 1})
     return out
@@ -53,7 +53,7 @@ def test_compare_falls_back_to_validation(short: Path, other: Path, tmp_path: Pa
 
 
 def test_difference_interval_is_newcombe() -> None:
-    """His example: 56 of 70 against 48 of 80, a difference of 0.2 (0.0524 to 0.3339)."""
+    """Newcombe's example: 56 of 70 against 48 of 80, a difference of 0.2 (0.0524 to 0.3339)."""
     rows = []
     for right, of in ((56, 70), (48, 80)):
         rows.append({"top1": right / of, "top1_interval": wilson_interval(right / of, of)})

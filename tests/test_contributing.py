@@ -44,7 +44,7 @@ def follow(tmp_path: Path) -> Copy:
 
 
 def patched(text: str, diff: str) -> str:
-    """Return `text` with each hunk of a diff applied; each must match exactly once."""
+    """Return `text` with each hunk of a diff applied; each hunk must match exactly once."""
     for hunk in diff.split("@@\n"):
         lines = hunk.splitlines()
         old, new = ("\n".join(line[1:] for line in lines if line[0] in marks) for marks in (" -", " +"))
@@ -54,7 +54,7 @@ def patched(text: str, diff: str) -> str:
 
 
 def run_copy(copy: Path, *words: str) -> str:
-    """Run `python WORDS` on the copy; return its standard output."""
+    """Run Python with these arguments on the copy; return its standard output."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(copy / "src"),
@@ -102,7 +102,7 @@ def test_the_dataset_opens(follow: Copy) -> None:
 
 def test_the_capability_has_its_layer_and_its_command(follow: Copy, trained: alexnet.Run, photos: Path) -> None:
     copy = follow("Add a capability")
-    run_copy(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_floors.py", "-k", "lower or circle or public")
+    run_copy(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_floors.py", "-k", "lower or circular or public")
     image = next((photos / "down").iterdir())
     shares = json.loads(run_copy(copy, "-m", "alexnet", "sparsity", str(trained.path), str(image)))
     assert list(shares) == [name for name in trained.network.layer_names if name.startswith("relu")]

@@ -1,6 +1,6 @@
-"""What must be the same on every device: run on the CPU, or on the one that ALEXNET_TEST_DEVICE names (`make gpu`).
+"""Results that must be the same on every device: run on the CPU, or on the one that ALEXNET_TEST_DEVICE names (`make gpu`).
 
-What is compared was computed on the CPU, in float64 where the layers allow it.
+The reference is computed on the CPU, in float64 where the layers allow it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def pixels(count: int, side: int) -> Tensor:
 
 
 def narrow(name: str, **overrides: Any) -> AlexNet:
-    """Return a narrow network without dropout, whose draws are each device's own."""
+    """Return a narrow network without dropout, because random numbers differ between devices."""
     torch.manual_seed(0)
     return AlexNet(name, 5, width=1 / 16, **{"dropout": 0.0, **overrides})
 
@@ -194,7 +194,7 @@ STEPS = {
 
 
 def stepped(device: torch.device, settings: dict[str, Any]) -> list[Tensor]:
-    """Return the weights after three steps along the same gradients, at rates that change."""
+    """Return the weights after three steps with the same gradients, at changing learning rates."""
     network = to_device(narrow("cifar10"), device)
     optimizer = build_optimizer(
         network, Optimizer.model_validate({"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-3, **settings})
@@ -247,14 +247,14 @@ def test_reproducible_restores_torch_settings(device: torch.device) -> None:
         )
 
     before = settings()
-    for where in (device, torch.device("meta")):  # any that is no CPU
+    for where in (device, torch.device("meta")):  # any device other than a CPU
         with reproducible(where):
             assert where.type == "cpu" or settings() == (True, True, False, False, "ieee")
         assert settings() == before
 
 
 class Small(nn.Module):
-    """A network on a device with memory for three images."""
+    """A network on a device that has memory for three images."""
 
     def __init__(self, message: str, most: int = 3) -> None:
         super().__init__()

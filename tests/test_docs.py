@@ -1,4 +1,4 @@
-"""The site: what it takes from the program is what the program says, and what is public says what it is."""
+"""The site: pages generated from the program match it, and everything public is documented."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def test_every_file_is_listed(generate: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/built.md"])
 def test_the_tree_is_drawn_in_the_order_of_imports(page: str) -> None:
-    """From the top: each folder and file above all that it imports."""
+    """Each folder and file comes above everything that it imports."""
     drawn = re.findall(r"^  ([a-z]+)(?:/|\.py) ", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
-    floors = [test_floors.FLOORS[name] for name in drawn]
-    assert floors == sorted(floors, reverse=True)
-    assert set(drawn) == {name for name in test_floors.FLOORS if not name.startswith("__") and name != "recipes"}
+    levels = [test_floors.LAYER_OF[name] for name in drawn]
+    assert levels == sorted(levels, reverse=True)
+    assert set(drawn) == {name for name in test_floors.LAYER_OF if not name.startswith("__") and name != "recipes"}
 
 
 def test_every_public_name_is_in_the_python_reference() -> None:
@@ -93,8 +93,8 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 def test_every_block_says_whether_it_is_run() -> None:
     blocks = [(page.name, block) for page in PAGES for block in docs.blocks(page.read_text(encoding="utf-8"))]
-    unsaid = [f"{name}:{block.line}" for name, block in blocks if not block.mark and block.language in docs.CODE]
-    assert not unsaid, "say whether these are run"
+    unmarked = [f"{name}:{block.line}" for name, block in blocks if not block.mark and block.language in docs.CODE]
+    assert not unmarked, "say whether these are run"
 
 
 def test_marks_are_read_and_blocks_are_run(tmp_path: Path) -> None:

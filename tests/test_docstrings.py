@@ -1,6 +1,6 @@
-"""Docstrings of the public API: what goes in and comes out, in which shapes and units, and which errors to expect.
+"""Docstrings of the public API state arguments and results, their shapes and units, and the errors to expect.
 
-Public is what `alexnet.__all__` and docs/python.md name, and the methods of those classes.
+The public API is everything that `alexnet.__all__` and docs/python.md name, and the methods of those classes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises):\n((?:[ ]+.*\n|\
 ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 SHAPE = re.compile(r"\b[NCHSI] (x )?([CHWSI3]|classes|units)\b|, N\b|`\w+` N\b|\bone a (label|class)\b|classes x classes")
 DTYPE = re.compile(r"float32|float64|uint8|int64|[Cc]ounts")
-ARRAYS = (np.ndarray, NDArray)  # from NumPy 2.5 on NDArray is an alias of its own
+ARRAYS = (np.ndarray, NDArray)  # from NumPy 2.5 on, NDArray is a different kind of alias
 UNIT = re.compile(r"\bshare|0 to 1|second|minute|pixel|percent|factor|\bnats?\b|points|times|dataset's units|[Rr]ate")
 
 
@@ -60,7 +60,7 @@ def function(value: Any) -> Callable[..., Any]:
 
 
 def text_of(value: Any) -> str:
-    """Return a docstring, a class's with that of its constructor."""
+    """Return a docstring; for a class, joined with its constructor's."""
     text = inspect.getdoc(value if not is_property(value) else function(value)) or ""
     if inspect.isclass(value) and "__init__" in vars(value):
         text += f"\n\n{inspect.getdoc(value.__init__) or ''}"
@@ -68,20 +68,20 @@ def text_of(value: Any) -> str:
 
 
 def referred(text: str, others: Mapping[str, Any]) -> str:
-    """Return the docstrings that a text refers to: "as for `train`"."""
+    """Return the docstrings that a text refers to, as in "as for `train`"."""
     names = re.findall(r"(?:as for|as|of) `([\w.]+)`", text)
     return "".join(text_of(others[n]) for name in names for n in (name, f"Run.{name}") if n in others)
 
 
 def types_in(hint: Any) -> Iterator[Any]:
-    """Yield the types that an annotation is made of."""
+    """Yield the types in an annotation."""
     yield hint
     for inner in typing.get_args(hint):
         yield from types_in(inner)
 
 
 def lacks(value: Any, others: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is missing from a docstring."""
+    """Yield what a docstring lacks."""
     text = text_of(value)
     if not text.strip():
         yield "a docstring"
@@ -120,10 +120,10 @@ def lacks(value: Any, others: Mapping[str, Any]) -> Iterator[str]:
 
 
 def raised(result: Callable[..., Any]) -> set[str]:
-    """Return the errors of ours that a function raises in its own lines."""
+    """Return which of our errors a function raises in its own body."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(result)))
-    except (OSError, TypeError):  # it was not written, as a dataclass's __init__
+    except (OSError, TypeError):  # generated, as a dataclass's __init__ is
         return set()
     calls = [node.exc.func for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
     return {getattr(call, "id", getattr(call, "attr", "")) for call in calls} & ERRORS
@@ -168,7 +168,7 @@ def full(images: Tensor, seconds: float) -> NDArray[np.float32]:
     raise errors.DataError("no")
 
 
-def leaning(images: Tensor) -> Tensor:
+def same_as_full(images: Tensor) -> Tensor:
     """Yield what `full` returns; `images` as for `full`."""
     return torch.empty(0)
 
@@ -187,5 +187,5 @@ def test_missing_docstring_parts_are_detected() -> None:
     ]
     assert list(lacks(full, {})) == []
     parts = [f"the {kind} of {what}" for what in ("images", "the result") for kind in ("shape", "dtype")]
-    assert list(lacks(leaning, {})) == parts
-    assert list(lacks(leaning, {"full": full})) == []
+    assert list(lacks(same_as_full, {})) == parts
+    assert list(lacks(same_as_full, {"full": full})) == []

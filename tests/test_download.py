@@ -17,7 +17,7 @@ from official import (
 )
 
 
-def test_a_download_ends_in_its_place_and_is_not_repeated(tmp_path: Path, archive: bytes, server: Server) -> None:
+def test_download_is_saved_and_not_repeated(tmp_path: Path, archive: bytes, server: Server) -> None:
     root = tmp_path / "new" / "folder"
     assert_small_cifar(load("cifar10", root))
     assert_small_cifar(load("cifar10", root))
@@ -26,7 +26,7 @@ def test_a_download_ends_in_its_place_and_is_not_repeated(tmp_path: Path, archiv
     assert server.ranges == [None]
 
 
-def test_a_download_cut_half_way_is_resumed_with_the_bytes_that_lack(
+def test_interrupted_download_requests_the_missing_bytes(
     tmp_path: Path, archive: bytes, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.cut = half = len(archive) // 2
@@ -52,7 +52,7 @@ def test_a_download_cut_half_way_is_resumed_with_the_bytes_that_lack(
     assert written.out == ""
 
 
-def test_a_server_that_ignores_ranges_sends_the_file_anew(tmp_path: Path, archive: bytes, server: Server) -> None:
+def test_server_without_ranges_resends_the_whole_file(tmp_path: Path, archive: bytes, server: Server) -> None:
     server.parts = False
     (tmp_path / "cifar-10-python.tar.gz.part").write_bytes(b"something else" * 1000)
     assert_small_cifar(load("cifar10", tmp_path))
@@ -60,7 +60,7 @@ def test_a_server_that_ignores_ranges_sends_the_file_anew(tmp_path: Path, archiv
     assert (tmp_path / "cifar-10-python.tar.gz").read_bytes() == archive
 
 
-def test_a_part_that_is_whole_already_is_taken(tmp_path: Path, archive: bytes, server: Server) -> None:
+def test_complete_part_file_is_used(tmp_path: Path, archive: bytes, server: Server) -> None:
     (tmp_path / "cifar-10-python.tar.gz.part").write_bytes(archive)
     assert_small_cifar(load("cifar10", tmp_path))
     assert server.ranges == [f"bytes={len(archive)}-"]
@@ -77,15 +77,13 @@ def test_a_wrong_checksum_is_refused_and_the_file_removed(tmp_path: Path, archiv
     assert_small_cifar(load("cifar10", tmp_path))
 
 
-def test_a_server_that_sends_without_end_is_left(tmp_path: Path, archive: bytes, server: Server) -> None:
+def test_endless_response_is_cut_off(tmp_path: Path, archive: bytes, server: Server) -> None:
     server.files["/cifar.tar.gz"] = archive + bytes(4 * builtin.MB)
     with pytest.raises(DataError, match="wrong checksum"):
         load("cifar10", tmp_path)
 
 
-def test_a_server_that_stalls_is_left_after_the_timeout(
-    tmp_path: Path, archive: bytes, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stalled_server_times_out(tmp_path: Path, archive: bytes, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "TIMEOUT", 0.2)
     server.cut = len(archive) // 2
     server.stall.clear()

@@ -1,4 +1,4 @@
-"""A run folder of version 0.1, made before recipe keys were renamed, still opens; its old keys are refused by name."""
+"""A run folder of version 0.1, made before recipe keys were renamed, still opens; recipes with old keys are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from conftest import in_float32
 
 # `alexnet train digits --set model.width=0.004 --set train.epochs=1`, without its report and TensorBoard's file.
 GOLDEN = Path(__file__).parent / "golden" / "run-0.1"
-VALUES = {  # of old keys, as TOML; others are switches
+VALUES = {  # values of old keys, as TOML; the other keys are switches
     **{"stored": "8", "levels": "1", "deviation": "0.5", "enlarge": "1", "batch": "62", "rate": "0.5", "muon": "0.5"},
     **{"rate_factors": "{fc6 = 0.5}", "grow": "[[0.5, 0.5]]"},
 }
@@ -36,7 +36,7 @@ def run(path: Path) -> alexnet.Run:
 
 
 def old_setting(key: str) -> str:
-    """Return the TOML that sets an old key, which is what `--set` takes too."""
+    """Return TOML that sets an old key, in the form that `--set` takes too."""
     section, *rows, name = key.split(".")
     value = VALUES.get(name, "true")
     return f"{section}.table = [{{epoch = 1, {name} = {value}}}]" if rows else f"{key} = {value}"
@@ -64,7 +64,7 @@ def test_earlier_run_has_its_recipe_and_preprocessing_under_new_names(run: alexn
 
 
 def test_earlier_run_predicts_and_evaluates_as_it_did(run: alexnet.Run) -> None:
-    """These figures are version 0.1's in float32; one wrong setting of its preprocessing changes the loss by 0.007."""
+    """These metrics were computed by version 0.1 in float32; one wrong preprocessing setting changes the loss by 0.007."""
     ramp = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
     [answer] = run.predict(np.stack([ramp] * 3, axis=-1), top=2)
     assert [prediction["label"] for prediction in answer["predictions"]] == ["3", "6"]
@@ -72,7 +72,7 @@ def test_earlier_run_predicts_and_evaluates_as_it_did(run: alexnet.Run) -> None:
     evaluation, summary = run.evaluate("digits", split="val"), run.summary["validation"]
     assert len(evaluation.targets) == summary["images"]
     assert evaluation.loss == pytest.approx(2.3085, abs=1e-3)
-    # Those in the summary were computed in bfloat16.
+    # The metrics in the summary were computed in bfloat16.
     assert evaluation.loss == pytest.approx(summary["loss"], abs=2e-3)
     assert evaluation.top1 == pytest.approx(summary["top1"], abs=3.5 / summary["images"])
 

@@ -1,4 +1,4 @@
-"""Explanations: they point at what decides, change with the weights, and one bad image does not end them."""
+"""Explanations: they highlight the decisive region, depend on the weights, and continue after an unreadable image."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SIDE = 224
 SQUARES = {0: (slice(20, 68), slice(18, 66)), 1: (slice(158, 206), slice(156, 204))}  # of red, of green: rows, columns
 
 
-def counting(red: int = 0) -> AlexNet:
-    """Return a network whose logit `red` is the red it sees and whose other logit is the green: each layer passes both on."""
+def colour_network(red: int = 0) -> AlexNet:
+    """Return a network that passes colours through: logit `red` is the red in the image, the other logit the green."""
     network = AlexNet("owt", 2, width=1 / 16).eval()
     with torch.no_grad():
         for layer in network.layers.values():
@@ -47,7 +47,7 @@ def counting(red: int = 0) -> AlexNet:
 
 
 def squares() -> torch.Tensor:
-    """Return a grey image with a red square and a green one that is half as bright: 1 3 224 224."""
+    """Return a grey image with a red square and a half as bright green one: 1 3 224 224."""
     images = torch.zeros(1, 3, SIDE, SIDE)
     for i, (rows, columns) in SQUARES.items():
         images[0, i, rows, columns] = 1 - i / 2
@@ -55,30 +55,30 @@ def squares() -> torch.Tensor:
 
 
 def share_near(heat: np.ndarray, square: tuple[slice, slice], reach: int) -> float:
-    """Return how much of what speaks for the label lies at most `reach` pixels from a square."""
+    """Return the share of the evidence for the label that lies at most `reach` pixels from a square."""
     rows, columns = (slice(max(0, side.start - reach), side.stop + reach) for side in square)
     positive = heat.clip(0)
     return float(positive[rows, columns].sum() / positive.sum())
 
 
-# Pixels outside a square that may be hot: places of the last maps are 17 pixels apart, see 27 pixels and more, and are drawn
-# smoothly; a patch that hides a part of the square is 37 wide. The squares are further apart.
+# Pixels outside a square that may be hot: positions of the last maps are 17 pixels apart, see at least 27 pixels, and are
+# interpolated; a patch that covers part of the square is 37 wide. The squares are further apart than that.
 REACH = {"grad_cam": 44, "occlusion": 36, "integrated_gradients": 0}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_all_heat_is_on_what_decides(method: str) -> None:
+def test_all_heat_is_on_the_decisive_region(method: str) -> None:
     for target in (0, 1):
-        heat = METHODS[method](counting(), squares(), target, 1)
+        heat = METHODS[method](colour_network(), squares(), target, 1)
         assert share_near(heat, SQUARES[target], REACH[method]) == pytest.approx(1, abs=1e-3)
         assert heat[SQUARES[target]].max() > 0.99 * heat.max() > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_explanations_change_with_the_weights(method: str) -> None:
-    """Sanity checks for saliency maps (Adebayo and others 2018): what stays when weights are others explains nothing."""
+    """Sanity checks for saliency maps (Adebayo and others 2018): a map that ignores the weights explains nothing."""
     for red in (0, 1):
-        heat = METHODS[method](counting(red), squares(), 0, 1)
+        heat = METHODS[method](colour_network(red), squares(), 0, 1)
         assert share_near(heat, SQUARES[red], REACH[method]) == pytest.approx(1, abs=1e-3)
 
 
@@ -104,11 +104,11 @@ def test_integrated_gradients_add_up_to_the_logit() -> None:
 
 
 def test_occlusion_of_nothing_but_grey_changes_nothing() -> None:
-    assert not occlusion(counting(), torch.zeros(1, 3, SIDE, SIDE), 0).any()
+    assert not occlusion(colour_network(), torch.zeros(1, 3, SIDE, SIDE), 0).any()
 
 
 def striped(kind: int, seed: int) -> tuple[Image.Image, tuple[slice, slice]]:
-    """Return noise of 64 pixels with a striped square of 16 somewhere, whose direction is the class, and its place."""
+    """Return noise of 64 pixels with a striped square of 16, and its position; the stripes' direction is the class."""
     chance = np.random.default_rng(1000 * kind + seed)
     levels = chance.integers(90, 166, (64, 64, 3))
     top, left = (int(edge) for edge in chance.integers(0, 48, 2))
@@ -118,8 +118,8 @@ def striped(kind: int, seed: int) -> tuple[Image.Image, tuple[slice, slice]]:
 
 
 @pytest.mark.long
-def test_what_decides_gets_more_of_the_heat_than_chance_in_a_trained_network(tmp_path: Path) -> None:
-    """The figures of docs/log.md, which are far from these bounds."""
+def test_decisive_region_gets_more_heat_than_chance_after_training(tmp_path: Path) -> None:
+    """The figures in docs/log.md are far from these bounds."""
     for kind, label in enumerate(("across", "down")):
         (tmp_path / "images" / label).mkdir(parents=True)
         for i in range(200):

@@ -1,4 +1,4 @@
-"""Exports: the file says what the run says, of images of all kinds; one that does not is not written."""
+"""Exports: the file agrees with the run on images of all kinds; a file that does not is not written."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from conftest import in_float32, needs_export
 MEAN = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
 pytestmark = needs_export
 
-# As the recipes have them, at smaller sizes.
+# As in the recipes, but at smaller sizes.
 WAYS = {
     "fast": {"cache_size": 32, "fit": "crop", "reduced_decode": True, "input": 64, "upscale": 2, "mean": (0.5, 0.4, 0.3)},
     "fast, photos": {"cache_size": 64, "fit": "crop", "reduced_decode": True, "input": 64, "std": (0.2, 0.3, 0.4)},
@@ -86,14 +86,14 @@ def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def wild(network: AlexNet) -> AlexNet:
-    """Give the norms statistics, so that leaving one out would show."""
+    """Give the norms non-trivial statistics, so that leaving one out would show."""
     for name, buffer in network.named_buffers():
         if buffer.is_floating_point():
             torch.nn.init.uniform_(buffer, *((0.5, 2.0) if name.endswith("var") else (-0.3, 0.3)))
     return network.eval()
 
 
-# Each kind of layer is in one of these: batch norm, response norm with and without towers, norm within maps, none.
+# Every kind of layer occurs in one of these: batch norm, response norm with and without towers, norm within maps, none.
 KINDS = {"annotated", "table", "paper", "code2012", "owt"}
 
 
@@ -138,18 +138,18 @@ def test_images_of_any_size_are_prepared_as_for_training(way: str) -> None:
         assert theirs.shape == ours.shape == (1, 3, preprocessing.resized, preprocessing.resized)
         off = np.abs(theirs - ours) / white
         assert off.max() < 3 / 255
-        assert off.mean() < 1e-5, "of noise, a pixel in ten thousand may be rounded the other way"
+        assert off.mean() < 1e-5, "in noise, one pixel in ten thousand may round the other way"
 
 
 def probabilities(run: alexnet.Run, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return what `predict` says, in the order of the labels."""
+    """Return the probabilities from `predict`, in the order of the labels."""
     found = {guess["label"]: guess["probability"] for guess in run.predict([image])[0]["predictions"]}
     return np.array([found[label] for label in run.labels])
 
 
 @pytest.fixture(scope="module")
 def plain(trained: alexnet.Run) -> alexnet.Run:
-    """The run in float32, as the file computes: bfloat16 alone may move a probability by 0.01 (proof/export.py)."""
+    """The run in float32, as the file computes: bfloat16 alone may change a probability by 0.01 (proof/export.py)."""
     return in_float32(trained)
 
 
@@ -160,10 +160,8 @@ def exported(trained: alexnet.Run, tmp_path_factory: pytest.TempPathFactory) -> 
     return opened(place)
 
 
-def test_close_answers_are_those_of_float32_where_a_run_computes_in_bfloat16(
-    trained: alexnet.Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What either precision says is set here: a processor's roundings decide nothing."""
+def test_close_probabilities_are_recomputed_in_float32(trained: alexnet.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers in both precisions are fixed here, so that a processor's rounding decides nothing."""
     config = trained.config.model_copy(update={"precision": "bfloat16", "temperature": 2.0})
     leads = np.array([-3.0, -0.9, -0.2, 0.0, 0.4, 1.0, 1.3, 2.0, 9.0])  # of the first logit, in bfloat16
     looked: list[tuple[str, int]] = []
@@ -220,7 +218,7 @@ def test_predict_and_the_file_say_the_same_of_images_of_any_size(
     assert np.abs(found - probabilities(plain, image)).max() < 0.01
 
 
-def test_eight_bits_are_a_quarter_as_large_and_their_cost_is_told(trained: alexnet.Run, tmp_path: Path) -> None:
+def test_int8_is_a_quarter_of_the_size_and_reports_its_accuracy(trained: alexnet.Run, tmp_path: Path) -> None:
     for bare in (False, True):
         place = tmp_path / f"{bare}.onnx"
         found = trained.export(place, bare=bare, int8=True)
@@ -243,16 +241,16 @@ def test_labels_and_all_that_is_needed_are_inside(tmp_path: Path) -> None:
     place = tmp_path / "new" / "model.onnx"
     found = export(AlexNet("cifar10", 5, width=1 / 16), config, None, place)
     assert found["compared_on"] == "synthetic images"
-    told = opened(place).get_modelmeta().custom_metadata_map
-    assert tuple(json.loads(told["labels"])) == labels
-    assert Preprocessing.model_validate_json(told["preprocessing"]) == preprocessing
-    assert (told["variant"], told["input"], told["sha256"]) == ("cifar10", "[3, 67, 67]", "ab")
-    assert told["version"] == alexnet.__version__
+    metadata = opened(place).get_modelmeta().custom_metadata_map
+    assert tuple(json.loads(metadata["labels"])) == labels
+    assert Preprocessing.model_validate_json(metadata["preprocessing"]) == preprocessing
+    assert (metadata["variant"], metadata["input"], metadata["sha256"]) == ("cifar10", "[3, 67, 67]", "ab")
+    assert metadata["version"] == alexnet.__version__
     assert str(Path(alexnet.__file__).parent).encode() not in place.read_bytes(), "no paths of this machine"
     onnx.checker.check_model(place, full_check=True)
 
 
-def test_a_file_that_says_otherwise_is_not_left(trained: alexnet.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_that_disagrees_is_removed(trained: alexnet.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     true = onnx_model.network_model
     torch.manual_seed(1)
     other = AlexNet("cifar10", 2, width=1 / 16)
@@ -263,7 +261,7 @@ def test_a_file_that_says_otherwise_is_not_left(trained: alexnet.Run, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_export_left_goes_with_the_next_one_and_nothing_of_others(tmp_path: Path) -> None:
+def test_next_export_removes_leftovers_of_a_killed_one_only(tmp_path: Path) -> None:
     killed, at_work, others = (f".export.a.{HOST}-{2**30}.part", f".export.b.{HOST}-{os.getpid()}.part", "film.part")
     for name in (killed, at_work, others):
         (tmp_path / name).mkdir()
@@ -274,7 +272,7 @@ def test_what_a_killed_export_left_goes_with_the_next_one_and_nothing_of_others(
 
 
 @pytest.mark.parametrize("wrong", [np.nan, 0.04])
-def test_numbers_that_are_none_or_other_labels_do_not_pass(wrong: float) -> None:
+def test_nan_and_wrong_labels_fail_the_check(wrong: float) -> None:
     ours = np.full((40, 2), [0.52, 0.48])
     theirs = ours.copy()
     assert agreement(ours, theirs, Path("x"), int8=False)["same_top1"] == 1
@@ -307,7 +305,7 @@ def test_a_missing_package_is_one_line(
         trained.export(tmp_path / "model.onnx")
 
 
-def test_what_cannot_be_written_is_told_before_anything_is_done(trained: alexnet.Run, tmp_path: Path) -> None:
+def test_unwritable_output_is_reported_before_the_work(trained: alexnet.Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path, tmp_path / "file" / "model.onnx"):
         with pytest.raises(RunError, match=r"^cannot write"):

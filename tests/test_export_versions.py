@@ -1,4 +1,4 @@
-"""What an exported file asks of onnxruntime: its opset and IR version, each told where a user looks."""
+"""The opset and IR version that an exported file requires of onnxruntime, and where each is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the recipe `fast` adds: progressive resizing, upscaling, whitening initialisation, Muon."""
+"""The additions of recipe `fast`: progressive resizing, upscaling, whitening initialisation, Muon."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_muon_orthogonalisation_keeps_singular_vectors(rows: int, columns: int, 
     matrix = np.random.default_rng(seed).normal(size=(rows, columns))
     result = orthogonalize(torch.from_numpy(matrix).float(), rounds=6).double().numpy()
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
-    inside = left.T @ result @ right.T  # diagonal where the singular vectors are kept
+    inside = left.T @ result @ right.T  # diagonal, as the singular vectors are kept
     sizes = inside.diagonal()
-    large = np.linalg.svd(matrix, compute_uv=False) > 0.05 * np.linalg.norm(matrix)  # what is tiny takes more rounds
+    large = np.linalg.svd(matrix, compute_uv=False) > 0.05 * np.linalg.norm(matrix)  # tiny singular values need more rounds
     assert ((sizes[large] > 0.5) & (sizes[large] < 1.4)).all()
     assert np.abs(inside - np.diag(sizes)).max() < 0.25
 

@@ -20,20 +20,20 @@ from alexnet.run import ModelConfig
 
 
 def config_of(network: AlexNet) -> ModelConfig:
-    """Return a config whose images go into the network as they are."""
+    """Return a config that passes images into the network unchanged."""
     side = network.row.input_size
     preprocessing = Preprocessing(cache_size=side, fit="crop", reduced_decode=True, input=side, resize="bilinear").resolved()
     return ModelConfig(variant=network.row.name, labels=("a", "b"), preprocessing=preprocessing)
 
 
 def arrays(count: int, side: int = 40) -> list[np.ndarray]:
-    """Return pictures that are all different."""
+    """Return images that are all different."""
     return [np.asarray(picture(i % 3, i, (side, side))) for i in range(count)]
 
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> list[Path]:
-    """Four files, of which the third is no image."""
+    """Four files, the third of which is not an image."""
     paths = [tmp_path / f"{name}.png" for name in "abcd"]
     for i, path in enumerate(paths):
         picture(i % 3, i).save(path)
@@ -43,7 +43,7 @@ def mixed(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_features_equal_layer_by_layer(name: str) -> None:
-    """Asked for alone, too, where the network takes several layers in one step."""
+    """A layer gives the same activations when requested alone, even if the network fuses it with others."""
     torch.manual_seed(0)
     network = AlexNet(name, 2, width=1 / 16).eval()
     images, config = arrays(2, network.row.input_size), config_of(network)
@@ -93,12 +93,14 @@ def test_features_stream_continues_after_unreadable_image(trained: alexnet.Run, 
     (batch,) = trained.stream_features(mixed)
     readable = [*mixed[:2], mixed[3]]
     assert batch.images == [str(path) for path in readable]
-    assert batch.errors == [{"image": str(mixed[2]), "error": "not an image, or of an unknown kind"}]
+    assert batch.errors == [{"image": str(mixed[2]), "error": "not an image, or of an unknown format"}]
     np.testing.assert_array_equal(batch.layers["fc7"], trained.features(readable)["fc7"])
 
 
 def test_features_of_unreadable_image_is_one_line(trained: alexnet.Run, mixed: list[Path]) -> None:
-    with pytest.raises(DataError, match=r"c\.png cannot be read: not an image, or of an unknown kind; leave it out") as caught:
+    with pytest.raises(
+        DataError, match=r"c\.png cannot be read: not an image, or of an unknown format; leave it out"
+    ) as caught:
         trained.features(mixed)
     assert "\n" not in str(caught.value)
 
@@ -121,7 +123,7 @@ def test_features_of_no_image_is_an_error(trained: alexnet.Run) -> None:
 
 def test_features_of_unknown_layer_names_known_ones(trained: alexnet.Run) -> None:
     for ask in (trained.features, lambda *given: list(trained.stream_features(*given))):
-        with pytest.raises(VariantError, match=r"no layer 'fc9' in 'cifar10': known are conv1, .*fc8"):
+        with pytest.raises(VariantError, match=r"no layer 'fc9' in 'cifar10': it has conv1, .*fc8"):
             ask(arrays(1), ["fc7", "fc9"])
 
 

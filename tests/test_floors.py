@@ -1,4 +1,4 @@
-"""Architecture: which modules may import which, and what loads without torch."""
+"""Architecture: which modules may import which, and what can be imported without torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import alexnet
 
 ROOT = Path(alexnet.__file__).parent
 
-# From the ground up; a folder or file imports from floors below its own, or from itself.
-HOUSE = (
-    ("scratch", "errors"),  # scratch: NumPy by hand, which imports nothing of ours
+# Layers from the bottom up; a folder or file imports from layers below its own, or from itself.
+LAYERS = (
+    ("scratch", "errors"),  # scratch: NumPy only, imports nothing else from the package
     ("progress", "files", "plotting"),
     ("fonts",),
     ("network",),
@@ -30,8 +30,8 @@ HOUSE = (
     ("cli",),
     ("__init__", "__main__"),
 )
-FLOORS = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
-# Capabilities, and which of them may use another: any one can be removed with its command and its tests.
+LAYER_OF = {part: level for level, names in enumerate(LAYERS) for part in names}
+# Capabilities, and the others that each may use: any one can be removed with its command and its tests.
 CAPABILITIES = {"convert", "report", "training", "search", "export", "ablation", "explain", "server"}
 USED = {
     ("training", "report"),
@@ -47,7 +47,7 @@ def module_name(file: Path) -> str:
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Yield the modules of ours that a file imports when it is loaded or later, but not for type checking alone."""
+    """Yield our modules that a file imports, on loading or later, but not those imported for type checking only."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "alexnet":
@@ -61,18 +61,18 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 
 def wrong_imports() -> Iterator[str]:
-    """Yield what imports from its own floor or a higher one, and what a capability imports from another."""
+    """Yield the imports from the same or a higher layer, and those between capabilities."""
     for file in FILES:
         module = module_name(file)
-        room = module.split(".")[0] or "__init__"
+        part = module.split(".")[0] or "__init__"
         for name in imports(file):
             other = name.split(".")[0]
-            another = {room, other} <= CAPABILITIES and (room, other) not in USED
-            if other != room and (FLOORS[other] >= FLOORS[room] or another):
-                yield f"{module} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})"
+            another = {part, other} <= CAPABILITIES and (part, other) not in USED
+            if other != part and (LAYER_OF[other] >= LAYER_OF[part] or another):
+                yield f"{module} (level {LAYER_OF[part]}) imports {name} (level {LAYER_OF[other]})"
 
 
-def test_imports_from_lower_floors_only() -> None:
+def test_imports_from_lower_layers_only() -> None:
     assert not list(wrong_imports())
 
 
@@ -104,6 +104,6 @@ def test_help_and_import_do_not_load_torch() -> None:
 
 
 def test_no_module_shadows_a_public_function() -> None:
-    """`import alexnet.train.loop` would put a folder `train` in the place of the function `alexnet.train`."""
+    """`import alexnet.train.loop` would replace the function `alexnet.train` with a submodule `train`."""
     inside = {file.stem for file in ROOT.glob("*.py")} | {folder.name for folder in ROOT.iterdir() if folder.is_dir()}
     assert not inside & set(alexnet.__all__)

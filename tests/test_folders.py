@@ -39,7 +39,7 @@ OTHER_FILES = {
 
 
 def make(root: Path, files: Iterable[str]) -> Path:
-    """Make files, which are not opened: a name says that they are images."""
+    """Create files, which are not opened: their names alone mark them as images."""
     for name in files:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -243,7 +243,7 @@ def test_too_deep_folders_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         open_table(tmp_path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names of folders are bytes on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="folder names are bytes on Linux only")
 def test_class_name_not_utf8_is_refused(tmp_path: Path) -> None:
     make(tmp_path, ["dog/1.png", f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png"])
     with pytest.raises(DataError, match="has the label 'caf\ufffd', which is not UTF-8: rename it"):
@@ -299,7 +299,7 @@ def test_run_inside_a_class_folder_is_skipped(tmp_path: Path) -> None:
 
 
 def draw_pictures(*places: Path) -> None:
-    """Write pictures as the commands leave them: with this program's mark."""
+    """Write images as the commands do: with this program's mark."""
     for path in places:
         path.parent.mkdir(parents=True, exist_ok=True)
         mark = PngInfo()

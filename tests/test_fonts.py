@@ -1,4 +1,4 @@
-"""Labels of any script in figures: drawn by a font that has them, or as code points."""
+"""Labels of any script in figures: drawn in a font that has the characters, or as code points."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAT, DOG = "猫", "犬"
 
 @pytest.fixture
 def no_others(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine that has no font but the one which comes with matplotlib."""
+    """A machine whose only font is the one that comes with matplotlib."""
     caches = (fonts.font_of, fonts._other_fonts)
     monkeypatch.setattr(fonts, "_warned", [])
     for one in caches:
@@ -72,7 +72,7 @@ def test_damaged_fonts_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_installed_font_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of matplotlib's own fonts STIX has letters that DejaVu Sans has not."""
+    """Of matplotlib's own fonts, STIX has letters that DejaVu Sans lacks."""
     stix = next(
         Path(font.fname) for font in fonts.font_manager.fontManager.ttflist if Path(font.fname).name == "STIXGeneral.ttf"
     )
@@ -96,7 +96,7 @@ def test_installed_font_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_labels_without_font_stay_distinct_without_warnings(no_others: None, tmp_path: Path) -> None:
-    """So it is with and without fonts: without them two boxes would be alike."""
+    """Distinct characters stay distinct with and without fonts; missing glyphs would be drawn as identical boxes."""
     drawn = []
     for label in (CAT, DOG):
         figure = Figure(figsize=(2, 1))

@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def exit_code_of_a_fork(work: Callable[[], None]) -> int:
-    """Do `work` in a forked child and return its exit code: 0 where it came to its end, -9 where it hung."""
+    """Run `work` in a forked child and return its exit code: 0 if it finished, -9 if it hung."""
     if (child := os.fork()) == 0:
         try:
             work()

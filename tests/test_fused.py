@@ -27,12 +27,12 @@ from alexnet.recipe import Optimizer
 from alexnet.training.optimizer import build_optimizer, set_lr
 
 needs_kernels = pytest.mark.usefixtures("kernels_here")
-TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2**-8}  # relative to the largest value: a few roundings
+TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2**-8}  # relative to the largest value: a few rounding errors
 
 
 @pytest.fixture(scope="module")
 def kernels_here() -> None:
-    """Skip without kernels; checked when a test runs, as the cache folder is not set before."""
+    """Skip without kernels; checked when a test runs, as the cache folder is not set earlier."""
     if kernels.library() is None:
         pytest.skip("no kernels here: no compiler, another system than Linux, or switched off")
 
@@ -77,7 +77,7 @@ def test_response_norm_kernel_of_nan() -> None:
     images = torch.ones(1, 8, 1, 1, dtype=torch.bfloat16)
     images[0, 3] = float("nan")
     result = norm(images).flatten()
-    assert torch.isnan(result[1:6]).all(), "all whose window it is in"
+    assert torch.isnan(result[1:6]).all(), "all outputs with the NaN in their window"
     assert torch.isfinite(result[[0, 6, 7]]).all()
     torch.testing.assert_close(norm(images, relu=True).flatten(), result, rtol=0, atol=0, equal_nan=True)
 
@@ -95,7 +95,8 @@ def test_fused_relu_norm_pool_equals_float64(data: st.DataObject) -> None:
     images = (torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 1).to(kind)
     norm = BatchNorm(shape[1], 1e-3, 0.1)
     with torch.no_grad():
-        norm.weight.copy_(torch.randn(shape[1], generator=generator))  # some are negative: the least value becomes the greatest
+        # some are negative: the smallest value becomes the largest
+        norm.weight.copy_(torch.randn(shape[1], generator=generator))
         norm.bias.copy_(torch.randn(shape[1], generator=generator))
     narrow = [layer for i, layer in enumerate((nn.ReLU(), norm, nn.MaxPool2d(window, stride))) if i in chosen]
     exact = copy.deepcopy(narrow)
@@ -220,7 +221,7 @@ def test_bf16_cache_follows_every_weight_change() -> None:
         network.eval()
         with torch.inference_mode(), autocast(device, "bfloat16"):
             result = network(images)
-            fresh = copy.deepcopy(network)(images)  # its parameters are new, so nothing is kept of them
+            fresh = copy.deepcopy(network)(images)  # its parameters are new, so nothing is cached for them
         assert torch.equal(result, fresh)
         network.train()
 
@@ -245,7 +246,7 @@ def test_bf16_cache_follows_every_weight_change() -> None:
     right()
     network.head.weight.data = network.head.weight.data.clone() + 1
     right()
-    network.head.weight.data.mul_(2)  # leaves no trace in autograd's count of changes
+    network.head.weight.data.mul_(2)  # does not change autograd's version counter
     right()
 
 
@@ -264,7 +265,7 @@ def hooked_small(network: AlexNet) -> list[str]:
 
 
 class Doubled(nn.Conv2d):
-    """A convolution with another forward, as adapters have."""
+    """A convolution with another `forward`, as adapters have."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * super().forward(x)
@@ -341,7 +342,7 @@ def test_optimizer_steps_with_and_without_kernels(
         for step in range(4):
             for parameter in network.parameters():
                 parameter.grad = torch.randn(parameter.shape)
-                if step % 2 and parameter.ndim == 4:  # gradients come in either order of axes
+                if step % 2 and parameter.ndim == 4:  # gradients come with either memory order
                     parameter.grad = parameter.grad.contiguous(memory_format=torch.channels_last)
             set_lr(optimizer, 0.1 / (step + 1))
             optimizer.step()

@@ -1,6 +1,6 @@
 """Golden losses: loss curves of seeded runs, computed in float64 in plain PyTorch, must not change.
 
-`python tests/test_golden_losses.py` writes them anew, for a change that is meant to.
+Run `python tests/test_golden_losses.py` to rewrite them after an intended change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from alexnet.recipe import Optimizer
 from alexnet.training.optimizer import build_optimizer
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
-# Rates so low that a rounding does not grow from step to step: at 0.01 two float32 libraries part after three steps.
+# The rates are low enough that rounding does not grow from step to step: at 0.01, two float32 libraries diverge after three
+# steps.
 RUNS: dict[str, dict[str, Any]] = {
     "cifar10": {"form": "keras", "lr": 1e-4},
     "table": {"form": "2012", "lr": 1e-2, "momentum": 0.9, "weight_decay": 5e-4},
@@ -37,7 +38,8 @@ def losses(name: str, dtype: torch.dtype) -> list[float]:
     optimizer = build_optimizer(network, Optimizer(**{"momentum": 0.0, "weight_decay": 0.0, **RUNS[name]}))
     digits = load_digits()
     images = torch.from_numpy(digits.images / 8 - 1).to(dtype)[:, None].expand(-1, 3, -1, -1)
-    noise = torch.randn(32, 3, 83, 83, dtype=torch.float64).to(dtype)  # else many values are equal, and rounding decides pools
+    # otherwise many values are equal, and rounding decides max pooling
+    noise = torch.randn(32, 3, 83, 83, dtype=torch.float64).to(dtype)
     result = []
     for start in range(0, 30 * 32, 32):
         small = images[start : start + 32]

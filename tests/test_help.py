@@ -1,4 +1,4 @@
-"""Help: it reads as a person would want it, its examples are commands, and a shell completes what has a name."""
+"""Help: it is readable, its examples are valid commands, and a shell completes everything that has a name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OTHER_PROGRAMS = {"find", "curl"}
 
 
 def walk(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every command with its words, groups before what is in them."""
+    """Yield every command with its full name, groups before their commands."""
     yield words, command
     for name, inner in getattr(command, "commands", {}).items():
         yield from walk(inner, (*words, name))
@@ -42,7 +42,7 @@ def help_of(words: tuple[str, ...]) -> str:
 
 
 def calls(line: str) -> Iterator[list[str]]:
-    """Yield the arguments of each `alexnet` in a line of a shell: parts of a pipe, without what is written to a file."""
+    """Yield the arguments of each `alexnet` in a shell line: parts of a pipe, without redirections."""
     for part in line.split(" | "):
         program, *arguments = shlex.split(part.partition(" > ")[0])
         if program == "alexnet":
@@ -79,7 +79,7 @@ def test_every_command_has_examples_and_they_are_commands() -> None:
 
 
 def assert_has_examples(words: tuple[str, ...]) -> None:
-    """The help of a command ends in examples: each can be parsed, and one is of the command itself."""
+    """The help of a command ends in examples; all can be parsed, and one is of the command itself."""
     lines = COMMANDS[words].epilog.splitlines()
     assert lines, f"{words}: no examples"
     assert help_of(words).endswith("".join(f"  {line}\n" for line in ("Examples:", *lines))[2:]), "one to a line, at the end"
@@ -93,7 +93,7 @@ def assert_has_examples(words: tuple[str, ...]) -> None:
 
 
 def assert_known(context: Any, param: Any, line: str) -> None:
-    """A name that completes must be one of those that do, unless it is a file's."""
+    """Every completed name must be valid, unless it is the name of a file."""
     value, known = context.params.get(param.name), [item.value for item in param.shell_complete(context, "")]
     if isinstance(value, str) and known:
         assert value in known or re.search(r"[/.]", value), f"{line}: no {param.name} {value!r}"
@@ -120,7 +120,7 @@ def test_a_wrong_name_in_an_example_would_be_found() -> None:
         assert_known(context, next(p for p in context.command.params if p.name == "recipe"), "")
 
 
-def test_names_in_texts_are_all_names_there_are() -> None:
+def test_texts_list_all_names() -> None:
     assert ", ".join(NAMES) in data_argument().help
 
 
@@ -128,7 +128,7 @@ def test_names_in_texts_are_all_names_there_are() -> None:
 
 
 def completions(line: str) -> list[str]:
-    """Return what bash would offer at the end of a line."""
+    """Return the completions that bash would offer at the end of a line."""
     words = line.split(" ")
     environment = {"_ALEXNET_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     done = CliRunner().invoke(app, [], prog_name="alexnet", env=environment)
@@ -169,7 +169,7 @@ def test_a_shell_completes_what_has_a_name(
     assert completions(line) == list(words)
 
 
-def test_a_name_does_not_hide_paths_that_begin_like_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_completed_names_do_not_hide_paths_with_the_same_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("cats", "dogs", ".c"):
         (tmp_path / name).mkdir()

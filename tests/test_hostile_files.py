@@ -22,7 +22,7 @@ def run(trained: alexnet.Run, tmp_path: Path) -> Path:
 
 
 def used(run: Path, photo: Path) -> Any:
-    """Use a run in every way that reads its files; return what it predicts."""
+    """Use a run in every way that reads its files; return its predictions."""
     opened = alexnet.load(run)
     assert opened.summary
     assert opened.recipe
@@ -35,7 +35,7 @@ FILES = ["model.safetensors", "model.json", "recipe.toml", "summary.json", "metr
 
 @pytest.mark.parametrize("name", FILES)
 def test_damaged_run_file_is_refused_or_harmless(run: Path, photos: Path, name: str) -> None:
-    """Only a chart or a text of the report may show that a bit is another one; never a prediction."""
+    """A flipped bit may show only in a chart or a text of the report, never in a prediction."""
     rng, whole = random.Random(name), (run / name).read_bytes()
     expected = alexnet.load(run).predict(photos)
     refusals = []
@@ -46,10 +46,10 @@ def test_damaged_run_file_is_refused_or_harmless(run: Path, photos: Path, name: 
         except AlexNetError as error:
             refusals.append(str(error))
     assert refusals
-    # A recipe that names another dataset is whole: there is no such folder.
+    # A damaged recipe may be valid but name another dataset, which does not exist.
     assert not [line for line in refusals if "\n" in line or not (str(run) in line or line.startswith("no dataset '"))]
     if name.startswith("model"):
-        assert len(refusals) >= 28, "all but those of a blank"
+        assert len(refusals) >= 28, "only changes of whitespace are accepted"
 
 
 @pytest.mark.parametrize("name", ["model.json", "summary.json", "environment.json", "recipe.toml"])

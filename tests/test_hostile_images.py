@@ -73,22 +73,22 @@ def test_large_jpeg_decodes_at_reduced_scale(tmp_path: Path) -> None:
 
 @pytest.fixture
 def faulty_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of pictures whose names make a worker hang in C, crash, or take all memory; others are well."""
+    """A folder of images; some, by name, make a worker hang in C, crash or use all memory, and the others are intact."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(
         """
 import os, re, signal
 from alexnet.data import decode
-well = decode.stored_pixels
-def ill(source, **settings):
+original = decode.stored_pixels
+def faulty(source, **settings):
     if "hang" in source.name:
         re.match(r"(a+)+$", "a" * 60 + "b")
     if "crash" in source.name:
         os.kill(os.getpid(), signal.SIGSEGV)
     if "greedy" in source.name:
         bytearray(1 << 40)
-    return well(source, **settings)
-decode.stored_pixels = ill
+    return original(source, **settings)
+decode.stored_pixels = faulty
 """
     )
     decode_pool._end_all()
@@ -100,7 +100,7 @@ decode.stored_pixels = ill
     decode_pool._end_all()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the worker's illnesses are POSIX signals")
+@pytest.mark.skipif(os.name != "posix", reason="the worker's failures are POSIX signals")
 def test_decode_worker_that_hangs_or_crashes_is_replaced(faulty_images: Path) -> None:
     paths = [faulty_images / f"{name}.png" for name in ("a", "hang", "b", "crash", "greedy", "c", "crash2", "d")]
     result = list(decode_all("pixels", paths, 2, 4, **PREPROCESSING.decode_options()))
@@ -156,7 +156,7 @@ def cached(photos: Path) -> tuple[np.ndarray, Path, Path]:
 
 @pytest.fixture
 def cached_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight pictures with a cache of their own."""
+    """Eight images with a separate cache."""
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
     return class_folders(tmp_path / "photos", 4)
 
@@ -204,7 +204,7 @@ def test_cache_removes_temporary_files_of_dead_processes(cached_photos: Path) ->
 def test_cache_of_full_images_larger_than_the_disk_is_refused(cached_photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(cached_photos)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8 * 40 * 40 * 3 - 1))
-    with pytest.raises(DataError, match=r"[\d.]+ GB are needed, [\d.]+ GB are free"):
+    with pytest.raises(DataError, match=r"[\d.]+ GB are needed, but only [\d.]+ GB are free"):
         open_cache(open_table(cached_photos), PREPROCESSING.model_copy(update={"cache_size": "full"}), 2)
 
 

@@ -96,7 +96,7 @@ def test_image_format_by_content(tmp_path: Path) -> None:
 
 
 def bad_files(folder: Path) -> dict[str, str]:
-    """Write files that are no images; return what is to be said of each."""
+    """Write files that are not images; return the expected message for each."""
     jpeg = encoded(picture(0, 0, (200, 200)), "JPEG")
     (folder / "empty.jpg").touch()
     (folder / "text.png").write_text("not an image at all")
@@ -250,5 +250,5 @@ def test_cache_folder_not_writable_is_named(tmp_path: Path, photos: Path, monkey
 
 
 def test_cache_larger_than_the_disk_is_refused(photos: Path) -> None:
-    with pytest.raises(DataError, match=r"[\d.]+ GB are needed, [\d.]+ GB are free"):
+    with pytest.raises(DataError, match=r"[\d.]+ GB are needed, but only [\d.]+ GB are free"):
         open_cache(open_table(photos), PREPROCESSING.model_copy(update={"cache_size": 1_000_000}), 1)

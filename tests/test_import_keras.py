@@ -1,4 +1,4 @@
-"""`import_keras`: a run folder that predicts what Keras would, or one line and no folder."""
+"""`import_keras`: either a run folder that predicts as Keras does, or a one-line error and no folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_an_imported_run_predicts_what_keras_would(tmp_path: Path) -> None:
     expected = dict(zip(("cat", "dog"), np.exp(logits) / np.exp(logits).sum(), strict=True))
     (answer,) = alexnet.load(out).predict([image])
     found = {guess["label"]: guess["probability"] for guess in answer["predictions"]}
-    assert found == pytest.approx(expected, abs=0.01)  # bfloat16, where the processor has it
+    assert found == pytest.approx(expected, abs=0.01)  # bfloat16, if the processor supports it
     with pytest.raises(RunError, match="nothing to resume"):
         alexnet.resume(out)
 
@@ -45,7 +45,7 @@ def test_an_imported_run_predicts_what_keras_would(tmp_path: Path) -> None:
         ("digits", 10, list("0123456789")),
     ],
 )
-def test_labels_left_out_are_the_datasets_if_there_are_as_many(
+def test_labels_default_to_the_datasets_if_the_count_matches(
     dataset: str, count: int, labels: list[str], tmp_path: Path
 ) -> None:
     weights_h5(tmp_path / "x.h5", model(classes=count))
@@ -82,7 +82,7 @@ def test_the_input_is_the_variants_and_the_recipe_that_of_its_name_or_fast(tmp_p
         ({"settings": PREPARED}, WeightsError, "fits at model.width=0.0625"),
     ],
 )
-def test_what_keeps_an_import_from_its_run_is_one_line_and_leaves_no_folder(
+def test_failed_import_is_one_line_and_leaves_no_folder(
     change: dict[str, Any], kind: type[AlexNetError], line: str, tmp_path: Path
 ) -> None:
     weights_h5(tmp_path / "x.h5", model())

@@ -1,4 +1,4 @@
-"""What `predict` takes as an image: paths, bytes, file objects, Pillow images, arrays; anything else is one clear line."""
+"""What `predict` accepts as an image: paths, bytes, file objects, Pillow images, arrays; others raise a one-line error."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(run: alexnet.Run, file: Path) -> Any:
-    """What the file's answer says, to rounding, which depends on the images beside it."""
-    return pytest.approx(shares(run.predict(file)[0]), abs=1e-4)
+    """Equal to the answer for the file, up to rounding, which depends on the other images of the batch."""
+    return pytest.approx(probabilities(run.predict(file)[0]), abs=1e-4)
 
 
-def shares(answer: dict[str, Any]) -> dict[str, float]:
+def probabilities(answer: dict[str, Any]) -> dict[str, float]:
     return {prediction["label"]: prediction["probability"] for prediction in answer["predictions"]}
 
 
@@ -71,25 +71,25 @@ FORMS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_predict_one_image_of_any_type(form: str, run: alexnet.Run, file: Path, expected: Any) -> None:
-    assert [shares(answer) for answer in run.predict(FORMS[form](file))] == [expected]
-    assert [shares(answer) for answer in run.predict([FORMS[form](file)])] == [expected]
+    assert [probabilities(answer) for answer in run.predict(FORMS[form](file))] == [expected]
+    assert [probabilities(answer) for answer in run.predict([FORMS[form](file)])] == [expected]
 
 
 def test_predict_several_images_of_any_type(run: alexnet.Run, file: Path, expected: Any) -> None:
     assert len(run.predict(np.stack([PIXELS] * 3))) == 3
     assert run.predict(np.empty((0, 8, 8, 3), np.uint8)) == []
     mixed = (FORMS[form](file) for form in FORMS)
-    assert [shares(answer) for answer in run.predict(mixed)] == [expected] * len(FORMS)
+    assert [probabilities(answer) for answer in run.predict(mixed)] == [expected] * len(FORMS)
     assert len(run.predict(np.array([str(file), str(file)]))) == 2
     opened = Image.open(file)
-    assert [shares(answer) for answer in run.predict([opened] * 8)] == [expected] * 8
+    assert [probabilities(answer) for answer in run.predict([opened] * 8)] == [expected] * 8
 
 
 def test_file_object_is_read_from_its_start(run: alexnet.Run, file: Path, expected: Any) -> None:
     written = io.BytesIO()
     PICTURE.save(written, "PNG")
     with file.open("rb") as opened:
-        assert [shares(answer) for answer in run.predict([written, opened, opened])] == [expected] * 3
+        assert [probabilities(answer) for answer in run.predict([written, opened, opened])] == [expected] * 3
 
 
 def test_file_object_error_is_reported(run: alexnet.Run) -> None:
@@ -148,8 +148,8 @@ def test_wrong_input_among_others_is_reported_in_place(run: alexnet.Run) -> None
     assert answers[3]["image"] == "Tensor"
 
 
-def test_bytes_that_are_no_image_equal_such_a_file(run: alexnet.Run) -> None:
-    assert run.predict(b"text") == [{"image": "bytes", "error": "not an image, or of an unknown kind"}]
+def test_bytes_that_are_not_an_image_are_reported_like_such_a_file(run: alexnet.Run) -> None:
+    assert run.predict(b"text") == [{"image": "bytes", "error": "not an image, or of an unknown format"}]
     assert run.predict(b"") == [{"image": "bytes", "error": "the file is empty"}]
     closed = io.BytesIO(b"x")
     closed.close()
@@ -174,7 +174,7 @@ def test_pillow_image_equals_its_file(run: alexnet.Run, tmp_path: Path) -> None:
         with Image.open(path) as image:
             before = image.copy()
             result = run.predict([path, image])
-            assert shares(result[0]) == pytest.approx(shares(result[1]), abs=1e-4), path.name
+            assert probabilities(result[0]) == pytest.approx(probabilities(result[1]), abs=1e-4), path.name
             assert np.array_equal(np.asarray(image), np.asarray(before))
     assert "which do not define white" in run.predict(Image.new("F", (8, 8)))[0]["error"]
 
@@ -214,10 +214,10 @@ def test_commands_take_file_names_that_begin_with_a_tilde(
     runner, at = CliRunner(), str(run.path)
     for names in (["~$photo.png"], ["~$photo.png", "other.png", "~.png"], ["*.png"]):
         assert runner.invoke(app, ["predict", at, *names, "--jsonl"]).exit_code == 0
-    format_names = runner.invoke(app, ["predict", at, "-", "--jsonl"], input="~$photo.png\nother.png\n~$gone.png\n")
-    assert format_names.exit_code == 1
-    assert format_names.stdout.count("predictions") == 2
-    assert '"~$gone.png", "error": "no such file"' in format_names.stdout
+    piped = runner.invoke(app, ["predict", at, "-", "--jsonl"], input="~$photo.png\nother.png\n~$gone.png\n")
+    assert piped.exit_code == 1
+    assert piped.stdout.count("predictions") == 2
+    assert '"~$gone.png", "error": "no such file"' in piped.stdout
     class_folders(tmp_path / "~$data", 5)
     (tmp_path / "list.csv").write_text("image,label\n~$photo.png,a\nother.png,b\n")
     for command in (["data", "check"], ["evaluate", at], ["search", "index", at, "--out", "index"]):

@@ -19,7 +19,7 @@ from keras_golden import agree, golden, inputs, relative
 
 NETWORKS = pytest.mark.parametrize("question", inputs.QUESTIONS, ids=lambda question: question.name)
 
-# Our names of a layer's tensors by Keras' names.
+# Our names of a layer's tensors, by Keras' names.
 OURS = {
     **{"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"},
     **{"moving_mean": "running_mean", "moving_variance": "running_var"},
@@ -27,7 +27,7 @@ OURS = {
 
 
 def tensors(network: AlexNet) -> dict[str, Tensor]:
-    """Return our tensors in the order and by the names of Keras': `conv1.kernel` ... `norm1.moving_variance` ... `fc8.bias`."""
+    """Return our tensors in Keras' order and by Keras' names: `conv1.kernel` ... `norm1.moving_variance` ... `fc8.bias`."""
     result = {}
     for name, layer in network.layers.items():
         kinds = list(inputs.DRAWS)[2:] if name.startswith("norm") else list(inputs.DRAWS)[:2]
@@ -42,9 +42,9 @@ def to_keras(tensor: Tensor) -> Tensor:
 
 @functools.cache
 def trained(question: inputs.Question, dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """Return what our network answers, loses and becomes, in the form of the golden files as float64.
+    """Return our network's outputs, losses and trained weights, in the format of the golden files, as float64.
 
-    In float64 five steps are taken, in float32 one.
+    It takes five steps in float64, and one in float32.
     """
     steps = inputs.STEPS if dtype == torch.float64 else 1
     network = AlexNet(question.name, question.classes, dropout=0.0).to(dtype)
@@ -53,7 +53,7 @@ def trained(question: inputs.Question, dtype: torch.dtype) -> dict[str, np.ndarr
         to_keras(ours[name]).copy_(torch.from_numpy(values))
     start = {name: tensor.clone() for name, tensor in ours.items()}
     array, numbers = inputs.draw_batch(question)
-    # Contiguous: over channels-last float32 maps PyTorch's batch norm sums less exactly (7e-6 in place of 4e-7).
+    # Contiguous: on channels-last float32 maps, PyTorch's batch norm sums less accurately (7e-6 rather than 4e-7).
     images = torch.from_numpy(array).to(dtype).permute(0, 3, 1, 2).contiguous()
     targets = torch.from_numpy(numbers)
 
@@ -83,7 +83,7 @@ def _summary(name: str, after: Tensor, before: Tensor) -> Tensor:
 
 
 def answers(question: inputs.Question, dtype: torch.dtype, part: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ours and Keras' arrays whose names begin with `part`."""
+    """Yield our arrays and Keras', for names that begin with `part`."""
     of_keras, ours = golden(question.name), trained(question, dtype)
     prefix = str(dtype).removeprefix("torch.") + "/"
     names = [key.removeprefix(prefix) for key in of_keras if key.startswith(prefix + part)]
@@ -98,7 +98,7 @@ def deviation(question: inputs.Question, dtype: torch.dtype, part: str) -> float
 
 
 def step_deviation(question: inputs.Question, dtype: torch.dtype, step: int) -> tuple[float, float]:
-    """Return the largest deviation of a tensor, and the largest in units of what the steps have changed in it."""
+    """Return the largest deviation of a tensor, and the largest relative to its change during the steps."""
     worst, worst_change = 0.0, 0.0
     for result, expected in answers(question, dtype, f"step{step}/"):
         (typical, change), off = expected[:2], np.abs(result[2:] - expected[2:]).max()
@@ -136,7 +136,7 @@ def test_optimizer_equals_keras(number: int) -> None:
         optimizer.step()
         taken.append(vector.detach().clone().numpy())
     off = relative(np.array(taken), golden("steps")["float64/steps"][number])
-    # Keras rounds momentum and decay to float32, whatever the weights are.
+    # Keras rounds momentum and decay to float32, regardless of the weights' dtype.
     agree("steps of the optimizer, float64", f"optimizer {number + 1}", 1e-6, off)
 
 
@@ -151,7 +151,7 @@ def test_float32_outputs_losses_and_training_equal_keras(question: inputs.Questi
 
 @NETWORKS
 def test_initial_weights_follow_keras_distribution(question: inputs.Question) -> None:
-    """Kernels uniform within Glorot's limits, by Kolmogorov and Smirnov, against the law and against Keras' own weights."""
+    """Kernels are uniform within Glorot's limits, by Kolmogorov-Smirnov tests against the distribution and Keras' weights."""
     torch.manual_seed(0)
     ours = tensors(AlexNet(question.name, question.classes))
     of_keras = {key.removeprefix("first/"): v for key, v in golden(question.name).items() if key.startswith("first/")}
@@ -165,8 +165,8 @@ def test_initial_weights_follow_keras_distribution(question: inputs.Question) ->
         kernel = to_keras(ours[name])
         limit = inputs.glorot_limit(tuple(kernel.shape))
         for moment, want in ((-least, limit), (greatest, limit), (spread, limit / np.sqrt(3))):
-            assert moment == pytest.approx(want, rel=0.03), f"{name}: Keras does not follow the law"
-        assert abs(mean) < 5 * spread / np.sqrt(kernel.numel()), f"{name}: Keras does not follow the law"
+            assert moment == pytest.approx(want, rel=0.03), f"{name}: Keras does not follow the distribution"
+        assert abs(mean) < 5 * spread / np.sqrt(kernel.numel()), f"{name}: Keras does not follow the distribution"
         result = kernel.reshape(-1)[:: max(1, kernel.numel() // 20_000)].numpy()
         pairs = len(result) * len(sample) / (len(result) + len(sample))
         outside = max(outside, float(kernel.abs().max()) / limit - 1)
@@ -175,6 +175,6 @@ def test_initial_weights_follow_keras_distribution(question: inputs.Question) ->
         )
         against_keras = max(against_keras, scipy.stats.ks_2samp(result, sample).statistic * pairs**0.5)
     agree("first weights outside Glorot's limits", question.name, 1e-6, outside)
-    # sqrt(n) times Kolmogorov's distance: above 2.3 for one sample in 20,000.
+    # sqrt(n) times the Kolmogorov-Smirnov statistic: above 2.3 for one sample in 20,000.
     agree("first weights, distance from the law", question.name, 2.3, against_law)
     agree("first weights, distance from Keras'", question.name, 2.3, against_keras)

@@ -36,7 +36,7 @@ def test_decoding_equals_keras() -> None:
 )
 def test_preprocessing_equals_keras(name: str, images: dict[str, np.ndarray]) -> None:
     given = {"images.mean": inputs.MEAN} if name == "annotated" else {}
-    given |= {"images.cache_size": 32} if name.startswith("cifar10") else {}  # what `auto` makes of them
+    given |= {"images.cache_size": 32} if name.startswith("cifar10") else {}  # what `auto` resolves to
     preprocessing = load(name).with_settings(given).images.resolved()
     worst = 0.0
     for image, array in images.items():
@@ -49,7 +49,7 @@ def test_preprocessing_equals_keras(name: str, images: dict[str, np.ndarray]) ->
 
 
 def test_affine_equals_keras() -> None:
-    """Keras exchanges the axes of its matrix: its tx and zx are of columns, ty and zy of rows."""
+    """Keras' matrix has the axes swapped: its tx and zx act on columns, ty and zy on rows."""
     photo = inputs.photos()["square"].astype(np.float32)
     maps = inputs.affine_maps(photo.shape[0])
     theta, tx, ty, shear, zx, zy, across, down = torch.tensor(maps, dtype=torch.float32).T
@@ -125,7 +125,7 @@ def test_validation_split_equals_keras(name: str, files: list[str], tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-1x1"])
 def test_cifar10_validation_split_is_the_first_5000(name: str) -> None:
-    """As the code of tutorials 002 and 003 takes them; their text says the last."""
+    """As in the code of tutorials 002 and 003; their text says the last photos."""
     splits = np.array(["train"] * 50_000 + ["test"] * 10_000)
     table = Table("cifar10", ("a", "b"), [str(i) for i in range(60_000)], np.arange(60_000) % 2, splits)
     result = split(table, load(name).data)

@@ -35,7 +35,7 @@ from conftest import make_preprocessing
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-# What may stand in a name or a label: anything but what is cut off or refused by name.
+# Characters allowed in a name or a label: all except those that are stripped or refused.
 WORDS = st.text(
     st.characters(
         exclude_categories=("Cs", "Cc"), exclude_characters="\\/:~\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -60,7 +60,7 @@ def opened(path: Path, content: str | bytes) -> Table:
 
 
 def refusal(path: Path, content: str | bytes) -> str:
-    """Return the one line that a file which cannot be read is refused with."""
+    """Return the one-line error for a file that cannot be read."""
     with pytest.raises(DataError) as caught:
         opened(path, content)
     assert "\n" not in str(caught.value)
@@ -125,9 +125,9 @@ def test_csv_unclosed_quote_is_refused_with_its_line(tmp_path: Path, broken: str
     lines = ["image,label", *FORTY]
     lines[line - 1] = broken
     assert f"a.csv, line {line}: " in refusal(tmp_path / "a.csv", "\n".join(lines))
-    shell_quote = [",".join(f'"{field}"' for field in row.split(",")) for row in lines[1:]]
-    shell_quote[line - 2] = broken
-    assert f"a.csv, line {line}: " in refusal(tmp_path / "a.csv", "\n".join(["image,label", *shell_quote]))
+    quoted = [",".join(f'"{field}"' for field in row.split(",")) for row in lines[1:]]
+    quoted[line - 2] = broken
+    assert f"a.csv, line {line}: " in refusal(tmp_path / "a.csv", "\n".join(["image,label", *quoted]))
 
 
 def test_csv_two_unclosed_quotes_are_refused(tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_changed_parquet_is_decoded_anew(tmp_path: Path) -> None:
     preprocessing = make_preprocessing()
     file = parquet_file(tmp_path / "a.parquet", {"image": [b"\xffnone", *PNG[1:]], "label": [0, 1] * 4})
     cache = open_cache(open_table(file), preprocessing, 1)
-    assert [tuple(s) for s in cache.skipped] == [("row-000000", "not an image, or of an unknown kind")]
+    assert [tuple(s) for s in cache.skipped] == [("row-000000", "not an image, or of an unknown format")]
     result = check.check(open_table(file))
     assert ("row-000000", "not an image") in {(p.image, p.kind) for p in result.problems}
     parquet_file(file, {"image": structs([f"{i}.png" for i in range(8)], [None, *PNG[:0:-1]]), "label": [0, 1] * 4})
@@ -501,10 +501,10 @@ def test_image_names_on_stdin(stdin: Callable[[bytes], list[str | Path]], conten
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "standard input holds no names"),
-        (b" \n\0", "standard input holds no names"),
-        (b"\xff\xd8\xff\xe0\0\x10JFIF", "standard input holds an image, but - stands for a list of names"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "standard input holds an image, but - stands for a list of names"),
+        (b"", "standard input has no file names"),
+        (b" \n\0", "standard input has no file names"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "standard input is an image, but - stands for a list of names"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "standard input is an image, but - stands for a list of names"),
     ],
 )
 def test_stdin_without_names_is_refused(content: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -513,7 +513,7 @@ def test_stdin_without_names_is_refused(content: bytes, message: str, monkeypatc
         image_names(["-"])
 
 
-@pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX alone")
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
 def test_image_names_not_utf8_on_stdin(stdin: Callable[[bytes], list[str | Path]]) -> None:
     assert [os.fsencode(name) for name in stdin(b"\xff.png\n\xc3\xa9.png\n")] == [b"\xff.png", b"\xc3\xa9.png"]
 

@@ -1,4 +1,4 @@
-"""Learning-rate finder: its suggestion trains, a hundred times as much does not, and nothing is left behind."""
+"""Learning-rate finder: the suggested rate trains, a rate a hundred times higher does not, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alexnet.training.lr_finder import DIVERGED, MARGIN, STEPS, LRCurve, LRTrial
 from commands import TINY_SETS, run
 from conftest import TINY
 
-# No normalisation, so that a rate can be too high.
+# Without normalisation, so that a rate can be too high.
 PLAIN = {**TINY, "model.norm": "none", "optimizer.muon_lr": 0.0, "optimizer.lr_scale": {}, "train.batch_size": 8}
 FAST = recipe.load("fast")
 
@@ -26,7 +26,7 @@ def curve(losses: list[float]) -> LRCurve:
 
 
 def valley(turn: int = 60, least: int = 80) -> LRCurve:
-    """Level, then down around the step `turn`, then up from `least` on."""
+    """A loss that is level, falls around the step `turn`, then rises from the step `least` on."""
     steps = np.arange(STEPS)
     return curve(list(2 - 1.5 / (1 + np.exp(-(steps - turn) / 3)) + np.maximum(0, steps - least) * 0.2))
 
@@ -59,7 +59,7 @@ def test_lr_finder_is_robust_to_noise() -> None:
 
 
 def test_lr_finder_loss_that_never_falls() -> None:
-    with pytest.raises(AlexNetError, match=r"the loss falls at no rate from 2e-05 to 2: .*--set optimizer\.lr"):
+    with pytest.raises(AlexNetError, match=r"the loss does not fall at any rate from 2e-05 to 2: .*--set optimizer\.lr"):
         _ = curve(list(np.linspace(2, 3, STEPS))).suggestion
 
 
@@ -74,7 +74,7 @@ def test_lr_finder_stops_at_divergence() -> None:
 def test_lr_finder_suggestion_trains(photos: Path) -> None:
     chosen = recipe.load("fast").with_settings({**PLAIN, "data.dataset": str(photos)})
     result = find_lr(chosen)
-    assert len(result.losses) < STEPS, "it stopped when the loss had blown up"
+    assert len(result.losses) < STEPS, "it stopped when the loss diverged"
     good = chosen.with_settings(result.settings)
     losses = list(LRTrial(good).losses([1.0] * 40))
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
@@ -98,7 +98,7 @@ def test_lr_finder_is_reproducible(photos: Path) -> None:
 
 def test_lr_finder_refuses_too_few_images(photos: Path) -> None:
     changes = {"data.dataset": str(photos), "train.batch_size": 500, "train.last_batch": "drop", **{"model.width": 1 / 16}}
-    with pytest.raises(RecipeError, match=r"train\.batch_size is 500, but 28 training images make no such batch"):
+    with pytest.raises(RecipeError, match=r"train\.batch_size is 500, but there are only 28 training images"):
         LRTrial(recipe.load("fast").with_settings(changes))
 
 

@@ -1,4 +1,4 @@
-"""Local response normalisation: across channels and within maps, against NumPy in float64."""
+"""Local response normalisation: across channels and within maps, compared with NumPy in float64."""
 
 from __future__ import annotations
 

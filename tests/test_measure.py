@@ -1,4 +1,4 @@
-"""Evaluation metrics against scikit-learn and SciPy."""
+"""Evaluation metrics compared with scikit-learn and SciPy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_metrics_equal_scikit_learn(count: int, classes: int, seed: int) -> None
     result = metrics.per_class(counts)
     expected = precision_recall_fscore_support(targets, logits.argmax(1), labels=labels, zero_division=np.nan)
     for name, values in zip(("precision", "recall", "f1", "images"), expected, strict=True):
-        if name == "f1":  # scikit-learn gives 0 to a class without images that is predicted
+        if name == "f1":  # scikit-learn gives 0 to a class that has no images but is predicted
             values = np.where(counts.sum(1) > 0, values, np.nan)
         shares = [np.nan if row[name] is None else row[name] for row in result]
         np.testing.assert_allclose(shares, values, err_msg=name)
@@ -60,7 +60,7 @@ def test_wilson_interval(count: int, data: st.DataObject) -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    # Ten images at confidence 0.8 of which six are right, ten at 0.6 of which six are right: (10 * 0.2 + 10 * 0) / 20.
+    # Ten images at confidence 0.8, six of them right, and ten at 0.6, six of them right: (10 * 0.2 + 10 * 0) / 20.
     high, low = np.log([0.8, 0.2]), np.log([0.6, 0.4])
     logits = np.array([high] * 10 + [low] * 10)
     targets = np.array(([0] * 6 + [1] * 4) * 2)
@@ -90,7 +90,7 @@ def test_temperature_stays_1_without_evidence() -> None:
         rows = logits[rng.integers(0, len(logits), 100)]
         targets = np.array([rng.choice(5, p=p) for p in softmax(rows.astype(np.float64), axis=1)])
         result.append(metrics.fit_temperature(rows, targets))
-    assert 0.9 <= np.mean(np.array(result) == 1) < 1, "at 5 %, one in twenty is told apart by chance"
+    assert 0.9 <= np.mean(np.array(result) == 1) < 1, "at 5 %, one in twenty differs by chance"
 
 
 def test_temperature_never_raises_the_loss() -> None:

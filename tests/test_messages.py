@@ -23,5 +23,5 @@ def test_format_names_says_how_many_more() -> None:
 
 
 def test_suggest_truncates_names() -> None:
-    assert suggest("x" * 100_000, ["adam", "sgd"]) == "known are: adam, sgd"
+    assert suggest("x" * 100_000, ["adam", "sgd"]) == "use one of: adam, sgd"
     assert len(suggest("y" * 200, ["y" * 201])) < LONGEST_NAME + 30

@@ -147,7 +147,8 @@ def test_damaged_metadata_keeps_the_pixels(kind: str) -> None:
     assert len(ranges) >= 3
     whole = np.asarray(decode(content))
     assert whole.shape == UPRIGHT.shape
-    turns = [np.rot90(side, k) for k in range(4) for side in (whole, whole[:, ::-1])]  # a damaged orientation may be another
+    # a damaged orientation may be read as another one
+    turns = [np.rot90(side, k) for k in range(4) for side in (whole, whole[:, ::-1])]
     for _ in range(150):
         damaged = bytearray(content)
         for _ in range(rng.choice([1, 2, 20])):
@@ -159,7 +160,7 @@ def test_damaged_metadata_keeps_the_pixels(kind: str) -> None:
 @pytest.mark.parametrize("kind", FILES)
 def test_without_metadata_keeps_the_pixels(kind: str) -> None:
     plain = strip_metadata(FILES[kind])
-    assert (plain != FILES[kind]) == (kind != "WEBP")  # which Pillow reads whatever is beside
+    assert (plain != FILES[kind]) == (kind != "WEBP")  # which Pillow reads regardless of other metadata
     turned = np.asarray(decode(FILES[kind]))
     result = np.asarray(decode(plain))
     assert np.array_equal(result, turned) or np.array_equal(np.rot90(result, -1), turned)

@@ -1,4 +1,4 @@
-"""Network: every variant against published counts, PyTorch's own layers and NumPy in float64."""
+"""Network: every variant compared with published counts, PyTorch's own layers and NumPy in float64."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_initialize_sets_every_parameter_and_buffer(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
     network = narrow(name)
-    # The paper's first weights are small: in a narrow network gradients vanish in float32 long before they are zero.
+    # The paper's initial weights are small: in a narrow network, gradients underflow in float32 although they are not zero.
     loss = network.double()(torch.randn(2, 3, 96, 96, dtype=torch.float64)).square().sum()
     loss.backward()
     assert torch.isfinite(loss)

@@ -91,6 +91,6 @@ def test_notebook_page(tmp_path: Path) -> None:
 
 
 def drawn(folder: Path, source: str) -> str:
-    """Return the picture that some code draws."""
+    """Return the image that some code draws."""
     (cell,) = notebooks.execute(new_notebook(cells=[new_code_cell(source)]), str(folder)).cells
     return str(cell.outputs[0].data["image/png"])

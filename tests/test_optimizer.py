@@ -34,7 +34,7 @@ def test_balanced_class_weights() -> None:
 
 
 def weight_after(optimizer: Callable[[Tensor], torch.optim.Optimizer], steps: list[tuple[np.ndarray, float]]) -> np.ndarray:
-    """Return a weight of ones after steps of (gradient, rate)."""
+    """Return a weight that starts at 1 after steps of (gradient, rate)."""
     weight = torch.ones(3, dtype=torch.float64)
     made = optimizer(weight)
     for gradient, rate in steps:
@@ -131,7 +131,7 @@ def test_lr_scale_of_layer_and_kind_multiply() -> None:
     result = {group["name"]: group["lr"] for group in optimizer.param_groups}
     special = {"conv2.weight": 0.05, "conv2.bias": 1.0, "conv3.weight": 0.0, "norm1.bias": 1.5}
     plain = {name: 1.0 if name.endswith("bias") and not name.startswith("norm") else 0.5 for name in result}
-    assert result == pytest.approx({**plain, **special}), "a norm's shift is no bias, unless it is named"
+    assert result == pytest.approx({**plain, **special}), "the shift of a norm is not a bias unless named"
     set_lr(optimizer, 0.5)
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}, "nothing stays of factors before"
 

@@ -1,4 +1,4 @@
-"""No user file is overwritten, unless with --overwrite."""
+"""No user file is overwritten without --overwrite."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Let a test fail if it comes to the work that a refusal must come before."""
+    """Fail a test that starts the work before the overwrite is refused."""
 
     def worked(*_: object, **__: object) -> None:
         raise AssertionError("it was refused after the work")
@@ -61,11 +61,11 @@ def test_default_output_never_overwrites_a_user_file(command: tuple[str, str], p
     refused = call(*command, drawn)
     assert REFUSED in str(refused.exception)
     assert path.read_bytes() == MINE
-    assert [file.name for file in folder.iterdir()] == [path.name], "nor is the other file of two written"
+    assert [file.name for file in folder.iterdir()] == [path.name], "the other of the two files is not written either"
     assert call(*command, drawn, "--overwrite").exit_code == 0
     first = path.read_bytes()
     assert first.startswith(b"\x89PNG")
-    assert call(*command, drawn).exit_code == 0, "what it made itself it replaces"
+    assert call(*command, drawn).exit_code == 0, "it replaces its own files"
     assert path.read_bytes() == first
     assert not list(folder.glob(".*"))
 
@@ -119,7 +119,7 @@ def test_find_lr_never_overwrites_a_user_file(photos: Path, tmp_path: Path, monk
 
 @pytest.mark.parametrize("out", [".", "..", "/", "runs/.."])
 def test_find_lr_out_needs_a_file_name(out: str, photos: Path) -> None:
-    with pytest.raises(RunError, match="name a folder that --find-lr's curve is named for, such as runs/a"):
+    with pytest.raises(RunError, match=r"the curve of --find-lr cannot be named after .*: name a folder such as runs/a"):
         alexnet.find_lr(photos, out=out)
 
 
@@ -138,7 +138,7 @@ def test_export_never_overwrites_user_notes(trained: alexnet.Run, tmp_path: Path
 
 def test_folder_with_index_file_names_is_no_index(tmp_path: Path) -> None:
     (tmp_path / "images-1.json").write_bytes(MINE)
-    with pytest.raises(RunError, match="is not empty and holds no index"), locked_index(tmp_path):
+    with pytest.raises(RunError, match="is not empty and is not an index"), locked_index(tmp_path):
         pass
     assert (tmp_path / "images-1.json").read_bytes() == MINE
 
@@ -195,7 +195,7 @@ def test_foreign_files_are_not_overwritten(name: str, tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-# Places that are no plain files
+# Paths that are not regular files
 
 
 def test_symbolic_link_is_not_overwritten(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_symbolic_link_is_not_overwritten(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=REFUSED):
             files.write_output(path, lambda part: part.write_bytes(b"new"))
     files.write_output(link, lambda part: part.write_bytes(b"new"), overwrite=True)
-    assert photo.read_bytes() == before, "what the link led to is not what was named"
+    assert photo.read_bytes() == before, "the target of the link is not the file that was named"
     assert link.read_bytes() == b"new"
     assert lost.is_symlink()
 

@@ -1,6 +1,6 @@
-"""The page that `serve` shows, in a real browser against a stand-in for the server: `page_server.py`.
+"""The page of `alexnet serve`, in a real browser against a stand-in for the server: `page_server.py`.
 
-CHROMIUM names the browser's program, AXE the file axe.min.js (see CONTRIBUTING); without them the tests are skipped by name.
+CHROMIUM is the path of the browser, AXE the path of axe.min.js (see CONTRIBUTING); without them the tests are skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILES = """files => { const all = new DataTransfer();
   return all; }"""
 SEND = """([data, event, kind, key]) =>
   document.body.dispatchEvent(new window[kind](event, {[key]: data, bubbles: true, cancelable: true}))"""
-TOLD = "Failed to load resource"  # what the browser itself says of an answer that is an error
+BROWSER_ERROR = "Failed to load resource"  # logged by the browser itself for an error response
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,11 @@ def server() -> Iterator[PageServer]:
 
 @pytest.fixture
 def tab(browser: Any, server: PageServer) -> Iterator[Any]:
-    """A page in a fresh context; what goes wrong in it fails the test."""
+    """A page in a fresh context; any error in it fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
     page, wrong = context.new_page(), []
     page.set_default_timeout(8000)
-    page.on("console", lambda message: None if message.text.startswith(TOLD) else wrong.append(message.text))
+    page.on("console", lambda message: None if message.text.startswith(BROWSER_ERROR) else wrong.append(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(server.url)
     sync_api.expect(page.locator("#run")).to_have_text("runs/imagenette")
@@ -77,7 +77,7 @@ def choose(tab: Any, folder: Path, *names: str) -> None:
 
 
 def hand(tab: Any, event: str, kind: str, key: str, folder: Path, *names: str) -> None:
-    """Send the page an event that carries files, as a drop or a paste does."""
+    """Dispatch an event that carries files to the page, as a drop or a paste does."""
     files = [(name, "image/jpeg", base64.b64encode((folder / name).read_bytes()).decode()) for name in names]
     data = tab.evaluate_handle(FILES, files)
     tab.evaluate(SEND, [data, event, kind, key])
@@ -103,7 +103,7 @@ def test_a_chosen_photo_gets_an_answer_heat_maps_and_layers(tab: Any, server: Pa
     explained(tab)
     assert server.asked == ["/predict golf.jpg", "/explain golf.jpg"]
     assert [name.split("\n")[0] for name in tab.locator("[role=tab]").all_inner_texts()] == [f"conv{i}" for i in range(1, 6)]
-    sync_api.expect(tab.locator("#live")).to_have_text("Heat maps and layers are there.")
+    sync_api.expect(tab.locator("#live")).to_have_text("Heat maps and layers are ready.")
 
 
 def test_each_method_has_its_picture_and_its_sentence(tab: Any, photos: Path) -> None:
@@ -135,7 +135,7 @@ def test_heat_lies_over_the_sharp_photo_and_over_squares_where_the_input_is_tiny
     sync_api.expect(tab.locator("#pixels")).to_have_css("image-rendering", "pixelated")
 
 
-def test_heat_lies_over_what_went_in_of_the_photo(tab: Any, server: PageServer, photos: Path) -> None:
+def test_heat_map_covers_the_visible_part_of_the_photo(tab: Any, server: PageServer, photos: Path) -> None:
     server.view = {"fit": "stretch", "zoom": [-1.25, 1.25]}
     tab.reload()
     choose(tab, photos, "tench.jpg")
@@ -159,7 +159,7 @@ def test_several_photos_are_walked_through(tab: Any, server: PageServer, photos:
     choose(tab, photos, "golf.jpg", "church.jpg", "tench.jpg")
     shows(tab, "golf ball")
     sync_api.expect(tab.locator("#thumbs [data-state=answered]")).to_have_count(3)
-    assert "/predict church.jpg tench.jpg" in server.asked  # what is not looked at goes together
+    assert "/predict church.jpg tench.jpg" in server.asked  # photos that are not being viewed are sent together
     tab.locator("#thumbs input").first.focus()
     tab.keyboard.press("ArrowRight")
     shows(tab, "church")
@@ -173,19 +173,19 @@ def test_several_photos_are_walked_through(tab: Any, server: PageServer, photos:
 
 def test_low_confidence_is_said_in_words(tab: Any, photos: Path) -> None:
     choose(tab, photos, "torn.jpg")
-    sync_api.expect(tab.locator("#sure")).to_have_text("Torn: it could as well be “golf ball”.")
+    sync_api.expect(tab.locator("#sure")).to_have_text("Undecided: it could also be “golf ball”.")
 
 
 def test_wrong_and_heavy_files_are_left_out_before_they_are_sent(tab: Any, server: PageServer, photos: Path) -> None:
     choose(tab, photos, "notes.txt", "golf.jpg", "heavy.jpg")
-    told = tab.locator("[data-kind=left-out]")
-    sync_api.expect(told).to_contain_text("“notes.txt” is not a photo")
-    sync_api.expect(told).to_contain_text("“heavy.jpg” has 2.1 MB; this server takes up to 2 MB")
+    notice = tab.locator("[data-kind=left-out]")
+    sync_api.expect(notice).to_contain_text("“notes.txt” is not a photo")
+    sync_api.expect(notice).to_contain_text("“heavy.jpg” has 2.1 MB; this server takes up to 2 MB")
     shows(tab, "golf ball")
     explained(tab)
     assert server.asked == ["/predict golf.jpg", "/explain golf.jpg"]
-    told.get_by_role("button").click()
-    sync_api.expect(told).to_have_count(0)
+    notice.get_by_role("button").click()
+    sync_api.expect(notice).to_have_count(0)
 
 
 def test_a_photo_of_too_many_pixels_is_not_sent(tab: Any, server: PageServer, photos: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_photo_of_too_many_pixels_is_not_sent(tab: Any, server: PageServer, ph
     assert server.asked == []
 
 
-def test_a_photo_that_is_refused_spoils_no_other(tab: Any, server: PageServer, photos: Path) -> None:
+def test_refused_photo_does_not_affect_others(tab: Any, server: PageServer, photos: Path) -> None:
     server.refuse = {"church.jpg"}
     choose(tab, photos, "golf.jpg", "church.jpg", "tench.jpg")
     sync_api.expect(tab.locator("#thumbs [data-state=answered]")).to_have_count(2)
@@ -211,17 +211,17 @@ def test_a_server_that_is_gone_and_back_loses_nothing(tab: Any, server: PageServ
     explained(tab)
     server.stop()
     choose(tab, photos, "church.jpg", "tench.jpg")
-    told = tab.locator("[data-kind=halt]")
-    sync_api.expect(told).to_contain_text("The server does not answer. Your photos are kept.")
+    notice = tab.locator("[data-kind=halt]")
+    sync_api.expect(notice).to_contain_text("The server does not answer. Your photos are kept.")
     tab.locator("#thumbs input").first.check()
     shows(tab, "golf ball")  # what is known stays
-    told.get_by_role("button").click()
-    sync_api.expect(told).to_be_visible()  # still gone
+    notice.get_by_role("button").click()
+    sync_api.expect(notice).to_be_visible()  # still gone
     server.start()
-    told.get_by_role("button").click()
-    sync_api.expect(told).to_have_count(0)
+    notice.get_by_role("button").click()
+    sync_api.expect(notice).to_have_count(0)
     sync_api.expect(tab.locator("#thumbs [data-state=answered]")).to_have_count(3)
-    assert tab.evaluate("document.activeElement.id") == "label"  # focus is not lost with the button
+    assert tab.evaluate("document.activeElement.id") == "label"  # focus is not lost when the button disappears
 
 
 def test_a_busy_server_is_asked_again_after_the_time_it_names(tab: Any, server: PageServer, photos: Path) -> None:
@@ -304,7 +304,7 @@ def test_nothing_is_wider_than_the_page(tab: Any, server: PageServer, photos: Pa
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(tab: Any, server: PageServer, photos: Path, scheme: str) -> None:
+def test_axe_finds_no_serious_problem(tab: Any, server: PageServer, photos: Path, scheme: str) -> None:
     axe = os.environ.get("AXE")
     if not axe:
         pytest.skip("AXE names no axe.min.js: accessibility was not checked")

@@ -47,20 +47,20 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def farthest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """Return the largest difference of two tensors of the same name, as a share of their norm."""
+    """Return the largest difference of two tensors of the same name, relative to their norm."""
     assert ours.keys() == theirs.keys()
     differences = {name: (ours[name].double() - theirs[name].double()).norm() for name in ours}
     return max(float(d / theirs[name].double().norm().clamp_min(1e-30)) for name, d in differences.items())
 
 
 def moved(last: dict[str, torch.Tensor], first: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return how far tensors have moved."""
+    """Return how much tensors have changed."""
     return {name: tensor.double() - first[name].double() for name, tensor in last.items()}
 
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
-    """Return for each number of processes what `parallel_steps.py` wrote."""
+    """Return the output of `parallel_steps.py` for each number of processes."""
     folder, result = tmp_path_factory.mktemp("steps"), {}
     for count in COUNTS:
         path = folder / f"{count}.safetensors"
@@ -82,14 +82,14 @@ def test_parallel_steps_equal_one_process(case: Case, count: int, steps: dict[in
     )
     assert single[f"{case.name}/losses"].shape == (case.steps,)
     assert farthest(ours, single) < (1e-9 if case.dtype == torch.float64 else 1e-4)
-    if case.dtype == torch.float64:  # of what the weights moved by, too
+    if case.dtype == torch.float64:  # also relative to the change of the weights
         first = {name: steps[1].get(f"first {name}", torch.zeros(case.steps)) for name in single}
         assert farthest(moved(ours, first), moved(single, first)) < 1e-9
 
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one process, to compare the others with; not to be changed."""
+    """A run of one process to compare the others with; read-only."""
     out = tmp_path_factory.mktemp("alone") / "run"
     run("train", "digits", "--epochs", "2", *QUICK, "--out", out)
     return out
@@ -124,7 +124,7 @@ def test_unsynchronised_norm_evaluates_as_saved(tmp_path: Path) -> None:
     assert result.loss == pytest.approx(opened.summary["validation"]["loss"], rel=1e-4)
 
 
-# Stopped, and gone on with
+# Stop and resume
 
 
 HOLD = """
@@ -149,7 +149,7 @@ def held(tmp_path: Path) -> dict[str, str]:
 
 
 def test_resume_by_one_process(single: Path, tmp_path: Path, held: dict[str, str]) -> None:
-    """SIGINT to the process that started them, once an epoch is over."""
+    """Send SIGINT to the launching process once an epoch is over."""
     out, options = tmp_path / "run", ["--processes", "2", "--parallel", "hybrid"]
     command = [sys.executable, "-m", "alexnet", "train", "digits", "--epochs", "2", *QUICK, *options, "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=held)
@@ -206,7 +206,7 @@ def test_local_main_downloads_first(tmp_path: Path) -> None:
 
 
 def kill_one(parent: int, number: int) -> None:
-    """Kill one of the processes that a process has started."""
+    """Kill one of the child processes of a process."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     os.kill(int(children[number % len(children)]), signal.SIGKILL)
 
@@ -224,7 +224,7 @@ def test_torchrun_restarts_a_killed_worker(tmp_path: Path, held: dict[str, str])
     assert process.stderr is not None
     message = ""
     for line in process.stderr:
-        if line.startswith("epoch 1/3") and "epoch 1/3" not in message:  # it comes again where nothing was saved yet
+        if line.startswith("epoch 1/3") and "epoch 1/3" not in message:  # the line is repeated if nothing was saved yet
             kill_one(process.pid, 1)
         message += line
     assert process.wait(SECONDS) == 0, message
@@ -244,7 +244,7 @@ def test_torchrun_restart_after_training_is_done(single: Path, monkeypatch: pyte
 
 
 def one_line(message: str) -> str:
-    """Return what several processes said that failed, if it is a single clear line."""
+    """Return the error of several processes that failed, if it is a single clear line."""
     lines = [line for line in message.splitlines() if line.startswith("alexnet: ")]
     assert len(lines) == 1, message
     assert "Traceback" not in message

@@ -1,4 +1,4 @@
-"""Other systems, imitated: no compiler, a cache that is not writable, open files, several users."""
+"""Other systems, simulated: no compiler, a read-only cache, open files, several users."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alexnet.training.train import _run_lock
 
 @pytest.fixture
 def fresh_kernels() -> Iterator[None]:
-    """Look for kernels anew, before the test and after it."""
+    """Reload the kernels before the test and after it."""
     kernels._library.cache_clear()
     yield
     kernels._library.cache_clear()
@@ -46,11 +46,11 @@ def test_missing_kernels_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert kernels.missing_reason() == f"{program / 'kernels'}: Not a directory"
     assert kernels.library() is None
     monkeypatch.setenv("ALEXNET_KERNELS", "0")
-    assert kernels.missing_reason() is None, "who wants none lacks none"
+    assert kernels.missing_reason() is None, "no kernels are wanted, so none are missing"
 
 
 def forbid_removal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let removing files fail, as Windows does with those that are open, and sticky folders with those of others."""
+    """Make removing files fail, as on Windows for open files and in sticky folders for other users' files."""
 
     def refused(self: Path, missing_ok: bool = False) -> None:
         raise PermissionError(13, "Permission denied", str(self))
@@ -96,7 +96,7 @@ def test_json_newlines_on_every_system(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "x.json").read_bytes() == '{\n  "a": "ü"\n}\n'.encode()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 there")
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are UTF-8 there")
 def test_run_folder_not_utf8_has_no_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / os.fsdecode(b"r\xfcn")
     folder.mkdir()

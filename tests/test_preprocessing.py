@@ -1,4 +1,4 @@
-"""Preprocessing from file to network input, against Pillow and NumPy in float64."""
+"""Preprocessing from file to network input, compared with Pillow and NumPy in float64."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 
 
 def weights(size: int, new_size: int, preprocessing: Preprocessing) -> Floats:
-    """Return the `new_size` x `size` matrix that scales an axis, pixel centres at halves."""
+    """Return the `new_size` x `size` matrix that scales an axis, with half-pixel centres."""
     scale = size / new_size
     centres, at = (np.arange(new_size)[:, None] + 0.5) * scale, np.arange(size)[None] + 0.5
     if preprocessing.resize == "nearest":
@@ -50,7 +50,7 @@ def scaled(images: Floats, preprocessing: Preprocessing) -> Floats:
 
 
 def prepared(images: NDArray[Any], preprocessing: Preprocessing) -> Floats:
-    """Return what the network sees, N 3 I I, of images as stored, N S S 3, in the order of `[images]`."""
+    """Return the network's input, N 3 I I, for stored images, N S S 3, with the steps in the order of `[images]`."""
     x = images.astype(np.float64)
     if preprocessing.mean == "image":
         x = x - preprocessing.mean_image
@@ -73,7 +73,7 @@ def prepared(images: NDArray[Any], preprocessing: Preprocessing) -> Floats:
 
 
 def assert_prepared(result: Any, expected: Any, images: NDArray[Any], preprocessing: Preprocessing) -> None:
-    """Compare inputs: float32 rounds where a new pixel falls, so a value may be off by a share of the largest pixel's."""
+    """Compare inputs: float32 rounds the positions of pixels, so values may differ by a fraction of the largest one."""
     unscaled = prepared(
         images,
         preprocessing.model_copy(
@@ -94,18 +94,18 @@ def centre(images: NDArray[Any], size: int) -> NDArray[Any]:
 
 
 def no_ties(size: int, new_size: int) -> bool:
-    """Tell whether `suggest` has one answer everywhere: no new centre falls between two pixels."""
+    """Return whether nearest neighbours are unambiguous: no new centre falls midway between two pixels."""
     return all((2 * i + 1) * size % (2 * new_size) for i in range(new_size))
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[NDArray[np.uint8], Preprocessing]:
-    """Images of one size, and any way to prepare them."""
+    """Images of one size, and any preprocessing for them."""
     side = draw(st.integers(1, 20))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     images = rng.integers(0, 256, (draw(st.integers(1, 3)), side, side, 3), dtype=np.uint8)
     if draw(st.booleans()):
-        images[0] = 17  # no deviation of its own
+        images[0] = 17  # zero standard deviation
     mean = draw(st.sampled_from([(0.0, 0.0, 0.0), (0.3, 0.5, -0.1), "image", "image-centre", "each"]))
     crop, size = draw(st.none() | st.integers(1, side)), draw(st.integers(1, 30))
     return images, make_preprocessing(
@@ -131,7 +131,7 @@ def test_network_input_equals_numpy(case: tuple[NDArray[np.uint8], Preprocessing
 
 
 def test_per_image_std_has_the_minimum_of_tensorflow() -> None:
-    pixel = torch.tensor([17, 17, 18], dtype=torch.uint8).view(1, 1, 1, 3)  # deviation 0.47, below 1 / sqrt(3)
+    pixel = torch.tensor([17, 17, 18], dtype=torch.uint8).view(1, 1, 1, 3)  # standard deviation 0.47, below 1 / sqrt(3)
     result = to_input(pixel, make_preprocessing(cache_size=1, input=1, mean="each", std="each"))
     assert_near(result.flatten(), np.array([-1, -1, 2]) / 3 * np.sqrt(3))
 
@@ -158,7 +158,7 @@ def test_antialias_equals_pillow(size: tuple[int, int]) -> None:
         assert_near(result[..., i], channel.resize((24, 24), Image.Resampling.BILINEAR))
 
 
-# From the file to what is stored
+# From file to stored image
 
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 96), (200, 100)])
@@ -186,7 +186,7 @@ SIZES = {"one": (1, 1), "tall": (1, 50), "wide": (50, 1), "photo": (37, 23), "sq
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of pictures of all sizes, one of them grey."""
+    """Two classes of images of many sizes, one of them grey."""
     root = tmp_path_factory.mktemp("mixed") / "mixed"
     for kind, label in enumerate(("across", "down")):
         (root / label).mkdir(parents=True)
@@ -233,7 +233,7 @@ def test_full_images_after_a_skipped_file(mixed: Path, tmp_path: Path) -> None:
         assert np.array_equal(cache.pixels.image(position), np.asarray(Image.open(tmp_path / table.images[row])))
 
 
-# Training, evaluation and prediction see the same
+# Training, evaluation and prediction get the same input
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "mean image, random crops": {"cache_size": 48, "crop": 40, "value_range": 255, "mean": "image", "std": 60.0},

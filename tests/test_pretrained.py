@@ -1,4 +1,4 @@
-"""First weights from elsewhere: torchvision's file, against torchvision's network written out here; and another run."""
+"""Initial weights: torchvision's file, compared with torchvision's network written out here, and another run."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_at_full_width_names_and_shapes_are_those_of_its_61_million_weights() ->
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_features_are_copied_to_the_byte_and_the_head_is_left(theirs: nn.Module, name: str, tmp_path: Path) -> None:
+def test_features_are_copied_exactly_but_not_the_head(theirs: nn.Module, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(FORMATS[name](dict(theirs.state_dict())))
     torch.manual_seed(1)
     network = alexnet.AlexNet("owt", 2, width=NARROW)
@@ -120,11 +120,11 @@ def test_features_are_copied_to_the_byte_and_the_head_is_left(theirs: nn.Module,
     assert all(torch.equal(found[key], before) for key, before in zip(HEAD, head, strict=True))
 
 
-# What is no such file
+# Files that are not weights
 
 
 class Evil:
-    """Makes a folder when it is unpickled."""
+    """An object that creates a folder when unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -151,7 +151,7 @@ def test_a_pickle_that_would_execute_something_does_not(theirs: nn.Module, tmp_p
         assert "weights_only" not in line, "torch's advice is to execute it"
         assert not folder.exists()
     pickle.loads(contents[2])
-    assert folder.exists(), "it would have"
+    assert folder.exists(), "pickle would have created it"
 
 
 @pytest.mark.parametrize(
@@ -192,11 +192,11 @@ def test_a_file_cut_anywhere_is_one_line(name: str, at: float) -> None:
 @settings(max_examples=150)
 def test_changed_bytes_are_one_line_or_load(name: str, data: st.DataObject) -> None:
     content = bytearray(TINY_FILES[name])
-    end = data.draw(st.sampled_from([300, len(content)]))  # the first bytes hold the names and kinds
+    end = data.draw(st.sampled_from([300, len(content)]))  # the first bytes hold the names and dtypes
     for place, value in data.draw(st.lists(st.tuples(st.integers(0, end - 1), st.integers(0, 255)), min_size=1, max_size=5)):
         content[place] = value
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # nor does it print warnings of others
+        warnings.simplefilter("error")  # nor does it show warnings of libraries
         try:
             found = read_torchvision(bytes(content), Path(name))
         except WeightsError:
@@ -238,7 +238,7 @@ def test_weights_of_another_variant_are_refused_whichever_has_more(theirs: str, 
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_weights_that_are_nowhere_are_named(tmp_path: Path) -> None:
+def test_missing_weights_are_named(tmp_path: Path) -> None:
     for name in ("imagenet", str(tmp_path / "nothing.pth")):
         with pytest.raises(
             WeightsError, match=r"no weights .*: name a run folder, a file in torchvision's layout, or imagenet1k"
@@ -258,11 +258,11 @@ def first_weights(trained: alexnet.Run) -> dict[str, Tensor]:
     return safetensors.torch.load_file(trained.path / "model.safetensors")
 
 
-def test_a_run_brings_its_variant_and_width_and_its_features_to_the_byte(
+def test_weights_of_a_run_bring_its_variant_width_and_exact_features(
     trained: alexnet.Run, first_weights: dict[str, Tensor], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Into a network of three classes, whose head is new and drawn from the seed."""
+    """Load into a network of three classes; its head is redrawn from the seed."""
     began: list[dict[str, Tensor]] = []
     fit = Trainer.fit
 
@@ -284,7 +284,7 @@ def test_a_run_brings_its_variant_and_width_and_its_features_to_the_byte(
     torch.manual_seed(3)
     fresh = alexnet.AlexNet("cifar10", 3, width=NARROW, **run.config.overrides).state_dict()
     assert all(torch.equal(before[name], fresh[name]) for name in HEAD)
-    # `finetune` freezes up to pool5.
+    # `finetune` freezes the layers up to pool5.
     after = run.network.state_dict()
     for name, tensor in first_weights.items():
         still = name.startswith("features.") and not name.startswith("features.fc")
@@ -317,7 +317,7 @@ def test_a_damaged_run_is_refused_before_anything_is_made(trained: alexnet.Run, 
 
 @pytest.fixture
 def imagenet1k(theirs: nn.Module, server: Server, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """A narrow file, which the server has and `imagenet1k` expects: by the beginning of its checksum, as in the real name."""
+    """A narrow file that the server offers and `imagenet1k` expects, by a prefix of its checksum as in the real name."""
     content = saved(theirs.state_dict())
     server.files["/alexnet.pth"] = content
     start = hashlib.sha256(content).hexdigest()[:8]
@@ -402,4 +402,4 @@ def test_a_run_that_was_stopped_goes_on_without_the_weights_it_started_from(
     begun.mkdir()
     shutil.copy(tmp_path / "whole" / "recipe.toml", begun)
     with pytest.raises(WeightsError, match=r"cannot read .*weights\.safetensors: No such file"):
-        training.resume(begun, "cpu", time.monotonic())  # no checkpoint: it begins again, and needs them
+        training.resume(begun, "cpu", time.monotonic())  # no checkpoint: training starts over, and needs them

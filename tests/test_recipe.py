@@ -111,7 +111,7 @@ def test_missing_recipe_key_has_its_default(tmp_path: Path) -> None:
     assert (result.name, result.train.epochs, result.train.batch_size) == ("mine", 3, recipe.Train().batch_size)
 
 
-# What contradicts itself, and what survives
+# Contradictory settings, and round trips
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_conflicting_setting_is_one_line(settings: list[str], line: str) -> None
 
 
 def test_last_batch_drop_of_the_only_batch_is_refused(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"train\.batch_size is 64, but 28 training images make no such batch"):
+    with pytest.raises(RecipeError, match=r"train\.batch_size is 64, but there are only 28 training images"):
         started(tmp_path / "run", photos, **{"train.batch_size": 64, "train.last_batch": "drop"})
     assert not (tmp_path / "run").exists(), "the name is free again"
 

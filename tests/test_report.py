@@ -34,7 +34,7 @@ HOSTILE = (*PLAIN[:6], "bad\udcff", "x\x00\x07y", "a " * 60)
 
 
 class Page(HTMLParser):
-    """What a page refers to, the text of elements with an id, and the names of its elements."""
+    """The references of a page, the text of elements with an id, and the names of its elements."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 
 class Case:
-    """A run folder with made-up results, and the report of it."""
+    """A run folder with made-up results, and its report."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ def test_report_calibration_before_and_after(tmp_path: Path) -> None:
 
 
 def test_report_shows_data_check(tmp_path: Path) -> None:
-    case = Case(tmp_path / "run")  # 50 images, of which some stand in two splits
+    case = Case(tmp_path / "run")  # 50 images, some of them in both splits
     assert "× leak" in case.text
     assert "which is in train" in case.text
 

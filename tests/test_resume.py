@@ -1,4 +1,4 @@
-"""Resume: a run that was stopped or killed ends bit-identical, or says why it cannot."""
+"""Resume: a run that was stopped or killed ends bit-identical, or reports why it cannot."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from conftest import SHORT, THREADS, TINY, damaged, metrics, stop_after, tell_ti
 
 
 def held_training(folder: Path, photos: Path, steps: int) -> Started:
-    """Start the training `short` in a process of its own, which waits in a step for a signal; it has come so far."""
+    """Start the training `short` in a separate process, and return once it waits in a step for a signal."""
     arguments = ["train", *command(str(photos), {**SHORT, "data.workers": 1}, THREADS), "--out", folder / "a run"]
     started = Started(folder / "said", train_until_signalled, steps, *arguments)
     started.wait_until(lambda: folder.joinpath("a run", "checkpoint" if steps > 4 else "environment.json").exists())
@@ -71,7 +71,7 @@ def test_resume_after_signal_is_bit_identical(
     assert not (out / "checkpoint").exists()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL needs POSIX")
 def test_resume_after_kill_is_bit_identical(short: Path, photos: Path, tmp_path: Path) -> None:
     process = held_training(tmp_path, photos, 6)
     process.send(signal.SIGKILL)
@@ -99,7 +99,7 @@ def test_resume_in_mid_epoch_is_bit_identical(
 def test_signal_stops_evaluation(
     short: Path, photos: Path, tmp_path: Path, evaluation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Evaluations 1 to 3 are those of the epochs, 4 is the last one on validation, 5 that on the test images."""
+    """Evaluations 1 to 3 are those of the epochs, 4 the last one on validation images, 5 the one on test images."""
     stop_after(monkeypatch, "evaluate", evaluation)
     where = "after the last epoch" if evaluation > 3 else f"in epoch {evaluation}"
     with pytest.raises(AlexNetError, match=f"stopped {where}, everything is saved"):
@@ -145,7 +145,7 @@ def test_resume_after_five_kills_is_bit_identical(tmp_path: Path) -> None:
 
 
 def test_resume_by_minutes_follows_the_journal(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped, gone on with from the checkpoint, then once more from the journal alone: the clock decides nothing twice."""
+    """Stop, resume from the checkpoint, then from the journal alone: the clock is not read again for the same step."""
     settings = {**TINY, "train.minutes": 0.15, "train.batch_size": 8, "schedule.progressive_resize": [[0.5, 0.9]]}
     tell_time_by_steps(monkeypatch, 0.25)
     with monkeypatch.context() as patch:
@@ -213,7 +213,7 @@ def test_damaged_checkpoint_falls_back_to_the_previous(stopped: Path, name: str)
         file.write_bytes(damaged(whole, rng, cut=attempt % 2 == 0))
         result = checkpoint.read(stopped)
         assert result is not None
-        same = name == "state.json" and result[1] == newest  # a blank that is another blank now
+        same = name == "state.json" and result[1] == newest  # a blank replaced by another kind of blank
         assert same or result[1]["state"] == before, attempt
     file.write_bytes(whole[:-1])
     shutil.rmtree(stopped / "checkpoint" / "before")
@@ -229,7 +229,7 @@ def test_resume_from_previous_checkpoint_is_bit_identical(stopped: Path, short: 
 
 
 def rewrite(run: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], Any]) -> None:
-    """Change the newest checkpoint as someone would who knows how its checksum is made."""
+    """Change the newest checkpoint and recompute its checksum, as an attacker would."""
     tensors, state = checkpoint.read(run) or ({}, {})
     change(tensors, state)
     checkpoint.write(run, tensors, state)
@@ -315,7 +315,7 @@ def test_resume_with_moved_dataset(stopped: Path, short: Path, photos: Path, tmp
 
 @contextmanager
 def limit_file_size(size: int) -> Iterator[None]:
-    """Let the system refuse to write more than `size` bytes into a file, as a full disk would."""
+    """Limit the size of files to `size` bytes; larger writes fail as on a full disk."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -343,7 +343,7 @@ def test_failed_save_keeps_the_last_checkpoint(stopped: Path) -> None:
 def test_full_disk_while_training_is_one_line(
     short: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "CHECKPOINT_SHARE", math.inf)  # one after each epoch, however long it takes
+    monkeypatch.setattr(session, "CHECKPOINT_SHARE", math.inf)  # one after each epoch, regardless of the time it takes
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True)
@@ -352,7 +352,7 @@ def test_full_disk_while_training_is_one_line(
     try:
         size = sum(tensor.nbytes for tensor in safetensors.torch.load_file(short / "model.safetensors").values())
         filler = disk / "filler"
-        filler.write_bytes(bytes(24 * 2**20 - round(5 * size)))  # one checkpoint of three fits, the next one does not
+        filler.write_bytes(bytes(24 * 2**20 - round(5 * size)))  # one checkpoint, thrice the weights, fits; two do not
         with pytest.raises(RunError, match=r"cannot write .*The last checkpoint is intact: fix this, then resume with"):
             alexnet.train(photos, out=disk / "run", settings=SHORT)
         filler.unlink()
@@ -383,7 +383,7 @@ def test_run_folder_removed_while_training(photos: Path, tmp_path: Path, monkeyp
 def test_out_of_memory_splits_into_microbatches(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a device of so much memory: three images at a time. Without batch norm the weights are those of whole batches."""
+    """On a device with memory for three images at a time. Without batch norm, the weights are those of whole batches."""
     plain = {
         **SHORT,
         "model.variant": "owt",

@@ -24,7 +24,7 @@ GREY16, COLOUR16, ALPHA16 = (CHANCE.integers(0, 65536, (6, 8, *more)).astype(np.
 
 
 def on_white(levels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """Lay levels from 0 to 255 on white by their opacity, 0 to 255."""
+    """Blend levels from 0 to 255 with white by their opacity, 0 to 255."""
     return levels * (alpha / 255.0) + (255.0 - alpha)
 
 
@@ -33,7 +33,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(rows: NDArray[Any], width: int, bits: int, colour: int, transparent: bytes = b"") -> bytes:
-    """Return a PNG of packed rows; `colour` is the specification's type, `transparent` a tRNS chunk."""
+    """Return a PNG of packed rows; `colour` is the PNG colour type, `transparent` a tRNS chunk."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0))
     data = b"".join(b"\0" + row.tobytes() for row in rows)
     clear = chunk(b"tRNS", transparent) if transparent else b""
@@ -41,7 +41,7 @@ def png(rows: NDArray[Any], width: int, bits: int, colour: int, transparent: byt
 
 
 def packed12(levels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return H W levels of 12 bits, W even, two of them in three bytes."""
+    """Pack H W levels of 12 bits, W even, two in three bytes."""
     a, b = levels[:, ::2].astype(np.uint16), levels[:, 1::2].astype(np.uint16)
     return np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], -1).astype(np.uint8).reshape(len(levels), -1)
 
@@ -192,7 +192,7 @@ def test_8_and_16_bit_images_look_the_same() -> None:
         assert np.array_equal(np.asarray(decode(sixteen)), np.asarray(decode(encoded(Image.fromarray(eight), "PNG"))))
 
 
-# Where no image can be used
+# Datasets without a usable image
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def test_lr_plateau_in_training(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("metric", "rate"), [("val_error", 0.003), ("train_loss", 1e-9)])
 def test_early_stopping_in_training(metric: str, rate: float, photos: Path, tmp_path: Path) -> None:
-    """The error of four images falls four times at most; at such a rate the loss moves by chance alone."""
+    """The error of four images can fall four times at most; at this rate the loss changes only by chance."""
     changes = {"stop.metric": metric, "stop.patience": 2, "train.epochs": 60, "schedule.kind": "constant"}
     rows = started(tmp_path / "run", photos, **changes, **{"optimizer.lr": rate, "optimizer.muon_lr": 0.0})
     figures = [1 - float(row["val_top1"]) if metric == "val_error" else float(row[metric]) for row in rows]
@@ -147,7 +147,7 @@ def test_colour_noise_by_table(photos: Path, tmp_path: Path, monkeypatch: pytest
     assert drawn == {1: {0.1}, 2: {0.1}, 3: {0.0}, 4: {0.0}}
 
 
-# Stopped and taken up again
+# Stop and resume
 
 
 RESUMED: dict[str, dict[str, Any]] = {

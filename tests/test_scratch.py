@@ -1,4 +1,4 @@
-"""AlexNet from scratch in NumPy: layers equal PyTorch's, gradients equal central differences, the network equals ours."""
+"""AlexNet in NumPy: layers equal PyTorch's, gradients equal central differences, the network equals the PyTorch one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CHANCE = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
-def _from_the_start() -> None:
-    """Let each test draw the same, whichever ran before."""
+def _seeded() -> None:
+    """Seed the generator before each test, regardless of the order of tests."""
     CHANCE.bit_generator.state = np.random.default_rng(0).bit_generator.state
 
 
@@ -31,7 +31,7 @@ def drawn(*shape: int, dtype: Any = np.float64) -> np.ndarray:
 
 
 def torch_images(x: np.ndarray, pad: int = 0) -> torch.Tensor:
-    """N H W C -> N C H W, with zeros around."""
+    """Convert N H W C to N C H W, padded with zeros."""
     return F.pad(torch.from_numpy(x).permute(0, 3, 1, 2), (pad,) * 4)
 
 
@@ -72,14 +72,14 @@ def test_scratch_convolution_equals_pytorch(data: st.DataObject, dtype: Any, gro
 def test_scratch_pooling_equals_pytorch(data: st.DataObject, dtype: Any, padding: Any, size: int, stride: int) -> None:
     pad = (size - 1) // 2 if padding == "same" else 0
     height, width = (data.draw(st.integers(max(1, size - 2 * pad), 14)) for _ in range(2))
-    x = drawn(2, height, width, 3, dtype=dtype) - 1  # below 0 mostly, so that the zeros show
+    x = drawn(2, height, width, 3, dtype=dtype) - 1  # mostly negative, so that the padding zeros show
     assert_near(scratch.MaxPooling2D(size, stride, padding).forward(x), F.max_pool2d(torch_images(x, pad), size, stride), dtype)
 
 
 @given(DTYPES, st.integers(1, 12), st.integers(0, 4), st.floats(0.5, 3), st.floats(1e-4, 1))
 @settings(max_examples=60)
 def test_scratch_response_norm_equals_pytorch(dtype: Any, channels: int, reach: int, bias: float, alpha: float) -> None:
-    """PyTorch's takes alpha divided by the window's size."""
+    """In PyTorch, alpha is divided by the window's size."""
     x, size = drawn(2, 3, 4, channels, dtype=dtype), 2 * reach + 1
     expected = F.local_response_norm(torch_images(x), size, alpha * size, 0.75, bias)
     assert_near(scratch.LocalResponseNormalization(size, bias, alpha, 0.75).forward(x), expected, dtype)
@@ -168,7 +168,7 @@ LAYERS: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
 
 
 def differences(f: Callable[[], float], x: np.ndarray, step: float = 1e-5) -> np.ndarray:
-    """Return the gradient of `f` by `x`, which it reads, by central differences of fourth order."""
+    """Return the gradient of `f` with respect to its input `x`, by central differences of fourth order."""
     gradient = np.zeros_like(x)
     for index in np.ndindex(*x.shape):
         kept, values = x[index], []
@@ -240,9 +240,9 @@ def facts(row: Variant, width: float = 1.0, classes: int = 10) -> list[dict[str,
 
 
 def both(row: Variant, width: float) -> tuple[alexnet.AlexNet, scratch.AlexNet, np.ndarray]:
-    """Return our network in torch and the one by hand on the same weights, with a batch of images; all in float64.
+    """Return the torch network and the NumPy one with the same weights, and a batch of images; all in float64.
 
-    In float32 a ReLU or a pool that decides within rounding moves whole gradients.
+    In float32, rounding may decide a ReLU or a pool, which changes whole gradients.
     """
     torch.manual_seed(0)
     ours, hand = alexnet.AlexNet(row.name, 10, width=width, dropout=0.0).double(), scratch.AlexNet(facts(row, width))

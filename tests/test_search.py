@@ -1,4 +1,4 @@
-"""Nearest images: those of brute force, in an index that grows, is stopped, gets damaged, and never answers wrongly."""
+"""Nearest images equal those of brute force, while the index grows, is interrupted or gets damaged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Answers = list[dict[str, Any]]
 
 @pytest.fixture(scope="module", autouse=True)
 def _small() -> Iterator[None]:
-    """Few images at a time, and short codes learned from few."""
+    """Process few images at a time, and learn short codes from few."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "BATCH", 8)
         patch.setattr(search, "BATCHES", 2)
@@ -44,13 +44,13 @@ def _small() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run(trained: alexnet.Run) -> alexnet.Run:
-    """The trained run, computing in float32, so that an image's code does not depend on those beside it."""
+    """The trained run in float32, so that an image's code does not depend on the rest of its batch."""
     return in_float32(trained)
 
 
 @pytest.fixture(scope="module")
 def whole(run: alexnet.Run, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index of `photos`; not to be changed."""
+    """An index of `photos`; read-only."""
     place = tmp_path_factory.mktemp("index") / "whole"
     assert run.index(photos, place, BITS) == {"index": str(place), "images": 40, "added": 40, "bits": BITS, "skipped": []}
     return place
@@ -58,19 +58,19 @@ def whole(run: alexnet.Run, photos: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def copied(whole: Path, tmp_path: Path) -> Callable[[], Path]:
-    """Return a function that makes a new copy of the index, to be damaged."""
+    """Return a function that makes a fresh copy of the index, to be damaged."""
     return lambda: Path(shutil.copytree(whole, tmp_path / f"index{len(list(tmp_path.iterdir()))}"))
 
 
 def brute_force(run: alexnet.Run, folder: Path) -> tuple[list[str], np.ndarray]:
-    """Return the images of a folder and the distances of each to each, in float64."""
+    """Return the images of a folder and their pairwise distances, in float64."""
     paths = sorted(folder.rglob("*.png"))
     x = run.features(paths, ["relu7"])["relu7"].astype(np.float64)
     return [str(path) for path in paths], np.sqrt(((x[:, None] - x[None]) ** 2).sum(2))
 
 
 def assert_nearest(answers: Answers, names: list[str], between: np.ndarray, top: int, tolerance: float) -> None:
-    """An image of `names` each: its neighbours are nearest, itself left out, their distances those of brute force."""
+    """For each image of `names`, the neighbours and distances are those of brute force, the image itself left out."""
     assert [answer["image"] for answer in answers] == names
     for row, answer in enumerate(answers):
         near = [n["image"] for n in answer["neighbours"]]
@@ -163,7 +163,7 @@ def test_too_few_images_for_short_codes_are_searched_exactly(
 ) -> None:
     place = tmp_path / "index"
     assert run.index(photos / "down", place)["bits"] is None
-    assert capsys.readouterr().err == "20 images are too few to learn short codes from (24): exact search alone\n"
+    assert capsys.readouterr().err == "20 images are too few to learn short codes (24 needed): exact search only\n"
     assert len(distances(run.search(photos / "across" / "000.png", 5, index=place))) == 5
     refused(lambda: run.search(photos, 5, binary=True, index=place), "no short codes of 20 images: add images until")
     assert run.index(photos / "across", place, BITS)["bits"] == BITS
@@ -175,7 +175,7 @@ def test_too_few_images_for_short_codes_are_searched_exactly(
 def test_an_index_stopped_at_any_moment_goes_on_to_the_same_answers(
     run: alexnet.Run, photos: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, after: bool
 ) -> None:
-    """Before and after each file: three times codes, search.json; then a coder, short codes, search.json."""
+    """Fail before and after each file: three times codes, search.json; then a coder, short codes, search.json."""
     write, append, turns = index.write, Index._append, iter(range(10))
 
     def stopping(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -234,7 +234,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
 def test_a_damaged_file_is_one_line_or_the_same_answer(
     run: alexnet.Run, photos: Path, whole: Path, copied: Callable[[], Path], name: str, tmp_path: Path
 ) -> None:
-    """But for a name: a letter that flips in search.json is another file's name."""
+    """Names are an exception: a flipped letter in search.json names another file."""
     query = Path(shutil.copy(photos / "down" / "007.png", tmp_path / "query.png"))  # one that the index does not name
     generator, lines = random.Random(0), list[str]()
     expected = [distances(run.search(query, 9, binary=binary, index=whole)) for binary in (False, True)]
@@ -259,7 +259,7 @@ CHANGES = [{"entries": [["a", 1]] * 40}, {"entries": [[7, 1, 1]] * 40}, {"dimens
 
 
 @pytest.mark.parametrize("change", [*MADE_UP, *CHANGES])
-def test_a_catalogue_that_is_made_up_or_newer_is_refused(
+def test_forged_or_newer_catalogue_is_refused(
     run: alexnet.Run, photos: Path, copied: Callable[[], Path], change: str | dict[str, Any]
 ) -> None:
     catalogue = copied() / CATALOGUE
@@ -268,7 +268,7 @@ def test_a_catalogue_that_is_made_up_or_newer_is_refused(
     refused(lambda: run.search(photos, index=catalogue.parent), str(catalogue.parent))
 
 
-def test_an_index_of_version_1_is_built_anew(
+def test_index_of_version_1_is_rebuilt(
     run: alexnet.Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "index"
@@ -278,22 +278,20 @@ def test_an_index_of_version_1_is_built_anew(
     (place / CATALOGUE).write_text('{"version": 1, "number": 4, "model": ""}')
     refused(lambda: run.search(photos, index=place), "written by another version .*alexnet search index")
     assert run.index(photos, place, BITS)["added"] == 40
-    assert "index was written by an earlier version of alexnet: it is built anew" in capsys.readouterr().err
+    assert "index was written by an earlier version of alexnet: it is rebuilt" in capsys.readouterr().err
     assert {path.name for path in place.iterdir()} == {CATALOGUE, CODES, BINARY, CODER, search.LOCK, "mine.txt"}
     assert run.search(photos, index=place)
 
 
-def test_what_does_not_belong_together_is_refused(
-    run: alexnet.Run, photos: Path, copied: Callable[[], Path], tmp_path: Path
-) -> None:
+def test_conflicting_options_are_refused(run: alexnet.Run, photos: Path, copied: Callable[[], Path], tmp_path: Path) -> None:
     place, other = copied(), alexnet.load(run.path)
     other.config = other.config.model_copy(update={"sha256": "0" * 64})
     refused(lambda: other.search(photos, index=place), "made with other weights")
     refused(lambda: other.index(photos, place), "made with other weights")
     refused(lambda: run.index(photos, place, 32), f"has short codes of {BITS} bits, not 32")
     refused(lambda: run.index(photos, tmp_path / "new", 12), "short codes of 12 bits", AlexNetError)
-    refused(lambda: run.search(photos, index=tmp_path / "new"), "no index .*new: alexnet search index makes one")
-    refused(lambda: run.index(photos, photos), "is not empty and holds no index: name another --out")
+    refused(lambda: run.search(photos, index=tmp_path / "new"), "no index .*new: alexnet search index creates one")
+    refused(lambda: run.index(photos, photos), "is not empty and is not an index: name another --out")
     refused(lambda: run.index(photos, photos / "down" / "000.png"), "cannot write")
     refused(lambda: run.index(tmp_path / "nowhere", place), "no image .*nowhere", DataError)
     with search.locked_index(place):
@@ -301,7 +299,7 @@ def test_what_does_not_belong_together_is_refused(
     assert run.index(photos, place, BITS)["added"] == 0, "as it was"
 
 
-def test_unreadable_images_are_skipped_and_told(run: alexnet.Run, photos: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_skipped_and_reported(run: alexnet.Run, photos: Path, tmp_path: Path) -> None:
     mine, place = Path(shutil.copytree(photos / "down", tmp_path / "mine")), tmp_path / "index"
     (mine / "000.png").write_bytes(b"no image")
     (mine / "nowhere.png").symlink_to(tmp_path / "gone")
@@ -328,7 +326,7 @@ def test_a_contact_sheet_has_a_row_for_each_image_that_could_be_read(run: alexne
         for x, y in ((GAP, GAP), (second, GAP)):
             tile = np.asarray(drawn.crop((x, y, x + SIDE, y + SIDE)), float)
             assert np.abs(tile - picture(1, 104).resize((SIDE, SIDE), Image.Resampling.BICUBIC)).mean() < 1
-        assert drawn.getpixel((second + 60, GAP + step + LABEL + 60)) == MISSING, "it is no more"
+        assert drawn.getpixel((second + 60, GAP + step + LABEL + 60)) == MISSING, "it is gone"
     refused(lambda: run.search(queries, index=tmp_path / "index", out=tmp_path / "no" / "sheet.png"), "cannot write")
 
 
@@ -360,7 +358,7 @@ def test_the_commands_index_and_query_whatever_the_names_are(
     assert [list(answer) for answer in found] == [["image", "neighbours"], ["image", "error"]]
 
 
-def test_images_in_this_folder_are_printed_as_one_writes_them_here(
+def test_images_in_the_current_folder_are_printed_as_relative_paths(
     trained: alexnet.Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained.index(photos, tmp_path / "index", BITS)

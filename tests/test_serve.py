@@ -1,4 +1,4 @@
-"""The server: the same answers as in Python, and nothing that a client sends makes it late, large or wrong."""
+"""The server: its answers equal those in Python, and no request makes it slow, wrong or large in memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from asking import Client, Gated, multipart, photo, until
 
 @pytest.fixture(scope="module")
 def start(trained: alexnet.Run) -> Callable[..., Any]:
-    """Return a context in which a server of `trained` runs, in this process."""
+    """Return a context in which a server of `trained` runs in this process."""
 
     @contextmanager
     def running(key: str | None = None, **limits: Any) -> Iterator[Client]:
@@ -97,7 +97,7 @@ def test_a_bad_image_is_answered_among_good_ones(client: Client) -> None:
     reply = client.form(files)
     assert reply.status == 200
     assert ["error" in answer for answer in reply.json] == [False, True, True, True, False]
-    assert reply.json[1] == {"image": "b.txt", "error": "not an image, or of an unknown kind"}
+    assert reply.json[1] == {"image": "b.txt", "error": "not an image, or of an unknown format"}
 
 
 def test_an_explanation_has_pictures(client: Client, trained: alexnet.Run) -> None:
@@ -119,7 +119,7 @@ def test_an_explanation_has_pictures(client: Client, trained: alexnet.Run) -> No
         assert len(maps["pictures"]) == min(24, channels)
         assert opened(maps["pictures"][0]).size == (width, height)
     assert client.form([("a", photo()), ("b", photo())], "/explain").status == 413
-    assert client.predict(b"\0no image", "/explain").json == {"error": "image: not an image, or of an unknown kind"}
+    assert client.predict(b"\0no image", "/explain").json == {"error": "image: not an image, or of an unknown format"}
 
 
 def test_the_run_is_described(client: Client, trained: alexnet.Run) -> None:
@@ -239,7 +239,7 @@ def test_more_connections_than_allowed_are_503(start: Callable[..., Any]) -> Non
         until(lambda: client.ask("GET", "/healthz").status == 200)
 
 
-def test_a_full_queue_says_when_to_come_again(start: Callable[..., Any]) -> None:
+def test_full_queue_sends_retry_after(start: Callable[..., Any]) -> None:
     with start(images=2) as client, ThreadPoolExecutor(2) as pool:
         assert client.form([("a", photo())] * 3).status == 429, "more images at once than all that may wait"
         client.engine.open.clear()
@@ -252,7 +252,7 @@ def test_a_full_queue_says_when_to_come_again(start: Callable[..., Any]) -> None
         assert client.predict(photo()).status == 200
 
 
-def test_what_takes_too_long_is_told_so_and_the_next_is_answered(start: Callable[..., Any]) -> None:
+def test_slow_request_times_out_and_the_next_is_answered(start: Callable[..., Any]) -> None:
     with start(answer_seconds=0.5) as client:
         client.engine.open.clear()
         assert client.predict(photo()).status == 429
@@ -286,14 +286,14 @@ def test_a_bomb_is_answered(client: Client) -> None:
 def test_names_are_repeated_harmlessly(client: Client) -> None:
     names = ["../../etc/passwd", "a\x1b[2Jb\u202e.png", "x" * 5000 + ".png"]
     replies = [client.form([(name, b"x")]) for name in names]
-    assert [reply.status for reply in replies] == [200, 200, 400], "a head of a part has a limit, too"
+    assert [reply.status for reply in replies] == [200, 200, 400], "the headers of a part are limited too"
     assert [reply.json[0]["image"] for reply in replies[:2]] == ["../../etc/passwd", "a\\x1b[2Jb\\u202e.png"]
 
 
 # Who may ask
 
 
-def test_a_key_is_asked_for_where_there_is_one(start: Callable[..., Any]) -> None:
+def test_api_key_is_required_if_set(start: Callable[..., Any]) -> None:
     with start(key="s3cret") as client:
         refused = client.predict(photo())
         assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
@@ -332,7 +332,7 @@ def test_the_access_log_is_json_and_holds_nothing_of_an_image(client: Client, ca
     client.form([("marker-name.png", photo() + b"marker-content"), ("x", b"marker")], "/predict?top=1&x=marker")
     client.ask("GET", "/a%0ab%1b")
     until(lambda: "/a" in caplog.text)
-    logged = [JsonFormatter().format(record) for record in caplog.records][-2:]  # before them, an earlier test's request
+    logged = [JsonFormatter().format(record) for record in caplog.records][-2:]  # preceded by a request of an earlier test
     lines = [json.loads(line) for line in logged]
     assert [(line["method"], line["path"], line["status"], line["images"]) for line in lines] == [
         ("POST", "/predict", 200, 2),
@@ -353,7 +353,7 @@ def test_a_client_that_disconnects_is_logged_as_499(client: Client, caplog: pyte
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGTERM")
-def test_sigterm_answers_what_has_come_and_nothing_new(trained: alexnet.Run) -> None:
+def test_sigterm_finishes_pending_requests_and_accepts_no_new_ones(trained: alexnet.Run) -> None:
     command = [sys.executable, "-m", "alexnet", "serve", str(trained.path), "--port", "0"]
     popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with popen as process, ExitStack() as stack:
@@ -367,7 +367,7 @@ def test_sigterm_answers_what_has_come_and_nothing_new(trained: alexnet.Run) -> 
         with socket.create_connection(("127.0.0.1", port), 60) as begun:
             begun.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(sent) + sent[:100])
             time.sleep(0.3)
-            for receiver in (process, *children):  # as a service manager does, to all of a group
+            for receiver in (process, *children):  # as a service manager does, to the whole process group
                 receiver.send_signal(signal.SIGTERM)
             until(lambda: refused(port))
             begun.sendall(sent[100:])

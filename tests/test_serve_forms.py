@@ -1,4 +1,4 @@
-"""The server's HTTP forms: methods, content types and fields of a form."""
+"""Requests with forms: HTTP methods, content types and form fields."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_head_is_answered_as_get_without_a_body(client: Client, path: str) -> No
     for reply in (got, headed):
         reply.headers.pop("date")
     assert {**headed.headers, "content-length": ""} == {**got.headers, "content-length": ""}
-    if got.status != 405:  # whose message names the method
+    if got.status != 405:  # its message names the method
         assert headed.headers["content-length"] == str(len(got.body))
 
 
@@ -101,7 +101,7 @@ def test_a_raw_image_is_read_as_an_image_or_without_a_content_type(client: Clien
     assert reply.json[0]["predictions"]
 
 
-def test_a_form_takes_the_field_names_that_people_use(client: Client) -> None:
+def test_form_accepts_common_field_names(client: Client) -> None:
     for field in ("images", "image", "files", "file"):
         reply = client.form([("a.png", photo()), ("b.png", photo(1))], field=field)
         assert [answer["image"] for answer in reply.json] == ["a.png", "b.png"]

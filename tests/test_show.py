@@ -1,4 +1,4 @@
-"""`data show`: sample images, and what training sees of them."""
+"""`data show`: sample images, and the augmented images that training uses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_show_every_recipe(recipe: str, photos: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["data", "show", str(photos), "--recipe", recipe, "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{out}\n"
-    assert np.asarray(Image.open(out)).std() > 20, "there is something on it"
+    assert np.asarray(Image.open(out)).std() > 20, "the image is not blank"
 
 
 def test_show_with_odd_names_and_unreadable_files(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Statistics of the training images (mean, std, colour axes) against NumPy in float64, and split rules."""
+"""Statistics of the training images (mean, std, colour axes) compared with NumPy in float64, and split rules."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 
 @pytest.fixture(scope="module")
 def split_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of three sizes that train; white ones validate, black ones test."""
+    """Images of three sizes for training; white ones for validation, black ones for the test."""
     root = tmp_path_factory.mktemp("split") / "split"
     for kind, label in enumerate(("a", "b")):
         for i in range(6):
@@ -47,7 +47,7 @@ def split_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(root: Path, **sections: dict[str, Any]) -> tuple[Recipe, NDArray[np.float32] | None, Floats]:
-    """Return what `fill_statistics` does, and the training images by Pillow and `pixels`, N S S 3 from 0 to 1."""
+    """Return the result of `fill_statistics`, and the training images by Pillow and `pixels`, N S S 3 from 0 to 1."""
     keys = {f"{section}.{key}": value for section, named in sections.items() for key, value in named.items()}
     table = open_table(root)
     recipe = resolve(Recipe().with_settings(keys), table)
@@ -75,7 +75,7 @@ def test_mean_and_std_of_training_images_only(split_folder: Path, levels: int, s
         assert image is not None
         assert (image.dtype, image.shape) == (np.float32, (24 if stored == "full" else 32,) * 2 + (3,))
         np.testing.assert_allclose(image, seen.mean(0) * 255, rtol=1e-6)
-        assert result.images.mean == kind, "it is named; the pixels are kept beside the weights"
+        assert result.images.mean == kind, "the setting is kept; the pixels are saved with the weights"
         assert result.images.std == pytest.approx(seen.std() * levels, rel=1e-9)
 
 
@@ -154,13 +154,13 @@ def one_colour(count: int) -> SplitImages:
 def test_mean_and_std_sample_large_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "SAMPLE", 10)
     looked: list[int] = []
-    gather = statistics.compute_statistics
-    monkeypatch.setattr(statistics, "compute_statistics", lambda images: looked.append(len(images)) or gather(images))
+    original = statistics.compute_statistics
+    monkeypatch.setattr(statistics, "compute_statistics", lambda images: looked.append(len(images)) or original(images))
     for changes in ({}, {"images.mean": "one"}, {"images.std": "one"}, {"images.mean": "image"}):
         fill_statistics(Recipe().with_settings(changes), one_colour(45))
     fixed = {"images.mean": 0.5, "images.std": 1.0}
     fill_statistics(Recipe().with_settings(fixed), one_colour(45))
-    assert looked == [12, 45, 45, 45], "and nothing where the recipe says it all"
+    assert looked == [12, 45, 45, 45], "and nothing if the recipe sets all of them"
 
 
 @pytest.mark.parametrize(("most", "epochs"), [(0, 30), (450, 10), (10, 1), (10**6, 30)])
@@ -195,7 +195,7 @@ def test_split_first() -> None:
 def test_split_keras_tail(seed: int, share: float) -> None:
     table = make_table({"a": 23, "b": 21})
     names = np.array(table.images)
-    np.random.RandomState(seed).shuffle(names)  # as `image_dataset_from_directory` does with its list of paths
+    np.random.RandomState(seed).shuffle(names)  # as `image_dataset_from_directory` shuffles its list of paths
     try:
         result = rule(table, "keras-tail", seed, validation=share)
     except DataError:  # it left a class without training images

@@ -29,9 +29,9 @@ TOWERS = {name: 2 if name in {"paper", "code2012", "caffenet"} else 1 for name i
 BOXES = ["conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5"]
 BARS = ["flatten", "fc6", "fc7", "fc8"]
 
-# What the texts print of each layer: its name here, height x width x channels or units, parameters (- where a text has none).
+# What the tutorials print for each layer: name, height x width x channels or units, parameters (- if not printed).
 PRINTED = {
-    # Tutorial 000, the summary of the network trained.
+    # Tutorial 000, the summary of the trained network.
     "annotated": """
         conv1 54x54x96 34,944       norm1 54x54x96 384          pool1 26x26x96 0
         conv2 26x26x256 614,656     norm2 26x26x256 1,024       pool2 12x12x256 0
@@ -50,7 +50,7 @@ PRINTED = {
         flatten 9216 0              fc6 4096 37,752,832         dropout6 4096 0
         fc7 4096 16,781,312         dropout7 4096 0             fc8 2 8,194
     """,
-    # Tutorials 002 and 003 print the same summary, that of 002's network.
+    # Tutorials 002 and 003 print the same summary, that of the network in 002.
     "cifar10-1x1": """
         conv1 55x55x96 34,944       norm1 55x55x96 384          pool1 27x27x96 0
         conv2 27x27x256 614,656     norm2 27x27x256 1,024       pool2 13x13x256 0
@@ -69,7 +69,7 @@ PRINTED = {
         fc6 4096 -                  dropout6 4096 -
         fc7 4096 -                  dropout7 4096 -             fc8 1000 -
     """,
-    # Tutorial 000, worked out in the text, and printed by its layers in NumPy.
+    # Tutorial 000, as calculated in the text, and as printed by its layers in NumPy.
     "scratch": """
         conv1 55x55x96 -            pool1 27x27x96 -
         conv2 27x27x256 -           pool2 13x13x256 -
@@ -78,7 +78,7 @@ PRINTED = {
         flatten 9216 -              fc6 4096 -                  fc7 4096 -                  fc8 1000 -
     """,
 }
-# The code of tutorial 003 has 3x3 kernels in conv4 and conv5: seen in Keras.
+# The code of tutorial 003 has 3x3 kernels in conv4 and conv5, as Keras confirms.
 PRINTED["cifar10"] = PRINTED["cifar10-1x1"].replace("147,840", "1,327,488").replace("98,560", "884,992")
 
 
@@ -115,7 +115,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("annotated", 16, 46_818_064, 46_815_312),  # printed by tutorial 000
         ("cats-dogs", 2, 58_290_562, 58_290_050),  # by tutorial 001
         ("cifar10-1x1", 10, 56_361_738, 56_358_986),  # by tutorials 002 and 003
-        ("cifar10", 10, 58_327_818, 58_325_066),  # the code of tutorial 003, seen in Keras
+        ("cifar10", 10, 58_327_818, 58_325_066),  # the code of tutorial 003, as built in Keras
         ("table", 1000, 62_378_344, 62_378_344),
         ("scratch", 1000, 62_376_968, 62_376_968),
         ("paper", 1000, 60_965_224, 60_965_224),
@@ -156,7 +156,7 @@ def test_summary_feature_map_sizes(name: str) -> None:
 @pytest.mark.parametrize(
     ("variant", "name", "formula"),
     [
-        *(  # tutorial 000 works out each of these
+        *(  # tutorial 000 calculates each of these
             ("scratch", name, formula)
             for name, formula in {
                 "conv1": "(227 + 2*0 - 11) / 4 + 1 = 55",
@@ -270,7 +270,7 @@ def test_plot_writes_svg_and_png_with_a_box_per_layer_and_tower(name: str, tmp_p
 def test_plot_text_does_not_overlap(name: str) -> None:
     figure = draw(summarize(name))
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # gives the legend its place
+    canvas.draw()  # puts the legend in its place
     renderer = canvas.get_renderer()
     (axes,) = figure.axes
     legend = axes.get_legend()
@@ -285,12 +285,12 @@ def test_plot_text_does_not_overlap(name: str) -> None:
 
 def test_plot_lines_between_towers() -> None:
     def crossing(name: str) -> tuple[int, int]:
-        """Lines of the legend's colour for another tower: those to a kernel's four corners, and the dashed ones of a norm."""
+        """Lines in the legend's colour for another tower: to the four corners of a kernel, and the dashed ones of a norm."""
         lines = [line for line in draw(summarize(name)).axes[0].lines if line.get_color() == "#d55e00"]
         dashed = [line for line in lines if line.is_dashed()]
         return len(lines) - len(dashed), len(dashed)
 
-    assert crossing("paper") == (8, 0)  # conv3 alone: a kernel's corners, from either tower to the other
+    assert crossing("paper") == (8, 0)  # conv3 alone: the corners of a kernel, from each tower to the other
     assert crossing("caffenet") == (8, 2)  # and two norms that see all channels
     assert crossing("owt") == (0, 0)
 
@@ -367,7 +367,7 @@ def test_summary_of_no_classes_is_usage_error(run: Run) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_receptive_field(name: str) -> None:
-    """Gradients show what is seen: where all is positive and pools take the mean, they reach every pixel of the field."""
+    """Gradients show the receptive field: with positive weights and mean pooling, they reach every pixel of it."""
     sees, at, apart = {}, 1, 1
     for layer in summarize(name).layers:
         if layer.window:

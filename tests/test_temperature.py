@@ -14,7 +14,7 @@ Targets = NDArray[np.int64]
 
 
 def drawn(count: int, classes: int, lead: float, seed: int) -> tuple[Logits, Targets]:
-    """Return logits of which one class leads, and targets drawn from their very probabilities."""
+    """Return logits in which one class leads, and targets drawn from their probabilities."""
     rng = np.random.default_rng([count, classes, seed])
     logits = rng.normal(0, 1, (count, classes))
     logits[np.arange(count), rng.integers(0, classes, count)] += lead
@@ -37,11 +37,11 @@ def separable(count: int, classes: int, lead: float) -> tuple[Logits, Targets]:
 def test_temperature_of_all_correct_answers_is_finite(count: int, classes: int, lead: float) -> None:
     logits, targets = separable(count, classes, lead)
     result = metrics.fit_temperature(logits, targets)
-    wrong = (1 - softmax(logits / result, axis=1).max(1)).sum()  # images, as the probabilities have it
+    wrong = (1 - softmax(logits / result, axis=1).max(1)).sum()  # expected number of wrong images
     assert result > 0.05
     assert result == 1.0 or wrong > 0.02
     if count <= 10 and lead == 10.0:
-        assert result == 1.0, "so few cannot say that the network is surer than it was"
+        assert result == 1.0, "so few images are no evidence for a lower temperature"
 
 
 def test_temperature_of_all_wrong_answers_is_finite() -> None:
@@ -59,7 +59,7 @@ def test_temperature_prior_fades_with_images(true: float) -> None:
 
 @pytest.mark.parametrize(("true", "count"), [(0.5, 500), (2.0, 500), (2.0, 5000)])
 def test_temperature_lowers_calibration_error_on_other_images(true: float, count: int) -> None:
-    """As for CIFAR-10: ten classes, about nine of ten right."""
+    """As for CIFAR-10: ten classes, nine in ten correct."""
     logits, targets = drawn(count + 5000, 10, 4.0, 1)
     logits *= true
     result = metrics.fit_temperature(logits[:count], targets[:count])

@@ -123,7 +123,7 @@ def test_nan_in_the_last_step_is_found_by_validation(photos: Path, tmp_path: Pat
         alexnet.train(photos, out=tmp_path / "run", settings=TINY)
 
 
-def test_train_not_better_than_majority_class_baseline_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_reports_accuracy_no_better_than_the_majority_class(capsys: pytest.CaptureFixture[str]) -> None:
     labels = {"cat": {"images": 60}, "dog": {"images": 40}}
     result = {"images": 100, "loss": 0.7, "top1": 0.66, "top5": 1.0, "per_class": labels}
     for low, count in ((0.56, 1), (0.61, 0)):
@@ -139,7 +139,7 @@ def test_train_minutes_ends_in_time(photos: Path, tmp_path: Path, monkeypatch: p
     settings = {**TINY, "train.minutes": 0.15, "train.batch_size": 8}
     run = alexnet.train(photos, out=tmp_path / "run", settings=settings, started=0.0)
     assert run.summary["epochs"] > 1
-    assert 4 < now() < 9, "nine seconds, of which some are kept for evaluating"
+    assert 4 < now() < 9, "nine seconds, some of them reserved for evaluation"
     assert len((run.path / "journal.txt").read_text().splitlines()) > run.summary["epochs"]
     assert float(metrics(tmp_path / "run")[-1]["lr"]) < 0.3 * run.recipe.optimizer.lr
 
@@ -172,11 +172,11 @@ def test_train_refuses_an_out_that_is_not_empty(short: Path, photos: Path, tmp_p
 
 
 def test_train_first_losses_equal_a_plain_loop(photos: Path, tmp_path: Path) -> None:
-    """Two steps in float32 without augmentation and dropout, against PyTorch written out by hand.
+    """Two steps in float32 without augmentation and dropout, compared with PyTorch written out by hand.
 
-    With tanh, as a ReLU passes all or nothing of a gradient, and rounding may decide which.
+    The activation is tanh: rounding may decide whether a ReLU passes a gradient.
     """
-    side = 131  # at 67 the last maps are single pixels, whose batch norm over 14 values makes much of rounding
+    side = 131  # at 67 pixels the last maps are single pixels, and batch norm over 14 values amplifies rounding
     settings = {
         **TINY,
         "images.input": side,
@@ -227,12 +227,12 @@ def test_train_first_losses_equal_a_plain_loop(photos: Path, tmp_path: Path) -> 
         assert torch.dist(saved[name], parameter) < 1e-3 * torch.dist(initial[name], parameter), name
 
 
-# A training by each recipe
+# Train with each recipe
 
 
 @pytest.fixture(scope="module")
 def owt(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    """A narrow run of torchvision's network, for `finetune` to start from."""
+    """A narrow run of torchvision's network for `finetune` to start from."""
     out = tmp_path_factory.mktemp("owt") / "run"
     started(out, photos, **{"model.variant": "owt", "train.epochs": 1})
     return out
@@ -240,7 +240,7 @@ def owt(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 
 @pytest.mark.parametrize("name", [name for name in names() if name != "fast"])
 def test_every_recipe_trains_evaluates_and_predicts(name: str, photos: Path, tmp_path: Path, owt: Path) -> None:
-    """On 40 pictures, narrow; the geometry of the images is the recipe's."""
+    """On 40 images, with a narrow network; image sizes are the recipe's."""
     small = {"model.width": 1 / 16, "train.epochs": 2, "train.batch_size": 4}
     start = {"weights": owt} if name == "finetune" else {}
     run = alexnet.train(photos, recipe=name, out=tmp_path / "run", settings=small, **start)

@@ -1,4 +1,4 @@
-"""Two and ten views of an image, as in 2012, against crops cut by hand."""
+"""Two and ten views of an image, as in 2012, compared with crops cut by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from test_preprocessing import assert_prepared, cases, prepared
 
 
 def crops(images: NDArray[Any], preprocessing: Preprocessing, size: int, corners: bool) -> list[NDArray[np.float64]]:
-    """Return what the network sees of each crop and of its mirror image, `size` pixels a side, cut by hand."""
+    """Return the network's input for each crop and its mirror image, `size` pixels per side, cut by hand."""
     side = images.shape[1]
     low, high = (side - size) // 2, side - size
     positions = [(0, 0), (0, high), (high, 0), (high, high)] if corners else []
@@ -43,13 +43,13 @@ def crops(images: NDArray[Any], preprocessing: Preprocessing, size: int, corners
             mean_image = preprocessing.mean_image[part[1:]]
         elif preprocessing.mean == "image-centre":
             mean_image = preprocessing.mean_image[low : low + size, low : low + size]
-        elif preprocessing.mean == "each":  # the whole image is standardised before it is cut
+        elif preprocessing.mean == "each":  # the whole image is standardised before it is cropped
             whole = images.astype(np.float64)
             deviation = np.maximum(whole.std((1, 2, 3), keepdims=True), 1 / np.sqrt(whole[0].size))
             cut = (cut - whole.mean((1, 2, 3), keepdims=True)) / deviation
         changes = {"mean": (0.0,) * 3, "std": (preprocessing.value_range / 255,) * 3} if preprocessing.mean == "each" else {}
         plain = preprocessing.model_copy(update={"crop": None, "mean_image": mean_image, **changes})
-        # A pixel's own mean is mirrored with it; the centre of the mean image lies still, as in training.
+        # The mean of a pixel is mirrored with it; the centre of the mean image stays in place, as in training.
         turned = plain.model_copy(update={"mean_image": mean_image[:, ::-1]}) if preprocessing.mean == "image" else plain
         result += [prepared(cut, plain), prepared(cut[:, :, ::-1], turned)]
     return result
@@ -69,7 +69,7 @@ def test_ten_views_are_corners_centre_and_mirrors(case: tuple[NDArray[np.uint8],
 
 def test_ten_views_of_256_are_crops_of_224() -> None:
     image = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
-    for crop in (224, None):  # 224 of 256 is the share where the preprocessing crops nothing
+    for crop in (224, None):  # 224 of 256 is the fraction if the preprocessing does not crop
         result = list(views(torch.from_numpy(image), make_preprocessing(cache_size=256, crop=crop, input=224), 10))
         expected = [image[0, top:, left:][:224, :224] for top, left in ((0, 0), (0, 32), (32, 0), (32, 32), (16, 16))]
         for i, cut in enumerate(expected):
@@ -101,7 +101,7 @@ def test_evaluate_refuses_other_views_in_one_line(trained: alexnet.Run) -> None:
 
 
 class Sums(nn.Module):
-    """Three logits that any change of the picture changes."""
+    """Three logits that change with any change of the image."""
 
     def __init__(self, side: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def test_views_average_probabilities(count: int) -> None:
     mean = np.mean([softmax(one, axis=1) for one in logits], axis=0)
     np.testing.assert_allclose(softmax(result, axis=1), mean, atol=1e-5)
     np.testing.assert_allclose(result, np.log(mean), atol=1e-4)
-    assert np.abs(softmax(np.mean(logits, axis=0), axis=1) - mean).max() > 0.01, "which would be something else"
+    assert np.abs(softmax(np.mean(logits, axis=0), axis=1) - mean).max() > 0.01, "averaging logits gives another result"
 
 
 def test_views_loss_of_overconfident_network_is_finite() -> None:
@@ -136,7 +136,7 @@ def test_views_loss_of_overconfident_network_is_finite() -> None:
 
 @pytest.fixture(scope="module")
 def cropping(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> alexnet.Run:
-    """A narrow network that sees random crops, less the mean image."""
+    """A narrow network trained on random crops, with the mean image subtracted."""
     out = tmp_path_factory.mktemp("cropping") / "run"
     images = {"images.cache_size": 40, "images.crop": 35, "images.mean": "image", "augment.crop": True}
     recipe = {**TINY, **images, "data.dataset": str(photos), "train.epochs": 2, "train.precision": "float32"}

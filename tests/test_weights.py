@@ -1,4 +1,4 @@
-"""Keras' weight files: the same numbers as Keras' arithmetic from each layout; one line for whatever does not fit."""
+"""Keras weight files: each layout gives the same results as Keras' arithmetic; files that do not fit give one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def same(network: AlexNet, weights: dict[str, Array]) -> bool:
 
 
 def refused(path: Path, network: AlexNet) -> str:
-    """Return the line that says why a file does not load; the network is unchanged."""
+    """Return the error for a file that does not load; the network is unchanged."""
     before = weights_of(network)
     with pytest.raises(WeightsError) as caught:
         load_keras(path, network)
@@ -65,7 +65,7 @@ def test_logits_are_those_of_keras_arithmetic(variant: str, tmp_path: Path) -> N
     expected = np.stack([keras_logits(variant, layers, image) for image in images])
     with torch.no_grad():
         found = network.double()(torch.from_numpy(images.transpose(0, 3, 1, 2)).contiguous()).numpy()
-    assert expected.std(0).min() > 1e-3, "or else the images would not matter"
+    assert expected.std(0).min() > 1e-3, "otherwise the images would not matter"
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -126,7 +126,7 @@ def test_half_and_double_precision_load_too(dtype: type, tmp_path: Path) -> None
     assert np.array_equal(network.head.weight.detach().numpy(), layers[-1][1][0].T.astype(np.float32))
 
 
-def test_weights_that_are_not_numbers_are_the_files_own_affair(tmp_path: Path) -> None:
+def test_nan_weights_are_loaded_unchanged(tmp_path: Path) -> None:
     layers = model()
     layers[0][1][1][:] = np.nan
     weights_h5(tmp_path / "x.h5", layers)
@@ -173,7 +173,7 @@ def test_weights_that_are_not_numbers_are_the_files_own_affair(tmp_path: Path) -
         ),
     ],
 )
-def test_a_shape_that_differs_names_both_layers_and_a_way_out(
+def test_shape_mismatch_names_both_layers_and_a_fix(
     made: tuple[str, int], wanted: tuple[str, int], line: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.keras"
@@ -181,7 +181,7 @@ def test_a_shape_that_differs_names_both_layers_and_a_way_out(
     assert refused(path, narrow(*wanted)) == f"{path}: {line}"
 
 
-def test_a_network_without_memory_takes_it_when_the_file_fits(good: Path) -> None:
+def test_meta_network_gets_memory_only_if_the_file_fits(good: Path) -> None:
     network, expected = narrow(), narrow()
     load_keras(good, expected)
     with torch.device("meta"):
@@ -232,7 +232,7 @@ def test_a_network_changed_by_a_recipe_is_not_taken_for_its_row(good: Path) -> N
     assert "does not fit anywhere in the variant 'cifar10'; it fits the variant 'cifar10'" in refused(good, network)
 
 
-# Files that are damaged, or made to do harm
+# Damaged and hostile files
 
 
 def change(path: Path, do: Callable[[h5py.File], object]) -> None:
@@ -292,14 +292,14 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_what_keras_does_not_write_is_refused_unread(kind: str, good: Path) -> None:
+def test_objects_that_keras_does_not_write_are_refused_unread(kind: str, good: Path) -> None:
     do, line = HOSTILE[kind]
     (good.parent / "other.bin").write_bytes(bytes(40))
     change(good, do)
     assert line in refused(good, narrow())
 
 
-def test_a_list_that_names_weights_which_are_not_there(tmp_path: Path) -> None:
+def test_list_of_weights_that_do_not_exist(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     older_weights(path, model())
     change(path, lambda f: f["conv2d_5"].attrs.__setitem__("weight_names", [b"gone/kernel"]))
@@ -313,7 +313,7 @@ def test_a_list_that_names_weights_which_are_not_there(tmp_path: Path) -> None:
     [
         ("reference", (2**32 - 1).to_bytes(4, "little")),  # HDF5 itself asks for 4 GB here
         ("reference", (2**40).to_bytes(12, "little")),
-        ("heap", bytes(16)),  # and here it never comes back
+        ("heap", bytes(16)),  # and here it never returns
         ("heap", bytes([1, 0]) + bytes(6) + bytes([255]) * 8),
     ],
 )
@@ -323,10 +323,10 @@ def test_lists_of_names_that_are_damaged_take_neither_memory_nor_time(at: str, v
     content = path.read_bytes()
     heap = content.index(b"GCOL")
     place = heap + 16  # its first entry
-    if at == "reference":  # 4 bytes of length, 8 of the heap's address, 4 of the number there
+    if at == "reference":  # 4 bytes of length, 8 of the heap's address, 4 of the index in it
         place = content.index(heap.to_bytes(8, "little"), content.index(b"layer_names\0")) - 4
     path.write_bytes(content[:place] + value + content[place + len(value) :])
-    refused(path, narrow())  # its process has a limit of both
+    refused(path, narrow())  # the process limits both
 
 
 def zipped(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
@@ -336,7 +336,7 @@ def zipped(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP
     return path
 
 
-def test_a_zip_is_read_in_memory_whatever_its_members_are_called(good: Path, tmp_path: Path) -> None:
+def test_zip_is_read_in_memory_regardless_of_member_names(good: Path, tmp_path: Path) -> None:
     weights = good.read_bytes()
     strange = {"../escaped.h5": weights, "/escaped.h5": weights, "assets/../../escaped.h5": weights}
     before = sorted(tmp_path.parent.rglob("*"))
@@ -349,13 +349,13 @@ def test_a_zip_is_read_in_memory_whatever_its_members_are_called(good: Path, tmp
 def test_zips_that_unpack_to_far_more_or_to_something_else(good: Path, tmp_path: Path) -> None:
     path, member = tmp_path / "x.keras", "model.weights.h5"
     zipped(path, {member: bytes(50_000_000)}, zipfile.ZIP_DEFLATED)
-    assert "to 50,000,000 bytes: weights do not shrink so far" in refused(path, narrow())
+    assert "to 50,000,000 bytes: weights do not compress that well" in refused(path, narrow())
     assert "compressed in a way" in refused(zipped(path, {member: good.read_bytes()}, zipfile.ZIP_LZMA), narrow())
     assert "cannot be read as a Keras file" in refused(zipped(path, {member: b"import os"}), narrow())
     load_keras(zipped(path, {member: good.read_bytes()}, zipfile.ZIP_DEFLATED), narrow())
 
 
-def test_files_of_another_kind_say_so(tmp_path: Path) -> None:
+def test_other_kinds_of_files_are_named(tmp_path: Path) -> None:
     network = narrow()
     for name, content in {"empty.h5": b"", "text.h5": b"version https://git-lfs", "pickle.keras": b"\x80\x04N."}.items():
         (tmp_path / name).write_bytes(content)
@@ -401,13 +401,13 @@ def test_a_changed_byte_is_one_clear_line_or_loads(
     except WeightsError:
         refused(path, network)
         return
-    if layout == "x.keras":  # a zip has a checksum; HDF5 as Keras writes it has none
+    if layout == "x.keras":  # a zip file has checksums; HDF5 as written by Keras has none
         path.write_bytes(content)
         load_keras(path, expected)
         assert same(network, weights_of(expected))
 
 
-def test_without_h5py_the_line_says_what_to_install(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_h5py_says_what_to_install(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(WeightsError, match="reading Keras files needs h5py: pip install h5py"):
         load_keras(good, narrow())

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 BYTE, TEXT, SHORT, LONG, FRACTION, SIGNED_FRACTION = 1, 2, 3, 4, 5, 10
 FORMS = {BYTE: "B", SHORT: "H", LONG: "I", FRACTION: "I", SIGNED_FRACTION: "i"}
-Tag = tuple[int, int, Any]  # number, type, values: numbers, or bytes as they are
+Tag = tuple[int, int, Any]  # number, type, values: numbers, or raw bytes
 
 
 def directory(tags: list[Tag], order: str = "<", after: bytes = b"") -> bytes:
-    """Return a TIFF of one directory, as EXIF data are too; `after` follows its entries' values."""
+    """Return a TIFF of one directory, the format of EXIF data too; `after` follows the values of its entries."""
     end, more, entries = 8 + 2 + 12 * len(tags) + 4, b"", b""
     for tag, kind, values in sorted(tags, key=lambda tag: tag[0]):
         raw = values if isinstance(values, bytes) else struct.pack(f"{order}{len(values)}{FORMS[kind]}", *values)
@@ -37,8 +37,8 @@ def tiff(
 ) -> bytes:
     """Return an uncompressed TIFF of levels H W or H W bands, in their byte order.
 
-    `number` is 1 for unsigned, 2 for signed, 3 for floats; `extra` says what a last band is. Levels of 12 `bits` are packed
-    already, with their width as the tag 256 in `more`.
+    `number` is 1 for unsigned, 2 for signed, 3 for floats; `extra` is the type of an extra band. Levels of 12 `bits` are
+    already packed, with their width as the tag 256 in `more`.
     """
     order = ">" if levels.dtype.byteorder == ">" else "<"
     bands = levels.shape[2] if levels.ndim == 3 else 1

@@ -1,7 +1,7 @@
-"""What a GPU changes, checked and measured by one command of at most 12 minutes: `python -m proof.gpu`.
+"""Check and measure everything that depends on a GPU, in at most 12 minutes: `python -m proof.gpu`.
 
-Each step runs in a process of its own, within its time, and no failure stops the others. Without a GPU all of it runs on the
-CPU, narrower and on fewer images, so that each line of it is tried before a GPU is at hand.
+Each step runs in a separate process with a time limit, and a failure does not stop the others. Without a GPU, everything runs
+on the CPU with a narrower network and fewer images, so that all of the code can be tried before a GPU is available.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-MARK = "ROW "  # before a line of JSON that a step prints for each of its rows
+MARK = "ROW "  # precedes each line of JSON that a step prints, one per row
 
 
 class Row(NamedTuple):
-    """A line of the table: what was looked at, what was found, and what was asked for (nothing, if `asked` is empty)."""
+    """A row of the table: what was checked, the result, and the requirement (none if `asked` is empty)."""
 
     what: str
     found: str
@@ -23,8 +23,8 @@ class Row(NamedTuple):
 
 
 def at_most(what: str, found: float, most: float) -> Row:
-    """Return a row that passes where `found` is no more than `most`; not a number does not."""
+    """Return a row that passes if `found` is at most `most`; NaN fails."""
     return Row(what, f"{found:.2g}", f"at most {most:g}", found <= most)
 
 
-Check = Callable[[str, Path], Iterable[Row]]  # of a device, by name, in a folder of its own
+Check = Callable[[str, Path], Iterable[Row]]  # the checks of a step: functions of a device's name and a folder

@@ -1,7 +1,8 @@
 """Run all steps and print a table, then one line of JSON: `python -m proof.gpu [STEP…]`.
 
-Needs Python and PyTorch. Libraries that lack are taken from the wheels in `build/gpu-wheels`, if there are some
-(`make gpu-wheels`, on a machine with a network). ALEXNET_TEST_DEVICE names another device than the first accelerator.
+Needs Python and PyTorch. Missing libraries are taken from the wheels in `build/gpu-wheels`, if there are any (`make
+gpu-wheels`, on a machine with a network). ALEXNET_TEST_DEVICE selects a device other than the first accelerator.
+
 Each step is a process, `python -m proof.gpu child STEP DEVICE FOLDER`, that prints a line of JSON for each row.
 """
 
@@ -24,7 +25,7 @@ from proof.gpu import MARK, Check, Row
 HOME = Path(__file__).parents[2]
 WHEELS = HOME / "build" / "gpu-wheels"
 SECONDS = 690.0  # for all of it
-STEPS = {  # by name, the seconds that each may take; what is most worth knowing comes first
+STEPS = {  # time limits in seconds, by step; the most informative steps come first
     "machine": 90,
     "training": 150,
     "resume": 150,
@@ -38,7 +39,7 @@ FIND = "import torch; print(torch.accelerator.current_accelerator(check_availabl
 
 
 def environment(site: Path) -> dict[str, str]:
-    """Return the environment of the steps; the wheels, if there are some, are unpacked into `site`."""
+    """Return the environment of the steps; wheels, if there are any, are unpacked into `site`."""
     wheels = sorted(map(str, WHEELS.glob("*.whl")))
     if wheels:
         options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade", "--target", str(site)]
@@ -55,7 +56,7 @@ def environment(site: Path) -> dict[str, str]:
 
 
 def run(name: str, device: str, folder: Path, environment: dict[str, str], limit: float) -> list[dict[str, Any]]:
-    """Run a step for `limit` seconds at most; return its rows, and one more that says how it ended, unless that was well."""
+    """Run a step for `limit` seconds at most; return its rows, and one more that reports how it ended if it failed."""
     log = folder / f"{name}.log"
     ended = ""
     with log.open("w", encoding="utf-8") as out:
@@ -77,13 +78,13 @@ def run(name: str, device: str, folder: Path, environment: dict[str, str], limit
     return rows
 
 
-def tell(row: Row) -> None:
-    """Print a row at once, so that what comes later cannot take it away."""
+def print_row(row: Row) -> None:
+    """Print a row at once, so that it is not lost if a later step fails."""
     print(MARK + json.dumps(row._asdict()), flush=True)
 
 
 def child(name: str, device: str, folder: Path) -> None:
-    """Run the checks of a step, each whatever became of those before."""
+    """Run the checks of a step, each regardless of earlier failures."""
     checks: tuple[Check, ...] = importlib.import_module(f"proof.gpu.{name}").CHECKS
     for check in checks:
         place = folder / f"{name}-{check.__name__}"
@@ -92,16 +93,16 @@ def child(name: str, device: str, folder: Path) -> None:
             warnings.simplefilter("default")
             try:
                 for row in check(device, place):
-                    tell(row)
+                    print_row(row)
             except Exception as error:
                 traceback.print_exc()
-                tell(Row(check.__name__, f"{type(error).__name__}: {str(error)[:300]}", "no error", False))
+                print_row(Row(check.__name__, f"{type(error).__name__}: {str(error)[:300]}", "no error", False))
         for text in sorted({str(warning.message).splitlines()[0][:200] for warning in caught}):
             print(f"warning in {check.__name__}: {text}", file=sys.stderr)
 
 
 def main(names: list[str]) -> int:
-    """Run the steps named, or all; return 0 where all passed."""
+    """Run the given steps, or all; return 0 if all passed."""
     began = time.monotonic()
     table: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="alexnet-gpu-", ignore_cleanup_errors=True) as name:

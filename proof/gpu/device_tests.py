@@ -1,4 +1,4 @@
-"""The suite's tests that run on any device."""
+"""The tests of the suite that run on any device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TESTS = "tests/test_device.py"
 
 
 def suite(device: str, folder: Path) -> Iterator[Row]:
-    """Run them with the device under test in the environment."""
+    """Run them with the device under test set in the environment."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={folder / 'pytest'}", TESTS]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ALEXNET_TEST_DEVICE": device})
     print(done.stdout, done.stderr[-2000:])

@@ -1,4 +1,4 @@
-"""The README's first command, as people type it: real digits, a report, then the run's own evaluation."""
+"""The README's first command, as users type it: real digits, a report, and then an evaluation of the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proof.gpu import Row
 
 
 def command(*arguments: object) -> Any:
-    """Run a command with `--json` and return its document."""
+    """Run a command with `--json` and return the parsed output."""
     done = subprocess.run([sys.executable, "-m", "alexnet", *map(str, arguments), "--json"], capture_output=True, text=True)
     print(done.stderr[-3000:])
     if done.returncode:
@@ -22,7 +22,7 @@ def command(*arguments: object) -> Any:
 
 
 def digits(device: str, folder: Path) -> Iterator[Row]:
-    """Train three epochs, and evaluate."""
+    """Train for three epochs, and evaluate."""
     run = folder / "run"
     found = command("train", "digits", "--epochs", 3, "--out", run, "--device", device)
     top1 = found["test"]["top1"]

@@ -1,4 +1,4 @@
-"""What the figures belong to: versions, the GPU, its driver."""
+"""What the results apply to: versions, the GPU, its driver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIBRARIES = ("numpy", "pillow", "pydantic", "safetensors", "captum", "faiss-cpu"
 
 
 def versions(device: str, folder: Path) -> Iterator[Row]:
-    """Python, PyTorch and the libraries that steps need."""
+    """Report the versions of Python, PyTorch and the libraries that steps need."""
     yield Row("Python, system, cores", f"{platform.python_version()}, {platform.machine()}, {os.cpu_count()}")
     yield Row("PyTorch, CUDA, cuDNN", f"{torch.__version__}, {torch.version.cuda}, {torch.backends.cudnn.version()}")
     for name in LIBRARIES:
@@ -30,7 +30,7 @@ def versions(device: str, folder: Path) -> Iterator[Row]:
 
 
 def accelerator(device: str, folder: Path) -> Iterator[Row]:
-    """The device: its name, capability and memory, and whether bfloat16 is computed there."""
+    """Report the device: its name, capability and memory, and whether it computes in bfloat16."""
     where = choose_device(device)
     yield Row("bfloat16 in hardware", str(has_fast_bfloat16(where)))
     if where.type == "cpu":

@@ -1,4 +1,4 @@
-"""Too little memory: batches are cut, answers stay what they were."""
+"""Too little memory: batches are split, results stay the same."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMAGES = 512  # of a forward pass
 
 @contextmanager
 def room_for(share: float, most: int, device: str, peak: int) -> Iterator[None]:
-    """Leave a `share` of the `peak` bytes that the work has taken; on a CPU act as if `most` images were too many at once."""
+    """Limit the device's memory to a `share` of the `peak` bytes used; on a CPU, fail on more than `most` images instead."""
     where = choose_device(device)
     if on_cpu(device):
         original = AlexNet.forward
@@ -63,7 +63,7 @@ def peak_of(device: str) -> int:
 
 
 def training(device: str, folder: Path) -> Iterator[Row]:
-    """A batch that does not fit is cut, and the losses are those of the whole batch. No norm here depends on the batch."""
+    """A batch that does not fit is split, and the losses equal those of the whole batch. No norm here depends on the batch."""
     width = 1 / 16 if on_cpu(device) else 1 / 4
     size: dict[str, Any] = {"model.width": width, "train.batch_size": 48, "train.epochs": 2}
     if not on_cpu(device):
@@ -80,7 +80,7 @@ def training(device: str, folder: Path) -> Iterator[Row]:
 
 
 def answers(device: str, folder: Path) -> Iterator[Row]:
-    """Images that do not fit at once are looked at in halves."""
+    """Images that do not fit together are processed in halves."""
     width, count = (1 / 16, 64) if on_cpu(device) else (1 / 4, IMAGES)
     train("cifar10", folder / "run", device)
     run = alexnet.load(folder / "run", device)

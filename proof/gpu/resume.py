@@ -1,4 +1,4 @@
-"""A training that was stopped in an epoch and resumed ends with the bytes of one that was not, on the same device."""
+"""A training stopped within an epoch and resumed ends bit-identical to an uninterrupted one on the same device."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from alexnet.errors import Interrupted
 from alexnet.training import train as training
 from alexnet.training.trainer import Trainer
 
-STOPS = (2, 4)  # steps after which Ctrl-C comes; an epoch has three
+STOPS = (2, 4)  # number of steps before Ctrl-C; an epoch has three
 
 
 def stopped(name: str, out: Path, device: str, steps: int, **changes: Any) -> None:
-    """Train until Ctrl-C comes in step number `steps`, then go on to the end."""
+    """Train, send Ctrl-C after `steps` steps, then resume to the end."""
     original, count = Trainer.train_step, 0
 
     def counted(self: Trainer, *arguments: Any) -> None:
@@ -44,7 +44,7 @@ def case(name: str, precision: str) -> Check:
 
     def check(device: str, folder: Path) -> Iterator[Row]:
         changes = {"train.precision": precision, "model.width": 1 / 16 if on_cpu(device) else 1.0}
-        changes |= {"model.dropout": 0.5}  # its draws must come again too
+        changes |= {"model.dropout": 0.5}  # its random draws must be repeated too
         train(name, folder / "whole", device, **changes)
         wanted = (folder / "whole" / "model.safetensors").read_bytes()
         train(name, folder / "again", device, **changes)

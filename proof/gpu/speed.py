@@ -1,7 +1,7 @@
-"""Images a second: a training step and answers, in turn with the same network in PyTorch as one would write it for a GPU.
+"""Images per second: training and inference, alternating with the same network in plain PyTorch, tuned for a GPU.
 
-The peer has channels last, autocast, PyTorch's own norms and its fused SGD; ours is what `alexnet train` does, deterministic
-algorithms among it.
+The peer uses channels last, autocast, PyTorch's own norms and its fused SGD; ours is what `alexnet train` does, with
+deterministic algorithms.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def peer_network(case: Case, device: torch.device) -> nn.Sequential:
             case Dropout():
                 setattr(network.features, name, nn.Dropout(layer.p))
     layers = nn.Sequential(*network.layers.values())
-    return to_device(layers, device)  # the layers alone, without our fast forms
+    return to_device(layers, device)  # only the layers, without our optimised implementations
 
 
 def peer_step(case: Case, device: torch.device) -> Work:
@@ -58,12 +58,12 @@ def peer_step(case: Case, device: torch.device) -> Work:
 
 
 def our_step(case: Case, device: torch.device) -> Work:
-    """Return a training step of ours, as `alexnet train` takes it."""
+    """Return a training step of ours, as in `alexnet train`."""
     return reproducible(device)(ours(case, device))
 
 
 def answering(case: Case, device: torch.device) -> tuple[Work, Work]:
-    """Return ours and the peer's way from uint8 images in the computer's memory to logits there."""
+    """Return our inference and the peer's, from uint8 images in main memory to logits there."""
     recipe = load(case.recipe)
     side, plain = case.side, {"fit": "crop", "reduced_decode": False, "resize": "bilinear"}
     preprocessing = Preprocessing(cache_size=side, input=side * case.upscale, upscale=case.upscale, **plain)  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ def answering(case: Case, device: torch.device) -> tuple[Work, Work]:
 
 
 def measured(case: Case) -> Check:
-    """Return the check of a recipe: ours and the peer's in turn. All ends with numbers on the CPU, so nothing is pending."""
+    """Return the check of a recipe, alternating with the peer. Each ends with numbers on the CPU, so nothing is pending."""
 
     def check(device: str, folder: Path) -> Iterator[Row]:
         where, size, rounds, calls = choose_device(device), case, ROUNDS, CALLS

@@ -1,6 +1,6 @@
-"""A training on the device has the losses, step by step, that it has on the CPU.
+"""A training on the device has the same losses, step by step, as on the CPU.
 
-Other steps, too, train on the made-up pictures and by the settings of this file.
+Other steps use the synthetic images and the settings of this file too.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from alexnet import recipe
 from alexnet.training import train as training
 from alexnet.training.step import Step
 
-CLOSE, ROUGH = 2e-3, 2e-1  # of the loss: in float32 (no TF32), and in bfloat16 against the CPU's float32
+CLOSE, ROUGH = 2e-3, 2e-1  # tolerances of the loss: in float32 (no TF32), and in bfloat16 against the CPU's float32
 LABELS = ("across", "down", "disc")
-# Without dropout, as each device draws other numbers for it; at low rates, so that rounding does not grow much.
+# Without dropout, as each device draws different random numbers; at low rates, so that rounding errors stay small.
 PLAIN = {
     **{"model.width": 1 / 16, "model.dropout": 0.0, "train.batch_size": 16, "train.epochs": 2},
     **{"train.precision": "float32", "data.workers": 1},
@@ -35,7 +35,7 @@ CASES: dict[str, Mapping[str, Any]] = {
 
 
 def pictures(folder: Path, count: int = 20) -> Path:
-    """Return a folder of three classes, made if it is not there yet."""
+    """Return a folder of three classes, created if it does not exist yet."""
     place = folder / "pictures"
     return place if place.exists() else class_folders(place, count, LABELS)
 
@@ -50,7 +50,7 @@ def train(name: str, out: Path, device: str, **changes: Any) -> list[float]:
 
 @contextmanager
 def losses() -> Iterator[list[float]]:
-    """Write down the loss of each step of trainings."""
+    """Record the loss of each training step while the context lasts."""
     found: list[float] = []
     original = Step.forward_backward
 
@@ -67,14 +67,14 @@ def losses() -> Iterator[list[float]]:
 
 
 def furthest(found: list[float], wanted: list[float]) -> float:
-    """Return by how much losses differ at most, as a share of the loss; infinite where one is missing."""
+    """Return the largest difference of losses, relative to the loss; infinite if one is missing."""
     if len(found) != len(wanted) or not found:
         return float("inf")
     return max(abs(a - b) / max(1e-3, abs(b)) for a, b in zip(found, wanted, strict=True))
 
 
 def on_cpu(device: str) -> bool:
-    """Tell whether there is nothing but the CPU to run on."""
+    """Return whether there is no device but the CPU."""
     return torch.device(device).type == "cpu"
 
 

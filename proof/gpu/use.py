@@ -1,4 +1,4 @@
-"""A run that was trained on the device answers the same on the CPU, and the other way round."""
+"""A run trained on the device gives the same answers on the CPU, and the other way round."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ GPU, CPU = "of the device", "of the cpu"
 
 
 def both(of: str, device: str, folder: Path, precision: str = "float32") -> tuple[alexnet.Run, alexnet.Run, Path]:
-    """Train `of` the device or the CPU; return the run on the CPU and on the device, and its pictures."""
+    """Train on the device or the CPU, as `of` says; return the run on the CPU and on the device, and its images."""
     out = folder / "run"
     settings = {"train.precision": precision, "optimizer.lr": 0.01, "train.epochs": 6}
     train("cifar10", out, "cpu" if of == CPU else device, **settings)
     return alexnet.load(out, "cpu"), alexnet.load(out, device), pictures(folder)
 
 
-def shares(run: alexnet.Run, images: Path) -> np.ndarray[Any, Any]:
-    """Return the probabilities of all labels, an image a row."""
+def probabilities(run: alexnet.Run, images: Path) -> np.ndarray[Any, Any]:
+    """Return the probabilities of all labels, one row per image."""
     answers = run.predict(images, top=len(run.labels))
     found = [{each["label"]: each["probability"] for each in answer["predictions"]} for answer in answers]
     return np.array([[row[label] for label in run.labels] for row in found])
 
 
 def relative(found: Any, wanted: Any) -> float:
-    """Return the largest difference, as a share of the largest value."""
+    """Return the largest difference, relative to the largest value."""
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     return float(np.abs(found - wanted).max() / max(1e-6, np.abs(wanted).max()))
 
 
 def answers(of: str, device: str, folder: Path, precision: str, tolerance: float) -> Iterator[Row]:
-    """Probabilities, first labels and losses."""
+    """Compare probabilities, first labels and losses."""
     here, there, images = both(of, device, folder, precision)
-    wanted, found = shares(here, images), shares(there, images)
+    wanted, found = probabilities(here, images), probabilities(there, images)
     yield at_most(f"probabilities of {len(wanted)} images off by", float(np.abs(found - wanted).max()), tolerance)
     ordered = np.sort(wanted)
     clear = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
@@ -50,8 +50,8 @@ def answers(of: str, device: str, folder: Path, precision: str, tolerance: float
         yield at_most(f"loss of evaluate, {views} views, off by", off, 10 * tolerance)
 
 
-def deeper(of: str, device: str, folder: Path) -> Iterator[Row]:
-    """Features and explanations, which compute in float32."""
+def features_and_explanations(of: str, device: str, folder: Path) -> Iterator[Row]:
+    """Compare features and explanations, which are computed in float32."""
     here, there, images = both(of, device, folder)
     some = sorted(images.rglob("*.png"))[::20]
     layers = ["conv1", "norm1", "pool5", "fc7"]
@@ -64,7 +64,7 @@ def deeper(of: str, device: str, folder: Path) -> Iterator[Row]:
 
 
 def search(of: str, device: str, folder: Path) -> Iterator[Row]:
-    """An index made on one is searched on the other."""
+    """An index made on one device is searched on the other."""
     here, there, images = both(of, device, folder)
     query = sorted(images.rglob("*.png"))[:5]
     there.index(images, folder / "index")
@@ -74,7 +74,7 @@ def search(of: str, device: str, folder: Path) -> Iterator[Row]:
 
 
 def export(of: str, device: str, folder: Path) -> Iterator[Row]:
-    """A run exports from either; both files say what PyTorch says there."""
+    """A run exports from either device, and both files agree with PyTorch there."""
     here, there, _ = both(of, device, folder)
     for name, run in (("cpu", here), ("device", there)):
         found = run.export(folder / f"{name}.onnx")
@@ -82,7 +82,7 @@ def export(of: str, device: str, folder: Path) -> Iterator[Row]:
 
 
 def named(check: Callable[..., Iterator[Row]], of: str, *more: Any) -> Check:
-    """Return the check for a run trained `of` the CPU or the device; `more` is its precision and tolerance."""
+    """Return the check for a run trained on the device or the CPU; `more` is its precision and tolerance."""
     name = ", ".join((of, *map(str, more[:1])))
 
     def of_it(device: str, folder: Path) -> Iterator[Row]:
@@ -95,6 +95,6 @@ def named(check: Callable[..., Iterator[Row]], of: str, *more: Any) -> Check:
 
 CHECKS = (
     *(named(answers, of, *bound) for of in (GPU, CPU) for bound in (("float32", 2e-3), ("auto", 3e-2))),
-    *(named(check, of) for of in (GPU, CPU) for check in (deeper, search)),
+    *(named(check, of) for of in (GPU, CPU) for check in (features_and_explanations, search)),
     named(export, GPU),
 )

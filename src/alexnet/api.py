@@ -478,7 +478,7 @@ def find_lr(
     resolved = _load_recipe(data, recipe, weights, settings)
     run = Path(out) if out is not None else _default_out(resolved)
     if not run.name or run.name == "..":
-        raise RunError(f"cannot draw beside {run}: name a folder that --find-lr's curve is named for, such as runs/a")
+        raise RunError(f"the curve of --find-lr cannot be named after {run}: name a folder such as runs/a")
     path = run.with_name(f"{run.name}-lr.png")
     refuse_overwrite(path, overwrite)
     _set_threads(threads)

@@ -101,4 +101,4 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` with the known word closest to `word`, or the list of known words if none is close."""
     known = sorted(known)
     close = difflib.get_close_matches(word[:LONGEST_NAME], known, n=1, cutoff=0.6)
-    return f"did you mean {truncate(close[0])!r}?" if close else f"known are: {', '.join(map(truncate, known))}"
+    return f"did you mean {truncate(close[0])!r}?" if close else f"use one of: {', '.join(map(truncate, known))}"

@@ -50,7 +50,7 @@ def expand_user(name: str | os.PathLike[str]) -> Path:
 
 
 def user_cache() -> Path:
-    """Return this program's folder among the user's caches, which need not exist."""
+    """Return this program's folder in the user's cache; it may not exist yet."""
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/AppData/Local")
         return Path(local, "alexnet", "alexnet", "Cache")
@@ -59,7 +59,7 @@ def user_cache() -> Path:
 
 
 def local_path(data: str | Path) -> Path:
-    """Return the absolute path of a dataset; its last part is always a name, for `.` and `photos/..` too."""
+    """Return the absolute path of a dataset; its last part is always a name, even for `.` and `photos/..`."""
     path = expand_user(data).absolute()
     return path.resolve() if ".." in path.parts else path
 
@@ -162,7 +162,7 @@ def hold_lock(path: Path, busy: str) -> Iterator[None]:
 
 
 def refuse_overwrite(path: Path, overwrite: bool = False) -> None:
-    """Raise RunError unless a file may be written to `path`; call this before the work whose result goes there."""
+    """Raise RunError unless a file may be written to `path`; call this before computing what is written there."""
     if not os.path.lexists(path):
         return
     if path.is_dir():
@@ -174,7 +174,7 @@ def refuse_overwrite(path: Path, overwrite: bool = False) -> None:
 
 
 def made_by_alexnet(path: Path) -> bool:
-    """Return whether a file carries one of `MARKS`; False if it cannot be read."""
+    """Return whether a file contains one of `MARKS`; False if it cannot be read."""
     if not path.is_file():  # reading a pipe would block
         return False
     try:
@@ -188,7 +188,7 @@ def made_by_alexnet(path: Path) -> bool:
 
 
 def write_output(path: Path, writer: Writer, overwrite: bool = False) -> None:
-    """Write a file, which must carry one of `MARKS`, atomically to a path that the user chose."""
+    """Write a file, which must contain one of `MARKS`, atomically to a path that the user chose."""
     refuse_overwrite(path, overwrite)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     with writing(path):
@@ -216,7 +216,7 @@ def _write_and_flush(part: Path, writer: Writer) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise an error of the block as a `write_error`."""
+    """Convert an error raised in the block to a `write_error`."""
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:

@@ -64,7 +64,7 @@ def font_of(character: str) -> Path | None:
 
 
 def legible(text: str) -> str:
-    """Replace characters that no font can draw by their code points, U+4E09-82B1, and warn once."""
+    """Replace characters that no font can draw with their code points, U+4E09-82B1, and warn once."""
     text = unicodedata.normalize("NFC", text)  # jamo become syllables, which fonts have
     missing = [character for character in dict.fromkeys(text) if not character.isspace() and font_of(character) is None]
     if missing and not _warned:

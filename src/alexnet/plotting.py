@@ -23,7 +23,7 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 def page_text(text: str) -> str:
-    """Replace the characters that no HTML page can hold by U+FFFD."""
+    """Replace the characters that no HTML page can contain with U+FFFD."""
     return UNPRINTABLE.sub("\ufffd", text)
 
 

@@ -423,7 +423,7 @@ def _find_conflict(recipe: Recipe) -> str:
 
 
 def rename_keys(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Replace the keys of earlier versions in a recipe's TOML by today's."""
+    """Replace the keys of earlier versions in a recipe's TOML with today's."""
     result = {}
     for key, value in tree.items():
         dotted = f"{path}{key}"

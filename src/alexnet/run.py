@@ -25,14 +25,14 @@ from alexnet.network.device import to_device
 from alexnet.recipe import Preprocessing, Recipe, parse, rename_keys
 
 Model = TypeVar("Model", bound=BaseModel)
-OLD_COLUMNS = {"rate": "lr"}  # of `metrics.csv` from earlier versions
+OLD_COLUMNS = {"rate": "lr"}  # renamed columns of `metrics.csv` from earlier versions
 
 
 class ModelConfig(BaseModel):
-    """`model.json`: everything but the weights that prediction needs.
+    """`model.json`: everything that prediction needs except the weights.
 
     `overrides` are the variant's fields that the recipe changed; `precision` is the recipe's. `sha256` is the hash of
-    `model.safetensors`, `checksum` that of the other fields, as a damaged mean would give wrong predictions silently.
+    `model.safetensors`. `checksum` is the hash of the other fields, as a damaged mean would silently give wrong predictions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,7 +122,7 @@ def find(path: Path) -> RunFolder:
     if not path.is_dir():
         raise RunError(f"no run {path}: no such folder")
     if not folder.recipe.exists() and not folder.config.exists():
-        raise RunError(f"{path} is not a run folder: it has no model.json (alexnet train makes one)")
+        raise RunError(f"{path} is not a run folder: it has no model.json (alexnet train creates one)")
     return folder
 
 
@@ -136,7 +136,7 @@ def read_recipe(folder: RunFolder) -> Recipe:
 
 
 def save_model(folder: RunFolder, network: AlexNet, config: ModelConfig) -> None:
-    """Write the weights, and `config` with their SHA-256 and its checksum."""
+    """Write the weights and `config`, adding the SHA-256 of the weights and the checksum of `config`."""
     mean_image = config.preprocessing.mean_image
     save_weights(folder.weights, network, {} if mean_image is None else {"mean_image": torch.from_numpy(mean_image)})
     config = config.model_copy(update={"sha256": sha256(folder.weights)})

@@ -94,7 +94,7 @@ def make_plan(study: Plan, recipe: str | None, settings: Mapping[str, Any], seed
 
 
 def open_plan(plan: Plan | None, out: Path, device: str | None) -> Plan:
-    """Return the plan in `out`, saved there if the folder is new; refuse one that differs, but in the images' folder."""
+    """Return the plan in `out`, saved there if new; raise an error if it differs in anything but the images' folder."""
     path = out / "study.json"
     if path.exists():
         saved = read_model(Plan, path)
@@ -102,10 +102,10 @@ def open_plan(plan: Plan | None, out: Path, device: str | None) -> Plan:
         ours, theirs = (json.loads(each.model_dump_json(exclude=ignored)) for each in (saved, plan or saved))
         if differing := [key for key in ours if ours[key] != theirs[key]]:
             hint = f"resume it (alexnet ablate --out {shell_quote(out)}) or name another --out"
-            raise RunError(f"{out} holds a study of which {differing[0]!r} is not what is asked for: {hint}")
+            raise RunError(f"{out} holds a study with another {differing[0]!r}: {hint}")
         return saved
     if plan is None:
-        raise RunError(f"{out} holds no study to resume: start one with --study or --vary")
+        raise RunError(f"{out} has no study to resume: start one with --study or --vary")
     create(out)
     if plan.minutes is not None:
         plan = plan.model_copy(update={"epochs": _epochs(plan, plan.minutes, device)})
@@ -114,8 +114,8 @@ def open_plan(plan: Plan | None, out: Path, device: str | None) -> Plan:
 
 
 def _epochs(plan: Plan, minutes: float, device: str | None) -> int:
-    """Return the epochs of each training, the same for all arms, so that all take about `minutes`, by a few timed steps."""
-    epoch, overhead = 0.0, STARTUP  # seconds, of a training of the average arm
+    """Time a few steps; return the epochs of each training, the same for all, so that all take about `minutes` together."""
+    epoch, overhead = 0.0, STARTUP  # seconds, for a training of the average arm
     for arm in plan.arms:
         trial = LRTrial(plan.recipe_of(arm, 0), device, progress=1.0)  # with the largest input
         steps = islice(trial.losses(repeat(0.0)), WARM_UP_STEPS, WARM_UP_STEPS + TIMED_STEPS + 1)
@@ -128,5 +128,5 @@ def _epochs(plan: Plan, minutes: float, device: str | None) -> int:
         overhead += pace * EVALUATION_COST * (val + test)
     epochs = max(1, int((minutes * 60 / plan.trainings - overhead) / epoch))
     total = format_duration(plan.trainings * (epochs * epoch + overhead))
-    say(f"{plan.trainings} trainings of {epochs} epochs, as that takes about {total}")
+    say(f"{plan.trainings} trainings of {epochs} epochs, which take about {total}")
     return epochs

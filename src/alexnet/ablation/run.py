@@ -23,17 +23,17 @@ from alexnet.training import train as training
 from alexnet.training.signals import StopRequest
 
 COLOURS = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY)  # of the arms
-FORMATS = {  # of a study's results: titles and formats of a mean and of a difference, factor, and text for no mean
+FORMATS = {  # how to show a study's results: titles and formats of a mean and of a difference, factor, and text for no mean
     "accuracy": ("{split} top-1 (%)", "difference to the first arm (points)", "{:.1f}", "{:+.1f}", 100, "diverged"),
     "steps": ("steps to a training error of {aim:g}", "ratio to the first arm", "{:,.0f}", "×{:.2f}", 1, "not reached"),
 }
 
 
 def ablate(plan: Plan | None, out: Path, device: str | None = None) -> dict[str, Any]:
-    """Run the trainings of a study in folder `out` that are not done, write its table and figure, and return its results.
+    """Run the unfinished trainings of a study in folder `out`, write its table and figure, and return its results.
 
-    Arms take turns within each seed, so that an interrupted study has trained all of them alike; the same call resumes it. A
-    `plan` of None takes that of the folder.
+    Arms take turns within each seed, so that an interrupted study has trained all of them equally often; the same call resumes
+    it. If `plan` is None, the plan in the folder is used.
     """
     plan = open_plan(plan, out, device)
     train = partial(train_arm, plan, out, device)
@@ -48,7 +48,7 @@ def ablate(plan: Plan | None, out: Path, device: str | None = None) -> dict[str,
 
 
 def best_scale(plan: Plan, train: Callable[..., dict[str, Any]]) -> float:
-    """Return the factor of the learning rates that is best for the arm that `train` trains; 1 if none is tried or succeeds."""
+    """Return the best factor of the learning rates for the arm that `train` trains; 1 if none is tried or succeeds."""
     tried = {scale: train(plan.seeds, scale) for scale in plan.scales}
     reached = {scale: run for scale, run in tried.items() if run["value"] is not None}
     if plan.measure == "steps":
@@ -57,7 +57,7 @@ def best_scale(plan: Plan, train: Callable[..., dict[str, Any]]) -> float:
 
 
 def train_arm(plan: Plan, out: Path, device: str | None, arm: str, seed: int, scale: float) -> dict[str, Any]:
-    """Train an arm with a seed, or resume it, unless that is done; return the result."""
+    """Train an arm with a seed, or resume it, unless it is finished; return the result."""
     name = str(seed) if seed < plan.seeds else f"rate{scale:g}"
     folder = RunFolder(out / f"{re.sub(r'[^0-9A-Za-z.=]+', '-', arm).strip('-')}-{name}")
     diverged = folder.path / "diverged.txt"
@@ -79,18 +79,18 @@ def train_arm(plan: Plan, out: Path, device: str | None, arm: str, seed: int, sc
 
 
 def read_result(folder: RunFolder, plan: Plan) -> dict[str, Any]:
-    """Return the result of a finished training; its `value` is what the study measures, None if it was not reached."""
+    """Return the result of a finished training; its `value` is the study's measure, None if it was not reached."""
     summary, rows = read_json(folder.summary), read_metrics(folder, ("images", "train_top1"))
     try:
         validation = summary["validation"]
         value = (summary[plan.split] or validation)["top1"]
-        # An epoch's error belongs to its middle; before all of them it is that of a guess.
+        # An epoch's error is assigned to its middle; the error before training is that of guessing.
         curve = [(0.0, 1 - 1 / len(validation["per_class"]))]
         curve += [(epoch + 0.5, 1 - row["train_top1"]) for epoch, row in enumerate(rows)]
         result = {"run": str(folder.path), "value": value, "epochs": float(len(rows)), "seconds": float(summary["seconds"])}
         result |= {"validation": validation["top1"], "training": rows[-1]["train_top1"], "curve": curve, "diverged": ""}
     except (LookupError, TypeError, ValueError) as error:
-        raise RunError(f"{folder.path} is damaged: remove it, and it is trained again") from error
+        raise RunError(f"{folder.path} is damaged: remove it to train it again") from error
     if plan.measure == "steps":
         recipe = read_recipe(folder)
         aim, steps = recipe.stop.train_error, len(epoch_bounds(int(rows[0]["images"]), recipe.train))
@@ -153,7 +153,7 @@ def table(study: Mapping[str, Any]) -> str:
 
 
 def _rows(study: Mapping[str, Any]) -> list[list[str]]:
-    """Return the rows of the table, the first its head."""
+    """Return the rows of the table, the header first."""
     title, change, form, signed, factor, missing = FORMATS[study["measure"]]
     rows = [["arm", "claimed", title.format(**study), "seeds", change, "training top-1 (%)"]]
     for arm in study["arms"]:
@@ -174,8 +174,8 @@ def _format(value: float | None, interval: Sequence[float] | None, form: str, fa
 
 
 def draw(study: Mapping[str, Any]) -> None:
-    """Draw the figures: a dot is a seed, a diamond the mean, a line its 95 % interval; with steps, errors on the left."""
-    from matplotlib import rc_context  # with its fonts, a second that `predict` need not wait
+    """Draw the figures: dots are seeds, diamonds means, and lines 95 % intervals; for steps, error curves are on the left."""
+    from matplotlib import rc_context  # imported with its fonts here, as it takes a second that `predict` need not wait
     from matplotlib.figure import Figure
 
     from alexnet import fonts

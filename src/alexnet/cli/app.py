@@ -51,7 +51,7 @@ def _common(
 
 
 def main() -> None:
-    """Run the command line; an `AlexNetError` is printed as one line and exits with code 1."""
+    """Run the command line; print an `AlexNetError` as one line and exit with code 1."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names need not be UTF-8; the escapes are valid JSON
             stream.reconfigure(errors="backslashreplace")

@@ -1,7 +1,7 @@
-"""How help looks: plain text, commands in panels, examples at the end, one to a line.
+"""Format help as plain text: commands in panels, and examples at the end, one per line.
 
-Typer's own shows types beside arguments (`DATA <str>`) and ranges beside options (`[x>=1]`), and cuts names and wraps examples
-on a narrow terminal. Contexts and formatters are those of Typer's own copy of Click: hence `Any`.
+Typer's own format shows types beside arguments (`DATA <str>`) and ranges beside options (`[x>=1]`), and truncates names and
+wraps examples on a narrow terminal. Contexts and formatters are those of Typer's own copy of Click, hence `Any`.
 """
 
 from typing import Any
@@ -9,11 +9,11 @@ from typing import Any
 from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
-PANELS = MAKE, LOOK, USE, INSIDE, OTHERS = ("Make a run", "Look at runs", "Use a run", "See what there is", "Commands")
+PANELS = MAKE, LOOK, USE, INSIDE, OTHERS = ("Make a run", "Look at runs", "Use a run", "Look things up", "Commands")
 
 
 class _Help:
-    """The help of a command or a group, whose docstring may end in `Examples:`, a command line each."""
+    """The help of a command or a group; its docstring may end in `Examples:`, with one command line each."""
 
     help: str | None
     epilog: str | None
@@ -47,16 +47,16 @@ class _Help:
 
 
 class Command(_Help, TyperCommand):
-    """A command; its docstring may end in `Examples:`, a command line each."""
+    """A command; its docstring may end in `Examples:`, with one command line each."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuse empty arguments: as a path, "" would mean the current folder."""
+        """Reject empty arguments: as a path, "" would mean the current folder."""
         if "" in args:
             raise BadParameter("an argument is empty: name what is meant (is a variable of the shell unset?)", ctx)
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return what follows the command's name: arguments and required options as people write them."""
+        """Return what follows the command's name: arguments and required options as users type them."""
         params: list[Any] = self.get_params(ctx)
         arguments = [p.metavar if p.required else f"[{p.metavar}]" for p in params if p.param_type_name == "argument"]
         required = [f"{p.opts[0]} {p.metavar}" for p in params if p.param_type_name == "option" and p.required]
@@ -76,7 +76,7 @@ def _panel(command: Any) -> str:
 
 
 def _row(param: Any) -> tuple[str, str]:
-    """Return a parameter's name, and what it does with its default, unless the text says that."""
+    """Return a parameter's name, and its help with its default, unless the help already states that."""
     names = ", ".join(sorted(param.opts, key=len)) if param.param_type_name == "option" else ""
     shown = "" if param.default is None or param.default is False else f"  [default: {param.default}]"
     return f"{names} {param.metavar or ''}".strip(), f"{param.help}{shown}"

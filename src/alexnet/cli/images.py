@@ -19,7 +19,7 @@ SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 
 
 def print_results(results: Iterable[dict[str, Any]], print_text: Printer, as_json: bool) -> None:
-    """Print results by `print_text` as they come, or all as one JSON document; exit with code 1 if one has an error."""
+    """Print results by `print_text` as they arrive, or all as one JSON document; exit with code 1 if one has an error."""
     has_error = []
 
     def checked() -> Iterator[dict[str, Any]]:
@@ -40,7 +40,7 @@ def image_names(arguments: list[str]) -> list[str | Path]:
     """Replace `-` with the names on standard input; they are paths, never patterns."""
     names = [name for given in arguments for name in (map(Path, _split_names(_read_stdin())) if given == "-" else [given])]
     if not names:
-        raise DataError("no image: standard input holds no names")
+        raise DataError("no images: standard input has no file names")
     return names
 
 
@@ -49,7 +49,7 @@ def _read_stdin() -> bytes:
         raise typer.BadParameter("- stands for standard input, which is closed")
     content = sys.stdin.buffer.read()
     if content.startswith(SIGNATURES):
-        raise DataError("standard input holds an image, but - stands for a list of names: name the image's file")
+        raise DataError("standard input is an image, but - stands for a list of names: give the name of the image's file")
     return content
 
 

@@ -13,7 +13,7 @@ def option(metavar: str, text: str, **settings: Any) -> Any:
 
 
 def flag(name: str, text: str, *others: str) -> Any:
-    """Return a switch, `name`, which may have other names."""
+    """Return the switch `name`, which may have aliases."""
     return typer.Option(name, *others, help=text)
 
 

@@ -26,7 +26,7 @@ def print_result(result: dict[str, Any], print_text: Callable[[dict[str, Any]], 
 
 
 def print_jsonl(results: Iterable[dict[str, Any]]) -> None:
-    """Print results as they come, one JSON object per line."""
+    """Print results as they arrive, one JSON object per line."""
     for result in results:
         print(json.dumps(result, ensure_ascii=False), flush=True)
 

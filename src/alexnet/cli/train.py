@@ -48,7 +48,7 @@ Weights = Annotated[
     str | None,
     option(
         "RUN|FILE",
-        "Start from trained weights: a run, whose variant is taken too; a file in torchvision's layout; or imagenet1k, "
+        "Start from trained weights: a run, along with its variant; a file in torchvision's layout; or imagenet1k, "
         "torchvision's own, which is downloaded (both need --variant owt).",
         autocompletion=weights,
     ),
@@ -88,8 +88,8 @@ Parallel = Annotated[
     Literal["data", "towers", "hybrid"],
     option(
         "KIND",
-        "How they divide the work: data (each batch), towers (a tower each), or hybrid (each batch, but the units of dense "
-        "layers).",
+        "How processes divide the work: data (each batch), towers (one tower each), or hybrid (each batch, but the units of "
+        "dense layers).",
     ),
 ]
 
@@ -175,7 +175,7 @@ StudyName = Annotated[
 ]
 Vary = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=A,B,…", help="Recipe key and the values to compare; given again, every combination is trained."),
+    typer.Option(metavar="KEY=A,B,…", help="Recipe key and the values to compare; if repeated, every combination is trained."),
 ]
 
 

@@ -1,1 +1,1 @@
-"""Weights of others, in and out: Keras, torchvision."""
+"""Import and convert weights from Keras and torchvision."""

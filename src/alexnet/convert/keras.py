@@ -15,7 +15,7 @@ from alexnet.recipe import Recipe, names
 from alexnet.recipe import load as load_recipe
 from alexnet.run import ModelConfig, create, save_model
 
-# Names of the outputs, in the order of the dataset's own numbers, which is Keras'.
+# Names of the outputs, in the datasets' own numbering, which Keras uses too.
 LABELS: dict[str, tuple[str, ...]] = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     "fashion-mnist": FASHION_LABELS,

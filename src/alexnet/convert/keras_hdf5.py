@@ -20,9 +20,9 @@ from alexnet.errors import WeightsError
 
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"  # how the files begin
 MEMBER = "model.weights.h5"
-RATIO = 16  # Keras does not compress; weights hardly can be, though an optimizer's zeros can
+RATIO = 16  # Keras does not compress; weights hardly compress, though an optimizer's zeros do
 SKIPPED = ("optimizer", "optimizer_weights", "metrics")  # groups of the root that hold no weights
-MAX_OBJECTS, MAX_PATH = 50_000, 1000  # groups and arrays, characters; Keras writes some 100 and 100 for an AlexNet
+MAX_OBJECTS, MAX_PATH = 50_000, 1000  # groups and arrays, characters; Keras writes about 100 of each for an AlexNet
 MAX_BYTES = 1 << 30  # of all weights in float32
 
 Layers = dict[tuple[str, str], list[str]]  # the paths of each layer's arrays, by model and layer
@@ -53,7 +53,7 @@ def _values(stored: list[tuple[str, list[h5py.Dataset]]]) -> bytes:
     arrays = [array for _, arrays in stored for array in arrays if array.size]
     size = sum(array.size for array in arrays)
     if 4 * size > MAX_BYTES:
-        raise WeightsError(f"its weights take more than {MAX_BYTES >> 30} GB: no AlexNet is as large")
+        raise WeightsError(f"its weights take more than {MAX_BYTES >> 30} GB: no AlexNet is that large")
     values, start = np.empty(size, np.float32), 0
     for array in arrays:
         array.read_direct(values[start : start + array.size].reshape(array.shape))
@@ -68,7 +68,7 @@ def _content(path: Path) -> bytes | None:
     if start == HDF5:
         return None
     if not start.startswith(ZIP):
-        raise WeightsError("not a Keras file: neither HDF5 (.weights.h5, .h5) nor a zip with it inside (.keras)")
+        raise WeightsError("not a Keras file: neither HDF5 (.weights.h5, .h5) nor a zip that contains it (.keras)")
     with zipfile.ZipFile(path) as archive:
         if MEMBER not in archive.namelist():
             raise WeightsError(f"not a .keras file: this zip has no {MEMBER}")
@@ -77,7 +77,9 @@ def _content(path: Path) -> bytes | None:
             raise WeightsError(f"{MEMBER} is compressed in a way that Keras does not use; save the model again")
         packed = min(member.compress_size, path.stat().st_size)
         if member.file_size > RATIO * packed:
-            raise WeightsError(f"{MEMBER} unpacks from {packed:,} to {member.file_size:,} bytes: weights do not shrink so far")
+            raise WeightsError(
+                f"{MEMBER} unpacks from {packed:,} to {member.file_size:,} bytes: weights do not compress that well"
+            )
         return archive.read(member)
 
 
@@ -87,7 +89,7 @@ def _arrays(file: h5py.File, size: int) -> Iterator[tuple[str, list[h5py.Dataset
     for path, item in _walk(file, ""):
         objects[path] = item
         if len(objects) > MAX_OBJECTS:
-            raise WeightsError(f"more than {MAX_OBJECTS:,} groups and arrays: no file of an AlexNet has as many")
+            raise WeightsError(f"more than {MAX_OBJECTS:,} groups and arrays: no AlexNet file has that many")
     root = "/model_weights" if "/model_weights" in objects else ""
     paths = _listed(objects, root) if "layer_names" in objects[root].attrs else _numbered(objects)
     if not paths:
@@ -115,7 +117,7 @@ def _walk(group: h5py.Group, above: str) -> Iterator[tuple[str, Any]]:
 
 
 def _numbered(objects: dict[str, Any]) -> Layers:
-    """Return the layers of Keras 3, whose arrays are at such as `/layers/conv2d_1/vars/0`."""
+    """Return the layers of a Keras 3 file; their arrays have paths like `/layers/conv2d_1/vars/0`."""
     layers: Layers = {}
     for path in sorted(objects, key=_natural):
         group, _, number = path.removeprefix("/").rpartition("/")

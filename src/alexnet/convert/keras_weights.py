@@ -39,7 +39,7 @@ class StoredLayer(NamedTuple):
 
     @property
     def kind(self) -> str | None:
-        """A value of `AXES`, or None for what an AlexNet does not have."""
+        """The kind of layer, a value of `AXES`; None if an AlexNet has no such layer."""
         return AXES.get(len(self.shapes[0]))
 
 
@@ -117,7 +117,7 @@ def load_keras(path: Path, network: AlexNet) -> None:
     if network.head.weight.is_meta:
         network.to_empty(device=torch.get_default_device())
         for norm in (layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)):
-            norm.reset_running_stats()  # the number of batches seen, too
+            norm.reset_running_stats()  # including the number of batches seen
     remaining = _by_kind(layers)
     with torch.no_grad():
         for slot in slots(network):
@@ -166,7 +166,7 @@ def _difference(layers: Sequence[StoredLayer], network: AlexNet) -> str | None:
 
 
 def _suggestion(layers: Sequence[StoredLayer], network: AlexNet, inputs: int, classes: int) -> str:
-    """Name the classes, the width or the variant that fits a file, whose last layer has so many `inputs` and `classes`."""
+    """Suggest the classes, the width or the variant that fits a file; its last layer has this many `inputs` and `classes`."""
 
     def width(row: Variant, units: int) -> float:
         with torch.device("meta"):  # takes no memory

@@ -96,7 +96,7 @@ def _affine(images: Tensor, rng: dict[str, Tensor], changes: Augment) -> Tensor:
 
 
 def _shift_crop_flip(images: Tensor, rng: dict[str, Tensor], changes: Augment, crop: int | None) -> Tensor:
-    """Shift, crop and flip in one gather, as each pixel of the result is a pixel of the image."""
+    """Shift, crop and flip with a single indexing operation, as each pixel of the result is a pixel of the image."""
     side = images.shape[1]
     reach = round(side * changes.shift)
     if not reach and crop is None and changes.horizontal_flip is not True and not changes.vertical_flip:

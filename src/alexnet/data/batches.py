@@ -73,7 +73,7 @@ def epoch_bounds(count: int, train: Train) -> list[tuple[int, int]]:
     assert isinstance(train.batch_size, int)  # resolved
     bounds = batch_bounds(count, train.batch_size, train.last_batch)
     if not bounds:
-        raise RecipeError(f"train.batch_size is {train.batch_size}, but {count} training images make no such batch: lower it")
+        raise RecipeError(f"train.batch_size is {train.batch_size}, but there are only {count} training images: lower it")
     return bounds
 
 

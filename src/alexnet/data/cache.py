@@ -32,7 +32,7 @@ CHUNK = 1 << 24  # bytes to read at a time
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Decoded images, uint8, one after the other in `memory`; `shapes` holds their heights and widths, N x 2 int64."""
+    """Decoded images, uint8, stored contiguously in `memory`; `shapes` holds their heights and widths, N x 2 int64."""
 
     memory: NDArray[np.uint8]
     shapes: NDArray[np.int64]
@@ -100,7 +100,7 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cach
 
 
 def _read(table: Table, preprocessing: Preprocessing, index: Path, data: Path) -> Cache | None:
-    """Return a cache whose checksum is right; None if there is none, so that it must be built."""
+    """Return a cache if its checksum is correct; None if there is none, so that it must be built."""
     if not (index.exists() and data.exists()):
         return None
     try:
@@ -136,7 +136,7 @@ def _build(table: Table, preprocessing: Preprocessing, workers: int, index: Path
         pixels = float(np.mean([width * height for width, height in header_sizes(table, workers)] or [0]))  # an estimate
     needed, free = len(table) * round(3 * pixels), shutil.disk_usage(index.parent).free
     if needed > free:
-        raise OSError(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+        raise OSError(f"{needed / 1e9:.1f} GB are needed, but only {free / 1e9:.1f} GB are free")
     rows: list[int] = []
     shapes: list[tuple[int, ...]] = []
     skipped: list[Skipped] = []

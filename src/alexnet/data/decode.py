@@ -29,7 +29,7 @@ MAX_REPAIRED = 1 << 28  # bytes of a file to strip of metadata
 MAX_DECODED = 50_000_000  # pixels in memory, at 4 bytes and up to three copies; a JPEG may decode at a smaller scale
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
 
-# What an unreadable file is, by its first bytes, and what to do about it.
+# Kinds of unreadable files, by their first bytes, and what to do about them.
 HEAD = 512  # bytes to read
 JPEG_SIZES = re.compile(rb"\xff[\xc0-\xc3]..(.)", re.DOTALL)  # a frame header, whose first field is the bits per sample
 KINDS = (
@@ -81,7 +81,7 @@ def decode_with_damage(source: Source, reduced_to: int = 1 << 30) -> tuple[Image
         return _decode_file(source, reduced_to), None
     except Exception as error:
         reason = to_image_error(error)
-        # A ValueError: Pillow 11 takes some RAW photos for TIFF, and finds their size invalid.
+        # A ValueError: Pillow 11 mistakes some RAW photos for TIFF, and finds their size invalid.
         if isinstance(error, UnidentifiedImageError | ValueError) and (named := _describe_file(source)):
             reason = ImageError(named, "not an image")
         if (plain := strip_damaged_metadata(source, reason)) is None:
@@ -93,7 +93,7 @@ def decode_with_damage(source: Source, reduced_to: int = 1 << 30) -> tuple[Image
 
 
 def _describe_file(source: File) -> str:
-    """Return what an unreadable file is, by its first bytes, and what to do about it; empty if it is unknown."""
+    """Return the kind of an unreadable file, by its first bytes, and what to do about it; empty if it is unknown."""
     if isinstance(source, bytes):
         head = source[:HEAD]
     else:
@@ -108,7 +108,7 @@ def _decode_file(source: File, reduced_to: int) -> Image.Image:
     with open_image(source) as image:
         scale = min(1.0, reduced_to / min(image.size))
         size = max(1, int(image.width * scale)), max(1, int(image.height * scale))
-        image.draft(None, size)  # decodes a JPEG at the smallest scale that is not below this size
+        image.draft(None, size)  # decodes a JPEG at the smallest scale that is at least this size
         return _to_upright_rgb(image)
 
 
@@ -133,7 +133,7 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def strip_damaged_metadata(source: File, reason: ImageError) -> bytes | None:
-    """Return the bytes of a file without its metadata; None if `reason`, why it did not decode, rules them out as the cause."""
+    """Return the bytes of a file without its metadata; None if, by the error `reason`, metadata cannot be the cause."""
     if reason.kind not in ("corrupt", "truncated", "not an image"):
         return None
     if isinstance(source, Path):
@@ -210,7 +210,7 @@ def to_image_error(error: Exception) -> ImageError:
     if isinstance(error, FileNotFoundError):
         return ImageError("no such file", "missing")
     if isinstance(error, UnidentifiedImageError):
-        return ImageError("not an image, or of an unknown kind", "not an image")
+        return ImageError("not an image, or of an unknown format", "not an image")
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return ImageError("too large to decode", "huge")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__

@@ -75,7 +75,7 @@ class _Worker:
             raise DataError(f"cannot decode images: {' '.join(command)} ended with exit code {self._process.wait()}")
 
     def ask(self, request: dict[str, Any], content: bytes = b"") -> Answer | ImageError:
-        """Send a request and its `content`; return the answer, or the reason for none, after which the process may be dead."""
+        """Send a request and its `content`; return the answer, or an error, after which the process may have died."""
         timer = threading.Timer(WALL_SECONDS, self._expire)
         timer.daemon = True
         timer.start()

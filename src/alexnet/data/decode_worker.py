@@ -1,8 +1,8 @@
 """The decoding process that decode_pool.py starts: `python -m alexnet.data.decode_worker`.
 
-It reads a line of JSON for each image, `{"path", "work", "settings"}`, or with "bytes" in place of "path", and then so many
-bytes of the file itself. It answers with a line, `{"bytes", ...}`, and then so many bytes. It ends when its input does, so with
-the process that started it. "work" is a name of `WORK`, or `module:function` of another kind of file.
+For each image, it reads a line of JSON, `{"path", "work", "settings"}`; with "bytes" instead of "path", that number of bytes of
+the file follows. It answers with a line, `{"bytes", ...}`, followed by that number of bytes. It ends when its input ends, and
+so with the process that started it. "work" is a name in `WORK`, or `module:function` for another kind of file.
 """
 
 import hashlib

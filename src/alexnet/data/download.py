@@ -1,4 +1,4 @@
-"""Download files, or use a local copy: checked by SHA-256, resumed where a download stopped."""
+"""Download files, or use a local copy: verified by SHA-256, and resumed if a download was interrupted."""
 
 import gzip
 import hashlib
@@ -42,7 +42,7 @@ def fetch(source: Source, root: Path) -> tuple[Path, bytes]:
 
 
 def _contents(path: Path, source: Source) -> bytes | None:
-    """Return the contents of a file, unpacked if the checksum is of those; None if the checksum differs."""
+    """Return the contents of a file, unpacked if the checksum is of the unpacked contents; None if it differs."""
     with path.open("rb") as file:
         packed = source.unpacked and file.peek(2)[:2] == b"\x1f\x8b"
         stream = gzip.GzipFile(fileobj=file) if packed else file

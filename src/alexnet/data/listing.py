@@ -19,7 +19,7 @@ WINDOWS = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)  # C:\photos, \\server\
 
 
 def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]:
-    """Return the rows of a CSV or Parquet file, those that are left out, and the images if the file contains them."""
+    """Return the rows of a CSV or Parquet file, skipped rows, and the images if the file contains them."""
     records, contents = read_parquet(path) if path.suffix.lower() == ".parquet" else (read_csv(path), None)
     rows: dict[str, Row] = {}
     skipped: list[Skipped] = []

@@ -44,7 +44,7 @@ def _keras_tail(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.
 
 
 def _scikit_learn(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    """Return the test part of scikit-learn's `train_test_split` (tutorial 001)."""
+    """Return the validation rows, the test part of scikit-learn's `train_test_split` (tutorial 001)."""
     if len(rows) <= math.ceil(len(rows) * share):  # scikit-learn would raise an error; `_check` has a clearer one
         return rows
     from sklearn.model_selection import train_test_split  # slow to import
@@ -78,7 +78,7 @@ def _check(table: Table, declared: set[str]) -> None:
     counts = table.counts()
     if declared and "train" not in declared:
         raise DataError(
-            f"{table.name} has no images to train on, only {format_names(sorted(declared))}: call the folder of those train"
+            f"{table.name} has no images to train on, only {format_names(sorted(declared))}: name that folder train"
         )
     if counts.get("train", 0) < 2 or "val" not in counts:
         raise DataError(

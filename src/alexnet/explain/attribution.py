@@ -25,8 +25,8 @@ from alexnet.network.device import autocast
 from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
 
-PATCH = 1 / 6  # of the image's side is covered at a time (occlusion), half a patch from one place to the next
-STEPS = 32  # of the path from a grey image (integrated gradients)
+PATCH = 1 / 6  # fraction of the image's side that a patch covers (occlusion); patches are half a patch apart
+STEPS = 32  # on the path from a grey image (integrated gradients)
 BATCH = 32
 
 
@@ -39,7 +39,7 @@ class Explanation:
         labels: of the network's outputs.
         probabilities: float64, one a label, calibrated.
         target: position of the label that the heat maps are about.
-        grad_cam: I I float32, 0 or more: where the last maps speak for the label (Selvaraju and others 2017).
+        grad_cam: I I float32, 0 or more: where the last maps support the label (Selvaraju and others 2017).
         occlusion: I I float32: how far the label's log-odds fall when a patch there is grey (Zeiler and Fergus 2014).
         integrated_gradients: I I float32: what each pixel adds to the label's logit (Sundararajan and others 2017).
         maps: C H W float32 by convolution (`conv1` …), after its activation.
@@ -64,7 +64,7 @@ class Explanation:
         return [(each["label"], each["probability"]) for each in best(self.probabilities, self.labels, count)]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all arrays by name, as of `Explanation`, for `numpy.savez`; feature maps under their layers' names."""
+        """Return all arrays by name, shaped as for `Explanation`, for `numpy.savez`; feature maps under their layers' names."""
         figures = {"probabilities": self.probabilities, "target": np.array(self.target), "labels": np.array(self.labels)}
         return {"pixels": self.pixels, **figures, **self.heat_maps, **self.maps}
 
@@ -72,18 +72,18 @@ class Explanation:
 def explain(
     network: AlexNet, config: ModelConfig, sources: Iterable[Source]
 ) -> Iterator[tuple[Source, Explanation | ImageError]]:
-    """Yield each source, a path or an H W 3 uint8 array, with its explanation, or with the reason for none."""
+    """Yield each source, a path or an H W 3 uint8 array, with its explanation or an error."""
     with closing(iter_images(sources, config.preprocessing)) as images:
         for source, image in images:
             yield source, image if isinstance(image, ImageError) else explained(network, config, image)
 
 
-def explained(network: AlexNet, config: ModelConfig, fit_image: PixelArray) -> Explanation:
+def explained(network: AlexNet, config: ModelConfig, image: PixelArray) -> Explanation:
     """Explain an image S S 3, as `iter_images` yields it."""
     preprocessing, device = config.preprocessing, next(network.parameters()).device
-    x = to_input(torch.from_numpy(fit_image.copy())[None].to(device), preprocessing)
+    x = to_input(torch.from_numpy(image.copy())[None].to(device), preprocessing)
     names = map_layers(network)
-    [calibrated] = probabilities(network, config, [fit_image])
+    [calibrated] = probabilities(network, config, [image])
     target = int(calibrated.argmax())
     with autocast(device, "float32"):
         with torch.no_grad():
@@ -91,7 +91,7 @@ def explained(network: AlexNet, config: ModelConfig, fit_image: PixelArray) -> E
         arguments = network, x, target, preprocessing.scale_factor
         heat = grad_cam(*arguments), occlusion(*arguments), integrated_gradients(*arguments)
     feature_maps = {conv: maps[layer][0].float().cpu().numpy() for conv, layer in names.items()}
-    return Explanation(as_seen(fit_image, preprocessing), config.labels, calibrated, target, *heat, feature_maps)
+    return Explanation(as_seen(image, preprocessing), config.labels, calibrated, target, *heat, feature_maps)
 
 
 def map_layers(network: AlexNet) -> dict[str, str]:
@@ -102,19 +102,19 @@ def map_layers(network: AlexNet) -> dict[str, str]:
 
 
 def shares(heat: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return a heat map from -1 (against the label) to 1 (for it), and how opaque each pixel is to be drawn, 0 to 0.85."""
-    most = float(np.quantile(np.abs(heat), 0.995)) or 1.0  # a few single pixels would leave all others pale
+    """Return a heat map from -1 (against the label) to 1 (for it), and the opacity to draw each pixel with, 0 to 0.85."""
+    most = float(np.quantile(np.abs(heat), 0.995)) or 1.0  # a few single pixels would make all others pale
     share = (heat / most).clip(-1, 1)
     return share, np.abs(share) ** 0.7 * 0.85
 
 
 def strongest(maps: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Return those of the maps C H W with the greatest means, strongest first, `count` at most."""
+    """Return at most `count` of the maps C H W, those with the greatest means, strongest first."""
     return maps[np.argsort(-maps.mean((1, 2)), kind="stable")[:count]]
 
 
 def as_seen(image: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the part of an image S S 3 that goes into the network, with its own colours: uint8."""
+    """Return the part of an image S S 3 that the network sees, with its own colours: uint8."""
     if preprocessing.crop is not None:
         edge = (image.shape[0] - preprocessing.crop) // 2
         image = image[edge : edge + preprocessing.crop, edge : edge + preprocessing.crop]
@@ -123,11 +123,10 @@ def as_seen(image: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.uin
 
 
 def grad_cam(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDArray[np.float32]:
-    """Return where the last maps speak for a label: their sum, weighted by their mean gradients, without what speaks against.
+    """Return Grad-CAM: the last maps, summed with their mean gradients as weights, and clipped below 0.
 
-    The gradient is that of the label's log-odds: what the label's logit alone owes to a place says nothing of what the others
-    owe to it (docs/log.md). `network` is in evaluation mode, `x` its input, 1 3 I I, and `upscale` its factor; returns I I
-    float32.
+    The gradient is that of the label's log-odds, which also takes the other labels' logits into account (docs/log.md).
+    `network` is in evaluation mode, `x` its input, 1 3 I I, and `upscale` its factor; returns I I float32.
     """
     last = list(map_layers(network).values())[-1]
     method = _captum().LayerGradCam(partial(_log_odds, network, target=target, upscale=upscale), network.layers[last])
@@ -145,14 +144,14 @@ def occlusion(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDA
 
 
 def integrated_gradients(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDArray[np.float32]:
-    """Return what each pixel adds to a label's logit on the path from a grey image."""
+    """Return the contribution of each pixel to a label's logit on the path from a grey image."""
     method = _captum().IntegratedGradients(lambda images: network(images, upscale))
     heat = method.attribute(x, baselines=0.0, target=target, n_steps=STEPS, internal_batch_size=BATCH)
     return _numpy(heat[0].sum(0))
 
 
 def _captum() -> Any:
-    """Import captum's methods, or raise an AlexNetError where they are not installed."""
+    """Import captum's methods, or raise an AlexNetError if they are not installed."""
     try:
         import captum.attr
     except ImportError as error:
@@ -161,7 +160,7 @@ def _captum() -> Any:
 
 
 def _log_odds(network: AlexNet, x: Tensor, target: int, upscale: int) -> Tensor:
-    """Log p / (1 - p) of a label, by image; unlike p it still moves where the network is sure."""
+    """Log p / (1 - p) of a label, by image; unlike p, it still changes when the network is certain."""
     logits: Tensor = network(x, upscale).float()
     others = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1)
     return logits[:, target] - others.logsumexp(1)

@@ -1,4 +1,4 @@
-"""An explanation as one picture: the photo under its heat maps, the best labels, what each convolution shows."""
+"""Figure of an explanation: the photo under its heat maps, the most probable labels, and the strongest maps by convolution."""
 
 import os
 import unicodedata
@@ -30,7 +30,7 @@ from alexnet.run import ModelConfig
 
 MAPS_SHOWN = 12  # of each convolution, the strongest first
 LABELS_SHOWN = 5
-LONGEST = 200  # bytes of a name, of the 255 that a file's may have
+LONGEST = 200  # bytes of a name; a file's name may have 255 in all
 FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for and against", [BLUE, NEUTRAL, ORANGE])
 
 
@@ -66,7 +66,7 @@ def write_explanations(
 
 
 def _stems(sources: Sequence[Source]) -> Iterator[str]:
-    """Yield a name for each source's files, `cat-explained`, no two of which a disk that is blind to case takes for one."""
+    """Yield a unique name for each source's files, such as `cat-explained`; names also differ if case is ignored."""
     taken: set[str] = set()
     for source in sources:
         stem, number = source.stem if isinstance(source, Path) else Path(source_name(source)).stem, 1
@@ -81,7 +81,7 @@ def _stems(sources: Sequence[Source]) -> Iterator[str]:
 
 
 def _save_arrays(explanation: Explanation, path: Path) -> None:
-    with path.open("wb") as file:  # a name would get another ending
+    with path.open("wb") as file:  # given a path, NumPy might append another suffix
         np.savez_compressed(file, allow_pickle=False, **explanation.arrays())
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = ZIP_COMMENT
@@ -90,7 +90,7 @@ def _save_arrays(explanation: Explanation, path: Path) -> None:
 def save_figure(explanation: Explanation, path: Path, name: str) -> None:
     """Draw an explanation of the image called `name` to a PNG file."""
     figure = Figure(figsize=(11, 8.6), facecolor="white")
-    # Names are other people's: a `$` in them is a `$`.
+    # Names come from the user: a `$` in them is literal.
     with matplotlib.rc_context({"text.parse_math": False}):
         grid = figure.add_gridspec(2, 1, height_ratios=[1, 1.45], hspace=0.13, left=0.03, right=0.985, top=0.88, bottom=0.04)
         _heat_maps(figure, GridSpecFromSubplotSpec(1, 4, grid[0], wspace=0.06), explanation)
@@ -150,7 +150,7 @@ def _maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Explanatio
         size = f"{height}x{width}" if (height, width) != (1, 1) else "one pixel"
         axes.set_title(f"{name}: the {len(shown)} strongest of {len(maps)} maps, {size}", fontsize=9, loc="left", pad=3)
         low, high = shown.min((1, 2), keepdims=True), shown.max((1, 2), keepdims=True)
-        gap = max(1, round(height / 16))  # columns without a value between two maps
+        gap = max(1, round(height / 16))  # empty columns between two maps
         padded = np.pad((shown - low) / np.maximum(high - low, 1e-12), ((0, 0), (0, 0), (0, gap)), constant_values=np.nan)
         strip = padded.transpose(1, 0, 2).reshape(height, -1)[:, :-gap]
         axes.imshow(strip, cmap="cividis", interpolation="nearest")

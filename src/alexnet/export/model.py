@@ -1,4 +1,4 @@
-"""A network as ONNX models: traced by PyTorch, quantized by onnxruntime, with the preprocessing before it."""
+"""ONNX models of a network: traced by PyTorch, quantized by onnxruntime, and combined with the preprocessing."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ ONNXRUNTIME = "1.17"  # the first version that reads both; IR 10 would need 1.18
 def network_model(network: AlexNet, preprocessing: Preprocessing) -> onnx.ModelProto:
     """Return the network from `images`, N 3 I I float32 (I = `preprocessing.resized`), to `logits`, N x classes.
 
-    Its layers one after the other, without the fused forms, so that the weights are those that were trained.
+    Layers are applied one after another, without fusing, so that the weights are the trained ones.
     """
     layers = deepcopy(network.layers)
     if preprocessing.scale_factor > 1:
@@ -71,7 +71,7 @@ def save(model: onnx.ModelProto, config: ModelConfig, path: Path, *, bare: bool)
 
 
 def _metadata(config: ModelConfig) -> dict[str, str]:
-    """Return what the file says about the model; lists are JSON, in ASCII, as labels may be names of files in any encoding."""
+    """Return the model's metadata; lists are JSON, in ASCII, as labels may be names of files in any encoding."""
     return {
         "labels": json.dumps(config.labels),
         "variant": config.variant,
@@ -105,9 +105,9 @@ def _traced(module: nn.Module, example: Tensor, name: str, result: str, sizes: l
 
 
 def _chained(first: onnx.ModelProto, **others: onnx.ModelProto) -> onnx.ModelProto:
-    """Join models, the output of each the input of the next; names inside the others get a prefix.
+    """Join models: the output of each is the input of the next. Names inside the others get a prefix.
 
-    Only `first` may hold If nodes: onnx renames nothing inside them.
+    Only `first` may contain If nodes: onnx renames nothing inside them.
     """
     model = first
     for name, following in others.items():
@@ -117,7 +117,7 @@ def _chained(first: onnx.ModelProto, **others: onnx.ModelProto) -> onnx.ModelPro
 
 
 def _tidied(model: onnx.ModelProto, metadata: dict[str, str]) -> onnx.ModelProto:
-    """Replace what PyTorch says about each node, paths on this machine included, by `metadata`; keep one operator set."""
+    """Replace PyTorch's metadata for each node, including paths on this machine, with `metadata`; keep one operator set."""
     graph = model.graph
     model.ir_version = IR
     del model.opset_import[:]
@@ -132,7 +132,7 @@ def _tidied(model: onnx.ModelProto, metadata: dict[str, str]) -> onnx.ModelProto
 
 
 def _parts(graph: onnx.GraphProto) -> Iterator[Any]:
-    """Yield a graph and all that is in it, the branches of If nodes included."""
+    """Yield a graph and all nested graphs, including the branches of If nodes."""
     yield from (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info)
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         if attribute.HasField("g"):
@@ -140,7 +140,7 @@ def _parts(graph: onnx.GraphProto) -> Iterator[Any]:
 
 
 class _Reader:
-    """Gives onnxruntime one calibration image at a time."""
+    """Passes calibration images to onnxruntime one at a time."""
 
     def __init__(self, images: Iterator[NDArray[Any]], preprocessing: Preprocessing) -> None:
         self.images, self.preprocessing = images, preprocessing
@@ -171,8 +171,8 @@ def quantized(
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            op_types_to_quantize=["Conv", "Relu", "MaxPool", "Gemm"],  # norms lose more than they save
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},  # logits in 255 steps are too coarse
+            op_types_to_quantize=["Conv", "Relu", "MaxPool", "Gemm"],  # norms lose more accuracy than they save time
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},  # quantizing logits to 255 levels is too coarse
         )
     return onnx.load(after)
 

@@ -30,7 +30,7 @@ from alexnet.run import ModelConfig
 COMPARED, COMPARED_INT8 = 500, 2000  # validation images at most; int8 costs accuracy, which more images measure better
 OLDEST_PYTORCH = (2, 11)  # 2.9 cannot trace images of any size
 CALIBRATION = 256  # training images
-CLOSE = 0.01  # the largest difference of probabilities that count as equal
+CLOSE = 0.01  # largest difference of probabilities that counts as equal
 # Heights and widths.
 SYNTHETIC_SIZES = [(1, 1), (1, 90), (90, 1), (2, 3), (40, 40), (64, 48), (333, 500), (700, 37), (1200, 900)]
 
@@ -119,14 +119,14 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def _training(dataset: Dataset) -> Iterator[NDArray[Any]]:
-    """Return a fixed sample of the training images as batches hold them: S S 3."""
+    """Return a fixed sample of the training images as in batches: S S 3."""
     images = dataset.images("train")
     order = np.random.default_rng(0).permutation(len(images))[:CALIBRATION]
     return (images.take(order[i : i + 1]).images[0].numpy() for i in range(len(order)))
 
 
 def _validation(dataset: Dataset, most: int) -> Samples:
-    """Return validation images at their size in the files, so that preprocessing is compared too."""
+    """Return validation images at their original size, so that preprocessing is compared too."""
     table, rows = dataset.table, dataset.table.rows("val")
     rows = rows[:: -(-len(rows) // most)]
 
@@ -135,14 +135,14 @@ def _validation(dataset: Dataset, most: int) -> Samples:
         whole: dict[str, Any] = {"cache_size": "full", "fit": "crop", "filter": "bicubic", "reduced_decode": False}
         with closing(decode_all("pixels", sources, 1, **whole)) as answers:
             for (_, answer), row in zip(answers, rows, strict=True):
-                if isinstance(answer, Answer):  # else too large to decode at full size
+                if isinstance(answer, Answer):  # otherwise too large to decode at full size
                     yield answer.pixels, int(table.targets[row])
 
     return Samples(f"{table.name}, validation", len(rows), images())
 
 
 def _synthetic() -> Samples:
-    """Return smooth random images of all kinds of sizes."""
+    """Return smooth random images of various sizes."""
     rng = np.random.default_rng(0)
 
     def smooth(height: int, width: int) -> NDArray[np.uint8]:
@@ -181,7 +181,7 @@ def _compared(network: AlexNet, config: ModelConfig, files: dict[str, Path], sam
 def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], path: Path, *, int8: bool) -> dict[str, float]:
     """Compare probabilities, N x classes, and raise RunError if they disagree.
 
-    With `int8` they may differ, but the first label must be the same for nine in ten images where it is clear.
+    With `int8` they may differ, but the first label must be the same for 90 % of the images where it is clear.
     """
     ordered = np.sort(np.pad(ours, ((0, 0), (1, 0))))
     lead, same = ordered[:, -1] - ordered[:, -2], ours.argmax(1) == theirs.argmax(1)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from alexnet.recipe import Preprocessing
 
-GAP = 2.0  # Pillow's `reducing_gap` (decode.py): images first shrink by whole factors, to this many times the size wanted
+# Pillow's `reducing_gap` (decode.py): images are first reduced by whole factors, to at least this multiple of the final size
+GAP = 2.0
 REACH = 1.5  # pixels of the result that this first step keeps around the box (Image.py: _get_safe_box, bicubic)
 MARGIN = 24  # blocks beyond `4 * side`: the first step leaves less than four for each pixel of the result, and those around
 
@@ -81,7 +82,8 @@ def _reduced(planes: Tensor, boxes: Boxes, sizes: Axes, side: int) -> tuple[Tens
     smaller = torch.maximum(*factors) > 1
     counts, new_boxes, new_sizes, lengths = [], [], [], []
     for dim, (low, high), size, factor in zip((1, 2), boxes, sizes, factors, strict=True):
-        reach = torch.where(smaller, (high - low) / side * REACH, 8)  # below 4 pixels a pixel, the cubic reaches no farther
+        # below 4 pixels per pixel of the result, the cubic reaches no further
+        reach = torch.where(smaller, (high - low) / side * REACH, 8)
         start, stop = (low - reach).floor().clamp(min=0), torch.minimum((high + reach).ceil(), size)
         edges = torch.minimum(start + factor * torch.arange(4 * side + MARGIN + 1, dtype=torch.float64), stop)
         sums = planes.cumsum(dim, dtype=torch.int32 if dim == 1 else torch.int64)

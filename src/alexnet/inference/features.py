@@ -41,7 +41,7 @@ def features(network: AlexNet, config: ModelConfig, sources: Iterable[Source], l
         if batch.errors:
             first = batch.errors[0]
             raise DataError(
-                f"{first['image']} cannot be read: {first['error']}; leave it out, or take stream_features, which goes on"
+                f"{first['image']} cannot be read: {first['error']}; leave it out, or use stream_features, which skips it"
             )
         for name, rows in batch.layers.items():
             parts[name].append(rows)

@@ -94,6 +94,6 @@ def _split_if_out_of_memory(compute: Callable[[Tensor], NDArray[np.float32]], im
         if not is_out_of_memory(error):
             raise
         if len(images) < 2:
-            raise AlexNetError("the device's memory is too small for one image: --device cpu") from error
+            raise AlexNetError("the device's memory is too small for one image: use --device cpu") from error
     release_memory()  # not in `except`: the exception holds the tensors
     return [part for half in images.chunk(2) for part in _split_if_out_of_memory(compute, half)]

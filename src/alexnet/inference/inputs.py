@@ -83,7 +83,7 @@ def _name(name: object, default: str) -> str:
 
 
 def _load(image: Image.Image) -> Image.Image | ImageError:
-    """Decode a lazily opened image here, because threads would interfere if the same image is given twice."""
+    """Decode a lazily opened image in the calling thread, as threads would interfere if the same image is given twice."""
     try:
         decode.load(image)
     except Exception as error:  # Pillow's decoders raise many types

@@ -102,7 +102,7 @@ class AlexNet(nn.Module):
         return {**dict(self.features.named_children()), "fc8": self.head}
 
     def replace_head(self, classes: int) -> None:
-        """Replace the head by a new one with `classes` outputs; the features do not change."""
+        """Replace the head with a new one with `classes` outputs; the features do not change."""
         old = self.head.weight
         self.head = nn.Linear(self.head.in_features, classes, device=old.device, dtype=old.dtype)
         initialize(self.head, self.row)
@@ -117,7 +117,7 @@ class AlexNet(nn.Module):
                 f"its pooling layers need at least {self.smallest}x{self.smallest} (images.input in the recipe)"
             )
         if unknown := set(names) - set(self.layer_names):
-            raise VariantError(f"no layer {sorted(unknown)[0]!r} in {self.row.name!r}: known are {', '.join(self.layer_names)}")
+            raise VariantError(f"no layer {sorted(unknown)[0]!r} in {self.row.name!r}: it has {', '.join(self.layer_names)}")
 
 
 def _features(row: variants.Variant, width: float) -> tuple[nn.Sequential, int]:

@@ -53,8 +53,8 @@ def keep_freed_memory() -> None:
 def give_back_memory() -> None:
     """Return freed memory to the system, if the C library is glibc; else do nothing.
 
-    glibc raises its threshold after large blocks, up to 32 MB, and keeps smaller ones: a server would keep the memory of large
-    uploads for ever.
+    glibc raises its threshold after large blocks, up to 32 MB, and keeps smaller ones: a server would never release the memory
+    of large uploads.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

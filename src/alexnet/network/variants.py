@@ -120,7 +120,7 @@ class Variant:
     flatten: Literal["HWC", "CHW"] = "HWC"
 
     def scaled(self, channels: int, width: float) -> int:
-        """Return `channels` times `width`, rounded to the same number, at least 1, in each tower."""
+        """Return `channels` times `width`, rounded so that all towers get the same number, at least 1."""
         return max(1, round(channels * width / self.towers)) * self.towers
 
 
@@ -338,7 +338,7 @@ CHANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> Variant:
-    """Return a variant, by name or itself, with `overrides` of the fields in `CHANGES`, as in a recipe."""
+    """Return a variant, given by name or as an object, with `overrides` of the fields in `CHANGES`, as in a recipe."""
     if isinstance(row, str):
         if row not in VARIANTS:
             raise VariantError(f"no variant {row!r}: {suggest(row, VARIANTS)}")

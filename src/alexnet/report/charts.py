@@ -26,7 +26,7 @@ Row = Mapping[str, float]
 
 
 class Chart(NamedTuple):
-    """An `<svg>` element, and its content in a sentence."""
+    """An `<svg>` element, and a sentence that describes it."""
 
     svg: str
     finding: str
@@ -70,7 +70,7 @@ def _learning_rate(history: Sequence[Row], kept: int) -> Chart:
 
 
 def _change(name: str, values: Sequence[float], form: str) -> str:
-    """Return such as `Validation accuracy rises from 14.5% to 84.4% over 5 epochs`."""
+    """Return a sentence such as `Validation accuracy rises from 14.5% to 84.4% over 5 epochs`."""
     first, last = form.format(values[0]), form.format(values[-1])
     if len(values) == 1:
         return f"{name} is {first} after the only epoch"

@@ -50,7 +50,7 @@ def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
 def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = False) -> None:
     """Draw random images beside versions augmented by `recipe`, to a PNG file; errors are as for `show_samples`.
 
-    Means and colour components are measured on these images only, so colour noise is only approximately that of a training.
+    Means and colour components are computed from these images only, so colour noise only approximates that of a training.
     """
     refuse_overwrite(path, overwrite)
     selected = _by_class(table, AUGMENTED)

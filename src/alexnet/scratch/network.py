@@ -66,7 +66,7 @@ class AlexNet:
         for number, fact in enumerate(facts):
             settings = {key: value for key, value in fact.items() if key != "layer"}
             if fact["layer"] not in KINDS:
-                raise ValueError(f"no layer {fact['layer']!r}: known are {', '.join(KINDS)}")
+                raise ValueError(f"no layer {fact['layer']!r}: it should be one of {', '.join(KINDS)}")
             if fact["layer"] in ("Conv2D", "Dense", "Dropout"):
                 settings["seed"] = [seed, number]
             self.layers.append(KINDS[fact["layer"]](**settings))

@@ -1,4 +1,4 @@
-"""Contact sheet of a search, as in the 2012 paper's figure 4: a row per image, which comes first, then its neighbours."""
+"""Contact sheet of a search, as in figure 4 of the 2012 paper: a row per image, followed by its neighbours."""
 
 import os
 from collections.abc import Sequence
@@ -17,14 +17,15 @@ from alexnet.files import MADE_BY, write_output
 from alexnet.inference.predict import source_name
 from alexnet.progress import say
 
-SIDE, GAP, LABEL, APART = 128, 8, 16, 24  # pixels: an image, between two, a name, between an image and its neighbours
+# pixels: side of an image, gap between two, height of a name, gap between an image and its neighbours
+SIDE, GAP, LABEL, APART = 128, 8, 16, 24
 MAX_ROWS, MAX_COLUMNS = 100, 20
-BASELINE = 12  # of a name, below its image
+BASELINE = 12  # font size of a name, below its image
 TEXT, MISSING = (96, 96, 96), (224, 224, 224)
 
 
 def write_sheet(path: Path, sources: Sequence[Source], answers: Sequence[dict[str, Any]], overwrite: bool = False) -> None:
-    """Draw the answers of `search_images`, one per source, as a PNG; what cannot be read (any more) is grey."""
+    """Draw the answers of `search_images`, one per source, as a PNG; images that can no longer be read are grey."""
     pairs = zip(sources, answers, strict=True)
     rows = [(source, answer["neighbours"][:MAX_COLUMNS]) for source, answer in pairs if "neighbours" in answer]
     if len(rows) > MAX_ROWS:
@@ -50,7 +51,7 @@ def write_sheet(path: Path, sources: Sequence[Source], answers: Sequence[dict[st
 
 def _write_name(draw: ImageDraw.ImageDraw, x: int, y: int, source: Source) -> None:
     """Write the name of a source, cut to the width of an image."""
-    name = printable(Path(source_name(source)).name.encode("utf-8", "replace").decode())  # bytes that are no UTF-8 become ?
+    name = printable(Path(source_name(source)).name.encode("utf-8", "replace").decode())  # bytes that are not UTF-8 become ?
     name = fonts.legible(name)
     if _length(name) > SIDE:
         while _length(f"{name}…") > SIDE:

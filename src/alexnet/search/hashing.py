@@ -1,9 +1,9 @@
 """Short binary codes of images: an auto-encoder of their codes with a bottleneck of bits.
 
 The 2012 paper proposes it (section 6.1) and cites Krizhevsky and Hinton's auto-encoders of 2011. Those are deep and start from
-pixels; from the hidden layer, one layer each way is enough: 128 bits find what the codes find (docs/benchmarks.md). Noise
-before the bottleneck's tanh drives the hidden values apart, so that little is lost when only their signs are kept; batch
-normalisation keeps each bit balanced.
+pixels; starting from the hidden layer, one layer for encoding and one for decoding suffice: 128 bits find the same images as
+the codes (docs/benchmarks.md). Noise before the bottleneck's tanh drives the hidden values apart, so that little is lost when
+only their signs are kept; batch normalisation keeps each bit balanced.
 """
 
 from typing import NamedTuple
@@ -63,7 +63,7 @@ def _weights(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
 
 def _unit(codes: NDArray[np.float32]) -> Tensor:
-    """Scale codes to length 1: what a hidden layer sees is in their direction."""
+    """Scale codes to length 1, as only their direction carries the content."""
     lengths = np.linalg.norm(codes, axis=1, keepdims=True)
     scaled: Tensor = torch.from_numpy(codes / np.maximum(lengths, np.float32(1e-12)))
     return scaled

@@ -1,12 +1,12 @@
-"""An index of image codes: arrays on disk, and a JSON file that says which of their rows count.
+"""An index of image codes: arrays on disk, and a JSON file that lists which of their rows are in use.
 
-    search.json         the model it belongs to, the image of each row (null: gone), a CRC-32 of each file below
+    search.json         the model it belongs to, the image of each row (null: removed), a CRC-32 of each file below
     codes.f32           N x D float32, a row per image
-    binary.u8           N x bits / 8 uint8, its short code
+    binary.u8           N x bits / 8 uint8, the short code of each row
     coder.safetensors   computes short codes (hashing.py)
 
-Rows are only ever appended. They count once search.json, replaced atomically, lists them; rows that an interrupted append left
-are ignored, and overwritten by the next one.
+Rows are only ever appended. They are in use once search.json, replaced atomically, lists them; rows left by an interrupted
+append are ignored, and overwritten by the next one.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from alexnet.search import hashing
 CATALOGUE, CODES, BINARY, CODER = "search.json", "codes.f32", "binary.u8", "coder.safetensors"
 VERSION = 2
 ENCODED = 4096  # rows at a time
-REBUILD = "remove the index and index the images anew (alexnet search index)"
+REBUILD = "remove the index and index the images again (alexnet search index)"
 
 
 class Entry(NamedTuple):
-    """An image when its code was computed: absolute path, bytes, time of the last change in nanoseconds."""
+    """An image at the time its code was computed: absolute path, bytes, modification time in nanoseconds."""
 
     path: str
     size: int
@@ -56,26 +56,26 @@ class Index:
 
     @cached_property
     def alive(self) -> NDArray[np.int64]:
-        """Rows that count."""
+        """Rows in use."""
         return np.flatnonzero([entry is not None for entry in self.entries])
 
     @cached_property
     def codes(self) -> NDArray[np.float32]:
-        """Codes, N x D, mapped from disk."""
+        """Codes, N x D, memory-mapped."""
         return self._map(CODES, np.float32, (len(self.entries), self.dimension))
 
     @cached_property
     def short_codes(self) -> NDArray[np.uint8]:
-        """Short codes, N x bits / 8, mapped from disk."""
+        """Short codes, N x bits / 8, memory-mapped."""
         return self._map(BINARY, np.uint8, (len(self.entries), (self.bits or 0) // 8))
 
     @cached_property
     def coder(self) -> hashing.Coder | None:
-        """Computes short codes; None as long as there are too few images to learn from."""
+        """The coder for short codes; None while there are too few images to learn from."""
         return None if self.bits is None else hashing.Coder(**load(self._map(CODER, np.uint8).tobytes()))
 
     def remove(self, rows: set[int]) -> Index:
-        """Let `rows` no longer count."""
+        """Mark `rows` as removed."""
         entries = [None if row in rows else entry for row, entry in enumerate(self.entries)]
         return self._commit(entries=entries) if rows else self
 
@@ -87,7 +87,7 @@ class Index:
         return self._commit(entries=[*self.entries, *entries], crc32=crc32)
 
     def add_coder(self, coder: hashing.Coder) -> Index:
-        """Give each row a short code, and those that follow."""
+        """Add short codes for all rows, and for those added later."""
         data = save(coder._asdict())
         write(self.folder / CODER, lambda part: part.write_bytes(data))
         chunks = [coder.encode(self.codes[row : row + ENCODED]) for row in range(0, len(self.codes), ENCODED)]
@@ -105,7 +105,7 @@ class Index:
         return array
 
     def _append(self, name: str, rows: NDArray[Any]) -> dict[str, int]:
-        """Write `rows` behind those of a file that count; return its name with the CRC-32 of all."""
+        """Append `rows` to those of a file that are in use; return the file's name with the CRC-32 of all rows."""
         path = self.folder / name
         try:
             path.touch()
@@ -130,7 +130,7 @@ def open_index(folder: Path, model: str) -> Index:
     try:
         state = (folder / CATALOGUE).stat()
     except OSError as error:
-        raise RunError(f"no index {folder}: alexnet search index makes one of a folder of images") from error
+        raise RunError(f"no index {folder}: alexnet search index creates one from a folder of images") from error
     index = _read(folder.absolute(), state.st_mtime_ns, state.st_ino)
     if index.model != model:
         raise RunError(f"{folder} was made with other weights than the run's: {REBUILD}")

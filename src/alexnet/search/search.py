@@ -1,7 +1,7 @@
-"""Nearest images: index the images in folders, and find those most like others.
+"""Nearest images: index the images in folders, and find the most similar ones.
 
-As in the 2012 paper (section 6.1, figure 4): an image's code is the activation of the last hidden layer, 4,096 numbers, without
-dropout; the closer two codes in Euclidean distance, the more alike the images.
+As in the 2012 paper (section 6.1, figure 4), an image's code is the activation of the last hidden layer, 4,096 numbers, without
+dropout; the smaller the Euclidean distance of two codes, the more similar the images.
 """
 
 import os
@@ -30,7 +30,7 @@ from alexnet.search import hashing
 from alexnet.search.index import CATALOGUE, Entry, Index, open_index
 
 BITS = 128
-BATCHES = 64  # of images that count, and survive an interruption, at once: 134 MB of codes
+BATCHES = 64  # number of images added at once, which survive an interruption: 134 MB of codes
 CHUNK = 2**26  # bytes of codes that a thread searches at a time
 LOCK = "search.lock"
 VERSION_1 = ("images-*.json", "exact-*.faiss", "binary-*.faiss", "coder-*.safetensors")  # of an index of that format
@@ -40,17 +40,17 @@ if hasattr(os, "register_at_fork"):  # faiss has threads of its own; see network
 
 
 def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, bits: int | None = None) -> dict[str, Any]:
-    """Bring the index at `path` up to date with the images in `folder`; it may contain those of other folders, too.
+    """Update the index at `path` with the images in `folder`; it may contain images of other folders too.
 
-    New and changed images are coded, removed ones no longer count. An interrupted call is continued by the next one. The result
-    is that of `Run.index`.
+    New and changed images are coded, and missing ones removed. An interrupted call is continued by the next one. The result is
+    that of `Run.index`.
     """
     faiss()
     if bits is not None and (bits < 8 or bits % 8):
-        raise AlexNetError(f"short codes of {bits} bits cannot be stored: take a multiple of 8, such as {BITS}")
+        raise AlexNetError(f"short codes of {bits} bits cannot be stored: use a multiple of 8, such as {BITS}")
     folder = Path(os.path.abspath(expand_user(folder)))
     if not folder.exists():
-        raise DataError(f"no image to index: no such folder {folder}")
+        raise DataError(f"no images to index: no such folder {folder}")
     current, skipped, added = _entries(folder), list[dict[str, str]](), 0
     with locked_index(path):
         index = open_index(path, config.sha256) if (path / CATALOGUE).exists() else None
@@ -79,7 +79,7 @@ def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, 
             raise DataError(f"no image in {folder} can be read{reason}")
         count = len(index.alive)
         if index.bits is None and count < hashing.MIN_CODES:
-            say(f"{count} images are too few to learn short codes from ({hashing.MIN_CODES}): exact search alone")
+            say(f"{count} images are too few to learn short codes ({hashing.MIN_CODES} needed): exact search only")
         elif index.bits is None:
             evenly = np.linspace(0, count - 1, min(count, hashing.MAX_CODES)).astype(np.int64)
             index = index.add_coder(hashing.learn(index.codes[index.alive[evenly]], bits or BITS))
@@ -104,19 +104,19 @@ def search_images(
 
 
 def nearest(index: Index, code: NDArray[np.float32], top: int, binary: bool, excluded: str = "") -> list[tuple[str, float]]:
-    """Return the paths of the `top` images nearest to a code of D numbers, but for `excluded`, and their distances.
+    """Return the paths of the `top` images nearest to a code of D numbers, without `excluded`, and their distances.
 
-    Distances are Euclidean, between codes, or with `binary` the number of bits that differ between short codes.
+    Distances are Euclidean distances between codes or, with `binary`, numbers of differing bits between short codes.
     """
     entries = index.entries
-    count = top + len(entries) - len(index.alive) + 1  # rows that no longer count may be the nearest
+    count = top + len(entries) - len(index.alive) + 1  # rows no longer in use may be the nearest
     if not binary:
         squares, rows = _knn(faiss().knn, code[None], index.codes, count)
         distances = np.sqrt(squares)
     elif index.coder is None:
         raise RunError(
             f"{index.folder} has no short codes of {len(entries):,} images: add images until there are {hashing.MIN_CODES} "
-            "(alexnet search index, which goes on where it was stopped), or search without --binary"
+            "(alexnet search index continues where it stopped), or search without --binary"
         )
     else:
         distances, rows = _knn(faiss().knn_hamming, index.coder.encode(code[None]), index.short_codes, count)
@@ -125,7 +125,7 @@ def nearest(index: Index, code: NDArray[np.float32], top: int, binary: bool, exc
 
 
 def _knn(search: Any, query: NDArray[Any], codes: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return distances and rows of the `count` codes nearest to a query, 1 x D: faiss has one thread a query, we have more."""
+    """Return distances and rows of the `count` codes nearest to a query, 1 x D; faiss uses one thread, this several."""
     step = max(1, CHUNK // codes[0].nbytes)
     chunks = [codes[first : first + step] for first in range(0, len(codes), step)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -142,15 +142,16 @@ def code_layer(network: AlexNet) -> str:
 
 
 def _entries(folder: Path) -> dict[str, Entry]:
-    """Return the images in `folder` as they are now, by path."""
+    """Return the images that are in `folder` now, by path."""
     try:
-        images = visible_files(folder) if folder.is_dir() else [folder]  # of a folder that is empty now, all are gone
+        # the folder may be empty now: all its images were removed
+        images = visible_files(folder) if folder.is_dir() else [folder]
     except OSError as error:
         raise DataError(f"cannot read {error.filename or folder}: {error_reason(error)}") from error
     entries = {}
     for image in images:
         entries[str(image)] = Entry(str(image), 0, 0)
-        with suppress(OSError):  # a link to nowhere: it is skipped with its reason when it is read
+        with suppress(OSError):  # a broken link: it is skipped with its reason when it is read
             state = image.stat()
             entries[str(image)] = Entry(str(image), state.st_size, state.st_mtime_ns)
     return entries
@@ -158,25 +159,25 @@ def _entries(folder: Path) -> dict[str, Entry]:
 
 @contextmanager
 def locked_index(folder: Path) -> Iterator[None]:
-    """Make the folder of an index, if need be, and keep other processes from writing there; remove an index of version 1."""
+    """Create the folder of an index if needed, and lock it against other processes; remove an index of version 1."""
     try:
         # An indexing that was killed before it wrote search.json has left its lock.
         if folder.exists() and not {CATALOGUE, LOCK} & (names := {path.name for path in folder.iterdir()}) and names:
-            raise RunError(f"{folder} is not empty and holds no index: name another --out")
+            raise RunError(f"{folder} is not empty and is not an index: name another --out")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write {folder}: {error_reason(error)}") from error
     with hold_lock(folder / LOCK, f"another process is adding to {folder}: wait until it is done"):
         remove_leftovers(folder, f"{CATALOGUE}.*.part")
         if (folder / CATALOGUE).exists() and read_json(folder / CATALOGUE).get("version") == 1:
-            say(f"{folder} was written by an earlier version of alexnet: it is built anew")
+            say(f"{folder} was written by an earlier version of alexnet: it is rebuilt")
             for path in chain(*map(folder.glob, VERSION_1), [folder / CATALOGUE]):
                 path.unlink()
         yield
 
 
 def faiss() -> ModuleType:
-    """Import faiss, or raise an AlexNetError where it is not installed."""
+    """Import faiss, or raise an AlexNetError if it is not installed."""
     try:
         import faiss
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""`alexnet serve`: routes, the checks before them, errors as JSON, the server's start and end."""
+"""`alexnet serve`: routes, the checks before them, errors as JSON, startup and shutdown."""
 
 import hmac
 import ipaddress
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
-import captum  # noqa: F401 - missing, it is noticed now, and not at the first request for an explanation
+import captum  # noqa: F401 - if missing, fail at startup, not at the first request for an explanation
 import uvicorn
 from fastapi import Depends, FastAPI, Query
 from fastapi.exceptions import RequestValidationError
@@ -59,7 +59,7 @@ mimetypes.add_type("text/javascript", ".js")  # Windows takes it from the regist
 
 
 def serve(folder: RunFolder, network: AlexNet, config: ModelConfig, host: str, port: int) -> None:
-    """Serve a run over HTTP until Ctrl-C or SIGTERM, answer the requests that are here, then raise Interrupted."""
+    """Serve a run over HTTP until Ctrl-C or SIGTERM, answer the pending requests, then raise Interrupted."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         word = "interrupted" if number == signal.SIGINT else "terminated"
@@ -80,7 +80,7 @@ def serve(folder: RunFolder, network: AlexNet, config: ModelConfig, host: str, p
 def make_server(
     engine: Engine, folder: RunFolder, config: ModelConfig, limits: Limits, listening: socket.socket, key: str | None
 ) -> uvicorn.Server:
-    """Return a server that is not started yet."""
+    """Return a server that has not been started."""
     address, port = listening.getsockname()[:2]
     local, name = ipaddress.ip_address(address).is_loopback, f"[{address}]" if ":" in address else address
     if not local and key is None:
@@ -117,14 +117,14 @@ def listen(host: str, port: int) -> socket.socket:
 def build_app(engine: Engine, model: schemas.Model, limits: Limits, hosts: set[str], key: str | None, url: str) -> FastAPI:
     """Return the application; it prints `url` when it starts.
 
-    `hosts` are allowed in the Host header (`*`: any): under a name that was made to point to this machine (DNS rebinding), a
-    page of another site would pass for one of ours. `POST` needs the API `key`, if any; `GET /model` answers `model`.
+    Only `hosts` are allowed in the Host header (`*`: any); otherwise, a page of another site could use a name that points to
+    this machine (DNS rebinding). `POST` needs the API `key`, if any; `GET /model` answers `model`.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with engine.running():
-            print(f"{'serve':10}  {url}  (Ctrl-C ends it)", flush=True)
+            print(f"{'serve':10}  {url}  (Ctrl-C to stop)", flush=True)
             yield
 
     # docs_url, redoc_url: those pages load scripts from elsewhere.
@@ -186,7 +186,7 @@ def describe(folder: RunFolder, config: ModelConfig, limits: Limits, key: str | 
 
 
 async def check_site(request: Request) -> None:
-    """Refuse what a browser sends for a page of another site."""
+    """Refuse requests that a browser sends on behalf of another site."""
     if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         raise HTTPException(403, "requests from pages of other sites are refused")
 

@@ -46,7 +46,7 @@ class Engine:
         self._queue = asyncio.Queue[tuple[PixelArray, asyncio.Future[Row | Exception]]]()
 
     def forward(self, images: list[PixelArray]) -> list[Row]:
-        """Return the probabilities of a batch, one row an image."""
+        """Return the probabilities of a batch, one row per image."""
         return list(probabilities(self._network, self._config, images))
 
     @asynccontextmanager
@@ -69,19 +69,19 @@ class Engine:
             batch = [await self._queue.get()]
             while len(batch) < BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            batch = [(image, future) for image, future in batch if not future.cancelled()]  # its request took too long
+            batch = [(image, future) for image, future in batch if not future.cancelled()]  # its request timed out
             rows: Sequence[Row | Exception]
             try:
                 images = [image for image, _ in batch]
                 rows = await asyncio.get_running_loop().run_in_executor(self._forwarder, self.forward, images) if batch else []
-            except Exception as error:  # fails these requests, not the next ones
+            except Exception as error:  # fails these requests only
                 rows = [error] * len(batch)
             for (_, future), row in zip(batch, rows, strict=True):
                 if not future.cancelled():
                     future.set_result(row)
 
     async def predict(self, uploads: list[Upload], top: int) -> list[dict[str, Any]]:
-        """Return an answer for each image in order, as `alexnet predict --json`."""
+        """Return an answer for each image in order, in the format of `alexnet predict --json`."""
         return await asyncio.gather(*(self._predict(upload, top) for upload in uploads))
 
     async def _predict(self, upload: Upload, top: int) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
 
     async def explain(self, upload: Upload) -> dict[str, Any]:
-        """Return the prediction of an image with heat maps and feature maps; status 422 if it cannot be read."""
+        """Return the prediction for an image with heat maps and feature maps; status 422 if the image cannot be read."""
         image = await self._decode(upload.content)
         if isinstance(image, ImageError):
             raise HTTPException(422, printable(f"{upload.name}: {image}"))
@@ -125,7 +125,7 @@ class Engine:
 
 
 def colorize(heat: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return a heat map H W as RGBA: orange for the label, blue against it, the weaker the more transparent."""
+    """Return a heat map H W as RGBA: orange for the label, blue against it; weak values are more transparent."""
     share, strength = shares(heat)
     neutral, against, favour = (np.array(ImageColor.getrgb(colour)) for colour in (NEUTRAL, BLUE, ORANGE))
     end = np.where(share[..., None] < 0, against, favour)

@@ -1,4 +1,4 @@
-"""Limits of the server, and quotas that all requests share."""
+"""Limits of the server, and quotas shared by all requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +13,13 @@ class Limits:
 
     bytes: int = 32 << 20  # of a request
     files: int = 64  # of a request
-    all_bytes: int = 256 << 20  # of all requests that wait for an answer
-    images: int = 512  # of all requests that wait for an answer
+    all_bytes: int = 256 << 20  # of all requests waiting for an answer
+    images: int = 512  # of all requests waiting for an answer
     explanations: int = 4  # computed, one at a time, or waiting
     connections: int = 512  # open at once; more get 503
-    head: int = 16 << 10  # bytes of a request's head
+    head: int = 16 << 10  # bytes of a request's headers
     idle_seconds: int = 10  # between two requests on a connection
-    body_seconds: float = 30.0  # until a request's body is there
+    body_seconds: float = 30.0  # until a request's body has arrived
     answer_seconds: float = 60.0  # from then until the answer
 
 
@@ -29,7 +29,7 @@ def busy(reason: str) -> HTTPException:
 
 
 class Quotas:
-    """Counts what all requests use together; more than the limits is refused with status 429."""
+    """Counts resources shared by all requests; exceeding a limit raises status 429."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = {"bytes": limits.all_bytes, "images": limits.images, "explanations": limits.explanations}

@@ -1,4 +1,4 @@
-"""ASGI middleware: access log, HEAD answered as GET; the log is lines of JSON on standard error."""
+"""ASGI middleware: an access log as lines of JSON on standard error, and HEAD answered like GET."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ ACCESS_LOG = logging.getLogger("alexnet.access")
 
 
 class AccessLog:
-    """Logs each request, and answers HEAD as GET, which FastAPI does not."""
+    """Logs each request, and answers HEAD like GET, which FastAPI does not."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -23,7 +23,7 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         method, path, state = scope["method"], scope["path"], scope["state"]
-        began, status = time.monotonic(), 499  # nginx's status for the log: the client was gone before the answer
+        began, status = time.monotonic(), 499  # nginx's status for the log: the client disconnected before the answer
 
         async def send_noted(message: Message) -> None:
             nonlocal status
@@ -46,10 +46,10 @@ class AccessLog:
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as JSON, in ASCII: no file name steers a terminal."""
+    """Formats a record as JSON, in ASCII, so that file names cannot control a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a line; a message that is a dict gives its fields."""
+        """Return a line; the fields of a dict message are included."""
         level = {"level": record.levelname.lower(), "message": record.getMessage().strip()}
         fields = record.msg if isinstance(record.msg, dict) else level
         if record.exc_info:
@@ -58,7 +58,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging() -> None:
-    """Log requests, and warnings and errors of all libraries, but for warnings about what clients send."""
+    """Log requests, and warnings and errors of all libraries, except warnings about invalid requests."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

@@ -28,7 +28,7 @@ class Prediction(BaseModel):
 
 
 class Unreadable(BaseModel):
-    """Why an image cannot be read."""
+    """Reason why an image cannot be read."""
 
     image: str
     error: str
@@ -50,7 +50,7 @@ class Explanation(Prediction):
 
 
 class Accuracy(BaseModel):
-    """Accuracy on the test images, or without any on the validation images."""
+    """Accuracy on the test images, or on the validation images if there are no test images."""
 
     split: str
     images: int
@@ -59,7 +59,7 @@ class Accuracy(BaseModel):
 
 
 class Model(BaseModel):
-    """The run that is served; `key` tells whether `POST` needs an API key.
+    """The run being served; `key` tells whether `POST` needs an API key.
 
     The network sees a photo cropped or stretched to a square (`fit`) and enlarged about its centre by `zoom`, x and y, which
     cuts off its edges; a negative x mirrors it.

@@ -15,13 +15,13 @@ from alexnet.errors import printable
 from alexnet.network.device import give_back_memory
 from alexnet.server.limits import Limits, Quotas, busy
 
-FIELDS = ("images", "image", "files", "file")  # of a form; error messages name the first
+FIELDS = ("images", "image", "files", "file")  # of a form; error messages use the first
 NAME_LENGTH = 200
 LARGE = 16 << 20  # bytes of a body, after which freed memory goes back to the system
 
 
 class Upload(NamedTuple):
-    """An image file; `name` is what the client calls it, for display only."""
+    """An image file; `name` is the client's name for it, for display only."""
 
     name: str
     content: bytes
@@ -68,7 +68,7 @@ async def read_uploads(request: Request, limits: Limits, quotas: Quotas) -> Asyn
 async def _read(request: Request, stream: AsyncGenerator[bytes, None], max_files: int) -> list[Upload]:
     encoding = request.headers.get("content-encoding", "identity").lower()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    untyped = kind in ("", "application/octet-stream")  # the same by RFC 9110, 8.3
+    untyped = kind in ("", "application/octet-stream")  # equivalent by RFC 9110, 8.3
     if encoding != "identity":
         raise _refuse(request, 415, f"content encoding {encoding} is not supported")
     if kind == "multipart/form-data":

@@ -1,8 +1,8 @@
 """The progress of a training, and when it is over: by its epochs, or by the clock if the recipe sets `train.minutes`.
 
 By the clock, the progress is measured once before each step and written to `journal.txt`, a line per step. Learning rate, input
-size and the end follow from it. A killed run repeats the steps since its last checkpoint with the progress in the journal, and
-then reads the clock again; so it takes the same steps.
+size and the end of training follow from it. A killed run repeats the steps since its last checkpoint with the progress in the
+journal, and then reads the clock again; so it takes the same steps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Budget:
     """The epochs or minutes of a training. All processes make the same calls and get the same results."""
 
     def __init__(self, train: Train, steps: int, evaluated: int, journal: Path, started: float, group: ProcessGroup) -> None:
-        """`steps` are those of an epoch; by the clock, time is reserved to evaluate `evaluated` images at the end."""
+        """`steps` is the number per epoch; by the clock, time is reserved to evaluate `evaluated` images at the end."""
         self.started = started  # a `time.monotonic()`, to be moved back by the time of earlier sessions
         self._steps, self._epochs, self._evaluated, self._group = steps, train.epochs, evaluated, group
         self._seconds = None if train.minutes is None else train.minutes * 60
@@ -102,7 +102,7 @@ class Budget:
 
 
 class Journal:
-    """The progress before each step, a line per step in a file, whose last line may be cut off by a kill."""
+    """The progress before each step, one line per step in a file; a kill may cut off its last line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -123,14 +123,14 @@ def load(folder: RunFolder, recipe: Recipe, dataset: Dataset) -> tuple[TrainingS
 
 
 def momentum_of(model: ParallelModel, optimizer: torch.optim.Optimizer) -> Tensors:
-    """Return the optimizer's momentum by parameter name, gathered from all processes, each of which calls it."""
+    """Return the optimizer's momentum by parameter name, gathered from all processes; every process calls it."""
     parameters = model.network.named_parameters()
     buffers = {name: optimizer.state[p]["momentum_buffer"] for name, p in parameters if p in optimizer.state}
     return {name: model.gather_full(name, tensor) for name, tensor in buffers.items()}
 
 
 def restore(network: Tensors, momentum: Tensors, model: ParallelModel, optimizer: torch.optim.Optimizer, run: Path) -> None:
-    """Load the weights and momentum of a checkpoint, of which each process takes its shards."""
+    """Load the weights and momentum of a checkpoint; each process keeps its own shards."""
     try:
         model.full_model.load_state_dict(network)
         model.load_shards()
@@ -160,7 +160,9 @@ def read(run: Path) -> tuple[Tensors, dict[str, Any]] | None:
                 return {name: tensor.clone() for name, tensor in mapped.items()}, content
         damaged.append(folder)
     if damaged:
-        raise RunError(f"{damaged[0]} is damaged, and the one before it is not intact either: start a new run in another --out")
+        raise RunError(
+            f"{damaged[0]} is damaged, and the one before it is not intact either: start a new run with another --out"
+        )
     return None
 
 
@@ -173,7 +175,7 @@ def _digest(folder: Path, content: dict[str, Any]) -> str:
 
 
 def _unusable(run: Path) -> RunError:
-    return RunError(f"{run / 'checkpoint'} was not written by this version of alexnet: start a new run in another --out")
+    return RunError(f"{run / 'checkpoint'} was not written by this version of alexnet: start a new run with another --out")
 
 
 def _compare_recipes(folder: RunFolder, saved: dict[str, Any], current: dict[str, Any]) -> None:
@@ -196,5 +198,5 @@ def _compare_datasets(folder: RunFolder, dataset: Dataset, saved: dict[str, Any]
         change = "names, labels or splits differ" if listing_changed else "the pixels of images differ"
     raise DataError(
         f"{dataset.table.name} has changed since the checkpoint of {folder.path} was written: {change}; restore it, "
-        "or start a new run in another --out"
+        "or start a new run with another --out"
     )

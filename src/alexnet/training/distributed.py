@@ -81,7 +81,7 @@ class ProcessGroup:
 
     @contextmanager
     def local_main_first(self) -> Iterator[None]:
-        """Run the block in one process per machine first, so that the others find what it cached."""
+        """Run the block in one process per machine first, so that the others find its results in the cache."""
         if self.world_size > 1 and self.local_rank:
             dist.barrier()
         yield

@@ -31,7 +31,7 @@ class LRTrial:
     """The first steps of a training, at given learning rates."""
 
     def __init__(self, recipe: Recipe, device: str | None = None, progress: float = 0.0) -> None:
-        """Set up a training by `recipe`, as it is when the fraction `progress` of it is done."""
+        """Set up a training by `recipe`, in its state when the fraction `progress` of it is done."""
         keep_freed_memory()
         table = open_table(recipe.data.dataset, recipe.data.root)
         self.recipe, dataset, preprocessing, self._network = load_data_and_network(recipe, table, choose_device(device))
@@ -105,7 +105,7 @@ class LRCurve:
         below = self.scales <= self.scales[self.lowest] / MARGIN
         if not below.any():
             raise AlexNetError(
-                f"the loss falls at no rate from {self.rates[0]:.2g} to {self.rates[-1]:.2g}: "
+                f"the loss does not fall at any rate from {self.rates[0]:.2g} to {self.rates[-1]:.2g}: "
                 "start from another one (--set optimizer.lr=…)"
             )
         return int(np.gradient(self.smooth)[below].argmin())
@@ -147,7 +147,7 @@ def _until_diverged(losses: Iterable[float]) -> Iterator[float]:
 
 
 def draw(curve: LRCurve, path: Path, overwrite: bool = False) -> None:
-    """Plot the curve to a PNG file, whose folder is created."""
+    """Plot the curve to a PNG file; its folder is created if needed."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     from matplotlib.figure import Figure  # importing it takes half a second

@@ -111,7 +111,7 @@ class Monitor:
 
 
 def environment(device: torch.device, precision: str, processes: int = 1, parallel: str = "data") -> dict[str, Any]:
-    """Return what results depend on besides the recipe: versions, processor, threads, processes, fast forms, git commit."""
+    """Return what results depend on besides the recipe: versions, processor, threads, processes, fused layers, git commit."""
     versions = {"alexnet": alexnet.__version__, "torch": str(torch.__version__)}  # with torch's build, such as +cu130
     return {
         "python": platform.python_version(),

@@ -124,7 +124,7 @@ def frozen_layers(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]
     if last not in names:
         raise RecipeError(f"optimizer.frozen is {last!r}: {suggest(last, names)}")
     if last == names[-1]:
-        raise RecipeError(f"optimizer.frozen is {last!r}, the last layer: name one before it, as nothing would train")
+        raise RecipeError(f"optimizer.frozen is {last!r}, the last layer: name one before it, or nothing would be trained")
     return {name: network.layers[name] for name in names[: names.index(last) + 1]}
 
 

@@ -139,10 +139,10 @@ def _check_divisible(network: AlexNet, processes: int, mode: Parallel) -> None:
     if mode == "towers" and towers != processes:
         raise RecipeError(
             f"--parallel towers gives each process one tower, but {name!r} has {towers} and there are {processes} processes: "
-            "take --variant paper or code2012 with 2 processes, or --parallel data"
+            "use --variant paper or code2012 with 2 processes, or --parallel data"
         )
     if mode == "hybrid" and not any(isinstance(layer, nn.Linear) for layer in network.features):
-        raise RecipeError(f"--parallel hybrid divides hidden dense layers, and {name!r} has none: take data")
+        raise RecipeError(f"--parallel hybrid divides hidden dense layers, and {name!r} has none: use data")
 
 
 def _shard_layers(model: ParallelModel) -> dict[str, int]:
@@ -178,7 +178,7 @@ def _shard_layers(model: ParallelModel) -> dict[str, int]:
 
 
 def _keep_shard(layer: nn.Module, group: ProcessGroup) -> list[str]:
-    """Replace the tensors of a layer by this process's shards along the first dimension; return their names."""
+    """Replace the tensors of a layer with this process's shards along the first dimension; return their names."""
     tensors = {name: tensor for name, tensor in layer.state_dict().items() if tensor.ndim}  # not the batch counter
     for name, tensor in tensors.items():
         part = group.shard(tensor, 0).clone(memory_format=torch.preserve_format)

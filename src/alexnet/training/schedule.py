@@ -97,7 +97,7 @@ def lr_at(schedule: Schedule, base_lr: float, progress: float, epoch: int) -> fl
 
 
 def input_size_at(recipe: Recipe, progress: float, smallest: int) -> int:
-    """Return the side of the network's input in pixels: `images.input`, or a smaller one by `schedule.progressive_resize`.
+    """Return the side of the network's input in pixels: `images.input`, reduced as in `schedule.progressive_resize`.
 
     It is a multiple of `images.upscale` and at least `smallest`; `progress` is the fraction of the training that is done.
     """

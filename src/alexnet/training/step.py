@@ -119,7 +119,7 @@ class Step:
         return batch_loss, correct
 
     def _split_micro_batches(self, count: int, state: TrainingState) -> None:
-        """Halve the size of the micro-batches of a batch of `count` images, which did not fit into the device's memory."""
+        """Halve the micro-batches of a batch of `count` images, which did not fit into the device's memory."""
         size = -(-count // state.accumulation_steps)
         if size == 1:
             side = self.preprocessing.input

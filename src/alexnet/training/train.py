@@ -78,7 +78,7 @@ def resume(
         train_more = f"alexnet train {shell_quote(read_recipe(folder).data.dataset)} --weights {shell_quote(out)}"
         rewrite = f"alexnet report {shell_quote(out)} rewrites its report"
         raise RunError(
-            f"{out} is finished, there is nothing to resume: {train_more} trains a new run from its weights ({rewrite})"
+            f"{out} is finished, so there is nothing to resume: {train_more} trains a new run from its weights ({rewrite})"
         )
     text = group.broadcast(read_recipe(folder).to_toml() if group.is_main else "")
     recipe = parse(tomllib.loads(text), str(folder.recipe))
@@ -161,7 +161,7 @@ def load_data_and_network(
 
 
 def remove_checkpoints(folder: RunFolder) -> None:
-    """Remove the checkpoints of a finished run whose training was killed before it could."""
+    """Remove the checkpoints of a finished run that was killed before it could remove them."""
     with _run_lock(folder):
         checkpoint.remove(folder.path)
 
@@ -205,7 +205,7 @@ def _finish(trainer: Trainer, folder: RunFolder) -> None:
 
 
 def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
-    """Log what is trained on what: the sizes of splits and batches, the network, and the notes on the dataset."""
+    """Log the sizes of splits and batches, the network, and the notes on the dataset."""
     recipe, table, monitor = trainer.recipe, trainer.dataset.table, trainer.monitor
     train, counts = recipe.train, table.counts()
     sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())

@@ -47,7 +47,8 @@ class Trainer:
     def fit(self) -> None:
         """Train to the end of the recipe, then load the weights that it keeps (the best or the last)."""
         self.budget.begin(self.state)
-        # If it was interrupted while it validated its last epoch, it is over, but that epoch is still to be ended.
+        # If it was interrupted during the validation of the last epoch, training is over but that epoch is still to be
+        # finished.
         while self.state.batch or not self.budget.is_over(self.state):
             self.train_epoch()
             self.end_epoch()

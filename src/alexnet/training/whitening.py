@@ -13,7 +13,8 @@ from alexnet.network.alexnet import AlexNet
 from alexnet.recipe import Preprocessing
 
 IMAGES, PATCHES = 1000, 100  # images, and patches of each: enough for the covariance of 363 values
-FLOOR = 1e-2  # of the mean variance, added to each: components far below it are noise, which is not amplified
+# added to each variance, relative to the mean variance: components far below it are noise, which must not be amplified
+FLOOR = 1e-2
 
 
 @torch.no_grad()

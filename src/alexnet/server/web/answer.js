@@ -1,4 +1,4 @@
-// What the network says of a photo, and how far to believe it.
+// The prediction for a photo, and how reliable it is.
 import { get, make } from "./dom.js";
 import { accuracy, closed, gloss, kinds, percent, quoted, sureness } from "./words.js";
 
@@ -12,7 +12,7 @@ export function showWelcome(model) {
 
 export function showAnswer(one, model) {
   const state = `${one.id} ${one.state} ${one.error}`;
-  if (state === shown) return; // the bars would grow again
+  if (state === shown) return; // otherwise the bars would be animated again
   shown = state;
   const best = one.predictions?.[0];
   get("answer").dataset.state = one.state;
@@ -28,7 +28,7 @@ export function showAnswer(one, model) {
   get("closed").textContent = best ? closed(model.labels.length) : "";
 }
 
-// For who does not see the page.
+// For screen readers.
 export function spoken(one, model) {
   if (one.state === "failed") return `${one.name}: no answer. ${one.error}`;
   const [best] = one.predictions;

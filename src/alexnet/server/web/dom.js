@@ -1,4 +1,4 @@
-// Finds and makes elements.
+// Finds and creates elements.
 
 export const get = (id) => document.getElementById(id);
 

@@ -1,4 +1,4 @@
-// From layer to layer: a chain of them as tabs, drawn to scale, and the maps of the one that is open.
+// The layers: a row of tabs, drawn to scale, and the feature maps of the selected layer.
 import { get, make } from "./dom.js";
 import { count, layer, percent } from "./words.js";
 
@@ -43,14 +43,14 @@ export function showLayers(one) {
   const scale = () => {
     get("chain-size").textContent = `${input.naturalWidth} × ${input.naturalHeight}`;
     input.classList.toggle("tiny", input.naturalWidth < 100);
-    // Sides grow with the root of a layer's pixels in a row: to scale, 13 beside 227 could not be seen.
+    // Sides grow with the square root of a layer's width: linearly, 13 would be invisible beside 227.
     for (const each of get("tabs").children) {
       const pixels = found.maps[each.dataset.layer].shape[1];
       each.style.setProperty("--share", Math.sqrt(pixels / Math.max(input.naturalWidth, pixels, 1)));
     }
     if (open) show(open);
   };
-  input.decode().then(scale, scale); // the sizes are known when it has been read
+  input.decode().then(scale, scale); // the sizes are known once it is decoded
 }
 
 function tab(name, { shape: [channels, height, width], pictures }) {

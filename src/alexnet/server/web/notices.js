@@ -1,16 +1,16 @@
-// Messages above the photo: what was left out, what stands still and how it goes on.
+// Messages above the photo: skipped files, and why requests are paused and how to continue.
 import { get, make } from "./dom.js";
 
 const shown = new Map();
 
-// `until`: a time in milliseconds; the seconds left are shown, not spoken.
+// `until`: a time in milliseconds; the seconds left are shown, but not read aloud.
 export function notice(id, text, { label = null, act = null, until = null } = {}) {
   dismiss(id);
   const words = make("p", { role: "alert" });
   const box = make("div", { className: "notice" }, words);
   box.dataset.kind = id;
   get("notices").append(box);
-  words.textContent = text; // after it is in the page, so that it is spoken
+  words.textContent = text; // set once it is in the page, so that screen readers announce it
   let timer = null;
   if (until) {
     const left = make("span", { ariaHidden: "true" });
@@ -30,5 +30,5 @@ export function dismiss(id) {
   const focused = old.box.contains(document.activeElement);
   old.box.remove();
   shown.delete(id);
-  if (focused) get("label").focus(); // not lost at the top of the page
+  if (focused) get("label").focus(); // otherwise the focus would move to the top of the page
 }

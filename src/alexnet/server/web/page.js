@@ -1,4 +1,4 @@
-// The page: takes photos, asks the server about them one thing at a time, shows what is known of the one that is looked at.
+// The page: takes photos, sends one request at a time to the server, and shows the results for the current photo.
 import { showAnswer, showWelcome, spoken } from "./answer.js";
 import { get } from "./dom.js";
 import { showLayers, startLayers } from "./layers.js";
@@ -9,13 +9,13 @@ import * as server from "./server.js";
 import { showStage, startStage } from "./stage.js";
 import { showStrip, startStrip } from "./strip.js";
 
-const SETTLE = 250; // milliseconds on a photo before its explanation is asked for: who walks through many asks for none
+const SETTLE = 250; // milliseconds on a photo before its explanation is requested, so that browsing through many requests none
 const photos = [];
 let current = null;
 let model = null;
 let running = false;
 let halted = false;
-let stop = new AbortController(); // of the explanation that is under way
+let stop = new AbortController(); // of the explanation in progress
 
 const say = (text) => (get("live").textContent = text);
 const pause = (time) => new Promise((resolve) => setTimeout(resolve, time));
@@ -59,7 +59,7 @@ function select(one) {
   work();
 }
 
-// One request at a time, that a small server stays free for others; what is looked at goes first.
+// One request at a time, so that a small server stays free for others; the current photo goes first.
 async function work() {
   if (running || halted) return;
   running = true;
@@ -114,7 +114,7 @@ async function predict(some) {
     const refused = error.kind === "refused";
     for (const one of sent) {
       if (refused && sent.length === 1) fail(one, error.message, true);
-      else Object.assign(one, { state: "waiting", alone: refused || one.alone }); // one of them may spoil it for all
+      else Object.assign(one, { state: "waiting", alone: refused || one.alone }); // one photo may have made the whole request fail
     }
     if (!refused) await halt(error);
   }
@@ -133,7 +133,7 @@ async function explain(one) {
   try {
     const found = await server.send("/explain", [one.file], { signal: stop.signal });
     keepExplanation(one, found);
-    if (one === current) say("Heat maps and layers are there.");
+    if (one === current) say("Heat maps and layers are ready.");
   } catch (error) {
     if (error.kind === "refused") one.unexplained = error.message;
     else if (error.kind !== "stopped") await halt(error);
@@ -143,7 +143,7 @@ async function explain(one) {
 
 // Returns the key that was typed, or null for "not now".
 function askKey() {
-  get("key-words").textContent = server.hasKey() ? "The last one was not accepted. " : "Whoever started it has the key.";
+  get("key-words").textContent = server.hasKey() ? "The last one was not accepted. " : "Ask whoever started the server for it.";
   get("key-field").value = "";
   get("key").returnValue = "cancel";
   get("key").showModal();
@@ -153,7 +153,7 @@ function askKey() {
   });
 }
 
-// The server is gone, busy or wants a key: all stands still, nothing is lost, and there is a way on.
+// The server is unreachable, busy or needs a key: requests are paused, nothing is lost, and the user can continue.
 async function halt(error) {
   if (error.kind === "key") {
     const typed = await askKey();

@@ -1,9 +1,9 @@
-// The photos of this visit, and what is wrong with a file before anything is sent.
+// The photos of this session, and checks of a file before anything is sent.
 import { bytes, count } from "./words.js";
 
 const UNREADABLE = ["image/svg+xml"]; // drawings, not photos
-const AROUND = 1024; // bytes that a request has beside each photo, with room to spare
-const EXPLAINED = 12; // photos whose maps stay in memory; those of others are asked for again
+const AROUND = 1024; // bytes of a request besides each photo, with a margin
+const EXPLAINED = 12; // number of photos that keep their maps in memory; others are requested again
 
 let made = 0;
 
@@ -21,7 +21,7 @@ export function fault(file, limits) {
   return null;
 }
 
-// What is wrong with its pixels, or null, too where this browser cannot show it: the server may still read it.
+// What is wrong with its pixels, or null; also null if the browser cannot show it, as the server may still read it.
 export async function tooLarge(one, limits) {
   const image = new Image();
   await new Promise((done) => {
@@ -33,7 +33,7 @@ export async function tooLarge(one, limits) {
   return `It has ${count(width)} × ${count(height)} pixels; this server takes up to ${count(limits.pixels)} pixels.`;
 }
 
-// The waiting photos that may go together in one request, from `first` on.
+// The waiting photos that fit into one request, from `first` on.
 export function group(photos, limits) {
   const some = [];
   let size = 0;

@@ -1,4 +1,4 @@
-// Photos come in by choosing, by a phone's camera, by dropping and by pasting.
+// Adds photos: chosen files, a phone's camera, drag and drop, and paste.
 import { get } from "./dom.js";
 import { notice } from "./notices.js";
 
@@ -13,9 +13,9 @@ export function startPicking(add) {
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
     if (files.length) add(files);
-    else if (!event.target.closest?.("input")) notice("left-out", "There is no picture in what was pasted.");
+    else if (!event.target.closest?.("input")) notice("left-out", "What you pasted contains no image.");
   });
-  let inside = 0; // dragenter and dragleave come for every element on the way
+  let inside = 0; // dragenter and dragleave fire for every element on the way
   const over = (by) => {
     inside = Math.max(0, inside + by);
     document.body.classList.toggle("dragging", inside > 0);

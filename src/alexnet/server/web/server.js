@@ -1,4 +1,4 @@
-// Talks with the server. XMLHttpRequest, for fetch does not tell how much has been sent.
+// Talks to the server with XMLHttpRequest, as fetch does not report upload progress.
 
 const PATIENCE = 180_000; // milliseconds: an explanation on a slow processor takes its time
 const KEY = "alexnet-key";
@@ -32,7 +32,7 @@ export function useKey(text) {
 
 export const model = () => ask("GET", "/model");
 
-// `progress` is called with the share that has been sent, and with 1 when the server has it all.
+// `progress` is called with the fraction that has been sent, and with 1 when the server has received everything.
 export function send(path, files, { progress, signal } = {}) {
   const form = new FormData();
   for (const file of files) form.append("images", file, file.name || "pasted.png");
@@ -44,11 +44,11 @@ function ask(method, path, body = null, progress = () => {}, signal = null) {
     const request = new XMLHttpRequest();
     request.open(method, path);
     request.timeout = PATIENCE;
-    request.responseType = "json"; // null where it is none
+    request.responseType = "json"; // null if it is not JSON
     try {
       if (key) request.setRequestHeader("X-API-Key", key);
     } catch {
-      return reject(new Trouble("key", "A key has plain letters only.")); // what no header can carry
+      return reject(new Trouble("key", "A key may contain plain characters only.")); // not allowed in a header
     }
     request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
     request.upload.onload = () => progress(1);

@@ -1,4 +1,4 @@
-// The photo, what of it goes into the network, and the heat maps over it.
+// The photo, the part of it that the network sees, and the heat maps over it.
 import { get } from "./dom.js";
 import { meaning, percent } from "./words.js";
 
@@ -28,7 +28,7 @@ export function showStage(one, model) {
   }
   put(get("pixels"), found?.pixels);
   put(get("heat"), found?.heat[view]);
-  // The photo lies under the heat as it went in: cropped or stretched.
+  // The photo under the heat map is as the network sees it: cropped or stretched.
   frame.classList.toggle("stretched", found !== null && model.fit === "stretch");
   frame.style.setProperty("--zoom", found ? model.zoom.join() : 1);
   const there = found ? view : "photo";

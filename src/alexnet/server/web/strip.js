@@ -1,4 +1,4 @@
-// Several photos: a strip to walk through. Radio buttons, so that the arrow keys walk without a script.
+// A strip of thumbnails for several photos. Radio buttons, so that the arrow keys work without a script.
 import { get, make } from "./dom.js";
 import { percent } from "./words.js";
 

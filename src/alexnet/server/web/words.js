@@ -2,42 +2,42 @@
 
 export const count = (number) => number.toLocaleString("en-US");
 
-// Never "100%" or "0%": a network that says so has only run out of digits.
+// Never "100%" or "0%": the probability is only rounded to that.
 export function percent(share) {
   if (share > 0.999) return ">99.9%";
   if (share < 0.001) return "<0.1%";
   return `${(100 * share).toFixed(1)}%`;
 }
 
-// Of what was counted, where 100% may be said.
+// For counted values, which may be 100%.
 const measured = (share) => `${(100 * share).toFixed(1)}%`;
 
 export function bytes(number) {
   return number < 1e6 ? `${Math.max(1, Math.round(number / 1e3))} kB` : `${(number / 1e6).toFixed(1).replace(/\.0$/, "")} MB`;
 }
 
-// How sure the network is, as one would say it. `torn` tells that two labels are about equally probable.
+// How confident the network is, in words. `torn` means that two labels are about equally probable.
 export function sureness(predictions, labels) {
   const [first, second] = predictions;
   if (first.probability >= 0.9) return "Sure.";
   if (first.probability >= 0.7) return "Fairly sure.";
   if (first.probability < Math.min(0.5, 2 / labels)) return "A guess: no label stands out.";
-  if (second && first.probability - second.probability < 0.15) return `Torn: it could as well be ${quoted(second.label)}.`;
-  return first.probability >= 0.5 ? "Leaning this way, no more." : "Not sure.";
+  if (second && first.probability - second.probability < 0.15) return `Undecided: it could also be ${quoted(second.label)}.`;
+  return first.probability >= 0.5 ? "More likely than not." : "Not sure.";
 }
 
-// What a calibrated probability promises.
+// What a calibrated probability means.
 export function gloss(share) {
   const right = share > 0.995 ? "more than 99" : `about ${Math.max(1, Math.round(100 * share))}`;
-  return `Of 100 answers given with this probability, ${right} are right, as long as the photos are like those it learned from.`;
+  return `Of 100 answers given with this probability, ${right} are right, if the photos are like those it was trained on.`;
 }
 
 export function accuracy(model) {
   const found = model.accuracy;
-  if (!found) return "How often it is right was not measured.";
+  if (!found) return "Its accuracy was not measured.";
   const interval = found.top1_interval ? ` (95% interval: ${found.top1_interval.map(measured).join(" to ")})` : "";
   const images = `${count(found.images)} ${found.split} ${found.images === 1 ? "image" : "images"}`;
-  return `How often it is right: ${measured(found.top1)} of ${images}${interval}.`;
+  return `Accuracy: ${measured(found.top1)} of ${images}${interval}.`;
 }
 
 export function kinds(labels) {
@@ -55,17 +55,17 @@ export function meaning(view, label, pixels) {
   const name = quoted(label);
   return {
     photo: "Your photo, as it is.",
-    pixels: `All that goes into the network: ${pixels} × ${pixels} pixels.`,
-    grad_cam: `Where the last maps speak for ${name}. Coarse: those maps are small, and each place of them sees most of the photo. What hiding a place does is surer.`,
-    occlusion: `What it needs to see: a grey patch is moved over the photo. Orange where hiding the place makes ${name} less likely, blue where it makes it likelier.`,
-    integrated_gradients: `Integrated gradients: what each pixel adds to ${name} as the photo fades in from grey: orange for it, blue against it. Fine, and noisy.`,
+    pixels: `What the network sees: ${pixels} × ${pixels} pixels.`,
+    grad_cam: `Where the last feature maps support ${name}. This is coarse: those maps are small, and each position in them sees most of the photo. Hiding regions is more reliable.`,
+    occlusion: `What it needs to see: a grey patch is moved over the photo. Orange where hiding a region makes ${name} less likely, blue where it makes it more likely.`,
+    integrated_gradients: `Integrated gradients: what each pixel adds to ${name} as the photo fades in from grey: orange for it, blue against it. Detailed, but noisy.`,
   }[view];
 }
 
-// A layer in plain words, by its place among `layers`.
+// A layer in plain words, by its position among `layers`.
 export function layer(place, layers) {
-  if (place === 0) return "It sees the photo itself, a few pixels at a time, and finds edges at an angle and spots of colour.";
-  if (place === layers - 1) return "The last of them: parts of things, wherever in the photo they are. The answer is made from these maps.";
-  if (place === 1) return "It puts the first layer’s edges together: corners, curves, textures.";
-  return "It sees larger pieces of the photo: textures come together as patterns, patterns as parts.";
+  if (place === 0) return "It sees the photo itself, a few pixels at a time, and finds edges and spots of colour.";
+  if (place === layers - 1) return "The last convolution finds parts of objects, anywhere in the photo. The answer is computed from these maps.";
+  if (place === 1) return "It combines the first layer’s edges into corners, curves and textures.";
+  return "It sees larger regions of the photo and combines textures into patterns, and patterns into parts.";
 }
