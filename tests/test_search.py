@@ -293,7 +293,7 @@ def test_conflicting_options_are_refused(run: alexnet.Run, photos: Path, copied:
     refused(lambda: run.search(photos, index=tmp_path / "new"), "no index .*new: alexnet search index creates one")
     refused(lambda: run.index(photos, photos), "is not empty and is not an index: name another --out")
     refused(lambda: run.index(photos, photos / "down" / "000.png"), "cannot write")
-    refused(lambda: run.index(tmp_path / "nowhere", place), "no image .*nowhere", DataError)
+    refused(lambda: run.index(tmp_path / "nowhere", place), "no images .*nowhere", DataError)
     with search.locked_index(place):
         refused(lambda: run.index(photos, place), "another process is adding to")
     assert run.index(photos, place, BITS)["added"] == 0, "as it was"

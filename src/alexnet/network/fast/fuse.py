@@ -212,7 +212,8 @@ def _flatten_dense(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tens
     return linear(flatten.vector(maps), _folded(flatten, dense, maps), dense.bias)
 
 
-_folds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # parameter -> (key of its state and the maps, folded values)
+# parameter -> dtype -> (key of the parameter's state and the maps, folded values); predictions alternate between two dtypes
+_folds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def _folded(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tensor:
@@ -220,11 +221,10 @@ def _folded(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tensor:
     weight, (height, width) = compute_weight(dense, maps), maps.shape[2:]
     if torch.is_grad_enabled() or not usable(maps) or dense.weight.is_inference():
         return flatten.fold(weight, height, width)
-    state = (_state(dense.weight), height, width, weight.dtype)
-    kept = _folds.get(dense.weight)  # type: ignore[no-untyped-call]
-    if kept is None or kept[0] != state:
-        kept = _folds[dense.weight] = (state, flatten.fold(weight, height, width))
-    folded: Tensor = kept[1]
+    state, by_dtype = (_state(dense.weight), height, width), _folds.setdefault(dense.weight, {})  # type: ignore[no-untyped-call]
+    if weight.dtype not in by_dtype or by_dtype[weight.dtype][0] != state:
+        by_dtype[weight.dtype] = (state, flatten.fold(weight, height, width))
+    folded: Tensor = by_dtype[weight.dtype][1]
     return folded
 
 
