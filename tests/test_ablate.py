@@ -168,6 +168,8 @@ def test_steps_to_a_training_error_are_found_at_the_rate_that_is_fastest(photos:
         assert arm["lr"] in {0.01, 0.03, 0.003, 0.1}
         tried = {path.name: metrics(path) for path in out.glob(f"{arm['arm']}-rate*") if (path / "metrics.csv").exists()}
         assert len(tried) <= 4
+        first = len(tried[f"{arm['arm']}-rate1"])
+        assert all(len(rows) <= first for rows in tried.values()), "no rate is tried for longer than one that got there"
         for one in arm["runs"]:
             rows = metrics(Path(one["run"]))
             errors = [1 - float(row["train_top1"]) for row in rows]

@@ -1,10 +1,12 @@
 """Train the arms of a study with each seed, compare them, and write a table and a figure."""
 
+import math
 import re
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -49,15 +51,18 @@ def ablate(plan: Plan | None, out: Path, device: str | None = None) -> dict[str,
 
 def best_scale(plan: Plan, train: Callable[..., dict[str, Any]]) -> float:
     """Return the best factor of the learning rates for the arm that `train` trains; 1 if none is tried or succeeds."""
-    tried = {scale: train(plan.seeds, scale) for scale in plan.scales}
-    reached = {scale: run for scale, run in tried.items() if run["value"] is not None}
-    if plan.measure == "steps":
-        return min(reached, key=lambda scale: float(reached[scale]["epochs"]), default=1.0)
-    return max(reached, key=lambda scale: float(reached[scale]["validation"]), default=1.0)
+    steps, best = plan.measure == "steps", (math.inf, 1.0)  # cost, scale
+    for scale in plan.scales:
+        run = train(plan.seeds, scale, best[0] if steps else math.inf)  # no longer than the best so far took
+        if run["value"] is not None:
+            best = min(best, (float(run["epochs"] if steps else -run["validation"]), scale), key=itemgetter(0))
+    return best[1]
 
 
-def train_arm(plan: Plan, out: Path, device: str | None, arm: str, seed: int, scale: float) -> dict[str, Any]:
-    """Train an arm with a seed, or resume it, unless it is finished; return the result."""
+def train_arm(
+    plan: Plan, out: Path, device: str | None, arm: str, seed: int, scale: float, limit: float = math.inf
+) -> dict[str, Any]:
+    """Train an arm with a seed, for `limit` epochs at most, or resume it, unless it is finished; return the result."""
     name = str(seed) if seed < plan.seeds else f"rate{scale:g}"
     folder = RunFolder(out / f"{re.sub(r'[^0-9A-Za-z.=]+', '-', arm).strip('-')}-{name}")
     diverged = folder.path / "diverged.txt"
@@ -68,7 +73,9 @@ def train_arm(plan: Plan, out: Path, device: str | None, arm: str, seed: int, sc
             if folder.recipe.exists():
                 training.resume(folder.path, device, time.monotonic())
             else:
-                training.start(plan.recipe_of(arm, seed, scale), folder.path, device, time.monotonic())
+                recipe = plan.recipe_of(arm, seed, scale)
+                recipe = recipe.with_settings({"train.epochs": math.ceil(min(limit, recipe.train.epochs))})
+                training.start(recipe, folder.path, device, time.monotonic())
         except DivergedError as error:
             say(str(error))
             write_text(diverged, str(error))  # so that it is not trained again
