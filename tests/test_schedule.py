@@ -113,7 +113,7 @@ def test_early_stopping_in_training(metric: str, rate: float, photos: Path, tmp_
     assert len(rows) < 60
     assert len(rows) == figures.index(min(figures)) + 1 + 2, "two epochs after the best"
     log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
-    assert f"{metric} has not improved for 2 epochs: training stops early" in log
+    assert f"{metric} has not improved for 2 epochs: training stops" in log
     assert alexnet.load(tmp_path / "run").summary["epochs"] == len(rows)
 
 

@@ -121,9 +121,10 @@ def write_results(plan: Plan, seeds: Sequence[Mapping[str, Any]], scales: Mappin
     study |= {"aim": plan.recipe.stop.train_error, "epochs": plan.epochs or plan.recipe.train.epochs, "arms": arms}
     images = max(run["images"] for arm in arms for run in arm["runs"])
     study["how"] = (
-        f"{Path(plan.recipe.data.dataset).stem}, recipe {plan.recipe.name}: {plan.seeds} seeds on the same split, up to "
-        f"{images:,} images per training{', learning rates chosen for each arm on another seed' if plan.scales else ''}. In "
-        "parentheses: 95 % intervals over seeds (Student's t), of differences seed by seed. Means of steps are geometric."
+        f"{Path(plan.recipe.data.dataset).stem}, recipe {plan.recipe.name}: {plan.seeds} seeds on the same split, each "
+        f"training saw up to {images:,} images{', at the learning rate that was best on another seed' if plan.scales else ''}. "
+        "In parentheses: 95 % intervals over seeds (Student's t); differences are paired by seed."
+        f"{' Means are geometric.' if plan.measure == 'steps' else ''}"
     )
     study["figures"] = [str(out / f"ablation.{kind}") for kind in ("png", "svg")]
     draw(study)
@@ -204,8 +205,9 @@ def draw(study: Mapping[str, Any]) -> None:
         axes.set_yticks(range(len(rows)), [textwrap.fill(row[0], 24) for row in rows])
         axes.set(xlabel=head[2], ylim=(len(rows) - 0.5, -0.5))
         axes.xaxis.set_major_formatter(lambda value, _: form.format(factor * value))
+        low, high = axes.get_xlim()
+        axes.set_xlim((0, high) if errors else (max(0, low), min(1.005, high)))
         for left in errors:
-            axes.set_xlim(left=0)
             left.axhline(study["aim"], color=GREY, linestyle="--")
             left.set(xlabel="epochs", ylabel="training error", xlim=(0, None))
         for path in map(Path, study["figures"]):

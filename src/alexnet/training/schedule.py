@@ -68,11 +68,11 @@ def update_schedule(state: TrainingState, recipe: Recipe, row: Mapping[str, Any]
         early = EarlyStop(stop.patience, **state.early_stop)
         state.stopped_early = early.update(metrics[stop.metric])
         if state.stopped_early:
-            messages.append(f"{stop.metric} has not improved for {_epochs(stop.patience)}: training stops early")
+            messages.append(f"{stop.metric} has not improved for {_epochs(stop.patience)}: training stops")
         state.early_stop = {"best": early.best, "bad_epochs": early.bad_epochs}
     if stop.train_error and 1 - row["train_top1"] <= stop.train_error:
         state.stopped_early = True
-        messages.append(f"the training error has reached {stop.train_error:g}: training stops early")
+        messages.append(f"the training error has reached {stop.train_error:g}: training stops")
     return messages
 
 
