@@ -5,15 +5,19 @@ It adds a page, commands.md, with the --help output of each command, and replace
 shapes    `alexnet model summary VARIANT --json` of every variant, for the calculator in network.md
 layers    the layers of `paper`, as a table
 files     the source files by folder, with the first line of each
+claims    the statements of the four tutorials and where each is here, from tutorials/claims.csv
 """
 
 from __future__ import annotations
 
 import ast
+import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import groupby
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import typer
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
 
 SOURCE = Path(__file__).parent.parent / "src" / "alexnet"
+CLAIMS = Path(__file__).parent / "tutorials" / "claims.csv"
 MARK = re.compile(r"<!-- generated: (\w+) -->")
 HEAD = """\
 # Commands
@@ -94,11 +99,60 @@ def files() -> str:
     return "\n\n".join(parts)
 
 
+def claims() -> str:
+    """Return the statements of the tutorials: how many there are, then a table for each section of a text."""
+    rows = claim_rows()
+    counts = Counter(row["status"] for row in rows)
+    parts = [f"{len(rows)} statements: {', '.join(f'{count} {status}' for status, count in counts.most_common())}."]
+    for text, rows_of_text in groupby(rows, lambda row: row["text"]):
+        parts.append(f"## {text}")
+        for section, group in groupby(rows_of_text, lambda row: row["section"]):
+            parts += [f"### {section}", table(("the text says", "here", "where"), [claim(row) for row in group])]
+    return "\n\n".join(parts)
+
+
+def claim_rows() -> list[dict[str, str]]:
+    """Return the rows of claims.csv."""
+    with CLAIMS.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def claim(row: dict[str, str]) -> tuple[str, str, str]:
+    """Return a statement as a row of a table: what the text says, what is right here, and where."""
+    status = row["status"] if row["status"] == "same" else f"**{row['status']}**"
+    note = f": {row['note']}" if row["note"] else ""
+    settings = [check.partition(": ")[2] for check in listed(row["check"]) if check.startswith("recipe")]
+    where = [place(name) for name in listed(row["where"])] + [f"`{setting}`" for setting in dict.fromkeys(settings)]
+    return escaped(row["claim"]), escaped(f"{status}{note}"), escaped(", ".join(where))
+
+
+def listed(cell: str) -> list[str]:
+    """Return the entries of a cell, which semicolons separate."""
+    return [entry.strip() for entry in cell.split(";") if entry.strip()]
+
+
+def place(where: str) -> str:
+    """Return where a statement is: a link to a section of a page or to a command, or the name of a test."""
+    if where.startswith("tests/"):
+        return f"`{where.partition('::')[2]}`"
+    if where.startswith("alexnet "):
+        return f"[`{where}`](commands.md#{where.replace(' ', '-')})"
+    page, _, anchor = where.partition("#")
+    name = PurePosixPath(page).stem
+    title = name.partition("-")[0] if name[0].isdigit() else name
+    return f"[{title}: {anchor.replace('-', ' ')}]({page.replace('.ipynb', '.md')}#{anchor})"
+
+
+def escaped(cell: str) -> str:
+    """Return a table's cell in which no | ends it."""
+    return cell.replace("|", "\\|")
+
+
 def first_line(file: Path) -> str:
     """Return the first line of a file's docstring or header, without its full stop."""
     text = file.read_text(encoding="utf-8")
     head = ast.get_docstring(ast.parse(text)) or "" if file.suffix == ".py" else text.removeprefix("# ")
-    return head.partition("\n")[0].rstrip(".").replace("|", "\\|")
+    return escaped(head.partition("\n")[0].rstrip("."))
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -116,4 +170,4 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Fill in what stands for generated text."""
-    return MARK.sub(lambda found: {"shapes": shapes, "layers": layers, "files": files}[found[1]](), markdown)
+    return MARK.sub(lambda found: {"shapes": shapes, "layers": layers, "files": files, "claims": claims}[found[1]](), markdown)
