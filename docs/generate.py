@@ -105,7 +105,7 @@ def claims() -> str:
     counts = Counter(row["status"] for row in rows)
     parts = [f"{len(rows)} statements: {', '.join(f'{count} {status}' for status, count in counts.most_common())}."]
     for text, rows_of_text in groupby(rows, lambda row: row["text"]):
-        parts.append(f"## {text}")
+        parts.append(f"## {text.replace(', ', ' and ')}")
         for section, group in groupby(rows_of_text, lambda row: row["section"]):
             parts += [f"### {section}", table(("the text says", "here", "where"), [claim(row) for row in group])]
     return "\n\n".join(parts)
