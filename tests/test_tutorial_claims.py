@@ -13,7 +13,8 @@ import pytest
 from proof import docs, notebooks
 
 from alexnet import recipe
-from alexnet.network.summary import sizes, summarize
+from alexnet.network.summary import Summary, sizes, summarize
+from alexnet.network.variants import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
@@ -72,7 +73,7 @@ def holds(check: str) -> bool:
     """Say whether a check of claims.csv is true. There are four forms:
 
     recipe cifar10: optimizer.lr = 0.001
-    variant cifar10: conv1 = 55 x 55 x 96, 34,944     (output, parameters; or `parameters`, `trainable`, `not trainable`)
+    variant cifar10: conv1 = 55 x 55 x 96, 34,944     (or `parameters`, `trainable`, `not trainable`, `towers`, `dropout`)
     25 of 32 = 78.12 %
     18750 in batches of 32 = 586                      (or `in whole batches`)
     """
@@ -90,11 +91,17 @@ def holds(check: str) -> bool:
     return int(right) == (images // size if match[2] else -(-images // size))
 
 
+@cache
+def summary(name: str) -> Summary:
+    """Return the summary of a variant."""
+    return summarize(name)
+
+
 def variant_figure(name: str, what: str, form: str) -> str:
     """Return a figure of a variant in the form of the one expected: a count, megabytes, or a layer's output and parameters."""
-    found = summarize(name)
-    if what == "towers":
-        return str(found.towers)
+    found = summary(name)
+    if what in ("towers", "dropout"):
+        return str(getattr(VARIANTS[name], what))
     counts = {"parameters": found.parameters, "trainable": found.trainable}
     counts["not trainable"] = found.parameters - found.trainable
     if what in counts:
