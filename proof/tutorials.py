@@ -118,7 +118,7 @@ def command(name: str, data: Path) -> list[str]:
 def start(name: str, data: Path) -> subprocess.Popen[bytes]:
     """Start or resume a training; its output goes to NAME.log."""
     with (RUNS / f"{name}.log").open("ab") as log:
-        # In a session of its own it does not see Ctrl-C, which `train_all` passes on once.
+        # In a session of its own it does not receive Ctrl-C; `train_all` passes it on.
         return subprocess.Popen(command(name, data), stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True)
 
 
@@ -144,7 +144,7 @@ def train_all(names: list[str], data: Path, minutes: float, at_once: int) -> boo
     except KeyboardInterrupt:
         print("stopping: the next call continues", flush=True)
     for process in running.values():
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # it saves, as at Ctrl-C
     for process in running.values():
         process.wait(SECONDS_TO_SAVE)
     return well
@@ -203,6 +203,8 @@ def main() -> int:
         parser.error(f"no training {sorted(unknown)[0]!r}: there are {', '.join(TRAININGS)}")
     if not os.environ.get("ALEXNET_TEST_DATA"):
         parser.error("ALEXNET_TEST_DATA names no folder of real images")
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT is ignored by default in a background process
+        signal.signal(number, signal.default_int_handler)
     RUNS.mkdir(parents=True, exist_ok=True)
     at_once = len(names) if torch.accelerator.is_available() else 1
     well = train_all(names, Path(os.environ["ALEXNET_TEST_DATA"]).resolve(), options.minutes, at_once)
