@@ -76,7 +76,7 @@ class Model(Settings):
     whitening_init: bool = False  # initialize the first layer from the principal components of training image patches
     width: PositiveFloat = 1.0
     activation: Literal["relu", "tanh"] | None = None
-    norm: Literal["batch", "local", "none"] | None = None
+    norm: Literal["batch", "local", "local-each", "none"] | None = None  # local: after the first two convolutions alone
     batch_norm_momentum: Fraction | None = None
     pool: tuple[Count, Count] | None = None  # window and stride, in pixels
     dropout: Fraction | None = None

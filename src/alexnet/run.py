@@ -40,9 +40,14 @@ class ModelConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, content: Any) -> Any:
-        """Rename the keys of a file from an earlier version."""
-        if isinstance(content, dict) and isinstance(images := content.get("preprocessing"), dict) and "stored" in images:
-            return {**content, "preprocessing": rename_keys({"images": images})["images"], "checksum": ""}
+        """Rename the keys of a file from an earlier version; in version 1, the norm `local` was today's `local-each`."""
+        if not isinstance(content, dict):
+            return content
+        images, overrides = content.get("preprocessing"), content.get("overrides")
+        if isinstance(images, dict) and "stored" in images:
+            content = {**content, "preprocessing": rename_keys({"images": images})["images"], "checksum": ""}
+        if content.get("version") == 1 and isinstance(overrides, dict) and overrides.get("norm") == "local":
+            content = {**content, "overrides": {**overrides, "norm": "local-each"}, "checksum": ""}
         return content
 
     @field_validator("preprocessing")
@@ -60,7 +65,7 @@ class ModelConfig(BaseModel):
             raise ValueError(f"{truncate(odd[0])!r} holds control characters")
         return labels
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     variant: str
     width: float = 1.0
     overrides: dict[str, Any] = {}
