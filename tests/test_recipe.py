@@ -145,7 +145,7 @@ def test_missing_recipe_key_has_its_default(tmp_path: Path) -> None:
         (["images.mean=average"], "images.mean is 'average', but should be a valid number"),
         (["optimizer.form=adam"], "optimizer.form is 'adam', but should be 'pytorch', 'keras' or '2012'"),
         (["stop.metric=val_top1"], "stop.metric is 'val_top1', but should be 'train_loss', 'val_loss' or 'val_error'"),
-        (["data.split=random"], "data.split is 'random', but should be 'hash', 'first', 'keras-tail' or 'train_test_split'"),
+        (["data.split=random"], "data.split is 'random', but should be 'hash', 'first', 'last', 'keras-tail' or 'train_test_split'"),
     ],
 )  # fmt: skip
 def test_conflicting_setting_is_one_line(settings: list[str], line: str) -> None:

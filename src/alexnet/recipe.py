@@ -93,7 +93,7 @@ class Data(Settings):
 
     dataset: str = "digits"
     root: Path | None = None  # folder of downloads; None: ALEXNET_DATA, else the system's cache folder
-    split: Literal["hash", "first", "keras-tail", "train_test_split"] = "hash"  # of validation images (data/splits.py)
+    split: Literal["hash", "first", "last", "keras-tail", "train_test_split"] = "hash"  # of validation images (data/splits.py)
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # fraction; of each class with `hash`, else of all images
     test: Fraction = 0.2
     split_seed: int = 0  # apart from train.seed, so that runs with other seeds have the same split
