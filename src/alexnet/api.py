@@ -87,9 +87,10 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The summary of the training, as `alexnet train --json` prints it.
 
-        `{"run", "recipe", "variant", "epochs", "seconds", "best_epoch", "validation", "test", "skipped"}`. `validation` and
-        `test` are as `Evaluation.to_json` returns them; `test` is None without a test set. `seconds` count from the start of
-        the command.
+        `{"run", "recipe", "variant", "epochs", "seconds", "best_epoch", "kept", "validation", "test", "skipped"}`.
+        `best_epoch` is the epoch whose weights were kept: `kept` is `best` or `last`, as `train.keep` of the recipe.
+        `validation` and `test` are as `Evaluation.to_json` returns them; `test` is None without a test set. `seconds` count
+        from the start of the command.
 
         Raises:
             RunError: the training is unfinished, or the file is damaged.
