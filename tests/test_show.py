@@ -75,9 +75,9 @@ def test_show_draws_no_identical_copies(recipe: str, photos: Path, tmp_path: Pat
     fixed = recipe in {"annotated", "cifar10", "cifar10-1x1", "four-layer"}
     assert len(set(drawn)) == len(drawn) == (6 if fixed else 6 * samples.DRAWS_EACH)
     notes = "\n".join(texts)
-    assert ("nothing in this recipe is random" in notes) is fixed
+    assert ("this recipe has no random augmentation" in notes) is fixed
     assert ("with random augmentation" in notes) is not fixed
-    assert ("mirrored, as every image is" in notes) is (recipe == "annotated")
+    assert ("every image mirrored" in notes) is (recipe == "annotated")
 
 
 def test_show_with_odd_names_and_unreadable_files(tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
 def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = False) -> None:
     """Draw random images beside what the network gets in training by `recipe`, to a PNG file; errors as for `show_samples`.
 
-    An image is drawn as it is in several epochs, or once if the recipe has no random augmentation. Means and colour components are computed from these images only, so colour noise only approximates that of a training.
+    An image is drawn as it is in several epochs, or once if the recipe has no random augmentation.
+
+    Means and colour components are computed from these images only, so colour noise only approximates that of a training.
     """
     refuse_overwrite(path, overwrite)
     selected = _by_class(table, AUGMENTED)
@@ -78,8 +80,9 @@ def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = F
         _caption(cells[0], readable, row)
         for axes, image in zip(cells[1:], augmented[row], strict=False):
             axes.imshow(_levels(image, preprocessing))
-    mirrored = ": mirrored, as every image is, in validation too" if preprocessing.horizontal_flip else ""
-    note = "with random augmentation" if is_random else f"what the network gets{mirrored}; nothing in this recipe is random"
+    mirrored = ": every image mirrored, in validation too" if preprocessing.horizontal_flip else ""
+    fixed = f"what the network gets{mirrored}; this recipe has no random augmentation"
+    note = "with random augmentation" if is_random else fixed
     first = grid[0, 1] if is_random else grid[1, 0]
     first.text(0, 1.13 if is_random else 1.04, note, fontsize=9, color="#555555", transform=first.transAxes)
     write_output(path, partial(save_png, figure), overwrite)
