@@ -318,8 +318,8 @@ ROWS = (
 
 VARIANTS = {row.name: row for row in ROWS}
 
-# Values of `model.norm` in a recipe, which replaces the variant's norms where they are. `local` keeps only those after the first
-# two convolutions (paper, section 3.3); `local-each` keeps all, which `local` did in earlier versions.
+# Values of `model.norm` in a recipe, which replace the variant's norms where they are. `local` has them after the first two
+# convolutions alone (paper, section 3.3); `local-each` has them all, as `local` did in earlier versions.
 NORMS: dict[str, BatchNorm | LocalNorm | None] = {
     **{"batch": BatchNorm(), "local": LocalNorm(), "local-each": LocalNorm(), "none": None}
 }
