@@ -125,7 +125,7 @@ def find(path: Path) -> RunFolder:
     """Open an existing run folder, finished or not."""
     folder = RunFolder(path)
     if path.is_file():
-        raise RunError(f"{path} is a file: name a run folder, or a file in its epochs/ (train.save_epochs)")
+        raise RunError(f"{path} is a file, not a run folder")
     if not path.is_dir():
         raise RunError(f"no run {path}: no such folder")
     if not folder.recipe.exists() and not folder.config.exists():
@@ -141,8 +141,10 @@ def is_epoch(path: Path) -> bool:
 
 def find_weights(path: Path) -> RunFolder:
     """Open a run folder, or the one whose `epochs` has the file `path`, with that file as its weights."""
-    if not is_epoch(path):
+    if not path.is_file():
         return find(path)
+    if not is_epoch(path):
+        raise RunError(f"{path} is a file: name a run folder, or a file in its epochs/ (train.save_epochs)")
     folder = find((path if len(path.parts) > 1 else path.absolute()).parent.parent)
     folder.weights = path
     return folder
