@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.text import Text
+from numpy.typing import NDArray
 from PIL import Image
 from proof.pictures import class_folders
+from torch import Tensor
 from typer.testing import CliRunner
 
 from alexnet.cli import app
 from alexnet.data.augment import DRAWS, training_input
+from alexnet.data.sources import open_table
 from alexnet.data.table import Table
-from alexnet.recipe import Augment, Preprocessing, names
+from alexnet.recipe import Augment, Preprocessing, load, names
 from alexnet.report import samples
 
 
@@ -48,6 +54,30 @@ def test_show_every_recipe(recipe: str, photos: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{out}\n"
     assert np.asarray(Image.open(out)).std() > 20, "the image is not blank"
+
+
+@pytest.mark.parametrize("recipe", names())
+def test_show_draws_no_identical_copies(recipe: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a recipe has random augmentation, each image is drawn several times; where it has none, once."""
+    drawn, texts, levels, text = list[int](), list[str](), samples._levels, Axes.text
+
+    def record_image(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+        drawn.append(hash(image.numpy().tobytes()))
+        return levels(image, preprocessing)
+
+    def record_text(axes: Axes, x: float, y: float, words: str, **options: Any) -> Text:
+        texts.append(words)
+        return text(axes, x, y, words, **options)
+
+    monkeypatch.setattr(samples, "_levels", record_image)
+    monkeypatch.setattr(Axes, "text", record_text)
+    samples.show_augmented(open_table(photos), load(recipe), tmp_path / "out.png")
+    fixed = recipe in {"annotated", "cifar10", "cifar10-1x1", "four-layer"}
+    assert len(set(drawn)) == len(drawn) == (6 if fixed else 6 * samples.DRAWS_EACH)
+    notes = "\n".join(texts)
+    assert ("this recipe has no random augmentation" in notes) is fixed
+    assert ("with random augmentation" in notes) is not fixed
+    assert ("every image mirrored" in notes) is (recipe == "annotated")
 
 
 def test_show_with_odd_names_and_unreadable_files(tmp_path: Path) -> None:

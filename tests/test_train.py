@@ -43,7 +43,7 @@ def test_train_learns(trained: alexnet.Run) -> None:
 
 def test_train_summary_keys(trained: alexnet.Run) -> None:
     assert list(trained.summary) == [
-        *("run", "recipe", "variant", "epochs", "seconds", "best_epoch", "validation", "test", "skipped")
+        *("run", "recipe", "variant", "epochs", "seconds", "best_epoch", "kept", "validation", "test", "skipped")
     ]
     assert (trained.summary["recipe"], trained.summary["variant"], trained.summary["epochs"]) == ("fast", "cifar10", 8)
 
@@ -76,7 +76,7 @@ def test_train_with_another_seed_differs(short: Path, photos: Path, tmp_path: Pa
 # What is kept
 
 
-def test_keep_best_and_keep_last(photos: Path, tmp_path: Path) -> None:
+def test_keep_best_and_keep_last(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = {}
     for keep in ("best", "last"):
         settings = {**TINY, "train.epochs": 4, "train.keep": keep, "schedule.warmup": 0.0, "optimizer.lr": 0.2}
@@ -88,6 +88,11 @@ def test_keep_best_and_keep_last(photos: Path, tmp_path: Path) -> None:
     assert runs["best"].summary["validation"]["loss"] == pytest.approx(float(rows[best]["val_loss"]), rel=1e-5)
     assert runs["last"].summary["best_epoch"] == 4
     assert runs["last"].summary["validation"]["loss"] == pytest.approx(float(rows[-1]["val_loss"]), rel=1e-5)
+    assert [runs[keep].summary["kept"] for keep in runs] == ["best", "last"]
+    capsys.readouterr()
+    for keep, words in (("best", f"epoch {best + 1} kept, the best on validation"), ("last", "epoch 4 kept, the last")):
+        print_summary(runs[keep].summary)
+        assert f", 4 epochs, weights of {words}\n" in capsys.readouterr().out
 
 
 def test_nan_loss_stops_before_the_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +133,8 @@ def test_train_reports_accuracy_no_better_than_the_majority_class(capsys: pytest
     result = {"images": 100, "loss": 0.7, "top1": 0.66, "top5": 1.0, "per_class": labels}
     for low, count in ((0.56, 1), (0.61, 0)):
         evaluation = result | {"top1_interval": [low, 0.75]}
-        print_summary({"validation": evaluation, "test": None, "seconds": 7, "epochs": 1, "best_epoch": 1, "run": "runs/a"})
+        summary = {"seconds": 7, "epochs": 1, "best_epoch": 1, "kept": "best", "run": "runs/a"}
+        print_summary({"validation": evaluation, "test": None, **summary})
         printed = capsys.readouterr().out
         assert printed.count("not significantly better than the majority-class baseline") == count
         assert "1 epoch," in printed

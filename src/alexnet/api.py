@@ -36,7 +36,7 @@ from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
 from alexnet.report.compare import compare as compare_runs
 from alexnet.report.report import write_report
-from alexnet.run import RunFolder, find, load_model, read_recipe
+from alexnet.run import RunFolder, find, find_weights, is_epoch, load_model, read_recipe
 from alexnet.search.search import add_images, search_images
 from alexnet.training import train as training
 from alexnet.training.distributed import ProcessGroup, process_group
@@ -61,15 +61,16 @@ class Run:
         """Open a run.
 
         Args:
-            path: run folder.
+            path: run folder, or the weights of one epoch in it, such as `runs/a/epochs/cp-0001.safetensors`
+                (`train.save_epochs`), which are not calibrated.
             device: such as `cpu` or `cuda:1`. Default: an accelerator if available.
 
         Raises:
             RunError: the run is missing or damaged.
             AlexNetError: the device does not exist.
         """
-        self.path = Path(path)
-        self._folder = find(self.path)
+        self._folder = find_weights(Path(path))
+        self.path = self._folder.path
         self.network, self.config = load_model(self._folder, choose_device(device))
         self.labels = self.config.labels
 
@@ -87,9 +88,10 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The summary of the training, as `alexnet train --json` prints it.
 
-        `{"run", "recipe", "variant", "epochs", "seconds", "best_epoch", "validation", "test", "skipped"}`. `validation` and
-        `test` are as `Evaluation.to_json` returns them; `test` is None without a test set. `seconds` count from the start of
-        the command.
+        `{"run", "recipe", "variant", "epochs", "seconds", "best_epoch", "kept", "validation", "test", "skipped"}`.
+        `best_epoch` is the epoch whose weights were kept: `kept` is `best` or `last`, as `train.keep` of the recipe.
+        `validation` and `test` are as `Evaluation.to_json` returns them; `test` is None without a test set. `seconds` count
+        from the start of the command.
 
         Raises:
             RunError: the training is unfinished, or the file is damaged.
@@ -314,7 +316,7 @@ class Run:
                 the dataset.
             AlexNetError: onnx, onnxscript or onnxruntime is not installed.
         """
-        name = f"model{'-bare' if bare else ''}{'-int8' if int8 else ''}.onnx"
+        name = f"{self._folder.weights.stem}{'-bare' if bare else ''}{'-int8' if int8 else ''}.onnx"
         path = Path(out) if out is not None else self.path / "export" / name
         refuse_overwrite(path, overwrite)
         try:
@@ -384,8 +386,10 @@ class Run:
 
         Raises:
             DataError: the run's dataset has moved.
-            RunError: a file of the run is missing or damaged, or the disk is full.
+            RunError: a file of the run is missing or damaged, the disk is full, or these are the weights of an epoch.
         """
+        if is_epoch(self._folder.weights):
+            raise RunError(f"a report is of a whole run: alexnet report {shell_quote(self.path)}")
         dataset, split = self.dataset()
         return write_report(self._folder, dataset, split, self.evaluate(split=split))
 
@@ -414,8 +418,8 @@ def train(
         out: run folder to create. Default: a new one in `runs/`.
         device: such as `cpu` or `cuda:1`. Default: an accelerator if available.
         threads: number of CPU threads. Default: one per core.
-        weights: initial weights of the features: a run folder, whose variant is taken too, a file in torchvision's layout, or
-            `imagenet1k` (the latter two for the variant `owt`). Default: the recipe's.
+        weights: initial weights of the features: a run folder or a file in its `epochs`, whose variant is taken too, a file in
+            torchvision's layout, or `imagenet1k` (the latter two for the variant `owt`). Default: the recipe's.
         settings: recipe keys to change, as `{"train.epochs": 5}`. `train.minutes` limits the time instead of the epochs.
         parallel: how several processes divide the work: `data` (each batch), `towers` (a tower each, as in 2012; paper, section
             3.2), or `hybrid` (each batch, but the units of dense layers; Krizhevsky 2014).

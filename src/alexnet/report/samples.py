@@ -48,7 +48,9 @@ def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
 
 
 def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = False) -> None:
-    """Draw random images beside versions augmented by `recipe`, to a PNG file; errors are as for `show_samples`.
+    """Draw random images beside what the network gets in training by `recipe`, to a PNG file; errors as for `show_samples`.
+
+    An image is drawn as it is in several epochs, or once if the recipe has no random augmentation.
 
     Means and colour components are computed from these images only, so colour noise only approximates that of a training.
     """
@@ -63,15 +65,26 @@ def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = F
     preprocessing = recipe.images.resolved(mean_image)
     stored = images.take(np.arange(len(readable))).images
     rng = torch.Generator().manual_seed(0)
-    figure, grid = _grid(len(readable), 1 + DRAWS_EACH, f"{table.name} in training by the recipe {recipe.name}")
-    for row, before in enumerate(stored):
-        grid[row, 0].imshow(before.numpy().round().clip(0, 255).astype(np.uint8))
-        _caption(grid[row, 0], readable, row)
-        draws = torch.rand(DRAWS_EACH, len(DRAWS), generator=rng)
-        after = training_input(before.expand(DRAWS_EACH, *before.shape), draws, preprocessing, recipe.augment)
-        for axes, image in zip(grid[row, 1:], after, strict=True):
+    draws = torch.rand(len(stored), DRAWS_EACH, len(DRAWS), generator=rng)
+    augmented = [
+        training_input(before.expand(DRAWS_EACH, *before.shape), each, preprocessing, recipe.augment)
+        for before, each in zip(stored, draws, strict=True)
+    ]
+    is_random = any(not torch.equal(version, versions[0]) for versions in augmented for version in versions)
+    shown = DRAWS_EACH if is_random else 1
+    title = f"{table.name} in training by the recipe {recipe.name}"
+    # A row for each image, or a column if there is only one version.
+    figure, grid = _grid(len(readable), 1 + shown, title) if is_random else _grid(1 + shown, len(readable), title)
+    for row, cells in enumerate(grid if is_random else grid.T):
+        cells[0].imshow(stored[row].numpy().round().clip(0, 255).astype(np.uint8))
+        _caption(cells[0], readable, row)
+        for axes, image in zip(cells[1:], augmented[row], strict=False):
             axes.imshow(_levels(image, preprocessing))
-    grid[0, 1].text(0, 1.13, "with random augmentation", fontsize=9, color="#555555", transform=grid[0, 1].transAxes)
+    mirrored = ": every image mirrored, in validation too" if preprocessing.horizontal_flip else ""
+    fixed = f"what the network gets{mirrored}; this recipe has no random augmentation"
+    note = "with random augmentation" if is_random else fixed
+    first = grid[0, 1] if is_random else grid[1, 0]
+    first.text(0, 1.13 if is_random else 1.04, note, fontsize=9, color="#555555", transform=first.transAxes)
     write_output(path, partial(save_png, figure), overwrite)
 
 

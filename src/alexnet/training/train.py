@@ -194,6 +194,7 @@ def _finish(trainer: Trainer, folder: RunFolder) -> None:
         "epochs": len(state.history),
         "seconds": time.monotonic() - trainer.budget.started,
         "best_epoch": state.best_epoch if recipe.train.keep == "best" else len(state.history),
+        "kept": recipe.train.keep,
         "validation": validation.to_json(),
         "test": test.to_json() if test else None,
         "skipped": [skipped._asdict() for skipped in table.skipped],
@@ -209,7 +210,8 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     recipe, table, monitor = trainer.recipe, trainer.dataset.table, trainer.monitor
     train, counts = recipe.train, table.counts()
     sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())
-    no_test = "" if "test" in counts else " (no test set: weights are chosen by validation, test metrics stay empty)"
+    chosen = "weights are chosen by validation, " if train.keep == "best" else ""
+    no_test = "" if "test" in counts else f" (no test set: {chosen}test metrics stay empty)"
     length = f"{train.minutes:g} minutes" if train.minutes else f"{train.epochs} epochs"
     side, stored = recipe.images.input, recipe.images.cache_size
     source = "full images" if stored == "full" else f"images stored at {stored}x{stored}"
