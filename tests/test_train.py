@@ -18,7 +18,7 @@ import alexnet
 from alexnet.cli.output import print_summary
 from alexnet.data.dataset import open_dataset, resolve
 from alexnet.data.sources import open_table
-from alexnet.errors import DivergedError, RecipeError, RunError
+from alexnet.errors import DivergedError, RecipeError, RunError, VariantError
 from alexnet.recipe import load as load_recipe
 from alexnet.recipe import names
 from conftest import SEED, SHORT, TINY, metrics, started, tell_time_by_steps, weights
@@ -51,6 +51,22 @@ def test_train_summary_keys(trained: alexnet.Run) -> None:
 def test_train_test_figures_equal_evaluate(trained: alexnet.Run) -> None:
     assert trained.evaluate().to_json() == trained.summary["test"]
     assert trained.evaluate(split="val").to_json() == trained.summary["validation"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "settings", "message"),
+    [
+        ("owt", {"model.norm": "local"}, "model.norm has no effect: the variant 'owt' has no normalisation"),
+        ("four-layer", {"model.norm": "batch"}, "model.norm has no effect: the variant 'four-layer'"),
+        ("four-layer", {"model.dropout": 0.5}, "model.dropout has no effect: the variant 'four-layer' has no dropout"),
+    ],
+)
+def test_settings_without_effect_are_refused(
+    tmp_path: Path, photos: Path, variant: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(VariantError, match=message):
+        alexnet.train(photos, out=tmp_path / "run", settings={"model.variant": variant, **settings})
+    assert not (tmp_path / "run").exists()
 
 
 def test_train_from_resolved_recipe_is_bit_identical(trained: alexnet.Run, tmp_path: Path) -> None:

@@ -369,6 +369,15 @@ def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> V
     return replace(row, norm=norm, **changes)
 
 
+def check_effect(name: str, overrides: Mapping[str, Any]) -> None:
+    """Raise a VariantError if a norm or dropout is asked of a variant that has no place for it."""
+    layers = {type(layer) for layer in VARIANTS[name].layers}
+    if overrides.get("norm", "none") != "none" and Norm not in layers:
+        raise VariantError(f"model.norm has no effect: the variant {name!r} has no normalisation to replace")
+    if overrides.get("dropout") and Drop not in layers:
+        raise VariantError(f"model.dropout has no effect: the variant {name!r} has no dropout to change")
+
+
 def _with_norm(layers: tuple[Layer, ...], kind: str) -> tuple[Layer, ...]:
     """Return the layers without norms within maps, and with `local` without norms after the third convolution."""
     kept, convolutions = list[Layer](), 0

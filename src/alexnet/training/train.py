@@ -21,6 +21,7 @@ from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, keep_freed_memory, reproducible, resolve_precision, to_device
 from alexnet.network.fast import kernels
 from alexnet.network.summary import count_parameters
+from alexnet.network.variants import check_effect
 from alexnet.recipe import Preprocessing, Recipe, parse
 from alexnet.report.report import write_report
 from alexnet.run import RunFolder, create, find, read_recipe, save_model
@@ -50,6 +51,7 @@ def start(
     `time.monotonic()`.
     """
     chosen_device = choose_device(device)
+    check_effect(recipe.model.variant, recipe.model.overrides)
     recipe = recipe.with_absolute_dataset().with_settings(
         {"train.tensorboard": group.broadcast(time.strftime(recipe.train.tensorboard))}
     )
