@@ -87,16 +87,16 @@ def test_tensorboard_batch_shows_its_first_images(tmp_path: Path) -> None:
     board = TensorBoard(tmp_path, 1)
     board.batch(Batch(pixels, torch.zeros(20), torch.zeros(20, len(DRAWS))), preprocessing, Augment(horizontal_flip=False))
     board.close()
-    [event] = read(tmp_path / "train").Images("batch")
+    [event] = read(tmp_path / "train").Images("images/batch")
     picture = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
     rows = [np.concatenate(list(pixels[start : start + 8].numpy()), axis=1) for start in (0, 8)]
     np.testing.assert_array_equal(picture, np.concatenate(rows), "sixteen images, eight in a row")
 
 
 def test_tensorboard_of_a_run_has_batch_and_confusion_matrix(trained: alexnet.Run) -> None:
-    [batch] = read(trained.path / "tensorboard" / "train").Images("batch")
+    [batch] = read(trained.path / "tensorboard" / "train").Images("images/batch")
     assert batch.height == trained.config.preprocessing.input
-    [confusion] = read(trained.path / "tensorboard" / "test").Images("confusion_matrix")
+    [confusion] = read(trained.path / "tensorboard" / "test").Images("images/confusion_matrix")
     assert confusion.step == trained.summary["best_epoch"]
 
 
@@ -105,7 +105,7 @@ def test_confusion_matrix_of_labels_in_any_script(tmp_path: Path, recwarn: pytes
     board = TensorBoard(tmp_path, 1)
     board.confusion(Evaluation(np.eye(3, dtype=np.float32), np.arange(3), labels, (3, 67, 67)), "validation", 2)
     board.close()
-    assert [image.step for image in read(tmp_path / "validation").Images("confusion_matrix")] == [2]
+    assert [image.step for image in read(tmp_path / "validation").Images("images/confusion_matrix")] == [2]
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 
@@ -147,6 +147,10 @@ def refuse(device: torch.device) -> int:
     raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed or it can't be imported.")
 
 
+def refuse_xpu(device: torch.device) -> int:
+    raise ImportError("pyzes is required; install it with 'pip install pyzes'.")
+
+
 def no_driver(device: torch.device) -> int:
     raise RuntimeError("NVML Shared Library Not Found\nand more")
 
@@ -158,10 +162,11 @@ def no_driver(device: torch.device) -> int:
             {"utilization": refuse},
             "(nvidia-ml-py does not seem to be installed or it can't be imported.): pip install nvidia-ml-py",
         ),
+        ({"utilization": refuse_xpu}, "(pyzes is required; install it with 'pip install pyzes'.)"),
         ({"utilization": no_driver}, "(NVML Shared Library Not Found)"),
         ({}, "(PyTorch cannot measure it on mps)"),
     ],
-    ids=["no package", "no driver", "not measured"],
+    ids=["no package", "no package of Intel", "no driver", "not measured"],
 )
 def test_gpu_utilisation_missing_says_why_once(
     module: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -113,8 +113,9 @@ class Monitor:
             return accelerator_utilisation(self.device)
         except Exception as error:  # every backend and driver raises its own
             if not self._utilisation_missing:
-                install = ": pip install nvidia-ml-py" if isinstance(error, ImportError) else ""
-                self.say(f"GPU utilisation is not shown ({truncate(str(error).splitlines()[0], 200)}){install}")
+                reason = truncate((str(error).splitlines() or [type(error).__name__])[0], 200)
+                install = ": pip install nvidia-ml-py" if "nvidia-ml-py" in reason else ""  # others name theirs, or have none
+                self.say(f"GPU utilisation is not shown ({reason}){install}")
             self._utilisation_missing = True
             return None
 

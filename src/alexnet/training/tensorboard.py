@@ -26,7 +26,7 @@ CURVES = {
     "val_top1": ("validation", "epoch_accuracy"),
     "lr": ("train", "epoch_learning_rate"),
 }
-SAMPLES = 16  # images
+SAMPLES = 16  # images; their tags sort after those of the curves, as TensorBoard opens the first charts only
 
 
 class TensorBoard:
@@ -39,7 +39,7 @@ class TensorBoard:
             ImportError: TensorBoard is not installed.
             UnicodeEncodeError: the folder's name is not UTF-8, which TensorBoard requires.
         """
-        from torch.utils.tensorboard import SummaryWriter  # importing it takes a second
+        from torch.utils.tensorboard import SummaryWriter  # imported here, as it may be missing
 
         self.folder, self._new_writer, self._writers = folder, SummaryWriter, dict[str, Any]()
         self._first_epoch = first_epoch
@@ -88,7 +88,7 @@ class TensorBoard:
         images = training_input(batch.images[:SAMPLES], batch.draws[:SAMPLES], preprocessing, augment)
         levels = np.stack([to_levels(image, preprocessing) for image in images])
         with writing(self.folder):
-            self._writer("train").add_images("batch", levels, 0, dataformats="NHWC")
+            self._writer("train").add_images("images/batch", levels, 0, dataformats="NHWC")
 
     def confusion(self, evaluation: Evaluation, split: str, epoch: int) -> None:
         """Write the confusion matrix of `validation` or `test`."""
@@ -99,7 +99,7 @@ class TensorBoard:
         figure.axes[0].set(xlabel="predicted", ylabel="true")
         set_fonts(figure)
         with writing(self.folder):
-            self._writer(split).add_figure("confusion_matrix", figure, epoch)
+            self._writer(split).add_figure("images/confusion_matrix", figure, epoch)
 
     def _writer(self, split: str) -> Any:
         if split not in self._writers:
