@@ -20,13 +20,20 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 import alexnet
 from alexnet.data.augment import DRAWS
 from alexnet.data.batches import Batch
+from alexnet.errors import AlexNetError
 from alexnet.inference.evaluate import Evaluation
 from alexnet.recipe import Augment
 from alexnet.training.monitor import Monitor
 from alexnet.training.tensorboard import TensorBoard
-from conftest import SHORT, make_preprocessing, metrics, weights
+from conftest import SHORT, make_preprocessing, metrics, stop_after, weights
 
 LOSS, ACCURACY = "epoch_loss", "epoch_accuracy"
+
+
+def date_back(folder: Path, session: int) -> None:
+    """Rename the files of a session, so that they sort by session: within one second they may not."""
+    for file in folder.glob("*/events.out.tfevents.*.*"):
+        file.rename(file.with_name(f"events.out.tfevents.{session}"))
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -117,9 +124,21 @@ def test_resumed_training_repeats_no_epoch(tmp_path: Path) -> None:
         for epoch in range(first, last + 1):
             board.epoch({"epoch": epoch, **row, "val_loss": float(session)})
         board.close()
-        for file in tmp_path.glob("*/events.out.tfevents.*.*"):  # its name begins with the second, which may be the same here
-            file.rename(file.with_name(f"events.out.tfevents.{session}"))
+        date_back(tmp_path, session)
     assert points(tmp_path / "validation", LOSS) == [(1, 2.0), (2, 3.0), (3, 3.0), (4, 3.0)]
+
+
+def test_tensorboard_of_a_resumed_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run" / "tensorboard"
+    with monkeypatch.context() as patch:
+        stop_after(patch, "train_step", 6)
+        with pytest.raises(AlexNetError, match="resume with"):
+            alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
+    date_back(folder, 0)
+    run = alexnet.resume(tmp_path / "run")
+    assert points(folder / "train", LOSS) == column(run, "train_loss")
+    assert points(folder / "validation", LOSS) == column(run, "val_loss")
+    assert len(read(folder / "train").Images("images/batch")) == 1, "not drawn again"
 
 
 def test_training_without_tensorboard(

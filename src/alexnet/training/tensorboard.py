@@ -41,8 +41,8 @@ class TensorBoard:
         """
         from torch.utils.tensorboard import SummaryWriter  # imported here, as it may be missing
 
-        self.folder, self._new_writer, self._writers = folder, SummaryWriter, dict[str, Any]()
-        self._first_epoch = first_epoch
+        self.folder, self._first_epoch, self._new_writer = folder, first_epoch, SummaryWriter
+        self._writers: dict[str, Any] = {}
         self._writer("train")
 
     def close(self) -> None:
@@ -62,8 +62,8 @@ class TensorBoard:
     def graph(self, network: AlexNet, side: int) -> None:
         """Write the graph of a network on the meta device, for images of `side` pixels: a node for each layer.
 
-        `SummaryWriter.add_graph` would trace a training step's network: that changes batch normalisation's statistics, takes
-        seconds, and shows the fused operations instead of the layers.
+        `SummaryWriter.add_graph` traces a forward pass instead: that takes seconds, changes the moving statistics of a network
+        in training mode, and shows fused operations instead of the layers.
         """
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.graph_pb2 import GraphDef
