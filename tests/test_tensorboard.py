@@ -104,7 +104,7 @@ def test_tensorboard_of_a_run_has_batch_and_confusion_matrix(trained: alexnet.Ru
     [batch] = read(trained.path / "tensorboard" / "train").Images("images/batch")
     assert batch.height == trained.config.preprocessing.input
     [confusion] = read(trained.path / "tensorboard" / "test").Images("images/confusion_matrix")
-    assert confusion.step == trained.summary["best_epoch"]
+    assert confusion.step == trained.summary["epochs"]
 
 
 def test_confusion_matrix_of_labels_in_any_script(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -70,7 +70,7 @@ def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = F
         draws = torch.rand(DRAWS_EACH, len(DRAWS), generator=rng)
         after = training_input(before.expand(DRAWS_EACH, *before.shape), draws, preprocessing, recipe.augment)
         for axes, image in zip(grid[row, 1:], after, strict=True):
-            axes.imshow(to_levels(image, preprocessing))
+            axes.imshow(_levels(image, preprocessing))
     grid[0, 1].text(0, 1.13, "with random augmentation", fontsize=9, color="#555555", transform=grid[0, 1].transAxes)
     write_output(path, partial(save_png, figure), overwrite)
 
@@ -95,7 +95,7 @@ def _readable(table: Table, decode_options: dict[str, Any]) -> tuple[Table, list
     return table.select(np.array(rows)), [answer.pixels for answer in answers if isinstance(answer, Answer)]
 
 
-def to_levels(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def _levels(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Convert a network's input, 3 I I, to pixels; if it was scaled per image, stretch it from its minimum to its maximum."""
     x = image.permute(1, 2, 0).double().numpy()  # 3 I I -> I I 3
     if isinstance(preprocessing.mean, str) or isinstance(preprocessing.std, str):

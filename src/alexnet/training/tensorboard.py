@@ -82,11 +82,11 @@ class TensorBoard:
     def batch(self, batch: Batch, preprocessing: Preprocessing, augment: Augment) -> None:
         """Write the first images of a training batch, augmented, as the network gets them."""
         from alexnet.data.augment import training_input
-        from alexnet.report.samples import to_levels
+        from alexnet.report import samples
 
         assert batch.draws is not None
         images = training_input(batch.images[:SAMPLES], batch.draws[:SAMPLES], preprocessing, augment)
-        levels = np.stack([to_levels(image, preprocessing) for image in images])
+        levels = np.stack([samples._levels(image, preprocessing) for image in images])
         with writing(self.folder):
             self._writer("train").add_images("images/batch", levels, 0, dataformats="NHWC")
 

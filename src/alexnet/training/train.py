@@ -192,21 +192,20 @@ def _finish(trainer: Trainer, folder: RunFolder) -> None:
     if trainer.group.is_main:
         save_model(folder, trainer.network, config)
     test = trainer.evaluate("test", validation.temperature) if len(table.rows("test")) else None
-    kept_epoch = state.best_epoch if recipe.train.keep == "best" else len(state.history)
     summary = {
         "run": str(folder.path),
         "recipe": recipe.name,
         "variant": recipe.model.variant,
         "epochs": len(state.history),
         "seconds": time.monotonic() - trainer.budget.started,
-        "best_epoch": kept_epoch,
+        "best_epoch": state.best_epoch if recipe.train.keep == "best" else len(state.history),
         "validation": validation.to_json(),
         "test": test.to_json() if test else None,
         "skipped": [skipped._asdict() for skipped in table.skipped],
     }
     if trainer.group.is_main:
         if tensorboard := trainer.monitor.tensorboard:
-            tensorboard.confusion(test or validation, "test" if test else "validation", kept_epoch)
+            tensorboard.confusion(test or validation, "test" if test else "validation", len(state.history))
         write_json(folder.summary, summary)
         write_report(folder, trainer.dataset, "test" if test else "val", test or validation)
         checkpoint.remove(folder.path)
