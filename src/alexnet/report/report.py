@@ -26,7 +26,6 @@ from alexnet.plotting import data_uri, page_text
 from alexnet.run import RunFolder, read_config, read_metrics, read_recipe
 
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "all": "evaluated"}
-NUMBERED = 20  # classes; larger confusion matrices are drawn as an image, without numbers
 PAIRS_SHOWN = 12
 SAMPLES_SHOWN = 16
 MISTAKES_SHOWN = 12
@@ -134,7 +133,7 @@ def _metrics(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
 
 def _confusion(evaluation: Evaluation) -> Context:
     """Return the confusion matrix, as a table or an image, and the pairs of classes confused most often."""
-    from alexnet.report.charts import confusion_map, shades, ticks_apart
+    from alexnet.report.charts import NUMBERED, confusion_map, shades, ticks_apart
 
     counts, labels = evaluation.confusion, evaluation.labels
     wrong = counts - np.diag(counts.diagonal())

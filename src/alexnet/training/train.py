@@ -101,7 +101,7 @@ def _train(
     resuming: bool,
 ) -> None:
     lock = _run_lock(folder) if group.is_main else nullcontext()
-    with lock, reproducible(device), StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
+    with lock, reproducible(device), StopRequest() as stop, Monitor(folder.path, device) as monitor:
         keep_freed_memory()
         try:
             fresh = not (resuming and group.broadcast(checkpoint.exists(folder.path)))
@@ -122,9 +122,14 @@ def _train(
             write_json(folder.environment, environment(device, precision, group.world_size, parallel))
         processes = f", {group.world_size} processes ({parallel} parallel)" if group.world_size > 1 else ""
         _log_plan(trainer, folder, f"{device.type}, {precision}, {torch.get_num_threads()} threads{processes}")
-        if resuming and trainer.session.resume():
+        resumed = resuming and trainer.session.resume()
+        if resumed:
             state = trainer.state
             monitor.say(f"resuming in epoch {state.epoch}, batch {state.batch + 1} of {len(trainer.step.bounds)}")
+        monitor.open_tensorboard(folder.path / recipe.train.tensorboard, trainer.state.epoch)
+        if monitor.tensorboard and not resumed:
+            monitor.tensorboard.graph(trainer.session.config.network(), preprocessing.input)
+            monitor.tensorboard.batch(next(step.batches(trainer.state)), preprocessing, step.augmentation(1))
         if group.is_main:
             write_text(folder.recipe, recipe.to_toml())
         try:
@@ -202,6 +207,8 @@ def _finish(trainer: Trainer, folder: RunFolder) -> None:
         "skipped": [skipped._asdict() for skipped in table.skipped],
     }
     if trainer.group.is_main:
+        if tensorboard := trainer.monitor.tensorboard:
+            tensorboard.confusion(test or validation, "test" if test else "validation", len(state.history))
         write_json(folder.summary, summary)
         write_report(folder, trainer.dataset, "test" if test else "val", test or validation)
         checkpoint.remove(folder.path)
@@ -231,4 +238,3 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
             monitor.say(f"  {truncate(skipped.image)}: {skipped.reason}")
         if len(table.skipped) > SKIPPED_SHOWN:
             monitor.say(f"  and {len(table.skipped) - SKIPPED_SHOWN} more, in {folder.summary} at the end")
-    monitor.say(f"curves: tensorboard --logdir {shell_quote(folder.path / train.tensorboard)}")
