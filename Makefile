@@ -39,7 +39,7 @@ gpu:  ## check and time the GPU path in at most 12 minutes: needs PyTorch and th
 gpu-wheels:  ## download what `make gpu` needs besides PyTorch, for a machine without a network that has Python 3.12 on x86-64 Linux
 	rm -rf build/gpu-wheels
 	python3 -m pip download --quiet --only-binary=:all: --python-version 3.12 --implementation cp $(foreach n,_2_28 _2_27 _2_17 2014,--platform manylinux$(n)_x86_64) -d build/gpu-wheels pydantic
-	python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp $(foreach n,_2_28 _2_27 _2_17 2014,--platform manylinux$(n)_x86_64) -d build/gpu-wheels tomli-w captum faiss-cpu
+	python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp $(foreach n,_2_28 _2_27 _2_17 2014,--platform manylinux$(n)_x86_64) -d build/gpu-wheels tomli-w captum faiss-cpu nvidia-ml-py
 
 prove: .venv/installed-dev .venv-keras/installed  ## the four tutorials against real Keras; downloads TensorFlow (600 MB), takes 5 minutes
 	rm -rf build/keras

@@ -44,7 +44,7 @@ def test_show_recipe_draws_network_input_in_colour(mean: tuple[float, float, flo
     images = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[0, 0, 0], images[0, 0, 1] = 0, 255
     x = training_input(images, torch.rand(1, len(DRAWS)), preprocessing, Augment(horizontal_flip=False))
-    assert np.abs(samples._levels(x[0], preprocessing).astype(int) - images[0].numpy()).max() <= 1
+    assert np.abs(samples.to_levels(x[0], preprocessing).astype(int) - images[0].numpy()).max() <= 1
 
 
 @pytest.mark.parametrize("recipe", names())
@@ -59,7 +59,7 @@ def test_show_every_recipe(recipe: str, photos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", names())
 def test_show_draws_no_identical_copies(recipe: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a recipe has random augmentation, each image is drawn several times; where it has none, once."""
-    drawn, texts, levels, text = list[int](), list[str](), samples._levels, Axes.text
+    drawn, texts, levels, text = list[int](), list[str](), samples.to_levels, Axes.text
 
     def record_image(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         drawn.append(hash(image.numpy().tobytes()))
@@ -69,7 +69,7 @@ def test_show_draws_no_identical_copies(recipe: str, photos: Path, tmp_path: Pat
         texts.append(words)
         return text(axes, x, y, words, **options)
 
-    monkeypatch.setattr(samples, "_levels", record_image)
+    monkeypatch.setattr(samples, "to_levels", record_image)
     monkeypatch.setattr(Axes, "text", record_text)
     samples.show_augmented(open_table(photos), load(recipe), tmp_path / "out.png")
     fixed = recipe in {"annotated", "cifar10", "cifar10-1x1", "four-layer"}

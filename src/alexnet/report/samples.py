@@ -79,7 +79,7 @@ def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = F
         cells[0].imshow(stored[row].numpy().round().clip(0, 255).astype(np.uint8))
         _caption(cells[0], readable, row)
         for axes, image in zip(cells[1:], augmented[row], strict=False):
-            axes.imshow(_levels(image, preprocessing))
+            axes.imshow(to_levels(image, preprocessing))
     mirrored = ": every image mirrored, in validation too" if preprocessing.horizontal_flip else ""
     fixed = f"what the network gets{mirrored}; this recipe has no random augmentation"
     note = "with random augmentation" if is_random else fixed
@@ -108,7 +108,7 @@ def _readable(table: Table, decode_options: dict[str, Any]) -> tuple[Table, list
     return table.select(np.array(rows)), [answer.pixels for answer in answers if isinstance(answer, Answer)]
 
 
-def _levels(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def to_levels(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Convert a network's input, 3 I I, to pixels; if it was scaled per image, stretch it from its minimum to its maximum."""
     x = image.permute(1, 2, 0).double().numpy()  # 3 I I -> I I 3
     if isinstance(preprocessing.mean, str) or isinstance(preprocessing.std, str):

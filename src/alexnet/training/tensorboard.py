@@ -86,7 +86,7 @@ class TensorBoard:
 
         assert batch.draws is not None
         images = training_input(batch.images[:SAMPLES], batch.draws[:SAMPLES], preprocessing, augment)
-        levels = np.stack([samples._levels(image, preprocessing) for image in images])
+        levels = np.stack([samples.to_levels(image, preprocessing) for image in images])
         with writing(self.folder):
             self._writer("train").add_images("images/batch", levels, 0, dataformats="NHWC")
 
