@@ -69,6 +69,14 @@ def test_settings_without_effect_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("split", ["first", "hash"])
+def test_validation_set_without_a_class_is_noted(tmp_path: Path, photos: Path, split: str) -> None:
+    """The first images of folders that are read class by class are all of one class."""
+    run = alexnet.train(photos, out=tmp_path / "run", settings={**SHORT, "data.split": split})
+    note = f'note: the validation set has no images of {run.labels[1]!r}: data.split = "hash" holds out images of every class'
+    assert (note in (run.path / "log.txt").read_text(encoding="utf-8")) == (split == "first")
+
+
 def test_train_from_resolved_recipe_is_bit_identical(trained: alexnet.Run, tmp_path: Path) -> None:
     alexnet.train(recipe=trained.path / "recipe.toml", out=tmp_path / "again")
     assert metrics(tmp_path / "again") == metrics(trained.path)

@@ -232,6 +232,10 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     monitor.say(f"{network}, input {side}x{side} from {source}; {hardware}")
     for group in labels_differing_in_case(table.labels):
         monitor.say(f"note: {format_names(group)} differ only in upper and lower case, and are separate classes")
+    validated = set(table.targets[table.rows("val")].tolist())
+    if absent := [label for i, label in enumerate(table.labels) if i not in validated]:
+        remedy = "add images of them" if recipe.data.split == "hash" else 'data.split = "hash" holds out images of every class'
+        monitor.say(f"note: the validation set has no images of {format_names(absent)}: {remedy}")
     if table.skipped:
         monitor.say(f"left out {len(table.skipped)} files:")
         for skipped in table.skipped[:SKIPPED_SHOWN]:
