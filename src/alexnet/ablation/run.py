@@ -6,7 +6,6 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -55,7 +54,7 @@ def best_scale(plan: Plan, train: Callable[..., dict[str, Any]]) -> float:
     for scale in plan.scales:
         run = train(plan.seeds, scale, best[0] if steps else math.inf)  # no longer than the best so far took
         if run["value"] is not None:
-            best = min(best, (float(run["epochs"] if steps else -run["validation"]), scale), key=itemgetter(0))
+            best = min(best, (float(run["epochs"] if steps else -run["validation"]), scale), key=lambda each: each[0])
     return best[1]
 
 
@@ -183,15 +182,14 @@ def _format(value: float | None, interval: Sequence[float] | None, form: str, fa
 
 def draw(study: Mapping[str, Any]) -> None:
     """Draw the figures: dots are seeds, diamonds means, and lines 95 % intervals; for steps, error curves are on the left."""
-    from matplotlib import rc_context  # imported with its fonts here, as it takes a second that `predict` need not wait
+    from matplotlib import rc_context  # imported here, as it takes a second that `predict` need not wait
     from matplotlib.figure import Figure
 
     from alexnet import fonts
 
     head, *rows = _rows(study)
     _, _, form, _, factor, _ = FORMATS[study["measure"]]
-    style: Any = {"axes.edgecolor": GREY, "font.size": 9, "text.parse_math": False, "svg.fonttype": "none"}
-    with rc_context({**style, "svg.hashsalt": study["study"]}):
+    with rc_context({"axes.edgecolor": GREY, "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=(9.6, max(3.0, 0.8 * len(rows) + 0.6)), layout="constrained")
         *errors, axes = figure.subplots(1, 2 if study["measure"] == "steps" else 1, squeeze=False)[0]
         for y, arm in enumerate(study["arms"]):
@@ -211,5 +209,4 @@ def draw(study: Mapping[str, Any]) -> None:
             left.axhline(study["aim"], color=GREY, linestyle="--")
             left.set(xlabel="epochs", ylabel="training error", xlim=(0, None))
         for path in map(Path, study["figures"]):
-            options: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 160}
-            write(path, partial(fonts.save, figure, kind=path.suffix[1:], **options))
+            write(path, partial(fonts.save, figure, kind=path.suffix[1:], dpi=160))

@@ -21,7 +21,7 @@ from alexnet.data.statistics import fill_statistics
 from alexnet.data.table import Table
 from alexnet.errors import DataError, truncate
 from alexnet.files import refuse_overwrite, write_output
-from alexnet.fonts import legible, save_png
+from alexnet.fonts import legible, save
 from alexnet.plotting import page_text, shorten
 from alexnet.recipe import Preprocessing, Recipe
 
@@ -44,7 +44,7 @@ def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
     for row, axes in enumerate(grid.flat[: len(readable)]):
         axes.imshow(pixels[row])
         _caption(axes, readable, row)
-    write_output(path, partial(save_png, figure), overwrite)
+    write_output(path, partial(save, figure), overwrite)
 
 
 def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = False) -> None:
@@ -72,7 +72,7 @@ def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = F
         for axes, image in zip(grid[row, 1:], after, strict=True):
             axes.imshow(_levels(image, preprocessing))
     grid[0, 1].text(0, 1.13, "with random augmentation", fontsize=9, color="#555555", transform=grid[0, 1].transAxes)
-    write_output(path, partial(save_png, figure), overwrite)
+    write_output(path, partial(save, figure), overwrite)
 
 
 def _by_class(table: Table, count: int) -> Table:
