@@ -44,18 +44,19 @@ def ablate(plan: Plan | None, out: Path, device: str | None = None) -> dict[str,
             seeds = [{arm: train(arm, seed, scale) for arm, scale in scales.items()} for seed in range(plan.seeds)]
             return write_results(plan, seeds, scales, out)
     except Interrupted as error:
-        command = f"alexnet ablate --out {shell_quote(out)}"
-        raise Interrupted(f"stopped, everything is saved; resume with: {command}", error.code) from error
+        message = f"stopped, everything is saved; resume with: alexnet ablate --out {shell_quote(out)}"
+        raise Interrupted(message, error.code) from error
 
 
 def best_scale(plan: Plan, train: Callable[..., dict[str, Any]]) -> float:
     """Return the best factor of the learning rates for the arm that `train` trains; 1 if none is tried or succeeds."""
-    steps, best = plan.measure == "steps", (math.inf, 1.0)  # cost, scale
+    steps, lowest, best = plan.measure == "steps", math.inf, 1.0
     for scale in plan.scales:
-        run = train(plan.seeds, scale, best[0] if steps else math.inf)  # no longer than the best so far took
-        if run["value"] is not None:
-            best = min(best, (float(run["epochs"] if steps else -run["validation"]), scale), key=lambda each: each[0])
-    return best[1]
+        run = train(plan.seeds, scale, lowest if steps else math.inf)  # no longer than the best so far took
+        cost = run["epochs"] if steps else -run["validation"]
+        if run["value"] is not None and cost < lowest:
+            lowest, best = cost, scale
+    return best
 
 
 def train_arm(
@@ -165,19 +166,17 @@ def _rows(study: Mapping[str, Any]) -> list[list[str]]:
     rows = [["arm", "claimed", title.format(**study), "seeds", change, "training top-1 (%)"]]
     for arm in study["arms"]:
         name = arm["arm"] + ("" if arm["lr"] is None else f" (lr {arm['lr']:g})")
-        mean = _format(arm["mean"], arm["mean_interval"], form, factor) or missing
-        seeds = ", ".join(_format(value, None, form, factor) or missing for value in arm["values"])
-        difference = "" if arm["first"] else _format(arm["difference"], arm["difference_interval"], signed, factor)
-        rows.append([name, arm["claimed"], mean, seeds, difference, _format(arm["training"], None, "{:.1f}", 100)])
+        mean = _format(arm["mean"], form, factor, arm["mean_interval"]) or missing
+        seeds = ", ".join(_format(value, form, factor) or missing for value in arm["values"])
+        difference = "" if arm["first"] else _format(arm["difference"], signed, factor, arm["difference_interval"])
+        rows.append([name, arm["claimed"], mean, seeds, difference, _format(arm["training"], "{:.1f}", 100)])
     return rows
 
 
-def _format(value: float | None, interval: Sequence[float] | None, form: str, factor: float) -> str:
+def _format(value: float | None, form: str, factor: float, interval: Sequence[float] | None = None) -> str:
     """Return a value with its interval, as `79.3 (78.1 to 80.5)`, or "" if there is none."""
-    if value is None:
-        return ""
-    ends = " to ".join(form.format(factor * end) for end in interval or ())
-    return form.format(factor * value) + (f" ({ends})" if ends else "")
+    shown = [form.format(factor * each) for each in ([] if value is None else [value, *(interval or ())])]
+    return "{} ({} to {})".format(*shown) if len(shown) == 3 else "".join(shown)
 
 
 def draw(study: Mapping[str, Any]) -> None:
