@@ -34,7 +34,7 @@ from alexnet.network.device import choose_device
 from alexnet.progress import say, track
 from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
-from alexnet.report.compare import compare as compare_runs
+from alexnet.report.compare import compare as compare
 from alexnet.report.report import write_report
 from alexnet.run import RunFolder, find, load_model, read_recipe
 from alexnet.search.search import add_images, search_images
@@ -536,23 +536,6 @@ def ablate(
     plan = make_plan(chosen, None if recipe is None else str(recipe), changes, seeds, minutes)
     named = plan.recipe.model_copy(update={"name": plan.study})
     return train_plan(plan, Path(out) if out is not None else _default_out(named), device)
-
-
-def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
-    """Compare runs: their metrics, and the settings that differ.
-
-    Args:
-        runs: finished run folders; all are compared with the first.
-
-    Returns:
-        `{"split", "runs": [{…}], "settings": {key: [value of each run]}}`. Runs are compared on `test` images, or on
-        `validation` if one of them has no test set. Accuracies are from 0 to 1, `"seconds"` is the training time, and
-        `"difference"` is top-1 minus that of the first run, with its 95 % interval (Newcombe 1998), or None for the first.
-
-    Raises:
-        RunError: a run is missing, unfinished or damaged.
-    """
-    return compare_runs([Path(run) for run in runs])
 
 
 def resume(
