@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 
 import alexnet
 from alexnet.data.check import KINDS, check_decoded
 from alexnet.data.dataset import Dataset
+from alexnet.data.table import sample_by_class
 from alexnet.errors import RunError, shell_quote
 from alexnet.files import read_json, write_text
 from alexnet.inference.evaluate import Evaluation
@@ -183,7 +183,7 @@ def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
         }
 
     return {
-        "samples": [card(i) for i in _random_samples(evaluation.targets)],
+        "samples": [card(i) for i in sample_by_class(evaluation.targets, SAMPLES_SHOWN)],
         "mistakes": [card(i) for i in worst],
         "uncertain": [card(i) for i in uncertain],
         "wrong": len(wrong),
@@ -210,14 +210,3 @@ def _problems(dataset: Dataset) -> Context:
         problems = list(group)
         rows.append({"kind": kind, "meaning": KINDS[kind], "count": len(problems), "first": problems[:PROBLEMS_SHOWN]})
     return {"problems": rows}
-
-
-def _random_samples(targets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the indices of random images of as many classes as possible, ordered by class; always the same."""
-    order = np.random.default_rng(0).permutation(len(targets))
-    _, first = np.unique(targets[order], return_index=True)
-    one_per_class = np.random.default_rng(1).permutation(order[np.sort(first)])
-    rest = order[~np.isin(order, one_per_class)]
-    chosen = np.concatenate([one_per_class, rest])[:SAMPLES_SHOWN]
-    result: NDArray[np.int64] = chosen[np.argsort(targets[chosen], kind="stable")]
-    return result
