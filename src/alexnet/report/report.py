@@ -32,7 +32,6 @@ SAMPLES_SHOWN = 16
 MISTAKES_SHOWN = 12
 UNCERTAIN_SHOWN = 8
 PROBLEMS_SHOWN = 5  # of each kind
-SKIPPED_SHOWN = 50
 METRICS = ("epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
 
 Context = dict[str, Any]  # variables of the template
@@ -56,7 +55,7 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
         raise RunError(
             f"a file in {folder.path} is damaged, summary.json or another: {type(error).__name__} {error}"
         ) from error
-    context |= _metrics(dataset, split, evaluation) | _confusion(evaluation)
+    context |= _metrics(split, evaluation) | _confusion(evaluation)
     context["reliability"] = reliability(evaluation.reliability(), evaluation.reliability(evaluation.temperature))
     context |= _images(dataset, split, evaluation) | _problems(dataset)
     write_text(folder.report, page_text(templates.get_template("report.html").render(context)))
@@ -94,9 +93,7 @@ def _run(folder: RunFolder, dataset: Dataset) -> Context:
     return {
         "version": alexnet.__version__,
         "name": table.name,
-        "variant": recipe.model.variant,
-        "recipe": recipe.name,
-        "keep": recipe.train.keep,
+        "recipe": recipe,
         "date": time.strftime("%d %B %Y", time.localtime(newest.stat().st_mtime)).lstrip("0"),
         "finished": finished,
         "seconds": summary["seconds"],
@@ -105,15 +102,14 @@ def _run(folder: RunFolder, dataset: Dataset) -> Context:
         "validation": summary["validation"],
         "counts": {SPLIT_NAMES[split]: count for split, count in table.counts().items()},
         "curves": curves(history, kept),
-        "skipped": table.skipped[:SKIPPED_SHOWN],
-        "skipped_more": len(table.skipped) - SKIPPED_SHOWN,
+        "skipped": table.skipped,
         "recipe_text": folder.recipe.read_text(encoding="utf-8"),
         "environment": [(key.replace("_", " "), value) for key, value in environment if value not in (None, "")],
         "command": f"alexnet predict {shell_quote(folder.path)} IMAGE…",
     }
 
 
-def _metrics(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
+def _metrics(split: str, evaluation: Evaluation) -> Context:
     """Return the metrics, and the table of classes: worst first, those without images last."""
     counts = evaluation.confusion
     rows = [
@@ -123,9 +119,7 @@ def _metrics(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
     metrics = evaluation.to_json()
     return {
         "split": SPLIT_NAMES[split],
-        "has_test": "test" in dataset.table.counts(),
         "metrics": metrics,
-        "right": round(metrics["top1"] * metrics["images"]),
         "top5_interval": wilson_interval(metrics["top5"], metrics["images"]),
         "baseline": most_frequent(metrics["per_class"])[1],
         "classes": sorted(rows, key=lambda row: (row["images"] == 0, row["f1"] or 0, row["recall"] or 0)),
