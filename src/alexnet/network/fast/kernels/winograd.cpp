@@ -15,6 +15,7 @@
 #include <immintrin.h>
 #include <omp.h>
 
+#include <array>
 #include <cstdlib>
 
 #include "common.h"
@@ -62,29 +63,20 @@ inline __m512i pairs(Twin t) {
 // The transforms along one axis. Products are ordered by the point to whose sum they are added; `first` is each point's first
 // product, and `uses` the window's elements in each product (bit 0: the first).
 template <int TAPS> struct Axis;
+template <int COUNT> using Twins = std::array<Twin, COUNT>;
 
 template <> struct Axis<3> {
     static constexpr int window = 4, products = 4;
     static constexpr int first[5] = {0, 1, 2, 3, 4};
     static constexpr int uses[4] = {0b0101, 0b0110, 0b0110, 0b1010};
-    static void input(const Twin* d, Twin* v) {
-        v[0] = d[0] - d[2];
-        v[1] = d[1] + d[2];
-        v[2] = d[2] - d[1];
-        v[3] = d[1] - d[3];
-    }
-    static void weight(const Twin* g, Twin* u) {
+    static Twins<4> input(const Twin* d) { return {d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]}; }
+    static Twins<4> weight(const Twin* g) {
         const Twin ends = halved(g[0] + g[2]), middle = halved(g[1]);
-        u[0] = g[0];
-        u[1] = ends + middle;
-        u[2] = ends - middle;
-        u[3] = g[2];
+        return {g[0], ends + middle, ends - middle, g[2]};
     }
-    static void weight_gradient(const Twin* u, Twin* g) {
+    static Twins<3> weight_gradient(const Twin* u) {
         const Twin sum = halved(u[1] + u[2]);
-        g[0] = u[0] + sum;
-        g[1] = halved(u[1] - u[2]);
-        g[2] = u[3] + sum;
+        return {u[0] + sum, halved(u[1] - u[2]), u[3] + sum};
     }
 };
 
@@ -92,32 +84,16 @@ template <> struct Axis<5> {
     static constexpr int window = 6, products = 7;
     static constexpr int first[5] = {0, 2, 4, 5, 7};
     static constexpr int uses[7] = {0b000101, 0b011000, 0b000110, 0b010000, 0b000110, 0b001010, 0b110000};
-    static void input(const Twin* d, Twin* v) {
-        v[0] = d[0] - d[2];
-        v[1] = d[3] - d[4];
-        v[2] = d[1] + d[2];
-        v[3] = d[4];
-        v[4] = d[2] - d[1];
-        v[5] = d[1] - d[3];
-        v[6] = d[4] - d[5];
+    static Twins<7> input(const Twin* d) {
+        return {d[0] - d[2], d[3] - d[4], d[1] + d[2], d[4], d[2] - d[1], d[1] - d[3], d[4] - d[5]};
     }
-    static void weight(const Twin* g, Twin* u) {
+    static Twins<7> weight(const Twin* g) {
         const Twin ends = halved(g[0] + g[2]), middle = halved(g[1]);
-        u[0] = g[0];
-        u[1] = g[3];
-        u[2] = ends + middle;
-        u[3] = g[3] + g[4];
-        u[4] = ends - middle;
-        u[5] = g[2];
-        u[6] = g[4];
+        return {g[0], g[3], ends + middle, g[3] + g[4], ends - middle, g[2], g[4]};
     }
-    static void weight_gradient(const Twin* u, Twin* g) {
+    static Twins<5> weight_gradient(const Twin* u) {
         const Twin sum = halved(u[2] + u[4]);
-        g[0] = u[0] + sum;
-        g[1] = halved(u[2] - u[4]);
-        g[2] = u[5] + sum;
-        g[3] = u[1] + u[3];
-        g[4] = u[3] + u[6];
+        return {u[0] + sum, halved(u[2] - u[4]), u[5] + sum, u[1] + u[3], u[3] + u[6]};
     }
 };
 
@@ -152,17 +128,16 @@ inline void both_axes(Load load, Step step, Sink sink) {
     Twin half[OUT][IN];
 #pragma GCC unroll 8
     for (int x = 0; x < IN; ++x) {
-        Twin column[IN], result[OUT];
+        Twin column[IN];
 #pragma GCC unroll 8
         for (int y = 0; y < IN; ++y) column[y] = load(y, x);
-        step(column, result);
+        const Twins<OUT> result = step(column);
 #pragma GCC unroll 8
         for (int y = 0; y < OUT; ++y) half[y][x] = result[y];
     }
 #pragma GCC unroll 8
     for (int y = 0; y < OUT; ++y) {
-        Twin result[OUT];
-        step(half[y], result);
+        const Twins<OUT> result = step(half[y]);
 #pragma GCC unroll 8
         for (int x = 0; x < OUT; ++x) sink(y, x, result[x]);
     }
@@ -185,24 +160,13 @@ inline void transform_weight_gradient(Load load, Sink sink) {
 
 template <class Load, class Sink> inline void transform_output(Load load, Sink sink) {
     both_axes<4, 2>([&](int y, int x) { return load(y * 4 + x); },
-                    [](const Twin* m, Twin* y) {
-                        y[0] = m[0] + m[1] + m[2];
-                        y[1] = m[1] - m[2] - m[3];
-                    },
-                    sink);
+                    [](const Twin* m) { return Twins<2>{m[0] + m[1] + m[2], m[1] - m[2] - m[3]}; }, sink);
 }
 
 // The transpose of transform_output: the gradient of each sum from that of 2x2 outputs.
 template <class Load, class Sink> inline void transform_gradient(Load load, Sink sink) {
-    both_axes<2, 4>(
-        load,
-        [](const Twin* y, Twin* m) {
-            m[0] = y[0];
-            m[1] = y[0] + y[1];
-            m[2] = y[0] - y[1];
-            m[3] = Twin{} - y[1];
-        },
-        [&](int y, int x, Twin value) { sink(y * 4 + x, value); });
+    both_axes<2, 4>(load, [](const Twin* y) { return Twins<4>{y[0], y[0] + y[1], y[0] - y[1], Twin{} - y[1]}; },
+                    [&](int y, int x, Twin value) { sink(y * 4 + x, value); });
 }
 
 // Memory that a thread reuses between calls; new pages would cost more time than the transforms.
