@@ -128,12 +128,8 @@ def decode_all(
 ) -> Generator[tuple[Source, Answer | ImageError], None, None]:
     """Do `work` on each source in parallel; yield each source in order, with the answer or the error.
 
-    Args:
-        work: a name of `decode_worker.WORK`, or `module:function`.
-        sources: paths of files or their bytes, or what was given in Python; arrays and images of Pillow stay in this process.
-        workers: processes at once.
-        ahead: images that may be decoded before their turn; two for each worker at least.
-        settings: of the work.
+    `work` is a name of `decode_worker.WORK`, or `module:function`, and takes the `settings`. `workers` processes decode up to
+    `ahead` images before their turn, two for each worker at least; arrays and images of Pillow are processed in this process.
     """
 
     def answered(source: Source) -> tuple[Source, Answer | ImageError]:
