@@ -124,8 +124,7 @@ def _validation(dataset: Dataset, most: int) -> Samples:
 
     def images() -> Iterator[tuple[NDArray[np.uint8], int | None]]:
         sources = (table.source(row) for row in rows)
-        whole: dict[str, Any] = {"cache_size": "full", "fit": "crop", "filter": "bicubic", "reduced_decode": False}
-        with closing(decode_all("pixels", sources, 1, **whole)) as answers:
+        with closing(decode_all("pixels", sources, 1, cache_size="full")) as answers:
             for (_, answer), row in zip(answers, rows, strict=True):
                 if isinstance(answer, Answer):  # otherwise too large to decode at full size
                     yield answer.pixels, int(table.targets[row])

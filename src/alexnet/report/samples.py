@@ -37,8 +37,7 @@ def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
     refuse_overwrite(path, overwrite)
     selected = table.select(sample_by_class(table.targets, SAMPLES))
     side = min(LARGEST, int(np.median([min(size) for size in header_sizes(selected, WORKERS)] or [1])))
-    options = {"cache_size": side, "fit": "crop", "filter": "bicubic", "reduced_decode": True}
-    readable, pixels = _readable(selected, options)
+    readable, pixels = _readable(selected, {"cache_size": side})
     title = f"{table.name}: {len(table):,} images of {len(table.labels):,} classes"
     figure, grid = _grid(-(-len(readable) // COLUMNS), COLUMNS, title)
     for row, axes in enumerate(grid.flat[: len(readable)]):
