@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from alexnet.ablation.plan import find_study, make_plan, vary_settings
 from alexnet.ablation.run import ablate as train_plan
 from alexnet.convert.pretrained import settings_from_weights
-from alexnet.data.check import Findings
-from alexnet.data.check import check as check_table
+from alexnet.data.check import check as check
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.decode_pool import InMemoryImage
 from alexnet.data.labels import labels_differing_in_case, normalize_label
@@ -581,22 +580,6 @@ def _resume(path: Path, device: str | None, started: float, group: ProcessGroup,
         training.remove_checkpoints(folder)
         Run(path, device).report()
     return _open_finished(path, device, group)
-
-
-def check(data: str | Path, data_root: str | Path | None = None) -> Findings:
-    """Check every image of a dataset; nothing is changed.
-
-    Args:
-        data: a folder, a CSV or Parquet file, or the name of a built-in dataset.
-        data_root: folder of downloaded datasets. Default: ALEXNET_DATA in the environment.
-
-    Returns:
-        The number of images, in all and by class, and the problems.
-
-    Raises:
-        DataError: the dataset does not exist, has fewer than two classes, or lacks columns.
-    """
-    return check_table(open_table(data, None if data_root is None else Path(data_root)))
 
 
 def load(path: str | Path, device: str | None = None) -> Run:
