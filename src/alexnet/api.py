@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from alexnet.ablation.plan import find_study, make_plan, vary_settings
 from alexnet.ablation.run import ablate as train_plan
 from alexnet.convert.pretrained import settings_from_weights
-from alexnet.data.check import Findings
-from alexnet.data.check import check as check_table
+from alexnet.data.check import check as check
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.decode_pool import InMemoryImage
 from alexnet.data.labels import labels_differing_in_case, normalize_label
@@ -34,7 +33,7 @@ from alexnet.network.device import choose_device
 from alexnet.progress import say, track
 from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
-from alexnet.report.compare import compare as compare_runs
+from alexnet.report.compare import compare as compare
 from alexnet.report.report import write_report
 from alexnet.run import RunFolder, find, find_weights, is_epoch, load_model, read_recipe
 from alexnet.search.search import add_images, search_images
@@ -542,23 +541,6 @@ def ablate(
     return train_plan(plan, Path(out) if out is not None else _default_out(named), device)
 
 
-def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
-    """Compare runs: their metrics, and the settings that differ.
-
-    Args:
-        runs: finished run folders; all are compared with the first.
-
-    Returns:
-        `{"split", "runs": [{…}], "settings": {key: [value of each run]}}`. Runs are compared on `test` images, or on
-        `validation` if one of them has no test set. Accuracies are from 0 to 1, `"seconds"` is the training time, and
-        `"difference"` is top-1 minus that of the first run, with its 95 % interval (Newcombe 1998), or None for the first.
-
-    Raises:
-        RunError: a run is missing, unfinished or damaged.
-    """
-    return compare_runs([Path(run) for run in runs])
-
-
 def resume(
     path: str | Path,
     *,
@@ -602,22 +584,6 @@ def _resume(path: Path, device: str | None, started: float, group: ProcessGroup,
         training.remove_checkpoints(folder)
         Run(path, device).report()
     return _open_finished(path, device, group)
-
-
-def check(data: str | Path, data_root: str | Path | None = None) -> Findings:
-    """Check every image of a dataset; nothing is changed.
-
-    Args:
-        data: a folder, a CSV or Parquet file, or the name of a built-in dataset.
-        data_root: folder of downloaded datasets. Default: ALEXNET_DATA in the environment.
-
-    Returns:
-        The number of images, in all and by class, and the problems.
-
-    Raises:
-        DataError: the dataset does not exist, has fewer than two classes, or lacks columns.
-    """
-    return check_table(open_table(data, None if data_root is None else Path(data_root)))
 
 
 def load(path: str | Path, device: str | None = None) -> Run:

@@ -82,9 +82,7 @@ DataRoot = Annotated[Path | None, option("FOLDER", "Folder of downloaded dataset
 Device = Annotated[
     str | None,
     option(
-        "D",
-        "cpu, cuda, cuda:1 or mps.  [default: an accelerator if available]",
-        autocompletion=lambda: ["cpu", "cuda", "mps"],
+        "D", "cpu, cuda, cuda:1 or mps.  [default: an accelerator if available]", autocompletion=lambda: ["cpu", "cuda", "mps"]
     ),
 ]
 Threads = Annotated[int | None, option("N", "Number of CPU threads.  [default: one per core]", min=1)]

@@ -2,7 +2,6 @@
 
 import io
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet import fonts
 from alexnet.inference.metrics import BINS, Reliability
 from alexnet.plotting import BLUE, GREY, ORANGE, data_uri, shorten
 
@@ -183,9 +183,7 @@ def _svg(figure: Figure, name: str) -> str:
     figure.patch.set_visible(False)
     for axes in figure.axes:
         axes.patch.set_visible(False)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has the fonts
-        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    fonts.save(figure, out, "svg", Creator=None, Format=None, Type=None)
     text = out.getvalue()
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text[text.index("<svg") :], flags=re.DOTALL)
     return re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], name), text)  # tags only: labels stay as they are

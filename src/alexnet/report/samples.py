@@ -18,10 +18,10 @@ from alexnet.data.cache import Pixels, header_sizes
 from alexnet.data.dataset import resolve
 from alexnet.data.decode_pool import Answer, decode_all
 from alexnet.data.statistics import fill_statistics
-from alexnet.data.table import Table
+from alexnet.data.table import Table, sample_by_class
 from alexnet.errors import DataError, truncate
 from alexnet.files import refuse_overwrite, write_output
-from alexnet.fonts import legible, save_png
+from alexnet.fonts import legible, save
 from alexnet.plotting import page_text, shorten
 from alexnet.recipe import Preprocessing, Recipe
 
@@ -35,16 +35,15 @@ WORKERS = os.cpu_count() or 1
 def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
     """Draw random images of as many classes as possible, with labels and names, to a PNG file."""
     refuse_overwrite(path, overwrite)
-    selected = _by_class(table, SAMPLES)
+    selected = table.select(sample_by_class(table.targets, SAMPLES))
     side = min(LARGEST, int(np.median([min(size) for size in header_sizes(selected, WORKERS)] or [1])))
-    options = {"cache_size": side, "fit": "crop", "filter": "bicubic", "reduced_decode": True}
-    readable, pixels = _readable(selected, options)
+    readable, pixels = _readable(selected, {"cache_size": side})
     title = f"{table.name}: {len(table):,} images of {len(table.labels):,} classes"
     figure, grid = _grid(-(-len(readable) // COLUMNS), COLUMNS, title)
     for row, axes in enumerate(grid.flat[: len(readable)]):
         axes.imshow(pixels[row])
         _caption(axes, readable, row)
-    write_output(path, partial(save_png, figure), overwrite)
+    write_output(path, partial(save, figure), overwrite)
 
 
 def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = False) -> None:
@@ -55,7 +54,7 @@ def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = F
     Means and colour components are computed from these images only, so colour noise only approximates that of a training.
     """
     refuse_overwrite(path, overwrite)
-    selected = _by_class(table, AUGMENTED)
+    selected = table.select(sample_by_class(table.targets, AUGMENTED))
     recipe = resolve(recipe, selected)
     preprocessing = recipe.images.resolved()
     readable, pixels = _readable(selected, preprocessing.decode_options())
@@ -85,17 +84,7 @@ def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = F
     note = "with random augmentation" if is_random else fixed
     first = grid[0, 1] if is_random else grid[1, 0]
     first.text(0, 1.13 if is_random else 1.04, note, fontsize=9, color="#555555", transform=first.transAxes)
-    write_output(path, partial(save_png, figure), overwrite)
-
-
-def _by_class(table: Table, count: int) -> Table:
-    """Return random images of as many classes as possible, ordered by class; always the same."""
-    order = np.random.default_rng(0).permutation(len(table))
-    order = order[np.argsort(table.targets[order], kind="stable")]  # by class, random within each
-    starts = np.searchsorted(table.targets[order], table.targets[order])
-    rank = np.arange(len(order)) - starts  # 0 for the first image of each class, 1 for the second …
-    chosen = order[np.argsort(rank, kind="stable")][:count]
-    return table.select(chosen[np.argsort(table.targets[chosen], kind="stable")])
+    write_output(path, partial(save, figure), overwrite)
 
 
 def _readable(table: Table, decode_options: dict[str, Any]) -> tuple[Table, list[NDArray[np.uint8]]]:
