@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns tensorflow_peers,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove torture fuzz memory workers load attack \
+.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove tutorials torture fuzz memory workers load attack \
 	wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
@@ -39,7 +39,7 @@ gpu:  ## check and time the GPU path in at most 12 minutes: needs PyTorch and th
 gpu-wheels:  ## download what `make gpu` needs besides PyTorch, for a machine without a network that has Python 3.12 on x86-64 Linux
 	rm -rf build/gpu-wheels
 	python3 -m pip download --quiet --only-binary=:all: --python-version 3.12 --implementation cp $(foreach n,_2_28 _2_27 _2_17 2014,--platform manylinux$(n)_x86_64) -d build/gpu-wheels pydantic
-	python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp $(foreach n,_2_28 _2_27 _2_17 2014,--platform manylinux$(n)_x86_64) -d build/gpu-wheels tomli-w captum faiss-cpu
+	python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp $(foreach n,_2_28 _2_27 _2_17 2014,--platform manylinux$(n)_x86_64) -d build/gpu-wheels tomli-w captum faiss-cpu nvidia-ml-py
 
 prove: .venv/installed-dev .venv-keras/installed  ## the four tutorials against real Keras; downloads TensorFlow (600 MB), takes 5 minutes
 	rm -rf build/keras
@@ -52,6 +52,9 @@ ifdef ALEXNET_TEST_DATA
 else
 	@echo "ALEXNET_TEST_DATA names no folder of real images: networks trained in Keras and imported were not compared"
 endif
+
+tutorials: .venv/installed-dev  ## train the four tutorials to their last epoch, in pieces if MINUTES=12; minutes on a GPU, days on a CPU
+	$(BIN)/python -m proof.tutorials $(if $(MINUTES),--minutes $(MINUTES)) $(NAMES)
 
 by-hand: .venv/installed  ## train the network in NumPy on digits; takes a minute
 	$(BIN)/python -m alexnet.scratch

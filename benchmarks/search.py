@@ -68,6 +68,8 @@ def precisions(run: alexnet.Run, folder: Path, place: Path) -> dict[str, float]:
     squares = np.square(pixels).sum(1)
     found = {"chance": float((counts * (counts - 1)).sum() / len(labels) / (len(labels) - 1))}
     found["pixels"] = precision(labels, lambda part: brute_force(pixels, squares, pixels[part], TOP + 1))
+    short = build_index(place / "pixels", list(map(str, paths)), pixels).short_codes
+    found[f"pixels, {BITS} bits"] = precision(labels, lambda part: faiss.knn_hamming(short[part], short, TOP + 1)[1])
     for bits in (64, BITS):
         short = build_index(place / str(bits), list(map(str, paths)), codes, bits).short_codes
         found[f"{bits} bits"] = precision(labels, lambda part, s=short: faiss.knn_hamming(s[part], s, TOP + 1)[1])

@@ -120,6 +120,7 @@ def tested(setting: Setting, arguments: list[str]) -> Outcome:
     with checkout(setting.moved) as root, tempfile.TemporaryDirectory(prefix="a place " if setting.moved else None) as folder:
         report = Path(folder) / "report.xml"
         own = {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)]), "TMPDIR": folder}
+        own["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads leave the cores to the other processes: twice as fast
         command = [sys.executable, "-m", "pytest", "-q", "-p", "proof.anywhere", "-p", "no:cacheprovider"]
         command += [f"--junitxml={report}", *arguments]
         start = time.monotonic()

@@ -12,10 +12,13 @@ import pytest
 
 import alexnet
 from alexnet import api
+from alexnet.convert.pretrained import settings_from_weights
+from alexnet.errors import AlexNetError
 from alexnet.files import sha256
 from alexnet.recipe import RENAMED, parse, rename_keys
+from alexnet.training import checkpoint
 from commands import error
-from conftest import in_float32
+from conftest import TINY, in_float32, stop_after
 
 # `alexnet train digits --set model.width=0.004 --set train.epochs=1`, without its report and TensorBoard's file.
 GOLDEN = Path(__file__).parent / "golden" / "run-0.1"
@@ -82,6 +85,38 @@ def test_earlier_run_gets_a_report_and_is_compared(run: alexnet.Run, path: Path)
     comparison = api.compare([path, path])
     assert comparison["settings"] == {}
     assert [row["loss"] for row in comparison["runs"]] == [run.summary["test"]["loss"]] * 2
+
+
+def test_earlier_run_with_local_response_norm_has_it_after_each_convolution(tmp_path: Path, photos: Path) -> None:
+    """`model.norm = "local"` meant every norm of the variant; model.json had version 1, and checkpoints had version 2."""
+    settings = {**TINY, "model.norm": "local-each", "train.epochs": 1, "train.batch_size": 8}
+    run = alexnet.train(photos, out=tmp_path / "run", settings=settings)
+    expected = run.predict(photos)
+    content = json.loads((run.path / "model.json").read_text())
+    earlier = {**content, "version": 1, "overrides": {**content["overrides"], "norm": "local"}}
+    (run.path / "model.json").write_text(json.dumps(earlier))
+    assert alexnet.load(run.path).predict(photos) == expected
+    assert api.load_recipe("fast").with_settings(settings_from_weights(str(run.path))).model.norm == "local-each"
+
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, "train_step", 2)
+        with pytest.raises(AlexNetError, match="resume with"):
+            alexnet.train(photos, out=tmp_path / "stopped", settings={**settings, "model.norm": "local"})
+    tensors, state = checkpoint.read(tmp_path / "stopped") or pytest.fail("no checkpoint")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "VERSION", 2)
+        checkpoint.write(tmp_path / "stopped", tensors, state)
+    with pytest.raises(AlexNetError, match="written by another version"):
+        alexnet.resume(tmp_path / "stopped")
+
+
+def test_earlier_checkpoint_with_another_norm_is_resumed(tmp_path: Path, photos: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "VERSION", 2)
+        stop_after(patch, "train_step", 2)
+        with pytest.raises(AlexNetError, match="resume with"):
+            alexnet.train(photos, out=tmp_path / "stopped", settings={**TINY, "train.epochs": 1, "train.batch_size": 8})
+    assert alexnet.resume(tmp_path / "stopped").summary["epochs"] == 1
 
 
 def test_earlier_recipe_is_refused_by_a_new_key_in_one_line(path: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_run_file_of_other_content_is_refused(run: Path, photos: Path, name: str
         ({"variant": "../../etc/passwd"}, "does not fit"),
         ({"overrides": {"__class__": "os.system"}}, "does not fit"),
         ({"from_the_future": 1}, "from_the_future"),
-        ({"version": 2}, "written by a newer version"),
+        ({"version": 3}, "written by a newer version"),
         ({"preprocessing": {"input": 67}}, "preprocessing: .*not a number"),
     ],
 )

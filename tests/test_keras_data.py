@@ -125,9 +125,12 @@ def test_validation_split_equals_keras(name: str, files: list[str], tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-1x1"])
 def test_cifar10_validation_split_is_the_first_5000(name: str) -> None:
-    """As in the code of tutorials 002 and 003; their text says the last photos."""
+    """As in the code of tutorials 002 and 003; their text says the last photos, which are `data.split = "last"`."""
     splits = np.array(["train"] * 50_000 + ["test"] * 10_000)
     table = Table("cifar10", ("a", "b"), [str(i) for i in range(60_000)], np.arange(60_000) % 2, splits)
     result = split(table, load(name).data)
     assert np.array_equal(result.rows("val"), np.arange(5_000))
     assert result.counts() == {"train": 45_000, "val": 5_000, "test": 10_000}
+    by_text = split(table, load(name).with_settings({"data.split": "last"}).data)
+    assert np.array_equal(by_text.rows("val"), np.arange(45_000, 50_000))
+    assert by_text.counts() == result.counts()

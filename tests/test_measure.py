@@ -13,10 +13,11 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, top_k_accuracy_score
 
 from alexnet import AlexNet
-from alexnet.data.batches import SplitImages, ordered_batches
 from alexnet.data.cache import Pixels
-from alexnet.inference import metrics
-from alexnet.inference.evaluate import Evaluation, evaluate
+from alexnet.data.dataset import Dataset
+from alexnet.data.table import Table
+from alexnet.inference import evaluate, metrics
+from alexnet.inference.evaluate import Evaluation
 from alexnet.recipe import Preprocessing
 
 
@@ -110,17 +111,18 @@ def test_evaluation_json_keys() -> None:
     assert result["input"] == [3, 96, 96]
 
 
-def test_evaluation_does_not_depend_on_batch_size() -> None:
+def test_evaluation_does_not_depend_on_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = AlexNet("cifar10", 4, width=1 / 16)
     preprocessing = Preprocessing(cache_size=16, input=67, fit="crop", reduced_decode=False, resize="bilinear")
     pixels = np.random.default_rng(0).integers(0, 256, (23, 16, 16, 3), dtype=np.uint8)
-    images = SplitImages(Pixels(pixels.ravel(), np.full((23, 2), 16), preprocessing), np.arange(23), np.arange(23) % 4)
+    table = Table("t", ("a", "b", "c", "d"), [str(i) for i in range(23)], np.arange(23) % 4, np.full(23, "val"))
+    dataset = Dataset(table, Pixels(pixels.ravel(), np.full((23, 2), 16), preprocessing))
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    result = [
-        evaluate(network, ordered_batches(images, size), preprocessing, ("a", "b", "c", "d"), precision="float32")
-        for size in (1, 7, 23)
-    ]
+    result = []
+    for size in (1, 7, 23):
+        monkeypatch.setattr(evaluate, "BATCH", size)
+        result.append(evaluate.evaluate_split(network, dataset, "val", preprocessing, precision="float32", workers=1))
     for other in result[1:]:
         np.testing.assert_allclose(other.logits, result[0].logits, rtol=1e-4, atol=1e-5)
         assert np.array_equal(other.targets, result[0].targets)

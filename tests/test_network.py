@@ -18,7 +18,8 @@ from alexnet.errors import VariantError
 from alexnet.network.alexnet import initialize
 from alexnet.network.layers import FlattenMaps
 from alexnet.network.lrn import LocalResponseNorm
-from alexnet.network.variants import ROWS, VARIANTS
+from alexnet.network.summary import summarize
+from alexnet.network.variants import ROWS, VARIANTS, Norm
 
 NAMES = sorted(VARIANTS)
 
@@ -122,6 +123,22 @@ def test_variant_overrides(overrides: dict[str, str], present: type, absent: typ
     assert absent not in kinds
 
 
+@pytest.mark.parametrize("name", [row.name for row in ROWS if any(isinstance(layer, Norm) for layer in row.layers)])
+def test_local_response_norm_follows_the_first_two_convolutions_alone(name: str) -> None:
+    """Paper, section 3.3, and tutorial 000; `cats-dogs` has a norm after its second convolution only."""
+    plain, network = summarize(AlexNet(name, norm="none").row), summarize(AlexNet(name, norm="local").row)
+    norms = [layer.name for layer in network.layers if layer.kind == "local response normalisation"]
+    assert norms == (["norm2"] if name == "cats-dogs" else ["norm1", "norm2"])
+    assert [layer for layer in network.layers if layer.name not in norms] == list(plain.layers)
+    assert network.parameters == plain.parameters
+
+
+def test_local_response_norm_after_each_convolution() -> None:
+    """`local-each` is what `local` meant in earlier versions."""
+    layers = AlexNet("cifar10", norm="local-each", width=1 / 16).layers
+    assert [name for name, layer in layers.items() if isinstance(layer, LocalResponseNorm)] == [f"norm{n}" for n in range(1, 6)]
+
+
 def test_variant_override_of_pool() -> None:
     pool = narrow("cifar10", pool=[2, 2]).features.pool1
     assert isinstance(pool, nn.MaxPool2d)
@@ -154,7 +171,7 @@ def test_unknown_variant_names_the_nearest() -> None:
 
 
 WRONG_FIELDS: dict[str, dict[str, Any]] = {
-    "norm is 'lrn', but should be 'batch', 'local' or 'none'": {"norm": "lrn"},
+    "norm is 'lrn', but should be 'batch', 'local', 'local-each' or 'none'": {"norm": "lrn"},
     "norm is None": {"norm": None},
     "activation is 'gelu', but should be 'relu' or 'tanh'": {"activation": "gelu"},
     "did you mean 'towers'": {"towrs": 1},

@@ -100,7 +100,8 @@ def test_json_newlines_on_every_system(tmp_path: Path, monkeypatch: pytest.Monke
 def test_run_folder_not_utf8_has_no_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / os.fsdecode(b"r\xfcn")
     folder.mkdir()
-    with Monitor(folder, torch.device("cpu"), "tensorboard") as monitor:
+    with Monitor(folder, torch.device("cpu")) as monitor:
+        monitor.open_tensorboard(folder / "tensorboard", 1)
         monitor.say("goes on")
     message = capsys.readouterr().err.splitlines()
     assert message == ["no TensorBoard curves, as the run folder's name is not UTF-8", "goes on"]

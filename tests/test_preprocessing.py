@@ -20,7 +20,8 @@ from scipy.special import softmax
 
 import alexnet
 from alexnet.data.cache import open_cache
-from alexnet.data.preprocessing import fit_image, pixels, stored_pixels, to_input
+from alexnet.data.decode import stored_pixels
+from alexnet.data.preprocessing import fit_image, pixels, to_input
 from alexnet.data.sources import open_table
 from alexnet.recipe import Preprocessing, load
 from alexnet.training import train as training
@@ -168,7 +169,8 @@ def test_fit_crop_equals_numpy(size: tuple[int, int], tmp_path: Path) -> None:
     width, height = (side * 32 // min(size) for side in size)
     left, top = (width - 32) // 2, (height - 32) // 2
     expected = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 32, top + 32))
-    assert np.array_equal(stored_pixels(tmp_path / "p.png", make_preprocessing(cache_size=32)), np.asarray(expected))
+    result = stored_pixels(tmp_path / "p.png", **make_preprocessing(cache_size=32).decode_options())
+    assert np.array_equal(result, np.asarray(expected))
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40))
@@ -177,7 +179,8 @@ def test_nearest_resize(width: int, height: int, side: int) -> None:
     assume(no_ties(width, side) and no_ties(height, side))
     image = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     rows, columns = (((np.arange(side) + 0.5) * size / side).astype(int) for size in (height, width))
-    result = stored_pixels(image, make_preprocessing(cache_size=side, fit="stretch", filter="nearest"))
+    preprocessing = make_preprocessing(cache_size=side, fit="stretch", filter="nearest")
+    result = stored_pixels(image, **preprocessing.decode_options())
     assert np.array_equal(result, image[rows][:, columns])
 
 

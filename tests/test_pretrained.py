@@ -241,7 +241,7 @@ def test_weights_of_another_variant_are_refused_whichever_has_more(theirs: str, 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     for name in ("imagenet", str(tmp_path / "nothing.pth")):
         with pytest.raises(
-            WeightsError, match=r"no weights .*: name a run folder, a file in torchvision's layout, or imagenet1k"
+            WeightsError, match=r"no weights .*: name a run folder, a file in its epochs/, a file in torchvision's layout, or"
         ):
             settings_from_weights(name)
     with pytest.raises(RunError, match="is not a run folder"):

@@ -268,6 +268,16 @@ def test_report_without_test_set(tmp_path: Path) -> None:
     assert "Test accuracy (top-1)" in with_test.text
 
 
+def test_report_of_last_epoch_says_that_validation_chose_no_epoch(tmp_path: Path) -> None:
+    case = Case(tmp_path / "run", test=False)
+    assert "also chose the epoch and the calibration" in case.text
+    last = Recipe(name="cifar10").with_settings({"train.keep": "last"})
+    case.folder.recipe.write_text(last.to_toml())
+    text = write_report(case.folder, case.dataset, "val", case.evaluation).read_text(encoding="utf-8")
+    assert "also chose the calibration" in text
+    assert "chose the epoch" not in text
+
+
 def test_report_omits_top5_of_few_classes(tmp_path: Path) -> None:
     assert "top5" not in Case(tmp_path / "run", labels=tuple("abcde")).page.values
 

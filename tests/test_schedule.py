@@ -114,6 +114,7 @@ def test_early_stopping_in_training(metric: str, rate: float, photos: Path, tmp_
     assert len(rows) == figures.index(min(figures)) + 1 + 2, "two epochs after the best"
     log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
     assert f"{metric} has not improved for 2 epochs: training stops" in log
+    assert log.count(f"  lr {rate:g}  train loss ") == len(rows), "small rates are not rounded to 0"
     assert alexnet.load(tmp_path / "run").summary["epochs"] == len(rows)
 
 

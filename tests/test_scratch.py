@@ -117,6 +117,27 @@ def test_scratch_small_layers_equal_pytorch(dtype: Any) -> None:
     assert_near(gradient, logits.grad, dtype)
 
 
+def test_scratch_layers_take_the_arguments_of_tutorial_000() -> None:
+    """Each call of the tutorial, on one image, with the shapes that it prints; only its dense layers are narrower here."""
+    x = drawn(227, 227, 3, dtype=np.float32)
+    x = scratch.Conv2D(filters=96, kernel_size=(11, 11), stride=4, padding="valid").forward(x)
+    assert x.shape == (55, 55, 96)
+    x = scratch.LocalResponseNormalization(depth_radius=5, bias=1.0, alpha=1e-4, beta=0.75).forward(x)
+    x = scratch.MaxPooling2D(pool_size=(3, 3), stride=(2, 2), padding="valid").forward(x)
+    assert x.shape == (27, 27, 96)
+    assert scratch.MaxPooling2D(pool_size=(2, 2), stride=None, padding="valid").forward(x).shape == (13, 13, 96)
+    x = scratch.Conv2D(filters=256, kernel_size=(5, 5), stride=1, padding="same").forward(x)
+    x = scratch.MaxPooling2D(pool_size=(3, 3), stride=(2, 2), padding="valid").forward(x)
+    x = scratch.Conv2D(filters=256, kernel_size=(3, 3), stride=1, padding="same").forward(x)
+    x = scratch.MaxPooling2D(pool_size=(3, 3), stride=(2, 2), padding="valid").forward(x)
+    assert x.shape == (6, 6, 256)
+    dense = scratch.Dense(in_features=9216, out_features=40)
+    x = scratch.ReLU().forward(dense.forward(x.flatten()))  # one vector counts as a batch of one
+    assert x.shape == (1, 40)
+    assert dense.backward(x).shape == (9216,)
+    assert scratch.Softmax().forward(scratch.Dense(in_features=40, out_features=10).forward(x)).shape == (1, 10)
+
+
 def test_scratch_dropout_keeps_the_mean() -> None:
     x = np.ones((200, 500))
     today, then = scratch.Dropout(0.3), scratch.Dropout(0.3, scales="testing")
@@ -336,6 +357,12 @@ def test_scratch_learns_digits() -> None:
         (lambda: scratch.Conv2D(4, 6).forward(drawn(1, 5, 5, 4)), "a window of 6x6 is larger than the image of 5x5"),
         (lambda: scratch.MaxPooling2D(3).forward(drawn(1, 2, 5, 4)), "a window of 3x3 is larger than the image of 2x5"),
         (lambda: scratch.Dense(4).forward(drawn(1, 2, 5, 4)), "put Flatten before it"),
+        (
+            lambda: scratch.Dense(in_features=6, out_features=4).forward(drawn(1, 5)),
+            "Dense has 6 inputs, but x has 5 values a row",
+        ),
+        (lambda: scratch.Dense(in_features=6), r"Dense\(4096\) or Dense\(in_features=9216, out_features=4096\)"),
+        (lambda: scratch.Dense(4, out_features=4), r"Dense\(4096\) or Dense\(in_features=9216, out_features=4096\)"),
         (lambda: scratch.ReLU().backward(drawn(3)), "ReLU: call forward before backward"),
         (lambda: scratch.Conv2D(4, 3).backward(drawn(3)), "Conv2D: call forward before backward"),
         (

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.text import Text
+from numpy.typing import NDArray
 from PIL import Image
 from proof.pictures import class_folders
+from torch import Tensor
 from typer.testing import CliRunner
 
 from alexnet.cli import app
 from alexnet.data.augment import DRAWS, training_input
-from alexnet.data.table import Table
-from alexnet.recipe import Augment, Preprocessing, names
+from alexnet.data.sources import open_table
+from alexnet.data.table import sample_by_class
+from alexnet.recipe import Augment, Preprocessing, load, names
 from alexnet.report import samples
 
 
 def test_show_samples_as_many_classes_as_possible() -> None:
     targets = np.repeat(np.arange(30), [1000] + [2] * 29)
-    table = Table("t", tuple(map(str, range(30))), [str(i) for i in range(len(targets))], targets, np.full(len(targets), ""))
-    chosen = samples._by_class(table, 24)
-    assert len(set(chosen.targets.tolist())) == 24
-    assert chosen.targets.tolist() == sorted(chosen.targets.tolist())
-    few = samples._by_class(table, 60)
-    assert sorted(np.bincount(few.targets, minlength=30).tolist()) == [2] * 30
-    assert samples._by_class(table, 24).images == chosen.images, "the same each time"
+    chosen = sample_by_class(targets, 24)
+    assert len(set(targets[chosen].tolist())) == 24
+    assert targets[chosen].tolist() == sorted(targets[chosen].tolist())
+    assert np.bincount(targets[sample_by_class(targets, 60)], minlength=30).tolist() == [2] * 30
+    assert sample_by_class(targets, 24).tolist() == chosen.tolist(), "the same each time"
 
 
 @pytest.mark.parametrize("mean", [(0.5, 0.4, 0.3), "each"])
@@ -38,7 +42,7 @@ def test_show_recipe_draws_network_input_in_colour(mean: tuple[float, float, flo
     images = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[0, 0, 0], images[0, 0, 1] = 0, 255
     x = training_input(images, torch.rand(1, len(DRAWS)), preprocessing, Augment(horizontal_flip=False))
-    assert np.abs(samples._levels(x[0], preprocessing).astype(int) - images[0].numpy()).max() <= 1
+    assert np.abs(samples.to_levels(x[0], preprocessing).astype(int) - images[0].numpy()).max() <= 1
 
 
 @pytest.mark.parametrize("recipe", names())
@@ -48,6 +52,30 @@ def test_show_every_recipe(recipe: str, photos: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{out}\n"
     assert np.asarray(Image.open(out)).std() > 20, "the image is not blank"
+
+
+@pytest.mark.parametrize("recipe", names())
+def test_show_draws_no_identical_copies(recipe: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a recipe has random augmentation, each image is drawn several times; where it has none, once."""
+    drawn, texts, levels, text = list[int](), list[str](), samples.to_levels, Axes.text
+
+    def record_image(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+        drawn.append(hash(image.numpy().tobytes()))
+        return levels(image, preprocessing)
+
+    def record_text(axes: Axes, x: float, y: float, words: str, **options: Any) -> Text:
+        texts.append(words)
+        return text(axes, x, y, words, **options)
+
+    monkeypatch.setattr(samples, "to_levels", record_image)
+    monkeypatch.setattr(Axes, "text", record_text)
+    samples.show_augmented(open_table(photos), load(recipe), tmp_path / "out.png")
+    fixed = recipe in {"annotated", "cifar10", "cifar10-1x1", "four-layer"}
+    assert len(set(drawn)) == len(drawn) == (6 if fixed else 6 * samples.DRAWS_EACH)
+    notes = "\n".join(texts)
+    assert ("this recipe has no random augmentation" in notes) is fixed
+    assert ("with random augmentation" in notes) is not fixed
+    assert ("every image mirrored" in notes) is (recipe == "annotated")
 
 
 def test_show_with_odd_names_and_unreadable_files(tmp_path: Path) -> None:

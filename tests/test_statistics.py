@@ -190,6 +190,11 @@ def test_split_first() -> None:
     assert result.splits.tolist() == ["val"] * 11 + ["train"] * 33
 
 
+def test_split_last() -> None:
+    result = rule(make_table(COUNTS | {"c": 20}), "last")
+    assert result.splits.tolist() == ["train"] * 45 + ["val"] * 15
+
+
 @given(st.integers(0, 10_000), st.floats(0.05, 0.9))
 @settings(max_examples=20)
 def test_split_keras_tail(seed: int, share: float) -> None:
@@ -241,7 +246,7 @@ def test_split_rules_keep_declared_sets(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "share"),
-    [*((name, share) for name in ("first", "keras-tail") for share in (0.01, 0.99)), ("train_test_split", 0.99)],
+    [*((name, share) for name in ("first", "last", "keras-tail") for share in (0.01, 0.99)), ("train_test_split", 0.99)],
 )
 def test_split_of_too_few_images_is_one_line(name: str, share: float) -> None:
     with pytest.raises(DataError, match=r"is too small: of 12 readable images \d+ would train the network and \d+ validate it"):

@@ -11,6 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -131,6 +132,20 @@ def test_summary_parameter_totals(name: str, classes: int, parameters: int, trai
     assert sum(layer.parameters for layer in summary.layers) == parameters
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "printed"),  # by the authors' Keras, which writes MB for MiB and KB for KiB
+    [("annotated", 16, ["178.60 MiB", "178.59 MiB", "10.75 KiB"]), ("cats-dogs", 2, ["222.36 MiB", "222.36 MiB", "2.00 KiB"])],
+)
+def test_summary_memory_equals_that_of_the_tutorials(name: str, classes: int, printed: list[str]) -> None:
+    summary = summarize(name, classes)
+    for line, size in zip(summary.table().splitlines()[-4:], printed, strict=False):
+        assert size in line
+    sizes = summary.to_json()["bytes"]
+    assert (sizes["parameters"], sizes["trainable"]) == (4 * summary.parameters, 4 * summary.trainable)
+    outputs = [np.prod(layer["output"]) for layer in summary.to_json()["layers"]]
+    assert sizes["activations"] == 4 * (sum(outputs) + 3 * summary.input[1] ** 2)
+
+
 @pytest.mark.parametrize("name", sorted(PRINTED))
 def test_summary_shapes_and_parameters_by_layer(name: str) -> None:
     words = PRINTED[name].split()
@@ -225,7 +240,11 @@ def test_summary_table_is_aligned_within_110_columns(name: str) -> None:
     assert lines[0].startswith(f"{name}: input {size} x {size} x 3")
     assert ("2 towers" in lines[0]) == (TOWERS[name] == 2) == ("groups" in lines[2])
     assert max(map(len, lines)) <= 110
-    assert lines[-3:-1] == [f"parameters     {summary.parameters:,}", f"trainable      {summary.trainable:,}"]
+    counts = [("parameters", summary.parameters), ("trainable", summary.trainable)]
+    counts += [("not trainable", summary.parameters - summary.trainable), ("activations", summary.activations)]
+    assert [line[:14].rstrip() for line in lines[-4:]] == [name for name, _ in counts]
+    assert [int(line[14:].split()[0].replace(",", "")) for line in lines[-4:]] == [count for _, count in counts]
+    assert len({line.index("iB") for line in lines[-4:]}) == 1
     end = lines[2].index("parameters") + len("parameters")
     for line, layer in zip(lines[3:], summary.layers, strict=False):
         assert line[:end].split()[0] == layer.name

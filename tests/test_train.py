@@ -18,7 +18,7 @@ import alexnet
 from alexnet.cli.output import print_summary
 from alexnet.data.dataset import open_dataset, resolve
 from alexnet.data.sources import open_table
-from alexnet.errors import DivergedError, RecipeError, RunError
+from alexnet.errors import DivergedError, RecipeError, RunError, VariantError
 from alexnet.recipe import load as load_recipe
 from alexnet.recipe import names
 from conftest import SEED, SHORT, TINY, metrics, started, tell_time_by_steps, weights
@@ -43,7 +43,7 @@ def test_train_learns(trained: alexnet.Run) -> None:
 
 def test_train_summary_keys(trained: alexnet.Run) -> None:
     assert list(trained.summary) == [
-        *("run", "recipe", "variant", "epochs", "seconds", "best_epoch", "validation", "test", "skipped")
+        *("run", "recipe", "variant", "epochs", "seconds", "best_epoch", "kept", "validation", "test", "skipped")
     ]
     assert (trained.summary["recipe"], trained.summary["variant"], trained.summary["epochs"]) == ("fast", "cifar10", 8)
 
@@ -51,6 +51,30 @@ def test_train_summary_keys(trained: alexnet.Run) -> None:
 def test_train_test_figures_equal_evaluate(trained: alexnet.Run) -> None:
     assert trained.evaluate().to_json() == trained.summary["test"]
     assert trained.evaluate(split="val").to_json() == trained.summary["validation"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "settings", "message"),
+    [
+        ("owt", {"model.norm": "local"}, "model.norm has no effect: the variant 'owt' has no normalisation"),
+        ("four-layer", {"model.norm": "batch"}, "model.norm has no effect: the variant 'four-layer'"),
+        ("four-layer", {"model.dropout": 0.5}, "model.dropout has no effect: the variant 'four-layer' has no dropout"),
+    ],
+)
+def test_settings_without_effect_are_refused(
+    tmp_path: Path, photos: Path, variant: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(VariantError, match=message):
+        alexnet.train(photos, out=tmp_path / "run", settings={"model.variant": variant, **settings})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("split", ["first", "hash"])
+def test_validation_set_without_a_class_is_noted(tmp_path: Path, photos: Path, split: str) -> None:
+    """The first images of folders that are read class by class are all of one class."""
+    run = alexnet.train(photos, out=tmp_path / "run", settings={**SHORT, "data.split": split})
+    note = f'note: the validation set has no images of {run.labels[1]!r}: data.split = "hash" holds out images of every class'
+    assert (note in (run.path / "log.txt").read_text(encoding="utf-8")) == (split == "first")
 
 
 def test_train_from_resolved_recipe_is_bit_identical(trained: alexnet.Run, tmp_path: Path) -> None:
@@ -76,7 +100,7 @@ def test_train_with_another_seed_differs(short: Path, photos: Path, tmp_path: Pa
 # What is kept
 
 
-def test_keep_best_and_keep_last(photos: Path, tmp_path: Path) -> None:
+def test_keep_best_and_keep_last(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = {}
     for keep in ("best", "last"):
         settings = {**TINY, "train.epochs": 4, "train.keep": keep, "schedule.warmup": 0.0, "optimizer.lr": 0.2}
@@ -88,6 +112,11 @@ def test_keep_best_and_keep_last(photos: Path, tmp_path: Path) -> None:
     assert runs["best"].summary["validation"]["loss"] == pytest.approx(float(rows[best]["val_loss"]), rel=1e-5)
     assert runs["last"].summary["best_epoch"] == 4
     assert runs["last"].summary["validation"]["loss"] == pytest.approx(float(rows[-1]["val_loss"]), rel=1e-5)
+    assert [runs[keep].summary["kept"] for keep in runs] == ["best", "last"]
+    capsys.readouterr()
+    for keep, words in (("best", f"epoch {best + 1} kept, the best on validation"), ("last", "epoch 4 kept, the last")):
+        print_summary(runs[keep].summary)
+        assert f", 4 epochs, weights of {words}\n" in capsys.readouterr().out
 
 
 def test_nan_loss_stops_before_the_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +157,8 @@ def test_train_reports_accuracy_no_better_than_the_majority_class(capsys: pytest
     result = {"images": 100, "loss": 0.7, "top1": 0.66, "top5": 1.0, "per_class": labels}
     for low, count in ((0.56, 1), (0.61, 0)):
         evaluation = result | {"top1_interval": [low, 0.75]}
-        print_summary({"validation": evaluation, "test": None, "seconds": 7, "epochs": 1, "best_epoch": 1, "run": "runs/a"})
+        summary = {"seconds": 7, "epochs": 1, "best_epoch": 1, "kept": "best", "run": "runs/a"}
+        print_summary({"validation": evaluation, "test": None, **summary})
         printed = capsys.readouterr().out
         assert printed.count("not significantly better than the majority-class baseline") == count
         assert "1 epoch," in printed

@@ -16,19 +16,7 @@ if TYPE_CHECKING:
     from alexnet.network.alexnet import AlexNet
 
 __version__ = "0.1.0"
-__all__ = [
-    "AlexNet",
-    "AlexNetError",
-    "Run",
-    "ablate",
-    "check",
-    "compare",
-    "find_lr",
-    "import_keras",
-    "load",
-    "resume",
-    "train",
-]
+__all__ = ["AlexNet", "AlexNetError", "Run", "ablate", "check", "compare", "find_lr", "import_keras", "load", "resume", "train"]
 
 _HOMES = {"AlexNet": "alexnet.network.alexnet", "AlexNetError": "alexnet.errors", "import_keras": "alexnet.convert.keras"}
 

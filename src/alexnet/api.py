@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from alexnet.ablation.plan import find_study, make_plan, vary_settings
 from alexnet.ablation.run import ablate as train_plan
 from alexnet.convert.pretrained import settings_from_weights
-from alexnet.data.check import Findings
-from alexnet.data.check import check as check_table
+from alexnet.data.check import check as check
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.decode_pool import InMemoryImage
 from alexnet.data.labels import labels_differing_in_case, normalize_label
@@ -34,9 +33,9 @@ from alexnet.network.device import choose_device
 from alexnet.progress import say, track
 from alexnet.recipe import Recipe
 from alexnet.recipe import load as load_recipe
-from alexnet.report.compare import compare as compare_runs
+from alexnet.report.compare import compare as compare
 from alexnet.report.report import write_report
-from alexnet.run import RunFolder, find, load_model, read_recipe
+from alexnet.run import RunFolder, find, find_weights, is_epoch, load_model, read_recipe
 from alexnet.search.search import add_images, search_images
 from alexnet.training import train as training
 from alexnet.training.distributed import ProcessGroup, process_group
@@ -61,15 +60,16 @@ class Run:
         """Open a run.
 
         Args:
-            path: run folder.
+            path: run folder, or the weights of one epoch in it, such as `runs/a/epochs/cp-0001.safetensors`
+                (`train.save_epochs`), which are not calibrated.
             device: such as `cpu` or `cuda:1`. Default: an accelerator if available.
 
         Raises:
             RunError: the run is missing or damaged.
             AlexNetError: the device does not exist.
         """
-        self.path = Path(path)
-        self._folder = find(self.path)
+        self._folder = find_weights(Path(path))
+        self.path = self._folder.path
         self.network, self.config = load_model(self._folder, choose_device(device))
         self.labels = self.config.labels
 
@@ -87,9 +87,10 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The summary of the training, as `alexnet train --json` prints it.
 
-        `{"run", "recipe", "variant", "epochs", "seconds", "best_epoch", "validation", "test", "skipped"}`. `validation` and
-        `test` are as `Evaluation.to_json` returns them; `test` is None without a test set. `seconds` count from the start of
-        the command.
+        `{"run", "recipe", "variant", "epochs", "seconds", "best_epoch", "kept", "validation", "test", "skipped"}`.
+        `best_epoch` is the epoch whose weights were kept: `kept` is `best` or `last`, as `train.keep` of the recipe.
+        `validation` and `test` are as `Evaluation.to_json` returns them; `test` is None without a test set. `seconds` count
+        from the start of the command.
 
         Raises:
             RunError: the training is unfinished, or the file is damaged.
@@ -314,7 +315,7 @@ class Run:
                 the dataset.
             AlexNetError: onnx, onnxscript or onnxruntime is not installed.
         """
-        name = f"model{'-bare' if bare else ''}{'-int8' if int8 else ''}.onnx"
+        name = f"{self._folder.weights.stem}{'-bare' if bare else ''}{'-int8' if int8 else ''}.onnx"
         path = Path(out) if out is not None else self.path / "export" / name
         refuse_overwrite(path, overwrite)
         try:
@@ -384,8 +385,10 @@ class Run:
 
         Raises:
             DataError: the run's dataset has moved.
-            RunError: a file of the run is missing or damaged, or the disk is full.
+            RunError: a file of the run is missing or damaged, the disk is full, or these are the weights of an epoch.
         """
+        if is_epoch(self._folder.weights):
+            raise RunError(f"a report is of a whole run: alexnet report {shell_quote(self.path)}")
         dataset, split = self.dataset()
         return write_report(self._folder, dataset, split, self.evaluate(split=split))
 
@@ -414,8 +417,8 @@ def train(
         out: run folder to create. Default: a new one in `runs/`.
         device: such as `cpu` or `cuda:1`. Default: an accelerator if available.
         threads: number of CPU threads. Default: one per core.
-        weights: initial weights of the features: a run folder, whose variant is taken too, a file in torchvision's layout, or
-            `imagenet1k` (the latter two for the variant `owt`). Default: the recipe's.
+        weights: initial weights of the features: a run folder or a file in its `epochs`, whose variant is taken too, a file in
+            torchvision's layout, or `imagenet1k` (the latter two for the variant `owt`). Default: the recipe's.
         settings: recipe keys to change, as `{"train.epochs": 5}`. `train.minutes` limits the time instead of the epochs.
         parallel: how several processes divide the work: `data` (each batch), `towers` (a tower each, as in 2012; paper, section
             3.2), or `hybrid` (each batch, but the units of dense layers; Krizhevsky 2014).
@@ -538,23 +541,6 @@ def ablate(
     return train_plan(plan, Path(out) if out is not None else _default_out(named), device)
 
 
-def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
-    """Compare runs: their metrics, and the settings that differ.
-
-    Args:
-        runs: finished run folders; all are compared with the first.
-
-    Returns:
-        `{"split", "runs": [{…}], "settings": {key: [value of each run]}}`. Runs are compared on `test` images, or on
-        `validation` if one of them has no test set. Accuracies are from 0 to 1, `"seconds"` is the training time, and
-        `"difference"` is top-1 minus that of the first run, with its 95 % interval (Newcombe 1998), or None for the first.
-
-    Raises:
-        RunError: a run is missing, unfinished or damaged.
-    """
-    return compare_runs([Path(run) for run in runs])
-
-
 def resume(
     path: str | Path,
     *,
@@ -598,22 +584,6 @@ def _resume(path: Path, device: str | None, started: float, group: ProcessGroup,
         training.remove_checkpoints(folder)
         Run(path, device).report()
     return _open_finished(path, device, group)
-
-
-def check(data: str | Path, data_root: str | Path | None = None) -> Findings:
-    """Check every image of a dataset; nothing is changed.
-
-    Args:
-        data: a folder, a CSV or Parquet file, or the name of a built-in dataset.
-        data_root: folder of downloaded datasets. Default: ALEXNET_DATA in the environment.
-
-    Returns:
-        The number of images, in all and by class, and the problems.
-
-    Raises:
-        DataError: the dataset does not exist, has fewer than two classes, or lacks columns.
-    """
-    return check_table(open_table(data, None if data_root is None else Path(data_root)))
 
 
 def load(path: str | Path, device: str | None = None) -> Run:

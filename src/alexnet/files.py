@@ -92,14 +92,8 @@ def write(path: Path, writer: Writer) -> None:
 
     If that fails, with a RunError, an existing file is unchanged.
     """
-    part = temporary_name(path)
-    with writing(path):
-        try:
-            part.touch()
-            _write_and_flush(part, writer)
-            rename(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+    with _written(path, temporary_name(path), writer) as part:
+        rename(part, path)
 
 
 def rename(part: Path, path: Path) -> None:
@@ -190,28 +184,29 @@ def made_by_alexnet(path: Path) -> bool:
 def write_output(path: Path, writer: Writer, overwrite: bool = False) -> None:
     """Write a file, which must contain one of `MARKS`, atomically to a path that the user chose."""
     refuse_overwrite(path, overwrite)
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    with _written(path, path.with_name(f".{secrets.token_hex(8)}.part"), writer) as part:
+        try:
+            os.link(part, path)  # unlike a rename, this never replaces a file
+        except OSError:  # there is one, perhaps created in the meantime, or this file system has no hard links
+            refuse_overwrite(path, overwrite)
+            part.replace(path)
+
+
+@contextmanager
+def _written(path: Path, part: Path, writer: Writer) -> Iterator[Path]:
+    """Let `writer` write the temporary file `part` of `path`, and flush it to disk; remove it after the block."""
     with writing(path):
         try:
-            part.touch(exist_ok=False)
-            _write_and_flush(part, writer)
-            try:
-                os.link(part, path)  # unlike a rename, this never replaces a file
-            except OSError:  # there is one, perhaps created in the meantime, or this file system has no hard links
-                refuse_overwrite(path, overwrite)
-                part.replace(path)
+            part.touch()
+            mode = part.stat().st_mode
+            writer(part)
+            part.chmod(mode)  # safetensors creates files that only their owner can read
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            yield part
         finally:
             with suppress(OSError):
                 part.unlink()
-
-
-def _write_and_flush(part: Path, writer: Writer) -> None:
-    """Let `writer` write the existing file `part`, keep its permissions, and flush it to disk."""
-    mode = part.stat().st_mode
-    writer(part)
-    part.chmod(mode)  # safetensors creates files that only their owner can read
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 @contextmanager

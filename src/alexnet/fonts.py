@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from typing import TextIO
 
-from matplotlib import font_manager
+from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
@@ -105,21 +106,20 @@ def _family(path: Path) -> str:
     return next(font.name for font in font_manager.fontManager.ttflist if Path(font.fname) == path)
 
 
-def save(figure: Figure, path: Path, kind: str, **options: object) -> None:
-    """Save a figure as `png` or `svg`; the text of an SVG is drawn with the viewer's fonts."""
+def save(figure: Figure, file: Path | TextIO, kind: str = "png", dpi: int = DOTS_PER_INCH, **metadata: str | None) -> None:
+    """Save a figure as `png` or `svg`; the file is bit-identical if the fonts are the same.
+
+    The text of an SVG stays text, which is drawn with the viewer's fonts.
+    """
+    mark: dict[str, str | None] = {"Creator": MADE_BY, "Date": None} if kind == "svg" else {"Software": MADE_BY}
     if kind == "png":
         set_fonts(figure)
     log = logging.getLogger("matplotlib.font_manager")
     level = log.level
     log.setLevel(logging.ERROR)  # fallback fonts may have no bold face
     try:
-        with warnings.catch_warnings():
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": MADE_BY}), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")
-            figure.savefig(path, format=kind, **options)  # type: ignore[arg-type]
+            figure.savefig(file, format=kind, dpi=dpi, metadata=mark | metadata)
     finally:
         log.setLevel(level)
-
-
-def save_png(figure: Figure, path: Path) -> None:
-    """Save a figure as PNG; the file is bit-identical if the fonts are the same."""
-    save(figure, path, "png", dpi=DOTS_PER_INCH, metadata={"Software": MADE_BY})

@@ -72,11 +72,11 @@ class Model(Settings):
     """`[model]`: the network. A field that is left out keeps the variant's value."""
 
     variant: str = "cifar10"
-    weights: str = ""  # initial weights: imagenet1k, a file in torchvision's layout, or a run folder
+    weights: str = ""  # initial weights: imagenet1k, a file in torchvision's layout, a run folder, or a file in its epochs/
     whitening_init: bool = False  # initialize the first layer from the principal components of training image patches
     width: PositiveFloat = 1.0
     activation: Literal["relu", "tanh"] | None = None
-    norm: Literal["batch", "local", "none"] | None = None
+    norm: Literal["batch", "local", "local-each", "none"] | None = None  # local: after the first two convolutions alone
     batch_norm_momentum: Fraction | None = None
     pool: tuple[Count, Count] | None = None  # window and stride, in pixels
     dropout: Fraction | None = None
@@ -93,7 +93,7 @@ class Data(Settings):
 
     dataset: str = "digits"
     root: Path | None = None  # folder of downloads; None: ALEXNET_DATA, else the system's cache folder
-    split: Literal["hash", "first", "keras-tail", "train_test_split"] = "hash"  # of validation images (data/splits.py)
+    split: Literal["hash", "first", "last", "keras-tail", "train_test_split"] = "hash"  # of validation images (data/splits.py)
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # fraction; of each class with `hash`, else of all images
     test: Fraction = 0.2
     split_seed: int = 0  # apart from train.seed, so that runs with other seeds have the same split
@@ -202,10 +202,10 @@ class Train(Settings):
     loss: Literal["cross-entropy", "binary"] = "cross-entropy"
     label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] = "none"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware computes in it
     threads: NonNegativeInt = 0  # CPU threads; 0: one per core. The number affects rounding, so resuming keeps it
     synchronised_norm: bool = True  # batch norm over the whole batch, not each process's part of it
-    save_epochs: str = ""  # also save the weights of each epoch, under this name: "cp-{epoch:04d}"
+    save_epochs: str = ""  # also save the weights of each epoch, in the run's folder epochs/, as: "cp-{epoch:04d}"
     tensorboard: str = "tensorboard"  # folder in the run; may hold %Y, %m, %d, %H, %M and %S
 
 

@@ -40,9 +40,14 @@ class ModelConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, content: Any) -> Any:
-        """Rename the keys of a file from an earlier version."""
-        if isinstance(content, dict) and isinstance(images := content.get("preprocessing"), dict) and "stored" in images:
-            return {**content, "preprocessing": rename_keys({"images": images})["images"], "checksum": ""}
+        """Rename the keys of a file from an earlier version; in version 1, the norm `local` was today's `local-each`."""
+        if not isinstance(content, dict):
+            return content
+        images, overrides = content.get("preprocessing"), content.get("overrides")
+        if isinstance(images, dict) and "stored" in images:
+            content = {**content, "preprocessing": rename_keys({"images": images})["images"], "checksum": ""}
+        if content.get("version") == 1 and isinstance(overrides, dict) and overrides.get("norm") == "local":
+            content = {**content, "overrides": {**overrides, "norm": "local-each"}, "checksum": ""}
         return content
 
     @field_validator("preprocessing")
@@ -60,7 +65,7 @@ class ModelConfig(BaseModel):
             raise ValueError(f"{truncate(odd[0])!r} holds control characters")
         return labels
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     variant: str
     width: float = 1.0
     overrides: dict[str, Any] = {}
@@ -88,7 +93,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe = path / "recipe.toml"  # as resolved
-        self.weights = path / "model.safetensors"
+        self.weights = path / "model.safetensors"  # or those of an epoch (`find_weights`)
         self.config = path / "model.json"  # the `ModelConfig` of the weights
         self.summary = path / "summary.json"  # what `train --json` prints; exists once training is finished
         self.metrics = path / "metrics.csv"  # a row per epoch
@@ -119,10 +124,29 @@ def create(path: Path) -> RunFolder:
 def find(path: Path) -> RunFolder:
     """Open an existing run folder, finished or not."""
     folder = RunFolder(path)
+    if path.is_file():
+        raise RunError(f"{path} is a file, not a run folder")
     if not path.is_dir():
         raise RunError(f"no run {path}: no such folder")
     if not folder.recipe.exists() and not folder.config.exists():
         raise RunError(f"{path} is not a run folder: it has no model.json (alexnet train creates one)")
+    return folder
+
+
+def is_epoch(path: Path) -> bool:
+    """Return whether `train.save_epochs` wrote this file, which is in the folder `epochs` of a run."""
+    parent = path.absolute().parent
+    return path.is_file() and parent.name == "epochs" and RunFolder(parent.parent).recipe.exists()
+
+
+def find_weights(path: Path) -> RunFolder:
+    """Open a run folder, or the one whose `epochs` has the file `path`, with that file as its weights."""
+    if not path.is_file():
+        return find(path)
+    if not is_epoch(path):
+        raise RunError(f"{path} is a file: name a run folder, or a file in its epochs/ (train.save_epochs)")
+    folder = find((path if len(path.parts) > 1 else path.absolute()).parent.parent)
+    folder.weights = path
     return folder
 
 
@@ -137,29 +161,57 @@ def read_recipe(folder: RunFolder) -> Recipe:
 
 def save_model(folder: RunFolder, network: AlexNet, config: ModelConfig) -> None:
     """Write the weights and `config`, adding the SHA-256 of the weights and the checksum of `config`."""
-    mean_image = config.preprocessing.mean_image
-    save_weights(folder.weights, network, {} if mean_image is None else {"mean_image": torch.from_numpy(mean_image)})
-    config = config.model_copy(update={"sha256": sha256(folder.weights)})
-    config = config.model_copy(update={"checksum": config.digest()})
-    write_text(folder.config, config.model_dump_json(indent=2) + "\n")
+    _save_weights(folder.weights, network, config)
+    write_text(folder.config, _with_checksum(config, sha256(folder.weights)).model_dump_json(indent=2) + "\n")
 
 
-def save_weights(path: Path, network: AlexNet, more: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Write the network's state, and `more` tensors, atomically as safetensors."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in {**network.state_dict(), **(more or {})}.items()}
+def save_epoch(path: Path, network: AlexNet, config: ModelConfig) -> None:
+    """Write the weights of an epoch, with `config` in the metadata, as the run may have no `model.json` yet."""
     with writing(path.parent):
         path.parent.mkdir(exist_ok=True)
-    write(path, lambda part: safetensors.torch.save_file(tensors, part))
+    _save_weights(path, network, config, {"config": _with_checksum(config).model_dump_json()})
+
+
+def _save_weights(path: Path, network: AlexNet, config: ModelConfig, metadata: dict[str, str] | None = None) -> None:
+    """Write the network's state and the mean image, if there is one, atomically as safetensors."""
+    mean_image = config.preprocessing.mean_image
+    more = {} if mean_image is None else {"mean_image": torch.from_numpy(mean_image)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in {**network.state_dict(), **more}.items()}
+    write(path, lambda part: safetensors.torch.save_file(tensors, part, metadata))
+
+
+def _with_checksum(config: ModelConfig, weights_sha256: str = "") -> ModelConfig:
+    config = config.model_copy(update={"sha256": weights_sha256})
+    return config.model_copy(update={"checksum": config.digest()})
 
 
 def read_config(folder: RunFolder) -> ModelConfig:
-    """Read `model.json`; a mean image, which is saved with the weights, is not filled in."""
+    """Read `model.json`, or the metadata of an epoch's weights; a mean image, saved with the weights, is not filled in."""
+    return _read_epoch_config(folder) if is_epoch(folder.weights) else _read_model_json(folder)
+
+
+def _read_epoch_config(folder: RunFolder) -> ModelConfig:
+    path = folder.weights
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("config", "")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path} cannot be read: {error_reason(error)}") from error
+    # Earlier versions wrote no metadata. The temperature in model.json was fitted to other weights.
+    config = _checked(parse_model(ModelConfig, text, path), path) if text else _read_model_json(folder)
+    return config.model_copy(update={"temperature": 1.0, "sha256": sha256(path)})
+
+
+def _read_model_json(folder: RunFolder) -> ModelConfig:
     path = folder.config
     if not path.exists():
         raise RunError(
             f"{folder.path} has no trained network yet: alexnet train --resume {shell_quote(folder.path)} resumes it"
         )
-    config = read_model(ModelConfig, path)
+    return _checked(read_model(ModelConfig, path), path)
+
+
+def _checked(config: ModelConfig, path: Path) -> ModelConfig:
     if config.checksum and config.checksum != config.digest():
         raise RunError(f'{path} was changed after it was written; if you changed it, remove its "checksum" too')
     return config
@@ -168,14 +220,20 @@ def read_config(folder: RunFolder) -> ModelConfig:
 def read_model(kind: type[Model], path: Path) -> Model:
     """Read a JSON file into a pydantic model."""
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        return parse_model(kind, path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read: {error_reason(error)}") from error
+
+
+def parse_model(kind: type[Model], text: str, path: Path) -> Model:
+    """Read JSON into a pydantic model; `path` is the file that it comes from."""
+    try:
+        return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         newer = "; it was written by a newer version of alexnet" if first["loc"] == ("version",) else ""
         key = ".".join(map(str, first["loc"])) or "the file"
         raise RunError(f"{path} cannot be used: {key}: {first['msg']}{newer}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} cannot be read: {error_reason(error)}") from error
 
 
 def write_metrics(folder: RunFolder, history: Sequence[Mapping[str, Any]]) -> None:
@@ -207,6 +265,8 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, ModelC
         if isinstance(config.preprocessing.mean, str) and "mean_image" in tensors:
             preprocessing = config.preprocessing.model_copy(update={"mean_image": tensors.pop("mean_image").cpu().numpy()})
             config = config.model_copy(update={"preprocessing": preprocessing})
+        elif config.preprocessing.mean in ("image", "image-centre"):
+            raise RunError(f"{folder.weights} has no mean image, which its preprocessing subtracts")
         network.load_state_dict(tensors, assign=True)
     except OSError as error:
         raise RunError(f"{folder.weights} cannot be read: {error_reason(error)}") from error

@@ -1,6 +1,5 @@
 """The plan of a study: its arms, the recipe that they share, seeds and length; `study.json` in its folder."""
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -99,7 +98,7 @@ def open_plan(plan: Plan | None, out: Path, device: str | None) -> Plan:
     if path.exists():
         saved = read_model(Plan, path)
         ignored: Any = {"epochs": True, "recipe": {"data": {"root", "workers"}}}
-        ours, theirs = (json.loads(each.model_dump_json(exclude=ignored)) for each in (saved, plan or saved))
+        ours, theirs = (each.model_dump(mode="json", exclude=ignored) for each in (saved, plan or saved))
         if differing := [key for key in ours if ours[key] != theirs[key]]:
             hint = f"resume it (alexnet ablate --out {shell_quote(out)}) or name another --out"
             raise RunError(f"{out} holds a study with another {differing[0]!r}: {hint}")

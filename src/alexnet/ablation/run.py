@@ -6,7 +6,6 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -45,18 +44,19 @@ def ablate(plan: Plan | None, out: Path, device: str | None = None) -> dict[str,
             seeds = [{arm: train(arm, seed, scale) for arm, scale in scales.items()} for seed in range(plan.seeds)]
             return write_results(plan, seeds, scales, out)
     except Interrupted as error:
-        command = f"alexnet ablate --out {shell_quote(out)}"
-        raise Interrupted(f"stopped, everything is saved; resume with: {command}", error.code) from error
+        message = f"stopped, everything is saved; resume with: alexnet ablate --out {shell_quote(out)}"
+        raise Interrupted(message, error.code) from error
 
 
 def best_scale(plan: Plan, train: Callable[..., dict[str, Any]]) -> float:
     """Return the best factor of the learning rates for the arm that `train` trains; 1 if none is tried or succeeds."""
-    steps, best = plan.measure == "steps", (math.inf, 1.0)  # cost, scale
+    steps, lowest, best = plan.measure == "steps", math.inf, 1.0
     for scale in plan.scales:
-        run = train(plan.seeds, scale, best[0] if steps else math.inf)  # no longer than the best so far took
-        if run["value"] is not None:
-            best = min(best, (float(run["epochs"] if steps else -run["validation"]), scale), key=itemgetter(0))
-    return best[1]
+        run = train(plan.seeds, scale, lowest if steps else math.inf)  # no longer than the best so far took
+        cost = run["epochs"] if steps else -run["validation"]
+        if run["value"] is not None and cost < lowest:
+            lowest, best = cost, scale
+    return best
 
 
 def train_arm(
@@ -166,32 +166,29 @@ def _rows(study: Mapping[str, Any]) -> list[list[str]]:
     rows = [["arm", "claimed", title.format(**study), "seeds", change, "training top-1 (%)"]]
     for arm in study["arms"]:
         name = arm["arm"] + ("" if arm["lr"] is None else f" (lr {arm['lr']:g})")
-        mean = _format(arm["mean"], arm["mean_interval"], form, factor) or missing
-        seeds = ", ".join(_format(value, None, form, factor) or missing for value in arm["values"])
-        difference = "" if arm["first"] else _format(arm["difference"], arm["difference_interval"], signed, factor)
-        rows.append([name, arm["claimed"], mean, seeds, difference, _format(arm["training"], None, "{:.1f}", 100)])
+        mean = _format(arm["mean"], form, factor, arm["mean_interval"]) or missing
+        seeds = ", ".join(_format(value, form, factor) or missing for value in arm["values"])
+        difference = "" if arm["first"] else _format(arm["difference"], signed, factor, arm["difference_interval"])
+        rows.append([name, arm["claimed"], mean, seeds, difference, _format(arm["training"], "{:.1f}", 100)])
     return rows
 
 
-def _format(value: float | None, interval: Sequence[float] | None, form: str, factor: float) -> str:
+def _format(value: float | None, form: str, factor: float, interval: Sequence[float] | None = None) -> str:
     """Return a value with its interval, as `79.3 (78.1 to 80.5)`, or "" if there is none."""
-    if value is None:
-        return ""
-    ends = " to ".join(form.format(factor * end) for end in interval or ())
-    return form.format(factor * value) + (f" ({ends})" if ends else "")
+    shown = [form.format(factor * each) for each in ([] if value is None else [value, *(interval or ())])]
+    return "{} ({} to {})".format(*shown) if len(shown) == 3 else "".join(shown)
 
 
 def draw(study: Mapping[str, Any]) -> None:
     """Draw the figures: dots are seeds, diamonds means, and lines 95 % intervals; for steps, error curves are on the left."""
-    from matplotlib import rc_context  # imported with its fonts here, as it takes a second that `predict` need not wait
+    from matplotlib import rc_context  # imported here, as it takes a second that `predict` need not wait
     from matplotlib.figure import Figure
 
     from alexnet import fonts
 
     head, *rows = _rows(study)
     _, _, form, _, factor, _ = FORMATS[study["measure"]]
-    style: Any = {"axes.edgecolor": GREY, "font.size": 9, "text.parse_math": False, "svg.fonttype": "none"}
-    with rc_context({**style, "svg.hashsalt": study["study"]}):
+    with rc_context({"axes.edgecolor": GREY, "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=(9.6, max(3.0, 0.8 * len(rows) + 0.6)), layout="constrained")
         *errors, axes = figure.subplots(1, 2 if study["measure"] == "steps" else 1, squeeze=False)[0]
         for y, arm in enumerate(study["arms"]):
@@ -211,5 +208,4 @@ def draw(study: Mapping[str, Any]) -> None:
             left.axhline(study["aim"], color=GREY, linestyle="--")
             left.set(xlabel="epochs", ylabel="training error", xlim=(0, None))
         for path in map(Path, study["figures"]):
-            options: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 160}
-            write(path, partial(fonts.save, figure, kind=path.suffix[1:], **options))
+            write(path, partial(fonts.save, figure, kind=path.suffix[1:], dpi=160))

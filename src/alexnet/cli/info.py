@@ -157,7 +157,7 @@ def model_list() -> None:
 def model_summary(name: VariantName, classes: Classes = None, as_json: AsJson = False) -> None:
     """Summarise a variant layer by layer.
 
-    Prints output shapes, parameter counts, and how the sizes are computed.
+    Prints output shapes, parameter counts, how the sizes are computed, and the memory that the network takes in float32.
 
     Examples:
         alexnet model summary paper

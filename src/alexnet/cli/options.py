@@ -73,7 +73,7 @@ def set_option(text: str) -> Any:
     return typer.Option("--set", metavar="KEY=VALUE", help=f"{text}; can be repeated.")
 
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or the weights of an epoch in RUN/epochs.")]
 Overwrite = Annotated[
     bool, flag("--overwrite", "Overwrite files that this program did not make. Its own are always overwritten.")
 ]
@@ -82,9 +82,7 @@ DataRoot = Annotated[Path | None, option("FOLDER", "Folder of downloaded dataset
 Device = Annotated[
     str | None,
     option(
-        "D",
-        "cpu, cuda, cuda:1 or mps.  [default: an accelerator if available]",
-        autocompletion=lambda: ["cpu", "cuda", "mps"],
+        "D", "cpu, cuda, cuda:1 or mps.  [default: an accelerator if available]", autocompletion=lambda: ["cpu", "cuda", "mps"]
     ),
 ]
 Threads = Annotated[int | None, option("N", "Number of CPU threads.  [default: one per core]", min=1)]

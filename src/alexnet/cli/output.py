@@ -110,7 +110,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         worse = f"not significantly better than the majority-class baseline, {printable(repr(truncate(label)))} for all"
         print(f"{'note':10}  {worse} ({baseline:.1%}): train longer, add images, or check the labels")
     epochs = f"{summary['epochs']} epoch{'' if summary['epochs'] == 1 else 's'}"
-    print(f"{'time':10}  {format_duration(summary['seconds'])}, {epochs}, best {summary['best_epoch']}")
+    kept = f"weights of epoch {summary['best_epoch']} kept, the {'best on validation' if summary['kept'] == 'best' else 'last'}"
+    print(f"{'time':10}  {format_duration(summary['seconds'])}, {epochs}, {kept}")
     print(f"{'report':10}  {summary['run']}/report.html")
     print(f"{'predict':10}  alexnet predict {shell_quote(summary['run'])} IMAGE…")
 

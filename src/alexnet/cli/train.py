@@ -48,8 +48,8 @@ Weights = Annotated[
     str | None,
     option(
         "RUN|FILE",
-        "Start from trained weights: a run, along with its variant; a file in torchvision's layout; or imagenet1k, "
-        "torchvision's own, which is downloaded (both need --variant owt).",
+        "Start from trained weights: a run or a file in its epochs/, along with its variant; a file in torchvision's layout; "
+        "or imagenet1k, torchvision's own, which is downloaded (both need --variant owt).",
         autocompletion=weights,
     ),
 ]

@@ -102,8 +102,9 @@ def _write(out: Path, recipe: Recipe, network: AlexNet, config: ModelConfig) -> 
     try:
         write_text(folder.recipe, recipe.to_toml())
         save_model(folder, network, config)
-        untrained = {"epochs": 0, "seconds": 0, "best_epoch": 0, "validation": None, "test": None, "skipped": ()}
-        write_json(folder.summary, {"run": str(out), "recipe": recipe.name, "variant": config.variant} | untrained)
+        untrained = {"epochs": 0, "seconds": 0, "best_epoch": 0, "kept": "last"}
+        summary = {"run": str(out), "recipe": recipe.name, "variant": config.variant, **untrained}
+        write_json(folder.summary, summary | {"validation": None, "test": None, "skipped": ()})
     except AlexNetError:
         shutil.rmtree(out)
         raise

@@ -19,11 +19,7 @@ from alexnet.network.variants import ROWS, Variant
 
 CONVOLUTION, DENSE, NORM = ("convolution", "dense layer", "batch normalisation")
 AXES = {4: CONVOLUTION, 2: DENSE, 1: NORM}  # of a layer's first array
-PARTS = {
-    CONVOLUTION: ("kernel", "bias"),
-    DENSE: ("kernel", "bias"),
-    NORM: ("gamma", "beta", "moving mean", "moving variance"),
-}
+PARTS = {CONVOLUTION: ("kernel", "bias"), DENSE: ("kernel", "bias"), NORM: ("gamma", "beta", "moving mean", "moving variance")}
 
 
 class StoredLayer(NamedTuple):

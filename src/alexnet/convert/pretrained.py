@@ -12,7 +12,7 @@ from alexnet.data.download import Source, fetch
 from alexnet.errors import WeightsError, error_reason
 from alexnet.files import expand_user
 from alexnet.network.alexnet import AlexNet
-from alexnet.run import find, load_model, read_config
+from alexnet.run import find_weights, is_epoch, load_model, read_config
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1; its name holds a prefix of the SHA-256, and the size is an upper bound.
 IMAGENET1K = Source(
@@ -21,15 +21,16 @@ IMAGENET1K = Source(
 
 
 def settings_from_weights(weights: str) -> Mapping[str, Any]:
-    """Return the recipe settings that `--weights` implies: the weights, and the network if they are a run's."""
+    """Return the recipe settings that `--weights` implies: the weights, and the network if they are a run's or an epoch's."""
     if weights == "imagenet1k":
         return {"model.weights": weights}
     path = expand_user(weights).absolute()
-    if path.is_file():
+    if path.is_file() and not is_epoch(path):
         return {"model.weights": str(path)}
-    if not path.is_dir():
-        raise WeightsError(f"no weights {weights!r}: name a run folder, a file in torchvision's layout, or imagenet1k")
-    config = read_config(find(path))
+    if not path.exists():
+        places = "a run folder, a file in its epochs/, a file in torchvision's layout, or imagenet1k"
+        raise WeightsError(f"no weights {weights!r}: name {places}")
+    config = read_config(find_weights(path))
     network = {f"model.{key}": value for key, value in config.overrides.items()}
     return {"model.weights": str(path), "model.variant": config.variant, "model.width": config.width, **network}
 
@@ -37,12 +38,12 @@ def settings_from_weights(weights: str) -> Mapping[str, Any]:
 def load_pretrained(network: AlexNet, weights: str, data_root: Path | None) -> None:
     """Copy all weights except the head's into `network`, which has the variant that they were trained with.
 
-    `weights` is a run folder, a file in torchvision's layout (`.pth`, `.safetensors`), or `imagenet1k`, which is downloaded to
-    `data_root` (None: as for datasets).
+    `weights` is a run folder, a file in its `epochs`, a file in torchvision's layout (`.pth`, `.safetensors`), or `imagenet1k`,
+    which is downloaded to `data_root` (None: as for datasets).
     """
     path = Path(weights)
-    if path.is_dir():
-        other, config = load_model(find(path), torch.device("cpu"))
+    if path.is_dir() or is_epoch(path):
+        other, config = load_model(find_weights(path), torch.device("cpu"))
         copy_weights(other.state_dict(), network, f"{path} (a run of --variant {config.variant})", head=False)
         return
     try:

@@ -22,16 +22,9 @@ SHARED = [DRAWS.index(name) for name in ("horizontal_flip", "crop_down", "crop_r
 
 
 def training_input(images: Tensor, draws: Tensor, preprocessing: Preprocessing, changes: Augment) -> Tensor:
-    """Augment and preprocess a batch for the network.
+    """Augment and preprocess a batch for the network: N S S 3, uint8 or float32 -> N 3 I I float32, channels last in memory.
 
-    Args:
-        images: N S S 3, uint8 or float32, as in `Batch`.
-        draws: N x len(`DRAWS`) float32, from 0 up to 1.
-        preprocessing: the preprocessing, the same as in validation and prediction.
-        changes: the augmentation, with `horizontal_flip` and `colour_axes` resolved.
-
-    Returns:
-        N 3 I I float32, channels last in memory.
+    `draws` are N x len(`DRAWS`) float32, from 0 up to 1; `horizontal_flip` and `colour_axes` of `changes` are resolved.
     """
     rng = dict(zip(DRAWS, draws.unbind(1), strict=True))
     x = standardize(images, preprocessing)
@@ -49,17 +42,9 @@ def affine(
     The map from a pixel of the result to its source rotates, shifts, shears, then zooms; values are interpolated bilinearly,
     and edge pixels are repeated outside. `right` moves columns, though Keras' generator draws `tx` from the range of heights.
 
-    Args:
-        images: N S S 3, uint8 or float32.
-        rotation: N, degrees (Keras' `theta`).
-        down: N, pixels (Keras' `ty`).
-        right: N, pixels (Keras' `tx`).
-        shear: N, degrees.
-        zoom_down: N, factor on rows (Keras' `zy`); above 1 the image becomes smaller.
-        zoom_right: N, factor on columns (Keras' `zx`).
-
-    Returns:
-        N S S 3 float32.
+    `images` are N S S 3, uint8 or float32, the result is float32. Each parameter has a value per image: `rotation` and `shear`
+    in degrees (Keras' `theta` and `shear`), `down` and `right` in pixels (`ty` and `tx`), `zoom_down` and `zoom_right` as
+    factors on rows and columns (`zy` and `zx`), which make the image smaller if above 1.
     """
     count, side = images.shape[:2]
     turn, slant = rotation * (math.pi / 180), shear * (math.pi / 180)

@@ -6,9 +6,7 @@ resumed in the middle.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from alexnet.data.augment import DRAWS, SHARED
 from alexnet.data.cache import Pixels
+from alexnet.data.decode_pool import map_ahead
 from alexnet.errors import RecipeError
 from alexnet.recipe import Train
 
@@ -105,23 +104,9 @@ def epoch_batches(
     if alternate:
         fixed = np.random.default_rng(seed).random(len(images), dtype=np.float32)  # per image, the same in all epochs
         draws[:, DRAWS.index("horizontal_flip")] = (fixed[order] + epoch / 2) % 1
-    yield from _prefetch(images, [(order[a:b], draws[a:b]) for a, b in bounds[start:]], workers)
+    return map_ahead(lambda ends: images.take(order[slice(*ends)], draws[slice(*ends)]), bounds[start:], workers, workers + 1)
 
 
 def ordered_batches(images: SplitImages, size: int, workers: int = 1) -> Iterator[Batch]:
     """Yield batches of all images, in order."""
-    yield from _prefetch(images, [(np.arange(a, b), None) for a, b in batch_bounds(len(images), size)], workers)
-
-
-def _prefetch(
-    images: SplitImages, batches: Sequence[tuple[NDArray[np.int64], NDArray[np.float32] | None]], workers: int
-) -> Iterator[Batch]:
-    """Yield the batches of (positions, draws) in order, with `workers` threads preparing the next few."""
-    waiting: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for positions, draws in batches:
-            waiting.append(pool.submit(images.take, positions, draws))
-            if len(waiting) > workers + 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    return map_ahead(lambda ends: images.take(np.arange(*ends)), batch_bounds(len(images), size), workers, workers + 1)

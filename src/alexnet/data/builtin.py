@@ -29,28 +29,19 @@ OFFICIAL = "put the official CIFAR-10 (Python version) there"
 CIFAR_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 CIFAR_FILES = ["batches.meta", *CIFAR_BATCHES["train"], *CIFAR_BATCHES["test"]]
 FASHION_LABELS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+CIFAR_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 FASHION_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets"
-
-
-SOURCES = {
-    "cifar10": Source(
-        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-        file="cifar-10-python.tar.gz",
-        sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-        size=170498071,
-        unpacked=False,
-    ),
-}
 FASHION = {
     "train-images": ("train-images-idx3-ubyte", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888", 47040016),
     "train-labels": ("train-labels-idx1-ubyte", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9", 60008),
     "test-images": ("t10k-images-idx3-ubyte", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b", 7840016),
     "test-labels": ("t10k-labels-idx1-ubyte", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34", 10008),
 }
-SOURCES |= {
+SOURCES = {
     key: Source(f"{FASHION_URL}/{name}.gz", f"fashion-mnist/{name}.gz", sha256, size, unpacked=True)
     for key, (name, sha256, size) in FASHION.items()
-}
+} | {"cifar10": Source(CIFAR_URL, Path(CIFAR_URL).name, CIFAR_SHA256, 170498071, unpacked=False)}
 
 
 def load(name: str, data_root: Path | None) -> Table:

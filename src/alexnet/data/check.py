@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from alexnet.data.dataset import Dataset
 from alexnet.data.decode_pool import decode_all
 from alexnet.data.decode_worker import THUMBNAIL
 from alexnet.data.labels import labels_differing_in_case
+from alexnet.data.sources import open_table
 from alexnet.data.table import Table
 from alexnet.errors import ImageError, format_names, truncate
 from alexnet.progress import track
@@ -88,11 +90,22 @@ class Findings:
         return {"images": self.images, "classes": self.classes, "problems": [vars(problem) for problem in self.problems]}
 
 
-def check(table: Table) -> Findings:
-    """Check every image of a dataset, with progress.
+def check(data: str | Path | Table, data_root: str | Path | None = None) -> Findings:
+    """Check every image of a dataset; nothing is changed.
 
     Time and memory grow linearly with the number of images, by about a kilobyte each.
+
+    Args:
+        data: a folder, a CSV or Parquet file, the name of a built-in dataset, or a `Table`.
+        data_root: folder of downloaded datasets. Default: ALEXNET_DATA in the environment.
+
+    Returns:
+        The number of images, in all and by class, and the problems.
+
+    Raises:
+        DataError: the dataset does not exist, has fewer than two classes, or lacks columns.
     """
+    table = data if isinstance(data, Table) else open_table(data, None if data_root is None else Path(data_root))
     problems = [Problem(skipped.image, "left out", skipped.reason) for skipped in table.skipped]
     digests: dict[int, str] = {}  # of the pixels, by row
     thumbnails: dict[int, bytes] = {}

@@ -177,9 +177,9 @@ def size(source: Source) -> tuple[int, int]:
 def stored_pixels(
     source: Source,
     cache_size: int | Literal["full"],
-    fit: Literal["crop", "stretch"],
-    filter: Literal["bicubic", "nearest"],
-    reduced_decode: bool,
+    fit: Literal["crop", "stretch"] = "crop",
+    filter: Literal["bicubic", "nearest"] = "bicubic",
+    reduced_decode: bool = True,
 ) -> NDArray[np.uint8]:
     """Decode an image as the cache stores it: `cache_size` x `cache_size` x 3 uint8, or H W 3 if `cache_size` is full.
 

@@ -13,12 +13,12 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from alexnet.errors import DataError, ImageError
 
 WALL_SECONDS = 60.0  # limit for waits that take no CPU time, such as a network drive that hangs, and for Windows
 IDLE_KEPT = 2  # idle workers to keep for the next call
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,28 +128,33 @@ def decode_all(
 ) -> Generator[tuple[Source, Answer | ImageError], None, None]:
     """Do `work` on each source in parallel; yield each source in order, with the answer or the error.
 
-    Args:
-        work: a name of `decode_worker.WORK`, or `module:function`.
-        sources: paths of files or their bytes, or what was given in Python; arrays and images of Pillow stay in this process.
-        workers: processes at once.
-        ahead: images that may be decoded before their turn; two for each worker at least.
-        settings: of the work.
+    `work` is a name of `decode_worker.WORK`, or `module:function`, and takes the `settings`. `workers` processes decode up to
+    `ahead` images before their turn, two for each worker at least; arrays and images of Pillow are processed in this process.
     """
-    waiting: deque[tuple[Source, Future[Answer | ImageError]]] = deque()
-    pool = ThreadPoolExecutor(workers)
+
+    def answered(source: Source) -> tuple[Source, Answer | ImageError]:
+        return source, decode_one(work, source, settings)
+
     try:
-        for source in sources:
-            waiting.append((source, pool.submit(decode_one, work, source, settings)))
-            if len(waiting) > max(ahead, 2 * workers):
-                first, answer = waiting.popleft()
-                yield first, answer.result()
-        while waiting:
-            first, answer = waiting.popleft()
-            yield first, answer.result()
+        yield from map_ahead(answered, sources, workers, max(ahead, 2 * workers))
     finally:
-        pool.shutdown(cancel_futures=True)
         while len(_idle) > IDLE_KEPT:
             _idle.pop().end()
+
+
+def map_ahead(function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Iterator[R]:
+    """Yield `function` of each item in order, computed in `workers` threads, for up to `ahead` items in advance."""
+    waiting: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def decode_one(work: str, source: Source, settings: dict[str, Any]) -> Answer | ImageError:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from alexnet.data.decode import open_image
 from alexnet.data.name_patterns import LABEL, split_of_folder, why_not_labels
-from alexnet.data.scan import visible
+from alexnet.data.scan import is_alexnet_folder, visible
 from alexnet.data.table import Row, Skipped
 from alexnet.errors import DataError, format_names
 from alexnet.files import made_by_alexnet
@@ -36,8 +36,7 @@ IMAGE_SUFFIXES = frozenset(
 SNIFFED = 20  # files to open in a folder where no name has such a suffix
 # Folders that archive programs, operating systems and Python create.
 SYSTEM_FOLDERS = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__")
-# Files that alexnet creates: of runs, search indices and studies; figures of `explain` and `--find-lr`.
-MARKER_FILES = ("recipe.toml", "model.json", "search.json", "study.json")
+# Figures of `explain`, `ablate` and `--find-lr`.
 OUR_FIGURES = re.compile(r".+-explained\.png|filters\.png|ablation\.png|.+-(lr|rate)\.png")
 MADE = "made by alexnet, not a training image"
 NO_SPLIT = "not in a split's folder"
@@ -170,7 +169,7 @@ def _no_images(folder: Folder) -> str:
     if folder.folders:
         return ""
     images = [file for file in folder.files if _named_image(file)]
-    may_be_ours = images or any((folder.path / name).is_file() for name in MARKER_FILES)
+    may_be_ours = images or is_alexnet_folder(folder.path)
     if may_be_ours and all(OUR_FIGURES.fullmatch(file.name) or made_by_alexnet(file) for file in images):
         return MADE
     if folder.has_images:

@@ -13,11 +13,6 @@ from alexnet.recipe import Preprocessing
 PixelArray = NDArray[np.uint8] | NDArray[np.float32]
 
 
-def stored_pixels(source: Path | NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Decode an image as the cache stores it, in this process; decode untrusted files with `data.decode_pool` instead."""
-    return decode.stored_pixels(source, **preprocessing.decode_options())
-
-
 def fit_image(stored: NDArray[np.uint8], preprocessing: Preprocessing) -> PixelArray:
     """Return a cached image as batches contain it: `side` x `side` x 3, uint8, or float32 if full images are resized."""
     if preprocessing.cache_size != "full":
@@ -33,8 +28,8 @@ def fit_image(stored: NDArray[np.uint8], preprocessing: Preprocessing) -> PixelA
 
 
 def pixels(source: Path | NDArray[np.uint8], preprocessing: Preprocessing) -> PixelArray:
-    """Decode and fit an image: `side` x `side` x 3, uint8 or float32, grey levels 0 to 255."""
-    return fit_image(stored_pixels(source, preprocessing), preprocessing)
+    """Decode and fit an image, in this process: `side` x `side` x 3, uint8 or float32, grey levels 0 to 255."""
+    return fit_image(decode.stored_pixels(source, **preprocessing.decode_options()), preprocessing)
 
 
 def to_input(images: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -7,7 +7,7 @@ from alexnet.errors import format_names
 from alexnet.progress import say
 
 # Files that identify a folder made by alexnet: a run, a search index, an ablation study.
-MARKER_FILES = (("recipe.toml", "environment.json"), ("search.json",), ("study.json",))
+MARKER_FILES = (("recipe.toml", "environment.json"), ("recipe.toml", "model.json"), ("search.json",), ("study.json",))
 
 
 def is_alexnet_folder(folder: Path) -> bool:

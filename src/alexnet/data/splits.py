@@ -55,6 +55,7 @@ def _scikit_learn(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[n
 
 RULES: dict[str, Callable[[NDArray[np.int64], float, int], NDArray[np.int64]]] = {
     "first": lambda rows, share, seed: rows[: round(len(rows) * share)],  # as the code of tutorials 002 and 003 does
+    "last": lambda rows, share, seed: rows[len(rows) - round(len(rows) * share) :],  # as their text says
     "keras-tail": _keras_tail,
     "train_test_split": _scikit_learn,
 }

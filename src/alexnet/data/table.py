@@ -16,6 +16,15 @@ from alexnet.data.parquet import Contents
 SPLITS = ("train", "val", "test")
 
 
+def sample_by_class(targets: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the positions of `count` random images of as many classes as possible, ordered by class; always the same."""
+    draw = np.random.default_rng(0).random(len(targets))
+    order = np.lexsort((draw, targets))  # by class, in random order within each
+    rank = np.arange(len(order)) - np.searchsorted(targets[order], targets[order])  # 0 for the first image of each class
+    chosen: NDArray[np.int64] = order[np.lexsort((draw[order], rank))][:count]
+    return chosen[np.argsort(targets[chosen], kind="stable")]
+
+
 class Skipped(NamedTuple):
     """A file that was left out, and why."""
 

@@ -21,7 +21,7 @@ from alexnet.data.decode_pool import Source
 from alexnet.errors import ImageError, RunError, error_reason
 from alexnet.explain.attribution import Explanation, explain, shares, strongest
 from alexnet.files import MADE_BY, ZIP_COMMENT, refuse_overwrite, write_output
-from alexnet.fonts import legible, save_png
+from alexnet.fonts import legible, save
 from alexnet.inference.predict import best, source_name
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.filters import filter_grid
@@ -100,7 +100,7 @@ def save_figure(explanation: Explanation, path: Path, name: str) -> None:
         label, probability = explanation.top(1)[0]
         figure.text(0.03, 0.955, f"{_short(label)}, {probability:.1%}", fontsize=19, fontweight="bold", va="center")
         figure.text(0.985, 0.955, _short(name, 60), fontsize=10, color="#555555", ha="right", va="center")
-        save_png(figure, path)
+        save(figure, path)
 
 
 def _short(name: str, length: int = 22) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
@@ -139,20 +139,6 @@ def _parts(graph: onnx.GraphProto) -> Iterator[Any]:
             yield from _parts(attribute.g)
 
 
-class _Reader:
-    """Passes calibration images to onnxruntime one at a time."""
-
-    def __init__(self, images: Iterator[NDArray[Any]], preprocessing: Preprocessing) -> None:
-        self.images, self.preprocessing = images, preprocessing
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """Return the next input of the network, 1 3 I I; None after the last."""
-        image = next(self.images, None)
-        if image is None:
-            return None
-        return {"images": to_input(torch.from_numpy(image)[None], self.preprocessing).contiguous().numpy()}
-
-
 def quantized(
     model: onnx.ModelProto, images: Iterator[NDArray[Any]], preprocessing: Preprocessing, folder: Path
 ) -> onnx.ModelProto:
@@ -162,11 +148,13 @@ def quantized(
     """
     before, after = folder / "before.onnx", folder / "after.onnx"
     onnx.save(model, before)
+    inputs = (to_input(torch.from_numpy(image)[None], preprocessing).contiguous().numpy() for image in images)  # 1 3 I I
+    reader = ({"images": x} for x in inputs)
     with _silence():
         quantize_static(
             before,
             after,
-            _Reader(images, preprocessing),
+            SimpleNamespace(get_next=lambda: next(reader, None)),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,

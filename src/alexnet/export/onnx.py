@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,15 +34,8 @@ CLOSE = 0.01  # largest difference of probabilities that counts as equal
 SYNTHETIC_SIZES = [(1, 1), (1, 90), (90, 1), (2, 3), (40, 40), (64, 48), (333, 500), (700, 37), (1200, 900)]
 
 Model = Callable[[NDArray[np.uint8]], NDArray[np.float64]]  # from an image, H W 3, to calibrated probabilities
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Images to compare on, H W 3 uint8, each with its target or None; at most `count`."""
-
-    name: str
-    count: int
-    images: Iterator[tuple[NDArray[np.uint8], int | None]]
+# Images to compare on: their name, at most how many, and the images, H W 3 uint8, each with its target or None.
+Samples = tuple[str, int, Iterator[tuple[NDArray[np.uint8], int | None]]]
 
 
 def export(
@@ -132,13 +124,12 @@ def _validation(dataset: Dataset, most: int) -> Samples:
 
     def images() -> Iterator[tuple[NDArray[np.uint8], int | None]]:
         sources = (table.source(row) for row in rows)
-        whole: dict[str, Any] = {"cache_size": "full", "fit": "crop", "filter": "bicubic", "reduced_decode": False}
-        with closing(decode_all("pixels", sources, 1, **whole)) as answers:
+        with closing(decode_all("pixels", sources, 1, cache_size="full")) as answers:
             for (_, answer), row in zip(answers, rows, strict=True):
                 if isinstance(answer, Answer):  # otherwise too large to decode at full size
                     yield answer.pixels, int(table.targets[row])
 
-    return Samples(f"{table.name}, validation", len(rows), images())
+    return f"{table.name}, validation", len(rows), images()
 
 
 def _synthetic() -> Samples:
@@ -150,7 +141,7 @@ def _synthetic() -> Samples:
         return np.asarray(Image.fromarray(coarse).resize((width, height)))
 
     sizes = SYNTHETIC_SIZES * 4
-    return Samples("synthetic images", len(sizes), ((smooth(*size), None) for size in sizes))
+    return "synthetic images", len(sizes), ((smooth(*size), None) for size in sizes)
 
 
 def _compared(network: AlexNet, config: ModelConfig, files: dict[str, Path], samples: Samples, path: Path) -> dict[str, Any]:
@@ -158,17 +149,18 @@ def _compared(network: AlexNet, config: ModelConfig, files: dict[str, Path], sam
     models = {"torch": _torch_model(network, config)} | {name: _onnx_model(file, config) for name, file in files.items()}
     answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in models}
     seconds = dict.fromkeys(models, 0.0)
+    source, most, images = samples
     targets = []
-    for image, target in track(samples.images, "Comparing", samples.count):
+    for image, target in track(images, "Comparing", most):
         targets.append(target)
         for name, run in models.items():
             start = time.perf_counter()
             answers[name].append(run(image))
             seconds[name] += time.perf_counter() - start
     if not targets:
-        raise RunError(f"{path} was not written: no image to compare on, as none of {samples.name} decodes at full size")
+        raise RunError(f"{path} was not written: no image to compare on, as none of {source} decodes at full size")
     return {
-        "compared_on": samples.name,
+        "compared_on": source,
         "images": len(targets),
         **agreement(np.stack(answers["torch"]), np.stack(answers[list(files)[-1]]), path, int8="int8" in files),
         "images_per_second": {name: len(targets) / seconds[name] for name in models},

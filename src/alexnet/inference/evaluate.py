@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from alexnet.data.batches import Batch, batch_bounds, ordered_batches
+from alexnet.data.batches import batch_bounds, ordered_batches
 from alexnet.data.dataset import Dataset
 from alexnet.data.table import Skipped
 from alexnet.inference import metrics
@@ -120,35 +120,11 @@ def evaluate_split(
     """
     images, table = dataset.images(split), dataset.table
     local = images.subset(shard(len(images)))
-
-    def batches() -> Iterator[Batch]:
-        for batch in ordered_batches(local, BATCH, workers):
-            before_batch()
-            yield batch
-
-    tracked = track(batches(), f"Evaluating {split}", len(batch_bounds(len(local), BATCH)))
-    result = evaluate(
-        network, tracked, preprocessing, table.labels, precision=precision, temperature=temperature, view_count=view_count
-    )
-    logits = gather(torch.from_numpy(result.logits), len(images)).numpy()
-    return replace(result, logits=logits, targets=images.targets, skipped=table.skipped)
-
-
-def evaluate(
-    network: nn.Module,
-    batches: Iterable[Batch],
-    preprocessing: Preprocessing,
-    labels: tuple[str, ...],
-    *,
-    precision: str = "auto",
-    temperature: float = 1.0,
-    view_count: int = 1,
-) -> Evaluation:
-    """Evaluate the network on batches."""
-    logits, targets = [np.empty((0, len(labels)), np.float32)], [np.empty(0, np.int64)]  # for np.concatenate without batches
+    batches = track(ordered_batches(local, BATCH, workers), f"Evaluating {split}", len(batch_bounds(len(local), BATCH)))
+    logits = [np.empty((0, len(table.labels)), np.float32)]  # for np.concatenate without batches
     for batch in batches:
+        before_batch()
         logits.append(predict_logits(network, batch.images, preprocessing, precision, view_count))
-        targets.append(batch.targets.numpy())
-    return Evaluation(
-        np.concatenate(logits), np.concatenate(targets), labels, (3, preprocessing.input, preprocessing.input), temperature
-    )
+    gathered = gather(torch.from_numpy(np.concatenate(logits)), len(images)).numpy()
+    shape = (3, preprocessing.input, preprocessing.input)
+    return Evaluation(gathered, images.targets, table.labels, shape, temperature, table.skipped)

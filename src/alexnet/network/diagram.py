@@ -22,8 +22,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Polygon
 from matplotlib.textpath import TextPath
 
+from alexnet import fonts
 from alexnet.errors import AlexNetError
-from alexnet.files import MADE_BY, write_output
+from alexnet.files import write_output
 from alexnet.network.summary import LayerSummary, Summary, sizes
 from alexnet.plotting import AMBER, GREEN, ORANGE, SKY
 
@@ -84,11 +85,9 @@ def save(summary: Summary, path: Path, overwrite: bool = False) -> None:
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise AlexNetError(f"cannot draw {str(path)!r}: its name must end in {' or '.join(FORMATS)}")
-    mark = {"Creator": MADE_BY, "Date": None} if suffix == ".svg" else {"Software": MADE_BY}
-    metadata = {"Title": f"AlexNet: {summary.variant}", **mark}
-    options: dict[str, Any] = {"format": suffix[1:], "dpi": DOTS_PER_INCH, "metadata": metadata}
-    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": summary.variant}]):  # keep text as text
-        write_output(path, partial(draw(summary).savefig, **options), overwrite)
+    with style.context("default"):
+        options: dict[str, Any] = {"kind": suffix[1:], "dpi": DOTS_PER_INCH, "Title": f"AlexNet: {summary.variant}"}
+        write_output(path, partial(fonts.save, draw(summary), **options), overwrite)
 
 
 def draw(summary: Summary) -> Figure:

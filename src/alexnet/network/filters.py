@@ -9,11 +9,9 @@ GREY = 128
 
 
 def filter_grid(weights: NDArray[np.float32], towers: int = 1) -> NDArray[np.uint8]:
-    """Draw kernels in a grid, one pixel per weight, the towers below each other; return H W 3 uint8.
+    """Draw kernels O 3 K K in a grid, one pixel per weight, the `towers` below each other; return H W 3 uint8.
 
-    Args:
-        weights: O 3 K K. Each kernel is scaled to full contrast about grey, so magnitudes cannot be compared.
-        towers: number of groups of kernels, all of equal size.
+    Each kernel is scaled to full contrast about grey, so magnitudes cannot be compared.
     """
     count, _, size, _ = weights.shape
     strongest = np.abs(weights).max((1, 2, 3), keepdims=True)

@@ -1,5 +1,6 @@
 """Summarize a network: the output shape, parameters and size formula of each layer."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from alexnet.network.alexnet import AlexNet
 from alexnet.network.layers import FlattenMaps
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.network.variants import Variant
+
+FLOAT = 4  # bytes of a float32
 
 KINDS: dict[type[nn.Module], str] = {
     nn.ZeroPad2d: "zero padding",
@@ -75,11 +78,18 @@ class Summary:
     trainable: int
     layers: tuple[LayerSummary, ...]
 
+    @property
+    def activations(self) -> int:
+        """Number of values of an image and of all layers' outputs for it."""
+        return math.prod(self.input) + sum(math.prod(layer.output) for layer in self.layers)
+
     def to_json(self) -> dict[str, Any]:
-        """Return the output of `alexnet model summary --json`."""
+        """Return the output of `alexnet model summary --json`; `bytes` are those of float32."""
         keys = ("name", "kind", "output", "parameters", "formula")
         layers = [{key: getattr(layer, key) for key in keys} for layer in self.layers]
-        return {key: getattr(self, key) for key in ("variant", "input", "parameters", "trainable")} | {"layers": layers}
+        sizes = {key: FLOAT * getattr(self, key) for key in ("parameters", "trainable", "activations")}
+        counts = {key: getattr(self, key) for key in ("variant", "input", "parameters", "trainable")}
+        return {**counts, "bytes": sizes, "layers": layers}
 
     def table(self) -> str:
         """Return the summary as text: the input, a table of the layers, and the totals."""
@@ -95,12 +105,15 @@ class Summary:
         lines = ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
         towers = f", {self.towers} towers: a layer in groups keeps its channels apart" if self.towers > 1 else ""
         head = f"{self.variant}: input {sizes(self.input)}, {self.layers[-1].output[0]:,} classes{towers}"
-        fixed, width = self.parameters - self.trainable, len(f"{self.parameters:,}")
-        totals = [
-            f"parameters     {self.parameters:,}",
-            f"trainable      {self.trainable:{width},}",
-            f"not trainable  {fixed:{width},}{'  moving means and variances' if fixed else ''}",
+        fixed = self.parameters - self.trainable
+        counts = [
+            ("parameters", self.parameters, "in float32"),
+            ("trainable", self.trainable, ""),
+            ("not trainable", fixed, "moving means and variances" if fixed else ""),
+            ("activations", self.activations, "of one image: it and the outputs of all layers"),
         ]
+        width = max(len(f"{count:,}") for _, count, _ in counts)
+        totals = [f"{name:13}  {count:{width},}  {_memory(count):>10}  {note}".rstrip() for name, count, note in counts]
         return "\n".join([head, "", *lines, "", *totals])
 
 
@@ -139,6 +152,12 @@ def summarize(row: str | Variant, classes: int | None = None) -> Summary:
 def sizes(shape: tuple[int, ...], sign: str = " x ") -> str:
     """Format C, H, W as `H x W x C`, the order in the paper and the tutorials, and N as `N`."""
     return sign.join(map(str, (*shape[1:], shape[0])))
+
+
+def _memory(count: int) -> str:
+    """Return the size of `count` float32 values; Keras prints the same numbers as MB and KB."""
+    size = FLOAT * count
+    return f"{size / 2**20:,.2f} MiB" if size >= 2**20 else f"{size / 2**10:.2f} KiB"
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -318,8 +318,11 @@ ROWS = (
 
 VARIANTS = {row.name: row for row in ROWS}
 
-# Values of `model.norm` in a recipe.
-NORMS: dict[str, BatchNorm | LocalNorm | None] = {"batch": BatchNorm(), "local": LocalNorm(), "none": None}
+# Values of `model.norm` in a recipe, which replace the variant's norms where they are. `local` has them after the first two
+# convolutions alone (paper, section 3.3); `local-each` has them all, as `local` did in earlier versions.
+NORMS: dict[str, BatchNorm | LocalNorm | None] = {
+    **{"batch": BatchNorm(), "local": LocalNorm(), "local-each": LocalNorm(), "none": None}
+}
 
 
 def _positive(value: Any) -> bool:
@@ -329,7 +332,7 @@ def _positive(value: Any) -> bool:
 # Fields that a recipe may change: a check of the value, and the allowed values in words.
 CHANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "activation": (lambda value: value in ("relu", "tanh"), "'relu' or 'tanh'"),
-    "norm": (lambda value: value in list(NORMS), "'batch', 'local' or 'none'"),
+    "norm": (lambda value: value in list(NORMS), "'batch', 'local', 'local-each' or 'none'"),
     "batch_norm_momentum": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "pool": (lambda value: len(value) == 2 and all(map(_positive, value)), "two whole numbers, window and stride in pixels"),
     "dropout": (lambda value: 0 <= value <= 1, "from 0 to 1"),
@@ -356,11 +359,31 @@ def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> V
             raise VariantError(f"{field} is {value!r}, but should be {expected}")
     norm = row.norm
     if "norm" in changes:
-        norm = NORMS[changes.pop("norm")]
-        row = replace(row, layers=tuple(layer for layer in row.layers if not isinstance(layer, MapNorm)))
+        kind = changes.pop("norm")
+        norm, row = NORMS[kind], replace(row, layers=_with_norm(row.layers, kind))
     momentum = changes.pop("batch_norm_momentum", None)
     if momentum is not None and isinstance(norm, BatchNorm):
         norm = replace(norm, momentum=momentum)
     if "pool" in changes:
         changes["pool"] = tuple(changes["pool"])  # a list if it comes from JSON
     return replace(row, norm=norm, **changes)
+
+
+def check_effect(name: str, overrides: Mapping[str, Any]) -> None:
+    """Raise a VariantError if a norm or dropout is asked of a variant that has no place for it."""
+    layers = {type(layer) for layer in VARIANTS[name].layers}
+    if overrides.get("norm", "none") != "none" and Norm not in layers:
+        raise VariantError(f"model.norm has no effect: the variant {name!r} has no normalisation to replace")
+    if overrides.get("dropout") and Drop not in layers:
+        raise VariantError(f"model.dropout has no effect: the variant {name!r} has no dropout to change")
+
+
+def _with_norm(layers: tuple[Layer, ...], kind: str) -> tuple[Layer, ...]:
+    """Return the layers without norms within maps, and with `local` without norms after the third convolution."""
+    kept, convolutions = list[Layer](), 0
+    for layer in layers:
+        convolutions += isinstance(layer, Conv)
+        late = kind == "local" and isinstance(layer, Norm) and convolutions > 2
+        if not late and not isinstance(layer, MapNorm):
+            kept.append(layer)
+    return tuple(kept)

@@ -2,7 +2,6 @@
 
 import io
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,11 +13,13 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet import fonts
 from alexnet.inference.metrics import BINS, Reliability
 from alexnet.plotting import BLUE, GREY, ORANGE, data_uri, shorten
 
 DOTTED = 15  # epochs; longer curves have no dots
 TICKS = 40  # class names along an axis of the confusion map
+NUMBERED = 20  # classes; larger confusion matrices are drawn without counts
 NAME_LENGTH = 18
 THUMBNAIL = 176  # largest side in pixels: twice the displayed size, for high-resolution screens
 
@@ -143,7 +144,12 @@ def shades(counts: NDArray[np.int64], least: float = 0.08) -> NDArray[np.float64
 
 
 def confusion_map(counts: NDArray[np.int64], labels: Sequence[str], finding: str) -> Chart:
-    """Return the confusion matrix of many classes as an image: correct predictions in blue, mistakes in orange."""
+    """Return the confusion matrix of many classes as an image."""
+    return Chart(_svg(confusion_figure(counts, labels), "confusion"), finding)
+
+
+def confusion_figure(counts: NDArray[np.int64], labels: Sequence[str]) -> Figure:
+    """Return the confusion matrix as a figure: correct predictions in blue, mistakes in orange; of few classes with counts."""
     classes = len(labels)
     cells = np.empty((classes, classes, 4))
     cells[..., :3] = matplotlib.colors.to_rgb(ORANGE)
@@ -156,10 +162,14 @@ def confusion_map(counts: NDArray[np.int64], labels: Sequence[str], finding: str
     names = [shorten(labels[i], NAME_LENGTH) for i in ticks]
     axes.set_xticks(ticks, names, rotation=90, parse_math=False)  # a `$` in a name is literal
     axes.set_yticks(ticks, names, parse_math=False)
-    axes.tick_params(length=2, color=GREY, labelsize=8)
+    few = classes <= NUMBERED
+    axes.tick_params(length=2, color=GREY, labelsize=12 if few else 8)
     axes.spines[:].set_color(GREY)
     axes.spines[:].set_alpha(0.4)
-    return Chart(_svg(figure, "confusion"), finding)
+    for row, column in zip(*np.nonzero(counts), strict=True) if few else ():
+        color = "white" if cells[row, column, 3] > 0.6 else "black"
+        axes.text(column, row, f"{counts[row, column]:,}", color=color, ha="center", va="center", fontsize=12)
+    return figure
 
 
 def ticks_apart(classes: int) -> int:
@@ -173,9 +183,7 @@ def _svg(figure: Figure, name: str) -> str:
     figure.patch.set_visible(False)
     for axes in figure.axes:
         axes.patch.set_visible(False)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has the fonts
-        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    fonts.save(figure, out, "svg", Creator=None, Format=None, Type=None)
     text = out.getvalue()
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text[text.index("<svg") :], flags=re.DOTALL)
     return re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], name), text)  # tags only: labels stay as they are

@@ -1,7 +1,7 @@
 """Comparison of runs: their metrics, and the settings that differ."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,24 @@ from alexnet.recipe import MACHINE_KEYS, flatten_keys
 from alexnet.run import RunFolder, find, read_config, read_recipe
 
 SPLITS = ("test", "validation")
-Interval = Sequence[float]
 
 
-def compare(paths: Sequence[Path]) -> dict[str, Any]:
-    """Return the metrics of finished runs and the recipe keys that differ, as `api.compare` documents.
+def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
+    """Compare runs: their metrics, and the settings that differ.
 
-    The interval of a difference is that of independent sets of images (Newcombe 1998); on the same images it is too wide.
+    Args:
+        runs: finished run folders; all are compared with the first.
+
+    Returns:
+        `{"split", "runs": [{…}], "settings": {key: [value of each run]}}`. Runs are compared on `test` images, or on
+        `validation` if one of them has no test set. Accuracies are from 0 to 1, `"seconds"` is the training time, and
+        `"difference"` is top-1 minus that of the first run, with its 95 % interval (Newcombe 1998), or None for the first. The
+        interval is that of independent sets of images; on the same images it is too wide.
+
+    Raises:
+        RunError: a run is missing, unfinished or damaged.
     """
-    folders = [find(path) for path in paths]
+    folders = [find(Path(run)) for run in runs]
     for folder in folders:
         if not folder.summary.exists():
             raise RunError(f"{folder.path} is not finished: resume it with alexnet train --resume {shell_quote(folder.path)}")
@@ -30,7 +39,7 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
         split = next(name for name in SPLITS if all(summary[name] for summary in summaries))
         rows = [_row(folder, summary, split) for folder, summary in zip(folders, summaries, strict=True)]
     except (LookupError, TypeError, StopIteration) as error:
-        raise RunError(f"a summary.json of {format_names(paths)} is damaged: {error!r}") from error
+        raise RunError(f"a summary.json of {format_names(folder.path for folder in folders)} is damaged: {error!r}") from error
     for row in rows:
         row["difference"] = None if row is rows[0] else _difference(row, rows[0])
     return {"split": split, "runs": rows, "settings": _settings(folders)}

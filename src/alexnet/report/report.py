@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 
 import alexnet
 from alexnet.data.check import KINDS, check_decoded
 from alexnet.data.dataset import Dataset
+from alexnet.data.table import sample_by_class
 from alexnet.errors import RunError, shell_quote
 from alexnet.files import read_json, write_text
 from alexnet.inference.evaluate import Evaluation
@@ -26,13 +26,11 @@ from alexnet.plotting import data_uri, page_text
 from alexnet.run import RunFolder, read_config, read_metrics, read_recipe
 
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "all": "evaluated"}
-NUMBERED = 20  # classes; larger confusion matrices are drawn as an image, without numbers
 PAIRS_SHOWN = 12
 SAMPLES_SHOWN = 16
 MISTAKES_SHOWN = 12
 UNCERTAIN_SHOWN = 8
 PROBLEMS_SHOWN = 5  # of each kind
-SKIPPED_SHOWN = 50
 METRICS = ("epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
 
 Context = dict[str, Any]  # variables of the template
@@ -56,7 +54,7 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
         raise RunError(
             f"a file in {folder.path} is damaged, summary.json or another: {type(error).__name__} {error}"
         ) from error
-    context |= _metrics(dataset, split, evaluation) | _confusion(evaluation)
+    context |= _metrics(split, evaluation) | _confusion(evaluation)
     context["reliability"] = reliability(evaluation.reliability(), evaluation.reliability(evaluation.temperature))
     context |= _images(dataset, split, evaluation) | _problems(dataset)
     write_text(folder.report, page_text(templates.get_template("report.html").render(context)))
@@ -94,9 +92,7 @@ def _run(folder: RunFolder, dataset: Dataset) -> Context:
     return {
         "version": alexnet.__version__,
         "name": table.name,
-        "variant": recipe.model.variant,
-        "recipe": recipe.name,
-        "keep": recipe.train.keep,
+        "recipe": recipe,
         "date": time.strftime("%d %B %Y", time.localtime(newest.stat().st_mtime)).lstrip("0"),
         "finished": finished,
         "seconds": summary["seconds"],
@@ -105,15 +101,14 @@ def _run(folder: RunFolder, dataset: Dataset) -> Context:
         "validation": summary["validation"],
         "counts": {SPLIT_NAMES[split]: count for split, count in table.counts().items()},
         "curves": curves(history, kept),
-        "skipped": table.skipped[:SKIPPED_SHOWN],
-        "skipped_more": len(table.skipped) - SKIPPED_SHOWN,
+        "skipped": table.skipped,
         "recipe_text": folder.recipe.read_text(encoding="utf-8"),
         "environment": [(key.replace("_", " "), value) for key, value in environment if value not in (None, "")],
         "command": f"alexnet predict {shell_quote(folder.path)} IMAGE…",
     }
 
 
-def _metrics(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
+def _metrics(split: str, evaluation: Evaluation) -> Context:
     """Return the metrics, and the table of classes: worst first, those without images last."""
     counts = evaluation.confusion
     rows = [
@@ -123,9 +118,7 @@ def _metrics(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
     metrics = evaluation.to_json()
     return {
         "split": SPLIT_NAMES[split],
-        "has_test": "test" in dataset.table.counts(),
         "metrics": metrics,
-        "right": round(metrics["top1"] * metrics["images"]),
         "top5_interval": wilson_interval(metrics["top5"], metrics["images"]),
         "baseline": most_frequent(metrics["per_class"])[1],
         "classes": sorted(rows, key=lambda row: (row["images"] == 0, row["f1"] or 0, row["recall"] or 0)),
@@ -134,7 +127,7 @@ def _metrics(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
 
 def _confusion(evaluation: Evaluation) -> Context:
     """Return the confusion matrix, as a table or an image, and the pairs of classes confused most often."""
-    from alexnet.report.charts import confusion_map, shades, ticks_apart
+    from alexnet.report.charts import NUMBERED, confusion_map, shades, ticks_apart
 
     counts, labels = evaluation.confusion, evaluation.labels
     wrong = counts - np.diag(counts.diagonal())
@@ -183,7 +176,7 @@ def _images(dataset: Dataset, split: str, evaluation: Evaluation) -> Context:
         }
 
     return {
-        "samples": [card(i) for i in _random_samples(evaluation.targets)],
+        "samples": [card(i) for i in sample_by_class(evaluation.targets, SAMPLES_SHOWN)],
         "mistakes": [card(i) for i in worst],
         "uncertain": [card(i) for i in uncertain],
         "wrong": len(wrong),
@@ -210,14 +203,3 @@ def _problems(dataset: Dataset) -> Context:
         problems = list(group)
         rows.append({"kind": kind, "meaning": KINDS[kind], "count": len(problems), "first": problems[:PROBLEMS_SHOWN]})
     return {"problems": rows}
-
-
-def _random_samples(targets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the indices of random images of as many classes as possible, ordered by class; always the same."""
-    order = np.random.default_rng(0).permutation(len(targets))
-    _, first = np.unique(targets[order], return_index=True)
-    one_per_class = np.random.default_rng(1).permutation(order[np.sort(first)])
-    rest = order[~np.isin(order, one_per_class)]
-    chosen = np.concatenate([one_per_class, rest])[:SAMPLES_SHOWN]
-    result: NDArray[np.int64] = chosen[np.argsort(targets[chosen], kind="stable")]
-    return result

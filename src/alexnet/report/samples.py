@@ -18,10 +18,10 @@ from alexnet.data.cache import Pixels, header_sizes
 from alexnet.data.dataset import resolve
 from alexnet.data.decode_pool import Answer, decode_all
 from alexnet.data.statistics import fill_statistics
-from alexnet.data.table import Table
+from alexnet.data.table import Table, sample_by_class
 from alexnet.errors import DataError, truncate
 from alexnet.files import refuse_overwrite, write_output
-from alexnet.fonts import legible, save_png
+from alexnet.fonts import legible, save
 from alexnet.plotting import page_text, shorten
 from alexnet.recipe import Preprocessing, Recipe
 
@@ -35,25 +35,26 @@ WORKERS = os.cpu_count() or 1
 def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
     """Draw random images of as many classes as possible, with labels and names, to a PNG file."""
     refuse_overwrite(path, overwrite)
-    selected = _by_class(table, SAMPLES)
+    selected = table.select(sample_by_class(table.targets, SAMPLES))
     side = min(LARGEST, int(np.median([min(size) for size in header_sizes(selected, WORKERS)] or [1])))
-    options = {"cache_size": side, "fit": "crop", "filter": "bicubic", "reduced_decode": True}
-    readable, pixels = _readable(selected, options)
+    readable, pixels = _readable(selected, {"cache_size": side})
     title = f"{table.name}: {len(table):,} images of {len(table.labels):,} classes"
     figure, grid = _grid(-(-len(readable) // COLUMNS), COLUMNS, title)
     for row, axes in enumerate(grid.flat[: len(readable)]):
         axes.imshow(pixels[row])
         _caption(axes, readable, row)
-    write_output(path, partial(save_png, figure), overwrite)
+    write_output(path, partial(save, figure), overwrite)
 
 
 def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = False) -> None:
-    """Draw random images beside versions augmented by `recipe`, to a PNG file; errors are as for `show_samples`.
+    """Draw random images beside what the network gets in training by `recipe`, to a PNG file; errors as for `show_samples`.
+
+    An image is drawn as it is in several epochs, or once if the recipe has no random augmentation.
 
     Means and colour components are computed from these images only, so colour noise only approximates that of a training.
     """
     refuse_overwrite(path, overwrite)
-    selected = _by_class(table, AUGMENTED)
+    selected = table.select(sample_by_class(table.targets, AUGMENTED))
     recipe = resolve(recipe, selected)
     preprocessing = recipe.images.resolved()
     readable, pixels = _readable(selected, preprocessing.decode_options())
@@ -63,26 +64,27 @@ def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = F
     preprocessing = recipe.images.resolved(mean_image)
     stored = images.take(np.arange(len(readable))).images
     rng = torch.Generator().manual_seed(0)
-    figure, grid = _grid(len(readable), 1 + DRAWS_EACH, f"{table.name} in training by the recipe {recipe.name}")
-    for row, before in enumerate(stored):
-        grid[row, 0].imshow(before.numpy().round().clip(0, 255).astype(np.uint8))
-        _caption(grid[row, 0], readable, row)
-        draws = torch.rand(DRAWS_EACH, len(DRAWS), generator=rng)
-        after = training_input(before.expand(DRAWS_EACH, *before.shape), draws, preprocessing, recipe.augment)
-        for axes, image in zip(grid[row, 1:], after, strict=True):
-            axes.imshow(_levels(image, preprocessing))
-    grid[0, 1].text(0, 1.13, "with random augmentation", fontsize=9, color="#555555", transform=grid[0, 1].transAxes)
-    write_output(path, partial(save_png, figure), overwrite)
-
-
-def _by_class(table: Table, count: int) -> Table:
-    """Return random images of as many classes as possible, ordered by class; always the same."""
-    order = np.random.default_rng(0).permutation(len(table))
-    order = order[np.argsort(table.targets[order], kind="stable")]  # by class, random within each
-    starts = np.searchsorted(table.targets[order], table.targets[order])
-    rank = np.arange(len(order)) - starts  # 0 for the first image of each class, 1 for the second …
-    chosen = order[np.argsort(rank, kind="stable")][:count]
-    return table.select(chosen[np.argsort(table.targets[chosen], kind="stable")])
+    draws = torch.rand(len(stored), DRAWS_EACH, len(DRAWS), generator=rng)
+    augmented = [
+        training_input(before.expand(DRAWS_EACH, *before.shape), each, preprocessing, recipe.augment)
+        for before, each in zip(stored, draws, strict=True)
+    ]
+    is_random = any(not torch.equal(version, versions[0]) for versions in augmented for version in versions)
+    shown = DRAWS_EACH if is_random else 1
+    title = f"{table.name} in training by the recipe {recipe.name}"
+    # A row for each image, or a column if there is only one version.
+    figure, grid = _grid(len(readable), 1 + shown, title) if is_random else _grid(1 + shown, len(readable), title)
+    for row, cells in enumerate(grid if is_random else grid.T):
+        cells[0].imshow(stored[row].numpy().round().clip(0, 255).astype(np.uint8))
+        _caption(cells[0], readable, row)
+        for axes, image in zip(cells[1:], augmented[row], strict=False):
+            axes.imshow(to_levels(image, preprocessing))
+    mirrored = ": every image mirrored, in validation too" if preprocessing.horizontal_flip else ""
+    fixed = f"what the network gets{mirrored}; this recipe has no random augmentation"
+    note = "with random augmentation" if is_random else fixed
+    first = grid[0, 1] if is_random else grid[1, 0]
+    first.text(0, 1.13 if is_random else 1.04, note, fontsize=9, color="#555555", transform=first.transAxes)
+    write_output(path, partial(save, figure), overwrite)
 
 
 def _readable(table: Table, decode_options: dict[str, Any]) -> tuple[Table, list[NDArray[np.uint8]]]:
@@ -95,7 +97,7 @@ def _readable(table: Table, decode_options: dict[str, Any]) -> tuple[Table, list
     return table.select(np.array(rows)), [answer.pixels for answer in answers if isinstance(answer, Answer)]
 
 
-def _levels(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def to_levels(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Convert a network's input, 3 I I, to pixels; if it was scaled per image, stretch it from its minimum to its maximum."""
     x = image.permute(1, 2, 0).double().numpy()  # 3 I I -> I I 3
     if isinstance(preprocessing.mean, str) or isinstance(preprocessing.std, str):

@@ -165,31 +165,49 @@ class MaxPooling2D(Layer):
 
 
 class Dense(Layer):
-    """Dense layer: y = x w + b. `weight` is inputs x units, initialized like a convolution's."""
+    """Dense layer: y = x w + b. `weight` is inputs x units, initialized like a convolution's.
 
-    def __init__(self, units: int, seed: int | list[int] = 0) -> None:
+    `Dense(4096)` takes the number of inputs from the first batch; `Dense(in_features=9216, out_features=4096)`, as in
+    tutorial 000, states it.
+    """
+
+    def __init__(
+        self,
+        units: int | None = None,
+        *,
+        in_features: int | None = None,
+        out_features: int | None = None,
+        seed: int | list[int] = 0,
+    ) -> None:
         super().__init__()
-        self.units, self.seed = units, seed
+        given = [number for number in (units, out_features) if number is not None]
+        if len(given) != 1:
+            raise ValueError("Dense takes one number of units: Dense(4096) or Dense(in_features=9216, out_features=4096)")
+        self.units, self.inputs, self.seed = given[0], in_features, seed
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """N inputs -> N units."""
-        if x.ndim != 2:
+        """N inputs -> N units; one vector counts as a batch of one."""
+        if x.ndim not in (1, 2):
             raise ValueError(f"Dense takes vectors N x inputs, not {' x '.join(map(str, x.shape))}: put Flatten before it")
+        vectors = np.atleast_2d(x)
+        self.inputs = self.inputs or vectors.shape[1]
+        if vectors.shape[1] != self.inputs:
+            raise ValueError(f"Dense has {self.inputs} inputs, but x has {vectors.shape[1]} values a row")
         if not self.parameters:
             self.parameters = {
-                "weight": _he((x.shape[1], self.units), self.seed, x.dtype),
+                "weight": _he((self.inputs, self.units), self.seed, x.dtype),
                 "bias": np.zeros(self.units, x.dtype),
             }
-        self._saved = (x,)
-        y: Array = x @ self.parameters["weight"] + self.parameters["bias"]
+        self._saved = (vectors, x.shape)
+        y: Array = vectors @ self.parameters["weight"] + self.parameters["bias"]
         return y
 
     def backward(self, gradient: Array) -> Array:
         """dL/dw = x' g, dL/db = sum of g, dL/dx = g w'."""
-        (x,) = self._load()
-        self.gradients = {"weight": x.T @ gradient, "bias": gradient.sum(0)}
+        vectors, shape = self._load()
+        self.gradients = {"weight": vectors.T @ gradient, "bias": gradient.sum(0)}
         back: Array = gradient @ self.parameters["weight"].T
-        return back
+        return back.reshape(shape)
 
 
 class Flatten(Layer):

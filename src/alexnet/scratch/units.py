@@ -10,7 +10,11 @@ from alexnet.scratch.windows import Array
 
 
 class ReLU(Layer):
-    """max(0, x). It does not saturate for large x: in the paper, training is six times faster than with tanh (section 3.1)."""
+    """max(0, x). It does not saturate for large x.
+
+    In the paper, a small network reaches 25 % training error six times as fast as with tanh (section 3.1). Here it does not:
+    with Glorot's initial weights, tanh took 0.96 times as many steps (docs/claims.md).
+    """
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Any shape."""

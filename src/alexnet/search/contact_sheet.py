@@ -37,8 +37,7 @@ def write_sheet(path: Path, sources: Sequence[Source], answers: Sequence[dict[st
     draw = ImageDraw.Draw(sheet)
     cells = [(row, column) for row, (_, near) in enumerate(rows) for column in range(len(near) + 1)]
     shown: list[Source] = [s for source, near in rows for s in (source, *(Path(n["image"]) for n in near))]
-    settings: dict[str, Any] = {"cache_size": SIDE, "fit": "crop", "filter": "bicubic", "reduced_decode": True}
-    with closing(decode_all("pixels", shown, os.cpu_count() or 1, **settings)) as tiles:
+    with closing(decode_all("pixels", shown, os.cpu_count() or 1, cache_size=SIDE)) as tiles:
         for (row, column), (source, tile) in zip(cells, tiles, strict=True):
             x, y = GAP + column * step + (APART if column else 0), GAP + row * (step + LABEL)
             picture = MISSING if isinstance(tile, ImageError) else Image.fromarray(tile.pixels)

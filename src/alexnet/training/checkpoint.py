@@ -28,7 +28,7 @@ from alexnet.run import RunFolder
 from alexnet.training.parallel import ParallelModel
 
 Tensors = dict[str, Tensor]
-VERSION = 2
+VERSION = 3
 KINDS = ("network", "momentum", "best")
 CHANGEABLE = (*MACHINE_KEYS, "data.dataset")  # recipe keys that may change; the dataset is compared by its contents
 
@@ -153,7 +153,9 @@ def read(run: Path) -> tuple[Tensors, dict[str, Any]] | None:
             document = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             content: dict[str, Any] = document["content" if "content" in document else "state"]
             if document["sha256"] == _digest(folder, content):
-                if content.pop("version") != VERSION:
+                version = content.pop("version")
+                # In version 2, the norm `local` was another network (`local-each`).
+                if version != VERSION and (version != 2 or 'norm = "local"' in content["recipe"]):
                     raise RunError(f"{folder} was written by another version of alexnet: resume with that version")
                 # Copied, as Windows cannot rename a folder with a mapped file, and this one will become `before`.
                 mapped = safetensors.torch.load_file(folder / "state.safetensors")

@@ -102,53 +102,44 @@ class ProcessGroup:
         if self.world_size == 1:
             return part
         lengths = self._shard_lengths(total)
-        padded = _pad_to(_to_channels_last(part), dim, max(lengths))
+        padded = _pad(_channels_last(part), -dim, max(lengths))
         received = [torch.empty_like(padded) for _ in lengths]
         dist.all_gather(received, padded)
-        parts = [_trim_to(tensor, dim, length) for tensor, length in zip(received, lengths, strict=True)]
-        return _from_channels_last(torch.cat(parts, _channels_last_dim(dim, part.ndim)))
+        parts = [tensor.narrow(-dim, 0, length) for tensor, length in zip(received, lengths, strict=True)]
+        return _channels_first(torch.cat(parts, -dim))
 
     def reduce_scatter(self, whole: Tensor, dim: int) -> Tensor:
         """Return this process's shard, along `dim`, of the sum of the processes' tensors."""
         if self.world_size == 1:
             return whole
         lengths = self._shard_lengths(whole.shape[dim])
-        parts = torch.split(_to_channels_last(whole), lengths, _channels_last_dim(dim, whole.ndim))
-        sent = torch.stack([_pad_to(part, dim, max(lengths)) for part in parts])
+        parts = torch.split(_channels_last(whole), lengths, -dim)
+        sent = torch.stack([_pad(part, -dim, max(lengths)) for part in parts])
         received = torch.empty_like(sent)
         dist.all_to_all_single(received, sent)  # sends half as much as Gloo's reduce_scatter, which is an all_reduce
-        return _from_channels_last(_trim_to(received.sum(0), dim, lengths[self.rank]))
+        return _channels_first(received.sum(0).narrow(-dim, 0, lengths[self.rank]))
 
     def _shard_lengths(self, total: int) -> list[int]:
         bounds = [shard_bounds([(0, total)], rank, self.world_size)[0] for rank in range(self.world_size)]
         return [end - start for start, end in bounds]
 
 
-# Feature maps are sent as they lie in memory, N H W C, which saves a copy; shards are padded to the size of the largest.
+# Feature maps are sent as they lie in memory, N H W C, which saves a copy; shards are padded to the size of the largest. So
+# dimension 0 stays, and dimension 1 becomes the last, -1.
 
 
-def _to_channels_last(x: Tensor) -> Tensor:
+def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1) if x.ndim == 4 else x  # N C H W -> N H W C
 
 
-def _from_channels_last(x: Tensor) -> Tensor:
+def _channels_first(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2) if x.ndim == 4 else x  # N H W C -> N C H W
 
 
-def _channels_last_dim(dim: int, ndim: int) -> int:
-    """Return where dimension `dim`, 0 or 1, is after `_to_channels_last`."""
-    return 3 if dim == 1 and ndim == 4 else dim
-
-
-def _pad_to(x: Tensor, dim: int, length: int) -> Tensor:
-    dim = _channels_last_dim(dim, x.ndim)
+def _pad(x: Tensor, dim: int, length: int) -> Tensor:
     padding = [*x.shape]
     padding[dim] = length - x.shape[dim]
     return (torch.cat([x, x.new_zeros(padding)], dim) if padding[dim] else x).contiguous()
-
-
-def _trim_to(x: Tensor, dim: int, length: int) -> Tensor:
-    return x.narrow(_channels_last_dim(dim, x.ndim), 0, length)
 
 
 SINGLE_PROCESS = ProcessGroup()

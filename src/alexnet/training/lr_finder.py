@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError
-from alexnet.files import MADE_BY, write_output, writing
+from alexnet.files import write_output, writing
 from alexnet.network.device import choose_device, keep_freed_memory
 from alexnet.plotting import BLUE, GREY, ORANGE
 from alexnet.progress import track
@@ -172,4 +173,4 @@ def draw(curve: LRCurve, path: Path, overwrite: bool = False) -> None:
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best")
-    write_output(path, lambda part: fonts.save(figure, part, "png", dpi=160, metadata={"Software": MADE_BY}), overwrite)
+    write_output(path, partial(fonts.save, figure, dpi=160), overwrite)

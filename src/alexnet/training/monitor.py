@@ -1,4 +1,4 @@
-"""Progress of a training on standard error, in `log.txt` and in TensorBoard."""
+"""Progress of a training on standard error, in `log.txt` and in TensorBoard, and the use of its device."""
 
 from __future__ import annotations
 
@@ -18,40 +18,45 @@ import psutil
 import torch
 
 import alexnet
+from alexnet.errors import shell_quote, truncate
 from alexnet.files import writing
 from alexnet.network.device import processor
 from alexnet.network.fast.fuse import fused_forms
 from alexnet.progress import SECONDS_BETWEEN_LINES, format_duration, output_disabled, say
 from alexnet.recipe import Train
+from alexnet.training.tensorboard import TensorBoard
 
 
 class Monitor:
     """Writes to standard error, `log.txt` and TensorBoard, unless this process is silent. A context manager."""
 
-    def __init__(self, folder: Path, device: torch.device, tensorboard: str) -> None:
-        self.device, self._folder, self._board_folder = device, folder, folder / tensorboard
-        self._process = psutil.Process()
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.device, self._folder = device, folder
+        self.tensorboard: TensorBoard | None = None
+        self._process, self._utilisation_missing = psutil.Process(), False
         self._terminal = sys.stderr.isatty() and not output_disabled()
         self._last_shown = time.monotonic()
-        self._board: Any = None
 
     def __enter__(self) -> Monitor:
-        if output_disabled():
-            return self
-        from torch.utils.tensorboard import SummaryWriter  # importing it takes a second
-
-        try:
-            with writing(self._board_folder):
-                self._board = SummaryWriter(str(self._board_folder))
-        except UnicodeEncodeError:  # TensorBoard requires file names in UTF-8
-            self.say("no TensorBoard curves, as the run folder's name is not UTF-8")
         self.usage()  # utilisation is measured from here
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._board is not None:
-            with suppress(OSError):  # a full disk has been reported already
-                self._board.close()
+        if self.tensorboard:
+            self.tensorboard.close()
+
+    def open_tensorboard(self, folder: Path, first_epoch: int) -> None:
+        """Start TensorBoard's files, and say how to see them or why there are none."""
+        if output_disabled():
+            return
+        try:
+            self.tensorboard = TensorBoard(folder, first_epoch)
+        except ImportError as error:
+            self.say(f"no TensorBoard curves, as a package is missing ({error}): pip install tensorboard")
+        except UnicodeEncodeError:
+            self.say("no TensorBoard curves, as the run folder's name is not UTF-8")
+        else:
+            self.say(f"curves: tensorboard --logdir {shell_quote(folder)} --port 6006")
 
     def say(self, text: str) -> None:
         """Write a line to standard error and to `log.txt`."""
@@ -90,24 +95,44 @@ class Monitor:
             f"{row['images_per_second']:.0f} images/s  {device}{busy} {row['memory_gb']:.1f} GB  "
             f"{format_duration(seconds_left)} left"
         )
-        if self._board is None:
-            return
-        with writing(self._board_folder):
-            for name in ("train_loss", "train_top1", "val_loss", "val_top1", "lr"):
-                split, _, metric = name.rpartition("_")
-                self._board.add_scalar(f"{metric}/{split}" if split else metric, row[name], row["epoch"])
-            self._board.flush()
+        if self.tensorboard:
+            self.tensorboard.epoch(row)
 
     def usage(self) -> dict[str, float | None]:
-        """Return the device's `utilisation` since the last call, 0 to 1 (None if unknown), and `memory_gb` in use."""
-        if self.device.type != "cuda":
+        """Return the device's `utilisation` since the last call, 0 to 1 (None if unknown), and `memory_gb` in use.
+
+        The utilisation of an accelerator is its driver's latest sample. If there is none, the first call says why.
+        """
+        if self.device.type == "cpu":
             utilisation = self._process.cpu_percent() / 100 / (os.cpu_count() or 1)
             return {"utilisation": round(utilisation, 3), "memory_gb": round(self._process.memory_info().rss / 1e9, 2)}
-        memory = round(torch.cuda.max_memory_allocated(self.device) / 1e9, 2)
+        return {"utilisation": self._accelerator_utilisation(), "memory_gb": round(accelerator_memory(self.device) / 1e9, 2)}
+
+    def _accelerator_utilisation(self) -> float | None:
         try:
-            return {"utilisation": torch.cuda.utilization(self.device) / 100, "memory_gb": memory}
-        except Exception:  # pynvml is missing, or the driver does not report it: each raises its own error
-            return {"utilisation": None, "memory_gb": memory}
+            return accelerator_utilisation(self.device)
+        except Exception as error:  # every backend and driver raises its own
+            if not self._utilisation_missing:
+                reason = truncate((str(error).splitlines() or [type(error).__name__])[0], 200)
+                install = ": pip install nvidia-ml-py" if "nvidia-ml-py" in reason else ""  # others name theirs, or have none
+                self.say(f"GPU utilisation is not shown ({reason}){install}")
+            self._utilisation_missing = True
+            return None
+
+
+def accelerator_utilisation(device: torch.device) -> float:
+    """Return the fraction of time that an accelerator was busy, as its driver measured it last."""
+    module = torch.get_device_module(device)
+    if not hasattr(module, "utilization"):
+        raise NotImplementedError(f"PyTorch cannot measure it on {device.type}")
+    return float(module.utilization(device)) / 100
+
+
+def accelerator_memory(device: torch.device) -> int:
+    """Return the most memory that was allocated on an accelerator, in bytes; 0 if PyTorch does not count it."""
+    with suppress(RuntimeError):
+        return torch.accelerator.max_memory_allocated(device)
+    return 0
 
 
 def environment(device: torch.device, precision: str, processes: int = 1, parallel: str = "data") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from alexnet.data.dataset import Dataset
 from alexnet.errors import DivergedError, Interrupted, shell_quote
-from alexnet.run import ModelConfig, RunFolder, save_model, save_weights, write_metrics
+from alexnet.run import ModelConfig, RunFolder, save_epoch, save_model, write_metrics
 from alexnet.training import checkpoint
 from alexnet.training.budget import Budget
 from alexnet.training.checkpoint import TrainingState
@@ -89,7 +89,8 @@ class Session:
         if self._group.is_main:
             write_metrics(self._folder, state.history)
             if pattern := self._recipe.train.save_epochs:
-                save_weights(self._folder.path / "epochs" / f"{pattern.format(epoch=state.epoch)}.safetensors", network)
+                name = f"{pattern.format(epoch=state.epoch)}.safetensors"
+                save_epoch(self._folder.path / "epochs" / name, network, self.config)
 
     def after_epoch(self) -> None:
         """Write a checkpoint, unless it would take more than `CHECKPOINT_SHARE` of the time, or the training is over."""

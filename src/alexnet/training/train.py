@@ -21,6 +21,7 @@ from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, keep_freed_memory, reproducible, resolve_precision, to_device
 from alexnet.network.fast import kernels
 from alexnet.network.summary import count_parameters
+from alexnet.network.variants import check_effect
 from alexnet.recipe import Preprocessing, Recipe, parse
 from alexnet.report.report import write_report
 from alexnet.run import RunFolder, create, find, read_recipe, save_model
@@ -50,6 +51,7 @@ def start(
     `time.monotonic()`.
     """
     chosen_device = choose_device(device)
+    check_effect(recipe.model.variant, recipe.model.overrides)
     recipe = recipe.with_absolute_dataset().with_settings(
         {"train.tensorboard": group.broadcast(time.strftime(recipe.train.tensorboard))}
     )
@@ -99,7 +101,7 @@ def _train(
     resuming: bool,
 ) -> None:
     lock = _run_lock(folder) if group.is_main else nullcontext()
-    with lock, reproducible(device), StopRequest() as stop, Monitor(folder.path, device, recipe.train.tensorboard) as monitor:
+    with lock, reproducible(device), StopRequest() as stop, Monitor(folder.path, device) as monitor:
         keep_freed_memory()
         try:
             fresh = not (resuming and group.broadcast(checkpoint.exists(folder.path)))
@@ -120,9 +122,14 @@ def _train(
             write_json(folder.environment, environment(device, precision, group.world_size, parallel))
         processes = f", {group.world_size} processes ({parallel} parallel)" if group.world_size > 1 else ""
         _log_plan(trainer, folder, f"{device.type}, {precision}, {torch.get_num_threads()} threads{processes}")
-        if resuming and trainer.session.resume():
+        resumed = resuming and trainer.session.resume()
+        if resumed:
             state = trainer.state
             monitor.say(f"resuming in epoch {state.epoch}, batch {state.batch + 1} of {len(trainer.step.bounds)}")
+        monitor.open_tensorboard(folder.path / recipe.train.tensorboard, trainer.state.epoch)
+        if monitor.tensorboard and not resumed:
+            monitor.tensorboard.graph(trainer.session.config.network(), preprocessing.input)
+            monitor.tensorboard.batch(next(step.batches(trainer.state)), preprocessing, step.augmentation(1))
         if group.is_main:
             write_text(folder.recipe, recipe.to_toml())
         try:
@@ -194,11 +201,14 @@ def _finish(trainer: Trainer, folder: RunFolder) -> None:
         "epochs": len(state.history),
         "seconds": time.monotonic() - trainer.budget.started,
         "best_epoch": state.best_epoch if recipe.train.keep == "best" else len(state.history),
+        "kept": recipe.train.keep,
         "validation": validation.to_json(),
         "test": test.to_json() if test else None,
         "skipped": [skipped._asdict() for skipped in table.skipped],
     }
     if trainer.group.is_main:
+        if tensorboard := trainer.monitor.tensorboard:
+            tensorboard.confusion(test or validation, "test" if test else "validation", len(state.history))
         write_json(folder.summary, summary)
         write_report(folder, trainer.dataset, "test" if test else "val", test or validation)
         checkpoint.remove(folder.path)
@@ -209,7 +219,8 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     recipe, table, monitor = trainer.recipe, trainer.dataset.table, trainer.monitor
     train, counts = recipe.train, table.counts()
     sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())
-    no_test = "" if "test" in counts else " (no test set: weights are chosen by validation, test metrics stay empty)"
+    chosen = "weights are chosen by validation, " if train.keep == "best" else ""
+    no_test = "" if "test" in counts else f" (no test set: {chosen}test metrics stay empty)"
     length = f"{train.minutes:g} minutes" if train.minutes else f"{train.epochs} epochs"
     side, stored = recipe.images.input, recipe.images.cache_size
     source = "full images" if stored == "full" else f"images stored at {stored}x{stored}"
@@ -221,10 +232,13 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     monitor.say(f"{network}, input {side}x{side} from {source}; {hardware}")
     for group in labels_differing_in_case(table.labels):
         monitor.say(f"note: {format_names(group)} differ only in upper and lower case, and are separate classes")
+    validated = set(table.targets[table.rows("val")].tolist())
+    if absent := [label for i, label in enumerate(table.labels) if i not in validated]:
+        remedy = "add images of them" if recipe.data.split == "hash" else 'data.split = "hash" holds out images of every class'
+        monitor.say(f"note: the validation set has no images of {format_names(absent)}: {remedy}")
     if table.skipped:
         monitor.say(f"left out {len(table.skipped)} files:")
         for skipped in table.skipped[:SKIPPED_SHOWN]:
             monitor.say(f"  {truncate(skipped.image)}: {skipped.reason}")
         if len(table.skipped) > SKIPPED_SHOWN:
             monitor.say(f"  and {len(table.skipped) - SKIPPED_SHOWN} more, in {folder.summary} at the end")
-    monitor.say(f"curves: tensorboard --logdir {shell_quote(folder.path / train.tensorboard)}")

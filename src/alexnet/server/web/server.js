@@ -12,22 +12,19 @@ export class Trouble extends Error {
   }
 }
 
-let key = null;
+let storage = null;
 try {
-  key = sessionStorage.getItem(KEY);
+  storage = sessionStorage;
 } catch {
   // Storage is switched off: the key lives as long as the page.
 }
+let key = storage?.getItem(KEY) ?? null;
 
 export const hasKey = () => Boolean(key);
 
 export function useKey(text) {
   key = text;
-  try {
-    sessionStorage.setItem(KEY, text);
-  } catch {
-    // As above.
-  }
+  storage?.setItem(KEY, text);
 }
 
 export const model = () => ask("GET", "/model");

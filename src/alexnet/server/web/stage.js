@@ -22,10 +22,7 @@ export function startStage(render) {
 export function showStage(one, model) {
   const view = views.find((each) => each.checked).value;
   const found = one.explanation;
-  if (get("photo").src !== one.url) {
-    get("photo").src = one.url;
-    get("photo").hidden = false;
-  }
+  put(get("photo"), one.url);
   put(get("pixels"), found?.pixels);
   put(get("heat"), found?.heat[view]);
   // The photo under the heat map is as the network sees it: cropped or stretched.

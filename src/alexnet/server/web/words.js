@@ -16,7 +16,7 @@ export function bytes(number) {
   return number < 1e6 ? `${Math.max(1, Math.round(number / 1e3))} kB` : `${(number / 1e6).toFixed(1).replace(/\.0$/, "")} MB`;
 }
 
-// How confident the network is, in words. `torn` means that two labels are about equally probable.
+// How confident the network is, in words.
 export function sureness(predictions, labels) {
   const [first, second] = predictions;
   if (first.probability >= 0.9) return "Sure.";

@@ -28,22 +28,37 @@ inline void over_channels(int channels, Body body) {
     if (c < channels) body(c, channels - c);
 }
 
-// Sum two values per channel over all pixels. The order is fixed for a given number of threads, so the result is too.
-// `add(row, first, second)` adds the values of one row of pixels.
-template <class Add>
-void sum_rows(const Maps& maps, double* sums, Add add) {
+// Sum a factor, and the factor times the value, per channel over all pixels. The order is fixed for a given number of threads,
+// so the result is too. `prepare(row, dy)` fills the gradient of a row of pixels for `factor(dy, position in the row, value)`.
+template <class T, class Prepare, class Factor>
+void sum_rows(const T* x, double* sums, const Maps& maps, Prepare prepare, Factor factor) {
     const long rows = maps.images * maps.height;
-    const int channels = maps.channels, rows_at_once = std::max(1, kPixels / maps.width);
+    const int width = maps.width, channels = maps.channels, rows_at_once = std::max(1, kPixels / width);
+    const bool relu = maps.relu;
     std::vector<double> totals(size_t(omp_get_max_threads()) * 2 * channels, 0.0);
 #pragma omp parallel
     {
-        std::vector<float> block(2 * channels), dy(size_t(maps.width) * channels);
+        std::vector<float> block(2 * channels), buffer(size_t(width) * channels);
+        float *first = block.data(), *second = first + channels, *dy = buffer.data();
         double* total = totals.data() + size_t(omp_get_thread_num()) * 2 * channels;
 #pragma omp for schedule(static)
         for (long start = 0; start < rows; start += rows_at_once) {
             std::fill(block.begin(), block.end(), 0.0f);
-            for (long row = start; row < std::min(rows, start + rows_at_once); ++row)
-                add(row, dy.data(), block.data(), block.data() + channels);
+            for (long row = start; row < std::min(rows, start + rows_at_once); ++row) {
+                prepare(row, dy);
+                const T* from = x + row * width * channels;
+                over_channels(channels, [=](int c, auto lanes) {
+                    float a[kLanes] = {}, b[kLanes] = {};
+                    for (int w = 0; w < width; ++w)
+                        for (int i = 0; i < lanes; ++i) {
+                            const long at = long(w) * channels + c + i;
+                            const float value = rectified(load(from[at]), relu), each = factor(dy, at, value);
+                            a[i] += each;
+                            b[i] += each * value;
+                        }
+                    for (int i = 0; i < lanes; ++i) first[c + i] += a[i], second[c + i] += b[i];
+                });
+            }
             for (int i = 0; i < 2 * channels; ++i) total[i] += block[i];
         }
     }
@@ -54,21 +69,7 @@ void sum_rows(const Maps& maps, double* sums, Add add) {
 // Sums of the values and of their squares.
 template <class T>
 void map_sums(const T* x, double* sums, const Maps& maps) {
-    const int width = maps.width, channels = maps.channels;
-    const bool relu = maps.relu;
-    sum_rows(maps, sums, [=](long row, float*, float* first, float* second) {
-        const T* from = x + row * width * channels;
-        over_channels(channels, [=](int c, auto lanes) {
-            float a[kLanes] = {}, b[kLanes] = {};
-            for (int w = 0; w < width; ++w)
-                for (int i = 0; i < lanes; ++i) {
-                    const float value = rectified(load(from[long(w) * channels + c + i]), relu);
-                    a[i] += value;
-                    b[i] += value * value;
-                }
-            for (int i = 0; i < lanes; ++i) first[c + i] += a[i], second[c + i] += b[i];
-        });
-    });
+    sum_rows(x, sums, maps, [](long, float*) {}, [](const float*, long, float value) { return value; });
 }
 
 // y = the maximum of scale * x + shift in each window; `scale` and `place` (the argmax) may be null.
@@ -141,22 +142,8 @@ void unpooled(const T* g, const uint8_t* place, long row, float* __restrict dy, 
 // Sums of the gradient, and of the gradient times the value, before pooling.
 template <class T>
 void map_gradient_sums(const T* x, const T* g, const uint8_t* place, double* sums, const Maps& maps) {
-    const int width = maps.width, channels = maps.channels;
-    const bool relu = maps.relu;
-    sum_rows(maps, sums, [=, &maps](long row, float* dy, float* first, float* second) {
-        unpooled(g, place, row, dy, maps);
-        const T* from = x + row * width * channels;
-        over_channels(channels, [=](int c, auto lanes) {
-            float a[kLanes] = {}, b[kLanes] = {};
-            for (int w = 0; w < width; ++w)
-                for (int i = 0; i < lanes; ++i) {
-                    const long at = long(w) * channels + c + i;
-                    a[i] += dy[at];
-                    b[i] += dy[at] * rectified(load(from[at]), relu);
-                }
-            for (int i = 0; i < lanes; ++i) first[c + i] += a[i], second[c + i] += b[i];
-        });
-    });
+    const auto prepare = [=, &maps](long row, float* dy) { unpooled(g, place, row, dy, maps); };
+    sum_rows(x, sums, maps, prepare, [](const float* dy, long at, float) { return dy[at]; });
 }
 
 // dx = factor * dy + slope * x + offset where the ReLU is active; `factor` may be null: then dx = dy.

@@ -21,13 +21,15 @@ def usable(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in kernels.TYPES and not traced and kernels.library() is not None
 
 
+def _fields(declaration: str) -> list[tuple[str, Any]]:
+    """Return the fields of a structure as ctypes wants them, from `long pixels, int size`."""
+    return [(name, getattr(ctypes, f"c_{kind}")) for kind, name in map(str.split, declaration.split(","))]
+
+
 class _Maps(ctypes.Structure):
     """`Maps` in maps.cpp."""
 
-    _fields_ = [
-        *(("images", ctypes.c_long), ("height", ctypes.c_int), ("width", ctypes.c_int), ("channels", ctypes.c_int)),
-        *(("window", ctypes.c_int), ("stride", ctypes.c_int), ("relu", ctypes.c_int)),
-    ]
+    _fields_ = _fields("long images, int height, int width, int channels, int window, int stride, int relu")
 
 
 def relu_norm_pool(x: Tensor, norm: BatchNorm | None, window: int, stride: int, *, relu: bool) -> Tensor:
@@ -108,7 +110,7 @@ def _sum_over_processes(norm: BatchNorm, sums: Tensor, count: int) -> tuple[Tens
 class _Convolution(ctypes.Structure):
     """`Convolution` in winograd.cpp."""
 
-    _fields_ = [(name, ctypes.c_int) for name in ("images", "height", "width", "inputs", "outputs", "taps")]
+    _fields_ = _fields("int images, int height, int width, int inputs, int outputs, int taps")
 
 
 LANE = 32  # channels that the convolutions process together
@@ -164,10 +166,7 @@ class _Winograd(torch.autograd.Function):
 class _Norm(ctypes.Structure):
     """`Norm` in response_norm.cpp."""
 
-    _fields_ = [
-        *(("pixels", ctypes.c_long), ("towers", ctypes.c_int), ("channels", ctypes.c_int), ("size", ctypes.c_int)),
-        *(("alpha", ctypes.c_float), ("beta", ctypes.c_float), ("k", ctypes.c_float), ("relu", ctypes.c_int)),
-    ]
+    _fields_ = _fields("long pixels, int towers, int channels, int size, float alpha, float beta, float k, int relu")
 
 
 def response_norm(images: Tensor, size: int, alpha: float, beta: float, k: float, towers: int, *, relu: bool) -> Tensor:
@@ -201,7 +200,4 @@ class _ResponseNorm(torch.autograd.Function):
 class Step(ctypes.Structure):
     """`Step` in step.cpp."""
 
-    _fields_ = [
-        *(("count", ctypes.c_long), ("rate", ctypes.c_float), ("momentum", ctypes.c_float), ("decay", ctypes.c_float)),
-        *(("velocity", ctypes.c_int), ("decoupled", ctypes.c_int), ("nesterov", ctypes.c_int)),
-    ]
+    _fields_ = _fields("long count, float rate, float momentum, float decay, int velocity, int decoupled, int nesterov")

@@ -72,24 +72,10 @@ inline void power(float s, float beta, float& scale, float& inverse) {
     scale = beta == 0.75f ? root * std::sqrt(root) : std::pow(s, -beta);
 }
 
-template <bool paper>
-void block_forward(Block& block, const Norm& norm) {
-    const int size = paper ? 5 : norm.size, reach = norm.before();
-    const float alpha = norm.alpha, beta = paper ? 0.75f : norm.beta, k = norm.k;
-    const float* __restrict value = block.value.data() + block.gap;
-    float* __restrict square = block.square.data() + block.gap;
-    float* __restrict result = block.result.data() + block.gap;
-    for (int i = 0; i < block.length; ++i) square[i] = value[i] * value[i];
-    for (int i = 0; i < block.length; ++i) {
-        float scale, inverse;
-        power(k + alpha * window(square + i - reach, size), beta, scale, inverse);
-        result[i] = value[i] * scale;
-    }
-}
-
+// Forward, result = y; backward, result = dx:
 // dx[i] = g[i] * s[i] ** -beta - 2 * alpha * beta * x[i] * sum of g[j] * x[j] * s[j] ** (-beta - 1) over all j whose window has i
-template <bool paper>
-void block_backward(Block& block, const Norm& norm) {
+template <bool paper, bool backward>
+void normalize(Block& block, const Norm& norm) {
     const int size = paper ? 5 : norm.size, before = norm.before(), after = norm.after();
     const float alpha = norm.alpha, beta = paper ? 0.75f : norm.beta, k = norm.k, factor = 2 * alpha * beta;
     const float* __restrict value = block.value.data() + block.gap;
@@ -102,54 +88,44 @@ void block_backward(Block& block, const Norm& norm) {
     for (int i = 0; i < block.length; ++i) {
         float scale, inverse;
         power(k + alpha * window(square + i - before, size), beta, scale, inverse);
-        scaled[i] = gradient[i] * scale;
-        weighted[i] = scaled[i] * value[i] * inverse;
+        if (backward) {
+            scaled[i] = gradient[i] * scale;
+            weighted[i] = scaled[i] * value[i] * inverse;
+        } else {
+            result[i] = value[i] * scale;
+        }
     }
-    for (int i = 0; i < block.length; ++i)
-        result[i] = scaled[i] - factor * value[i] * window(weighted + i - after, size);
+    if (!backward) return;
+    for (int i = 0; i < block.length; ++i) result[i] = scaled[i] - factor * value[i] * window(weighted + i - after, size);
 }
 
-// Call `body(block, first value, runs)` for all blocks of runs, on all threads.
-template <class Body>
-void over_blocks(const Norm& norm, Body body) {
+// Normalise all blocks of runs, on all threads; `g` is the gradient of y, only for `backward`.
+template <bool backward, class T>
+void normalize_all(const T* x, const T* g, T* result, const Norm& norm) {
     const long runs = norm.pixels * norm.towers;
 #pragma omp parallel
     {
         Block block(norm);
 #pragma omp for schedule(static)
-        for (long start = 0; start < runs; start += block.runs)
-            body(block, start * norm.channels, int(std::min<long>(block.runs, runs - start)));
+        for (long start = 0; start < runs; start += block.runs) {
+            const long at = start * norm.channels;
+            const int count = int(std::min<long>(block.runs, runs - start));
+            block.fill(block.value, x + at, count);
+            if (norm.relu) block.rectify();
+            if (backward) block.fill(block.gradient, g + at, count);
+            norm.paper() ? normalize<true, backward>(block, norm) : normalize<false, backward>(block, norm);
+            if (backward && norm.relu) block.cut_off();
+            block.empty(block.result, result + at, count);
+        }
     }
-}
-
-template <class T>
-void norm_forward(const T* x, T* y, const Norm& norm) {
-    over_blocks(norm, [&](Block& block, long at, int count) {
-        block.fill(block.value, x + at, count);
-        if (norm.relu) block.rectify();
-        norm.paper() ? block_forward<true>(block, norm) : block_forward<false>(block, norm);
-        block.empty(block.result, y + at, count);
-    });
-}
-
-template <class T>
-void norm_backward(const T* x, const T* g, T* dx, const Norm& norm) {
-    over_blocks(norm, [&](Block& block, long at, int count) {
-        block.fill(block.value, x + at, count);
-        if (norm.relu) block.rectify();
-        block.fill(block.gradient, g + at, count);
-        norm.paper() ? block_backward<true>(block, norm) : block_backward<false>(block, norm);
-        if (norm.relu) block.cut_off();
-        block.empty(block.result, dx + at, count);
-    });
 }
 
 }  // namespace
 
 extern "C" {
 
-void norm_forward_float32(const float* x, float* y, Norm norm) { norm_forward(x, y, norm); }
-void norm_forward_bfloat16(const bf16* x, bf16* y, Norm norm) { norm_forward(x, y, norm); }
-void norm_backward_float32(const float* x, const float* g, float* dx, Norm norm) { norm_backward(x, g, dx, norm); }
-void norm_backward_bfloat16(const bf16* x, const bf16* g, bf16* dx, Norm norm) { norm_backward(x, g, dx, norm); }
+void norm_forward_float32(const float* x, float* y, Norm norm) { normalize_all<false>(x, x, y, norm); }
+void norm_forward_bfloat16(const bf16* x, bf16* y, Norm norm) { normalize_all<false>(x, x, y, norm); }
+void norm_backward_float32(const float* x, const float* g, float* dx, Norm norm) { normalize_all<true>(x, g, dx, norm); }
+void norm_backward_bfloat16(const bf16* x, const bf16* g, bf16* dx, Norm norm) { normalize_all<true>(x, g, dx, norm); }
 }

@@ -1,11 +1,10 @@
 // Convolutions of small maps and their gradients in bfloat16: 3x3 (pad 1) and 5x5 (pad 2), stride 1.
 //
-// Winograd's minimal filtering with the points 0, 1, -1 and infinity only, whose transforms are
-// sums of few terms and therefore lose little precision. Along one axis two outputs of
-// three taps take 4 products instead of 6. Five taps are cut into 3 + 2, which take 4 + 3
-// products instead of 10. The products of two taps (points 0, 1, infinity) contribute to the outputs
-// like those of three taps at the same points, so they are added to the same sums: the 49
-// products of a 5x5 filter make only 16 sums, and both filter sizes share all but the first step.
+// Winograd's minimal filtering with the points 0, 1, -1 and infinity only, whose transforms are sums of few terms and therefore
+// lose little precision. Along one axis two outputs of three taps take 4 products instead of 6. Five taps are cut into 3 + 2,
+// which take 4 + 3 products instead of 10. The products of two taps (points 0, 1, infinity) contribute to the outputs like
+// those of three taps at the same points, so they are added to the same sums: the 49 products of a 5x5 filter make only 16
+// sums, and both filter sizes share all but the first step.
 //
 // Tensors are N H W C in memory and weights O kh kw I. Channel counts are multiples of 32. The transformed inputs and weights
 // are rounded to bfloat16 once more: the relative error is about 0.4 %, against 0.2 % of direct convolution.
@@ -16,18 +15,16 @@
 #include <immintrin.h>
 #include <omp.h>
 
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
+#include <array>
 #include <cstdlib>
-#include <vector>
+
+#include "common.h"
 
 namespace {
 
-using bf16 = uint16_t;
-constexpr int POINTS = 16;  // sums per tile of 2x2 outputs
-constexpr int LANE = 32;    // channels processed together: a cache line of bf16
-constexpr int ROWS = 12;    // rows of the product's register block; its columns are LANE
+constexpr int POINTS = 16;                  // sums per tile of 2x2 outputs
+constexpr int LANE = 32;                    // channels processed together: a cache line of bf16
+constexpr int ROWS = 12;                    // rows of the product's register block; its columns are LANE
 constexpr size_t BLOCK_BYTES = 448 * 1024;  // transformed input at a time: half a 1 MB cache
 constexpr int BLOCK_TILES = 256;            // the same for the weight gradient
 constexpr int MOST_CHANNELS = 4096;
@@ -39,89 +36,64 @@ struct Twin {
 inline Twin operator+(Twin l, Twin r) { return {l.a + r.a, l.b + r.b}; }
 inline Twin operator-(Twin l, Twin r) { return {l.a - r.a, l.b - r.b}; }
 inline Twin halved(Twin t) { return {t.a * 0.5f, t.b * 0.5f}; }
+inline Twin load_twin(const float* p) { return {_mm512_loadu_ps(p), _mm512_loadu_ps(p + 16)}; }
 
-// The even or the odd ones of 32 channels as float, cheaper to extract than the low and the high half. So all
-// intermediate results store every 32 channels as 16 even and 16 odd ones.
-inline __m512 even(const bf16* p) {
-    return (__m512)((__v16su)_mm512_loadu_si512(p) << 16);
-}
-inline __m512 odd(const bf16* p) {
-    return (__m512)((__v16su)_mm512_loadu_si512(p) & 0xffff0000u);
-}
-constexpr int channel(int place) {
-    return place / LANE * LANE + place % 16 * 2 + place % LANE / 16;
+// The even or the odd ones of 32 channels as float, cheaper to extract than the low and the high half. So all intermediate
+// results store every 32 channels as 16 even and 16 odd ones.
+inline __m512 even(const bf16* p) { return (__m512)((__v16su)_mm512_loadu_si512(p) << 16); }
+inline __m512 odd(const bf16* p) { return (__m512)((__v16su)_mm512_loadu_si512(p) & 0xffff0000u); }
+constexpr int channel(int place) { return place / LANE * LANE + place % 16 * 2 + place % LANE / 16; }
+inline Twin even_odd(const bf16* p) { return {even(p), odd(p)}; }
+
+// 16 even or odd channels, from `place` on, of two pixels or weights.
+inline Twin two_rows(const bf16* first, const bf16* second, int place) {
+    const int from = place / LANE * LANE;
+    return place % LANE ? Twin{odd(first + from), odd(second + from)} : Twin{even(first + from), even(second + from)};
 }
 
 inline __m512i narrow(Twin t) { return (__m512i)_mm512_cvtne2ps_pbh(t.b, t.a); }
 
 // Interleave two registers: operands into pairs, or even and odd channels into order.
 inline __m512i pairs(Twin t) {
-    const __m512i order = _mm512_set_epi16(
-        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
-        23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
+                                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(order, narrow(t));
 }
 
-// The transforms along one axis. Products are ordered by the point to whose sum they are added; `first` is
-// each point's first product, and `uses` the window's elements in each product (bit 0: the first).
+// The transforms along one axis. Products are ordered by the point to whose sum they are added; `first` is each point's first
+// product, and `uses` the window's elements in each product (bit 0: the first).
 template <int TAPS> struct Axis;
+template <int COUNT> using Twins = std::array<Twin, COUNT>;
 
 template <> struct Axis<3> {
     static constexpr int window = 4, products = 4;
     static constexpr int first[5] = {0, 1, 2, 3, 4};
     static constexpr int uses[4] = {0b0101, 0b0110, 0b0110, 0b1010};
-    static void input(const Twin* d, Twin* v) {
-        v[0] = d[0] - d[2];
-        v[1] = d[1] + d[2];
-        v[2] = d[2] - d[1];
-        v[3] = d[1] - d[3];
-    }
-    static void weight(const Twin* g, Twin* u) {
+    static Twins<4> input(const Twin* d) { return {d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]}; }
+    static Twins<4> weight(const Twin* g) {
         const Twin ends = halved(g[0] + g[2]), middle = halved(g[1]);
-        u[0] = g[0];
-        u[1] = ends + middle;
-        u[2] = ends - middle;
-        u[3] = g[2];
+        return {g[0], ends + middle, ends - middle, g[2]};
     }
-    static void weight_gradient(const Twin* u, Twin* g) {
+    static Twins<3> weight_gradient(const Twin* u) {
         const Twin sum = halved(u[1] + u[2]);
-        g[0] = u[0] + sum;
-        g[1] = halved(u[1] - u[2]);
-        g[2] = u[3] + sum;
+        return {u[0] + sum, halved(u[1] - u[2]), u[3] + sum};
     }
 };
 
 template <> struct Axis<5> {
     static constexpr int window = 6, products = 7;
     static constexpr int first[5] = {0, 2, 4, 5, 7};
-    static constexpr int uses[7] = {0b000101, 0b011000, 0b000110, 0b010000, 0b000110, 0b001010,
-                                    0b110000};
-    static void input(const Twin* d, Twin* v) {
-        v[0] = d[0] - d[2];
-        v[1] = d[3] - d[4];
-        v[2] = d[1] + d[2];
-        v[3] = d[4];
-        v[4] = d[2] - d[1];
-        v[5] = d[1] - d[3];
-        v[6] = d[4] - d[5];
+    static constexpr int uses[7] = {0b000101, 0b011000, 0b000110, 0b010000, 0b000110, 0b001010, 0b110000};
+    static Twins<7> input(const Twin* d) {
+        return {d[0] - d[2], d[3] - d[4], d[1] + d[2], d[4], d[2] - d[1], d[1] - d[3], d[4] - d[5]};
     }
-    static void weight(const Twin* g, Twin* u) {
+    static Twins<7> weight(const Twin* g) {
         const Twin ends = halved(g[0] + g[2]), middle = halved(g[1]);
-        u[0] = g[0];
-        u[1] = g[3];
-        u[2] = ends + middle;
-        u[3] = g[3] + g[4];
-        u[4] = ends - middle;
-        u[5] = g[2];
-        u[6] = g[4];
+        return {g[0], g[3], ends + middle, g[3] + g[4], ends - middle, g[2], g[4]};
     }
-    static void weight_gradient(const Twin* u, Twin* g) {
+    static Twins<5> weight_gradient(const Twin* u) {
         const Twin sum = halved(u[2] + u[4]);
-        g[0] = u[0] + sum;
-        g[1] = halved(u[2] - u[4]);
-        g[2] = u[5] + sum;
-        g[3] = u[1] + u[3];
-        g[4] = u[3] + u[6];
+        return {u[0] + sum, halved(u[2] - u[4]), u[5] + sum, u[1] + u[3], u[3] + u[6]};
     }
 };
 
@@ -156,64 +128,44 @@ inline void both_axes(Load load, Step step, Sink sink) {
     Twin half[OUT][IN];
 #pragma GCC unroll 8
     for (int x = 0; x < IN; ++x) {
-        Twin column[IN], result[OUT];
+        Twin column[IN];
 #pragma GCC unroll 8
         for (int y = 0; y < IN; ++y) column[y] = load(y, x);
-        step(column, result);
+        const Twins<OUT> result = step(column);
 #pragma GCC unroll 8
         for (int y = 0; y < OUT; ++y) half[y][x] = result[y];
     }
 #pragma GCC unroll 8
     for (int y = 0; y < OUT; ++y) {
-        Twin result[OUT];
-        step(half[y], result);
+        const Twins<OUT> result = step(half[y]);
 #pragma GCC unroll 8
         for (int x = 0; x < OUT; ++x) sink(y, x, result[x]);
     }
 }
 
-// load(y, x) returns an element of the window; sink(q, value) receives the factor of product q.
-template <int TAPS, class Load, class Sink> inline void transform_input(Load load, Sink sink) {
+// Of the input or, with TAPS as IN, of the weights: load(y, x) returns an element, sink(q, value) receives product q's factor.
+template <int TAPS, int IN = Axis<TAPS>::window, class Load, class Sink> inline void transform(Load load, Sink sink) {
     using A = Axis<TAPS>;
-    both_axes<A::window, A::products>(load, A::input, [&](int y, int x, Twin value) {
-        sink(places<TAPS>.at[y * A::products + x], value);
-    });
+    both_axes<IN, A::products>(load, IN == TAPS ? A::weight : A::input,
+                               [&](int y, int x, Twin value) { sink(places<TAPS>.at[y * A::products + x], value); });
 }
 
-template <int TAPS, class Load, class Sink> inline void transform_weight(Load load, Sink sink) {
-    using A = Axis<TAPS>;
-    both_axes<TAPS, A::products>(load, A::weight, [&](int y, int x, Twin value) {
-        sink(places<TAPS>.at[y * A::products + x], value);
-    });
-}
-
-// The transpose of transform_weight; load(q) returns the sum of product q.
+// The transpose of the weights' transform; load(q) returns the sum of product q.
 template <int TAPS, class Load, class Sink>
 inline void transform_weight_gradient(Load load, Sink sink) {
     using A = Axis<TAPS>;
-    both_axes<A::products, TAPS>(
-        [&](int y, int x) { return load(places<TAPS>.at[y * A::products + x]); },
-        A::weight_gradient, [&](int y, int x, Twin value) { sink(y * TAPS + x, value); });
+    both_axes<A::products, TAPS>([&](int y, int x) { return load(places<TAPS>.at[y * A::products + x]); }, A::weight_gradient,
+                                 [&](int y, int x, Twin value) { sink(y * TAPS + x, value); });
 }
 
 template <class Load, class Sink> inline void transform_output(Load load, Sink sink) {
     both_axes<4, 2>([&](int y, int x) { return load(y * 4 + x); },
-                    [](const Twin* m, Twin* y) {
-                        y[0] = m[0] + m[1] + m[2];
-                        y[1] = m[1] - m[2] - m[3];
-                    },
-                    sink);
+                    [](const Twin* m) { return Twins<2>{m[0] + m[1] + m[2], m[1] - m[2] - m[3]}; }, sink);
 }
 
 // The transpose of transform_output: the gradient of each sum from that of 2x2 outputs.
 template <class Load, class Sink> inline void transform_gradient(Load load, Sink sink) {
-    both_axes<2, 4>(load,
-                    [](const Twin* y, Twin* m) {
-                        m[0] = y[0];
-                        m[1] = y[0] + y[1];
-                        m[2] = y[0] - y[1];
-                        m[3] = Twin{} - y[1];
-                    },
+    both_axes<2, 4>(load, [](const Twin* y) { return Twins<4>{y[0], y[0] + y[1], y[0] - y[1], Twin{} - y[1]}; },
                     [&](int y, int x, Twin value) { sink(y * 4 + x, value); });
 }
 
@@ -236,8 +188,8 @@ template <class T> T* scratch(int slot, size_t count) {
     return static_cast<T*>(mine.memory);
 }
 
-// Tiles of 2x2 outputs. Within a group of images, all tiles of one position are adjacent, so that rows computed
-// together mostly need the same products.
+// Tiles of 2x2 outputs. Within a group of images, all tiles of one position are adjacent, so that rows computed together mostly
+// need the same products.
 struct Map {
     static constexpr int GROUP = 96;
     int n, height, width, channels;
@@ -253,17 +205,15 @@ struct Map {
     Tile tile(int index) const {
         const int group = index / (GROUP * positions()), rest = index % (GROUP * positions());
         const int images = std::min(GROUP, n - group * GROUP), position = rest / images;
-        return {static_cast<size_t>(group * GROUP + rest % images), position,
-                position / columns() * 2, position % columns() * 2};
+        return {static_cast<size_t>(group * GROUP + rest % images), position, position / columns() * 2,
+                position % columns() * 2};
     }
-    size_t pixel(const Tile& t, int y, int x) const {
-        return ((t.image * height + t.y + y) * width + t.x + x) * channels;
-    }
+    size_t pixel(const Tile& t, int y, int x) const { return ((t.image * height + t.y + y) * width + t.x + x) * channels; }
     bool inside(const Tile& t, int y, int x) const {
         return t.y + y >= 0 && t.y + y < height && t.x + x >= 0 && t.x + x < width;
     }
-    // Pointers to the pixels of a window that begins at offset (first, first) from the tile; outside the
-    // map, and in tiles after the last, they point to zeros.
+    // Pointers to the pixels of a window that begins at offset (first, first) from the tile; outside the map, and in tiles
+    // after the last, they point to zeros.
     void window(const bf16* x, int index, int first, int size, const bf16** pixels) const {
         alignas(64) static const bf16 zeros[MOST_CHANNELS] = {};
         const Tile t = tile(std::min(index, tiles() - 1));
@@ -274,8 +224,8 @@ struct Map {
     }
 };
 
-// For every position a bit mask of the products that are not zero and contribute to outputs inside
-// the map. At the far edges about a third can be skipped, which matters for small maps.
+// For every position a bit mask of the products that are not zero and contribute to outputs inside the map. At the far edges
+// about a third can be skipped, which matters for small maps.
 template <int TAPS> std::vector<uint64_t> needed_products(const Map& map) {
     using A = Axis<TAPS>;
     const auto axis = [](int start, int size, int product) {
@@ -290,8 +240,7 @@ template <int TAPS> std::vector<uint64_t> needed_products(const Map& map) {
     for (int i = 0; i < map.positions(); ++i)
         for (int y = 0; y < A::products; ++y)
             for (int x = 0; x < A::products; ++x)
-                if (axis(i / map.columns() * 2, map.height, y) &&
-                    axis(i % map.columns() * 2, map.width, x))
+                if (axis(i / map.columns() * 2, map.height, y) && axis(i % map.columns() * 2, map.width, x))
                     needed[i] |= uint64_t{1} << places<TAPS>.at[y * A::products + x];
     return needed;
 }
@@ -319,17 +268,14 @@ void transpose(__m512i* r) {
     }
 }
 
-// sums[R][LANE] = a * b, or += with `add`, over parts of several lines of 16 pairs,
-// without the parts that use() excludes. Pair i of row r of a is at a[r * ROW_STEP +
-// i * PAIR_STEP], the next line line_step and the next part part_step further; b is contiguous.
+// sums[R][LANE] = a * b, or += with `add`, over parts of several lines of 16 pairs, without the parts that use() excludes. Pair
+// i of row r of a is at a[r * ROW_STEP + i * PAIR_STEP], the next line line_step and the next part part_step further; b is
+// contiguous.
 template <int R, int ROW_STEP, int PAIR_STEP, class Use>
-inline void multiply(const int* a, size_t part_step, size_t line_step, const int* b, int parts,
-                     int lines, Use use, bool add, float* sums) {
-    __m512 left[R], right[R];
-    for (int r = 0; r < R; ++r) {
-        left[r] = add ? _mm512_loadu_ps(sums + r * LANE) : _mm512_setzero_ps();
-        right[r] = add ? _mm512_loadu_ps(sums + r * LANE + 16) : _mm512_setzero_ps();
-    }
+inline void multiply(const int* a, size_t part_step, size_t line_step, const int* b, int parts, int lines, Use use, bool add,
+                     float* sums) {
+    Twin sum[R];
+    for (int r = 0; r < R; ++r) sum[r] = add ? load_twin(sums + r * LANE) : Twin{};
     for (int part = 0; part < parts; ++part) {
         if (!use(part)) continue;
         const int* a_line = a + part * part_step;
@@ -340,16 +286,14 @@ inline void multiply(const int* a, size_t part_step, size_t line_step, const int
                 const __m512bh b1 = (__m512bh)_mm512_loadu_si512(b_line + i * LANE + 16);
 #pragma GCC unroll 16
                 for (int r = 0; r < R; ++r) {
-                    const __m512bh pair =
-                        (__m512bh)_mm512_set1_epi32(a_line[r * ROW_STEP + i * PAIR_STEP]);
-                    left[r] = _mm512_dpbf16_ps(left[r], pair, b0);
-                    right[r] = _mm512_dpbf16_ps(right[r], pair, b1);
+                    const __m512bh pair = (__m512bh)_mm512_set1_epi32(a_line[r * ROW_STEP + i * PAIR_STEP]);
+                    sum[r] = {_mm512_dpbf16_ps(sum[r].a, pair, b0), _mm512_dpbf16_ps(sum[r].b, pair, b1)};
                 }
             }
     }
     for (int r = 0; r < R; ++r) {
-        _mm512_storeu_ps(sums + r * LANE, left[r]);
-        _mm512_storeu_ps(sums + r * LANE + 16, right[r]);
+        _mm512_storeu_ps(sums + r * LANE, sum[r].a);
+        _mm512_storeu_ps(sums + r * LANE + 16, sum[r].b);
     }
 }
 
@@ -364,16 +308,12 @@ void pack_weights(const bf16* w, int in, int out, int c, int k, int* packed) {
             const bf16* first = w + static_cast<size_t>(channel(2 * pair)) * AREA * out + k;
             const bf16* second = w + static_cast<size_t>(channel(2 * pair + 1)) * AREA * out + k;
             for (int half = 0; half < 2; ++half)
-                transform_weight<TAPS>(
+                transform<TAPS, TAPS>(
                     [&](int y, int x) {
                         const int at = (AREA - 1 - y * TAPS - x) * out;
-                        return half ? Twin{odd(first + at), odd(second + at)}
-                                    : Twin{even(first + at), even(second + at)};
+                        return two_rows(first + at, second + at, half * 16);
                     },
-                    [&](int q, Twin value) {
-                        _mm512_storeu_si512(packed + q * step + pair * LANE + half * 16,
-                                            pairs(value));
-                    });
+                    [&](int q, Twin value) { _mm512_storeu_si512(packed + q * step + pair * LANE + half * 16, pairs(value)); });
         }
         return;
     }
@@ -381,17 +321,12 @@ void pack_weights(const bf16* w, int in, int out, int c, int k, int* packed) {
         __m512i block[Q][16];
         for (int i = 0; i < 16; ++i) {
             const bf16* row = w + static_cast<size_t>(channel(k + half + i)) * AREA * in + c;
-            transform_weight<TAPS>(
-                [&](int y, int x) {
-                    const bf16* at = row + (y * TAPS + x) * in;
-                    return Twin{even(at), odd(at)};
-                },
-                [&](int q, Twin value) { block[q][i] = narrow(value); });
+            transform<TAPS, TAPS>([&](int y, int x) { return even_odd(row + (y * TAPS + x) * in); },
+                                  [&](int q, Twin value) { block[q][i] = narrow(value); });
         }
         for (int q = 0; q < Q; ++q) {
             transpose(block[q]);
-            for (int i = 0; i < 16; ++i)
-                _mm512_storeu_si512(packed + q * step + (c / 2 + i) * LANE + half, block[q][i]);
+            for (int i = 0; i < 16; ++i) _mm512_storeu_si512(packed + q * step + (c / 2 + i) * LANE + half, block[q][i]);
         }
     }
 }
@@ -421,16 +356,14 @@ void convolve(const bf16* x, const bf16* w, const float* bias, bf16* y, const Ma
     {
 #pragma omp for schedule(static)
         for (int i = 0; i < panels * lines; ++i)
-            pack_weights<TAPS, ROTATED>(w, in, out, i % lines * LANE, i / lines * LANE,
-                                        packed + i / lines * panel_size);
+            pack_weights<TAPS, ROTATED>(w, in, out, i % lines * LANE, i / lines * LANE, packed + i / lines * panel_size);
         bf16* input = scratch<bf16>(1, Q * lines * row);  // [in / 32][product][tile][32]
         float* sums = scratch<float>(2, POINTS * row);    // [point][tile][32]
         std::vector<uint64_t> needed_rows(block / ROWS);
 #pragma omp for schedule(dynamic)
         for (int start = 0; start < tiles; start += block) {
             const int count = std::min(block, tiles - start);
-            for (int t = 0; t < count; t += ROWS)
-                needed_rows[t / ROWS] = needed_by(map, needed, start + t, start + t + ROWS);
+            for (int t = 0; t < count; t += ROWS) needed_rows[t / ROWS] = needed_by(map, needed, start + t, start + t + ROWS);
             // Prefetch the next tile's pixels, as the hardware cannot predict this order.
             const bf16* windows[2][WINDOW * WINDOW];
             map.window(x, start, -(TAPS / 2), WINDOW, windows[0]);
@@ -439,15 +372,13 @@ void convolve(const bf16* x, const bf16* w, const float* bias, bf16* y, const Ma
                 const bf16** next = windows[(t + 1) % 2];
                 map.window(x, start + t + 1, -(TAPS / 2), WINDOW, next);
                 for (int c = 0; c < in; c += LANE)
-                    transform_input<TAPS>(
+                    transform<TAPS>(
                         [&](int y, int x) {
-                            const bf16* at = pixels[y * WINDOW + x] + c;
                             __builtin_prefetch(next[y * WINDOW + x] + c);
-                            return Twin{even(at), odd(at)};
+                            return even_odd(pixels[y * WINDOW + x] + c);
                         },
                         [&](int q, Twin value) {
-                            _mm512_storeu_si512(input + (c / LANE * Q + q) * row + t * LANE,
-                                                narrow(value));
+                            _mm512_storeu_si512(input + (c / LANE * Q + q) * row + t * LANE, narrow(value));
                         });
             }
             for (int panel = 0; panel < panels; ++panel) {
@@ -456,24 +387,19 @@ void convolve(const bf16* x, const bf16* w, const float* bias, bf16* y, const Ma
                     for (int t = 0; t < count; t += ROWS) {
                         const uint64_t use = needed_rows[t / ROWS] >> first;
                         multiply<ROWS, LANE / 2, 1>(
-                            reinterpret_cast<const int*>(input + first * row + t * LANE), row / 2,
-                            Q * row / 2, packed + panel * panel_size + first * (panel_size / Q),
-                            last - first, lines, [&](int part) { return use >> part & 1; }, false,
-                            sums + p * row + t * LANE);
+                            reinterpret_cast<const int*>(input + first * row + t * LANE), row / 2, Q * row / 2,
+                            packed + panel * panel_size + first * (panel_size / Q), last - first, lines,
+                            [&](int part) { return use >> part & 1; }, false, sums + p * row + t * LANE);
                     }
                 }
                 const Twin shift = biases(bias, panel * LANE);
                 for (int t = 0; t < count; ++t) {
                     const Map::Tile tile = map.tile(start + t);
                     transform_output(
-                        [&](int p) {
-                            const float* at = sums + p * row + t * LANE;
-                            return Twin{_mm512_loadu_ps(at), _mm512_loadu_ps(at + 16)};
-                        },
+                        [&](int p) { return load_twin(sums + p * row + t * LANE); },
                         [&](int dy, int dx, Twin value) {
                             if (map.inside(tile, dy, dx))
-                                _mm512_storeu_si512(y + result.pixel(tile, dy, dx) + panel * LANE,
-                                                    pairs(value + shift));
+                                _mm512_storeu_si512(y + result.pixel(tile, dy, dx) + panel * LANE, pairs(value + shift));
                         });
                 }
             }
@@ -481,16 +407,8 @@ void convolve(const bf16* x, const bf16* w, const float* bias, bf16* y, const Ma
     }
 }
 
-// 16 even or odd channels, from a given pointer, of the same pixel in two tiles.
-inline Twin two_tiles(const bf16* first, const bf16* second, int place) {
-    const int from = place / LANE * LANE;
-    return place % LANE ? Twin{odd(first + from), odd(second + from)}
-                        : Twin{even(first + from), even(second + from)};
-}
-
-// Sums over all tiles of transformed gradient times transformed input, transformed back to dw.
-// Every thread sums a fixed part of the tiles, so that threads synchronize only once and
-// results do not vary between calls.
+// Sums over all tiles of transformed gradient times transformed input, transformed back to dw. Every thread sums a fixed part
+// of the tiles, so that threads synchronize only once and results do not vary between calls.
 template <int TAPS>
 void weight_gradient(const bf16* dy, const bf16* x, bf16* dw, const Map& map, int out) {
     constexpr int Q = Places<TAPS>::count, WINDOW = Axis<TAPS>::window, STRIP = 8;
@@ -522,15 +440,13 @@ void weight_gradient(const bf16* dy, const bf16* x, bf16* dw, const Map& map, in
                 }
                 for (int c = 0; c < in; c += 16) {
                     int* to = input + c / LANE * input_row + pair * LANE + c % LANE;
-                    transform_input<TAPS>(
+                    transform<TAPS>(
                         [&](int y, int x) {
                             const int i = y * WINDOW + x;
                             __builtin_prefetch(pixels[2 + c / 16 % 2][i] + c / LANE * LANE);
-                            return two_tiles(pixels[0][i], pixels[1][i], c);
+                            return two_rows(pixels[0][i], pixels[1][i], c);
                         },
-                        [&](int q, Twin value) {
-                            _mm512_storeu_si512(to + q * lines * input_row, pairs(value));
-                        });
+                        [&](int q, Twin value) { _mm512_storeu_si512(to + q * lines * input_row, pairs(value)); });
                 }
                 for (int k = 0; k < out; k += 16) {
                     int* to = gradient + k / 16 * gradient_row + pair * 16;
@@ -538,23 +454,20 @@ void weight_gradient(const bf16* dy, const bf16* x, bf16* dw, const Map& map, in
                         [&](int y, int x) {
                             const int i = y * 2 + x;
                             __builtin_prefetch(outputs[2 + k / 16 % 2][i] + k / LANE * LANE);
-                            return two_tiles(outputs[0][i], outputs[1][i], k);
+                            return two_rows(outputs[0][i], outputs[1][i], k);
                         },
-                        [&](int p, Twin value) {
-                            _mm512_storeu_si512(to + p * (out / 16) * gradient_row, pairs(value));
-                        });
+                        [&](int p, Twin value) { _mm512_storeu_si512(to + p * (out / 16) * gradient_row, pairs(value)); });
                 }
             }
             uint64_t needed_parts[BLOCK_TILES / 32];
-            for (int i = 0; i < parts; ++i)
-                needed_parts[i] = needed_by(map, needed, start + 32 * i, start + 32 * i + 32);
+            for (int i = 0; i < parts; ++i) needed_parts[i] = needed_by(map, needed, start + 32 * i, start + 32 * i + 32);
             for (int i = 0; i < Q * lines; ++i) {
                 const int q = i / lines;
                 const int* a = gradient + places<TAPS>.point[q] * (out / 16) * gradient_row;
                 for (int k = 0; k < out; k += STRIP)
                     multiply<STRIP, 1, 16>(
-                        a + k / 16 * gradient_row + k % 16, 16 * 16, 0, input + i * input_row,
-                        parts, 1, [&](int part) { return needed_parts[part] >> q & 1; }, start > begin,
+                        a + k / 16 * gradient_row + k % 16, 16 * 16, 0, input + i * input_row, parts, 1,
+                        [&](int part) { return needed_parts[part] >> q & 1; }, start > begin,
                         sums + (static_cast<size_t>(i) * out + k) * LANE);
             }
         }
@@ -565,18 +478,13 @@ void weight_gradient(const bf16* dy, const bf16* x, bf16* dw, const Map& map, in
                 transform_weight_gradient<TAPS>(
                     [&](int q) {
                         Twin sum{};
-                        for (const float* sums : all_sums) {
-                            if (!sums) continue;
-                            const float* at =
-                                sums + (static_cast<size_t>(q * lines + c / LANE) * out + k) * LANE;
-                            sum = sum + Twin{_mm512_loadu_ps(at), _mm512_loadu_ps(at + 16)};
-                        }
+                        const size_t at = (static_cast<size_t>(q * lines + c / LANE) * out + k) * LANE;
+                        for (const float* sums : all_sums)
+                            if (sums) sum = sum + load_twin(sums + at);
                         return sum;
                     },
                     [&](int tap, Twin value) {
-                        _mm512_storeu_si512(
-                            dw + (static_cast<size_t>(channel(k)) * TAPS * TAPS + tap) * in + c,
-                            pairs(value));
+                        _mm512_storeu_si512(dw + (static_cast<size_t>(channel(k)) * TAPS * TAPS + tap) * in + c, pairs(value));
                     });
     }
 }
