@@ -169,8 +169,10 @@ def keep(name: str) -> str:
     result = progress(name)
     if folder.metrics.exists():
         kept.mkdir(parents=True, exist_ok=True)
-        for file in (folder.metrics, folder.recipe):
-            (kept / file.name).write_bytes(file.read_bytes())
+        (kept / "metrics.csv").write_bytes(folder.metrics.read_bytes())
+        recipe = read_recipe(folder)  # without the paths of this machine
+        recipe = recipe.with_settings({"data.dataset": Path(recipe.data.dataset).name, "data.root": None})
+        (kept / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
     if folder.summary.exists():
         figures = final_figures(folder)
         (kept / "final.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

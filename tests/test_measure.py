@@ -1,4 +1,4 @@
-"""Evaluation metrics compared with scikit-learn and SciPy."""
+"""Evaluation metrics compared with scikit-learn, SciPy and PyTorch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, top_k_accuracy_score
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from alexnet import AlexNet
 from alexnet.data.cache import Pixels
@@ -28,11 +29,13 @@ def random_logits(count: int, classes: int, seed: int) -> tuple[np.ndarray, np.n
 
 @given(st.integers(1, 200), st.integers(2, 30), st.integers(0, 9))
 @settings(max_examples=40)
-def test_metrics_equal_scikit_learn(count: int, classes: int, seed: int) -> None:
+def test_metrics_equal_scikit_learn_and_torch(count: int, classes: int, seed: int) -> None:
     logits, targets = random_logits(count, classes, seed)
     labels = list(range(classes))
     probabilities = softmax(logits.astype(np.float64), axis=1)
     assert metrics.cross_entropy(logits, targets) == pytest.approx(log_loss(targets, probabilities, labels=labels), rel=1e-6)
+    binary = binary_cross_entropy_with_logits(torch.tensor(logits).double(), torch.eye(classes).double()[targets])
+    assert metrics.sigmoid_cross_entropy(logits, targets) == pytest.approx(binary.item(), rel=1e-12)
     for k in (1, 5):
         if k < classes and classes > 2:
             expected = top_k_accuracy_score(targets, logits, k=k, labels=labels)

@@ -19,6 +19,7 @@ from alexnet.cli.output import print_summary
 from alexnet.data.dataset import open_dataset, resolve
 from alexnet.data.sources import open_table
 from alexnet.errors import DivergedError, RecipeError, RunError, VariantError
+from alexnet.inference.metrics import cross_entropy, sigmoid_cross_entropy
 from alexnet.recipe import load as load_recipe
 from alexnet.recipe import names
 from conftest import SEED, SHORT, TINY, metrics, started, tell_time_by_steps, weights
@@ -67,6 +68,15 @@ def test_settings_without_effect_are_refused(
     with pytest.raises(VariantError, match=message):
         alexnet.train(photos, out=tmp_path / "run", settings={"model.variant": variant, **settings})
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("loss", ["binary", "cross-entropy"])
+def test_validation_loss_is_the_loss_that_is_trained(tmp_path: Path, photos: Path, loss: str) -> None:
+    run = alexnet.train(photos, out=tmp_path / "run", settings={**SHORT, "train.loss": loss, "train.keep": "last"})
+    evaluation = run.evaluate(split="val")
+    of = {"binary": sigmoid_cross_entropy, "cross-entropy": cross_entropy}
+    assert float(metrics(run.path)[-1]["val_loss"]) == pytest.approx(of[loss](evaluation.logits, evaluation.targets), rel=1e-4)
+    assert evaluation.loss == pytest.approx(cross_entropy(evaluation.logits, evaluation.targets))
 
 
 @pytest.mark.parametrize("split", ["first", "hash"])

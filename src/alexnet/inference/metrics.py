@@ -22,6 +22,12 @@ def cross_entropy(logits: Floats, targets: Ints) -> float:
     return float(-log_probabilities(logits)[np.arange(len(targets)), targets].mean())
 
 
+def sigmoid_cross_entropy(logits: Floats, targets: Ints) -> float:
+    """Return the mean cross-entropy of a sigmoid for each class, which `train.loss = "binary"` minimises."""
+    scores = logits.astype(np.float64)
+    return float(np.logaddexp(0, scores).mean() - scores[np.arange(len(targets)), targets].sum() / scores.size)
+
+
 def top_k(logits: Floats, targets: Ints, k: int) -> float:
     """Return the top-k accuracy; ties with the target's logit count as errors."""
     target_logits = logits[np.arange(len(targets)), targets][:, None]

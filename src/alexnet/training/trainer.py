@@ -7,6 +7,7 @@ import numpy as np
 from alexnet.data.batches import Batch
 from alexnet.data.dataset import Dataset
 from alexnet.inference.evaluate import Evaluation, evaluate_split
+from alexnet.inference.metrics import sigmoid_cross_entropy
 from alexnet.recipe import Augment
 from alexnet.run import RunFolder
 from alexnet.training.budget import Budget
@@ -90,6 +91,8 @@ class Trainer:
         if not np.isfinite(validation.loss):
             self.session.raise_diverged(validation.loss, "in validation")
         val_metrics = validation.to_json()
+        if self.recipe.train.loss == "binary":
+            val_metrics["loss"] = sigmoid_cross_entropy(validation.logits, validation.targets)
         row = {
             "epoch": state.epoch,
             "images": state.images_seen,
