@@ -34,7 +34,7 @@ SECONDS = 900  # for a block
 SIZE = (96, 80)  # of a made-up photo
 CODE = {"bash", "sh", "console", "python", ""}
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:\A|\n)\n((?:    .*\n)(?:(?:    .*)?\n)*)")
 MARK = re.compile(r"<!-- (run|output|not run: [^>]+?) -->\s*\Z")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

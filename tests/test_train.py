@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ import alexnet
 from alexnet.cli.output import print_summary
 from alexnet.data.dataset import open_dataset, resolve
 from alexnet.data.sources import open_table
-from alexnet.errors import DivergedError, RecipeError, RunError, VariantError
+from alexnet.data.splits import split
+from alexnet.errors import DataError, DivergedError, RecipeError, RunError, VariantError
 from alexnet.inference.metrics import cross_entropy, sigmoid_cross_entropy
+from alexnet.recipe import Data, names
 from alexnet.recipe import load as load_recipe
-from alexnet.recipe import names
 from conftest import SEED, SHORT, TINY, metrics, started, tell_time_by_steps, weights
 
 
@@ -85,6 +87,16 @@ def test_validation_set_without_a_class_is_noted(tmp_path: Path, photos: Path, s
     run = alexnet.train(photos, out=tmp_path / "run", settings={**SHORT, "data.split": split})
     note = f'note: the validation set has no images of {run.labels[1]!r}: data.split = "hash" holds out images of every class'
     assert (note in (run.path / "log.txt").read_text(encoding="utf-8")) == (split == "first")
+
+
+def test_split_that_takes_a_whole_class_is_refused(tmp_path: Path, photos: Path) -> None:
+    """With or without a test folder, the message names the setting, not the folders."""
+    declared = tmp_path / "declared"
+    for part in ("train", "test"):
+        shutil.copytree(photos, declared / part)
+    for data in (photos, declared):
+        with pytest.raises(DataError, match=r"split = 'first' takes every image of 'across' .* data.split=hash takes some"):
+            split(open_table(data), Data(split="first", validation=0.6, test=0.0))
 
 
 def test_train_from_resolved_recipe_is_bit_identical(trained: alexnet.Run, tmp_path: Path) -> None:

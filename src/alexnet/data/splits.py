@@ -32,7 +32,7 @@ def split(table: Table, settings: Data, *, train: bool = True) -> Table:
         splits[rule(np.flatnonzero(splits == "train"), settings.validation, seed)] = "val"
     done = replace(table, splits=splits)
     if train:
-        _check(done, declared)
+        _check(done, declared, settings.split)
     return done
 
 
@@ -75,7 +75,7 @@ def _hold_out(table: Table, splits: NDArray[np.str_], rows: NDArray[np.int64], s
             start += count
 
 
-def _check(table: Table, declared: set[str]) -> None:
+def _check(table: Table, declared: set[str], rule: str) -> None:
     counts = table.counts()
     if declared and "train" not in declared:
         raise DataError(
@@ -87,6 +87,11 @@ def _check(table: Table, declared: set[str]) -> None:
             f"and {counts.get('val', 0)} validate it"
         )
     targets = {split: set(table.targets[table.rows(split)].tolist()) for split in SPLITS}
+    if rule in RULES and (taken := [table.labels[i] for i in sorted(targets["val"] - targets["train"])]):
+        raise DataError(
+            f"{table.name}: data.split = {rule!r} takes every image of {format_names(taken)} for validation; "
+            "data.split=hash takes some of each class"
+        )
     if empty := [label for i, label in enumerate(table.labels) if i not in targets["train"] and not declared]:
         raise DataError(f"{table.name} has no readable image of {format_names(empty)}: add some, or remove the class")
     labels = {split: {table.labels[i] for i in targets[split]} for split in SPLITS if split in declared}
