@@ -342,7 +342,7 @@ def test_plot_of_other_suffix_is_an_error(name: str, tmp_path: Path) -> None:
 def test_summary_command_prints_table_or_json(run: Run) -> None:
     assert run("summary", "paper") == (summarize("paper").table() + "\n", "")
     result = json.loads(run("summary", "annotated", "--classes", 3, "--json")[0])
-    assert list(result) == ["variant", "input", "parameters", "trainable", "layers"]
+    assert list(result) == ["variant", "input", "parameters", "trainable", "bytes", "layers"]
     assert (result["variant"], result["input"]) == ("annotated", [3, 224, 224])
     assert all(list(row) == ["name", "kind", "output", "parameters", "formula"] for row in result["layers"])
     assert result["layers"][0] == {
