@@ -23,7 +23,7 @@ from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, format_names, shell_quote
 from alexnet.explain.attribution import Explanation, explain
 from alexnet.export.onnx import export
-from alexnet.files import local_path, read_json, refuse_overwrite
+from alexnet.files import local_path, refuse_overwrite
 from alexnet.inference.evaluate import Evaluation, evaluate_split
 from alexnet.inference.features import Features, features, stream_features
 from alexnet.inference.inputs import ImageInput, to_sources
@@ -95,9 +95,7 @@ class Run:
         Raises:
             RunError: the training is unfinished, or the file is damaged.
         """
-        if not self._folder.summary.exists():
-            raise RunError(f"{self.path} is not finished: resume it with alexnet train --resume {shell_quote(self.path)}")
-        return read_json(self._folder.summary)
+        return self._folder.read_summary()
 
     def predict(self, images: ImageInput, top: int = 5) -> list[dict[str, Any]]:
         """Predict the labels of images.

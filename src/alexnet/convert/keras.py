@@ -58,15 +58,7 @@ def import_keras(
     chosen = load_recipe(str(name)).with_settings(changes)
     _refuse_unmeasured(chosen)
     labels = _labels(file, keras_classes(file), classes, chosen.data.dataset)
-    model, preprocessing = chosen.model, chosen.images.resolved()
-    config = ModelConfig(
-        variant=variant,
-        width=model.width,
-        overrides=model.overrides,
-        labels=labels,
-        preprocessing=preprocessing,
-        precision=chosen.train.precision,
-    )
+    config = ModelConfig.of(chosen, labels, chosen.images.resolved())
     network = config.network()
     load_keras(file, network)
     return _write(Path(out), chosen, network, config)

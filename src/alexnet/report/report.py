@@ -79,13 +79,11 @@ def _run(folder: RunFolder, dataset: Dataset) -> Context:
     recipe = read_recipe(folder)
     history = read_metrics(folder, METRICS)
     if not history:
-        raise RunError(
-            f"{folder.metrics} has no epoch yet: resume the run with alexnet train --resume {shell_quote(folder.path)}"
-        )
+        raise RunError(f"{folder.metrics} has no epoch yet: resume the run with {folder.resume_command}")
     finished, table = folder.summary.exists(), dataset.table
     best = max(history, key=lambda row: (row["val_top1"], -row["val_loss"]))
     unfinished: Context = {"best_epoch": best["epoch"], "seconds": None, "validation": None}
-    summary = read_json(folder.summary) if finished else unfinished
+    summary = folder.read_summary() if finished else unfinished
     kept, newest = int(summary["best_epoch"]), folder.summary if finished else folder.metrics
     facts = read_json(folder.environment).items()
     environment = [item for key, value in facts for item in (value.items() if isinstance(value, dict) else [(key, value)])]

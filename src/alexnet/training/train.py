@@ -110,8 +110,7 @@ def _train(
             with group.local_main_first():
                 recipe, dataset, preprocessing, network = load_data_and_network(recipe, table, device, fresh=fresh)
         except Interrupted as error:
-            message = f"stopped before training began; resume with: alexnet train --resume {shell_quote(folder.path)}"
-            raise Interrupted(message, error.code) from error
+            raise Interrupted(f"stopped before training began; resume with: {folder.resume_command}", error.code) from error
         precision = resolve_precision(device, recipe.train.precision)
         if group.world_size > 1:  # initial weights may differ in the last bits between machines
             network.load_state_dict(group.broadcast_tensors(network.state_dict()))
@@ -138,8 +137,8 @@ def _train(
         except RunError as error:
             if not checkpoint.exists(folder.path):
                 raise
-            command = f"alexnet train --resume {shell_quote(folder.path)}"
-            raise RunError(f"{error}. The last checkpoint is intact: fix this, then resume with: {command}") from error
+            advice = f"The last checkpoint is intact: fix this, then resume with: {folder.resume_command}"
+            raise RunError(f"{error}. {advice}") from error
 
 
 def load_data_and_network(
