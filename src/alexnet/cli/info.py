@@ -6,19 +6,9 @@ from typing import Annotated
 import typer
 
 from alexnet.cli.app import group
+from alexnet.cli.completion import recipes
 from alexnet.cli.help import INSIDE, Command
-from alexnet.cli.options import (
-    AsJson,
-    Classes,
-    DataRoot,
-    Overwrite,
-    VariantName,
-    data_argument,
-    flag,
-    option,
-    recipe_option,
-    recipes,
-)
+from alexnet.cli.options import AsJson, Classes, DataRoot, Overwrite, VariantName, data_argument, flag, option, recipe_option
 from alexnet.cli.output import print_problems, print_problems_csv, print_result
 
 data_group = group(

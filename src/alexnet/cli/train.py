@@ -11,21 +11,10 @@ import typer
 
 from alexnet.ablation import STUDIES
 from alexnet.cli.app import app
+from alexnet.cli.completion import variants, weights
 from alexnet.cli.help import MAKE, Command
-from alexnet.cli.options import (
-    AsJson,
-    DataRoot,
-    Device,
-    Threads,
-    data_argument,
-    flag,
-    option,
-    recipe_option,
-    set_option,
-    variants,
-    weights,
-)
-from alexnet.cli.output import print_json, print_lr_suggestion, print_result, print_study, print_summary
+from alexnet.cli.options import AsJson, DataRoot, Device, Threads, data_argument, flag, option, recipe_option, set_option
+from alexnet.cli.output import print_lr_suggestion, print_result, print_study, print_summary
 from alexnet.errors import shell_quote
 from alexnet.files import expand_user
 from alexnet.progress import output_disabled
@@ -170,12 +159,18 @@ def _settings(flags: dict[str, Any], data_root: Path | None, changes: list[str] 
 
 # Options of ablate only
 StudyName = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help=f"Study of a claim: {', '.join(STUDIES)}.", autocompletion=lambda: list(STUDIES)),
+    str | None, option("NAME", f"Study of a claim: {', '.join(STUDIES)}.", autocompletion=lambda: list(STUDIES))
 ]
 Vary = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=A,B,…", help="Recipe key and the values to compare; if repeated, every combination is trained."),
+    option("KEY=A,B,…", "Recipe key and the values to compare; if repeated, every combination is trained."),
+]
+StudyMinutes = Annotated[
+    float | None, option("M", "Time for all trainings together.  [default: the recipe's epochs for each]", min=0.01)
+]
+StudyOut = Annotated[
+    Path | None,
+    option("FOLDER", "Study folder to create; without --study and --vary, the study in it is resumed.  [default: in runs/]"),
 ]
 
 
@@ -184,18 +179,9 @@ def ablate(
     data: Annotated[str | None, data_argument("Dataset, as for train.", default="the study's, else the recipe's")] = None,
     study: StudyName = None,
     vary: Vary = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(min=0.01, metavar="M", help="Time for all trainings together.  [default: the recipe's epochs for each]"),
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Seeds per arm.  [default: 3]")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Study folder to create; without --study and --vary, the study in it is resumed.  [default: in runs/]",
-        ),
-    ] = None,
+    minutes: StudyMinutes = None,
+    seeds: Annotated[int | None, option("N", "Seeds per arm.  [default: 3]", min=1)] = None,
+    out: StudyOut = None,
     recipe: Annotated[str | None, recipe_option("Recipe: a name or a TOML file.  [default: the study's, else fast]")] = None,
     set_: Annotated[list[str] | None, set_option("Change a recipe key in all arms")] = None,
     data_root: DataRoot = None,
@@ -231,10 +217,7 @@ def ablate(
         device=device,
         threads=threads,
     )
-    if as_json:
-        print_json(result)
-    else:
-        print_study(result)
+    print_result(result, print_study, as_json)
 
 
 @command()
