@@ -362,10 +362,8 @@ class Run:
         if unknown := [label for label in table.labels if label not in self.labels and normalize_label(label) not in known]:
             alike = next((group for group in labels_differing_in_case([*known, *unknown]) if unknown[0] in group), [])
             hint = f" (upper and lower case count: {format_names(alike)})" if alike else ""
-            raise DataError(
-                f"{table.name} has labels that the run {self.path} does not know: {format_names(unknown)}{hint}; "
-                f"it knows {format_names(self.labels)}"
-            )
+            problem = f"{table.name} has labels that the run {self.path} does not know: {format_names(unknown)}{hint}"
+            raise DataError(f"{problem}; it knows {format_names(self.labels)}")
         unsplit = data is not None and split is None and not (table.splits != "").any()
         preprocessing = self.config.preprocessing
         dataset = open_dataset(table, preprocessing, settings.workers, None if unsplit else settings, train=data is None)

@@ -89,10 +89,8 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cach
         if result is None:
             raise OSError(f"{data.name} differs from what was written")
     except (OSError, RunError) as error:
-        raise DataError(
-            f"cannot cache decoded images in {folder}: {error_reason(error)}; "
-            "free some space there, or set the environment variable ALEXNET_CACHE to another folder"
-        ) from error
+        advice = "free some space there, or set the environment variable ALEXNET_CACHE to another folder"
+        raise DataError(f"cannot cache decoded images in {folder}: {error_reason(error)}; {advice}") from error
     if not len(result.rows):
         first = result.skipped[0] if result.skipped else Skipped("", "it has no images")
         raise DataError(f"{table.name} has no readable image; the first, {truncate(first.image)}: {first.reason}")

@@ -39,10 +39,8 @@ def features(network: AlexNet, config: ModelConfig, sources: Iterable[Source], l
     parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in layers}
     for batch in stream_features(network, config, sources, layers):
         if batch.errors:
-            first = batch.errors[0]
-            raise DataError(
-                f"{first['image']} cannot be read: {first['error']}; leave it out, or use stream_features, which skips it"
-            )
+            name, reason = batch.errors[0].values()
+            raise DataError(f"{name} cannot be read: {reason}; leave it out, or use stream_features, which skips it")
         for name, rows in batch.layers.items():
             parts[name].append(rows)
     if not all(parts.values()):
@@ -55,11 +53,9 @@ def stream_features(
 ) -> Iterator[Features]:
     """Yield the activations of `layers` for batches of up to 128 sources, in order."""
     for batch, arrays in batch_activations(network, config, sources, layers, precision):
-        read = [source_name(source) for source, image in batch if not isinstance(image, ImageError)]
-        errors = [
-            {"image": source_name(source), "error": str(image)} for source, image in batch if isinstance(image, ImageError)
-        ]
-        yield Features(read, arrays, errors)
+        named = [(source_name(source), image) for source, image in batch]
+        errors = [{"image": name, "error": str(image)} for name, image in named if isinstance(image, ImageError)]
+        yield Features([name for name, image in named if not isinstance(image, ImageError)], arrays, errors)
 
 
 def batch_activations(

@@ -13,8 +13,7 @@ Ints = NDArray[np.int64]
 
 def log_probabilities(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return the log-softmax of logits / temperature, N x classes."""
-    result: NDArray[np.float64] = torch.from_numpy(logits.astype(np.float64) / temperature).log_softmax(1).numpy()
-    return result
+    return np.asarray(torch.from_numpy(logits.astype(np.float64) / temperature).log_softmax(1))
 
 
 def cross_entropy(logits: Floats, targets: Ints) -> float:

@@ -51,9 +51,8 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
     try:
         context = _run(folder, dataset) | _first_layer(folder) | {"script": script, "script_digest": digest}
     except (LookupError, TypeError, ValueError) as error:
-        raise RunError(
-            f"a file in {folder.path} is damaged, summary.json or another: {type(error).__name__} {error}"
-        ) from error
+        what = f"{type(error).__name__} {error}"
+        raise RunError(f"a file in {folder.path} is damaged, summary.json or another: {what}") from error
     context |= _metrics(split, evaluation) | _confusion(evaluation)
     context["reliability"] = reliability(evaluation.reliability(), evaluation.reliability(evaluation.temperature))
     context |= _images(dataset, split, evaluation) | _problems(dataset)

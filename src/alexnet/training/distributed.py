@@ -231,9 +231,6 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         rank, failure = error.get_first_failure()
         if failure.exitcode >= 0:
             return failure.exitcode
-        name = signal.Signals(-failure.exitcode).name
-        raise AlexNetError(
-            f"process {rank} of {processes} was killed ({name}), and the others with it; resume from the last "
-            "checkpoint with --resume"
-        ) from error
+        killed = f"process {rank} of {processes} was killed ({signal.Signals(-failure.exitcode).name}), and the others with it"
+        raise AlexNetError(f"{killed}; resume from the last checkpoint with --resume") from error
     return 0

@@ -116,10 +116,8 @@ class Session:
             saved = f"; the weights of epoch {self.state.best_epoch} are kept in {self._folder.path}"
         optimizer = self._recipe.optimizer
         muon = f" --set optimizer.muon_lr={optimizer.muon_lr / 3:.2g}" if optimizer.muon_lr else ""
-        raise DivergedError(
-            f"the loss is {loss} in epoch {self.state.epoch}, {where}{saved}; "
-            f"try a lower learning rate: --set optimizer.lr={optimizer.lr / 3:.2g}{muon}"
-        )
+        advice = f"try a lower learning rate: --set optimizer.lr={optimizer.lr / 3:.2g}{muon}"
+        raise DivergedError(f"the loss is {loss} in epoch {self.state.epoch}, {where}{saved}; {advice}")
 
     def _save_best(self) -> None:
         self._model.full_model.load_state_dict(self.best_weights)

@@ -39,9 +39,8 @@ class Step:
         self._device = network.head.weight.device
         self.bounds = epoch_bounds(len(train), recipe.train)  # start and end of each batch in an epoch's images
         if (smallest := min(end - start for start, end in self.bounds)) < group.world_size:
-            raise RecipeError(
-                f"the smallest batch has {smallest} images, too few for {group.world_size} processes: raise train.batch_size"
-            )
+            few = f"{smallest} images, too few for {group.world_size} processes"
+            raise RecipeError(f"the smallest batch has {few}: raise train.batch_size")
         self.model = ParallelModel(network, group, parallel, synchronised=recipe.train.synchronised_norm)
         if parallel == "towers" and recipe.optimizer.muon_lr:
             raise RecipeError("--parallel towers divides convolutions, which Muon needs whole: --set optimizer.muon_lr=0")

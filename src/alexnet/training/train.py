@@ -52,9 +52,8 @@ def start(
     """
     chosen_device = choose_device(device)
     check_effect(recipe.model.variant, recipe.model.overrides)
-    recipe = recipe.with_absolute_dataset().with_settings(
-        {"train.tensorboard": group.broadcast(time.strftime(recipe.train.tensorboard))}
-    )
+    tensorboard = group.broadcast(time.strftime(recipe.train.tensorboard))
+    recipe = recipe.with_absolute_dataset().with_settings({"train.tensorboard": tensorboard})
     with group.local_main_first():  # the dataset may have to be downloaded
         table = open_table(recipe.data.dataset, recipe.data.root)
     folder = create(out) if group.is_main else RunFolder(out)
@@ -78,10 +77,8 @@ def resume(
     folder = find(out) if group.is_main else RunFolder(out)  # other machines need not have the folder
     if group.is_main and folder.summary.exists():
         train_more = f"alexnet train {shell_quote(read_recipe(folder).data.dataset)} --weights {shell_quote(out)}"
-        rewrite = f"alexnet report {shell_quote(out)} rewrites its report"
-        raise RunError(
-            f"{out} is finished, so there is nothing to resume: {train_more} trains a new run from its weights ({rewrite})"
-        )
+        advice = f"trains a new run from its weights (alexnet report {shell_quote(out)} rewrites its report)"
+        raise RunError(f"{out} is finished, so there is nothing to resume: {train_more} {advice}")
     text = group.broadcast(read_recipe(folder).to_toml() if group.is_main else "")
     recipe = parse(tomllib.loads(text), str(folder.recipe))
     with group.local_main_first():  # the dataset may have to be downloaded
@@ -151,9 +148,8 @@ def load_data_and_network(
     torch.manual_seed(recipe.train.seed)
     network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
     if recipe.images.input < network.smallest:
-        raise RecipeError(
-            f"images.input is {recipe.images.input}, but {recipe.model.variant!r} needs {network.smallest} pixels or more"
-        )
+        least = f"{recipe.model.variant!r} needs {network.smallest} pixels or more"
+        raise RecipeError(f"images.input is {recipe.images.input}, but {least}")
     if fresh and recipe.model.weights:
         load_pretrained(network, recipe.model.weights, recipe.data.root)
     to_device(network, device)
