@@ -16,16 +16,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tomli_w
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError, field_validator
 
 from alexnet.errors import RecipeError, error_reason, suggest
 from alexnet.files import local_path
@@ -34,6 +25,7 @@ from alexnet.network.variants import VARIANTS
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Proportion = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=1, le=8192)]  # pixels; the limit protects memory from hostile files
 Channels = tuple[float, float, float]
 Scales = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
@@ -193,17 +185,17 @@ class Train(Settings):
     """`[train]`: length, batches, loss, and which weights are kept."""
 
     epochs: Count = 30
-    max_images: NonNegativeInt = 0  # reduces `epochs` so that about this many images are seen in all; 0: no limit
+    max_images: CountOrZero = 0  # reduces `epochs` so that about this many images are seen in all; 0: no limit
     minutes: PositiveFloat | None = None  # if set, training takes this long, whatever `epochs` says
     batch_size: Annotated[int, Field(ge=2)] | Literal["auto"] = 128  # auto: a 20th of the training images, 32 to 256
     last_batch: Literal["even", "short", "drop"] = "even"  # even: batches of equal size, none larger than `batch_size`
-    seed: NonNegativeInt = 0
+    seed: CountOrZero = 0
     keep: Literal["best", "last"] = "best"
     loss: Literal["cross-entropy", "binary"] = "cross-entropy"
     label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware computes in it
-    threads: NonNegativeInt = 0  # CPU threads; 0: one per core. The number affects rounding, so resuming keeps it
+    threads: CountOrZero = 0  # CPU threads; 0: one per core. The number affects rounding, so resuming keeps it
     synchronised_norm: bool = True  # batch norm over the whole batch, not each process's part of it
     save_epochs: str = ""  # also save the weights of each epoch, in the run's folder epochs/, as: "cp-{epoch:04d}"
     tensorboard: str = "tensorboard"  # folder in the run; may hold %Y, %m, %d, %H, %M and %S
@@ -259,7 +251,7 @@ class Stop(Settings):
     """`[stop]`: early stopping when `metric` has not improved for `patience` epochs or `train_error` is reached; 0: never."""
 
     metric: Literal["train_loss", "val_loss", "val_error"] = "val_loss"
-    patience: NonNegativeInt = 0
+    patience: CountOrZero = 0
     train_error: Fraction = 0.0  # top-1 error on the augmented training images of an epoch
 
 

@@ -12,35 +12,18 @@ from alexnet.cli.options import AsJson, Classes, DataRoot, Overwrite, VariantNam
 from alexnet.cli.output import print_problems, print_problems_csv, print_result
 
 data_group = group(
-    "data",
-    INSIDE,
-    """Inspect datasets: check them, or draw samples.
-
-    Examples:
-        alexnet data check photos/
-        alexnet data show photos/
-    """,
+    "data", INSIDE, "Inspect datasets: check them, or draw samples.", "alexnet data check photos/", "alexnet data show photos/"
 )
 recipe_group = group(
     "recipes",
     INSIDE,
-    """List and print the built-in recipes.
-
-    Examples:
-        alexnet recipes list
-        alexnet recipes show fast > mine.toml
-        alexnet train photos/ --recipe mine.toml
-    """,
+    "List and print the built-in recipes.",
+    "alexnet recipes list",
+    "alexnet recipes show fast > mine.toml",
+    "alexnet train photos/ --recipe mine.toml",
 )
 model_group = group(
-    "model",
-    INSIDE,
-    """List, summarise and plot the built-in variants.
-
-    Examples:
-        alexnet model list
-        alexnet model summary paper
-    """,
+    "model", INSIDE, "List, summarise and plot the built-in variants.", "alexnet model list", "alexnet model summary paper"
 )
 
 

@@ -17,12 +17,9 @@ command = partial(app.command, cls=Command, rich_help_panel=USE)
 search = group(
     "search",
     USE,
-    """Search for similar images: index a folder, then query it.
-
-    Examples:
-        alexnet search index runs/photos photos/
-        alexnet search query runs/photos cat.jpg
-    """,
+    "Search for similar images: index a folder, then query it.",
+    "alexnet search index runs/photos photos/",
+    "alexnet search query runs/photos cat.jpg",
 )
 
 

@@ -26,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load, save
 
 from alexnet.errors import RunError, error_reason
-from alexnet.files import read_json, write, write_error
+from alexnet.files import read_json, write, writing
 from alexnet.search import hashing
 
 CATALOGUE, CODES, BINARY, CODER = "search.json", "codes.f32", "binary.u8", "coder.safetensors"
@@ -107,15 +107,13 @@ class Index:
     def _append(self, name: str, rows: NDArray[Any]) -> dict[str, int]:
         """Append `rows` to those of a file that are in use; return the file's name with the CRC-32 of all rows."""
         path = self.folder / name
-        try:
+        with writing(path):
             path.touch()
             with path.open("r+b") as file:
                 file.seek(len(self.entries) * rows[0].nbytes if name in self.crc32 else 0)
                 file.write(rows.data)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise write_error(path, error) from error
         return {name: zlib.crc32(rows.data, self.crc32.get(name, 0))}
 
     def _commit(self, **changes: Any) -> Index:

@@ -142,7 +142,7 @@ def _pad(x: Tensor, dim: int, length: int) -> Tensor:
     return (torch.cat([x, x.new_zeros(padding)], dim) if padding[dim] else x).contiguous()
 
 
-SINGLE_PROCESS = ProcessGroup()
+SINGLE = ProcessGroup()
 _group_numbers = itertools.count(1)  # of the groups that this process joined; every process counts alike
 
 

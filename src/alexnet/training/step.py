@@ -15,7 +15,7 @@ from alexnet.network.fast.fuse import use_bf16_gradients
 from alexnet.progress import say
 from alexnet.recipe import Augment, Preprocessing, Recipe
 from alexnet.training.checkpoint import TrainingState
-from alexnet.training.distributed import SINGLE_PROCESS, ProcessGroup
+from alexnet.training.distributed import SINGLE, ProcessGroup
 from alexnet.training.optimizer import Loss, build_optimizer, check_names, frozen_layers, set_lr
 from alexnet.training.parallel import Parallel, ParallelModel
 from alexnet.training.schedule import epoch_settings, input_size_at
@@ -30,7 +30,7 @@ class Step:
         preprocessing: Preprocessing,
         train: SplitImages,
         network: AlexNet,
-        group: ProcessGroup = SINGLE_PROCESS,
+        group: ProcessGroup = SINGLE,
         parallel: Parallel = "data",
         log: Callable[[str], object] = say,
     ) -> None:

@@ -26,7 +26,7 @@ from alexnet.recipe import Preprocessing, Recipe, parse
 from alexnet.report.report import write_report
 from alexnet.run import RunFolder, create, find, read_recipe, save_model
 from alexnet.training import checkpoint
-from alexnet.training.distributed import SINGLE_PROCESS, ProcessGroup
+from alexnet.training.distributed import SINGLE, ProcessGroup
 from alexnet.training.monitor import Monitor, environment
 from alexnet.training.parallel import Parallel
 from alexnet.training.signals import StopRequest
@@ -38,12 +38,7 @@ SKIPPED_SHOWN = 10  # `summary.json` lists them all
 
 
 def start(
-    recipe: Recipe,
-    out: Path,
-    device: str | None,
-    started: float,
-    group: ProcessGroup = SINGLE_PROCESS,
-    parallel: Parallel = "data",
+    recipe: Recipe, out: Path, device: str | None, started: float, group: ProcessGroup = SINGLE, parallel: Parallel = "data"
 ) -> None:
     """Train by `recipe` into the new run folder `out`.
 
@@ -67,9 +62,7 @@ def start(
         raise
 
 
-def resume(
-    out: Path, device: str | None, started: float, group: ProcessGroup = SINGLE_PROCESS, parallel: Parallel = "data"
-) -> None:
+def resume(out: Path, device: str | None, started: float, group: ProcessGroup = SINGLE, parallel: Parallel = "data") -> None:
     """Resume the run in `out` from its last checkpoint, or start over from its recipe if there is none.
 
     Every process of `group` calls it, as for `start`.
