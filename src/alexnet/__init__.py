@@ -5,8 +5,6 @@ run = alexnet.train("photos/", recipe="fast", out="runs/photos")
 run.predict(["cat.jpg"])
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

@@ -1,11 +1,9 @@
 """A dataset as a table: the name, class and split of each image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +86,7 @@ class Table:
         """Yield every `step`-th image as `source` returns it."""
         return (self.source(index) for index in range(0, len(self), step))
 
-    def select(self, rows: NDArray[np.int64], skipped: Sequence[Skipped] = ()) -> Table:
+    def select(self, rows: NDArray[np.int64], skipped: Sequence[Skipped] = ()) -> Self:
         """Return a table of `rows` only, in that order, with more files `skipped`."""
         return replace(
             self,
@@ -99,7 +97,7 @@ class Table:
             skipped=(*self.skipped, *skipped),
         )
 
-    def with_labels(self, labels: tuple[str, ...]) -> Table:
+    def with_labels(self, labels: tuple[str, ...]) -> Self:
         """Return a table with `labels`, which must include its own (up to normalization), and targets to match."""
         normalized = [normalize_label(label) for label in labels]
         positions = [labels.index(x) if x in labels else normalized.index(normalize_label(x)) for x in self.labels]

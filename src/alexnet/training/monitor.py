@@ -1,7 +1,5 @@
 """Progress of a training on standard error, in `log.txt` and in TensorBoard, and the use of its device."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess
@@ -12,7 +10,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import torch
@@ -37,7 +35,7 @@ class Monitor:
         self._terminal = sys.stderr.isatty() and not output_disabled()
         self._last_shown = time.monotonic()
 
-    def __enter__(self) -> Monitor:
+    def __enter__(self) -> Self:
         self.usage()  # utilisation is measured from here
         return self
 
