@@ -389,10 +389,8 @@ def _find_conflict(recipe: Recipe) -> str:
         return "augment.crop is true, but images.crop is not set: set it to the size of the crop"
     noises = (augment.colour_noise, *(row.colour_noise for row in schedule.table))
     if images.mean == "each" and any(noises):
-        return (
-            f"augment.colour_noise is {max(filter(None, noises))}, but images.mean is 'each', which scales each image's "
-            "colours differently"
-        )
+        reason = "images.mean is 'each', which scales each image's colours differently"
+        return f"augment.colour_noise is {max(filter(None, noises))}, but {reason}"
     if images.crop is not None and isinstance(images.cache_size, int) and images.crop > images.cache_size:
         return f"images.crop is {images.crop}, larger than images.cache_size, {images.cache_size}"
     if images.crop is not None and images.cache_size == "full" and images.crop > images.input:

@@ -79,9 +79,8 @@ def export(
     """
     from alexnet import api
 
-    output.print_result(
-        api.load(run, device).export(out, bare=bare, int8=int8, overwrite=overwrite), output.print_export, as_json
-    )
+    result = api.load(run, device).export(out, bare=bare, int8=int8, overwrite=overwrite)
+    output.print_result(result, output.print_export, as_json)
 
 
 @command()

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.decode_pool import Source
-from alexnet.data.preprocessing import PixelArray
 from alexnet.errors import DataError, ImageError
 from alexnet.inference.forward import activations
-from alexnet.inference.predict import iter_images, source_name
+from alexnet.inference.predict import Decoded, iter_images, source_name
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import ModelConfig
 
@@ -60,7 +59,7 @@ def stream_features(
 
 def batch_activations(
     network: AlexNet, config: ModelConfig, sources: Iterable[Source], layers: Sequence[str], precision: str
-) -> Iterator[tuple[list[tuple[Source, PixelArray | ImageError]], Arrays]]:
+) -> Iterator[tuple[list[Decoded], Arrays]]:
     """Yield batches of sources, each with its image or error, and the activations of the images."""
     preprocessing = config.preprocessing
     with closing(iter_images(sources, preprocessing)) as images:

@@ -123,11 +123,10 @@ def _features(row: variants.Variant, width: float) -> tuple[nn.Sequential, int]:
                 groups = row.towers if record.grouped else 1
                 if after := record.padding_after:
                     layers.add_module(f"pad{number}", nn.ZeroPad2d((0, after, 0, after)))
-                conv = nn.Conv2d(
-                    channels, out, record.kernel, record.stride, record.padding, groups=groups, bias=record.bias is not None
-                )
+                window = record.kernel, record.stride, record.padding
+                conv = nn.Conv2d(channels, out, *window, groups=groups, bias=record.bias is not None)
                 layers.add_module(f"conv{number}", conv)
-                channels, size = out, _output_size(size + after, record.kernel, record.stride, record.padding)
+                channels, size = out, _output_size(size + after, *window)
             case variants.Dense():
                 number, out = number + 1, row.scaled(record.units, width)
                 layers.add_module(f"fc{number}", nn.Linear(channels, out))

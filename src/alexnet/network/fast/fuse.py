@@ -24,6 +24,7 @@ from alexnet.network.fast.kernels.operations import LANE, usable
 from alexnet.network.layers import BatchNorm, FlattenMaps
 from alexnet.network.lrn import LocalResponseNorm
 
+Layers = Mapping[str, nn.Module]
 Step = Callable[[Tensor], Tensor]
 
 
@@ -44,7 +45,7 @@ class Plan:
     def __init__(self) -> None:
         self._cached: tuple[tuple[object, ...], list[tuple[str, Step]]] = ((), [])  # key and steps: replaced atomically
 
-    def steps(self, layers: Mapping[str, nn.Module], names: Collection[str], upscale: int) -> list[tuple[str, Step]]:
+    def steps(self, layers: Layers, names: Collection[str], upscale: int) -> list[tuple[str, Step]]:
         """Return the result of `fuse_layers`."""
         hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         plain = not enabled() or any(getattr(layer, hook) for layer in layers.values() for hook in hooks)
@@ -56,9 +57,7 @@ class Plan:
         return steps
 
 
-def fuse_layers(
-    layers: Mapping[str, nn.Module], names: Collection[str], upscale: int, plain: bool
-) -> Iterator[tuple[str, Step]]:
+def fuse_layers(layers: Layers, names: Collection[str], upscale: int, plain: bool) -> Iterator[tuple[str, Step]]:
     """Yield functions of a tensor, in order: a layer or a group of fused layers, under the name of the last.
 
     A layer in `names` ends its group, as its output is needed. With `plain`, nothing is fused, as when a layer has hooks.
