@@ -53,8 +53,7 @@ class Pixels:
     def take(self, rows: NDArray[np.int64]) -> PixelArray:
         """Return images for a batch: N S S 3, S = `side`, uint8, or float32 if full images are resized."""
         if self.preprocessing.cache_size == "full":
-            full: NDArray[np.float32] = np.stack([fit_image(self.image(row), self.preprocessing) for row in rows])
-            return full
+            return np.stack([fit_image(self.image(row), self.preprocessing) for row in rows], dtype=np.float32)
         side = self.preprocessing.side
         return self.memory.reshape(-1, side, side, 3)[rows]
 

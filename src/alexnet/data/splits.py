@@ -50,8 +50,7 @@ def _scikit_learn(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[n
         return rows
     from sklearn.model_selection import train_test_split  # slow to import
 
-    held_out: NDArray[np.int64] = train_test_split(rows, test_size=share, random_state=seed)[1]
-    return held_out
+    return np.asarray(train_test_split(rows, test_size=share, random_state=seed)[1])
 
 
 RULES: dict[str, Callable[[NDArray[np.int64], float, int], NDArray[np.int64]]] = {

@@ -122,8 +122,7 @@ def compute_weight(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
         return weight
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
         return weight
-    result: Tensor = _ToBFloat16.apply(weight)  # type: ignore[no-untyped-call]
-    return result
+    return _ToBFloat16.apply(weight)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _ToBFloat16(torch.autograd.Function):

@@ -42,8 +42,7 @@ def relu_norm_pool(x: Tensor, norm: BatchNorm | None, window: int, stride: int, 
     count, channels, height, width = x.shape
     maps = _Maps(count, height, width, channels, window, stride, relu)
     scale, shift = (None, None) if norm is None else (norm.weight, norm.bias)
-    result: Tensor = _ReluNormPool.apply(x, scale, shift, norm, maps)  # type: ignore[no-untyped-call]
-    return result
+    return _ReluNormPool.apply(x, scale, shift, norm, maps)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _ReluNormPool(torch.autograd.Function):
@@ -118,8 +117,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) ->
     O/groups must be a multiple of 32; C/groups is padded to one with channels of zeros.
     """
     if groups == 1 and not x.shape[1] % LANE:
-        result: Tensor = _Winograd.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-        return result
+        return _Winograd.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
     missing = -weight.shape[1] % LANE
     biases = [None] * groups if bias is None else bias.chunk(groups)
     parts = [
@@ -163,8 +161,7 @@ def response_norm(images: Tensor, size: int, alpha: float, beta: float, k: float
     """Normalise N C H W as `lrn.LocalResponseNorm` does, with one pass over memory each for forward and backward."""
     count, channels, height, width = images.shape
     norm = _Norm(count * height * width, towers, channels // towers, size, alpha, beta, k, relu)
-    result: Tensor = _ResponseNorm.apply(images, norm)  # type: ignore[no-untyped-call]
-    return result
+    return _ResponseNorm.apply(images, norm)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _ResponseNorm(torch.autograd.Function):
