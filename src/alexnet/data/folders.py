@@ -4,8 +4,6 @@ The content of folders decides first, then their names: a folder `train` is a sp
 if both it and the folders beside it contain images.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator
@@ -51,7 +49,7 @@ class Folder:
 
     path: Path
     files: list[Path]
-    folders: list[Folder]
+    folders: list["Folder"]
     ignored: list[Skip]
 
     @cached_property
@@ -87,7 +85,7 @@ class Folder:
         """Whether all images are in inner folders."""
         return bool(self.folders) and not self.has_images
 
-    def walk(self) -> Iterator[Folder]:
+    def walk(self) -> Iterator["Folder"]:
         """Yield the folder and those below it."""
         yield self
         for inner in self.folders:

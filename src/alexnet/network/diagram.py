@@ -4,14 +4,12 @@ Coordinates are in inches. A drawing is a row of stages, one for each layer that
 the text below the stage.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -74,7 +72,7 @@ class Stage:
         """Whether the output is C H W."""
         return len(self.layer.output) == 3
 
-    def reads(self, source: Stage) -> list[tuple[int, int]]:
+    def reads(self, source: Self) -> list[tuple[int, int]]:
         """Return the pairs of a row of `source` and a row of this stage that reads it."""
         every = self.layer.groups == 1 or 1 in (source.rows, self.rows)
         return [(s, t) for s in range(source.rows) for t in range(self.rows) if every or s == t]
