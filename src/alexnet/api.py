@@ -150,16 +150,9 @@ class Run:
         if views not in VIEWS:
             raise AlexNetError(f"views is {views}, but should be 1, 2 or 10")
         dataset, split = self.dataset(data, split)
-        config = self.config
+        config, workers = self.config, self.recipe.data.workers
         return evaluate_split(
-            self.network,
-            dataset,
-            split,
-            config.preprocessing,
-            precision=config.precision,
-            workers=self.recipe.data.workers,
-            temperature=config.temperature,
-            view_count=views,
+            self.network, dataset, split, config.preprocessing, config.precision, workers, config.temperature, view_count=views
         )
 
     def explanations(self, images: ImageInput) -> Iterator[tuple[Any, Explanation | ImageError]]:

@@ -139,16 +139,13 @@ def hold_lock(path: Path, busy: str) -> Iterator[None]:
     """Hold the lock file `path`, or raise RunError(`busy`); the system releases it if the process dies."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path, timeout=0)
     with writing(path):
         try:
-            lock.acquire()
+            lock = FileLock(path, timeout=0).acquire()
         except Timeout as error:
             raise RunError(busy) from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 # Files at a path that the user chose: a file that alexnet did not make is replaced only with `overwrite`

@@ -31,24 +31,16 @@ Channels = tuple[float, float, float]
 Scales = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 # Keys of earlier versions: refused in recipes, accepted in runs that those versions made.
-RENAMED = {
-    "images.stored": "images.cache_size",
-    "images.levels": "images.value_range",
-    "images.deviation": "images.std",
-    "images.mirror": "images.horizontal_flip",
-    "images.enlarge": "images.upscale",
-    "augment.mirror": "augment.horizontal_flip",
-    "augment.flip": "augment.vertical_flip",
-    "augment.alternate": "augment.alternating_flip",
-    "model.whiten": "model.whitening_init",
-    "train.batch": "train.batch_size",
-    "optimizer.rate": "optimizer.lr",
-    "optimizer.rate_factors": "optimizer.lr_scale",
-    "optimizer.muon": "optimizer.muon_lr",
-    "schedule.grow": "schedule.progressive_resize",
-    "schedule.table.rate": "schedule.table.lr",
-    "schedule.table.rate_factors": "schedule.table.lr_scale",
+OLD_NAMES = {
+    "images": dict(stored="cache_size", levels="value_range", deviation="std", mirror="horizontal_flip", enlarge="upscale"),
+    "augment": dict(mirror="horizontal_flip", flip="vertical_flip", alternate="alternating_flip"),
+    "model": dict(whiten="whitening_init"),
+    "train": dict(batch="batch_size"),
+    "optimizer": dict(rate="lr", rate_factors="lr_scale", muon="muon_lr"),
+    "schedule": dict(grow="progressive_resize"),
+    "schedule.table": dict(rate="lr", rate_factors="lr_scale"),
 }
+RENAMED = {f"{section}.{old}": f"{section}.{new}" for section, names in OLD_NAMES.items() for old, new in names.items()}
 
 # Keys that describe the machine: they do not change what is trained.
 MACHINE_KEYS = ("data.root", "data.workers", "train.threads", "train.tensorboard")

@@ -205,18 +205,9 @@ def ablate(
             raise typer.BadParameter("choose --study NAME or --vary KEY=A,B (or give only --out to resume a study)")
     from alexnet import api
 
-    result = api.ablate(
-        data,
-        study=study,
-        vary=vary or (),
-        recipe=recipe,
-        out=out,
-        minutes=minutes,
-        seeds=seeds or 3,
-        settings=_settings({}, data_root, set_),
-        device=device,
-        threads=threads,
-    )
+    options: dict[str, Any] = {"recipe": recipe, "out": out, "minutes": minutes, "device": device, "threads": threads}
+    options |= {"settings": _settings({}, data_root, set_), "seeds": seeds or 3}
+    result = api.ablate(data, study=study, vary=vary or (), **options)
     print_result(result, print_study, as_json)
 
 

@@ -1,7 +1,7 @@
 """A dataset as a table: the name, class and split of each image."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -64,7 +64,7 @@ class Table:
     pixels: NDArray[np.uint8] | None = None
     contents: Contents | None = None
     mirror: bool = True
-    skipped: tuple[Skipped, ...] = field(default=())
+    skipped: tuple[Skipped, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -72,8 +72,7 @@ class Table:
     def source(self, index: int) -> Path | bytes | NDArray[np.uint8]:
         """Return image `index` as `decode.decode` takes it: a path, the bytes of a file, or H W C uint8 pixels."""
         if self.pixels is not None:
-            pixels: NDArray[np.uint8] = self.pixels[index]
-            return pixels
+            return np.asarray(self.pixels[index])
         return self.file(index) if self.contents is None else self.contents[self.images[index]]
 
     def file(self, index: int) -> Path:

@@ -202,6 +202,4 @@ def initialize(network: AlexNet) -> None:
             nn.init.constant_(layer.bias, record.bias or 0.0)
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            norm.reset_running_stats()
-            nn.init.ones_(norm.weight)
-            nn.init.zeros_(norm.bias)
+            norm.reset_parameters()
