@@ -42,7 +42,6 @@ Weights = Annotated[
         autocompletion=weights,
     ),
 ]
-Epochs = Annotated[int | None, option("N", "Number of epochs.  [default: the recipe's]", min=1)]
 Minutes = Annotated[
     float | None,
     option("M", "Instead of --epochs: finish within M minutes of the command's start, validation and test included.", min=0.01),
@@ -51,7 +50,6 @@ Out = Annotated[Path | None, option("FOLDER", "Run folder to create.  [default: 
 Seed = Annotated[
     int | None, option("N", "Seed of initial weights, shuffling and augmentation.  [default: the recipe's]", min=0)
 ]
-Changes = Annotated[list[str] | None, set_option("Change a recipe key, such as optimizer.lr=0.02")]
 Resume = Annotated[
     Path | None,
     option(
@@ -72,7 +70,6 @@ FindLR = Annotated[
 OverwriteCurve = Annotated[
     bool, flag("--overwrite", "With --find-lr: overwrite FOLDER-lr.png, whoever made it. Runs are never overwritten.")
 ]
-Processes = Annotated[int, option("N", "Number of processes on this machine that train together.", min=1)]
 Parallel = Annotated[
     Literal["data", "towers", "hybrid"],
     option(
@@ -89,15 +86,15 @@ def train(
     recipe: RecipeName = None,
     variant: Variant = None,
     weights: Weights = None,
-    epochs: Epochs = None,
+    epochs: Annotated[int | None, option("N", "Number of epochs.  [default: the recipe's]", min=1)] = None,
     minutes: Minutes = None,
     out: Out = None,
     seed: Seed = None,
-    set_: Changes = None,
+    set_: Annotated[list[str] | None, set_option("Change a recipe key, such as optimizer.lr=0.02")] = None,
     resume: Resume = None,
     find_lr: FindLR = False,
     overwrite: OverwriteCurve = False,
-    processes: Processes = 1,
+    processes: Annotated[int, option("N", "Number of processes on this machine that train together.", min=1)] = 1,
     parallel: Parallel = "data",
     data_root: DataRoot = None,
     device: Device = None,

@@ -73,11 +73,9 @@ class Folder:
         complete = "train" in named.values() and len(named) > 1
         if not complete and (alike := [folder.path.name for folder in others if folder.images_in_folders]):
             name = next(iter(named)).path.name
-            raise DataError(
-                f"{self.path} has {name!r} and {format_names(alike)}, all with folders in them, which may be splits or "
-                "classes: for splits, name them train, val and test, or move the others elsewhere; "
-                f"for classes, rename {name!r}"
-            )
+            both = f"{name!r} and {format_names(alike)}, all with folders in them, which may be splits or classes"
+            advice = f"for splits, name them train, val and test, or move the others elsewhere; for classes, rename {name!r}"
+            raise DataError(f"{self.path} has {both}: {advice}")
         return {folder.path: split for folder, split in named.items()}
 
     @property

@@ -231,10 +231,8 @@ def _legend(axes: Axes, stages: list[Stage], under: float) -> None:
     kinds = dict.fromkeys(stage.layer.kind for stage in stages)
     handles: list[Patch | Line2D] = [Patch(facecolor=COLOURS[kind], edgecolor=INK, linewidth=0.7, label=kind) for kind in kinds]
     if any(stage.rows > 1 for stage in stages):
-        handles += [
-            Line2D([], [], color=OWN_COLOUR, label="sees its own tower"),
-            Line2D([], [], color=CROSS_COLOUR, label="sees another tower"),
-        ]
+        lines = {"sees its own tower": OWN_COLOUR, "sees another tower": CROSS_COLOUR}
+        handles += [Line2D([], [], color=colour, label=label) for label, colour in lines.items()]
     position: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (MARGIN, under), "bbox_transform": axes.transData}
     look: dict[str, Any] = {"frameon": False, "fontsize": 8, "borderpad": 0, "borderaxespad": 0, "labelcolor": FAINT}
     axes.legend(handles=handles, ncols=len(handles), handlelength=1.3, columnspacing=1.4, **look, **position)

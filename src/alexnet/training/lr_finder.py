@@ -105,9 +105,8 @@ class LRCurve:
         below = self.scales <= self.scales[self.lowest] / MARGIN
         if not below.any():
             rates = f"{self.rates[0]:.2g} to {self.rates[-1]:.2g}"
-            raise AlexNetError(
-                f"the loss does not fall at any rate from {rates}: start from another one (--set optimizer.lr=…)"
-            )
+            advice = "start from another one (--set optimizer.lr=…)"
+            raise AlexNetError(f"the loss does not fall at any rate from {rates}: {advice}")
         return int(np.gradient(self.smooth)[below].argmin())
 
     @property

@@ -126,8 +126,6 @@ class Step:
         state.accumulation_steps *= 2
         self.optimizer.zero_grad(set_to_none=True)
         release_memory()
-        self._log(
-            f"the device's memory is too small for {size} images at once: from here on, gradients are accumulated over "
-            f"micro-batches of {-(-count // state.accumulation_steps)}; a step is still that of the whole batch, but batch "
-            "normalisation sees fewer images"
-        )
+        change = f"gradients are accumulated over micro-batches of {-(-count // state.accumulation_steps)}"
+        effect = "a step is still that of the whole batch, but batch normalisation sees fewer images"
+        self._log(f"the device's memory is too small for {size} images at once: from here on, {change}; {effect}")

@@ -246,15 +246,7 @@ def _relu_norm_pool(group: list[nn.Module], x: Tensor) -> Tensor:
 
 
 def step(
-    weight: Tensor,
-    gradient: Tensor,
-    velocity: Tensor | None,
-    *,
-    form: str,
-    lr: float,
-    momentum: float,
-    decay: float,
-    nesterov: bool,
+    weight: Tensor, grad: Tensor, velocity: Tensor | None, form: str, lr: float, momentum: float, decay: float, nesterov: bool
 ) -> bool:
     """Take a step of `training.optimizer.SGD` in place, in one pass over memory; return False if the tensors do not fit.
 
@@ -262,13 +254,13 @@ def step(
     """
     kept = _bf16_cache.get(weight)  # type: ignore[no-untyped-call]
     half = kept[1] if kept is not None and kept[0] == _state(weight) else None
-    tensors = [tensor for tensor in (weight, gradient, velocity, half) if tensor is not None]
+    tensors = [tensor for tensor in (weight, grad, velocity, half) if tensor is not None]
     # All are dense and have the same strides, so the kernel can treat them as flat arrays.
     alike = all(t.stride() == weight.stride() and usable(t) for t in tensors) and weight.dtype == torch.float32
     if not alike or not torch.ops.aten.is_non_overlapping_and_dense(weight):
         return False
     settings = operations.Step(weight.numel(), lr, momentum, decay, form != "pytorch", form == "keras", nesterov)
-    kernels.call("step", gradient.dtype, (weight, gradient, velocity, half), settings)
+    kernels.call("step", grad.dtype, (weight, grad, velocity, half), settings)
     torch.autograd.graph.increment_version(weight)
     if half is not None:
         torch.autograd.graph.increment_version(half)
