@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import alexnet
 from alexnet.cli.app import group
 from alexnet.cli.completion import recipes
 from alexnet.cli.help import INSIDE, Command
@@ -44,11 +45,7 @@ def data_check(
     """
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
-    from alexnet.data.check import check
-    from alexnet.data.sources import open_table
-
-    result = check(open_table(data, data_root)).to_json()
-    print_result(result, print_problems_csv if as_csv else print_problems, as_json)
+    print_result(alexnet.check(data, data_root).to_json(), print_problems_csv if as_csv else print_problems, as_json)
 
 
 @data_group.command("show", cls=Command)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+import alexnet
 from alexnet.ablation import STUDIES
 from alexnet.cli.app import app
 from alexnet.cli.completion import variants, weights
@@ -126,19 +127,17 @@ def train(
         raise typer.BadParameter(RECIPE_IS_KEPT)
     if epochs is not None and minutes is not None:
         raise typer.BadParameter("choose one of --epochs and --minutes")
-    from alexnet import api
-
     flags = {"model.variant": variant, "train.epochs": epochs, "train.minutes": minutes, "train.seed": seed}
     options: dict[str, Any] = {"out": out, "weights": weights, "device": device, "threads": threads}
     options |= {"recipe": recipe or "fast", "settings": _settings(flags, data_root, set_)}
     if find_lr:
-        curve, figure = api.find_lr(data, **options, overwrite=overwrite)
+        curve, figure = alexnet.find_lr(data, **options, overwrite=overwrite)
         print_result(curve.to_json() | {"figure": str(figure)}, print_lr_suggestion, as_json)
         return
     if resume is not None:
-        run = api.resume(resume, device=device, threads=threads, parallel=parallel, started=STARTED)
+        run = alexnet.resume(resume, device=device, threads=threads, parallel=parallel, started=STARTED)
     else:
-        run = api.train(data, **options, parallel=parallel, started=STARTED)
+        run = alexnet.train(data, **options, parallel=parallel, started=STARTED)
     if not output_disabled():  # the main process prints the summary
         print_result(run.summary, print_summary, as_json)
 
@@ -200,11 +199,9 @@ def ablate(
         given = [study, data, minutes, seeds, recipe, data_root, set_]
         if study is not None or out is None or any(value is not None for value in given):
             raise typer.BadParameter("choose --study NAME or --vary KEY=A,B (or give only --out to resume a study)")
-    from alexnet import api
-
     options: dict[str, Any] = {"recipe": recipe, "out": out, "minutes": minutes, "device": device, "threads": threads}
     options |= {"settings": _settings({}, data_root, set_), "seeds": seeds or 3}
-    result = api.ablate(data, study=study, vary=vary or (), **options)
+    result = alexnet.ablate(data, study=study, vary=vary or (), **options)
     print_result(result, print_study, as_json)
 
 
@@ -232,9 +229,7 @@ def import_keras(
         alexnet import-keras m.h5 --variant cats-dogs --classes cat,dog --out runs/m
         alexnet import-keras c.h5 --variant cifar10 --set images.cache_size=32 --out c
     """
-    from alexnet.convert import keras
-    from alexnet.recipe import parse_settings
-
     names = None if classes is None else [name.strip() for name in classes.split(",")]
-    run = keras.import_keras(file, variant=variant, classes=names, recipe=recipe, settings=parse_settings(set_ or ()), out=out)
+    settings = _settings({}, None, set_)
+    run = alexnet.import_keras(file, variant=variant, classes=names, recipe=recipe, settings=settings, out=out)
     print(f"{'predict':10}  alexnet predict {shell_quote(run)} IMAGE…")
