@@ -158,14 +158,13 @@ def _compared(network: AlexNet, config: ModelConfig, files: dict[str, Path], sam
             seconds[name] += time.perf_counter() - start
     if not targets:
         raise RunError(f"{path} was not written: no image to compare on, as none of {source} decodes at full size")
+    top1 = {name: float((np.argmax(answers[name], 1) == targets).mean()) for name in models}
     return {
         "compared_on": source,
         "images": len(targets),
         **agreement(np.stack(answers["torch"]), np.stack(answers[list(files)[-1]]), path, int8="int8" in files),
         "images_per_second": {name: len(targets) / seconds[name] for name in models},
-        "top1": {name: float((np.argmax(answers[name], 1) == targets).mean()) for name in models}
-        if None not in targets
-        else None,
+        "top1": None if None in targets else top1,
     }
 
 

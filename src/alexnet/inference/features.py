@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from alexnet.data.decode_pool import Source
 from alexnet.errors import DataError, ImageError
 from alexnet.inference.forward import activations
-from alexnet.inference.predict import Decoded, iter_images, source_name
+from alexnet.inference.predict import BATCH, Decoded, iter_images, source_name
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import ModelConfig
-
-BATCH = 128
 
 Arrays = dict[str, NDArray[np.float32]]
 
