@@ -22,7 +22,6 @@ from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
 
 BATCH = 128
-
 Decoded = tuple[Source, PixelArray | ImageError]  # with its image S S 3, or why it cannot be read
 
 

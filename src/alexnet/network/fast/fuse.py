@@ -222,8 +222,7 @@ def _folded(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tensor:
     state, by_dtype = (_state(dense.weight), height, width), _folds.setdefault(dense.weight, {})  # type: ignore[no-untyped-call]
     if weight.dtype not in by_dtype or by_dtype[weight.dtype][0] != state:
         by_dtype[weight.dtype] = (state, flatten.fold(weight, height, width))
-    folded: Tensor = by_dtype[weight.dtype][1]
-    return folded
+    return by_dtype[weight.dtype][1]  # type: ignore[no-any-return]
 
 
 def _relu_norm_pool(group: list[nn.Module], x: Tensor) -> Tensor:
