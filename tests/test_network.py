@@ -87,14 +87,6 @@ def test_activations_by_layer_name() -> None:
         network.activations(images, ["conv9"])
 
 
-def test_replace_head_keeps_features() -> None:
-    network = narrow("owt")
-    before = {key: value.clone() for key, value in network.features.state_dict().items()}
-    network.replace_head(3)
-    assert network(torch.zeros(1, 3, 96, 96)).shape == (1, 3)
-    assert all(torch.equal(value, before[key]) for key, value in network.features.state_dict().items())
-
-
 @pytest.mark.parametrize(("order", "axes"), [("HWC", (0, 2, 3, 1)), ("CHW", (0, 1, 2, 3))])
 def test_flatten_order(order: str, axes: tuple[int, ...]) -> None:
     maps = torch.arange(2 * 3 * 4 * 4).view(2, 3, 4, 4).float()

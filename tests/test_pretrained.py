@@ -89,7 +89,9 @@ TINY_FILES = {name: write(dict(TINY_STATE)) for name, write in FORMATS.items()}
 def test_a_file_of_torchvisions_gives_torchvisions_logits(theirs: nn.Module, name: str, side: int) -> None:
     content = FORMATS[name](OrderedDict(theirs.state_dict()))
     ours = alexnet.AlexNet("owt", 7, width=NARROW).eval()
-    copy_weights(read_torchvision(content, Path(name)), ours, name, head=True)
+    tensors = read_torchvision(content, Path(name))
+    copy_weights(tensors, ours, name)
+    ours.head.load_state_dict({kind: tensors[f"head.{kind}"] for kind in ("weight", "bias")})
     images = torch.randn(2, 3, side, side)
     with torch.inference_mode():
         torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-6)
@@ -234,7 +236,7 @@ def test_weights_of_another_variant_are_refused_whichever_has_more(theirs: str, 
     state, network = alexnet.AlexNet(theirs, 3, width=NARROW).state_dict(), alexnet.AlexNet(ours, 2, width=NARROW)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with pytest.raises(WeightsError, match=line):
-        copy_weights(state, network, "A", head=False)
+        copy_weights(state, network, "A")
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 

@@ -5,8 +5,6 @@ run = alexnet.train("photos/", recipe="fast", out="runs/photos")
 run.predict(["cat.jpg"])
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,7 +16,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["AlexNet", "AlexNetError", "Run", "ablate", "check", "compare", "find_lr", "import_keras", "load", "resume", "train"]
 
-_HOMES = {"AlexNet": "alexnet.network.alexnet", "AlexNetError": "alexnet.errors", "import_keras": "alexnet.convert.keras"}
+_HOMES = {
+    "AlexNet": "alexnet.network.alexnet",
+    "AlexNetError": "alexnet.errors",
+    "check": "alexnet.data.check",
+    "import_keras": "alexnet.convert.keras",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, format_names, shell_quote
 from alexnet.explain.attribution import Explanation, explain
 from alexnet.export.onnx import export
-from alexnet.files import local_path, read_json, refuse_overwrite
+from alexnet.files import local_path, refuse_overwrite
 from alexnet.inference.evaluate import Evaluation, evaluate_split
 from alexnet.inference.features import Features, features, stream_features
 from alexnet.inference.inputs import ImageInput, to_sources
@@ -95,9 +95,7 @@ class Run:
         Raises:
             RunError: the training is unfinished, or the file is damaged.
         """
-        if not self._folder.summary.exists():
-            raise RunError(f"{self.path} is not finished: resume it with alexnet train --resume {shell_quote(self.path)}")
-        return read_json(self._folder.summary)
+        return self._folder.read_summary()
 
     def predict(self, images: ImageInput, top: int = 5) -> list[dict[str, Any]]:
         """Predict the labels of images.
@@ -152,16 +150,9 @@ class Run:
         if views not in VIEWS:
             raise AlexNetError(f"views is {views}, but should be 1, 2 or 10")
         dataset, split = self.dataset(data, split)
-        config = self.config
+        config, workers = self.config, self.recipe.data.workers
         return evaluate_split(
-            self.network,
-            dataset,
-            split,
-            config.preprocessing,
-            precision=config.precision,
-            workers=self.recipe.data.workers,
-            temperature=config.temperature,
-            view_count=views,
+            self.network, dataset, split, config.preprocessing, config.precision, workers, config.temperature, view_count=views
         )
 
     def explanations(self, images: ImageInput) -> Iterator[tuple[Any, Explanation | ImageError]]:
@@ -364,10 +355,8 @@ class Run:
         if unknown := [label for label in table.labels if label not in self.labels and normalize_label(label) not in known]:
             alike = next((group for group in labels_differing_in_case([*known, *unknown]) if unknown[0] in group), [])
             hint = f" (upper and lower case count: {format_names(alike)})" if alike else ""
-            raise DataError(
-                f"{table.name} has labels that the run {self.path} does not know: {format_names(unknown)}{hint}; "
-                f"it knows {format_names(self.labels)}"
-            )
+            problem = f"{table.name} has labels that the run {self.path} does not know: {format_names(unknown)}{hint}"
+            raise DataError(f"{problem}; it knows {format_names(self.labels)}")
         unsplit = data is not None and split is None and not (table.splits != "").any()
         preprocessing = self.config.preprocessing
         dataset = open_dataset(table, preprocessing, settings.workers, None if unsplit else settings, train=data is None)

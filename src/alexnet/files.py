@@ -139,17 +139,13 @@ def hold_lock(path: Path, busy: str) -> Iterator[None]:
     """Hold the lock file `path`, or raise RunError(`busy`); the system releases it if the process dies."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise RunError(busy) from error
-    except OSError as error:
-        raise write_error(path, error) from error
-    try:
+    with writing(path):
+        try:
+            lock = FileLock(path, timeout=0).acquire()
+        except Timeout as error:
+            raise RunError(busy) from error
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 # Files at a path that the user chose: a file that alexnet did not make is replaced only with `overwrite`
@@ -211,16 +207,11 @@ def _written(path: Path, part: Path, writer: Writer) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Convert an error raised in the block to a `write_error`."""
+    """Convert an error raised in the block to one that says why `path` cannot be written, with the free disk space."""
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:
-        raise write_error(path, error) from error
-
-
-def write_error(path: Path, error: Exception) -> RunError:
-    """Return an error that says why `path` cannot be written, with the free disk space."""
-    if not path.parent.exists():
-        return RunError(f"cannot write {path}: there is no folder {path.parent}")
-    free = shutil.disk_usage(path.parent).free / 1e9
-    return RunError(f"cannot write {path}: {error_reason(error)} ({free:.1f} GB free)")
+        if not path.parent.exists():
+            raise RunError(f"cannot write {path}: there is no folder {path.parent}") from error
+        free = shutil.disk_usage(path.parent).free / 1e9
+        raise RunError(f"cannot write {path}: {error_reason(error)} ({free:.1f} GB free)") from error

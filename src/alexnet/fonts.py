@@ -70,11 +70,9 @@ def legible(text: str) -> str:
     missing = [character for character in dict.fromkeys(text) if not character.isspace() and font_of(character) is None]
     if missing and not _warned:
         _warned.extend(missing)
-        some = "".join(missing[:SHOWN])
-        say(
-            f"no installed font can draw characters such as {some}: figures show their code points (U+732B); "
-            "install a font that has them, such as Noto Sans CJK (Debian: apt install fonts-noto-cjk)"
-        )
+        problem = f"no installed font can draw characters such as {''.join(missing[:SHOWN])}"
+        advice = "install a font that has them, such as Noto Sans CJK (Debian: apt install fonts-noto-cjk)"
+        say(f"{problem}: figures show their code points (U+732B); {advice}")
     parts = []
     for unknown, characters in groupby(text, key=lambda character: character in missing):
         part = "".join(characters)

@@ -1,7 +1,5 @@
 """Helpers for figures and HTML pages: colours, text that fits, images as `data:` URIs."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re
@@ -42,7 +40,7 @@ def _width(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else int(not unicodedata.combining(character))
 
 
-def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+def data_uri(image: "Image.Image", kind: str, **options: Any) -> str:
     """Encode an image as `kind`, such as `png`, and return it as a `data:` URI."""
     file = io.BytesIO()
     image.save(file, kind, **options)

@@ -16,16 +16,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tomli_w
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError, field_validator
 
 from alexnet.errors import RecipeError, error_reason, suggest
 from alexnet.files import local_path
@@ -34,29 +25,22 @@ from alexnet.network.variants import VARIANTS
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Proportion = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=1, le=8192)]  # pixels; the limit protects memory from hostile files
 Channels = tuple[float, float, float]
 Scales = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 # Keys of earlier versions: refused in recipes, accepted in runs that those versions made.
-RENAMED = {
-    "images.stored": "images.cache_size",
-    "images.levels": "images.value_range",
-    "images.deviation": "images.std",
-    "images.mirror": "images.horizontal_flip",
-    "images.enlarge": "images.upscale",
-    "augment.mirror": "augment.horizontal_flip",
-    "augment.flip": "augment.vertical_flip",
-    "augment.alternate": "augment.alternating_flip",
-    "model.whiten": "model.whitening_init",
-    "train.batch": "train.batch_size",
-    "optimizer.rate": "optimizer.lr",
-    "optimizer.rate_factors": "optimizer.lr_scale",
-    "optimizer.muon": "optimizer.muon_lr",
-    "schedule.grow": "schedule.progressive_resize",
-    "schedule.table.rate": "schedule.table.lr",
-    "schedule.table.rate_factors": "schedule.table.lr_scale",
+OLD_NAMES = {
+    "images": dict(stored="cache_size", levels="value_range", deviation="std", mirror="horizontal_flip", enlarge="upscale"),
+    "augment": dict(mirror="horizontal_flip", flip="vertical_flip", alternate="alternating_flip"),
+    "model": dict(whiten="whitening_init"),
+    "train": dict(batch="batch_size"),
+    "optimizer": dict(rate="lr", rate_factors="lr_scale", muon="muon_lr"),
+    "schedule": dict(grow="progressive_resize"),
+    "schedule.table": dict(rate="lr", rate_factors="lr_scale"),
 }
+RENAMED = {f"{section}.{old}": f"{section}.{new}" for section, names in OLD_NAMES.items() for old, new in names.items()}
 
 # Keys that describe the machine: they do not change what is trained.
 MACHINE_KEYS = ("data.root", "data.workers", "train.threads", "train.tensorboard")
@@ -193,17 +177,17 @@ class Train(Settings):
     """`[train]`: length, batches, loss, and which weights are kept."""
 
     epochs: Count = 30
-    max_images: NonNegativeInt = 0  # reduces `epochs` so that about this many images are seen in all; 0: no limit
+    max_images: CountOrZero = 0  # reduces `epochs` so that about this many images are seen in all; 0: no limit
     minutes: PositiveFloat | None = None  # if set, training takes this long, whatever `epochs` says
     batch_size: Annotated[int, Field(ge=2)] | Literal["auto"] = 128  # auto: a 20th of the training images, 32 to 256
     last_batch: Literal["even", "short", "drop"] = "even"  # even: batches of equal size, none larger than `batch_size`
-    seed: NonNegativeInt = 0
+    seed: CountOrZero = 0
     keep: Literal["best", "last"] = "best"
     loss: Literal["cross-entropy", "binary"] = "cross-entropy"
     label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware computes in it
-    threads: NonNegativeInt = 0  # CPU threads; 0: one per core. The number affects rounding, so resuming keeps it
+    threads: CountOrZero = 0  # CPU threads; 0: one per core. The number affects rounding, so resuming keeps it
     synchronised_norm: bool = True  # batch norm over the whole batch, not each process's part of it
     save_epochs: str = ""  # also save the weights of each epoch, in the run's folder epochs/, as: "cp-{epoch:04d}"
     tensorboard: str = "tensorboard"  # folder in the run; may hold %Y, %m, %d, %H, %M and %S
@@ -259,7 +243,7 @@ class Stop(Settings):
     """`[stop]`: early stopping when `metric` has not improved for `patience` epochs or `train_error` is reached; 0: never."""
 
     metric: Literal["train_loss", "val_loss", "val_error"] = "val_loss"
-    patience: NonNegativeInt = 0
+    patience: CountOrZero = 0
     train_error: Fraction = 0.0  # top-1 error on the augmented training images of an epoch
 
 
@@ -397,10 +381,8 @@ def _find_conflict(recipe: Recipe) -> str:
         return "augment.crop is true, but images.crop is not set: set it to the size of the crop"
     noises = (augment.colour_noise, *(row.colour_noise for row in schedule.table))
     if images.mean == "each" and any(noises):
-        return (
-            f"augment.colour_noise is {max(filter(None, noises))}, but images.mean is 'each', which scales each image's "
-            "colours differently"
-        )
+        reason = "images.mean is 'each', which scales each image's colours differently"
+        return f"augment.colour_noise is {max(filter(None, noises))}, but {reason}"
     if images.crop is not None and isinstance(images.cache_size, int) and images.crop > images.cache_size:
         return f"images.crop is {images.crop}, larger than images.cache_size, {images.cache_size}"
     if images.crop is not None and images.cache_size == "full" and images.crop > images.input:

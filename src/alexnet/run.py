@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from alexnet.errors import RunError, VariantError, error_reason, printable, shell_quote, truncate
-from alexnet.files import sha256, write, write_text, writing
+from alexnet.files import read_json, sha256, write, write_text, writing
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import to_device
 from alexnet.recipe import Preprocessing, Recipe, parse, rename_keys
@@ -76,6 +76,12 @@ class ModelConfig(BaseModel):
     sha256: str = ""
     checksum: str = ""
 
+    @classmethod
+    def of(cls, recipe: Recipe, labels: tuple[str, ...], preprocessing: Preprocessing) -> Self:
+        """Return the config of a network as a resolved recipe describes it."""
+        network = recipe.model.model_dump(include={"variant", "width"}) | {"overrides": recipe.model.overrides}
+        return cls(**network, labels=labels, preprocessing=preprocessing, precision=recipe.train.precision)
+
     def digest(self) -> str:
         """Return the SHA-256 of all fields except `checksum`, in hexadecimal."""
         content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
@@ -102,13 +108,25 @@ class RunFolder:
         self.environment = path / "environment.json"  # library versions, processor, threads
         self.report = path / "report.html"
 
+    @property
+    def resume_command(self) -> str:
+        """The command that resumes the training."""
+        return f"alexnet train --resume {shell_quote(self.path)}"
+
+    def read_summary(self) -> dict[str, Any]:
+        """Return the summary of the training, which must be finished."""
+        if not self.summary.exists():
+            raise RunError(f"{self.path} is not finished: resume it with {self.resume_command}")
+        return read_json(self.summary)
+
 
 def create(path: Path) -> RunFolder:
     """Create the folder of a new run."""
+    folder = RunFolder(path)
     try:
-        if path.is_dir() and (path / "recipe.toml").exists():
-            finished = (path / "summary.json").exists()
-            resume = "" if finished else f"resume it (alexnet train --resume {shell_quote(path)}) or "
+        if path.is_dir() and folder.recipe.exists():
+            finished = folder.summary.exists()
+            resume = "" if finished else f"resume it ({folder.resume_command}) or "
             raise RunError(f"{path} already holds a {'finished ' if finished else ''}run: {resume}name another --out")
         # A process that was killed at the start may have left its temporary file: such a folder counts as empty.
         if path.exists() and (not path.is_dir() or any(not entry.match("recipe.toml.*.part") for entry in path.iterdir())):
@@ -118,7 +136,7 @@ def create(path: Path) -> RunFolder:
             raise PermissionError(13, "permission denied")
     except OSError as error:
         raise RunError(f"cannot write the run folder {path}: {error_reason(error)}; name another --out") from error
-    return RunFolder(path)
+    return folder
 
 
 def find(path: Path) -> RunFolder:
@@ -205,9 +223,7 @@ def _read_epoch_config(folder: RunFolder) -> ModelConfig:
 def _read_model_json(folder: RunFolder) -> ModelConfig:
     path = folder.config
     if not path.exists():
-        raise RunError(
-            f"{folder.path} has no trained network yet: alexnet train --resume {shell_quote(folder.path)} resumes it"
-        )
+        raise RunError(f"{folder.path} has no trained network yet: {folder.resume_command} resumes it")
     return _checked(read_model(ModelConfig, path), path)
 
 

@@ -23,6 +23,8 @@ from alexnet.run import RunFolder, read_metrics, read_recipe
 from alexnet.training import train as training
 from alexnet.training.signals import StopRequest
 
+Result = dict[str, Any]  # of a training
+
 COLOURS = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY)  # of the arms
 FORMATS = {  # how to show a study's results: titles and formats of a mean and of a difference, factor, and text for no mean
     "accuracy": ("{split} top-1 (%)", "difference to the first arm (points)", "{:.1f}", "{:+.1f}", 100, "diverged"),
@@ -48,7 +50,7 @@ def ablate(plan: Plan | None, out: Path, device: str | None = None) -> dict[str,
         raise Interrupted(message, error.code) from error
 
 
-def best_scale(plan: Plan, train: Callable[..., dict[str, Any]]) -> float:
+def best_scale(plan: Plan, train: Callable[..., Result]) -> float:
     """Return the best factor of the learning rates for the arm that `train` trains; 1 if none is tried or succeeds."""
     steps, lowest, best = plan.measure == "steps", math.inf, 1.0
     for scale in plan.scales:
@@ -59,9 +61,7 @@ def best_scale(plan: Plan, train: Callable[..., dict[str, Any]]) -> float:
     return best
 
 
-def train_arm(
-    plan: Plan, out: Path, device: str | None, arm: str, seed: int, scale: float, limit: float = math.inf
-) -> dict[str, Any]:
+def train_arm(plan: Plan, out: Path, device: str | None, arm: str, seed: int, scale: float, limit: float = math.inf) -> Result:
     """Train an arm with a seed, for `limit` epochs at most, or resume it, unless it is finished; return the result."""
     name = str(seed) if seed < plan.seeds else f"rate{scale:g}"
     folder = RunFolder(out / f"{re.sub(r'[^0-9A-Za-z.=]+', '-', arm).strip('-')}-{name}")
@@ -85,7 +85,7 @@ def train_arm(
     return read_result(folder, plan)
 
 
-def read_result(folder: RunFolder, plan: Plan) -> dict[str, Any]:
+def read_result(folder: RunFolder, plan: Plan) -> Result:
     """Return the result of a finished training; its `value` is the study's measure, None if it was not reached."""
     summary, rows = read_json(folder.summary), read_metrics(folder, ("images", "train_top1"))
     try:

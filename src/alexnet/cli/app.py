@@ -35,9 +35,9 @@ app = typer.Typer(
 )
 
 
-def group(name: str, panel: str, text: str) -> typer.Typer:
-    """Add a group of commands to the application and return it."""
-    inner = typer.Typer(cls=Group, no_args_is_help=True, help=text)
+def group(name: str, panel: str, text: str, *examples: str) -> typer.Typer:
+    """Add a group of commands to the application and return it; `text` and `examples` are its help."""
+    inner = typer.Typer(cls=Group, no_args_is_help=True, help="\n".join([f"{text}\n\nExamples:", *examples]))
     app.add_typer(inner, name=name, rich_help_panel=panel)
     return inner
 

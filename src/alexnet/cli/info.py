@@ -5,52 +5,26 @@ from typing import Annotated
 
 import typer
 
+import alexnet
 from alexnet.cli.app import group
+from alexnet.cli.completion import recipes
 from alexnet.cli.help import INSIDE, Command
-from alexnet.cli.options import (
-    AsJson,
-    Classes,
-    DataRoot,
-    Overwrite,
-    VariantName,
-    data_argument,
-    flag,
-    option,
-    recipe_option,
-    recipes,
-)
+from alexnet.cli.options import AsJson, Classes, DataRoot, Overwrite, VariantName, data_argument, flag, option, recipe_option
 from alexnet.cli.output import print_problems, print_problems_csv, print_result
 
 data_group = group(
-    "data",
-    INSIDE,
-    """Inspect datasets: check them, or draw samples.
-
-    Examples:
-        alexnet data check photos/
-        alexnet data show photos/
-    """,
+    "data", INSIDE, "Inspect datasets: check them, or draw samples.", "alexnet data check photos/", "alexnet data show photos/"
 )
 recipe_group = group(
     "recipes",
     INSIDE,
-    """List and print the built-in recipes.
-
-    Examples:
-        alexnet recipes list
-        alexnet recipes show fast > mine.toml
-        alexnet train photos/ --recipe mine.toml
-    """,
+    "List and print the built-in recipes.",
+    "alexnet recipes list",
+    "alexnet recipes show fast > mine.toml",
+    "alexnet train photos/ --recipe mine.toml",
 )
 model_group = group(
-    "model",
-    INSIDE,
-    """List, summarise and plot the built-in variants.
-
-    Examples:
-        alexnet model list
-        alexnet model summary paper
-    """,
+    "model", INSIDE, "List, summarise and plot the built-in variants.", "alexnet model list", "alexnet model summary paper"
 )
 
 
@@ -71,11 +45,7 @@ def data_check(
     """
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
-    from alexnet.data.check import check
-    from alexnet.data.sources import open_table
-
-    result = check(open_table(data, data_root)).to_json()
-    print_result(result, print_problems_csv if as_csv else print_problems, as_json)
+    print_result(alexnet.check(data, data_root).to_json(), print_problems_csv if as_csv else print_problems, as_json)
 
 
 @data_group.command("show", cls=Command)

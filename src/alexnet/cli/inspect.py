@@ -6,11 +6,13 @@ from typing import Annotated, Literal
 
 import typer
 
+import alexnet
 from alexnet.cli.app import app
 from alexnet.cli.help import LOOK, Command
 from alexnet.cli.images import image_names, print_results
 from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, data_argument, flag, images_argument, option
 from alexnet.cli.output import print_comparison, print_evaluation, print_explanations, print_result
+from alexnet.progress import track
 
 command = partial(app.command, cls=Command, rich_help_panel=LOOK)
 
@@ -40,9 +42,7 @@ def evaluate(
         alexnet evaluate runs/photos other-photos/ --views 10
         alexnet evaluate runs/photos --split val --json
     """
-    from alexnet import api
-
-    print_result(api.load(run, device).evaluate(data, split, int(views)).to_json(), print_evaluation, as_json)
+    print_result(alexnet.load(run, device).evaluate(data, split, int(views)).to_json(), print_evaluation, as_json)
 
 
 @command()
@@ -57,9 +57,7 @@ def compare(
     """
     if len(runs) < 2:
         raise typer.BadParameter("name two runs or more")
-    from alexnet import api
-
-    print_result(api.compare(runs), print_comparison, as_json)
+    print_result(alexnet.compare(runs), print_comparison, as_json)
 
 
 @command()
@@ -81,10 +79,7 @@ def explain(
         alexnet explain runs/photos cat.jpg
         alexnet explain runs/photos 'photos/cat/1*.jpg' --out why/ --arrays
     """
-    from alexnet import api
-    from alexnet.progress import track
-
-    results = api.load(run, device).explain(image_names(images), out, arrays, overwrite)
+    results = alexnet.load(run, device).explain(image_names(images), out, arrays, overwrite)
     print_results(track(results, "Explaining"), print_explanations, as_json)
 
 
@@ -95,6 +90,4 @@ def report(run: RunPath, device: Device = None) -> None:
     Examples:
         alexnet report runs/photos
     """
-    from alexnet import api
-
-    print(api.load(run, device).report())
+    print(alexnet.load(run, device).report())

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import alexnet
 from alexnet.cli import output
 from alexnet.cli.app import app, group
 from alexnet.cli.help import USE, Command
@@ -17,12 +18,9 @@ command = partial(app.command, cls=Command, rich_help_panel=USE)
 search = group(
     "search",
     USE,
-    """Search for similar images: index a folder, then query it.
-
-    Examples:
-        alexnet search index runs/photos photos/
-        alexnet search query runs/photos cat.jpg
-    """,
+    "Search for similar images: index a folder, then query it.",
+    "alexnet search index runs/photos photos/",
+    "alexnet search query runs/photos cat.jpg",
 )
 
 
@@ -48,10 +46,8 @@ def predict(
     """
     if sum((as_json, jsonl, as_csv)) > 1:
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
-    from alexnet import api
-
     print_text = output.print_jsonl if jsonl else output.print_predictions_csv if as_csv else output.print_predictions
-    print_results(api.load(run, device).stream(image_names(images), top), print_text, as_json)
+    print_results(alexnet.load(run, device).stream(image_names(images), top), print_text, as_json)
 
 
 @command()
@@ -80,11 +76,8 @@ def export(
         alexnet export runs/photos
         alexnet export runs/photos --int8 --out small.onnx
     """
-    from alexnet import api
-
-    output.print_result(
-        api.load(run, device).export(out, bare=bare, int8=int8, overwrite=overwrite), output.print_export, as_json
-    )
+    result = alexnet.load(run, device).export(out, bare=bare, int8=int8, overwrite=overwrite)
+    output.print_result(result, output.print_export, as_json)
 
 
 @command()
@@ -106,9 +99,7 @@ def serve(
         alexnet serve runs/photos
         curl -F images=@cat.jpg http://127.0.0.1:8000/predict
     """
-    from alexnet import api
-
-    api.load(run, device).serve(host, port, threads)
+    alexnet.load(run, device).serve(host, port, threads)
 
 
 @search.command("index", cls=Command)
@@ -128,9 +119,7 @@ def search_index(
         alexnet search index runs/photos photos/
         alexnet search index runs/photos more-photos/
     """
-    from alexnet import api
-
-    result = api.load(run, device).index(folder, out, bits)
+    result = alexnet.load(run, device).index(folder, out, bits)
     output.print_index(result, run, f" --index {shell_quote(result['index'])}" if out else "")
 
 
@@ -155,8 +144,6 @@ def search_query(
         alexnet search query runs/photos cat.jpg
         alexnet search query runs/photos cat.jpg --top 5 --out alike.png
     """
-    from alexnet import api
-
-    opened = api.load(run, device)
+    opened = alexnet.load(run, device)
     results = opened.search(image_names(images), top, binary=binary, index=index, out=out, overwrite=overwrite)
     print_results(results, partial(output.print_neighbours, sheet=out), as_json)

@@ -9,23 +9,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+import alexnet
 from alexnet.ablation import STUDIES
 from alexnet.cli.app import app
+from alexnet.cli.completion import variants, weights
 from alexnet.cli.help import MAKE, Command
-from alexnet.cli.options import (
-    AsJson,
-    DataRoot,
-    Device,
-    Threads,
-    data_argument,
-    flag,
-    option,
-    recipe_option,
-    set_option,
-    variants,
-    weights,
-)
-from alexnet.cli.output import print_json, print_lr_suggestion, print_result, print_study, print_summary
+from alexnet.cli.options import AsJson, DataRoot, Device, Threads, data_argument, flag, option, recipe_option, set_option
+from alexnet.cli.output import print_lr_suggestion, print_result, print_study, print_summary
 from alexnet.errors import shell_quote
 from alexnet.files import expand_user
 from alexnet.progress import output_disabled
@@ -53,7 +43,6 @@ Weights = Annotated[
         autocompletion=weights,
     ),
 ]
-Epochs = Annotated[int | None, option("N", "Number of epochs.  [default: the recipe's]", min=1)]
 Minutes = Annotated[
     float | None,
     option("M", "Instead of --epochs: finish within M minutes of the command's start, validation and test included.", min=0.01),
@@ -62,7 +51,6 @@ Out = Annotated[Path | None, option("FOLDER", "Run folder to create.  [default: 
 Seed = Annotated[
     int | None, option("N", "Seed of initial weights, shuffling and augmentation.  [default: the recipe's]", min=0)
 ]
-Changes = Annotated[list[str] | None, set_option("Change a recipe key, such as optimizer.lr=0.02")]
 Resume = Annotated[
     Path | None,
     option(
@@ -83,7 +71,6 @@ FindLR = Annotated[
 OverwriteCurve = Annotated[
     bool, flag("--overwrite", "With --find-lr: overwrite FOLDER-lr.png, whoever made it. Runs are never overwritten.")
 ]
-Processes = Annotated[int, option("N", "Number of processes on this machine that train together.", min=1)]
 Parallel = Annotated[
     Literal["data", "towers", "hybrid"],
     option(
@@ -100,15 +87,15 @@ def train(
     recipe: RecipeName = None,
     variant: Variant = None,
     weights: Weights = None,
-    epochs: Epochs = None,
+    epochs: Annotated[int | None, option("N", "Number of epochs.  [default: the recipe's]", min=1)] = None,
     minutes: Minutes = None,
     out: Out = None,
     seed: Seed = None,
-    set_: Changes = None,
+    set_: Annotated[list[str] | None, set_option("Change a recipe key, such as optimizer.lr=0.02")] = None,
     resume: Resume = None,
     find_lr: FindLR = False,
     overwrite: OverwriteCurve = False,
-    processes: Processes = 1,
+    processes: Annotated[int, option("N", "Number of processes on this machine that train together.", min=1)] = 1,
     parallel: Parallel = "data",
     data_root: DataRoot = None,
     device: Device = None,
@@ -140,19 +127,17 @@ def train(
         raise typer.BadParameter(RECIPE_IS_KEPT)
     if epochs is not None and minutes is not None:
         raise typer.BadParameter("choose one of --epochs and --minutes")
-    from alexnet import api
-
     flags = {"model.variant": variant, "train.epochs": epochs, "train.minutes": minutes, "train.seed": seed}
     options: dict[str, Any] = {"out": out, "weights": weights, "device": device, "threads": threads}
     options |= {"recipe": recipe or "fast", "settings": _settings(flags, data_root, set_)}
     if find_lr:
-        curve, figure = api.find_lr(data, **options, overwrite=overwrite)
+        curve, figure = alexnet.find_lr(data, **options, overwrite=overwrite)
         print_result(curve.to_json() | {"figure": str(figure)}, print_lr_suggestion, as_json)
         return
     if resume is not None:
-        run = api.resume(resume, device=device, threads=threads, parallel=parallel, started=STARTED)
+        run = alexnet.resume(resume, device=device, threads=threads, parallel=parallel, started=STARTED)
     else:
-        run = api.train(data, **options, parallel=parallel, started=STARTED)
+        run = alexnet.train(data, **options, parallel=parallel, started=STARTED)
     if not output_disabled():  # the main process prints the summary
         print_result(run.summary, print_summary, as_json)
 
@@ -170,12 +155,18 @@ def _settings(flags: dict[str, Any], data_root: Path | None, changes: list[str] 
 
 # Options of ablate only
 StudyName = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help=f"Study of a claim: {', '.join(STUDIES)}.", autocompletion=lambda: list(STUDIES)),
+    str | None, option("NAME", f"Study of a claim: {', '.join(STUDIES)}.", autocompletion=lambda: list(STUDIES))
 ]
 Vary = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=A,B,…", help="Recipe key and the values to compare; if repeated, every combination is trained."),
+    option("KEY=A,B,…", "Recipe key and the values to compare; if repeated, every combination is trained."),
+]
+StudyMinutes = Annotated[
+    float | None, option("M", "Time for all trainings together.  [default: the recipe's epochs for each]", min=0.01)
+]
+StudyOut = Annotated[
+    Path | None,
+    option("FOLDER", "Study folder to create; without --study and --vary, the study in it is resumed.  [default: in runs/]"),
 ]
 
 
@@ -184,18 +175,9 @@ def ablate(
     data: Annotated[str | None, data_argument("Dataset, as for train.", default="the study's, else the recipe's")] = None,
     study: StudyName = None,
     vary: Vary = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(min=0.01, metavar="M", help="Time for all trainings together.  [default: the recipe's epochs for each]"),
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Seeds per arm.  [default: 3]")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Study folder to create; without --study and --vary, the study in it is resumed.  [default: in runs/]",
-        ),
-    ] = None,
+    minutes: StudyMinutes = None,
+    seeds: Annotated[int | None, option("N", "Seeds per arm.  [default: 3]", min=1)] = None,
+    out: StudyOut = None,
     recipe: Annotated[str | None, recipe_option("Recipe: a name or a TOML file.  [default: the study's, else fast]")] = None,
     set_: Annotated[list[str] | None, set_option("Change a recipe key in all arms")] = None,
     data_root: DataRoot = None,
@@ -217,24 +199,10 @@ def ablate(
         given = [study, data, minutes, seeds, recipe, data_root, set_]
         if study is not None or out is None or any(value is not None for value in given):
             raise typer.BadParameter("choose --study NAME or --vary KEY=A,B (or give only --out to resume a study)")
-    from alexnet import api
-
-    result = api.ablate(
-        data,
-        study=study,
-        vary=vary or (),
-        recipe=recipe,
-        out=out,
-        minutes=minutes,
-        seeds=seeds or 3,
-        settings=_settings({}, data_root, set_),
-        device=device,
-        threads=threads,
-    )
-    if as_json:
-        print_json(result)
-    else:
-        print_study(result)
+    options: dict[str, Any] = {"recipe": recipe, "out": out, "minutes": minutes, "device": device, "threads": threads}
+    options |= {"settings": _settings({}, data_root, set_), "seeds": seeds or 3}
+    result = alexnet.ablate(data, study=study, vary=vary or (), **options)
+    print_result(result, print_study, as_json)
 
 
 @command()
@@ -261,9 +229,7 @@ def import_keras(
         alexnet import-keras m.h5 --variant cats-dogs --classes cat,dog --out runs/m
         alexnet import-keras c.h5 --variant cifar10 --set images.cache_size=32 --out c
     """
-    from alexnet.convert import keras
-    from alexnet.recipe import parse_settings
-
     names = None if classes is None else [name.strip() for name in classes.split(",")]
-    run = keras.import_keras(file, variant=variant, classes=names, recipe=recipe, settings=parse_settings(set_ or ()), out=out)
+    settings = _settings({}, None, set_)
+    run = alexnet.import_keras(file, variant=variant, classes=names, recipe=recipe, settings=settings, out=out)
     print(f"{'predict':10}  alexnet predict {shell_quote(run)} IMAGE…")

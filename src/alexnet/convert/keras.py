@@ -58,15 +58,7 @@ def import_keras(
     chosen = load_recipe(str(name)).with_settings(changes)
     _refuse_unmeasured(chosen)
     labels = _labels(file, keras_classes(file), classes, chosen.data.dataset)
-    model, preprocessing = chosen.model, chosen.images.resolved()
-    config = ModelConfig(
-        variant=variant,
-        width=model.width,
-        overrides=model.overrides,
-        labels=labels,
-        preprocessing=preprocessing,
-        precision=chosen.train.precision,
-    )
+    config = ModelConfig.of(chosen, labels, chosen.images.resolved())
     network = config.network()
     load_keras(file, network)
     return _write(Path(out), chosen, network, config)
@@ -74,14 +66,11 @@ def import_keras(
 
 def _refuse_unmeasured(recipe: Recipe) -> None:
     """Raise RecipeError if a setting of the images would be measured on a dataset."""
-    missing = [key for key, value in recipe.images if value in MEASURED]
-    if missing:
+    if missing := [key for key, value in recipe.images if value in MEASURED]:
         keys = ", ".join(f"images.{key}" for key in missing)
         example = " ".join(f"--set images.{key}={EXAMPLES[key]}" for key in missing)
-        raise RecipeError(
-            f"the recipe {recipe.name} measures {keys} on training images, and an import has none: "
-            f"give the values used with Keras, for example {example}"
-        )
+        problem = f"the recipe {recipe.name} measures {keys} on training images, and an import has none"
+        raise RecipeError(f"{problem}: give the values used with Keras, for example {example}")
 
 
 def _labels(file: Path, count: int, classes: Sequence[str] | None, dataset: str) -> tuple[str, ...]:

@@ -39,14 +39,12 @@ def layers(path: Path) -> tuple[dict[str, Any], bytes]:
             stored = list(_arrays(file, path.stat().st_size if content is None else len(content)))
             return {"layers": [[name, [array.shape for array in arrays]] for name, arrays in stored]}, _values(stored)
     except WeightsError as error:
-        return {"refused": str(error)}, b""
+        reason = str(error)
     except MemoryError:
-        return {
-            "refused": "too large to read; save the weights alone, without the optimizer: model.save_weights('x.weights.h5')"
-        }, b""
+        reason = "too large to read; save the weights alone, without the optimizer: model.save_weights('x.weights.h5')"
     except Exception as error:  # HDF5, zlib and zipfile raise a dozen kinds on damaged files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return {"refused": f"cannot be read as a Keras file: {reason}"}, b""
+        reason = f"cannot be read as a Keras file: {' '.join(str(error).split())[:200] or type(error).__name__}"
+    return {"refused": reason}, b""
 
 
 def _values(stored: list[tuple[str, list[h5py.Dataset]]]) -> bytes:
@@ -75,11 +73,9 @@ def _content(path: Path) -> bytes | None:
         member = archive.getinfo(MEMBER)
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise WeightsError(f"{MEMBER} is compressed in a way that Keras does not use; save the model again")
-        packed = min(member.compress_size, path.stat().st_size)
-        if member.file_size > RATIO * packed:
-            raise WeightsError(
-                f"{MEMBER} unpacks from {packed:,} to {member.file_size:,} bytes: weights do not compress that well"
-            )
+        size, packed = member.file_size, min(member.compress_size, path.stat().st_size)
+        if size > RATIO * packed:
+            raise WeightsError(f"{MEMBER} unpacks from {packed:,} to {size:,} bytes: weights do not compress that well")
         return archive.read(member)
 
 

@@ -50,14 +50,10 @@ def read_layers(path: Path) -> list[StoredLayer]:
     refused = str(answer) if isinstance(answer, ImageError) else answer.facts.get("refused")
     if isinstance(answer, ImageError) or refused:
         raise WeightsError(f"{path}: {refused}")
-    layers, values = [], np.frombuffer(answer.body, np.float32)
-    for name, shapes in answer.facts["layers"]:
-        arrays = []
-        for shape in shapes:
-            arrays.append(values[: math.prod(shape)].reshape(shape))
-            values = values[math.prod(shape) :]
-        layers.append(StoredLayer(name, tuple(arrays)))
-    return layers
+    layers = answer.facts["layers"]
+    ends = np.cumsum([math.prod(shape) for _, shapes in layers for shape in shapes])
+    arrays = iter(np.split(np.frombuffer(answer.body, np.float32), ends))
+    return [StoredLayer(name, tuple(next(arrays).reshape(shape) for shape in shapes)) for name, shapes in layers]
 
 
 class Slot(NamedTuple):

@@ -44,7 +44,7 @@ def load_pretrained(network: AlexNet, weights: str, data_root: Path | None) -> N
     path = Path(weights)
     if path.is_dir() or is_epoch(path):
         other, config = load_model(find_weights(path), torch.device("cpu"))
-        copy_weights(other.state_dict(), network, f"{path} (a run of --variant {config.variant})", head=False)
+        copy_weights(other.state_dict(), network, f"{path} (a run of --variant {config.variant})")
         return
     try:
         if weights == "imagenet1k":
@@ -55,4 +55,4 @@ def load_pretrained(network: AlexNet, weights: str, data_root: Path | None) -> N
             content = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"cannot read {error.filename or path}: {error_reason(error)}") from error
-    copy_weights(read_torchvision(content, path), network, f"{path} (torchvision's AlexNet, --variant owt)", head=False)
+    copy_weights(read_torchvision(content, path), network, f"{path} (torchvision's AlexNet, --variant owt)")

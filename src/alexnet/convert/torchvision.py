@@ -43,19 +43,18 @@ def read_torchvision(content: bytes, origin: Path) -> dict[str, Tensor]:
     return {names[name]: tensor for name, tensor in tensors.items()}
 
 
-def copy_weights(tensors: dict[str, Tensor], network: AlexNet, origin: str, *, head: bool) -> None:
-    """Copy weights and statistics, under our names, into `network`, with or without its head; all of them or none."""
-    if extra := sorted(name for name in set(tensors) - set(network.state_dict()) if head or not name.startswith("head.")):
-        layer = extra[0].removeprefix("features.")
-        raise WeightsError(f"{origin} has {layer}, which the variant {network.row.name!r} does not have")
-    state = {name: tensor for name, tensor in network.state_dict().items() if head or not name.startswith("head.")}
-    for name, tensor in state.items():
-        layer = name.removeprefix("features.")
-        if name not in tensors:
-            raise WeightsError(f"{origin} has no {layer}, which the variant {network.row.name!r} needs")
-        if tensors[name].shape != tensor.shape:
-            shapes = " and ".join("x".join(map(str, t.shape)) or "one" for t in (tensors[name], tensor))
-            raise WeightsError(f"{origin} does not fit the variant {network.row.name!r}: {layer} is {shapes} there and here")
+def copy_weights(tensors: dict[str, Tensor], network: AlexNet, origin: str) -> None:
+    """Copy weights and statistics, under our names, into all layers of `network` but the head; all of them or none."""
+    theirs = {name.removeprefix("features."): tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    ours, variant = network.features.state_dict(), f"the variant {network.row.name!r}"
+    if extra := sorted(set(theirs) - set(ours)):
+        raise WeightsError(f"{origin} has {extra[0]}, which {variant} does not have")
+    for name, tensor in ours.items():
+        if name not in theirs:
+            raise WeightsError(f"{origin} has no {name}, which {variant} needs")
+        if theirs[name].shape != tensor.shape:
+            shapes = " and ".join("x".join(map(str, t.shape)) or "one" for t in (theirs[name], tensor))
+            raise WeightsError(f"{origin} does not fit {variant}: {name} is {shapes} there and here")
     with torch.no_grad():
-        for name, tensor in state.items():
-            tensor.copy_(tensors[name])
+        for name, tensor in ours.items():
+            tensor.copy_(theirs[name])

@@ -4,12 +4,10 @@ Order and random numbers depend only on (seed, epoch), so batches do not depend 
 resumed in the middle.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -43,9 +41,9 @@ class SplitImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def subset(self, part: slice) -> SplitImages:
+    def subset(self, part: slice) -> Self:
         """Return the images at the positions of `part`."""
-        return SplitImages(self.pixels, self.rows[part], self.targets[part])
+        return replace(self, rows=self.rows[part], targets=self.targets[part])
 
     def take(self, order: NDArray[np.int64], draws: NDArray[np.float32] | None = None) -> Batch:
         """Return the images at the positions `order` as a batch."""

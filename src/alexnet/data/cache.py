@@ -53,8 +53,7 @@ class Pixels:
     def take(self, rows: NDArray[np.int64]) -> PixelArray:
         """Return images for a batch: N S S 3, S = `side`, uint8, or float32 if full images are resized."""
         if self.preprocessing.cache_size == "full":
-            full: NDArray[np.float32] = np.stack([fit_image(self.image(row), self.preprocessing) for row in rows])
-            return full
+            return np.stack([fit_image(self.image(row), self.preprocessing) for row in rows], dtype=np.float32)
         side = self.preprocessing.side
         return self.memory.reshape(-1, side, side, 3)[rows]
 
@@ -89,10 +88,8 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cach
         if result is None:
             raise OSError(f"{data.name} differs from what was written")
     except (OSError, RunError) as error:
-        raise DataError(
-            f"cannot cache decoded images in {folder}: {error_reason(error)}; "
-            "free some space there, or set the environment variable ALEXNET_CACHE to another folder"
-        ) from error
+        advice = "free some space there, or set the environment variable ALEXNET_CACHE to another folder"
+        raise DataError(f"cannot cache decoded images in {folder}: {error_reason(error)}; {advice}") from error
     if not len(result.rows):
         first = result.skipped[0] if result.skipped else Skipped("", "it has no images")
         raise DataError(f"{table.name} has no readable image; the first, {truncate(first.image)}: {first.reason}")

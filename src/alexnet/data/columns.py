@@ -36,15 +36,12 @@ def find_columns(path: Path, names: Sequence[str]) -> dict[str, int]:
         exact = [i for i, name in enumerate(normalized) if name == column]
         positions = exact or [i for i, name in enumerate(normalized) if name in spellings]
         if len(positions) > 1:
-            raise DataError(
-                f"{path} has several columns that may be {column!r}: {format_names(names[i] for i in positions)}; "
-                f"call one of them {column!r}, or remove the others"
-            )
+            several = format_names(names[i] for i in positions)
+            advice = f"call one of them {column!r}, or remove the others"
+            raise DataError(f"{path} has several columns that may be {column!r}: {several}; {advice}")
         if not positions and column != "split":
-            raise DataError(
-                f"{path} has no column {column!r}: it has {format_names(names) or 'no columns'}; "
-                "the first line must name the columns, such as image and label"
-            )
+            advice = "the first line must name the columns, such as image and label"
+            raise DataError(f"{path} has no column {column!r}: it has {format_names(names) or 'no columns'}; {advice}")
         if positions:
             result[column] = positions[0]
     return result

@@ -4,8 +4,6 @@ The content of folders decides first, then their names: a folder `train` is a sp
 if both it and the folders beside it contain images.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator
@@ -51,7 +49,7 @@ class Folder:
 
     path: Path
     files: list[Path]
-    folders: list[Folder]
+    folders: list["Folder"]
     ignored: list[Skip]
 
     @cached_property
@@ -70,17 +68,14 @@ class Folder:
             return {}
         for split in sorted(set(named.values())):
             if len(same := [folder.path.name for folder, its in named.items() if its == split]) > 1:
-                raise DataError(
-                    f"{self.path} has {format_names(same)}, each of which could be {split}: move one of them elsewhere"
-                )
+                several = f"{format_names(same)}, each of which could be {split}"
+                raise DataError(f"{self.path} has {several}: move one of them elsewhere")
         complete = "train" in named.values() and len(named) > 1
         if not complete and (alike := [folder.path.name for folder in others if folder.images_in_folders]):
             name = next(iter(named)).path.name
-            raise DataError(
-                f"{self.path} has {name!r} and {format_names(alike)}, all with folders in them, which may be splits or "
-                "classes: for splits, name them train, val and test, or move the others elsewhere; "
-                f"for classes, rename {name!r}"
-            )
+            both = f"{name!r} and {format_names(alike)}, all with folders in them, which may be splits or classes"
+            advice = f"for splits, name them train, val and test, or move the others elsewhere; for classes, rename {name!r}"
+            raise DataError(f"{self.path} has {both}: {advice}")
         return {folder.path: split for folder, split in named.items()}
 
     @property
@@ -88,7 +83,7 @@ class Folder:
         """Whether all images are in inner folders."""
         return bool(self.folders) and not self.has_images
 
-    def walk(self) -> Iterator[Folder]:
+    def walk(self) -> Iterator["Folder"]:
         """Yield the folder and those below it."""
         yield self
         for inner in self.folders:
@@ -127,17 +122,13 @@ def _refuse_parts(parent: Folder) -> None:
     for folder in parent.folders:
         if any(inner.images_in_folders and inner.path in folder.splits for inner in folder.folders):
             others = format_names(name for name in names if name != folder.path.name)
-            raise DataError(
-                f"{parent.path} has {folder.path.name!r}, a dataset with splits of its own, beside {others}: "
-                f"give {folder.path}, or move it elsewhere"
-            )
+            odd = f"{folder.path.name!r}, a dataset with splits of its own, beside {others}"
+            raise DataError(f"{parent.path} has {odd}: give {folder.path}, or move it elsewhere")
     alike = len({frozenset(inner.path.name for inner in folder.folders) for folder in parent.folders}) == 1
     parts = all(map(PARTS.fullmatch, names)) or (alike and any(map(LIKE_SPLITS.search, names)))
     if len(names) > 1 and parts and all(folder.images_in_folders for folder in parent.folders):
-        raise DataError(
-            f"{parent.path} has {format_names(names)}, which may be parts of one dataset or classes: "
-            "merge the class folders in them, or rename them"
-        )
+        advice = "merge the class folders in them, or rename them"
+        raise DataError(f"{parent.path} has {format_names(names)}, which may be parts of one dataset or classes: {advice}")
 
 
 def _scan(path: Path, above: tuple[str, ...]) -> Folder:

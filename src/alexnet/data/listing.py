@@ -26,21 +26,18 @@ def read_listing(path: Path) -> tuple[list[Row], list[Skipped], Contents | None]
     words: dict[str, str] = {}  # the file's name for each split
     for record in records:
         image, label, split = record.image or "", (record.label or "").strip(), normalize_label(record.split or "")
+        where = f"{path}, {record.where}"
         try:
             image = image if contents else _file_name(image.strip(), path.parent)
         except DataError as error:
-            raise DataError(f"{path}, {record.where}: image is {truncate(image)!r}, {error}") from None
+            raise DataError(f"{where}: image is {truncate(image)!r}, {error}") from None
         word = split.lower()
         split_name, other_words = split_of_folder(word)
         if split and (other_words or not split_name):
-            raise DataError(
-                f"{path}, {record.where}: split is {truncate(split)!r}, but should be one of {', '.join(SPLITS)}: "
-                "correct it, or rename the column"
-            )
+            expected = f"one of {', '.join(SPLITS)}: correct it, or rename the column"
+            raise DataError(f"{where}: split is {truncate(split)!r}, but should be {expected}")
         if (first := words.setdefault(split_name, word)) != word:
-            raise DataError(
-                f"{path}, {record.where}: split is {split!r} here and {first!r} before: write {split_name!r} for both"
-            )
+            raise DataError(f"{where}: split is {split!r} here and {first!r} before: write {split_name!r} for both")
         if not image or not label:
             skipped.append(Skipped(image or record.where, "no label" if image else "no image"))
         elif image in rows:

@@ -53,13 +53,11 @@ def find_invalid_exif(image: Image.Image) -> str:
     if (value := exif.get(ORIENTATION, 1)) not in range(1, 9):
         return f"EXIF orientation is {value!r:.40}, not 1 to 8"
     for tag, value in values:
-        tag_info = TiffTags.lookup(tag)
+        info = TiffTags.lookup(tag)
         text, number = isinstance(value, str | bytes), isinstance(value, Number)
-        wrong = (tag_info.type in TEXT and not text) or (
-            tag_info.type in WHOLE + FRACTION and tag_info.length == 1 and not number
-        )
-        if wrong or (tag_info.type == 5 and number and value < 0):
-            return f"EXIF {tag_info.name} is {value!r:.40}"
+        wrong = (info.type in TEXT and not text) or (info.type in WHOLE + FRACTION and info.length == 1 and not number)
+        if wrong or (info.type == 5 and number and value < 0):
+            return f"EXIF {info.name} is {value!r:.40}"
     return ""
 
 

@@ -82,10 +82,8 @@ def _too_few(given: Path, labels: tuple[str, ...], skipped: list[Skipped]) -> st
         return f"{result}: if the folders in it are the classes, give {inside}"
     if not labels and (listings := [file for file in visible_files(given) if file.suffix.lower() in SUFFIXES]):
         return f"{result}: give a file that contains or lists labelled images, such as {listings[0]}"
-    return (
-        f"{result}: put the images of each class into its own folder, start each file name with its label and a number "
-        "(cat.17.jpg), or give a CSV file with the columns image and label"
-    )
+    advice = "put the images of each class into its own folder, start each file name with its label and a number (cat.17.jpg)"
+    return f"{result}: {advice}, or give a CSV file with the columns image and label"
 
 
 def _folders_inside(folder: Path) -> Path | None:

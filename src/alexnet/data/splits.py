@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +50,7 @@ def _scikit_learn(rows: NDArray[np.int64], share: float, seed: int) -> NDArray[n
         return rows
     from sklearn.model_selection import train_test_split  # slow to import
 
-    held_out: NDArray[np.int64] = train_test_split(rows, test_size=share, random_state=seed)[1]
-    return held_out
+    return np.asarray(train_test_split(rows, test_size=share, random_state=seed)[1])
 
 
 RULES: dict[str, Callable[[NDArray[np.int64], float, int], NDArray[np.int64]]] = {
@@ -76,29 +76,21 @@ def _hold_out(table: Table, splits: NDArray[np.str_], rows: NDArray[np.int64], s
 
 
 def _check(table: Table, declared: set[str], rule: str) -> None:
-    counts = table.counts()
+    name, counts = table.name, table.counts()
     if declared and "train" not in declared:
-        raise DataError(
-            f"{table.name} has no images to train on, only {format_names(sorted(declared))}: name that folder train"
-        )
-    if counts.get("train", 0) < 2 or "val" not in counts:
-        raise DataError(
-            f"{table.name} is too small: of {len(table)} readable images {counts.get('train', 0)} would train the network "
-            f"and {counts.get('val', 0)} validate it"
-        )
+        raise DataError(f"{name} has no images to train on, only {format_names(sorted(declared))}: name that folder train")
+    train, val = counts.get("train", 0), counts.get("val", 0)
+    if train < 2 or not val:
+        shares = f"of {len(table)} readable images {train} would train the network and {val} validate it"
+        raise DataError(f"{name} is too small: {shares}")
     targets = {split: set(table.targets[table.rows(split)].tolist()) for split in SPLITS}
     if rule in RULES and (taken := [table.labels[i] for i in sorted(targets["val"] - targets["train"])]):
-        raise DataError(
-            f"{table.name}: data.split = {rule!r} takes every image of {format_names(taken)} for validation; "
-            "data.split=hash takes some of each class"
-        )
+        problem = f"data.split = {rule!r} takes every image of {format_names(taken)} for validation"
+        raise DataError(f"{name}: {problem}; data.split=hash takes some of each class")
     if empty := [label for i, label in enumerate(table.labels) if i not in targets["train"] and not declared]:
-        raise DataError(f"{table.name} has no readable image of {format_names(empty)}: add some, or remove the class")
+        raise DataError(f"{name} has no readable image of {format_names(empty)}: add some, or remove the class")
     labels = {split: {table.labels[i] for i in targets[split]} for split in SPLITS if split in declared}
-    for name, present in labels.items():
-        for other, others in labels.items():
-            if missing := sorted(others - present):
-                raise DataError(
-                    f"{table.name}: {name} has no images of {format_names(missing)}, which {other} has; "
-                    "all splits must have the same labels (matched by name)"
-                )
+    for one, other in permutations(labels, 2):
+        if missing := sorted(labels[other] - labels[one]):
+            problem = f"{one} has no images of {format_names(missing)}, which {other} has"
+            raise DataError(f"{name}: {problem}; all splits must have the same labels (matched by name)")

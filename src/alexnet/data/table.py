@@ -1,11 +1,9 @@
 """A dataset as a table: the name, class and split of each image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +64,7 @@ class Table:
     pixels: NDArray[np.uint8] | None = None
     contents: Contents | None = None
     mirror: bool = True
-    skipped: tuple[Skipped, ...] = field(default=())
+    skipped: tuple[Skipped, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -74,8 +72,7 @@ class Table:
     def source(self, index: int) -> Path | bytes | NDArray[np.uint8]:
         """Return image `index` as `decode.decode` takes it: a path, the bytes of a file, or H W C uint8 pixels."""
         if self.pixels is not None:
-            pixels: NDArray[np.uint8] = self.pixels[index]
-            return pixels
+            return np.asarray(self.pixels[index])
         return self.file(index) if self.contents is None else self.contents[self.images[index]]
 
     def file(self, index: int) -> Path:
@@ -88,7 +85,7 @@ class Table:
         """Yield every `step`-th image as `source` returns it."""
         return (self.source(index) for index in range(0, len(self), step))
 
-    def select(self, rows: NDArray[np.int64], skipped: Sequence[Skipped] = ()) -> Table:
+    def select(self, rows: NDArray[np.int64], skipped: Sequence[Skipped] = ()) -> Self:
         """Return a table of `rows` only, in that order, with more files `skipped`."""
         return replace(
             self,
@@ -99,7 +96,7 @@ class Table:
             skipped=(*self.skipped, *skipped),
         )
 
-    def with_labels(self, labels: tuple[str, ...]) -> Table:
+    def with_labels(self, labels: tuple[str, ...]) -> Self:
         """Return a table with `labels`, which must include its own (up to normalization), and targets to match."""
         normalized = [normalize_label(label) for label in labels]
         positions = [labels.index(x) if x in labels else normalized.index(normalize_label(x)) for x in self.labels]

@@ -167,5 +167,4 @@ def _log_odds(network: AlexNet, x: Tensor, target: int, upscale: int) -> Tensor:
 
 
 def _numpy(heat: Tensor) -> NDArray[np.float32]:
-    result: NDArray[np.float32] = heat.detach().float().cpu().numpy()
-    return result
+    return np.asarray(heat.detach().float().cpu())

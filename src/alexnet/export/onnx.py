@@ -62,9 +62,8 @@ def export(
     except ImportError as error:
         raise AlexNetError(f"a library for exporting is missing ({error}): pip install onnx onnxscript onnxruntime") from error
     if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_PYTORCH:
-        raise AlexNetError(
-            f"exporting needs PyTorch {'.'.join(map(str, OLDEST_PYTORCH))} or later, and this is {torch.__version__}"
-        )
+        oldest = ".".join(map(str, OLDEST_PYTORCH))
+        raise AlexNetError(f"exporting needs PyTorch {oldest} or later, and this is {torch.__version__}")
     if int8 and dataset is None:
         raise RunError("int8 needs training images to calibrate on, and the run's dataset was not found: leave out --int8")
     comparison = path.with_name(f"{path.name}.json")
@@ -159,14 +158,13 @@ def _compared(network: AlexNet, config: ModelConfig, files: dict[str, Path], sam
             seconds[name] += time.perf_counter() - start
     if not targets:
         raise RunError(f"{path} was not written: no image to compare on, as none of {source} decodes at full size")
+    top1 = {name: float((np.argmax(answers[name], 1) == targets).mean()) for name in models}
     return {
         "compared_on": source,
         "images": len(targets),
         **agreement(np.stack(answers["torch"]), np.stack(answers[list(files)[-1]]), path, int8="int8" in files),
         "images_per_second": {name: len(targets) / seconds[name] for name in models},
-        "top1": {name: float((np.argmax(answers[name], 1) == targets).mean()) for name in models}
-        if None not in targets
-        else None,
+        "top1": None if None in targets else top1,
     }
 
 
@@ -181,10 +179,8 @@ def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], path: Path
     close, sure = float((difference <= CLOSE).mean()), lead > (0.2 if int8 else 0.02)
     lost = (sure & ~same).sum() > (0.1 * sure.sum() if int8 else 0)
     if not np.isfinite(theirs).all() or lost or (close < 0.99 and not int8):
-        raise RunError(
-            f"{path} was not written: onnxruntime disagrees with PyTorch, probabilities differ by up to "
-            f"{difference.max():.3f}, same first label for {same.mean():.1%} of {len(same)} images"
-        )
+        how = f"probabilities differ by up to {difference.max():.3f}, same first label for {same.mean():.1%}"
+        raise RunError(f"{path} was not written: onnxruntime disagrees with PyTorch, {how} of {len(same)} images")
     return {"largest_difference": float(difference.max()), "close": close, "same_top1": float(same.mean())}
 
 
@@ -206,8 +202,7 @@ def _onnx_model(file: Path, config: ModelConfig) -> Model:
 
     def run(image: NDArray[np.uint8]) -> NDArray[np.float64]:
         if name == "image":
-            probabilities: NDArray[np.float64] = session.run(None, {name: image})[0].astype(np.float64)
-            return probabilities
+            return np.asarray(session.run(None, {name: image})[0], np.float64)
         batch = to_input(torch.from_numpy(pixels(image, config.preprocessing).copy())[None], config.preprocessing)
         return _calibrated(session.run(None, {name: batch.contiguous().numpy()})[0][0], config)
 
@@ -215,5 +210,4 @@ def _onnx_model(file: Path, config: ModelConfig) -> Model:
 
 
 def _calibrated(logits: NDArray[np.float32], config: ModelConfig) -> NDArray[np.float64]:
-    probabilities: NDArray[np.float64] = softmax(logits.astype(np.float64) / config.temperature)
-    return probabilities
+    return np.asarray(softmax(logits.astype(np.float64) / config.temperature))

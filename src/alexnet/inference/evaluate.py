@@ -1,11 +1,9 @@
 """Evaluation of a network on a dataset: logits, targets, and the metrics that follow from them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -69,7 +67,7 @@ class Evaluation:
         """Return confidence and accuracy by bins of confidence, from 0 to 1, after dividing the logits by `temperature`."""
         return metrics.reliability(self.logits, self.targets, temperature)
 
-    def calibrated(self) -> Evaluation:
+    def calibrated(self) -> Self:
         """Return a copy with the temperature fitted to these logits, which must be those of the validation set."""
         return replace(self, temperature=metrics.fit_temperature(self.logits, self.targets))
 
@@ -104,10 +102,10 @@ def evaluate_split(
     dataset: Dataset,
     split: str,
     preprocessing: Preprocessing,
-    *,
     precision: str,
     workers: int,
     temperature: float = 1.0,
+    *,
     view_count: int = 1,
     before_batch: Callable[[], object] = lambda: None,
     shard: Callable[[int], slice] = slice,

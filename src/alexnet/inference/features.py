@@ -10,14 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.decode_pool import Source
-from alexnet.data.preprocessing import PixelArray
 from alexnet.errors import DataError, ImageError
 from alexnet.inference.forward import activations
-from alexnet.inference.predict import iter_images, source_name
+from alexnet.inference.predict import BATCH, Decoded, iter_images, source_name
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import ModelConfig
-
-BATCH = 128
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -39,10 +36,8 @@ def features(network: AlexNet, config: ModelConfig, sources: Iterable[Source], l
     parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in layers}
     for batch in stream_features(network, config, sources, layers):
         if batch.errors:
-            first = batch.errors[0]
-            raise DataError(
-                f"{first['image']} cannot be read: {first['error']}; leave it out, or use stream_features, which skips it"
-            )
+            name, reason = batch.errors[0].values()
+            raise DataError(f"{name} cannot be read: {reason}; leave it out, or use stream_features, which skips it")
         for name, rows in batch.layers.items():
             parts[name].append(rows)
     if not all(parts.values()):
@@ -55,16 +50,14 @@ def stream_features(
 ) -> Iterator[Features]:
     """Yield the activations of `layers` for batches of up to 128 sources, in order."""
     for batch, arrays in batch_activations(network, config, sources, layers, precision):
-        read = [source_name(source) for source, image in batch if not isinstance(image, ImageError)]
-        errors = [
-            {"image": source_name(source), "error": str(image)} for source, image in batch if isinstance(image, ImageError)
-        ]
-        yield Features(read, arrays, errors)
+        named = [(source_name(source), image) for source, image in batch]
+        errors = [{"image": name, "error": str(image)} for name, image in named if isinstance(image, ImageError)]
+        yield Features([name for name, image in named if not isinstance(image, ImageError)], arrays, errors)
 
 
 def batch_activations(
     network: AlexNet, config: ModelConfig, sources: Iterable[Source], layers: Sequence[str], precision: str
-) -> Iterator[tuple[list[tuple[Source, PixelArray | ImageError]], Arrays]]:
+) -> Iterator[tuple[list[Decoded], Arrays]]:
     """Yield batches of sources, each with its image or error, and the activations of the images."""
     preprocessing = config.preprocessing
     with closing(iter_images(sources, preprocessing)) as images:

@@ -50,8 +50,7 @@ def predict_logits(
                     outputs.append(network(x, preprocessing.scale_factor).float())
             # Averaged in log space, as a probability that rounds to 0 would have an infinite loss.
             mean = outputs[0] if view_count == 1 else torch.stack(outputs).log_softmax(2).logsumexp(0) - math.log(view_count)
-            result: NDArray[np.float32] = mean.cpu().numpy()
-        return result
+            return np.asarray(mean.cpu())
 
     return np.concatenate(_split_if_out_of_memory(logits, images))
 

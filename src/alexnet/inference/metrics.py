@@ -13,8 +13,7 @@ Ints = NDArray[np.int64]
 
 def log_probabilities(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return the log-softmax of logits / temperature, N x classes."""
-    result: NDArray[np.float64] = torch.from_numpy(logits.astype(np.float64) / temperature).log_softmax(1).numpy()
-    return result
+    return np.asarray(torch.from_numpy(logits.astype(np.float64) / temperature).log_softmax(1))
 
 
 def cross_entropy(logits: Floats, targets: Ints) -> float:
@@ -102,13 +101,10 @@ def per_class(counts: Ints) -> list[dict[str, Any]]:
 
     Recall and F1 of a class without images are None, and so is the precision of a class that is never predicted.
     """
-    correct, actual, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    return [
-        {
-            "images": int(actual[i]),
-            "precision": float(correct[i] / predicted[i]) if predicted[i] else None,
-            "recall": float(correct[i] / actual[i]) if actual[i] else None,
-            "f1": float(2 * correct[i] / (actual[i] + predicted[i])) if actual[i] else None,
-        }
-        for i in range(len(counts))
-    ]
+    rows = []
+    for correct, actual, predicted in np.stack([counts.diagonal(), counts.sum(1), counts.sum(0)], 1).tolist():
+        precision = correct / predicted if predicted else None
+        recall = correct / actual if actual else None
+        f1 = 2 * correct / (actual + predicted) if actual else None
+        rows.append({"images": actual, "precision": precision, "recall": recall, "f1": f1})
+    return rows

@@ -22,6 +22,7 @@ from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
 
 BATCH = 128
+Decoded = tuple[Source, PixelArray | ImageError]  # with its image S S 3, or why it cannot be read
 
 
 def find_images(names: Iterable[str | Path]) -> list[Path]:
@@ -95,9 +96,7 @@ def source_name(source: Source) -> str:
     return str(source) if isinstance(source, Path) else source.name if isinstance(source, InMemoryImage) else "array"
 
 
-def iter_images(
-    sources: Iterable[Source], preprocessing: Preprocessing
-) -> Generator[tuple[Source, PixelArray | ImageError], None, None]:
+def iter_images(sources: Iterable[Source], preprocessing: Preprocessing) -> Generator[Decoded, None, None]:
     """Yield each source with its decoded image, S S 3, or an error; other processes decode ahead."""
     ahead = 0 if preprocessing.cache_size == "full" else BATCH
     with closing(decode_all("pixels", sources, os.cpu_count() or 1, ahead, **preprocessing.decode_options())) as answers:

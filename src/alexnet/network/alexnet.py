@@ -101,21 +101,13 @@ class AlexNet(nn.Module):
         """All layers by name, in order; the last is `fc8`, the head."""
         return {**dict(self.features.named_children()), "fc8": self.head}
 
-    def replace_head(self, classes: int) -> None:
-        """Replace the head with a new one with `classes` outputs; the features do not change."""
-        old = self.head.weight
-        self.head = nn.Linear(self.head.in_features, classes, device=old.device, dtype=old.dtype)
-        initialize(self.head, self.row)
-
     def _check(self, images: Tensor, names: Collection[str], upscale: int) -> None:
         if images.ndim != 4 or images.shape[1] != 3:
             raise VariantError(f"images must be N x 3 x H x W, not {' x '.join(map(str, images.shape))}")
         height, width = images.shape[2] * upscale, images.shape[3] * upscale
         if min(height, width) < self.smallest:
-            raise VariantError(
-                f"images of {height}x{width} pixels are too small for {self.row.name!r}: "
-                f"its pooling layers need at least {self.smallest}x{self.smallest} (images.input in the recipe)"
-            )
+            needed = f"its pooling layers need at least {self.smallest}x{self.smallest} (images.input in the recipe)"
+            raise VariantError(f"images of {height}x{width} pixels are too small for {self.row.name!r}: {needed}")
         if unknown := set(names) - set(self.layer_names):
             raise VariantError(f"no layer {sorted(unknown)[0]!r} in {self.row.name!r}: it has {', '.join(self.layer_names)}")
 
@@ -131,11 +123,10 @@ def _features(row: variants.Variant, width: float) -> tuple[nn.Sequential, int]:
                 groups = row.towers if record.grouped else 1
                 if after := record.padding_after:
                     layers.add_module(f"pad{number}", nn.ZeroPad2d((0, after, 0, after)))
-                conv = nn.Conv2d(
-                    channels, out, record.kernel, record.stride, record.padding, groups=groups, bias=record.bias is not None
-                )
+                window = record.kernel, record.stride, record.padding
+                conv = nn.Conv2d(channels, out, *window, groups=groups, bias=record.bias is not None)
                 layers.add_module(f"conv{number}", conv)
-                channels, size = out, _output_size(size + after, record.kernel, record.stride, record.padding)
+                channels, size = out, _output_size(size + after, *window)
             case variants.Dense():
                 number, out = number + 1, row.scaled(record.units, width)
                 layers.add_module(f"fc{number}", nn.Linear(channels, out))
@@ -181,21 +172,19 @@ def _smallest_input(row: variants.Variant) -> int:
 
 
 @torch.no_grad()
-def initialize(module: nn.Module, row: variants.Variant | None = None) -> None:
-    """Initialize all parameters and statistics of `module`, with torch's global random generator.
+def initialize(network: AlexNet) -> None:
+    """Initialize all parameters and statistics of a network, with torch's global random generator.
 
     The variant's `init` determines the weights. `keras`: uniform within sqrt(6 / (fan_in + fan_out)) (Glorot, Keras' default).
     `normal`: N(0, std), std from the layer, 0.01 by default (paper, section 5; 2012 source, `initW`). `he`: N(0,
     sqrt(2 / fan_in)) (tutorial 000, `Dense`). `torch`: weights and biases uniform within 1 / sqrt(fan_in) (PyTorch's default).
     Other biases are the layers' (paper: 1 in conv2, conv4, conv5, fc6 and fc7). Norms get scale 1, shift 0, mean 0, variance 1.
     """
-    if isinstance(module, AlexNet):
-        row = module.row
-    assert row is not None
+    row = network.row
     layered = (*row.layers, variants.Dense(0))  # the last is the head
     records = [record for record in layered if isinstance(record, variants.Conv | variants.Dense)]
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    for layer, record in zip(layers, records[-len(layers) :], strict=True):  # from the end, as `module` may be the head alone
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for layer, record in zip(layers, records, strict=True):
         weight = layer.weight
         fan_in = weight[0].numel()
         match row.init:
@@ -211,8 +200,6 @@ def initialize(module: nn.Module, row: variants.Variant | None = None) -> None:
             nn.init.uniform_(layer.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
         elif layer.bias is not None:
             nn.init.constant_(layer.bias, record.bias or 0.0)
-    for norm in module.modules():
+    for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            norm.reset_running_stats()
-            nn.init.ones_(norm.weight)
-            nn.init.zeros_(norm.bias)
+            norm.reset_parameters()

@@ -4,14 +4,12 @@ Coordinates are in inches. A drawing is a row of stages, one for each layer that
 the text below the stage.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -74,7 +72,7 @@ class Stage:
         """Whether the output is C H W."""
         return len(self.layer.output) == 3
 
-    def reads(self, source: Stage) -> list[tuple[int, int]]:
+    def reads(self, source: Self) -> list[tuple[int, int]]:
         """Return the pairs of a row of `source` and a row of this stage that reads it."""
         every = self.layer.groups == 1 or 1 in (source.rows, self.rows)
         return [(s, t) for s in range(source.rows) for t in range(self.rows) if every or s == t]
@@ -233,10 +231,8 @@ def _legend(axes: Axes, stages: list[Stage], under: float) -> None:
     kinds = dict.fromkeys(stage.layer.kind for stage in stages)
     handles: list[Patch | Line2D] = [Patch(facecolor=COLOURS[kind], edgecolor=INK, linewidth=0.7, label=kind) for kind in kinds]
     if any(stage.rows > 1 for stage in stages):
-        handles += [
-            Line2D([], [], color=OWN_COLOUR, label="sees its own tower"),
-            Line2D([], [], color=CROSS_COLOUR, label="sees another tower"),
-        ]
+        lines = {"sees its own tower": OWN_COLOUR, "sees another tower": CROSS_COLOUR}
+        handles += [Line2D([], [], color=colour, label=label) for label, colour in lines.items()]
     position: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (MARGIN, under), "bbox_transform": axes.transData}
     look: dict[str, Any] = {"frameon": False, "fontsize": 8, "borderpad": 0, "borderaxespad": 0, "labelcolor": FAINT}
     axes.legend(handles=handles, ncols=len(handles), handlelength=1.3, columnspacing=1.4, **look, **position)

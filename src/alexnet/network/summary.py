@@ -139,14 +139,9 @@ def summarize(row: str | Variant, classes: int | None = None) -> Summary:
         after = tuple(outputs[name].shape[1:])
         layers.append(_layer(name, module, before, after))
         before = after
-    return Summary(
-        variant=network.row.name,
-        input=(3, size, size),
-        towers=network.row.towers,
-        parameters=sum(layer.parameters for layer in layers),
-        trainable=sum(weights.numel() for weights in network.parameters()),
-        layers=tuple(layers),
-    )
+    parameters = sum(layer.parameters for layer in layers)
+    trainable = sum(weights.numel() for weights in network.parameters())
+    return Summary(network.row.name, (3, size, size), network.row.towers, parameters, trainable, tuple(layers))
 
 
 def sizes(shape: tuple[int, ...], sign: str = " x ") -> str:

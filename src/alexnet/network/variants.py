@@ -93,6 +93,7 @@ class Flatten:
 
 
 Layer = Conv | Dense | Act | Norm | MapNorm | Pool | Drop | Flatten
+Normalisation = BatchNorm | LocalNorm | None
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Variant:
     classes: int
     layers: tuple[Layer, ...]
     init: Literal["keras", "normal", "he", "torch"]
-    norm: BatchNorm | LocalNorm | None = None
+    norm: Normalisation = None
     activation: Literal["relu", "tanh"] = "relu"
     pool: tuple[int, int] = (3, 2)  # window and stride: windows overlap (paper, section 3.4)
     dropout: float = 0.5
@@ -320,9 +321,7 @@ VARIANTS = {row.name: row for row in ROWS}
 
 # Values of `model.norm` in a recipe, which replace the variant's norms where they are. `local` has them after the first two
 # convolutions alone (paper, section 3.3); `local-each` has them all, as `local` did in earlier versions.
-NORMS: dict[str, BatchNorm | LocalNorm | None] = {
-    **{"batch": BatchNorm(), "local": LocalNorm(), "local-each": LocalNorm(), "none": None}
-}
+NORMS: dict[str, Normalisation] = {"batch": BatchNorm(), "local": LocalNorm(), "local-each": LocalNorm(), "none": None}
 
 
 def _positive(value: Any) -> bool:

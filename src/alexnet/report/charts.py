@@ -139,8 +139,7 @@ def shades(counts: NDArray[np.int64], least: float = 0.08) -> NDArray[np.float64
     It grows with the square root of the cell's fraction of its row, so that 1 mistake in 100 images is still visible.
     """
     fractions = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    tints: NDArray[np.float64] = np.where(counts > 0, least + (1 - least) * np.sqrt(fractions), 0.0)
-    return tints
+    return np.where(counts > 0, least + (1 - least) * np.sqrt(fractions), 0.0)
 
 
 def confusion_map(counts: NDArray[np.int64], labels: Sequence[str], finding: str) -> Chart:

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import RunError, format_names, shell_quote
-from alexnet.files import read_json
+from alexnet.errors import RunError, format_names
 from alexnet.plotting import shorten
 from alexnet.progress import format_duration
 from alexnet.recipe import MACHINE_KEYS, flatten_keys
@@ -31,10 +30,7 @@ def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
         RunError: a run is missing, unfinished or damaged.
     """
     folders = [find(Path(run)) for run in runs]
-    for folder in folders:
-        if not folder.summary.exists():
-            raise RunError(f"{folder.path} is not finished: resume it with alexnet train --resume {shell_quote(folder.path)}")
-    summaries = [read_json(folder.summary) for folder in folders]
+    summaries = [folder.read_summary() for folder in folders]
     try:
         split = next(name for name in SPLITS if all(summary[name] for summary in summaries))
         rows = [_row(folder, summary, split) for folder, summary in zip(folders, summaries, strict=True)]

@@ -51,9 +51,8 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
     try:
         context = _run(folder, dataset) | _first_layer(folder) | {"script": script, "script_digest": digest}
     except (LookupError, TypeError, ValueError) as error:
-        raise RunError(
-            f"a file in {folder.path} is damaged, summary.json or another: {type(error).__name__} {error}"
-        ) from error
+        what = f"{type(error).__name__} {error}"
+        raise RunError(f"a file in {folder.path} is damaged, summary.json or another: {what}") from error
     context |= _metrics(split, evaluation) | _confusion(evaluation)
     context["reliability"] = reliability(evaluation.reliability(), evaluation.reliability(evaluation.temperature))
     context |= _images(dataset, split, evaluation) | _problems(dataset)
@@ -79,13 +78,11 @@ def _run(folder: RunFolder, dataset: Dataset) -> Context:
     recipe = read_recipe(folder)
     history = read_metrics(folder, METRICS)
     if not history:
-        raise RunError(
-            f"{folder.metrics} has no epoch yet: resume the run with alexnet train --resume {shell_quote(folder.path)}"
-        )
+        raise RunError(f"{folder.metrics} has no epoch yet: resume the run with {folder.resume_command}")
     finished, table = folder.summary.exists(), dataset.table
     best = max(history, key=lambda row: (row["val_top1"], -row["val_loss"]))
     unfinished: Context = {"best_epoch": best["epoch"], "seconds": None, "validation": None}
-    summary = read_json(folder.summary) if finished else unfinished
+    summary = folder.read_summary() if finished else unfinished
     kept, newest = int(summary["best_epoch"]), folder.summary if finished else folder.metrics
     facts = read_json(folder.environment).items()
     environment = [item for key, value in facts for item in (value.items() if isinstance(value, dict) else [(key, value)])]

@@ -104,8 +104,7 @@ def to_levels(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         x = (x - x.min()) / max(float(np.ptp(x)), 1e-12) * 255
     else:
         x = (x * preprocessing.std + preprocessing.mean) * (255 / preprocessing.value_range)
-    levels: NDArray[np.uint8] = x.round().clip(0, 255).astype(np.uint8)
-    return levels
+    return np.asarray(x.round().clip(0, 255), np.uint8)
 
 
 def _grid(rows: int, columns: int, title: str) -> tuple[Figure, NDArray[Any]]:

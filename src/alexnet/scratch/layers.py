@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alexnet.scratch.windows import Array, Padding, output_size, pad, pair, shifts, unpad, windows
+from alexnet.scratch.windows import Array, Padding, Pair, output_size, pad, pair, shifts, unpad, windows
+
+Seed = int | list[int]
 
 
 class Layer:
@@ -58,12 +60,12 @@ class Conv2D(Layer):
     def __init__(
         self,
         filters: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
         padding: Padding = "valid",
         groups: int = 1,
         bias: bool = True,
-        seed: int | list[int] = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.filters, self.kernel, self.stride = filters, pair(kernel_size), pair(stride)
@@ -74,9 +76,8 @@ class Conv2D(Layer):
         images = self._images(x)
         channels = images.shape[3]
         if channels % self.groups or self.filters % self.groups:
-            raise ValueError(
-                f"Conv2D: {channels} channels and {self.filters} filters are not divisible by {self.groups} groups"
-            )
+            count = f"{channels} channels and {self.filters} filters"
+            raise ValueError(f"Conv2D: {count} are not divisible by {self.groups} groups")
         if not self.parameters:
             height, width = self.kernel
             self.parameters["weight"] = _he((height, width, channels // self.groups, self.filters), self.seed, x.dtype)
@@ -130,9 +131,7 @@ class MaxPooling2D(Layer):
     (section 3.4). The gradient goes to the largest pixel of each window, or the first of several.
     """
 
-    def __init__(
-        self, pool_size: int | tuple[int, int] = 2, stride: int | tuple[int, int] | None = None, padding: Padding = "valid"
-    ) -> None:
+    def __init__(self, pool_size: int | Pair = 2, stride: int | Pair | None = None, padding: Padding = "valid") -> None:
         super().__init__()
         self.kernel, self.padding = pair(pool_size), padding
         self.stride = self.kernel if stride is None else pair(stride)
@@ -172,12 +171,7 @@ class Dense(Layer):
     """
 
     def __init__(
-        self,
-        units: int | None = None,
-        *,
-        in_features: int | None = None,
-        out_features: int | None = None,
-        seed: int | list[int] = 0,
+        self, units: int | None = None, *, in_features: int | None = None, out_features: int | None = None, seed: Seed = 0
     ) -> None:
         super().__init__()
         given = [number for number in (units, out_features) if number is not None]
@@ -194,20 +188,16 @@ class Dense(Layer):
         if vectors.shape[1] != self.inputs:
             raise ValueError(f"Dense has {self.inputs} inputs, but x has {vectors.shape[1]} values a row")
         if not self.parameters:
-            self.parameters = {
-                "weight": _he((self.inputs, self.units), self.seed, x.dtype),
-                "bias": np.zeros(self.units, x.dtype),
-            }
+            weight = _he((self.inputs, self.units), self.seed, x.dtype)
+            self.parameters = {"weight": weight, "bias": np.zeros(self.units, x.dtype)}
         self._saved = (vectors, x.shape)
-        y: Array = vectors @ self.parameters["weight"] + self.parameters["bias"]
-        return y
+        return vectors @ self.parameters["weight"] + self.parameters["bias"]
 
     def backward(self, gradient: Array) -> Array:
         """dL/dw = x' g, dL/db = sum of g, dL/dx = g w'."""
         vectors, shape = self._load()
         self.gradients = {"weight": vectors.T @ gradient, "bias": gradient.sum(0)}
-        back: Array = gradient @ self.parameters["weight"].T
-        return back.reshape(shape)
+        return (gradient @ self.parameters["weight"].T).reshape(shape)
 
 
 class Flatten(Layer):
@@ -231,8 +221,7 @@ class Flatten(Layer):
         return (back if self.order == "HWC" else back.transpose(0, 2, 3, 1)).reshape(shape)
 
 
-def _he(shape: tuple[int, ...], seed: int | list[int], dtype: Any) -> Array:
+def _he(shape: tuple[int, ...], seed: Seed, dtype: Any) -> Array:
     """Draw weights from N(0, sqrt(2 / fan_in)) (He and others 2015): the 2 makes up for ReLUs, which halve the variance."""
     fan_in = int(np.prod(shape[:-1]))
-    weights: Array = np.random.default_rng(seed).standard_normal(shape).astype(dtype) * np.sqrt(2 / fan_in).astype(dtype)
-    return weights
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype) * np.sqrt(2 / fan_in).astype(dtype)

@@ -1,7 +1,5 @@
 """AlexNet as a list of layers, and its optimizer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -53,6 +51,27 @@ SCRATCH: tuple[dict[str, Any], ...] = (
 )
 
 
+class SGD:
+    """Stochastic gradient descent with momentum and weight decay (paper, section 5).
+
+    v = momentum * v - decay * rate * w - rate * dL/dw,   w = w + v
+    """
+
+    def __init__(self, rate: float = 0.01, momentum: float = 0.9, decay: float = 0.0) -> None:
+        self.rate, self.momentum, self.decay = rate, momentum, decay
+        self._velocity: dict[tuple[int, str], Array] = {}
+
+    def step(self, layers: Iterable[Layer]) -> None:
+        """Update the parameters of layers with their gradients."""
+        for number, layer in enumerate(layers):
+            for name, gradient in layer.gradients.items():
+                weight = layer.parameters[name]
+                velocity = self._velocity.setdefault((number, name), np.zeros_like(weight))
+                velocity *= self.momentum
+                velocity -= self.rate * (gradient + self.decay * weight)
+                weight += velocity
+
+
 class AlexNet:
     """A sequence of layers that ends in logits.
 
@@ -102,24 +121,3 @@ class AlexNet:
             x = layer.forward(x)
             rows.append((type(layer).__name__, x.shape[1:], sum(array.size for array in layer.parameters.values())))
         return rows
-
-
-class SGD:
-    """Stochastic gradient descent with momentum and weight decay (paper, section 5).
-
-    v = momentum * v - decay * rate * w - rate * dL/dw,   w = w + v
-    """
-
-    def __init__(self, rate: float = 0.01, momentum: float = 0.9, decay: float = 0.0) -> None:
-        self.rate, self.momentum, self.decay = rate, momentum, decay
-        self._velocity: dict[tuple[int, str], Array] = {}
-
-    def step(self, layers: Iterable[Layer]) -> None:
-        """Update the parameters of layers with their gradients."""
-        for number, layer in enumerate(layers):
-            for name, gradient in layer.gradients.items():
-                weight = layer.parameters[name]
-                velocity = self._velocity.setdefault((number, name), np.zeros_like(weight))
-                velocity *= self.momentum
-                velocity -= self.rate * (gradient + self.decay * weight)
-                weight += velocity

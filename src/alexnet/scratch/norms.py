@@ -28,15 +28,13 @@ class LocalResponseNormalization(Layer):
             raise ValueError(f"LocalResponseNormalization: {x.shape[-1]} channels are not divisible by {self.groups} groups")
         scale = self.bias + self.alpha * self._sum(x * x)
         self._saved = (x, scale)
-        y: Array = x * scale**-self.beta
-        return y
+        return x * scale**-self.beta
 
     def backward(self, gradient: Array) -> Array:
         """Add the gradient through a value's own output and through the scale of all windows that contain it."""
         x, scale = self._load()
         shared = self._sum(gradient * x * scale ** (-self.beta - 1))
-        back: Array = gradient * scale**-self.beta - 2 * self.alpha * self.beta * x * shared
-        return back
+        return gradient * scale**-self.beta - 2 * self.alpha * self.beta * x * shared
 
     def _sum(self, values: Array) -> Array:
         grouped = values.reshape(*values.shape[:-1], self.groups, -1)
@@ -82,8 +80,7 @@ class BatchNormalization(Layer):
         inverse = 1 / np.sqrt(variance + self.epsilon)
         normal = (x - mean) * inverse
         self._saved = (normal, inverse, training)
-        y: Array = self.parameters["gamma"] * normal + self.parameters["beta"]
-        return y
+        return self.parameters["gamma"] * normal + self.parameters["beta"]
 
     def backward(self, gradient: Array) -> Array:
         """In training, include the gradient through the mean and variance of the batch."""
@@ -92,11 +89,9 @@ class BatchNormalization(Layer):
         self.gradients = {"gamma": (gradient * normal).sum(axes), "beta": gradient.sum(axes)}
         scaled = self.parameters["gamma"] * inverse
         if not training:
-            back: Array = gradient * scaled
-            return back
+            return gradient * scaled
         count = gradient.size // gradient.shape[-1]
-        back = scaled * (gradient - (self.gradients["beta"] + normal * self.gradients["gamma"]) / count)
-        return back
+        return scaled * (gradient - (self.gradients["beta"] + normal * self.gradients["gamma"]) / count)
 
 
 def _moving_sum(values: Array, reach: int, axis: int) -> Array:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.scratch.layers import Layer
+from alexnet.scratch.layers import Layer, Seed
 from alexnet.scratch.windows import Array
 
 
@@ -19,14 +19,12 @@ class ReLU(Layer):
     def forward(self, x: Array, training: bool = False) -> Array:
         """Any shape."""
         self._saved = (x > 0,)
-        y: Array = np.maximum(x, 0)
-        return y
+        return np.maximum(x, 0)
 
     def backward(self, gradient: Array) -> Array:
         """Pass the gradient where the input was positive."""
         (positive,) = self._load()
-        back: Array = gradient * positive
-        return back
+        return gradient * positive
 
 
 class Tanh(Layer):
@@ -34,15 +32,14 @@ class Tanh(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Any shape."""
-        y: Array = np.tanh(x)
+        y = np.tanh(x)
         self._saved = (y,)
         return y
 
     def backward(self, gradient: Array) -> Array:
         """Multiply the gradient by the slope."""
         (y,) = self._load()
-        back: Array = gradient * (1 - y * y)
-        return back
+        return gradient * (1 - y * y)
 
 
 class Dropout(Layer):
@@ -52,9 +49,7 @@ class Dropout(Layer):
     in 2012 (`scales="testing"`).
     """
 
-    def __init__(
-        self, rate: float = 0.5, scales: Literal["training", "testing"] = "training", seed: int | list[int] = 0
-    ) -> None:
+    def __init__(self, rate: float = 0.5, scales: Literal["training", "testing"] = "training", seed: Seed = 0) -> None:
         super().__init__()
         self.rate, self.scales, self._rng = rate, scales, np.random.default_rng(seed)
 
@@ -66,14 +61,12 @@ class Dropout(Layer):
             factor = (self._rng.random(x.shape) >= self.rate).astype(x.dtype)
             factor = factor / (1 - self.rate) if scale_in_training else factor
         self._saved = (factor,)
-        y: Array = (x * factor).astype(x.dtype)
-        return y
+        return (x * factor).astype(x.dtype)
 
     def backward(self, gradient: Array) -> Array:
         """Pass the gradient through the units that were kept."""
         (factor,) = self._load()
-        back: Array = (gradient * factor).astype(gradient.dtype)
-        return back
+        return (gradient * factor).astype(gradient.dtype)
 
 
 class Softmax(Layer):
@@ -82,15 +75,14 @@ class Softmax(Layer):
     def forward(self, x: Array, training: bool = False) -> Array:
         """N classes; keeps the shape, and rows sum to 1."""
         exponentials = np.exp(x - x.max(-1, keepdims=True))  # subtracting the maximum avoids overflow
-        y: Array = exponentials / exponentials.sum(-1, keepdims=True)
+        y = exponentials / exponentials.sum(-1, keepdims=True)
         self._saved = (y,)
         return y
 
     def backward(self, gradient: Array) -> Array:
         """dL/dz[k] = p[k] * (g[k] - sum over j of g[j] p[j])."""
         (y,) = self._load()
-        back: Array = y * (gradient - (gradient * y).sum(-1, keepdims=True))
-        return back
+        return y * (gradient - (gradient * y).sum(-1, keepdims=True))
 
 
 def cross_entropy(logits: Array, targets: NDArray[np.int64]) -> tuple[float, Array]:

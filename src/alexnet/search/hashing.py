@@ -65,5 +65,4 @@ def _weights(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 def _unit(codes: NDArray[np.float32]) -> Tensor:
     """Scale codes to length 1, as only their direction carries the content."""
     lengths = np.linalg.norm(codes, axis=1, keepdims=True)
-    scaled: Tensor = torch.from_numpy(codes / np.maximum(lengths, np.float32(1e-12)))
-    return scaled
+    return torch.from_numpy(codes / np.maximum(lengths, np.float32(1e-12)))

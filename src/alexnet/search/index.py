@@ -9,8 +9,6 @@ Rows are only ever appended. They are in use once search.json, replaced atomical
 append are ignored, and overwritten by the next one.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import zlib
@@ -18,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load, save
 
 from alexnet.errors import RunError, error_reason
-from alexnet.files import read_json, write, write_error
+from alexnet.files import read_json, write, writing
 from alexnet.search import hashing
 
 CATALOGUE, CODES, BINARY, CODER = "search.json", "codes.f32", "binary.u8", "coder.safetensors"
@@ -74,19 +72,19 @@ class Index:
         """The coder for short codes; None while there are too few images to learn from."""
         return None if self.bits is None else hashing.Coder(**load(self._map(CODER, np.uint8).tobytes()))
 
-    def remove(self, rows: set[int]) -> Index:
+    def remove(self, rows: set[int]) -> Self:
         """Mark `rows` as removed."""
         entries = [None if row in rows else entry for row, entry in enumerate(self.entries)]
         return self._commit(entries=entries) if rows else self
 
-    def add(self, entries: Sequence[Entry], codes: NDArray[np.float32]) -> Index:
+    def add(self, entries: Sequence[Entry], codes: NDArray[np.float32]) -> Self:
         """Append images with their codes, N x D float32."""
         crc32 = self.crc32 | self._append(CODES, codes)
         if self.coder:
             crc32 |= self._append(BINARY, self.coder.encode(codes))
         return self._commit(entries=[*self.entries, *entries], crc32=crc32)
 
-    def add_coder(self, coder: hashing.Coder) -> Index:
+    def add_coder(self, coder: hashing.Coder) -> Self:
         """Add short codes for all rows, and for those added later."""
         data = save(coder._asdict())
         write(self.folder / CODER, lambda part: part.write_bytes(data))
@@ -107,18 +105,16 @@ class Index:
     def _append(self, name: str, rows: NDArray[Any]) -> dict[str, int]:
         """Append `rows` to those of a file that are in use; return the file's name with the CRC-32 of all rows."""
         path = self.folder / name
-        try:
+        with writing(path):
             path.touch()
             with path.open("r+b") as file:
                 file.seek(len(self.entries) * rows[0].nbytes if name in self.crc32 else 0)
                 file.write(rows.data)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise write_error(path, error) from error
         return {name: zlib.crc32(rows.data, self.crc32.get(name, 0))}
 
-    def _commit(self, **changes: Any) -> Index:
+    def _commit(self, **changes: Any) -> Self:
         index = replace(self, **changes)
         text = json.dumps({"version": VERSION, **{name: value for name, value in vars(index).items() if name != "folder"}})
         write(self.folder / CATALOGUE, lambda part: part.write_text(text, encoding="ascii"))  # file names need not be UTF-8

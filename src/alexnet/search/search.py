@@ -56,13 +56,10 @@ def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, 
         index = open_index(path, config.sha256) if (path / CATALOGUE).exists() else None
         if index is not None:
             if bits is not None and index.bits not in (None, bits):
-                raise RunError(
-                    f"{path} has short codes of {index.bits} bits, not {bits}: leave --bits out or name another --out"
-                )
-            inside = {
-                row: entry for row, entry in enumerate(index.entries) if entry and Path(entry.path).is_relative_to(folder)
-            }
-            index = index.remove({row for row, entry in inside.items() if current.get(entry.path) != entry})  # gone or changed
+                advice = "leave --bits out or name another --out"
+                raise RunError(f"{path} has short codes of {index.bits} bits, not {bits}: {advice}")
+            old = [(row, entry) for row, entry in enumerate(index.entries) if entry and current.get(entry.path) != entry]
+            index = index.remove({row for row, entry in old if Path(entry.path).is_relative_to(folder)})  # gone or changed
         known = {entry.path for entry in index.entries if entry} if index else set()
         new = [image for image in current if image not in known]
         layer = code_layer(network)
@@ -114,10 +111,9 @@ def nearest(index: Index, code: NDArray[np.float32], top: int, binary: bool, exc
         squares, rows = _knn(faiss().knn, code[None], index.codes, count)
         distances = np.sqrt(squares)
     elif index.coder is None:
-        raise RunError(
-            f"{index.folder} has no short codes of {len(entries):,} images: add images until there are {hashing.MIN_CODES} "
-            "(alexnet search index continues where it stopped), or search without --binary"
-        )
+        advice = f"add images until there are {hashing.MIN_CODES} (alexnet search index continues where it stopped)"
+        problem = f"{index.folder} has no short codes of {len(entries):,} images"
+        raise RunError(f"{problem}: {advice}, or search without --binary")
     else:
         distances, rows = _knn(faiss().knn_hamming, index.coder.encode(code[None]), index.short_codes, count)
     near = [(entries[row], float(distance)) for row, distance in zip(rows, distances, strict=True)]

@@ -5,8 +5,6 @@ size and the end of training follow from it. A killed run repeats the steps sinc
 journal, and then reads the clock again; so it takes the same steps.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import time
@@ -20,6 +18,30 @@ from alexnet.training.distributed import ProcessGroup
 
 WARM_UP_STEPS = 3  # slower ones, which also allocate memory and plan operations
 EVALUATION_COST = 0.4  # seconds to evaluate an image, as a fraction of those to train on it
+
+
+class Journal:
+    """The progress before each step, one line per step in a file; a kill may cut off its last line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with writing(path):
+            path.touch()
+            self.values = read_journal(path.read_bytes())
+            self._file: IO[str] = path.open("r+", encoding="ascii", errors="replace", newline="\n")
+            self._file.truncate(self._file.write("".join(f"{progress!r}\n" for progress in self.values)))
+
+    def append(self, values: list[float]) -> None:
+        """Append the progress before the next steps."""
+        self.values += values
+        with writing(self._path):
+            self._file.writelines(f"{progress!r}\n" for progress in values)
+            self._file.flush()
+
+    def flush(self) -> None:
+        """Flush the file to disk."""
+        with writing(self._path):
+            os.fsync(self._file.fileno())
 
 
 class Budget:
@@ -99,30 +121,6 @@ class Budget:
             began, images = self._warmed_up
             pace = (time.monotonic() - began) / max(1, self._session_images - images)
         return min(3.0 + EVALUATION_COST * pace * self._evaluated, seconds / 2)
-
-
-class Journal:
-    """The progress before each step, one line per step in a file; a kill may cut off its last line."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with writing(path):
-            path.touch()
-            self.values = read_journal(path.read_bytes())
-            self._file: IO[str] = path.open("r+", encoding="ascii", errors="replace", newline="\n")
-            self._file.truncate(self._file.write("".join(f"{progress!r}\n" for progress in self.values)))
-
-    def append(self, values: list[float]) -> None:
-        """Append the progress before the next steps."""
-        self.values += values
-        with writing(self._path):
-            self._file.writelines(f"{progress!r}\n" for progress in values)
-            self._file.flush()
-
-    def flush(self) -> None:
-        """Flush the file to disk."""
-        with writing(self._path):
-            os.fsync(self._file.fileno())
 
 
 def read_journal(content: bytes) -> list[float]:

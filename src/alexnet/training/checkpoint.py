@@ -162,9 +162,8 @@ def read(run: Path) -> tuple[Tensors, dict[str, Any]] | None:
                 return {name: tensor.clone() for name, tensor in mapped.items()}, content
         damaged.append(folder)
     if damaged:
-        raise RunError(
-            f"{damaged[0]} is damaged, and the one before it is not intact either: start a new run with another --out"
-        )
+        problem = f"{damaged[0]} is damaged, and the one before it is not intact either"
+        raise RunError(f"{problem}: start a new run with another --out")
     return None
 
 
@@ -184,10 +183,9 @@ def _compare_recipes(folder: RunFolder, saved: dict[str, Any], current: dict[str
     then, now = flatten_keys(saved), flatten_keys(current)
     for key in sorted(then.keys() | now.keys()):
         if then.get(key) != now.get(key) and key not in CHANGEABLE:
-            raise RunError(
-                f"{folder.recipe} was changed since the checkpoint was written: {key} was {then.get(key)!r} and is "
-                f"{now.get(key)!r}; restore it, or start a new run (--recipe {folder.recipe} --out …)"
-            )
+            change = f"{key} was {then.get(key)!r} and is {now.get(key)!r}"
+            advice = f"restore it, or start a new run (--recipe {folder.recipe} --out …)"
+            raise RunError(f"{folder.recipe} was changed since the checkpoint was written: {change}; {advice}")
 
 
 def _compare_datasets(folder: RunFolder, dataset: Dataset, saved: dict[str, Any], current: dict[str, Any]) -> None:
@@ -198,7 +196,5 @@ def _compare_datasets(folder: RunFolder, dataset: Dataset, saved: dict[str, Any]
     else:
         listing_changed = saved["listing"] != current["listing"]
         change = "names, labels or splits differ" if listing_changed else "the pixels of images differ"
-    raise DataError(
-        f"{dataset.table.name} has changed since the checkpoint of {folder.path} was written: {change}; restore it, "
-        "or start a new run with another --out"
-    )
+    problem = f"{dataset.table.name} has changed since the checkpoint of {folder.path} was written: {change}"
+    raise DataError(f"{problem}; restore it, or start a new run with another --out")

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -142,7 +142,7 @@ def _pad(x: Tensor, dim: int, length: int) -> Tensor:
     return (torch.cat([x, x.new_zeros(padding)], dim) if padding[dim] else x).contiguous()
 
 
-SINGLE_PROCESS = ProcessGroup()
+SINGLE = ProcessGroup()
 _group_numbers = itertools.count(1)  # of the groups that this process joined; every process counts alike
 
 
@@ -194,11 +194,6 @@ def _stdout_to_stderr() -> Iterator[None]:
         os.close(stdout)
 
 
-def _supported(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
-    """Return the options that `function` has in this version of PyTorch; 2.9 lacks some."""
-    return {name: value for name, value in options.items() if name in signature(function).parameters}
-
-
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Run `alexnet` with these arguments in several processes on this machine, by torchrun's agent; return the exit code.
 
@@ -212,6 +207,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     if os.name == "nt":
         os.environ.setdefault("USE_LIBUV", "0")  # PyTorch for Windows is built without libuv
+    time_to_save: dict[str, Any] = {"shutdown_timeout": SECONDS_TO_SAVE}
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -221,7 +217,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         local_addr="localhost",  # the name of the machine does not resolve everywhere, and the processes would wait for it
         run_id=uuid.uuid4().hex,
         max_restarts=0,
-        **_supported(LaunchConfig, shutdown_timeout=SECONDS_TO_SAVE),
+        **(time_to_save if "shutdown_timeout" in signature(LaunchConfig).parameters else {}),  # PyTorch 2.9 lacks it
     )
     try:
         elastic_launch(config, sys.executable)("-m", "alexnet", *arguments)
@@ -231,9 +227,6 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         rank, failure = error.get_first_failure()
         if failure.exitcode >= 0:
             return failure.exitcode
-        name = signal.Signals(-failure.exitcode).name
-        raise AlexNetError(
-            f"process {rank} of {processes} was killed ({name}), and the others with it; resume from the last "
-            "checkpoint with --resume"
-        ) from error
+        killed = f"process {rank} of {processes} was killed ({signal.Signals(-failure.exitcode).name}), and the others with it"
+        raise AlexNetError(f"{killed}; resume from the last checkpoint with --resume") from error
     return 0

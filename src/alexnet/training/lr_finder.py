@@ -88,8 +88,7 @@ class LRCurve:
         """The losses, smoothed by a Gaussian filter, N float64."""
         from scipy.ndimage import gaussian_filter1d
 
-        result: NDArray[np.float64] = gaussian_filter1d(self.losses, SMOOTHING, mode="nearest")
-        return result
+        return np.asarray(gaussian_filter1d(self.losses, SMOOTHING, mode="nearest"))
 
     @property
     def lowest(self) -> int:
@@ -105,10 +104,9 @@ class LRCurve:
         """
         below = self.scales <= self.scales[self.lowest] / MARGIN
         if not below.any():
-            raise AlexNetError(
-                f"the loss does not fall at any rate from {self.rates[0]:.2g} to {self.rates[-1]:.2g}: "
-                "start from another one (--set optimizer.lr=…)"
-            )
+            rates = f"{self.rates[0]:.2g} to {self.rates[-1]:.2g}"
+            advice = "start from another one (--set optimizer.lr=…)"
+            raise AlexNetError(f"the loss does not fall at any rate from {rates}: {advice}")
         return int(np.gradient(self.smooth)[below].argmin())
 
     @property

@@ -1,7 +1,5 @@
 """Progress of a training on standard error, in `log.txt` and in TensorBoard, and the use of its device."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess
@@ -12,7 +10,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import torch
@@ -37,7 +35,7 @@ class Monitor:
         self._terminal = sys.stderr.isatty() and not output_disabled()
         self._last_shown = time.monotonic()
 
-    def __enter__(self) -> Monitor:
+    def __enter__(self) -> Self:
         self.usage()  # utilisation is measured from here
         return self
 
@@ -106,11 +104,18 @@ class Monitor:
         if self.device.type == "cpu":
             utilisation = self._process.cpu_percent() / 100 / (os.cpu_count() or 1)
             return {"utilisation": round(utilisation, 3), "memory_gb": round(self._process.memory_info().rss / 1e9, 2)}
-        return {"utilisation": self._accelerator_utilisation(), "memory_gb": round(accelerator_memory(self.device) / 1e9, 2)}
+        memory = 0
+        with suppress(RuntimeError):  # a backend that does not count it
+            memory = torch.accelerator.max_memory_allocated(self.device)
+        return {"utilisation": self._accelerator_utilisation(), "memory_gb": round(memory / 1e9, 2)}
 
     def _accelerator_utilisation(self) -> float | None:
+        """Return the fraction of time that the accelerator was busy, as its driver measured it last."""
+        module = torch.get_device_module(self.device)
         try:
-            return accelerator_utilisation(self.device)
+            if not hasattr(module, "utilization"):
+                raise NotImplementedError(f"PyTorch cannot measure it on {self.device.type}")
+            return float(module.utilization(self.device)) / 100
         except Exception as error:  # every backend and driver raises its own
             if not self._utilisation_missing:
                 reason = truncate((str(error).splitlines() or [type(error).__name__])[0], 200)
@@ -118,21 +123,6 @@ class Monitor:
                 self.say(f"GPU utilisation is not shown ({reason}){install}")
             self._utilisation_missing = True
             return None
-
-
-def accelerator_utilisation(device: torch.device) -> float:
-    """Return the fraction of time that an accelerator was busy, as its driver measured it last."""
-    module = torch.get_device_module(device)
-    if not hasattr(module, "utilization"):
-        raise NotImplementedError(f"PyTorch cannot measure it on {device.type}")
-    return float(module.utilization(device)) / 100
-
-
-def accelerator_memory(device: torch.device) -> int:
-    """Return the most memory that was allocated on an accelerator, in bytes; 0 if PyTorch does not count it."""
-    with suppress(RuntimeError):
-        return torch.accelerator.max_memory_allocated(device)
-    return 0
 
 
 def environment(device: torch.device, precision: str, processes: int = 1, parallel: str = "data") -> dict[str, Any]:

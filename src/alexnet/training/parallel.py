@@ -137,10 +137,9 @@ class ParallelModel:
 def _check_divisible(network: AlexNet, processes: int, mode: Parallel) -> None:
     name, towers = network.row.name, network.row.towers
     if mode == "towers" and towers != processes:
-        raise RecipeError(
-            f"--parallel towers gives each process one tower, but {name!r} has {towers} and there are {processes} processes: "
-            "use --variant paper or code2012 with 2 processes, or --parallel data"
-        )
+        problem = f"gives each process one tower, but {name!r} has {towers} and there are {processes} processes"
+        advice = "use --variant paper or code2012 with 2 processes, or --parallel data"
+        raise RecipeError(f"--parallel towers {problem}: {advice}")
     if mode == "hybrid" and not any(isinstance(layer, nn.Linear) for layer in network.features):
         raise RecipeError(f"--parallel hybrid divides hidden dense layers, and {name!r} has none: use data")
 

@@ -101,8 +101,7 @@ def input_size_at(recipe: Recipe, progress: float, smallest: int) -> int:
 
     It is a multiple of `images.upscale` and at least `smallest`; `progress` is the fraction of the training that is done.
     """
-    upscale = recipe.images.upscale
-    assert isinstance(upscale, int)
+    upscale = recipe.images.scale_factor
     for until, scale in sorted(recipe.schedule.progressive_resize):
         if progress < until:
             return max(-(-smallest // upscale), round(recipe.images.input * scale / upscale)) * upscale

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 from alexnet.data.dataset import Dataset
-from alexnet.errors import DivergedError, Interrupted, shell_quote
+from alexnet.errors import DivergedError, Interrupted
 from alexnet.run import ModelConfig, RunFolder, save_epoch, save_model, write_metrics
 from alexnet.training import checkpoint
 from alexnet.training.budget import Budget
@@ -26,15 +26,7 @@ class Session:
         self._recipe, self._model, self._group = step.recipe, step.model, step.model.group
         self.state = TrainingState()
         self.best_weights: checkpoint.Tensors = {}  # of the best epoch so far, by name
-        model = step.recipe.model
-        self.config = ModelConfig(
-            variant=model.variant,
-            width=model.width,
-            overrides=model.overrides,
-            labels=dataset.table.labels,
-            preprocessing=step.preprocessing,
-            precision=step.recipe.train.precision,
-        )
+        self.config = ModelConfig.of(step.recipe, dataset.table.labels, step.preprocessing)
         self._stop_code = 0  # the exit code that all processes agreed on
         self._saved_at, self._save_seconds = time.monotonic(), 0.0
 
@@ -114,8 +106,7 @@ class Session:
             self._save_best()
         finished = not self.state.batch and self._budget.is_over(self.state)
         where = "after the last epoch" if finished else f"in epoch {self.state.epoch}"
-        command = f"alexnet train --resume {shell_quote(self._folder.path)}"
-        raise Interrupted(f"stopped {where}, everything is saved; resume with: {command}", code)
+        raise Interrupted(f"stopped {where}, everything is saved; resume with: {self._folder.resume_command}", code)
 
     def raise_diverged(self, loss: float, where: str) -> NoReturn:
         """Save the best weights and raise `DivergedError`."""
@@ -125,10 +116,8 @@ class Session:
             saved = f"; the weights of epoch {self.state.best_epoch} are kept in {self._folder.path}"
         optimizer = self._recipe.optimizer
         muon = f" --set optimizer.muon_lr={optimizer.muon_lr / 3:.2g}" if optimizer.muon_lr else ""
-        raise DivergedError(
-            f"the loss is {loss} in epoch {self.state.epoch}, {where}{saved}; "
-            f"try a lower learning rate: --set optimizer.lr={optimizer.lr / 3:.2g}{muon}"
-        )
+        advice = f"try a lower learning rate: --set optimizer.lr={optimizer.lr / 3:.2g}{muon}"
+        raise DivergedError(f"the loss is {loss} in epoch {self.state.epoch}, {where}{saved}; {advice}")
 
     def _save_best(self) -> None:
         self._model.full_model.load_state_dict(self.best_weights)

@@ -1,11 +1,9 @@
 """Ctrl-C and SIGTERM: stop after the current step, so that the training can be saved."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 from alexnet.errors import Interrupted
 
@@ -22,7 +20,7 @@ class StopRequest:
         self.deferred = False
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
             self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self

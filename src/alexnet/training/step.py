@@ -15,7 +15,7 @@ from alexnet.network.fast.fuse import use_bf16_gradients
 from alexnet.progress import say
 from alexnet.recipe import Augment, Preprocessing, Recipe
 from alexnet.training.checkpoint import TrainingState
-from alexnet.training.distributed import SINGLE_PROCESS, ProcessGroup
+from alexnet.training.distributed import SINGLE, ProcessGroup
 from alexnet.training.optimizer import Loss, build_optimizer, check_names, frozen_layers, set_lr
 from alexnet.training.parallel import Parallel, ParallelModel
 from alexnet.training.schedule import epoch_settings, input_size_at
@@ -30,7 +30,7 @@ class Step:
         preprocessing: Preprocessing,
         train: SplitImages,
         network: AlexNet,
-        group: ProcessGroup = SINGLE_PROCESS,
+        group: ProcessGroup = SINGLE,
         parallel: Parallel = "data",
         log: Callable[[str], object] = say,
     ) -> None:
@@ -39,9 +39,8 @@ class Step:
         self._device = network.head.weight.device
         self.bounds = epoch_bounds(len(train), recipe.train)  # start and end of each batch in an epoch's images
         if (smallest := min(end - start for start, end in self.bounds)) < group.world_size:
-            raise RecipeError(
-                f"the smallest batch has {smallest} images, too few for {group.world_size} processes: raise train.batch_size"
-            )
+            few = f"{smallest} images, too few for {group.world_size} processes"
+            raise RecipeError(f"the smallest batch has {few}: raise train.batch_size")
         self.model = ParallelModel(network, group, parallel, synchronised=recipe.train.synchronised_norm)
         if parallel == "towers" and recipe.optimizer.muon_lr:
             raise RecipeError("--parallel towers divides convolutions, which Muon needs whole: --set optimizer.muon_lr=0")
@@ -127,8 +126,6 @@ class Step:
         state.accumulation_steps *= 2
         self.optimizer.zero_grad(set_to_none=True)
         release_memory()
-        self._log(
-            f"the device's memory is too small for {size} images at once: from here on, gradients are accumulated over "
-            f"micro-batches of {-(-count // state.accumulation_steps)}; a step is still that of the whole batch, but batch "
-            "normalisation sees fewer images"
-        )
+        change = f"gradients are accumulated over micro-batches of {-(-count // state.accumulation_steps)}"
+        effect = "a step is still that of the whole batch, but batch normalisation sees fewer images"
+        self._log(f"the device's memory is too small for {size} images at once: from here on, {change}; {effect}")

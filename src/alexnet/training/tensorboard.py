@@ -1,7 +1,5 @@
 """TensorBoard's files: curves, the graph of layers, sample images and the confusion matrix."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path

@@ -26,7 +26,7 @@ from alexnet.recipe import Preprocessing, Recipe, parse
 from alexnet.report.report import write_report
 from alexnet.run import RunFolder, create, find, read_recipe, save_model
 from alexnet.training import checkpoint
-from alexnet.training.distributed import SINGLE_PROCESS, ProcessGroup
+from alexnet.training.distributed import SINGLE, ProcessGroup
 from alexnet.training.monitor import Monitor, environment
 from alexnet.training.parallel import Parallel
 from alexnet.training.signals import StopRequest
@@ -38,12 +38,7 @@ SKIPPED_SHOWN = 10  # `summary.json` lists them all
 
 
 def start(
-    recipe: Recipe,
-    out: Path,
-    device: str | None,
-    started: float,
-    group: ProcessGroup = SINGLE_PROCESS,
-    parallel: Parallel = "data",
+    recipe: Recipe, out: Path, device: str | None, started: float, group: ProcessGroup = SINGLE, parallel: Parallel = "data"
 ) -> None:
     """Train by `recipe` into the new run folder `out`.
 
@@ -52,9 +47,8 @@ def start(
     """
     chosen_device = choose_device(device)
     check_effect(recipe.model.variant, recipe.model.overrides)
-    recipe = recipe.with_absolute_dataset().with_settings(
-        {"train.tensorboard": group.broadcast(time.strftime(recipe.train.tensorboard))}
-    )
+    tensorboard = group.broadcast(time.strftime(recipe.train.tensorboard))
+    recipe = recipe.with_absolute_dataset().with_settings({"train.tensorboard": tensorboard})
     with group.local_main_first():  # the dataset may have to be downloaded
         table = open_table(recipe.data.dataset, recipe.data.root)
     folder = create(out) if group.is_main else RunFolder(out)
@@ -68,9 +62,7 @@ def start(
         raise
 
 
-def resume(
-    out: Path, device: str | None, started: float, group: ProcessGroup = SINGLE_PROCESS, parallel: Parallel = "data"
-) -> None:
+def resume(out: Path, device: str | None, started: float, group: ProcessGroup = SINGLE, parallel: Parallel = "data") -> None:
     """Resume the run in `out` from its last checkpoint, or start over from its recipe if there is none.
 
     Every process of `group` calls it, as for `start`.
@@ -78,10 +70,8 @@ def resume(
     folder = find(out) if group.is_main else RunFolder(out)  # other machines need not have the folder
     if group.is_main and folder.summary.exists():
         train_more = f"alexnet train {shell_quote(read_recipe(folder).data.dataset)} --weights {shell_quote(out)}"
-        rewrite = f"alexnet report {shell_quote(out)} rewrites its report"
-        raise RunError(
-            f"{out} is finished, so there is nothing to resume: {train_more} trains a new run from its weights ({rewrite})"
-        )
+        advice = f"trains a new run from its weights (alexnet report {shell_quote(out)} rewrites its report)"
+        raise RunError(f"{out} is finished, so there is nothing to resume: {train_more} {advice}")
     text = group.broadcast(read_recipe(folder).to_toml() if group.is_main else "")
     recipe = parse(tomllib.loads(text), str(folder.recipe))
     with group.local_main_first():  # the dataset may have to be downloaded
@@ -110,8 +100,7 @@ def _train(
             with group.local_main_first():
                 recipe, dataset, preprocessing, network = load_data_and_network(recipe, table, device, fresh=fresh)
         except Interrupted as error:
-            message = f"stopped before training began; resume with: alexnet train --resume {shell_quote(folder.path)}"
-            raise Interrupted(message, error.code) from error
+            raise Interrupted(f"stopped before training began; resume with: {folder.resume_command}", error.code) from error
         precision = resolve_precision(device, recipe.train.precision)
         if group.world_size > 1:  # initial weights may differ in the last bits between machines
             network.load_state_dict(group.broadcast_tensors(network.state_dict()))
@@ -138,8 +127,8 @@ def _train(
         except RunError as error:
             if not checkpoint.exists(folder.path):
                 raise
-            command = f"alexnet train --resume {shell_quote(folder.path)}"
-            raise RunError(f"{error}. The last checkpoint is intact: fix this, then resume with: {command}") from error
+            advice = f"The last checkpoint is intact: fix this, then resume with: {folder.resume_command}"
+            raise RunError(f"{error}. {advice}") from error
 
 
 def load_data_and_network(
@@ -152,9 +141,8 @@ def load_data_and_network(
     torch.manual_seed(recipe.train.seed)
     network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
     if recipe.images.input < network.smallest:
-        raise RecipeError(
-            f"images.input is {recipe.images.input}, but {recipe.model.variant!r} needs {network.smallest} pixels or more"
-        )
+        least = f"{recipe.model.variant!r} needs {network.smallest} pixels or more"
+        raise RecipeError(f"images.input is {recipe.images.input}, but {least}")
     if fresh and recipe.model.weights:
         load_pretrained(network, recipe.model.weights, recipe.data.root)
     to_device(network, device)

@@ -24,6 +24,7 @@ from alexnet.network.fast.kernels.operations import LANE, usable
 from alexnet.network.layers import BatchNorm, FlattenMaps
 from alexnet.network.lrn import LocalResponseNorm
 
+Layers = Mapping[str, nn.Module]
 Step = Callable[[Tensor], Tensor]
 
 
@@ -44,7 +45,7 @@ class Plan:
     def __init__(self) -> None:
         self._cached: tuple[tuple[object, ...], list[tuple[str, Step]]] = ((), [])  # key and steps: replaced atomically
 
-    def steps(self, layers: Mapping[str, nn.Module], names: Collection[str], upscale: int) -> list[tuple[str, Step]]:
+    def steps(self, layers: Layers, names: Collection[str], upscale: int) -> list[tuple[str, Step]]:
         """Return the result of `fuse_layers`."""
         hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         plain = not enabled() or any(getattr(layer, hook) for layer in layers.values() for hook in hooks)
@@ -56,9 +57,7 @@ class Plan:
         return steps
 
 
-def fuse_layers(
-    layers: Mapping[str, nn.Module], names: Collection[str], upscale: int, plain: bool
-) -> Iterator[tuple[str, Step]]:
+def fuse_layers(layers: Layers, names: Collection[str], upscale: int, plain: bool) -> Iterator[tuple[str, Step]]:
     """Yield functions of a tensor, in order: a layer or a group of fused layers, under the name of the last.
 
     A layer in `names` ends its group, as its output is needed. With `plain`, nothing is fused, as when a layer has hooks.
@@ -123,8 +122,7 @@ def compute_weight(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
         return weight
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
         return weight
-    result: Tensor = _ToBFloat16.apply(weight)  # type: ignore[no-untyped-call]
-    return result
+    return _ToBFloat16.apply(weight)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _ToBFloat16(torch.autograd.Function):
@@ -224,8 +222,7 @@ def _folded(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tensor:
     state, by_dtype = (_state(dense.weight), height, width), _folds.setdefault(dense.weight, {})  # type: ignore[no-untyped-call]
     if weight.dtype not in by_dtype or by_dtype[weight.dtype][0] != state:
         by_dtype[weight.dtype] = (state, flatten.fold(weight, height, width))
-    folded: Tensor = by_dtype[weight.dtype][1]
-    return folded
+    return by_dtype[weight.dtype][1]  # type: ignore[no-any-return]
 
 
 def _relu_norm_pool(group: list[nn.Module], x: Tensor) -> Tensor:
@@ -248,15 +245,7 @@ def _relu_norm_pool(group: list[nn.Module], x: Tensor) -> Tensor:
 
 
 def step(
-    weight: Tensor,
-    gradient: Tensor,
-    velocity: Tensor | None,
-    *,
-    form: str,
-    lr: float,
-    momentum: float,
-    decay: float,
-    nesterov: bool,
+    weight: Tensor, grad: Tensor, velocity: Tensor | None, form: str, lr: float, momentum: float, decay: float, nesterov: bool
 ) -> bool:
     """Take a step of `training.optimizer.SGD` in place, in one pass over memory; return False if the tensors do not fit.
 
@@ -264,13 +253,13 @@ def step(
     """
     kept = _bf16_cache.get(weight)  # type: ignore[no-untyped-call]
     half = kept[1] if kept is not None and kept[0] == _state(weight) else None
-    tensors = [tensor for tensor in (weight, gradient, velocity, half) if tensor is not None]
+    tensors = [tensor for tensor in (weight, grad, velocity, half) if tensor is not None]
     # All are dense and have the same strides, so the kernel can treat them as flat arrays.
     alike = all(t.stride() == weight.stride() and usable(t) for t in tensors) and weight.dtype == torch.float32
     if not alike or not torch.ops.aten.is_non_overlapping_and_dense(weight):
         return False
     settings = operations.Step(weight.numel(), lr, momentum, decay, form != "pytorch", form == "keras", nesterov)
-    kernels.call("step", gradient.dtype, (weight, gradient, velocity, half), settings)
+    kernels.call("step", grad.dtype, (weight, grad, velocity, half), settings)
     torch.autograd.graph.increment_version(weight)
     if half is not None:
         torch.autograd.graph.increment_version(half)

@@ -1,6 +1,6 @@
 """The kernels as differentiable functions of tensors.
 
-All take tensors that `usable` accepts. The arguments of a C function are a structure of the same name in its `.cpp` file.
+All take tensors that `usable` accepts.
 """
 
 import ctypes
@@ -21,15 +21,17 @@ def usable(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in kernels.TYPES and not traced and kernels.library() is not None
 
 
-def _fields(declaration: str) -> list[tuple[str, Any]]:
-    """Return the fields of a structure as ctypes wants them, from `long pixels, int size`."""
-    return [(name, getattr(ctypes, f"c_{kind}")) for kind, name in map(str.split, declaration.split(","))]
+def _structure(name: str, declaration: str) -> type[ctypes.Structure]:
+    """Return the structure `name` of a `.cpp` file, with fields as declared there: `long pixels, int size`."""
+    fields = [(field, getattr(ctypes, f"c_{kind}")) for kind, field in map(str.split, declaration.split(","))]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-class _Maps(ctypes.Structure):
-    """`Maps` in maps.cpp."""
-
-    _fields_ = _fields("long images, int height, int width, int channels, int window, int stride, int relu")
+# The arguments of the C functions of maps.cpp, winograd.cpp, response_norm.cpp and step.cpp.
+_Maps = _structure("Maps", "long images, int height, int width, int channels, int window, int stride, int relu")
+_Convolution = _structure("Convolution", "int images, int height, int width, int inputs, int outputs, int taps")
+_Norm = _structure("Norm", "long pixels, int towers, int channels, int size, float alpha, float beta, float k, int relu")
+Step = _structure("Step", "long count, float rate, float momentum, float decay, int velocity, int decoupled, int nesterov")
 
 
 def relu_norm_pool(x: Tensor, norm: BatchNorm | None, window: int, stride: int, *, relu: bool) -> Tensor:
@@ -40,14 +42,13 @@ def relu_norm_pool(x: Tensor, norm: BatchNorm | None, window: int, stride: int, 
     count, channels, height, width = x.shape
     maps = _Maps(count, height, width, channels, window, stride, relu)
     scale, shift = (None, None) if norm is None else (norm.weight, norm.bias)
-    result: Tensor = _ReluNormPool.apply(x, scale, shift, norm, maps)  # type: ignore[no-untyped-call]
-    return result
+    return _ReluNormPool.apply(x, scale, shift, norm, maps)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _ReluNormPool(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, norm: BatchNorm | None, maps: _Maps
+        context: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, norm: BatchNorm | None, maps: ctypes.Structure
     ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         count, channels = maps.images * maps.height * maps.width, maps.channels
@@ -107,12 +108,6 @@ def _sum_over_processes(norm: BatchNorm, sums: Tensor, count: int) -> tuple[Tens
     return result[:-1].view_as(sums), result[-1].item()
 
 
-class _Convolution(ctypes.Structure):
-    """`Convolution` in winograd.cpp."""
-
-    _fields_ = _fields("int images, int height, int width, int inputs, int outputs, int taps")
-
-
 LANE = 32  # channels that the convolutions process together
 
 
@@ -122,8 +117,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) ->
     O/groups must be a multiple of 32; C/groups is padded to one with channels of zeros.
     """
     if groups == 1 and not x.shape[1] % LANE:
-        result: Tensor = _Winograd.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-        return result
+        return _Winograd.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
     missing = -weight.shape[1] % LANE
     biases = [None] * groups if bias is None else bias.chunk(groups)
     parts = [
@@ -163,23 +157,16 @@ class _Winograd(torch.autograd.Function):
         return to_x if wanted[0] else None, to_weight if wanted[1] else None, to_bias
 
 
-class _Norm(ctypes.Structure):
-    """`Norm` in response_norm.cpp."""
-
-    _fields_ = _fields("long pixels, int towers, int channels, int size, float alpha, float beta, float k, int relu")
-
-
 def response_norm(images: Tensor, size: int, alpha: float, beta: float, k: float, towers: int, *, relu: bool) -> Tensor:
     """Normalise N C H W as `lrn.LocalResponseNorm` does, with one pass over memory each for forward and backward."""
     count, channels, height, width = images.shape
     norm = _Norm(count * height * width, towers, channels // towers, size, alpha, beta, k, relu)
-    result: Tensor = _ResponseNorm.apply(images, norm)  # type: ignore[no-untyped-call]
-    return result
+    return _ResponseNorm.apply(images, norm)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _ResponseNorm(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, images: Tensor, norm: _Norm) -> Tensor:
+    def forward(context: Any, images: Tensor, norm: ctypes.Structure) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
         context.save_for_backward(images)
         context.norm = norm
@@ -195,9 +182,3 @@ class _ResponseNorm(torch.autograd.Function):
         result = torch.empty_like(images)
         kernels.call("norm_backward", images.dtype, (images, gradient, result), context.norm)
         return result, None
-
-
-class Step(ctypes.Structure):
-    """`Step` in step.cpp."""
-
-    _fields_ = _fields("long count, float rate, float momentum, float decay, int velocity, int decoupled, int nesterov")
