@@ -144,6 +144,7 @@ def test_missing_recipe_key_has_its_default(tmp_path: Path) -> None:
         (["train.save_epochs=weights"], "train.save_epochs is 'weights', but should be a file name"),
         (["train.save_epochs=../cp-{epoch}"], "train.save_epochs is '../cp-{epoch}', but should be"),
         (["train.save_epochs={epoch.__class__}"], "train.save_epochs is '{epoch.__class__}', but should be"),
+        (["train.save_epochs={epoch:0999999999d}"], "train.save_epochs is '{epoch:0999999999d}', but should be"),
         (["train.tensorboard=/logs"], "train.tensorboard is '/logs', but should be a folder inside the run"),
         (["train.tensorboard=logs/../.."], "train.tensorboard is 'logs/../..', but should be a folder inside the run"),
         (["schedule.table=[{epoch=0}]"], "schedule.table.0.epoch is 0, but should be greater than or equal to 1"),

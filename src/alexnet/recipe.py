@@ -397,7 +397,7 @@ def _find_conflict(recipe: Recipe) -> str:
         return f"images.input is {images.input}, which is not a multiple of images.upscale, {images.upscale}"
     if schedule.kind != "constant" and any(row.lr is not None for row in schedule.table):
         return f"schedule.table sets learning rates, but schedule.kind is {schedule.kind!r}, not 'constant'"
-    if pattern and not re.fullmatch(r"[\w.-]*\{epoch(:0?\d+d)?\}[\w.-]*", pattern):
+    if pattern and not re.fullmatch(r"[\w.-]{,50}\{epoch(:0?\d{1,2}d)?\}[\w.-]{,50}", pattern):
         return f"train.save_epochs is {pattern!r}, but should be a file name that contains the epoch: cp-{{epoch:04d}}"
     if Path(recipe.train.tensorboard).is_absolute() or ".." in Path(recipe.train.tensorboard).parts:
         return f"train.tensorboard is {recipe.train.tensorboard!r}, but should be a folder inside the run"
