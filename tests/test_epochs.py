@@ -103,3 +103,15 @@ def test_weights_of_an_epoch_with_a_flipped_bit_are_refused(kept: Path, tmp_path
     expected = "is damaged: the SHA-256 of its weights differs" if part == "values" else "cannot be"
     for use in (["evaluate"], ["train", copy, "--out", tmp_path / "more", "--weights"]):
         assert f"cp-0001.safetensors {expected}" in error(*use, epoch(copy, 1))
+
+
+def test_results_of_epochs_are_kept_apart(kept: Path, photos: Path, tmp_path: Path) -> None:
+    copy, image = Path(shutil.copytree(kept, tmp_path / "run")), sorted(photos.rglob("*.png"))[0]
+    for path in (epoch(copy, 1), copy):
+        opened = alexnet.load(path)
+        list(opened.explain(image))
+        opened.index(photos)
+    nearest = [alexnet.load(path).search(image, 1)[0]["neighbours"][0] for path in (epoch(copy, 1), copy)]
+    assert nearest[0]["distance"] != nearest[1]["distance"]
+    expected = {"explain", "explain-cp-0001", "search", "search-cp-0001"}
+    assert {path.name for path in copy.iterdir()} >= expected
