@@ -91,6 +91,7 @@ def test_damaged_or_misplaced_weights_of_an_epoch_are_one_line(kept: Path, tmp_p
     assert "cp-0001.safetensors" in error("evaluate", epoch(copy, 1))
     alone = Path(shutil.copy(epoch(kept, 2), tmp_path))
     assert f"{alone} is a file: name a run folder, or a file in its epochs/" in error("evaluate", alone)
+    assert error("evaluate", epoch(kept, 9)).endswith("cp-0009.safetensors: no such file")
     assert error("train", "--resume", epoch(kept, 1)).endswith("cp-0001.safetensors is a file, not a run folder")
 
 

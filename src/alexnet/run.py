@@ -145,7 +145,7 @@ def find(path: Path) -> RunFolder:
     if path.is_file():
         raise RunError(f"{path} is a file, not a run folder")
     if not path.is_dir():
-        raise RunError(f"no run {path}: no such folder")
+        raise RunError(f"no run {path}: no such {'file' if path.suffix == '.safetensors' else 'folder'}")
     if not folder.recipe.exists() and not folder.config.exists():
         raise RunError(f"{path} is not a run folder: it has no model.json (alexnet train creates one)")
     return folder
