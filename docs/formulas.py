@@ -12,14 +12,19 @@ import re
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
-FORMULA = re.compile(r"^\$\$\n(.+?)\n\$\$$", re.MULTILINE | re.DOTALL)
+# A block of code, which stays as it is, or a formula.
+FORMULA = re.compile(
+    r"^ *(?P<fence>`{3,}|~{3,}).*?^ *(?P=fence)|^\$\$[ \t]*\n(?P<tex>.+?)\n\$\$[ \t]*$", re.MULTILINE | re.DOTALL
+)
 COMMANDS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C", Path.CLOSEPOLY: "Z"}
 SIZE, MARGIN = 16, 2  # pixels
 
 
 def svg(formula: str) -> str:
     """Return a formula in TeX as an SVG element in the colour of the text."""
-    path = TextPath((0, 0), f"${formula}$", size=SIZE)
+    if "\n\n" in formula:
+        raise ValueError(f"the formula {formula.splitlines()[0]!r} holds an empty line: close it with a line of $$")
+    path = TextPath((0, 0), f"${' '.join(formula.split())}$", size=SIZE)
     box = path.get_extents().padded(MARGIN)
     parts = []
     for points, code in path.iter_segments(curves=True, simplify=False):
@@ -35,4 +40,4 @@ def svg(formula: str) -> str:
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Replace each formula."""
-    return FORMULA.sub(lambda found: f'<p class="formula">{svg(found[1])}</p>', markdown)
+    return FORMULA.sub(lambda found: f'<p class="formula">{svg(found["tex"])}</p>' if found["tex"] else found[0], markdown)

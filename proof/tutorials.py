@@ -30,6 +30,7 @@ from PIL import Image
 
 import alexnet
 from alexnet.data.sources import open_table
+from alexnet.errors import AlexNetError
 from alexnet.run import RunFolder, read_metrics, read_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -130,7 +131,11 @@ def train_all(names: list[str], data: Path, minutes: float, at_once: int) -> boo
         while (waiting or running) and time.monotonic() < end:
             while waiting and len(running) < at_once:
                 name = waiting.pop(0)
-                running[name] = start(name, data)
+                try:
+                    running[name] = start(name, data)
+                except (OSError, AlexNetError) as error:  # its images
+                    well = False
+                    print(f"{name} failed: {error}", flush=True)
             time.sleep(SECONDS_BETWEEN_LOOKS)
             for name, process in list(running.items()):
                 if seen.get(name) != (now := progress(name)):
@@ -143,20 +148,24 @@ def train_all(names: list[str], data: Path, minutes: float, at_once: int) -> boo
                         print(f"{name} failed: see {RUNS / name}.log", flush=True)
     except KeyboardInterrupt:
         print("stopping: the next call continues", flush=True)
-    for process in running.values():
-        process.terminate()  # it saves, as at Ctrl-C
-    for process in running.values():
-        process.wait(SECONDS_TO_SAVE)
+    finally:
+        for process in running.values():
+            process.terminate()  # it saves, as at Ctrl-C
+        for process in running.values():
+            process.wait(SECONDS_TO_SAVE)
     return well
 
 
 def progress(name: str) -> str:
-    """Return the last epoch of a training and its accuracies."""
+    """Return the last epoch of a training and its accuracies, or why its files cannot be read."""
     folder = RunFolder(RUNS / name)
-    if not folder.metrics.exists():
-        return "epoch 0"
-    rows = read_metrics(folder, ("train_top1", "val_top1", "seconds"))
-    last, epochs = rows[-1], read_recipe(folder).train.epochs
+    try:
+        rows = read_metrics(folder, ("train_top1", "val_top1", "seconds")) if folder.metrics.exists() else []
+        if not rows:
+            return "epoch 0"
+        last, epochs = rows[-1], read_recipe(folder).train.epochs
+    except AlexNetError as error:
+        return str(error)
     return (
         f"epoch {len(rows)} of {epochs}, {last['seconds'] / 3600:.2f} h, "
         f"training {last['train_top1']:.2%}, validation {last['val_top1']:.2%}"
@@ -164,9 +173,8 @@ def progress(name: str) -> str:
 
 
 def keep(name: str) -> str:
-    """Copy what the pages show of a run, and return its row of the table."""
-    folder, training, kept = RunFolder(RUNS / name), TRAININGS[name], KEPT / name
-    result = progress(name)
+    """Copy what the pages show of a run, and return its progress."""
+    folder, kept, result = RunFolder(RUNS / name), KEPT / name, progress(name)
     if folder.metrics.exists():
         kept.mkdir(parents=True, exist_ok=True)
         (kept / "metrics.csv").write_bytes(folder.metrics.read_bytes())
@@ -178,7 +186,16 @@ def keep(name: str) -> str:
         (kept / "final.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         splits = ", ".join(f"{split} {figures[split]['top1']:.2%}" for split in SPLITS if split in figures)
         result += f"; finished, evaluated: {splits}"
-    return f"| `{name}` | {training.original} | {result} |"
+    return result
+
+
+def table_row(name: str) -> str:
+    """Keep the results of a training, and return its row of the table."""
+    try:
+        result = keep(name)
+    except AlexNetError as error:
+        result = str(error)
+    return f"| `{name}` | {TRAININGS[name].original} | {result} |"
 
 
 def final_figures(folder: RunFolder) -> dict[str, Any]:
@@ -200,18 +217,22 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TRAININGS)}; all by default")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time; the next call continues")
     options = parser.parse_args()
-    names = options.names or list(TRAININGS)
+    names = list(dict.fromkeys(options.names or TRAININGS))
     if unknown := set(names) - set(TRAININGS):
         parser.error(f"no training {sorted(unknown)[0]!r}: there are {', '.join(TRAININGS)}")
-    if not os.environ.get("ALEXNET_TEST_DATA"):
+    data = Path(os.environ.get("ALEXNET_TEST_DATA", "")).resolve()
+    if not os.environ.get("ALEXNET_TEST_DATA") or not data.is_dir():
         parser.error("ALEXNET_TEST_DATA names no folder of real images")
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT is ignored by default in a background process
         signal.signal(number, signal.default_int_handler)
     RUNS.mkdir(parents=True, exist_ok=True)
     at_once = len(names) if torch.accelerator.is_available() else 1
-    well = train_all(names, Path(os.environ["ALEXNET_TEST_DATA"]).resolve(), options.minutes, at_once)
-    print("| training | author | here |\n|---|---|---|")
-    print("\n".join(keep(name) for name in names))
+    try:
+        well = train_all(names, data, options.minutes, at_once)
+        print("| training | author | here |\n|---|---|---|")
+        print("\n".join(table_row(name) for name in names))
+    except KeyboardInterrupt:  # while it evaluates
+        return 130
     return int(not well)
 
 

@@ -91,4 +91,28 @@ def test_damaged_or_misplaced_weights_of_an_epoch_are_one_line(kept: Path, tmp_p
     assert "cp-0001.safetensors" in error("evaluate", epoch(copy, 1))
     alone = Path(shutil.copy(epoch(kept, 2), tmp_path))
     assert f"{alone} is a file: name a run folder, or a file in its epochs/" in error("evaluate", alone)
+    assert error("evaluate", epoch(kept, 9)).endswith("cp-0009.safetensors: no such file")
     assert error("train", "--resume", epoch(kept, 1)).endswith("cp-0001.safetensors is a file, not a run folder")
+
+
+@pytest.mark.parametrize("part", ["config", "variant", "sha256", "dtype", "values"])
+def test_weights_of_an_epoch_with_a_flipped_bit_are_refused(kept: Path, tmp_path: Path, part: str) -> None:
+    copy = Path(shutil.copytree(kept, tmp_path / "run"))
+    content = bytearray(epoch(copy, 1).read_bytes())
+    content[len(content) - 100 if part == "values" else content.index(part.encode())] ^= 1
+    epoch(copy, 1).write_bytes(content)
+    expected = "is damaged: the SHA-256 of its weights differs" if part == "values" else "cannot be"
+    for use in (["evaluate"], ["train", copy, "--out", tmp_path / "more", "--weights"]):
+        assert f"cp-0001.safetensors {expected}" in error(*use, epoch(copy, 1))
+
+
+def test_results_of_epochs_are_kept_apart(kept: Path, photos: Path, tmp_path: Path) -> None:
+    copy, image = Path(shutil.copytree(kept, tmp_path / "run")), sorted(photos.rglob("*.png"))[0]
+    for path in (epoch(copy, 1), copy):
+        opened = alexnet.load(path)
+        list(opened.explain(image))
+        opened.index(photos)
+    nearest = [alexnet.load(path).search(image, 1)[0]["neighbours"][0] for path in (epoch(copy, 1), copy)]
+    assert nearest[0]["distance"] != nearest[1]["distance"]
+    expected = {"explain", "explain-cp-0001", "search", "search-cp-0001"}
+    assert {path.name for path in copy.iterdir()} >= expected

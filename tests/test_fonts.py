@@ -95,12 +95,16 @@ def test_installed_font_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
         fonts.font_of.cache_clear()
 
 
-def test_labels_without_font_stay_distinct_without_warnings(no_others: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["text", "tick"])
+def test_labels_without_font_stay_distinct_without_warnings(no_others: None, tmp_path: Path, place: str) -> None:
     """Distinct characters stay distinct with and without fonts; missing glyphs would be drawn as identical boxes."""
     drawn = []
     for label in (CAT, DOG):
         figure = Figure(figsize=(2, 1))
-        figure.text(0, 0.5, label)
+        if place == "text":
+            figure.text(0, 0.5, label)
+        else:
+            figure.subplots().set_yticks([0.5], [label])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             fonts.save(figure, tmp_path / "a.png", "png")

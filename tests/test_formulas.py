@@ -10,7 +10,12 @@ import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
 HOOK = runpy.run_path(str(DOCS / "formulas.py"))
-FORMULAS = [(page.name, tex) for page in sorted(DOCS.glob("*.md")) for tex in HOOK["FORMULA"].findall(page.read_text("utf-8"))]
+FORMULAS = [
+    (page.name, found["tex"])
+    for page in sorted(DOCS.glob("*.md"))
+    for found in HOOK["FORMULA"].finditer(page.read_text("utf-8"))
+    if found["tex"]
+]
 
 
 @pytest.mark.parametrize("tex", [tex for _, tex in FORMULAS], ids=[page for page, _ in FORMULAS])
@@ -29,3 +34,16 @@ def test_formulas_become_elements_and_other_dollars_stay() -> None:
     assert page.startswith('Costs $$ 5.\n\n<p class="formula"><svg ')
     assert 'aria-label="x^2 &lt; y"' in page
     assert page.endswith("</svg></p>\n\n`$$`")
+
+
+@pytest.mark.parametrize("fence", ["```", "````", "  ~~~"])
+def test_formulas_in_code_stay(fence: str) -> None:
+    text = f"{fence}tex\n$$\nx^2\n$$\n{fence}\n"
+    page = HOOK["on_page_markdown"](f"{text}\n$$ \nx\n= y\n$$\n\n{text}")
+    assert page.count(text) == 2
+    assert page.count("<svg") == 1
+
+
+def test_formula_that_is_not_closed_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the formula 'x\^2' holds an empty line: close it"):
+        HOOK["on_page_markdown"]("$$\nx^2\n\nMore text\n\n$$\ny\n$$\n")

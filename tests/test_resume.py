@@ -105,6 +105,7 @@ def test_signal_stops_evaluation(
     with pytest.raises(AlexNetError, match=f"stopped {where}, everything is saved"):
         alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
     run = alexnet.resume(tmp_path / "run")
+    assert f"after batch {0 if evaluation > 3 else 4} of 4" in (run.path / "log.txt").read_text()
     assert metrics(run.path) == metrics(short)
     assert weights(run.path) == weights(short)
     assert run.summary["test"] == alexnet.load(short).summary["test"]

@@ -346,6 +346,14 @@ def test_scratch_learns_digits() -> None:
 # Misuse
 
 
+KINDS_WITHOUT_ARGUMENTS = [kind for name, kind in scratch.KINDS.items() if name not in ("Conv2D", "Dense")]
+
+
+def after_forward(layer: Layer, x: np.ndarray) -> Layer:
+    layer.forward(x)
+    return layer
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -371,6 +379,41 @@ def test_scratch_learns_digits() -> None:
         ),
         (lambda: scratch.BatchNormalization().forward(drawn(3)), "takes N x H x W x C or N x units, not 3"),
         (lambda: scratch.AlexNet([{"layer": "Convolution"}]), "no layer 'Convolution'"),
+        *(
+            (lambda kind=kind: kind().forward(np.ones((2, 8, 8, 3), np.uint8)), "float32 or float64, not uint8")
+            for kind in (*KINDS_WITHOUT_ARGUMENTS, lambda: scratch.Conv2D(4, 3), lambda: scratch.Dense(4))
+        ),
+        *(
+            (lambda kind=kind: after_forward(kind(), drawn(2, 8, 8, 3)).backward(drawn(1, 8, 8, 3)), "but the output was")
+            for kind in (*KINDS_WITHOUT_ARGUMENTS, lambda: scratch.Conv2D(4, 3))
+        ),
+        (lambda: scratch.ReLU().forward([1.0]), "ReLU takes arrays of float32 or float64, not list"),
+        (
+            lambda: after_forward(scratch.Conv2D(4, 3, groups=2), drawn(1, 8, 8, 4)).forward(drawn(1, 8, 8, 6)),
+            "Conv2D has weights for 4 channels, but x has 6",
+        ),
+        (
+            lambda: after_forward(scratch.BatchNormalization(), drawn(2, 4)).forward(drawn(2, 3)),
+            "BatchNormalization has parameters for 4 channels, but x has 3",
+        ),
+        (lambda: scratch.Conv2D(0, 3), "filters is 0, but should be a whole number, 1 or more"),
+        (lambda: scratch.Conv2D(4, 2.5), "kernel_size is 2.5, but should be a whole number"),
+        (lambda: scratch.Conv2D(4, 3, groups=0), "groups is 0, but"),
+        (lambda: scratch.Conv2D(4, 3, stride=0), "stride is 0, but"),
+        (lambda: scratch.Conv2D(4, 3, padding="SAME"), "padding is 'SAME', but should be 'valid' or 'same'"),
+        (lambda: scratch.Conv2D(4, 3, padding=(1, -1)), "padding is -1, but should be a whole number, 0 or more"),
+        (lambda: scratch.MaxPooling2D((3, 3, 3)), r"pool_size is \(3, 3, 3\), but should be one number or two"),
+        (lambda: scratch.Dense(0), "the number of units is 0, but"),
+        (lambda: scratch.Dense(in_features=0, out_features=4), "in_features is 0, but"),
+        (lambda: scratch.Flatten("hwc"), "order is 'hwc', but should be 'HWC' or 'CHW'"),
+        (lambda: scratch.Dropout(1), "rate is 1, but should be a number, 0 or more and below 1"),
+        (lambda: scratch.Dropout(scales="test"), "scales is 'test', but should be 'training' or 'testing'"),
+        (lambda: scratch.LocalResponseNormalization(0), "the window is 0, but"),
+        (lambda: scratch.MapNormalization(bias=-1), "bias is -1, but should be a number, 0 or more"),
+        (lambda: scratch.BatchNormalization(epsilon=float("nan")), "epsilon is nan, but"),
+        (lambda: scratch.SGD(momentum="0.9"), "momentum is '0.9', but"),
+        (lambda: scratch.AlexNet([{"units": 4}]), "no layer None"),
+        (lambda: scratch.cross_entropy(drawn(2, 3), np.array([0.0, 1.0])), r"targets are array\(\[0., 1.\]\), but should be"),
         (lambda: scratch.cross_entropy(drawn(2, 3), np.array([0, 3])), "targets run from 0 to 3, but there are 3 classes"),
     ],
 )

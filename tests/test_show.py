@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
@@ -98,3 +100,14 @@ def test_show_without_readable_image_is_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["data", "show", str(tmp_path), "--out", str(tmp_path / "out.png")])
     assert "none of 2 images could be read; the first, a/x.png: not an image" in str(result.exception)
     assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize("recipe", ["annotated", "fast"])
+@pytest.mark.parametrize(("images", "name"), [(1, "photos"), (6, "photo " * 30)])
+def test_show_cuts_off_no_text(images: int, name: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, figures = class_folders(tmp_path / name, images, ("across", "down")), list[Figure]()
+    monkeypatch.setattr(samples, "save", lambda figure, path: (figures.append(figure), path.write_bytes(b"")))
+    samples.show_augmented(open_table(folder), load(recipe), tmp_path / "out.png")
+    canvas = FigureCanvasAgg(figures[0])
+    canvas.draw()
+    assert max(text.get_window_extent().x1 for text in figures[0].findobj(Text)) < canvas.get_width_height()[0]

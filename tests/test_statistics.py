@@ -249,5 +249,6 @@ def test_split_rules_keep_declared_sets(name: str) -> None:
     [*((name, share) for name in ("first", "last", "keras-tail") for share in (0.01, 0.99)), ("train_test_split", 0.99)],
 )
 def test_split_of_too_few_images_is_one_line(name: str, share: float) -> None:
-    with pytest.raises(DataError, match=r"is too small: of 12 readable images \d+ would train the network and \d+ validate it"):
+    sizes = r"is too small: of 12 readable images \d+ would train the network and \d+ validate it"
+    with pytest.raises(DataError, match=rf"{sizes}; add images, or change data\.validation \({share}\) or data\.test \("):
         rule(make_table({"a": 6, "b": 6}), name, validation=share)

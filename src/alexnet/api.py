@@ -186,7 +186,7 @@ class Run:
         """
         from alexnet.explain.figure import write_explanations  # importing matplotlib takes a second
 
-        folder = Path(out) if out is not None else self.path / "explain"
+        folder = Path(out) if out is not None else self._results("explain")
         return write_explanations(self.network, self.config, to_sources(images), folder, arrays=arrays, overwrite=overwrite)
 
     def features(self, images: ImageInput, layers: Sequence[str] = ("fc7",)) -> dict[str, NDArray[np.float32]]:
@@ -382,7 +382,12 @@ class Run:
         return write_report(self._folder, dataset, split, self.evaluate(split=split))
 
     def _index_path(self, path: str | Path | None) -> Path:
-        return self.path / "search" if path is None else Path(path)
+        return self._results("search") if path is None else Path(path)
+
+    def _results(self, name: str) -> Path:
+        """Return the default folder of results, in the run folder: those of an epoch's weights have one of their own."""
+        weights = self._folder.weights
+        return self.path / (f"{name}-{weights.stem}" if is_epoch(weights) else name)
 
 
 def train(

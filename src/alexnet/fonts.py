@@ -13,6 +13,7 @@ from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter
 
 from alexnet.files import MADE_BY
 from alexnet.progress import say
@@ -88,6 +89,9 @@ def font_runs(text: str) -> Iterator[tuple[Path, str]]:
 
 def set_fonts(figure: Figure) -> None:
     """Make every text of a figure legible, and set the fonts that it needs."""
+    for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
+        if isinstance(formatter := axis.get_major_formatter(), FuncFormatter):  # drawing sets the names of ticks again
+            axis.set_major_formatter(FuncFormatter(lambda *tick, named=formatter: legible(named(*tick))))
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_text(legible(text.get_text()))

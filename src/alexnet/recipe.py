@@ -45,6 +45,9 @@ RENAMED = {f"{section}.{old}": f"{section}.{new}" for section, names in OLD_NAME
 # Keys that describe the machine: they do not change what is trained.
 MACHINE_KEYS = ("data.root", "data.workers", "train.threads", "train.tensorboard")
 
+# Names of files in a run folder, and of the folder of its checkpoints.
+OF_RUNS = re.compile(r"checkpoint|[a-z]+\.(toml|safetensors|json|csv|txt|lock|html)")
+
 
 class Settings(BaseModel):
     """Base class: immutable, without unknown keys."""
@@ -397,10 +400,14 @@ def _find_conflict(recipe: Recipe) -> str:
         return f"images.input is {images.input}, which is not a multiple of images.upscale, {images.upscale}"
     if schedule.kind != "constant" and any(row.lr is not None for row in schedule.table):
         return f"schedule.table sets learning rates, but schedule.kind is {schedule.kind!r}, not 'constant'"
-    if pattern and not re.fullmatch(r"[\w.-]*\{epoch(:0?\d+d)?\}[\w.-]*", pattern):
+    if pattern and not re.fullmatch(r"[\w.-]{,50}\{epoch(:0?\d{1,2}d)?\}[\w.-]{,50}", pattern):
         return f"train.save_epochs is {pattern!r}, but should be a file name that contains the epoch: cp-{{epoch:04d}}"
-    if Path(recipe.train.tensorboard).is_absolute() or ".." in Path(recipe.train.tensorboard).parts:
-        return f"train.tensorboard is {recipe.train.tensorboard!r}, but should be a folder inside the run"
+    tensorboard = Path(recipe.train.tensorboard)
+    if tensorboard.is_absolute() or ".." in tensorboard.parts or OF_RUNS.fullmatch("/".join(tensorboard.parts[:1])):
+        return f"train.tensorboard is {recipe.train.tensorboard!r}, but should be a folder of its own inside the run"
+    paths = {"model.weights": recipe.model.weights, "data.root": str(recipe.data.root), "train.tensorboard": str(tensorboard)}
+    if null := next((key for key, path in paths.items() if "\0" in path), ""):
+        return f"{null} is {paths[null]!r}, but a path holds no null character"
     return ""
 
 

@@ -145,7 +145,7 @@ def find(path: Path) -> RunFolder:
     if path.is_file():
         raise RunError(f"{path} is a file, not a run folder")
     if not path.is_dir():
-        raise RunError(f"no run {path}: no such folder")
+        raise RunError(f"no run {path}: no such {'file' if path.suffix == '.safetensors' else 'folder'}")
     if not folder.recipe.exists() and not folder.config.exists():
         raise RunError(f"{path} is not a run folder: it has no model.json (alexnet train creates one)")
     return folder
@@ -179,23 +179,34 @@ def read_recipe(folder: RunFolder) -> Recipe:
 
 def save_model(folder: RunFolder, network: AlexNet, config: ModelConfig) -> None:
     """Write the weights and `config`, adding the SHA-256 of the weights and the checksum of `config`."""
-    _save_weights(folder.weights, network, config)
+    tensors = _tensors(network, config)
+    write(folder.weights, lambda part: safetensors.torch.save_file(tensors, part))
     write_text(folder.config, _with_checksum(config, sha256(folder.weights)).model_dump_json(indent=2) + "\n")
 
 
 def save_epoch(path: Path, network: AlexNet, config: ModelConfig) -> None:
-    """Write the weights of an epoch, with `config` in the metadata, as the run may have no `model.json` yet."""
+    """Write the weights of an epoch, with `config` and their SHA-256 in the metadata: the run may have no `model.json` yet."""
     with writing(path.parent):
         path.parent.mkdir(exist_ok=True)
-    _save_weights(path, network, config, {"config": _with_checksum(config).model_dump_json()})
+    tensors = _tensors(network, config)
+    metadata = {"config": _with_checksum(config, _sha256_of(tensors)).model_dump_json()}
+    write(path, lambda part: safetensors.torch.save_file(tensors, part, metadata))
 
 
-def _save_weights(path: Path, network: AlexNet, config: ModelConfig, metadata: dict[str, str] | None = None) -> None:
-    """Write the network's state and the mean image, if there is one, atomically as safetensors."""
+def _tensors(network: AlexNet, config: ModelConfig) -> dict[str, torch.Tensor]:
+    """Return the network's state and the mean image, if there is one, by name."""
     mean_image = config.preprocessing.mean_image
     more = {} if mean_image is None else {"mean_image": torch.from_numpy(mean_image)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in {**network.state_dict(), **more}.items()}
-    write(path, lambda part: safetensors.torch.save_file(tensors, part, metadata))
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in {**network.state_dict(), **more}.items()}
+
+
+def _sha256_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of the names, types, shapes and values of tensors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _with_checksum(config: ModelConfig, weights_sha256: str = "") -> ModelConfig:
@@ -212,11 +223,17 @@ def _read_epoch_config(folder: RunFolder) -> ModelConfig:
     path = folder.weights
     try:
         with safetensors.safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("config", "")
-    except (OSError, safetensors.SafetensorError) as error:
+            metadata = file.metadata()
+            found = _sha256_of({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
+    except (OSError, TypeError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} cannot be read: {error_reason(error)}") from error
-    # Earlier versions wrote no metadata. The temperature in model.json was fitted to other weights.
-    config = _checked(parse_model(ModelConfig, text, path), path) if text else _read_model_json(folder)
+    if metadata is None:  # as earlier versions wrote it
+        config = _read_model_json(folder).model_copy(update={"sha256": ""})
+    else:
+        config = _checked(parse_model(ModelConfig, metadata.get("config", ""), path), path)
+    if config.sha256 not in ("", found):
+        raise RunError(f"{path} is damaged: the SHA-256 of its weights differs from the one in its metadata")
+    # The temperature in model.json was fitted to other weights.
     return config.model_copy(update={"temperature": 1.0, "sha256": sha256(path)})
 
 

@@ -33,7 +33,7 @@ def split(table: Table, settings: Data, *, train: bool = True) -> Table:
         splits[rule(np.flatnonzero(splits == "train"), settings.validation, seed)] = "val"
     done = replace(table, splits=splits)
     if train:
-        _check(done, declared, settings.split)
+        _check(done, declared, settings)
     return done
 
 
@@ -75,14 +75,15 @@ def _hold_out(table: Table, splits: NDArray[np.str_], rows: NDArray[np.int64], s
             start += count
 
 
-def _check(table: Table, declared: set[str], rule: str) -> None:
-    name, counts = table.name, table.counts()
+def _check(table: Table, declared: set[str], settings: Data) -> None:
+    name, counts, rule = table.name, table.counts(), settings.split
     if declared and "train" not in declared:
         raise DataError(f"{name} has no images to train on, only {format_names(sorted(declared))}: name that folder train")
     train, val = counts.get("train", 0), counts.get("val", 0)
     if train < 2 or not val:
         shares = f"of {len(table)} readable images {train} would train the network and {val} validate it"
-        raise DataError(f"{name} is too small: {shares}")
+        remedy = f"add images, or change data.validation ({settings.validation:g}) or data.test ({settings.test:g})"
+        raise DataError(f"{name} is too small: {shares}; {remedy}")
     targets = {split: set(table.targets[table.rows(split)].tolist()) for split in SPLITS}
     if rule in RULES and (taken := [table.labels[i] for i in sorted(targets["val"] - targets["train"])]):
         problem = f"data.split = {rule!r} takes every image of {format_names(taken)} for validation"

@@ -25,8 +25,9 @@ from alexnet.fonts import legible, save
 from alexnet.plotting import page_text, shorten
 from alexnet.recipe import Preprocessing, Recipe
 
-SAMPLES, COLUMNS = 24, 6
+SAMPLES, COLUMNS = 24, 6  # as many columns even of fewer images, so that the title fits
 AUGMENTED, DRAWS_EACH = 6, 5  # images, and augmented versions of each
+TITLE_LENGTH = 80  # letters
 LARGEST = 224  # pixels, the side of a sample
 INCHES = 1.75  # the side of an image in the figure
 WORKERS = os.cpu_count() or 1
@@ -73,8 +74,8 @@ def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = F
     shown = DRAWS_EACH if is_random else 1
     title = f"{table.name} in training by the recipe {recipe.name}"
     # A row for each image, or a column if there is only one version.
-    figure, grid = _grid(len(readable), 1 + shown, title) if is_random else _grid(1 + shown, len(readable), title)
-    for row, cells in enumerate(grid if is_random else grid.T):
+    figure, grid = _grid(*((len(readable), 1 + shown) if is_random else (1 + shown, COLUMNS)), title)
+    for row, cells in enumerate(grid if is_random else grid.T[: len(readable)]):
         cells[0].imshow(stored[row].numpy().round().clip(0, 255).astype(np.uint8))
         _caption(cells[0], readable, row)
         for axes, image in zip(cells[1:], augmented[row], strict=False):
@@ -111,7 +112,7 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, NDArray[Any]]:
     height = rows * (INCHES + 0.4) + 0.55
     figure = Figure(figsize=(columns * (INCHES + 0.12) + 0.2, height), facecolor="white")
     top = 1 - 0.27 / height
-    figure.text(0.012, top, page_text(title), fontsize=13, fontweight="bold", va="center", parse_math=False)
+    figure.text(0.012, top, shorten(title, TITLE_LENGTH), fontsize=13, fontweight="bold", va="center", parse_math=False)
     grid = figure.subplots(rows, columns, squeeze=False)
     figure.subplots_adjust(
         left=0.012, right=0.988, bottom=0.1 / height, top=1 - 0.85 / height, wspace=0.07, hspace=0.4 / INCHES

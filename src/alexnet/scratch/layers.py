@@ -12,7 +12,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alexnet.scratch.windows import Array, Padding, Pair, output_size, pad, pair, shifts, unpad, windows
+from alexnet.scratch.windows import (
+    Array,
+    Padding,
+    Pair,
+    check_choice,
+    check_floats,
+    check_padding,
+    output_size,
+    pad,
+    pair,
+    shifts,
+    unpad,
+    whole,
+    windows,
+)
 
 Seed = int | list[int]
 
@@ -24,6 +38,7 @@ class Layer:
         self.parameters: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
         self._saved: tuple[Any, ...] | None = None
+        self._output: tuple[int, ...] = ()
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return the output for the input `x`."""
@@ -33,13 +48,21 @@ class Layer:
         """Return the gradient of the loss by the last input, given the one by the last output."""
         raise NotImplementedError
 
-    def _load(self) -> tuple[Any, ...]:
+    def _save(self, y: Array, *values: Any) -> Array:
+        """Save what `backward` needs, and return the output `y`."""
+        self._saved, self._output = values, y.shape
+        return y
+
+    def _load(self, gradient: Array) -> tuple[Any, ...]:
         if self._saved is None:
             raise ValueError(f"{type(self).__name__}: call forward before backward")
+        if gradient.shape != self._output:
+            raise ValueError(f"{type(self).__name__}: the gradient is {gradient.shape}, but the output was {self._output}")
         return self._saved
 
     def _images(self, x: Array) -> Array:
-        """Check the rank, and turn one image H W C into a batch of one."""
+        """Check type and rank, and turn one image H W C into a batch of one."""
+        check_floats(type(self).__name__, x)
         if x.ndim not in (3, 4):
             shape = " x ".join(map(str, x.shape))
             raise ValueError(f"{type(self).__name__} takes images N x H x W x C, or one H x W x C, not {shape}")
@@ -68,8 +91,9 @@ class Conv2D(Layer):
         seed: Seed = 0,
     ) -> None:
         super().__init__()
-        self.filters, self.kernel, self.stride = filters, pair(kernel_size), pair(stride)
-        self.padding, self.groups, self.bias, self.seed = padding, groups, bias, seed
+        self.filters, self.groups = whole("filters", filters), whole("groups", groups)
+        self.kernel, self.stride = pair("kernel_size", kernel_size), pair("stride", stride)
+        self.padding, self.bias, self.seed = check_padding(padding), bias, seed
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """N H W C -> N H' W' F; one image H W C -> H' W' F."""
@@ -83,8 +107,9 @@ class Conv2D(Layer):
             self.parameters["weight"] = _he((height, width, channels // self.groups, self.filters), self.seed, x.dtype)
             if self.bias:
                 self.parameters["bias"] = np.zeros(self.filters, x.dtype)
+        elif channels != (expected := self.parameters["weight"].shape[2] * self.groups):
+            raise ValueError(f"Conv2D has weights for {expected} channels, but x has {channels}")
         padded = pad(images, self.padding, self.kernel)
-        self._saved = (padded, images.shape, x.ndim)
         size = output_size(padded, self.kernel, self.stride, "Conv2D")
         y = np.empty((len(padded), *size, self.filters), x.dtype)
         for part, columns in self._parts():
@@ -93,11 +118,11 @@ class Conv2D(Layer):
                 y[rows, ..., columns] = (patches @ weight).reshape(-1, *size, weight.shape[1])
         if self.bias:
             y += self.parameters["bias"]
-        return y[0] if x.ndim == 3 else y
+        return self._save(y[0] if x.ndim == 3 else y, padded, images.shape, x.ndim)
 
     def backward(self, gradient: Array) -> Array:
         """Sum each weight's gradient over all positions, and each pixel's over all windows that contain it."""
-        padded, shape, rank = self._load()
+        padded, shape, rank = self._load(gradient)
         gradient = gradient[None] if rank == 3 else gradient
         weight = self.parameters["weight"]
         self.gradients["weight"] = np.zeros_like(weight)
@@ -133,8 +158,8 @@ class MaxPooling2D(Layer):
 
     def __init__(self, pool_size: int | Pair = 2, stride: int | Pair | None = None, padding: Padding = "valid") -> None:
         super().__init__()
-        self.kernel, self.padding = pair(pool_size), padding
-        self.stride = self.kernel if stride is None else pair(stride)
+        self.kernel, self.padding = pair("pool_size", pool_size), check_padding(padding)
+        self.stride = self.kernel if stride is None else pair("stride", stride)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """N H W C -> N H' W' C; one image H W C -> H' W' C."""
@@ -149,12 +174,11 @@ class MaxPooling2D(Layer):
             larger = values > y
             np.copyto(y, values, where=larger)
             argmax[larger] = u * self.kernel[1] + v
-        self._saved = (argmax, padded.shape, images.shape, x.ndim)
-        return y[0] if x.ndim == 3 else y
+        return self._save(y[0] if x.ndim == 3 else y, argmax, padded.shape, images.shape, x.ndim)
 
     def backward(self, gradient: Array) -> Array:
         """Pass the gradient to the largest pixel of each window."""
-        argmax, padded, shape, rank = self._load()
+        argmax, padded, shape, rank = self._load(gradient)
         gradient = gradient[None] if rank == 3 else gradient
         back = np.zeros(padded, gradient.dtype)
         for u, v, pixels in shifts(self.kernel, self.stride, argmax.shape):
@@ -177,10 +201,12 @@ class Dense(Layer):
         given = [number for number in (units, out_features) if number is not None]
         if len(given) != 1:
             raise ValueError("Dense takes one number of units: Dense(4096) or Dense(in_features=9216, out_features=4096)")
-        self.units, self.inputs, self.seed = given[0], in_features, seed
+        self.units, self.seed = whole("the number of units", given[0]), seed
+        self.inputs = None if in_features is None else whole("in_features", in_features)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """N inputs -> N units; one vector counts as a batch of one."""
+        check_floats("Dense", x)
         if x.ndim not in (1, 2):
             raise ValueError(f"Dense takes vectors N x inputs, not {' x '.join(map(str, x.shape))}: put Flatten before it")
         vectors = np.atleast_2d(x)
@@ -190,12 +216,11 @@ class Dense(Layer):
         if not self.parameters:
             weight = _he((self.inputs, self.units), self.seed, x.dtype)
             self.parameters = {"weight": weight, "bias": np.zeros(self.units, x.dtype)}
-        self._saved = (vectors, x.shape)
-        return vectors @ self.parameters["weight"] + self.parameters["bias"]
+        return self._save(vectors @ self.parameters["weight"] + self.parameters["bias"], vectors, x.shape)
 
     def backward(self, gradient: Array) -> Array:
         """dL/dw = x' g, dL/db = sum of g, dL/dx = g w'."""
-        vectors, shape = self._load()
+        vectors, shape = self._load(gradient)
         self.gradients = {"weight": vectors.T @ gradient, "bias": gradient.sum(0)}
         return (gradient @ self.parameters["weight"].T).reshape(shape)
 
@@ -205,18 +230,18 @@ class Flatten(Layer):
 
     def __init__(self, order: Literal["HWC", "CHW"] = "HWC") -> None:
         super().__init__()
+        check_choice("order", order, "HWC", "CHW")
         self.order = order
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """N H W C -> N (H * W * C)."""
         images = self._images(x)
         maps = images if self.order == "HWC" else images.transpose(0, 3, 1, 2)
-        self._saved = (maps.shape, x.shape)
-        return maps.reshape(len(maps), -1)
+        return self._save(maps.reshape(len(maps), -1), maps.shape, x.shape)
 
     def backward(self, gradient: Array) -> Array:
         """Reshape the gradient to maps."""
-        maps, shape = self._load()
+        maps, shape = self._load(gradient)
         back = gradient.reshape(maps)
         return (back if self.order == "HWC" else back.transpose(0, 2, 3, 1)).reshape(shape)
 

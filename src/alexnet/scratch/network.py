@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from alexnet.scratch.layers import Conv2D, Dense, Flatten, Layer, MaxPooling2D
 from alexnet.scratch.norms import BatchNormalization, LocalResponseNormalization, MapNormalization
 from alexnet.scratch.units import Dropout, ReLU, Softmax, Tanh, cross_entropy
-from alexnet.scratch.windows import Array
+from alexnet.scratch.windows import Array, nonnegative
 
 KINDS: dict[str, type[Layer]] = {
     kind.__name__: kind
@@ -58,7 +58,8 @@ class SGD:
     """
 
     def __init__(self, rate: float = 0.01, momentum: float = 0.9, decay: float = 0.0) -> None:
-        self.rate, self.momentum, self.decay = rate, momentum, decay
+        self.rate, self.decay = nonnegative("rate", rate), nonnegative("decay", decay)
+        self.momentum = nonnegative("momentum", momentum, below=1)
         self._velocity: dict[tuple[int, str], Array] = {}
 
     def step(self, layers: Iterable[Layer]) -> None:
@@ -84,8 +85,8 @@ class AlexNet:
         self.layers: list[Layer] = []
         for number, fact in enumerate(facts):
             settings = {key: value for key, value in fact.items() if key != "layer"}
-            if fact["layer"] not in KINDS:
-                raise ValueError(f"no layer {fact['layer']!r}: it should be one of {', '.join(KINDS)}")
+            if fact.get("layer") not in KINDS:
+                raise ValueError(f"no layer {fact.get('layer')!r}: it should be one of {', '.join(KINDS)}")
             if fact["layer"] in ("Conv2D", "Dense", "Dropout"):
                 settings["seed"] = [seed, number]
             self.layers.append(KINDS[fact["layer"]](**settings))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from alexnet.scratch.layers import Layer
-from alexnet.scratch.windows import Array
+from alexnet.scratch.windows import Array, check_floats, nonnegative, whole
 
 
 class LocalResponseNormalization(Layer):
@@ -19,7 +19,8 @@ class LocalResponseNormalization(Layer):
         self, depth_radius: int = 5, bias: float = 1.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1
     ) -> None:
         super().__init__()
-        self.reach, self.bias, self.alpha, self.beta, self.groups = depth_radius // 2, bias, alpha, beta, groups
+        self.reach, self.groups = whole("the window", depth_radius) // 2, whole("groups", groups)
+        self.bias, self.alpha, self.beta = nonnegative("bias", bias), nonnegative("alpha", alpha), nonnegative("beta", beta)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """N H W C or H W C; keeps the shape."""
@@ -27,12 +28,11 @@ class LocalResponseNormalization(Layer):
         if x.shape[-1] % self.groups:
             raise ValueError(f"LocalResponseNormalization: {x.shape[-1]} channels are not divisible by {self.groups} groups")
         scale = self.bias + self.alpha * self._sum(x * x)
-        self._saved = (x, scale)
-        return x * scale**-self.beta
+        return self._save(x * scale**-self.beta, x, scale)
 
     def backward(self, gradient: Array) -> Array:
         """Add the gradient through a value's own output and through the scale of all windows that contain it."""
-        x, scale = self._load()
+        x, scale = self._load(gradient)
         shared = self._sum(gradient * x * scale ** (-self.beta - 1))
         return gradient * scale**-self.beta - 2 * self.alpha * self.beta * x * shared
 
@@ -62,29 +62,31 @@ class BatchNormalization(Layer):
 
     def __init__(self, epsilon: float = 1e-3, momentum: float = 0.99) -> None:
         super().__init__()
-        self.epsilon, self.momentum = epsilon, momentum
+        self.epsilon, self.momentum = nonnegative("epsilon", epsilon), nonnegative("momentum", momentum, below=1)
         self.moving: dict[str, Array] = {}  # mean and variance, for use after training
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """N H W C or N units; keeps the shape."""
+        check_floats("BatchNormalization", x)
         if x.ndim not in (2, 4):
             raise ValueError(f"BatchNormalization takes N x H x W x C or N x units, not {' x '.join(map(str, x.shape))}")
         channels, axes = x.shape[-1], tuple(range(x.ndim - 1))
         if not self.parameters:
             self.parameters = {"gamma": np.ones(channels, x.dtype), "beta": np.zeros(channels, x.dtype)}
             self.moving = {"mean": np.zeros(channels, x.dtype), "variance": np.ones(channels, x.dtype)}
+        elif channels != (expected := len(self.parameters["gamma"])):
+            raise ValueError(f"BatchNormalization has parameters for {expected} channels, but x has {channels}")
         mean, variance = (x.mean(axes), x.var(axes)) if training else (self.moving["mean"], self.moving["variance"])
         if training:
             for name, value in (("mean", mean), ("variance", variance)):
                 self.moving[name] = self.momentum * self.moving[name] + (1 - self.momentum) * value
         inverse = 1 / np.sqrt(variance + self.epsilon)
         normal = (x - mean) * inverse
-        self._saved = (normal, inverse, training)
-        return self.parameters["gamma"] * normal + self.parameters["beta"]
+        return self._save(self.parameters["gamma"] * normal + self.parameters["beta"], normal, inverse, training)
 
     def backward(self, gradient: Array) -> Array:
         """In training, include the gradient through the mean and variance of the batch."""
-        normal, inverse, training = self._load()
+        normal, inverse, training = self._load(gradient)
         axes = tuple(range(gradient.ndim - 1))
         self.gradients = {"gamma": (gradient * normal).sum(axes), "beta": gradient.sum(axes)}
         scaled = self.parameters["gamma"] * inverse

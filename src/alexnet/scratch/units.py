@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.scratch.layers import Layer, Seed
-from alexnet.scratch.windows import Array
+from alexnet.scratch.windows import Array, check_choice, check_floats, nonnegative
 
 
 class ReLU(Layer):
@@ -18,12 +18,12 @@ class ReLU(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Any shape."""
-        self._saved = (x > 0,)
-        return np.maximum(x, 0)
+        check_floats("ReLU", x)
+        return self._save(np.maximum(x, 0), x > 0)
 
     def backward(self, gradient: Array) -> Array:
         """Pass the gradient where the input was positive."""
-        (positive,) = self._load()
+        (positive,) = self._load(gradient)
         return gradient * positive
 
 
@@ -32,13 +32,13 @@ class Tanh(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Any shape."""
+        check_floats("Tanh", x)
         y = np.tanh(x)
-        self._saved = (y,)
-        return y
+        return self._save(y, y)
 
     def backward(self, gradient: Array) -> Array:
         """Multiply the gradient by the slope."""
-        (y,) = self._load()
+        (y,) = self._load(gradient)
         return gradient * (1 - y * y)
 
 
@@ -51,21 +51,22 @@ class Dropout(Layer):
 
     def __init__(self, rate: float = 0.5, scales: Literal["training", "testing"] = "training", seed: Seed = 0) -> None:
         super().__init__()
-        self.rate, self.scales, self._rng = rate, scales, np.random.default_rng(seed)
+        check_choice("scales", scales, "training", "testing")
+        self.rate, self.scales, self._rng = nonnegative("rate", rate, below=1), scales, np.random.default_rng(seed)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Any shape."""
+        check_floats("Dropout", x)
         scale_in_training = self.scales == "training"
         factor: Any = 1.0 if scale_in_training else 1 - self.rate
         if training:
             factor = (self._rng.random(x.shape) >= self.rate).astype(x.dtype)
             factor = factor / (1 - self.rate) if scale_in_training else factor
-        self._saved = (factor,)
-        return (x * factor).astype(x.dtype)
+        return self._save((x * factor).astype(x.dtype), factor)
 
     def backward(self, gradient: Array) -> Array:
         """Pass the gradient through the units that were kept."""
-        (factor,) = self._load()
+        (factor,) = self._load(gradient)
         return (gradient * factor).astype(gradient.dtype)
 
 
@@ -74,14 +75,14 @@ class Softmax(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """N classes; keeps the shape, and rows sum to 1."""
+        check_floats("Softmax", x)
         exponentials = np.exp(x - x.max(-1, keepdims=True))  # subtracting the maximum avoids overflow
         y = exponentials / exponentials.sum(-1, keepdims=True)
-        self._saved = (y,)
-        return y
+        return self._save(y, y)
 
     def backward(self, gradient: Array) -> Array:
         """dL/dz[k] = p[k] * (g[k] - sum over j of g[j] p[j])."""
-        (y,) = self._load()
+        (y,) = self._load(gradient)
         return y * (gradient - (gradient * y).sum(-1, keepdims=True))
 
 
@@ -94,9 +95,12 @@ def cross_entropy(logits: Array, targets: NDArray[np.int64]) -> tuple[float, Arr
         logits: N x classes.
         targets: N classes, counted from 0.
     """
-    if logits.ndim != 2 or targets.shape != logits.shape[:1]:
+    check_floats("cross_entropy", logits)
+    if not isinstance(targets, np.ndarray) or not np.issubdtype(targets.dtype, np.integer):
+        raise ValueError(f"targets are {targets!r}, but should be an array of integers")
+    if logits.ndim != 2 or targets.shape != logits.shape[:1] or not targets.size:
         raise ValueError(f"cross_entropy takes logits N x classes and N targets, not {logits.shape} and {targets.shape}")
-    if targets.size and not 0 <= targets.min() <= targets.max() < logits.shape[1]:
+    if not 0 <= targets.min() <= targets.max() < logits.shape[1]:
         raise ValueError(f"targets run from {targets.min()} to {targets.max()}, but there are {logits.shape[1]} classes")
     rows = np.arange(len(logits))
     shifted = logits - logits.max(1, keepdims=True)

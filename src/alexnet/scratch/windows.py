@@ -1,7 +1,10 @@
-"""Sliding windows and padding, for convolution and pooling."""
+"""Sliding windows and padding, for convolution and pooling; checks of arguments, for all layers."""
 
+import math
+import operator
 from collections.abc import Iterator
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -13,9 +16,53 @@ Padding = Literal["valid", "same"] | int | tuple[int, int]  # a number of zeros 
 BLOCK = 1 << 23  # values of windows to copy at a time, which limits the memory of a convolution
 
 
-def pair(size: int | Pair) -> Pair:
-    """Return (height, width); one number means a square."""
-    return (size, size) if isinstance(size, int) else size
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """Return the argument `value` as an integer, which must be `least` or more."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name} is {value!r}, but should be a whole number, {least} or more")
+    return number
+
+
+def pair(name: str, size: Any, least: int = 1) -> Pair:
+    """Return (height, width), or (before, after); one number stands for both."""
+    sizes = size if isinstance(size, tuple | list) else (size, size)
+    if len(sizes) != 2:
+        raise ValueError(f"{name} is {size!r}, but should be one number or two")
+    first, second = (whole(name, each, least) for each in sizes)
+    return first, second
+
+
+def nonnegative(name: str, value: Any, below: float = math.inf) -> float:
+    """Return the argument `value`, which must be a number from 0 to `below`."""
+    if not isinstance(value, Real) or not 0 <= float(value) < below:
+        limit = "" if below == math.inf else f" and below {below:g}"
+        raise ValueError(f"{name} is {value!r}, but should be a number, 0 or more{limit}")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, *known: Any) -> None:
+    """Raise ValueError unless the argument `value` is one of `known`."""
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, but should be {' or '.join(map(repr, known))}")
+
+
+def check_floats(name: str, x: Any) -> None:
+    """Raise ValueError unless `x` is an array of floats: weights as integers would all be rounded to 0."""
+    if not isinstance(x, np.ndarray) or not np.issubdtype(x.dtype, np.floating):
+        given = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+        raise ValueError(f"{name} takes arrays of float32 or float64, not {given}: for images, images.astype(np.float32) / 255")
+
+
+def check_padding(padding: Any) -> Padding:
+    """Return the argument `padding`, a number of zeros as (before, after)."""
+    if isinstance(padding, str):
+        check_choice("padding", padding, "valid", "same")
+        return padding  # type: ignore[return-value]
+    return pair("padding", padding, least=0)
 
 
 def _sides(padding: Padding, kernel: int) -> tuple[int, int]:

@@ -114,7 +114,7 @@ def _train(
         resumed = resuming and trainer.session.resume()
         if resumed:
             state = trainer.state
-            monitor.say(f"resuming in epoch {state.epoch}, batch {state.batch + 1} of {len(trainer.step.bounds)}")
+            monitor.say(f"resuming in epoch {state.epoch}, after batch {state.batch} of {len(trainer.step.bounds)}")
         monitor.open_tensorboard(folder.path / recipe.train.tensorboard, trainer.state.epoch)
         if monitor.tensorboard and not resumed:
             monitor.tensorboard.graph(trainer.session.config.network(), preprocessing.input)
