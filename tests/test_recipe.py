@@ -42,6 +42,8 @@ def test_wrong_recipe_is_refused_by_key_and_value(tmp_path: Path, text: str, mes
     [
         ("train.epochs=many", "train.epochs is 'many', but should be a valid integer"),
         ("train.epoch=3", "did you mean 'train.epochs'?"),
+        ("optimizer.learning_rate=0.1", "did you mean 'optimizer.lr'?"),
+        ("train.lr=0.1", "did you mean 'optimizer.lr'?"),
         ("epochs=3", "no setting 'epochs'"),
         ("train.epochs", "write it as key=value"),
         ("images.input=-3", "images.input is -3"),

@@ -427,6 +427,9 @@ def rename_keys(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 def _nearest_key(key: str) -> str:
     if name := RENAMED.get(re.sub(r"\.\d+\.", ".", key)):
         return f"it is now called {name!r}"
+    name = key.rpartition(".")[2]
     if key.startswith("schedule.table."):
-        return suggest(key.rpartition(".")[2], Change.model_fields)
+        return suggest(name, Change.model_fields)
+    if name in ("lr", "learning_rate"):
+        return "did you mean 'optimizer.lr'?"
     return suggest(key, (known for known in flatten_keys(Recipe().model_dump()) if known != "name"))
