@@ -363,7 +363,7 @@ def test_a_damaged_copy_or_another_file_from_the_server_is_refused(imagenet1k: b
     one_line(caught)
     server.files.clear()
     with pytest.raises(
-        DataError, match=r"the download stopped after 0 bytes \(status 404\).*--data-root or ALEXNET_DATA"
+        DataError, match=r"the download stopped after 0 bytes \(status 404\).*ALEXNET_DATA, or in training --data-root"
     ) as caught:
         features_loaded(tmp_path / "c")
     one_line(caught)

@@ -22,6 +22,7 @@ from alexnet.errors import RunError, VariantError, error_reason, printable, shel
 from alexnet.files import read_json, sha256, write, write_text, writing
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import to_device
+from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Preprocessing, Recipe, parse, rename_keys
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -303,6 +304,9 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, ModelC
         network.load_state_dict(tensors, assign=True)
     except OSError as error:
         raise RunError(f"{folder.weights} cannot be read: {error_reason(error)}") from error
-    except (safetensors.SafetensorError, RuntimeError, TypeError, VariantError) as error:
+    except VariantError as error:
+        advice = "" if config.variant in VARIANTS else "; if it is your own, define it before you load the run"
+        raise RunError(f"{folder.config} does not describe a network: {error}{advice}") from error
+    except (safetensors.SafetensorError, RuntimeError, TypeError) as error:
         raise RunError(f"{folder.weights} does not fit model.json: {str(error).splitlines()[0]}") from error
     return to_device(network, device).eval(), config

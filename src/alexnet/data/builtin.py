@@ -55,7 +55,7 @@ def load(name: str, data_root: Path | None) -> Table:
         return _cifar10(root) if name == "cifar10" else _fashion_mnist(root)
     except OSError as error:
         reason = f"cannot use {error.filename or root}: {error_reason(error)}"
-        raise DataError(f"{reason}; name another folder with --data-root or ALEXNET_DATA") from error
+        raise DataError(f"{reason}; name another folder with ALEXNET_DATA, or in training with --data-root") from error
 
 
 def default_root() -> Path:

@@ -59,7 +59,7 @@ def _download(source: Source, path: Path) -> bytes:
     import urllib3
 
     part = path.with_name(f"{path.name}.part")
-    by_hand = f"or put the file into {path.parent} by hand (another data folder: --data-root or ALEXNET_DATA)"
+    by_hand = f"or put the file into {path.parent} by hand (another data folder: ALEXNET_DATA, or in training --data-root)"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with part.open("ab") as file:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.errors import RunError, format_names
+from alexnet.network.summary import count_parameters
 from alexnet.plotting import shorten
 from alexnet.progress import format_duration
 from alexnet.recipe import MACHINE_KEYS, flatten_keys
@@ -47,7 +48,7 @@ def _row(folder: RunFolder, summary: dict[str, Any], split: str) -> dict[str, An
         "run": str(folder.path),
         "recipe": summary["recipe"],
         "variant": summary["variant"],
-        "parameters": sum(weights.numel() for weights in config.network().parameters()),
+        "parameters": count_parameters(config.network()),
         **{key: result[key] for key in ("images", "top1", "top1_interval", "loss", "ece")},
         **{key: summary[key] for key in ("epochs", "seconds")},
     }
