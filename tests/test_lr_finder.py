@@ -98,7 +98,7 @@ def test_lr_finder_is_reproducible(photos: Path) -> None:
 
 def test_lr_finder_refuses_too_few_images(photos: Path) -> None:
     changes = {"data.dataset": str(photos), "train.batch_size": 500, "train.last_batch": "drop", **{"model.width": 1 / 16}}
-    with pytest.raises(RecipeError, match=r"train\.batch_size is 500, but there are only 28 training images"):
+    with pytest.raises(RecipeError, match=r"train\.batch_size is 500, but training has only 28 images"):
         LRTrial(recipe.load("fast").with_settings(changes))
 
 

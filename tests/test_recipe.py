@@ -173,7 +173,7 @@ def test_conflicting_setting_is_one_line(settings: list[str], line: str) -> None
 
 
 def test_last_batch_drop_of_the_only_batch_is_refused(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"train\.batch_size is 64, but there are only 28 training images"):
+    with pytest.raises(RecipeError, match=r"train\.batch_size is 64, but training has only 28 images"):
         started(tmp_path / "run", photos, **{"train.batch_size": 64, "train.last_batch": "drop"})
     assert not (tmp_path / "run").exists(), "the name is free again"
 

@@ -289,7 +289,7 @@ def test_report_is_small(tmp_path: Path, classes: int, images: int, side: int) -
 
 
 def test_report_without_mistakes(tmp_path: Path) -> None:
-    assert "None: every one of the 60 images got the right label." in Case(tmp_path / "run", skill=50).text
+    assert "None: 60 images, every one with the right label." in Case(tmp_path / "run", skill=50).text
 
 
 def test_report_of_stopped_training(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_too_few_images_for_short_codes_are_searched_exactly(
 ) -> None:
     place = tmp_path / "index"
     assert run.index(photos / "down", place)["bits"] is None
-    assert capsys.readouterr().err == "20 images are too few to learn short codes (24 needed): exact search only\n"
+    assert capsys.readouterr().err == "20 images, too few to learn short codes (24 needed): exact search only\n"
     assert len(distances(run.search(photos / "across" / "000.png", 5, index=place))) == 5
     refused(lambda: run.search(photos, 5, binary=True, index=place), "no short codes of 20 images: add images until")
     assert run.index(photos / "across", place, BITS)["bits"] == BITS

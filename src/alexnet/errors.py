@@ -97,6 +97,12 @@ def format_names(names: Iterable[object], most: int = NAMES_SHOWN) -> str:
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun: `1 image`, `1,298 images`, `2.5 minutes`, `0 classes`."""
+    plural = "es" if noun.endswith(("s", "x", "tch")) else "s"
+    return f"{number:{'g' if isinstance(number, float) else ','}} {noun}{'' if number == 1 else plural}"
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` with the known word closest to `word`, or the list of known words if none is close."""
     known = sorted(known)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from alexnet.ablation import STUDIES
-from alexnet.errors import AlexNetError, DivergedError, RecipeError, RunError, shell_quote, suggest
+from alexnet.errors import AlexNetError, DivergedError, RecipeError, RunError, counted, shell_quote, suggest
 from alexnet.files import write_text
 from alexnet.progress import format_duration, say
 from alexnet.recipe import Recipe, load, parse_settings
@@ -127,5 +127,5 @@ def _epochs(plan: Plan, minutes: float, device: str | None) -> int:
         overhead += pace * EVALUATION_COST * (val + test)
     epochs = max(1, int((minutes * 60 / plan.trainings - overhead) / epoch))
     total = format_duration(plan.trainings * (epochs * epoch + overhead))
-    say(f"{plan.trainings} trainings of {epochs} epochs, which take about {total}")
+    say(f"{counted(plan.trainings, 'training')} of {counted(epochs, 'epoch')}, which take about {total}")
     return epochs

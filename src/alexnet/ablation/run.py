@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 
 from alexnet.ablation.plan import Plan, open_plan
 from alexnet.data.batches import epoch_bounds
-from alexnet.errors import DivergedError, Interrupted, RunError, shell_quote
+from alexnet.errors import DivergedError, Interrupted, RunError, counted, shell_quote
 from alexnet.files import read_json, write, write_json, write_text
 from alexnet.plotting import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY
 from alexnet.progress import say
@@ -120,9 +120,10 @@ def write_results(plan: Plan, seeds: Sequence[Mapping[str, Any]], scales: Mappin
     study = plan.model_dump(include={"study", "claim", "source", "measure", "split", "seeds"})
     study |= {"aim": plan.recipe.stop.train_error, "epochs": plan.epochs or plan.recipe.train.epochs, "arms": arms}
     images = max(run["images"] for arm in arms for run in arm["runs"])
+    number, at_rate = counted(plan.seeds, "seed"), ", at the learning rate that was best on another seed" if plan.scales else ""
     study["how"] = (
-        f"{Path(plan.recipe.data.dataset).stem}, recipe {plan.recipe.name}: {plan.seeds} seeds on the same split, each "
-        f"training saw up to {images:,} images{', at the learning rate that was best on another seed' if plan.scales else ''}. "
+        f"{Path(plan.recipe.data.dataset).stem}, recipe {plan.recipe.name}: {number} on the same split, each training "
+        f"saw up to {counted(images, 'image')}{at_rate}. "
         "In parentheses: 95 % intervals over seeds (Student's t); differences are paired by seed."
         f"{' Means are geometric.' if plan.measure == 'steps' else ''}"
     )

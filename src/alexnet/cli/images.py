@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from alexnet.cli.output import print_json
-from alexnet.errors import DataError
+from alexnet.errors import DataError, counted
 
 Printer = Callable[[Iterable[dict[str, Any]]], None]
 
@@ -32,7 +32,7 @@ def print_results(results: Iterable[dict[str, Any]], print_text: Printer, as_jso
     else:
         print_text(checked())
     if any(has_error):
-        print(f"{sum(has_error)} of {len(has_error)} images could not be read", file=sys.stderr)
+        print(f"{sum(has_error)} of {counted(len(has_error), 'image')} could not be read", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -11,6 +11,7 @@ from alexnet.cli.completion import recipes
 from alexnet.cli.help import INSIDE, Command
 from alexnet.cli.options import AsJson, Classes, DataRoot, Overwrite, VariantName, data_argument, flag, option, recipe_option
 from alexnet.cli.output import print_problems, print_problems_csv, print_result
+from alexnet.errors import counted
 
 data_group = group(
     "data", INSIDE, "Inspect datasets: check them, or draw samples.", "alexnet data check photos/", "alexnet data show photos/"
@@ -69,7 +70,9 @@ def data_show(
     from alexnet.report import samples
 
     table = open_table(data, data_root)
-    path = out or Path(f"{table.name}{f'-{Path(recipe).stem}' if recipe else ''}.png")
+    path = out or Path(
+        f"{table.name}{f'-{Path(recipe).stem}' if recipe else ''}-samples.png"
+    )  # `model plot` writes VARIANT.png
     if recipe is None:
         samples.show_samples(table, path, overwrite)
     else:
@@ -120,7 +123,7 @@ def model_list() -> None:
     from alexnet.network.variants import ROWS
 
     for row in ROWS:
-        print(f"{row.name:12} {row.input_size}x{row.input_size}, {row.classes} classes: {row.source}")
+        print(f"{row.name:12} {row.input_size}x{row.input_size}, {counted(row.classes, 'class')}: {row.source}")
 
 
 @model_group.command("summary", cls=Command)

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import printable, shell_quote, truncate
+from alexnet.errors import counted, printable, shell_quote, truncate
 
 PROBLEMS_SHOWN = 5  # of each kind
 
@@ -65,7 +65,7 @@ def print_index(result: dict[str, Any], run: Path, options: str) -> None:
     for skipped in result["skipped"]:
         print(printable(f"left out {truncate(skipped['image'])}: {skipped['reason']}"), file=sys.stderr)
     codes = f"binary codes of {result['bits']} bits" if result["bits"] else "no binary codes"
-    print(f"{'index':10}  {result['index']}: {result['images']:,} images, {result['added']:,} added; {codes}")
+    print(f"{'index':10}  {result['index']}: {counted(result['images'], 'image')}, {result['added']:,} added; {codes}")
     print(f"{'search':10}  alexnet search query {shell_quote(run)} IMAGE…{options}")
 
 
@@ -75,7 +75,7 @@ def print_export(result: dict[str, Any]) -> None:
     print(printable(f"{'file':10}  {result['file']}, {result['bytes'] / 1e6:.1f} MB{smaller}"))
     print(f"{'needs':10}  onnxruntime {result['onnxruntime']} (opset {result['opset']}, IR version {result['ir_version']})")
     same = f"the same label for {result['same_top1']:.1%}, probabilities within {result['largest_difference']:.2g}"
-    print(printable(f"{'compared':10}  {result['images']:,} images ({result['compared_on']}): {same}"))
+    print(printable(f"{'compared':10}  {counted(result['images'], 'image')} ({result['compared_on']}): {same}"))
     if result["top1"]:
         print(f"{'top-1':10}  {', '.join(f'{mode} {share:.2%}' for mode, share in result['top1'].items())}")
     paces = ", ".join(f"{mode} {pace:,.0f}" for mode, pace in result["images_per_second"].items())
@@ -109,7 +109,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     if last["top1_interval"][0] <= baseline:
         worse = f"not significantly better than the majority-class baseline, {printable(repr(truncate(label)))} for all"
         print(f"{'note':10}  {worse} ({baseline:.1%}): train longer, add images, or check the labels")
-    epochs = f"{summary['epochs']} epoch{'' if summary['epochs'] == 1 else 's'}"
+    epochs = counted(summary["epochs"], "epoch")
     kept = f"weights of epoch {summary['best_epoch']} kept, the {'best on validation' if summary['kept'] == 'best' else 'last'}"
     print(f"{'time':10}  {format_duration(summary['seconds'])}, {epochs}, {kept}")
     print(f"{'report':10}  {summary['run']}/report.html")
@@ -147,7 +147,7 @@ def _accuracy(metrics: dict[str, Any]) -> str:
     low, high = metrics["top1_interval"]
     interval = f"({low:.1%} to {high:.1%})"
     top5 = f" top-5 {metrics['top5']:.2%}," if len(metrics["per_class"]) > 5 else ""  # always 100 % otherwise
-    return f"top-1 {metrics['top1']:.2%} {interval},{top5} loss {metrics['loss']:.4f}, {metrics['images']:,} images"
+    return f"top-1 {metrics['top1']:.2%} {interval},{top5} loss {metrics['loss']:.4f}, {counted(metrics['images'], 'image')}"
 
 
 def print_problems_csv(result: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ def print_problems(result: dict[str, Any]) -> None:
     """Print the problems of a dataset, the first few of each kind."""
     from alexnet.data.check import KINDS
 
-    print(f"{result['images']:,} images of {len(result['classes'])} classes")
+    print(f"{counted(result['images'], 'image')} of {counted(len(result['classes']), 'class')}")
     if not result["problems"]:
         print("no problems found")
     for kind, same_kind in groupby(result["problems"], key=lambda problem: problem["kind"]):

@@ -17,7 +17,7 @@ from torch import Tensor
 from alexnet.data.augment import DRAWS, SHARED
 from alexnet.data.cache import Pixels
 from alexnet.data.decode_pool import map_ahead
-from alexnet.errors import RecipeError
+from alexnet.errors import RecipeError, counted
 from alexnet.recipe import Train
 
 
@@ -70,7 +70,7 @@ def epoch_bounds(count: int, train: Train) -> list[tuple[int, int]]:
     assert isinstance(train.batch_size, int)  # resolved
     bounds = batch_bounds(count, train.batch_size, train.last_batch)
     if not bounds:
-        raise RecipeError(f"train.batch_size is {train.batch_size}, but there are only {count} training images: lower it")
+        raise RecipeError(f"train.batch_size is {train.batch_size}, but training has only {counted(count, 'image')}: lower it")
     return bounds
 
 

@@ -16,7 +16,7 @@ from alexnet.data.decode_worker import THUMBNAIL
 from alexnet.data.labels import labels_differing_in_case
 from alexnet.data.sources import open_table
 from alexnet.data.table import Table
-from alexnet.errors import ImageError, format_names, truncate
+from alexnet.errors import ImageError, counted, format_names, truncate
 from alexnet.progress import track
 
 # Kinds of problems, in the order of the report, each with advice.
@@ -230,11 +230,11 @@ def _normalize(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _class_problems(table: Table, counts: list[int]) -> Iterator[Problem]:
     for label, count in zip(table.labels, counts, strict=True):
         if count < TINY_CLASS:
-            yield Problem(None, "tiny class", f"{truncate(label)!r} has {count} images")
+            yield Problem(None, "tiny class", f"{truncate(label)!r} has {counted(count, 'image')}")
     most, least = int(np.argmax(counts)), int(np.argmin(counts))
     if counts[most] > IMBALANCE * counts[least]:
         common, rare = (truncate(table.labels[i]) for i in (most, least))
-        yield Problem(None, "imbalance", f"{common!r} has {counts[most]:,} images, {rare!r} {counts[least]:,}")
+        yield Problem(None, "imbalance", f"{common!r} has {counted(counts[most], 'image')}, {rare!r} {counts[least]:,}")
     for group in labels_differing_in_case(table.labels):
         yield Problem(None, "case", format_names(group))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.data.columns import Record, find_columns
-from alexnet.errors import DataError, printable, truncate
+from alexnet.errors import DataError, counted, printable, truncate
 
 TEXT = ("string", "large_string", "string_view")
 BYTES = ("binary", "large_binary", "binary_view", "fixed_size_binary")
@@ -178,7 +178,7 @@ def _texts(path: Path, file: Any, name: str) -> list[str | None]:
         if value is None or value != value or (classes and is_integer and value == -1):  # NaN differs from itself
             return None
         if classes and is_integer and not 0 <= value < len(classes):
-            raise error(row, value, f"but the file has names for {len(classes)} classes from 0")
+            raise error(row, value, f"but the file has names for {counted(len(classes), 'class')}, from 0")
         if classes and is_integer:
             return str(classes[value])
         if is_fraction and abs(value) == float("inf"):

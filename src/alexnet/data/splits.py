@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.table import SPLITS, Table
-from alexnet.errors import DataError, format_names
+from alexnet.errors import DataError, counted, format_names
 from alexnet.recipe import Data
 
 
@@ -81,7 +81,7 @@ def _check(table: Table, declared: set[str], settings: Data) -> None:
         raise DataError(f"{name} has no images to train on, only {format_names(sorted(declared))}: name that folder train")
     train, val = counts.get("train", 0), counts.get("val", 0)
     if train < 2 or not val:
-        shares = f"of {len(table)} readable images {train} would train the network and {val} validate it"
+        shares = f"of {counted(len(table), 'readable image')} {train} would train the network and {val} validate it"
         remedy = f"add images, or change data.validation ({settings.validation:g}) or data.test ({settings.test:g})"
         raise DataError(f"{name} is too small: {shares}; {remedy}")
     targets = {split: set(table.targets[table.rows(split)].tolist()) for split in SPLITS}

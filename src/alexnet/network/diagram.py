@@ -21,7 +21,7 @@ from matplotlib.patches import Patch, Polygon
 from matplotlib.textpath import TextPath
 
 from alexnet import fonts
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, counted
 from alexnet.files import write_output
 from alexnet.network.summary import LayerSummary, Summary, sizes
 from alexnet.plotting import AMBER, GREEN, ORANGE, SKY
@@ -103,7 +103,7 @@ def draw(summary: Summary) -> Figure:
     for stage in stages:
         _draw_stage(axes, stage, names)
     _write(axes, MARGIN, high - 0.22, f"AlexNet: {summary.variant}", 15, INK, weight="bold", ha="left")
-    classes, towers = f"{summary.layers[-1].output[0]:,} classes", f"{summary.towers} towers, " if summary.towers > 1 else ""
+    classes, towers = counted(summary.layers[-1].output[0], "class"), f"{summary.towers} towers, " if summary.towers > 1 else ""
     facts = f"{sizes(summary.input, '×')} in, {classes} out, {towers}{summary.parameters:,} parameters"
     _write(axes, MARGIN, high - 0.54, facts, 10, FAINT, ha="left")
     _legend(axes, stages, under)

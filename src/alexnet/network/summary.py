@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from alexnet.errors import counted
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.layers import FlattenMaps
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
@@ -104,7 +105,7 @@ class Summary:
                 aligned.append([f"{cell:{align}{width}}" for cell in column])
         lines = ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
         towers = f", {self.towers} towers: a layer in groups keeps its channels apart" if self.towers > 1 else ""
-        head = f"{self.variant}: input {sizes(self.input)}, {self.layers[-1].output[0]:,} classes{towers}"
+        head = f"{self.variant}: input {sizes(self.input)}, {counted(self.layers[-1].output[0], 'class')}{towers}"
         fixed = self.parameters - self.trainable
         counts = [
             ("parameters", self.parameters, "in float32"),

@@ -16,7 +16,7 @@ import alexnet
 from alexnet.data.check import KINDS, check_decoded
 from alexnet.data.dataset import Dataset
 from alexnet.data.table import sample_by_class
-from alexnet.errors import RunError, shell_quote
+from alexnet.errors import RunError, counted, shell_quote
 from alexnet.files import read_json, write_text
 from alexnet.inference.evaluate import Evaluation
 from alexnet.inference.metrics import most_frequent, per_class, wilson_interval
@@ -45,7 +45,7 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
     templates = Environment(
         loader=PackageLoader("alexnet.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    templates.filters |= {"percent": "{:.1%}".format, "duration": duration}
+    templates.filters |= {"percent": "{:.1%}".format, "duration": duration, "counted": counted}
     script = (files("alexnet.report") / "templates" / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # the page's policy allows only this script
     try:

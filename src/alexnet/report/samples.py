@@ -19,7 +19,7 @@ from alexnet.data.dataset import resolve
 from alexnet.data.decode_pool import Answer, decode_all
 from alexnet.data.statistics import fill_statistics
 from alexnet.data.table import Table, sample_by_class
-from alexnet.errors import DataError, truncate
+from alexnet.errors import DataError, counted, truncate
 from alexnet.files import refuse_overwrite, write_output
 from alexnet.fonts import legible, save
 from alexnet.plotting import page_text, shorten
@@ -39,7 +39,7 @@ def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
     selected = table.select(sample_by_class(table.targets, SAMPLES))
     side = min(LARGEST, int(np.median([min(size) for size in header_sizes(selected, WORKERS)] or [1])))
     readable, pixels = _readable(selected, {"cache_size": side})
-    title = f"{table.name}: {len(table):,} images of {len(table.labels):,} classes"
+    title = f"{table.name}: {counted(len(table), 'image')} of {counted(len(table.labels), 'class')}"
     figure, grid = _grid(-(-len(readable) // COLUMNS), COLUMNS, title)
     for row, axes in enumerate(grid.flat[: len(readable)]):
         axes.imshow(pixels[row])
@@ -94,7 +94,7 @@ def _readable(table: Table, decode_options: dict[str, Any]) -> tuple[Table, list
     rows = [row for row, answer in enumerate(answers) if isinstance(answer, Answer)]
     if not rows:
         first = f"the first, {truncate(table.images[0])}: {answers[0]}"
-        raise DataError(f"{table.name}: none of {len(table)} images could be read; {first}")
+        raise DataError(f"{table.name}: none of {counted(len(table), 'image')} could be read; {first}")
     return table.select(np.array(rows)), [answer.pixels for answer in answers if isinstance(answer, Answer)]
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.decode_pool import Source
 from alexnet.data.scan import visible_files
-from alexnet.errors import AlexNetError, DataError, ImageError, RunError, error_reason
+from alexnet.errors import AlexNetError, DataError, ImageError, RunError, counted, error_reason
 from alexnet.files import expand_user, hold_lock, read_json, remove_leftovers
 from alexnet.inference.features import batch_activations, stream_features
 from alexnet.inference.predict import source_name
@@ -76,7 +76,7 @@ def add_images(path: Path, network: AlexNet, config: ModelConfig, folder: Path, 
             raise DataError(f"no image in {folder} can be read{reason}")
         count = len(index.alive)
         if index.bits is None and count < hashing.MIN_CODES:
-            say(f"{count} images are too few to learn short codes ({hashing.MIN_CODES} needed): exact search only")
+            say(f"{counted(count, 'image')}, too few to learn short codes ({hashing.MIN_CODES} needed): exact search only")
         elif index.bits is None:
             evenly = np.linspace(0, count - 1, min(count, hashing.MAX_CODES)).astype(np.int64)
             index = index.add_coder(hashing.learn(index.codes[index.alive[evenly]], bits or BITS))
@@ -112,7 +112,7 @@ def nearest(index: Index, code: NDArray[np.float32], top: int, binary: bool, exc
         distances = np.sqrt(squares)
     elif index.coder is None:
         advice = f"add images until there are {hashing.MIN_CODES} (alexnet search index continues where it stopped)"
-        problem = f"{index.folder} has no short codes of {len(entries):,} images"
+        problem = f"{index.folder} has no short codes of {counted(len(entries), 'image')}"
         raise RunError(f"{problem}: {advice}, or search without --binary")
     else:
         distances, rows = _knn(faiss().knn_hamming, index.coder.encode(code[None]), index.short_codes, count)

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from alexnet.data.dataset import Dataset
-from alexnet.errors import DataError, RunError
+from alexnet.errors import DataError, RunError, counted
 from alexnet.files import rename, write_text, writing
 from alexnet.files import write as write_file
 from alexnet.recipe import MACHINE_KEYS, Recipe, flatten_keys
@@ -192,7 +192,7 @@ def _compare_datasets(folder: RunFolder, dataset: Dataset, saved: dict[str, Any]
     if saved == current:
         return
     if saved["images"] != current["images"]:
-        change = f"it had {saved['images']:,} readable images and has {current['images']:,}"
+        change = f"it had {counted(saved['images'], 'readable image')} and has {current['images']:,}"
     else:
         listing_changed = saved["listing"] != current["listing"]
         change = "names, labels or splits differ" if listing_changed else "the pixels of images differ"

@@ -21,7 +21,7 @@ from torch.nn.functional import linear
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.data.batches import Batch, shard_bounds
-from alexnet.errors import RecipeError
+from alexnet.errors import RecipeError, counted
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.layers import BatchNorm, Dropout, FlattenMaps
 from alexnet.network.lrn import LocalResponseNorm
@@ -137,7 +137,7 @@ class ParallelModel:
 def _check_divisible(network: AlexNet, processes: int, mode: Parallel) -> None:
     name, towers = network.row.name, network.row.towers
     if mode == "towers" and towers != processes:
-        problem = f"gives each process one tower, but {name!r} has {towers} and there are {processes} processes"
+        problem = f"gives each process one tower, but {name!r} has {towers} and this run has {counted(processes, 'process')}"
         advice = "use --variant paper or code2012 with 2 processes, or --parallel data"
         raise RecipeError(f"--parallel towers {problem}: {advice}")
     if mode == "hybrid" and not any(isinstance(layer, nn.Linear) for layer in network.features):

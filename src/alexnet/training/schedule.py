@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet.errors import counted
 from alexnet.recipe import Change, Recipe, Schedule
 from alexnet.training.checkpoint import TrainingState
 
@@ -62,22 +63,20 @@ def update_schedule(state: TrainingState, recipe: Recipe, row: Mapping[str, Any]
         plateau = Plateau(**{"lr": recipe.optimizer.lr, **settings, **state.plateau})
         before, after = plateau.lr, plateau.update(metrics[schedule.metric])
         if after < before:
-            messages.append(f"{schedule.metric} has not improved for {_epochs(schedule.patience)}: lr {before:g} -> {after:g}")
+            messages.append(
+                f"{schedule.metric} has not improved for {counted(schedule.patience, 'epoch')}: lr {before:g} -> {after:g}"
+            )
         state.plateau = {"lr": plateau.lr, "best": plateau.best, "bad_epochs": plateau.bad_epochs}
     if stop.patience:
         early = EarlyStop(stop.patience, **state.early_stop)
         state.stopped_early = early.update(metrics[stop.metric])
         if state.stopped_early:
-            messages.append(f"{stop.metric} has not improved for {_epochs(stop.patience)}: training stops")
+            messages.append(f"{stop.metric} has not improved for {counted(stop.patience, 'epoch')}: training stops")
         state.early_stop = {"best": early.best, "bad_epochs": early.bad_epochs}
     if stop.train_error and 1 - row["train_top1"] <= stop.train_error:
         state.stopped_early = True
         messages.append(f"the training error has reached {stop.train_error:g}: training stops")
     return messages
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch{'s' if count > 1 else ''}"
 
 
 def lr_at(schedule: Schedule, base_lr: float, progress: float, epoch: int) -> float:

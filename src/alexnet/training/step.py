@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alexnet.data.augment import training_input
 from alexnet.data.batches import Batch, SplitImages, epoch_batches, epoch_bounds
-from alexnet.errors import RecipeError, RunError
+from alexnet.errors import RecipeError, RunError, counted
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast, is_out_of_memory, release_memory, resolve_precision
 from alexnet.network.fast.fuse import use_bf16_gradients
@@ -39,7 +39,7 @@ class Step:
         self._device = network.head.weight.device
         self.bounds = epoch_bounds(len(train), recipe.train)  # start and end of each batch in an epoch's images
         if (smallest := min(end - start for start, end in self.bounds)) < group.world_size:
-            few = f"{smallest} images, too few for {group.world_size} processes"
+            few = f"{counted(smallest, 'image')}, too few for {counted(group.world_size, 'process')}"
             raise RecipeError(f"the smallest batch has {few}: raise train.batch_size")
         self.model = ParallelModel(network, group, parallel, synchronised=recipe.train.synchronised_norm)
         if parallel == "towers" and recipe.optimizer.muon_lr:

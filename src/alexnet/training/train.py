@@ -15,7 +15,7 @@ from alexnet.data.labels import labels_differing_in_case
 from alexnet.data.sources import open_table
 from alexnet.data.statistics import fill_statistics
 from alexnet.data.table import Table
-from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, format_names, shell_quote, truncate
+from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, counted, format_names, shell_quote, truncate
 from alexnet.files import hold_lock, remove_leftovers, write_json, write_text
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, keep_freed_memory, reproducible, resolve_precision, to_device
@@ -109,8 +109,8 @@ def _train(
         stop.deferred = True  # from here on, there is something to save, and the folder stays
         if group.is_main:
             write_json(folder.environment, environment(device, precision, group.world_size, parallel))
-        processes = f", {group.world_size} processes ({parallel} parallel)" if group.world_size > 1 else ""
-        _log_plan(trainer, folder, f"{device.type}, {precision}, {torch.get_num_threads()} threads{processes}")
+        processes = f", {counted(group.world_size, 'process')} ({parallel} parallel)" if group.world_size > 1 else ""
+        _log_plan(trainer, folder, f"{device.type}, {precision}, {counted(torch.get_num_threads(), 'thread')}{processes}")
         resumed = resuming and trainer.session.resume()
         if resumed:
             state = trainer.state
@@ -209,10 +209,10 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())
     chosen = "weights are chosen by validation, " if train.keep == "best" else ""
     no_test = "" if "test" in counts else f" (no test set: {chosen}test metrics stay empty)"
-    length = f"{train.minutes:g} minutes" if train.minutes else f"{train.epochs} epochs"
+    length = counted(train.minutes, "minute") if train.minutes else counted(train.epochs, "epoch")
     side, stored = recipe.images.input, recipe.images.cache_size
     source = "full images" if stored == "full" else f"images stored at {stored}x{stored}"
-    monitor.say(f"{table.name}: {sizes} images of {len(table.labels)} classes{no_test}")
+    monitor.say(f"{table.name}: {sizes} images of {counted(len(table.labels), 'class')}{no_test}")
     batches = f"batches of up to {train.batch_size}: {len(trainer.step.bounds)} an epoch"
     rate = f"lr {recipe.optimizer.lr:g} ({recipe.schedule.kind})"
     monitor.say(f"{batches}, {length}, recipe {recipe.name}, {rate}, seed {train.seed}")
@@ -225,7 +225,7 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
         remedy = "add images of them" if recipe.data.split == "hash" else 'data.split = "hash" holds out images of every class'
         monitor.say(f"note: the validation set has no images of {format_names(absent)}: {remedy}")
     if table.skipped:
-        monitor.say(f"left out {len(table.skipped)} files:")
+        monitor.say(f"left out {counted(len(table.skipped), 'file')}:")
         for skipped in table.skipped[:SKIPPED_SHOWN]:
             monitor.say(f"  {truncate(skipped.image)}: {skipped.reason}")
         if len(table.skipped) > SKIPPED_SHOWN:
