@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 @pytest.mark.parametrize("command", [("data", "show"), ("model", "plot")])
 def test_default_output_never_overwrites_a_user_file(command: tuple[str, str], photos: Path, folder: Path) -> None:
-    name, drawn = ("photos", photos) if command == ("data", "show") else ("paper", "paper")
+    name, drawn = ("photos-samples", photos) if command == ("data", "show") else ("paper", "paper")
     path = folder / f"{name}.png"
     path.write_bytes(MINE)
     refused = call(*command, drawn)
@@ -68,6 +69,17 @@ def test_default_output_never_overwrites_a_user_file(command: tuple[str, str], p
     assert call(*command, drawn).exit_code == 0, "it replaces its own files"
     assert path.read_bytes() == first
     assert not list(folder.glob(".*"))
+
+
+def test_default_outputs_have_names_of_their_own(photos: Path, folder: Path) -> None:
+    """Samples of a dataset and the diagram of a variant, both of the name `cifar10`."""
+    data = shutil.copytree(photos, folder / "cifar10")
+    written = [
+        set(call(*command).stdout.splitlines())
+        for command in (("data", "show", data), ("data", "show", data, "--recipe", "fast"), ("model", "plot", "cifar10"))
+    ]
+    assert sorted(map(len, written)) == [1, 1, 2]
+    assert len(set.union(*written)) == 4
 
 
 def test_out_never_overwrites_a_photo(

@@ -53,7 +53,7 @@ def data_check(
 def data_show(
     data: Annotated[str, data_argument()],
     recipe: Annotated[str | None, recipe_option("Also show the images as augmented by this recipe.")] = None,
-    out: Annotated[Path | None, option("PNG", "File to write.  [default: <data>.png]")] = None,
+    out: Annotated[Path | None, option("PNG", "File to write.  [default: <data>-samples.png]")] = None,
     overwrite: Overwrite = False,
     data_root: DataRoot = None,
 ) -> None:
@@ -70,9 +70,8 @@ def data_show(
     from alexnet.report import samples
 
     table = open_table(data, data_root)
-    path = out or Path(
-        f"{table.name}{f'-{Path(recipe).stem}' if recipe else ''}-samples.png"
-    )  # `model plot` writes VARIANT.png
+    trained = f"-{Path(recipe).stem}" if recipe else ""
+    path = out or Path(f"{table.name}{trained}-samples.png")  # `model plot` writes VARIANT.png
     if recipe is None:
         samples.show_samples(table, path, overwrite)
     else:
