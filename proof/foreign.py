@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 Weights = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]  # of each layer, for BGR images
 CONVOLUTIONS = {
@@ -151,11 +149,13 @@ def prototxt(network: str, tensors: Weights, side: int = 227) -> str:
 # ONNX
 
 
-def zoo(network: str, tensors: Weights, opset: int = 7, side: int = 224, floats: bool = False) -> onnx.ModelProto:
-    """Return a network as in the ONNX model zoo, for images `data_0` of BGR; `floats`: weights as numbers, not as bytes.
+def zoo(network: str, tensors: Weights, opset: int = 7, side: int = 224, floats: bool = False) -> bytes:
+    """Return the file of a network as in the ONNX model zoo; `floats`: weights are stored as numbers instead of bytes.
 
     Opsets before 10 cannot round sizes up; there, the zoo's files pad the right and the lower side by 1.
     """
+    from onnx import TensorProto, helper
+
     nodes, initializers, x = [], [], "data_0"
     rounding = {"ceil_mode": 1} if opset >= 10 else {"pads": [0, 0, 1, 1]}
     for name in names_of(network):
@@ -191,4 +191,6 @@ def zoo(network: str, tensors: Weights, opset: int = 7, side: int = 224, floats:
     declared = [helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in initializers]
     logits = helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, len(tensors["fc8"][1])])
     graph = helper.make_graph(nodes, network, [images, *declared], [logits], initializers)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=3 if opset < 10 else 7)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=3 if opset < 10 else 7)
+    encoded: bytes = model.SerializeToString()
+    return encoded

@@ -98,7 +98,8 @@ def torchvision_files(folder: Path) -> Iterator[tuple[str, Path, Logits]]:
 
 def caffe_input(path: Path, side: int) -> Array:
     """Prepare a photo as Caffe's training did: stretch to 256x256, crop the centre, BGR, subtract the mean; 1 3 S S."""
-    image = stored_pixels(path, 256, "stretch", "bicubic", False)  # Pillow's resize
+    with Image.open(path) as photo:
+        image = np.asarray(photo.convert("RGB").resize((256, 256), Image.Resampling.BICUBIC))
     edge = (256 - side) // 2
     crop = image[edge : edge + side, edge : edge + side, ::-1].astype(np.float32) - MEAN
     return crop.transpose(2, 0, 1)[None].copy()
@@ -127,8 +128,8 @@ def caffe_files(folder: Path) -> Iterator[tuple[str, Path, Logits]]:
             path.unlink()
         for opset in (7, 12):  # onnxruntime reads no opset before 7
             path = folder / f"{network}-{opset}.onnx"
-            model = foreign.zoo(network, tensors, opset)
-            onnx.save(model, path)
+            path.write_bytes(foreign.zoo(network, tensors, opset))
+            model = onnx.load(path)
             model.graph.output[0].name = "fc8_1"
             session = onnxruntime.InferenceSession(model.SerializeToString(), quiet, providers=["CPUExecutionProvider"])
 

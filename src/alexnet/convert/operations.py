@@ -49,7 +49,8 @@ def answer(read: Reader, path: Path) -> tuple[dict[str, Any], bytes]:
         arrays = [array for operation in operations for array in operation.arrays]
         if sum(array.nbytes for array in arrays) > MAX_BYTES:
             raise WeightsError(f"has more than {MAX_BYTES >> 30} GB of weights: no AlexNet is that large")
-        facts = [[name, text, [array.shape for array in arrays]] for name, text, arrays in operations]
+        # A name that is not UTF-8 is of type bytes.
+        facts = [[str(name), text, [array.shape for array in arrays]] for name, text, arrays in operations]
         return {"layers": facts, "size": size}, b"".join(array.tobytes() for array in arrays)
     except WeightsError as error:
         reason = str(error)

@@ -133,8 +133,6 @@ def copy_weights(tensors: dict[str, Tensor], network: AlexNet, origin: str, *, h
         if theirs[name].shape != tensor.shape:
             shapes = " and ".join("x".join(map(str, t.shape)) or "one" for t in (theirs[name], tensor))
             raise WeightsError(f"{origin} does not fit {variant}: {name} is {shapes} there and here")
-        if not theirs[name].isfinite().all():
-            raise WeightsError(f"{origin} is damaged: {name} has values that are infinite or not numbers")
     if network.head.weight.is_meta:
         network.to_empty(device=torch.get_default_device())
         ours = chosen(network.state_dict())
