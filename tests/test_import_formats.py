@@ -252,14 +252,14 @@ def read(form: str, path: Path, content: bytes) -> bool:
 
 
 @given(st.sampled_from(sorted(READERS)), st.floats(0, 1, exclude_max=True))
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_a_file_cut_anywhere_is_refused_or_ends_at_a_layer(tiny: dict[str, tuple[Path, bytes]], form: str, at: float) -> None:
     path, content = tiny[form]
     read(form, path, content[: int(at * len(content))])
 
 
 @given(st.sampled_from(sorted(READERS)), st.data())
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_changed_bytes_are_refused_or_read(tiny: dict[str, tuple[Path, bytes]], form: str, draw: st.DataObject) -> None:
     path, content = tiny[form][0], bytearray(tiny[form][1])
     end = draw.draw(st.sampled_from([200, len(content)]))
