@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns tensorflow_peers,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove tutorials torture fuzz memory workers load attack \
+.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove prove-import tutorials torture fuzz memory workers load attack \
 	wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
@@ -52,6 +52,12 @@ ifdef ALEXNET_TEST_DATA
 else
 	@echo "ALEXNET_TEST_DATA names no folder of real images: networks trained in Keras and imported were not compared"
 endif
+
+prove-import: .venv/installed-dev  ## imported networks against torchvision, OpenCV and onnxruntime on 100 photos; needs ALEXNET_TEST_DATA
+	$(PYTHON) -m venv build/prove-import
+	build/prove-import/bin/python -m pip install --quiet -c constraints.txt -e '.[export]'
+	build/prove-import/bin/python -m pip install --quiet --no-deps 'torchvision==0.29.*' 'opencv-python-headless<5'
+	build/prove-import/bin/python -m proof.imported $(ALEXNET_TEST_DATA)/cats-dogs
 
 tutorials: .venv/installed-dev  ## train the four tutorials to their last epoch, in pieces if MINUTES=12; minutes on a GPU, days on a CPU
 	$(BIN)/python -m proof.tutorials $(if $(MINUTES),--minutes $(MINUTES)) $(NAMES)

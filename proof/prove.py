@@ -93,7 +93,7 @@ def imported(folder: Path) -> list[str]:
         labels = [f"{i:02}" for i in range(wanted.shape[1])]
         with tempfile.TemporaryDirectory() as temporary:
             out = Path(temporary) / "run"
-            alexnet.import_keras(path, variant=path.stem, classes=labels, settings=SETTINGS.get(path.stem), out=out)
+            alexnet.import_weights(path, variant=path.stem, classes=labels, settings=SETTINGS.get(path.stem), out=out)
             answers = alexnet.load(out).predict(photos, top=len(labels))
         ours = [[p["probability"] for p in sorted(a["predictions"], key=lambda p: p["label"])] for a in answers]
         largest = float(np.abs(np.array(ours) - wanted).max())

@@ -58,7 +58,7 @@ JOB = {
 EXTRAS = {
     "parquet": ["data check table.parquet"],
     "keras": [
-        "import-keras x.h5 --variant cifar10 --recipe fast --set model.width=0.0625 --out runs/keras --set images.cache_size=64"
+        "import x.h5 --variant cifar10 --recipe fast --set model.width=0.0625 --out runs/keras --set images.cache_size=64"
         " --set images.mean=[0.5,0.5,0.5] --set images.std=[0.2,0.2,0.2]",
         "predict runs/keras photos",
     ],

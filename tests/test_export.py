@@ -44,6 +44,8 @@ WAYS = {
     "fast": {"cache_size": 32, "fit": "crop", "reduced_decode": True, "input": 64, "upscale": 2, "mean": (0.5, 0.4, 0.3)},
     "fast, photos": {"cache_size": 64, "fit": "crop", "reduced_decode": True, "input": 64, "std": (0.2, 0.3, 0.4)},
     "finetune": {"cache_size": 48, "fit": "crop", "reduced_decode": True, "crop": 40, "input": 40},
+    "imported, torchvision": {"cache_size": 48, "fit": "torchvision", "filter": "bilinear", "crop": 40, "input": 40},
+    "bilinear, reduced": {"cache_size": 48, "fit": "crop", "filter": "bilinear", "reduced_decode": True, "input": 48},
     "annotated": {
         "cache_size": "full",
         "fit": "stretch",
@@ -94,7 +96,7 @@ def wild(network: AlexNet) -> AlexNet:
 
 
 # Every kind of layer occurs in one of these: batch norm, response norm with and without towers, norm within maps, none.
-KINDS = {"annotated", "table", "paper", "code2012", "owt"}
+KINDS = {"annotated", "table", "paper", "code2012", "owt", "bvlc"}
 
 
 @pytest.mark.parametrize("name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.long) for name in VARIANTS])

@@ -157,7 +157,7 @@ def completions(line: str) -> list[str]:
         ("alexnet evaluate runs/a ", NAMES),
         ("alexnet recipes show f", ["fast", "finetune", "four-layer"]),
         ("alexnet model plot ow", ["owt"]),
-        ("alexnet import-keras m.keras --variant ow", ["owt"]),
+        ("alexnet import m.keras --variant ow", ["owt"]),
         ("alexnet predict ", []),  # then bash offers files
         ("alexnet train photos --out ", []),
     ],

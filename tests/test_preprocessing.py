@@ -19,6 +19,7 @@ from proof.pictures import picture
 from scipy.special import softmax
 
 import alexnet
+from alexnet.data import decode
 from alexnet.data.cache import open_cache
 from alexnet.data.decode import stored_pixels
 from alexnet.data.preprocessing import fit_image, pixels, to_input
@@ -160,6 +161,30 @@ def test_antialias_equals_pillow(size: tuple[int, int]) -> None:
 
 
 # From file to stored image
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40))
+@settings(max_examples=60)
+def test_fit_torchvision_equals_resize_and_centre_crop(width: int, height: int, side: int) -> None:
+    """As in torchvision 0.29, transforms/functional.py, without its library; `make prove-import` compares with that."""
+    image = Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8))
+    short, long = min(width, height), max(width, height)
+    new_long = int(side * long / short)  # _compute_resized_output_size
+    size = (side, new_long) if width <= height else (new_long, side)
+    left, top = (round((length - side) / 2.0) for length in size)  # center_crop
+    expected = np.asarray(image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + side, top + side)))
+    found = stored_pixels(image, side, "torchvision", "bilinear", False)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_fit_torchvision_of_an_extremely_long_image_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 700, 3), np.uint8))
+    whole = stored_pixels(image, 64, "torchvision", "bilinear", False).astype(int)
+    monkeypatch.setattr(decode, "LONGEST", 100)
+    assert np.abs(stored_pixels(image, 64, "torchvision", "bilinear", False) - whole).max() <= 1
+    monkeypatch.undo()
+    line = Image.new("RGB", (20_000_000, 1))  # whole, it would take 5 TB
+    assert stored_pixels(line, 256, "torchvision", "bilinear", False).shape == (256, 256, 3)
 
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 96), (200, 100)])

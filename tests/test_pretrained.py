@@ -171,7 +171,6 @@ def test_a_pickle_that_would_execute_something_does_not(theirs: nn.Module, tmp_p
         ("other.pth", saved({"fc.weight": torch.zeros(3)})),
         ("other.safetensors", safetensors.torch.save({"fc.weight": torch.zeros(3)})),
         ("words.pth", saved(dict.fromkeys(TINY_STATE, "word"))),
-        ("wrapped.pth", saved({"state_dict": TINY_STATE})),
     ],
 )
 def test_a_file_that_is_none_of_torchvisions_is_one_line(name: str, content: bytes, tmp_path: Path) -> None:

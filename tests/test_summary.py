@@ -26,7 +26,7 @@ from alexnet.network.summary import LayerSummary, Summary, summarize
 from alexnet.network.variants import VARIANTS
 
 NAMES = sorted(VARIANTS)
-TOWERS = {name: 2 if name in {"paper", "code2012", "caffenet"} else 1 for name in NAMES}
+TOWERS = {name: 2 if name in {"paper", "code2012", "caffenet", "bvlc"} else 1 for name in NAMES}
 BOXES = ["conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5"]
 BARS = ["flatten", "fc6", "fc7", "fc8"]
 
@@ -122,6 +122,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("paper", 1000, 60_965_224, 60_965_224),
         ("code2012", 1000, 60_965_224, 60_965_224),
         ("caffenet", 1000, 60_965_224, 60_965_224),
+        ("bvlc", 1000, 60_965_224, 60_965_224),
         ("owt", 1000, 61_100_840, 61_100_840),  # torchvision
         ("four-layer", 10, 85_098, 85_098),  # (75 + 1) 32 + (800 + 1) 32 + (800 + 1) 64 + (576 + 1) 10
     ],
@@ -159,7 +160,7 @@ def test_summary_shapes_and_parameters_by_layer(name: str) -> None:
     assert names == [layer_name for layer_name in result if layer_name in names]
 
 
-@pytest.mark.parametrize("name", ["paper", "code2012", "caffenet", "owt"])
+@pytest.mark.parametrize("name", ["paper", "code2012", "caffenet", "bvlc", "owt"])
 def test_summary_feature_map_sizes(name: str) -> None:
     summary = summarize(name)
     assert [layer(summary, box).output[1:] for box in BOXES] == [(n, n) for n in (55, 27, 27, 13, 13, 13, 13, 6)]
@@ -228,7 +229,7 @@ def test_summary_groups() -> None:
     convolutions = {"conv2", "conv4", "conv5"}
     assert grouped.pop("paper") == convolutions | {"norm1", "norm2"}
     assert grouped.pop("code2012") == convolutions | {"norm1", "norm2"}
-    assert grouped.pop("caffenet") == convolutions
+    assert grouped.pop("caffenet") == grouped.pop("bvlc") == convolutions
     assert not any(grouped.values())
 
 
@@ -310,7 +311,7 @@ def test_plot_lines_between_towers() -> None:
         return len(lines) - len(dashed), len(dashed)
 
     assert crossing("paper") == (8, 0)  # conv3 alone: the corners of a kernel, from each tower to the other
-    assert crossing("caffenet") == (8, 2)  # and two norms that see all channels
+    assert crossing("caffenet") == crossing("bvlc") == (8, 2)  # and two norms that see all channels
     assert crossing("owt") == (0, 0)
 
 

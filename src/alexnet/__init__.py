@@ -9,18 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alexnet.api import Run, ablate, check, compare, find_lr, load, resume, train
-    from alexnet.convert.keras import import_keras
+    from alexnet.convert.import_weights import import_weights
     from alexnet.errors import AlexNetError
     from alexnet.network.alexnet import AlexNet
 
 __version__ = "0.1.0"
-__all__ = ["AlexNet", "AlexNetError", "Run", "ablate", "check", "compare", "find_lr", "import_keras", "load", "resume", "train"]
+__all__ = [
+    "AlexNet",
+    "AlexNetError",
+    "Run",
+    "ablate",
+    "check",
+    "compare",
+    "find_lr",
+    "import_weights",
+    "load",
+    "resume",
+    "train",
+]
 
 _HOMES = {
     "AlexNet": "alexnet.network.alexnet",
     "AlexNetError": "alexnet.errors",
     "check": "alexnet.data.check",
-    "import_keras": "alexnet.convert.keras",
+    "import_weights": "alexnet.convert.import_weights",
 }
 
 

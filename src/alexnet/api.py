@@ -350,6 +350,8 @@ class Run:
             DataError: as for `evaluate`.
         """
         settings = self.recipe.data
+        if data is None and not settings.dataset:
+            raise DataError(f"the run {self.path} was imported and has no dataset of its own: name one")
         table = open_table(settings.dataset if data is None else data, settings.root, least=2 if data is None else 1)
         known = {normalize_label(label) for label in self.labels}
         if unknown := [label for label in table.labels if label not in self.labels and normalize_label(label) not in known]:
@@ -374,10 +376,15 @@ class Run:
 
         Raises:
             DataError: the run's dataset has moved.
-            RunError: a file of the run is missing or damaged, the disk is full, or these are the weights of an epoch.
+            RunError: a file of the run is missing or damaged, the disk is full, these are the weights of an epoch, or the run
+                was imported.
         """
         if is_epoch(self._folder.weights):
             raise RunError(f"a report is of a whole run: alexnet report {shell_quote(self.path)}")
+        if not self.summary["epochs"]:
+            raise RunError(
+                f"a report is of a training, and the run {self.path} was imported: alexnet evaluate it on DATA instead"
+            )
         dataset, split = self.dataset()
         return write_report(self._folder, dataset, split, self.evaluate(split=split))
 

@@ -100,8 +100,10 @@ class Preprocessing(Settings):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     cache_size: Side | Literal["auto", "full"] = "auto"  # of cached images; auto: the dataset's median, at most `input`
-    fit: Literal["crop", "stretch"] = "crop"  # scale the shorter side to `cache_size` and crop the centre, or scale both sides
-    filter: Literal["bicubic", "nearest"] = "bicubic"  # for scaling to `cache_size`
+    # crop: scale the shorter side to `cache_size` and crop the centre; stretch: scale both sides; torchvision: like crop, but
+    # at whole pixels of the scaled image, as its Resize and CenterCrop do
+    fit: Literal["crop", "stretch", "torchvision"] = "crop"
+    filter: Literal["bicubic", "bilinear", "nearest"] = "bicubic"  # for scaling to `cache_size`
     reduced_decode: bool = False  # decode JPEG at 1/2, 1/4 or 1/8 scale if that is not smaller than `cache_size`
     crop: Side | None = None  # of the cached image: the centre, unless augment.crop is set
     value_range: Literal[1, 255] = 1  # the value of white; black is 0
@@ -390,6 +392,10 @@ def _find_conflict(recipe: Recipe) -> str:
         return f"images.crop is {images.crop}, larger than images.cache_size, {images.cache_size}"
     if images.crop is not None and images.cache_size == "full" and images.crop > images.input:
         return f"images.crop is {images.crop}, but full images are first scaled to images.input, {images.input}"
+    if images.fit == "torchvision" and images.cache_size == "full":
+        return "images.fit is 'torchvision', but images.cache_size is 'full': set it to the size that images are scaled to"
+    if images.fit == "torchvision" and images.reduced_decode:
+        return "images.fit is 'torchvision', but images.reduced_decode is true: torchvision decodes images at full scale"
     if augment.zoom[0] > augment.zoom[1]:
         return f"augment.zoom is {list(augment.zoom)}, but the smaller factor comes first"
     if images.upscale not in ("auto", 1) and images.cache_size == "full":

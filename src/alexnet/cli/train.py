@@ -1,4 +1,4 @@
-"""Commands that create runs: train, ablate, import-keras."""
+"""Commands that train: train, ablate."""
 
 import os
 import sys
@@ -16,7 +16,6 @@ from alexnet.cli.completion import variants, weights
 from alexnet.cli.help import MAKE, Command
 from alexnet.cli.options import AsJson, DataRoot, Device, Threads, data_argument, flag, option, recipe_option, set_option
 from alexnet.cli.output import print_lr_suggestion, print_result, print_study, print_summary
-from alexnet.errors import shell_quote
 from alexnet.files import expand_user
 from alexnet.progress import output_disabled
 
@@ -129,7 +128,7 @@ def train(
         raise typer.BadParameter("choose one of --epochs and --minutes")
     flags = {"model.variant": variant, "train.epochs": epochs, "train.minutes": minutes, "train.seed": seed}
     options: dict[str, Any] = {"out": out, "weights": weights, "device": device, "threads": threads}
-    options |= {"recipe": recipe or "fast", "settings": _settings(flags, data_root, set_)}
+    options |= {"recipe": recipe or "fast", "settings": recipe_settings(flags, data_root, set_)}
     if find_lr:
         curve, figure = alexnet.find_lr(data, **options, overwrite=overwrite)
         print_result(curve.to_json() | {"figure": str(figure)}, print_lr_suggestion, as_json)
@@ -142,7 +141,7 @@ def train(
         print_result(run.summary, print_summary, as_json)
 
 
-def _settings(flags: dict[str, Any], data_root: Path | None, changes: list[str] | None) -> dict[str, Any]:
+def recipe_settings(flags: dict[str, Any], data_root: Path | None, changes: list[str] | None) -> dict[str, Any]:
     """Return the recipe keys that the given options change; --set has precedence."""
     from alexnet.recipe import parse_settings
 
@@ -200,36 +199,6 @@ def ablate(
         if study is not None or out is None or any(value is not None for value in given):
             raise typer.BadParameter("choose --study NAME or --vary KEY=A,B (or give only --out to resume a study)")
     options: dict[str, Any] = {"recipe": recipe, "out": out, "minutes": minutes, "device": device, "threads": threads}
-    options |= {"settings": _settings({}, data_root, set_), "seeds": seeds or 3}
+    options |= {"settings": recipe_settings({}, data_root, set_), "seeds": seeds or 3}
     result = alexnet.ablate(data, study=study, vary=vary or (), **options)
     print_result(result, print_study, as_json)
-
-
-@command()
-def import_keras(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File saved by Keras: .keras, .weights.h5 or .h5.")],
-    variant: Annotated[str, option("NAME", "Architecture of the model (alexnet model list).", autocompletion=variants)],
-    out: Annotated[Path, option("RUN", "Run folder to create.")],
-    classes: Annotated[
-        str | None, option("A,B,…", "Class labels.  [default: those of the recipe's dataset, else 0, 1, …]")
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        recipe_option(
-            "Recipe whose [images] describe the preprocessing.  [default: the recipe named as the variant, else fast]"
-        ),
-    ] = None,
-    set_: Annotated[list[str] | None, set_option("Change a recipe key, such as images.cache_size=256")] = None,
-) -> None:
-    """Convert a model trained in Keras to a run.
-
-    It predicts like any other run. Requires h5py (pip install h5py).
-
-    Examples:
-        alexnet import-keras m.h5 --variant cats-dogs --classes cat,dog --out runs/m
-        alexnet import-keras c.h5 --variant cifar10 --set images.cache_size=32 --out c
-    """
-    names = None if classes is None else [name.strip() for name in classes.split(",")]
-    settings = _settings({}, None, set_)
-    run = alexnet.import_keras(file, variant=variant, classes=names, recipe=recipe, settings=settings, out=out)
-    print(f"{'predict':10}  alexnet predict {shell_quote(run)} IMAGE…")

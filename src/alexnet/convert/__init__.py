@@ -1,1 +1,1 @@
-"""Import and convert weights from Keras and torchvision."""
+"""Import and convert weights from other programs: Keras, torchvision, Caffe and ONNX."""

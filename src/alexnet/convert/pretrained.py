@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from alexnet.convert.torchvision import copy_weights, read_torchvision
+from alexnet.convert.formats import read_trained
+from alexnet.convert.torchvision import copy_weights
 from alexnet.data.builtin import default_root
 from alexnet.data.download import Source, fetch
 from alexnet.errors import WeightsError, error_reason
@@ -35,24 +36,29 @@ def settings_from_weights(weights: str) -> Mapping[str, Any]:
     return {"model.weights": str(path), "model.variant": config.variant, "model.width": config.width, **network}
 
 
+def fetch_imagenet1k(variant: str, data_root: Path | None) -> Path:
+    """Return the path of torchvision's weights, downloaded to `data_root` (None: as for datasets); `variant` must be `owt`."""
+    if variant != "owt":  # before downloading 244 MB
+        raise WeightsError(f"imagenet1k needs the variant 'owt', not {variant!r}: add --variant owt")
+    root = data_root or default_root()
+    try:
+        return fetch(IMAGENET1K, root)[0]
+    except OSError as error:
+        raise WeightsError(f"cannot read {error.filename or root}: {error_reason(error)}") from error
+
+
 def load_pretrained(network: AlexNet, weights: str, data_root: Path | None) -> None:
     """Copy all weights except the head's into `network`, which has the variant that they were trained with.
 
-    `weights` is a run folder, a file in its `epochs`, a file in torchvision's layout (`.pth`, `.safetensors`), or `imagenet1k`,
+    `weights` is a run folder, a file in its `epochs`, a file in torchvision's layout, of Caffe or of ONNX, or `imagenet1k`,
     which is downloaded to `data_root` (None: as for datasets).
     """
     path = Path(weights)
     if path.is_dir() or is_epoch(path):
         other, config = load_model(find_weights(path), torch.device("cpu"))
-        copy_weights(other.state_dict(), network, f"{path} (a run of --variant {config.variant})")
-        return
-    try:
-        if weights == "imagenet1k":
-            if network.row.name != "owt":  # before downloading 244 MB
-                raise WeightsError(f"imagenet1k needs the variant 'owt', not {network.row.name!r}: add --variant owt")
-            path, content = fetch(IMAGENET1K, data_root or default_root())
-        else:
-            content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"cannot read {error.filename or path}: {error_reason(error)}") from error
-    copy_weights(read_torchvision(content, path), network, f"{path} (torchvision's AlexNet, --variant owt)")
+        tensors, variant = other.state_dict(), config.variant
+    else:
+        path = fetch_imagenet1k(network.row.name, data_root) if weights == "imagenet1k" else path
+        trained = read_trained(path, network.row.name)
+        tensors, variant = trained.tensors, trained.variant
+    copy_weights(tensors, network, f"{path} (--variant {variant})")

@@ -27,7 +27,8 @@ if find_spec("PIL.AvifImagePlugin"):  # from Pillow 11.3 on
 MAX_PIXELS = 120_000_000  # in a file; phones have cameras of 108 million
 MAX_REPAIRED = 1 << 28  # bytes of a file to strip of metadata
 MAX_DECODED = 50_000_000  # pixels in memory, at 4 bytes and up to three copies; a JPEG may decode at a smaller scale
-FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+FILTERS = {name: Image.Resampling[name.upper()] for name in ("bicubic", "bilinear", "nearest")}
+LONGEST = 1 << 18  # pixels of the longer side of an image that is scaled whole
 
 # Kinds of unreadable files, by their first bytes, and what to do about them.
 HEAD = 512  # bytes to read
@@ -177,13 +178,14 @@ def size(source: Source) -> tuple[int, int]:
 def stored_pixels(
     source: Source,
     cache_size: int | Literal["full"],
-    fit: Literal["crop", "stretch"] = "crop",
-    filter: Literal["bicubic", "nearest"] = "bicubic",
+    fit: Literal["crop", "stretch", "torchvision"] = "crop",
+    filter: Literal["bicubic", "bilinear", "nearest"] = "bicubic",
     reduced_decode: bool = True,
 ) -> NDArray[np.uint8]:
     """Decode an image as the cache stores it: `cache_size` x `cache_size` x 3 uint8, or H W 3 if `cache_size` is full.
 
-    `crop` scales the shorter side to `cache_size` and crops the centre; `stretch` scales both sides.
+    `crop` scales the shorter side to `cache_size` and crops the centre; `stretch` scales both sides; `torchvision` crops the
+    scaled image at whole pixels.
     """
     if cache_size == "full":
         return np.asarray(decode(source))
@@ -192,8 +194,25 @@ def stored_pixels(
         return np.asarray(image)
     width, height = image.size
     box = centre_square(width, height) if fit == "crop" else (0, 0, width, height)
+    if fit == "torchvision":
+        return np.asarray(_resize_and_crop(image, cache_size, FILTERS[filter]))
     gap = 2.0 if reduced_decode else None
     return np.asarray(image.resize((cache_size, cache_size), FILTERS[filter], box=box, reducing_gap=gap))
+
+
+def _resize_and_crop(image: Image.Image, side: int, filter: Image.Resampling) -> Image.Image:
+    """Return what torchvision's `Resize(side)` and `CenterCrop(side)` make of an image.
+
+    The longer side is rounded down; where a crop cannot be central, it begins at the even pixel of the two.
+    """
+    short = min(image.size)
+    width, height = (int(side * length / short) for length in image.size)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    if max(width, height) <= LONGEST:
+        return image.resize((width, height), filter).crop((left, top, left + side, top + side))
+    # The crop alone, to save memory; Pillow then rounds some grey levels the other way.
+    x, y = image.width / width, image.height / height
+    return image.resize((side, side), filter, box=(left * x, top * y, (left + side) * x, (top + side) * y))
 
 
 def centre_square(width: int, height: int) -> tuple[float, float, float, float]:

@@ -4,6 +4,8 @@ Resizing is two matrix products whose weights are computed from the image's size
 and keeps only 86 % of odd images within 0.01 of `predict`.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from alexnet.recipe import Preprocessing
 
 # Pillow's `reducing_gap` (decode.py): images are first reduced by whole factors, to at least this multiple of the final size
 GAP = 2.0
-REACH = 1.5  # pixels of the result that this first step keeps around the box (Image.py: _get_safe_box, bicubic)
+REACH = {"bicubic": 1.5, "bilinear": 0.5}  # pixels of the result that this first step keeps around the box (_get_safe_box)
 MARGIN = 24  # blocks beyond `4 * side`: the first step leaves less than four for each pixel of the result, and those around
 
 Axes = list[Tensor]  # a value for the rows and one for the columns
@@ -25,21 +27,23 @@ def crop_and_resize(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     """
     side, full = preprocessing.side, preprocessing.cache_size == "full"
     axes = [torch.arange(count, dtype=torch.float64) for count in image.shape[:2]]
-    boxes = _boxes([axis[-1] + 1 for axis in axes], preprocessing)
+    sizes = lengths = [axis[-1] + 1 for axis in axes]
+    boxes = _boxes(sizes, preprocessing)
     if (preprocessing.resize if full else preprocessing.filter) == "nearest":
         rows, columns = (_nearest_full(*box, side) if full else _nearest(*box, side) for box in boxes)
         return image.index_select(0, rows).index_select(1, columns).float()
     planes = image.permute(2, 0, 1)  # C H W
     if full:
-        rows, columns = (_bilinear_weights(axis, *box, preprocessing) for axis, box in zip(axes, boxes, strict=True))
+        rows, columns = (_full_weights(axis, *box, preprocessing) for axis, box in zip(axes, boxes, strict=True))
         return (rows @ (planes.float() @ columns.T)).permute(1, 2, 0)
-    sizes = lengths = [axis[-1] + 1 for axis in axes]
+    targets = _scaled(sizes, side) if preprocessing.fit == "torchvision" else [torch.tensor(side), torch.tensor(side)]
     if preprocessing.reduced_decode:
-        planes, boxes, sizes, lengths = _reduced(planes, boxes, sizes, side)
+        planes, boxes, sizes, lengths = _reduced(planes, boxes, sizes, side, REACH[preprocessing.filter])
         axes = [torch.arange(count, dtype=torch.float64) for count in planes.shape[1:]]
-    rows, columns = (_bicubic_weights(*each, side) for each in zip(axes, boxes, lengths, strict=True))
+    kernel = _bicubic if preprocessing.filter == "bicubic" else _bilinear
+    rows, columns = (_weights(*each, side, kernel) for each in zip(axes, boxes, lengths, strict=True))
     # In the order of Pillow 13, as levels are rounded after each step (Resample.c: horizontal_first).
-    rows_left, columns_left = (size - side for size in sizes)
+    rows_left, columns_left = (size - target for size, target in zip(sizes, targets, strict=True))
     rows_first = (rows_left > 0) & (rows_left > 2 * columns_left)
     operands = (rows, planes.float(), columns.T)  # S H, C H W, W S
     scaled: Tensor = torch.cond(rows_first, _rows_first, _columns_first, operands)
@@ -58,13 +62,24 @@ def _boxes(sizes: Axes, preprocessing: Preprocessing) -> Boxes:
     """Return where the crop begins and ends, in rows and in columns; its edges may lie between pixels of a stored image."""
     if preprocessing.fit == "stretch":
         return [(torch.zeros_like(size), size) for size in sizes]
+    if preprocessing.fit == "torchvision":
+        scaled = _scaled(sizes, preprocessing.side)
+        starts = [((size - preprocessing.side) / 2).round() for size in scaled]  # halves to the even pixel
+        ratios = [size / target for size, target in zip(sizes, scaled, strict=True)]
+        return [(at * ratio, (at + preprocessing.side) * ratio) for at, ratio in zip(starts, ratios, strict=True)]
     side = torch.minimum(*sizes)
     lows = [(size - side) / 2 for size in sizes]
     lows = [low.floor() for low in lows] if preprocessing.cache_size == "full" else lows
     return [(low, low + side) for low in lows]
 
 
-def _bilinear_weights(axis: Tensor, low: Tensor, high: Tensor, preprocessing: Preprocessing) -> Tensor:
+def _scaled(sizes: Axes, side: int) -> Axes:
+    """Return the size of the scaled image, of which torchvision takes a crop (decode.py: _resize_and_crop)."""
+    short = torch.minimum(*sizes)
+    return [(side * size / short).floor() for size in sizes]
+
+
+def _full_weights(axis: Tensor, low: Tensor, high: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Return the weight of each pixel along an axis in each pixel of the result: S x count float32."""
     scale = (high - low) / preprocessing.side
     away = (axis + 0.5 - _centres(low, scale, preprocessing.side)).abs()
@@ -72,7 +87,7 @@ def _bilinear_weights(axis: Tensor, low: Tensor, high: Tensor, preprocessing: Pr
     return _normalized(weights, (axis >= low) & (axis < high))
 
 
-def _reduced(planes: Tensor, boxes: Boxes, sizes: Axes, side: int) -> tuple[Tensor, Boxes, Axes, Axes]:
+def _reduced(planes: Tensor, boxes: Boxes, sizes: Axes, side: int, reach: float) -> tuple[Tensor, Boxes, Axes, Axes]:
     """Shrink C H W uint8 to the rounded means of blocks, as Pillow does first if an image is much too large (Reduce.c).
 
     Return C B B, of which some blocks are spare as B is fixed, the boxes in blocks, the size of the image that Pillow resizes
@@ -83,8 +98,8 @@ def _reduced(planes: Tensor, boxes: Boxes, sizes: Axes, side: int) -> tuple[Tens
     counts, new_boxes, new_sizes, lengths = [], [], [], []
     for dim, (low, high), size, factor in zip((1, 2), boxes, sizes, factors, strict=True):
         # below 4 pixels per pixel of the result, the cubic reaches no further
-        reach = torch.where(smaller, (high - low) / side * REACH, 8)
-        start, stop = (low - reach).floor().clamp(min=0), torch.minimum((high + reach).ceil(), size)
+        around = torch.where(smaller, (high - low) / side * reach, 8)
+        start, stop = (low - around).floor().clamp(min=0), torch.minimum((high + around).ceil(), size)
         edges = torch.minimum(start + factor * torch.arange(4 * side + MARGIN + 1, dtype=torch.float64), stop)
         sums = planes.cumsum(dim, dtype=torch.int32 if dim == 1 else torch.int64)
         at_edges = sums.index_select(dim, (edges.long() - 1).clamp(min=0))
@@ -99,13 +114,23 @@ def _reduced(planes: Tensor, boxes: Boxes, sizes: Axes, side: int) -> tuple[Tens
     return means, new_boxes, new_sizes, lengths
 
 
-def _bicubic_weights(axis: Tensor, box: tuple[Tensor, Tensor], length: Tensor, side: int) -> Tensor:
-    """Return the weights of Keys' cubic of a = -0.5 on the first `length` pixels of an axis (Resample.c)."""
+def _weights(axis: Tensor, box: tuple[Tensor, Tensor], length: Tensor, side: int, kernel: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the weights of a kernel on the first `length` pixels of an axis (Resample.c)."""
     low, high = box
     scale = (high - low) / side
     away = (axis + 0.5 - _centres(low, scale, side)).abs()
-    x = (away / scale.clamp(min=1)).clamp(max=2)  # where the cubic ends
-    return _normalized(torch.where(x < 1, (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5), axis < length)
+    return _normalized(kernel(away / scale.clamp(min=1)), axis < length)
+
+
+def _bicubic(x: Tensor) -> Tensor:
+    """Return Keys' cubic of a = -0.5 at a distance `x`, in pixels of the result."""
+    x = x.clamp(max=2)  # where it ends
+    return torch.where(x < 1, (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5)
+
+
+def _bilinear(x: Tensor) -> Tensor:
+    """Return the triangle at a distance `x`, in pixels of the result."""
+    return 1 - x.clamp(max=1)
 
 
 def _centres(low: Tensor, scale: Tensor, side: int) -> Tensor:

@@ -143,8 +143,8 @@ def _features(row: variants.Variant, width: float) -> tuple[nn.Sequential, int]:
             case variants.MapNorm():
                 layers.add_module(f"mapnorm{number}", LocalMapNorm(record.size, record.alpha, record.beta, record.k))
             case variants.Pool():
-                layers.add_module(f"pool{number}", nn.MaxPool2d(*row.pool))
-                size = _output_size(size, *row.pool)
+                layers.add_module(f"pool{number}", nn.MaxPool2d(*row.pool, ceil_mode=row.ceil_mode))
+                size = _output_size(size, *row.pool, ceil_mode=row.ceil_mode)
             case variants.Flatten():
                 layers.add_module("flatten", custom.FlattenMaps(size, row.flatten))
                 channels *= size * size
@@ -155,9 +155,13 @@ def _features(row: variants.Variant, width: float) -> tuple[nn.Sequential, int]:
     return layers, channels
 
 
-def _output_size(size: int, kernel: int, stride: int, padding: int = 0) -> int:
-    """Return the output size of a convolution or pooling layer: (W + 2P - K) / S + 1, rounded down."""
-    return (size + 2 * padding - kernel) // stride + 1
+def _output_size(size: int, kernel: int, stride: int, padding: int = 0, ceil_mode: bool = False) -> int:
+    """Return the output size of a convolution or pooling layer: (W + 2P - K) / S + 1, rounded down, or up with `ceil_mode`.
+
+    Rounded up, the last window still begins inside the maps, as in PyTorch and Caffe; this needs P = 0.
+    """
+    count = (size + 2 * padding - kernel) // stride + 1
+    return count + (ceil_mode and count * stride < size and (size - kernel) % stride > 0)
 
 
 def _smallest_input(row: variants.Variant) -> int:

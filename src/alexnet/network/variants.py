@@ -103,7 +103,8 @@ class Variant:
     `input_size` is in pixels, for square RGB images. `init` is the rule for initial weights: `keras` (Glorot uniform, Keras'
     default), `normal` (the layers' `std`; paper, section 5), `he` or `torch` (PyTorch's default). `flatten` is the order in
     which the dense layers read the maps. `dropout_scales` is the phase in which dropout rescales its outputs: in training, as
-    usual today, or in testing, by 1 - `dropout`, as in 2012.
+    usual today, or in testing, by 1 - `dropout`, as in 2012. With `ceil_mode`, a pooling window that reaches over the right or
+    the lower border counts too.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Variant:
     norm: Normalisation = None
     activation: Literal["relu", "tanh"] = "relu"
     pool: tuple[int, int] = (3, 2)  # window and stride: windows overlap (paper, section 3.4)
+    ceil_mode: bool = False
     dropout: float = 0.5
     dropout_scales: Literal["training", "testing"] = "training"
     towers: int = 1
@@ -134,6 +136,7 @@ NORM_AFTER_EACH: tuple[Layer, ...] = (
     *(Conv(256, 3, padding=1), Act(), Norm(), Pool()),
 )
 CLASSIFIER: tuple[Layer, ...] = (Flatten(), Dense(4096), Act(), Drop(), Dense(4096), Act(), Drop())
+CAFFE_NORM = LocalNorm(alpha=1e-4 / 5, k=1.0, across=True)  # lrn_param: local_size 5, alpha 0.0001, beta 0.75
 
 ROWS = (
     Variant(
@@ -267,13 +270,14 @@ ROWS = (
     Variant(
         "caffenet",
         "Caffe's reference network: pool before norm; two groups in conv2, conv4 and conv5, but a norm across all channels, "
-        "with k 1 and alpha divided by 5; dense layers have std 0.005",
+        "with k 1 and alpha divided by 5; dense layers have std 0.005. Pooling rounds sizes up, which changes none at 227",
         input_size=227,
         classes=1000,
         init="normal",
-        norm=LocalNorm(alpha=1e-4 / 5, k=1.0, across=True),
+        norm=CAFFE_NORM,
         towers=2,
         flatten="CHW",
+        ceil_mode=True,
         layers=(
             *(Conv(96, 11, stride=4), Act(), Pool(), Norm()),
             *(Conv(256, 5, padding=2, grouped=True, bias=1.0), Act(), Pool(), Norm()),
@@ -282,6 +286,27 @@ ROWS = (
             *(Conv(256, 3, padding=1, grouped=True, bias=1.0), Act(), Pool()),
             *(Flatten(), Dense(4096, bias=1.0, std=0.005), Act(), Drop()),
             *(Dense(4096, bias=1.0, std=0.005), Act(), Drop()),
+        ),
+    ),
+    Variant(
+        "bvlc",
+        "BVLC AlexNet, Caffe's replication of the paper: norm before pool; groups and constants as in `caffenet`, but biases "
+        "start at 0.1, as at 1 the loss stayed flat (models/bvlc_alexnet/readme.md)",
+        input_size=227,
+        classes=1000,
+        init="normal",
+        norm=CAFFE_NORM,
+        towers=2,
+        flatten="CHW",
+        ceil_mode=True,
+        layers=(
+            *(Conv(96, 11, stride=4), Act(), Norm(), Pool()),
+            *(Conv(256, 5, padding=2, grouped=True, bias=0.1), Act(), Norm(), Pool()),
+            *(Conv(384, 3, padding=1), Act()),
+            *(Conv(384, 3, padding=1, grouped=True, bias=0.1), Act()),
+            *(Conv(256, 3, padding=1, grouped=True, bias=0.1), Act(), Pool()),
+            *(Flatten(), Dense(4096, bias=0.1, std=0.005), Act(), Drop()),
+            *(Dense(4096, bias=0.1, std=0.005), Act(), Drop()),
         ),
     ),
     Variant(

@@ -8,7 +8,7 @@ kernels do not support second derivatives.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -230,10 +230,7 @@ def _relu_norm_pool(group: list[nn.Module], x: Tensor) -> Tensor:
     norm = next((layer for layer in group if isinstance(layer, BatchNorm)), None)
     pool = next((layer for layer in group if isinstance(layer, nn.MaxPool2d)), None)
     frozen = norm is not None and not norm.training and torch.is_grad_enabled()
-    options = None if pool is None else (pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices)
-    unsupported = options not in (None, (0, 1, False, False))
-    if pool is not None and not unsupported:  # the kernel stores the position in a window as a byte
-        unsupported = not isinstance(pool.kernel_size, int) or pool.kernel_size > min(16, *x.shape[2:])
+    unsupported = pool is not None and not _can_pool(pool, x.shape[2:])
     if x.ndim != 4 or not usable(x) or frozen or unsupported or 0 in x.shape:
         for layer in group:
             x = layer(x)
@@ -242,6 +239,19 @@ def _relu_norm_pool(group: list[nn.Module], x: Tensor) -> Tensor:
     assert isinstance(window, int)
     assert isinstance(stride, int)
     return operations.relu_norm_pool(x, norm, window, stride, relu=isinstance(group[0], nn.ReLU))
+
+
+def _can_pool(pool: nn.MaxPool2d, sizes: Sequence[int]) -> bool:
+    """Return whether the kernel has this pooling: small square windows, without padding, each inside maps of these `sizes`."""
+    window, stride = pool.kernel_size, pool.stride
+    if (
+        not isinstance(window, int)
+        or not isinstance(stride, int)
+        or (pool.padding, pool.dilation, pool.return_indices) != (0, 1, False)
+    ):
+        return False
+    whole = not pool.ceil_mode or not any((size - window) % stride for size in sizes)
+    return whole and window <= min(16, *sizes)  # it stores the position in a window as a byte
 
 
 def step(

@@ -1,4 +1,4 @@
-"""`import_keras`: either a run folder that predicts as Keras does, or a one-line error and no folder."""
+"""Import from Keras: either a run folder that predicts as Keras does, or a one-line error and no folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMPORT: dict[str, Any] = {"recipe": "fast", "settings": {**PREPARED, "model.widt
 def test_an_imported_run_predicts_what_keras_would(tmp_path: Path) -> None:
     layers = model("cats-dogs", 2)
     keras(tmp_path / "x.keras", layers)
-    out = alexnet.import_keras(
+    out = alexnet.import_weights(
         tmp_path / "x.keras", variant="cats-dogs", classes=["cat", "dog"], out=tmp_path / "run", **IMPORT
     )
     image = np.random.default_rng(2).integers(0, 256, (227, 227, 3), np.uint8)
@@ -50,7 +50,7 @@ def test_labels_default_to_the_datasets_if_the_count_matches(
 ) -> None:
     weights_h5(tmp_path / "x.h5", model(classes=count))
     settings = {**IMPORT["settings"], "data.dataset": dataset}
-    out = alexnet.import_keras(tmp_path / "x.h5", variant="cifar10", recipe="fast", settings=settings, out=tmp_path / "run")
+    out = alexnet.import_weights(tmp_path / "x.h5", variant="cifar10", recipe="fast", settings=settings, out=tmp_path / "run")
     found = json.loads((out / "model.json").read_text())["labels"]
     assert len(found) == count
     assert found[: len(labels)] == labels
@@ -58,7 +58,7 @@ def test_labels_default_to_the_datasets_if_the_count_matches(
 
 def test_the_input_is_the_variants_and_the_recipe_that_of_its_name_or_fast(tmp_path: Path) -> None:
     weights_h5(tmp_path / "x.h5", model("annotated"))
-    out = alexnet.import_keras(tmp_path / "x.h5", variant="annotated", settings=IMPORT["settings"], out=tmp_path / "run")
+    out = alexnet.import_weights(tmp_path / "x.h5", variant="annotated", settings=IMPORT["settings"], out=tmp_path / "run")
     recipe = read_recipe(find(out))
     assert recipe.name == ("annotated" if "annotated" in recipe_names() else "fast")
     assert (recipe.model.variant, recipe.images.input) == ("annotated", 224)
@@ -87,7 +87,7 @@ def test_failed_import_is_one_line_and_leaves_no_folder(
 ) -> None:
     weights_h5(tmp_path / "x.h5", model())
     with pytest.raises(kind, match=line) as caught:
-        alexnet.import_keras(tmp_path / "x.h5", **{"variant": "cifar10", "out": tmp_path / "run", **IMPORT, **change})
+        alexnet.import_weights(tmp_path / "x.h5", **{"variant": "cifar10", "out": tmp_path / "run", **IMPORT, **change})
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -95,25 +95,25 @@ def test_failed_import_is_one_line_and_leaves_no_folder(
 def test_one_output_and_a_million_are_refused_before_they_take_memory(tmp_path: Path) -> None:
     weights_h5(tmp_path / "x.h5", model(classes=1))
     with pytest.raises(WeightsError, match=r"has 1 output; .* at least 2"):
-        alexnet.import_keras(tmp_path / "x.h5", variant="cifar10", out=tmp_path / "run", **IMPORT)
+        alexnet.import_weights(tmp_path / "x.h5", variant="cifar10", out=tmp_path / "run", **IMPORT)
     layers = model()
     layers[-1] = ("dense", [np.zeros((1, 10**6), np.float32), np.zeros(10**6, np.float32)])
     weights_h5(tmp_path / "x.h5", layers)
     with pytest.raises(WeightsError, match="1x1000000, but fc8"):
-        alexnet.import_keras(tmp_path / "x.h5", variant="cifar10", out=tmp_path / "run", **IMPORT)
+        alexnet.import_weights(tmp_path / "x.h5", variant="cifar10", out=tmp_path / "run", **IMPORT)
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     weights_h5(tmp_path / "x.h5", model())
     with pytest.raises(RunError, match="not empty: name another --out"):
-        alexnet.import_keras(tmp_path / "x.h5", variant="cifar10", out=tmp_path, **IMPORT)
+        alexnet.import_weights(tmp_path / "x.h5", variant="cifar10", out=tmp_path, **IMPORT)
     assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
 
 
 def test_the_command_leaves_a_run_and_says_how_to_predict(tmp_path: Path) -> None:
     older_model(tmp_path / "x.h5", model("cats-dogs", 2))
     sets = [part for key, value in IMPORT["settings"].items() for part in ("--set", f"{key}={value}")]
-    command = ["import-keras", tmp_path / "x.h5", "--variant", "cats-dogs", "--recipe", "fast", "--out", tmp_path / "run"]
+    command = ["import", tmp_path / "x.h5", "--variant", "cats-dogs", "--recipe", "fast", "--out", tmp_path / "run"]
     assert "--set images.mean=" in error(*command)
     done = run(*command, *sets, "--classes", "cat, dog")
     assert done.stdout == f"predict     alexnet predict {shell_quote(tmp_path / 'run')} IMAGE…\n"
