@@ -284,6 +284,10 @@ def test_notes_say_what_a_keras_model_must_do_besides(tmp_path: Path) -> None:
     assert notes("cifar10") == []
     (pooled,) = notes("cifar10", input=128)
     assert pooled.startswith("average the maps after pool5 from 2 x 2 to 6 x 6 (adaptive pooling)")
+    rounded = network_of("cifar10")
+    rounded.features.pool2.ceil_mode = True
+    (note,) = write_keras(rounded, config_of("cifar10"), tmp_path / "x.weights.h5")["notes"]
+    assert note.startswith("round the size of pool2 up")
     assert notes("paper") == [f"multiply by 0.5 in place of dropout{n} when predicting, as in 2012" for n in (6, 7)]
 
 

@@ -162,7 +162,7 @@ def refuse_overwrite(path: Path, overwrite: bool = False) -> None:
     if not path.is_symlink() and not path.is_file():  # writing to a pipe would block
         raise RunError(f"cannot write {path}: it exists and is not a regular file; give another name")
     if not overwrite and (path.is_symlink() or not made_by_alexnet(path)):
-        raise RunError(f"{path} already exists and was not made by alexnet: give another --out, or --overwrite")
+        raise RunError(f"{path} already exists and was not made by alexnet: give another name, or --overwrite")
 
 
 def made_by_alexnet(path: Path) -> bool:

@@ -28,6 +28,12 @@ from alexnet.run import ModelConfig
 
 KERAS_CLASSES = {CONVOLUTION: "conv2d", DENSE: "dense", NORM: "batch_normalization"}  # as Keras names layers in its files
 
+FITS = {
+    "crop": ("cut out the centre square", "scale to {side} x {side} ({filter})"),
+    "stretch": ("scale to {side} x {side} ({filter})",),
+    "torchvision": ("scale the shorter side to {side} ({filter})", "cut out the centre {side} x {side}"),
+}
+
 
 def write_torchvision(network: AlexNet, config: ModelConfig, path: Path, overwrite: bool = False) -> dict[str, Any]:
     """Write a state dict for `torchvision.models.alexnet`; see `Run.export_torchvision`."""
@@ -100,6 +106,8 @@ def _notes(network: AlexNet, size: int) -> Iterator[str]:
         pooled = f"average the maps after {before} from {side} x {side} to {flatten.grid} x {flatten.grid} (adaptive pooling)"
         yield f"{pooled}, as this run has images of {size} pixels, and its variant {network.row.input_size}"
     for name, layer in layers:
+        if isinstance(layer, nn.MaxPool2d) and layer.ceil_mode:
+            yield f"round the size of {name} up: a window may reach over the right and lower edge"
         if isinstance(layer, Dropout2012) and layer.p:
             yield f"multiply by {1 - layer.p:g} in place of {name} when predicting, as in 2012"
 
@@ -169,9 +177,7 @@ def steps(preprocessing: Preprocessing) -> Iterator[str]:
     """Yield what is done to an image before the network, in words, step by step; levels are 0 to 255 at first."""
     side, full = preprocessing.side, preprocessing.cache_size == "full"
     resize = "bilinear, antialiased" if preprocessing.resize == "bilinear" and preprocessing.antialias else preprocessing.resize
-    if preprocessing.fit == "crop":
-        yield "cut out the centre square"
-    yield f"scale to {side} x {side} ({resize if full else preprocessing.filter})"
+    yield from (step.format(side=side, filter=resize if full else preprocessing.filter) for step in FITS[preprocessing.fit])
     if preprocessing.mean == "image":
         yield "subtract the mean image (mean_image in model.safetensors)"
     if preprocessing.mean == "each":
