@@ -232,12 +232,7 @@ def test_a_file_for_keras_gives_the_runs_logits_there(variant: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("variant", "layout"),
-    [
-        *(("cifar10", layout) for layout in LAYOUTS),
-        ("cats-dogs", "x.keras"),
-        ("annotated", "model.h5"),
-        ("owt", "x.weights.h5"),
-    ],
+    [("cifar10", "x.weights.h5"), ("cifar10", "nested.h5"), ("cats-dogs", "x.keras"), ("owt", "keras2.h5")],
 )
 def test_keras_to_ours_to_keras_is_the_same_bytes(variant: str, layout: str, tmp_path: Path) -> None:
     layers = model(variant, 3)
@@ -259,8 +254,8 @@ def test_arrays_have_the_paths_of_keras_own_file(tmp_path: Path) -> None:
     assert theirs == set(stored(tmp_path / "ours.weights.h5"))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_comes_back_from_its_keras_file(variant: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", ["paper", "scratch", "four-layer"])  # groups, no bias, three convolutions
+def test_other_variants_come_back_from_their_keras_files(variant: str, tmp_path: Path) -> None:
     network = network_of(variant)
     write_keras(network, config_of(variant), tmp_path / "x.weights.h5")
     copy = AlexNet(variant, 3, width=WIDTH)
@@ -441,7 +436,7 @@ CHANNELS = st.lists(st.integers(1, 9).map(lambda n: n / 8), min_size=3, max_size
     brightness=st.sampled_from([0.0, 0.2]),
     upscale=st.sampled_from([1, 4]),
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_the_steps_in_words_are_what_is_done_to_an_image(
     fit: Any, sizes: Any, resampling: Any, value_range: Any, mean: Any, std: Any, flip: bool, brightness: float, upscale: int
 ) -> None:
