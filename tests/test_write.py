@@ -397,16 +397,18 @@ def follow(words: list[str], image: NDArray[np.uint8]) -> NDArray[np.float64]:
     x = image.astype(np.float64)
     for step in words:
         numbers = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", step.partition("(R")[0])]
-        side = int(numbers[0]) if numbers else min(x.shape[:2])
+        side = int(numbers[0]) if numbers else 0
         if step.startswith("cut out the centre"):
             top, left = (n // 2 for n in np.subtract(x.shape[:2], side))
             x = x[top : top + side, left : left + side]
-        elif step.startswith("scale to"):
-            kind = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
-            if step.endswith("(bicubic)") or x.dtype != np.float64:
-                x = np.asarray(Image.fromarray(x.astype(np.uint8)).resize((side, side), kind["bicubic"])).astype(np.float64)
+        elif step.startswith("scale"):
+            how = Image.Resampling[step.rpartition("(")[2].rstrip(")").split(",")[0].upper()]
+            if step == words[0]:  # levels are whole numbers until here
+                height, width = x.shape[:2]
+                edge = abs(height - width) / 2 if "the centre square" in step else 0
+                box = (edge, 0, width - edge, height) if width > height else (0, edge, width, height - edge)
+                x = np.asarray(Image.fromarray(image).resize((side, side), how, box)).astype(np.float64)
             else:
-                how = kind.get(step.rpartition("(")[2][:-1], Image.Resampling.BILINEAR)
                 bands = [Image.fromarray(band.astype(np.float32)).resize((side, side), how) for band in x.transpose(2, 0, 1)]
                 x = np.stack([np.asarray(band) for band in bands], 2).astype(np.float64)
         elif step.startswith("standardise each"):

@@ -29,7 +29,7 @@ from alexnet.run import ModelConfig
 KERAS_CLASSES = {CONVOLUTION: "conv2d", DENSE: "dense", NORM: "batch_normalization"}  # as Keras names layers in its files
 
 FITS = {
-    "crop": ("cut out the centre square", "scale to {side} x {side} ({filter})"),
+    "crop": ("scale the centre square to {side} x {side} ({filter})",),
     "stretch": ("scale to {side} x {side} ({filter})",),
     "torchvision": ("scale the shorter side to {side} ({filter})", "cut out the centre {side} x {side}"),
 }
