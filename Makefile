@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns tensorflow_peers,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove prove-import tutorials torture fuzz memory workers load attack \
+.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers load attack \
 	wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
@@ -58,6 +58,12 @@ prove-import: .venv/installed-dev  ## imported networks against torchvision, Ope
 	build/prove-import/bin/python -m pip install --quiet -c constraints.txt -e '.[export]'
 	build/prove-import/bin/python -m pip install --quiet --no-deps 'torchvision==0.29.*' 'opencv-python-headless<5'
 	build/prove-import/bin/python -m proof.imported $(ALEXNET_TEST_DATA)/cats-dogs
+
+written: .venv/installed-torchvision .venv-keras/installed  ## real torchvision and Keras load what `alexnet export` writes; 5 minutes
+	rm -rf build/written
+	.venv-keras/bin/python -m proof.written keras build/written
+	$(BIN)/python -m proof.written ours build/written
+	.venv-keras/bin/python -m proof.written loaded build/written
 
 tutorials: .venv/installed-dev  ## train the four tutorials to their last epoch, in pieces if MINUTES=12; minutes on a GPU, days on a CPU
 	$(BIN)/python -m proof.tutorials $(if $(MINUTES),--minutes $(MINUTES)) $(NAMES)
@@ -116,6 +122,10 @@ clean:  ## remove what was installed and built; runs stay
 
 .venv/installed-bench: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,export]'
+	touch $@
+
+.venv/installed-torchvision: .venv/installed-dev  # for proofs alone: its own dependencies would replace torch
+	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0
 	touch $@
 
 .venv/installed-pages: .venv/installed-dev

@@ -10,6 +10,7 @@ import torch
 from proof.pictures import picture
 
 import alexnet
+from alexnet.convert.torchvision import read_torchvision
 from alexnet.errors import AlexNetError, DataError, VariantError
 from alexnet.inference.features import BATCH, features, stream_features
 from alexnet.network.alexnet import AlexNet
@@ -17,6 +18,7 @@ from alexnet.network.summary import summarize
 from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
+from test_pretrained import torchvision_alexnet
 
 
 def config_of(network: AlexNet) -> ModelConfig:
@@ -140,3 +142,59 @@ def test_features_leave_the_network_unchanged(trained: alexnet.Run, training: bo
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     for layer, array in expected.items():
         np.testing.assert_array_equal(result[layer], array, err_msg="dropout is off, statistics are the run's")
+
+
+# torchvision's names
+
+
+def test_names_of_torchvision_are_its_own_modules(tmp_path: Path) -> None:
+    """The reference is torchvision's network written out, with a hook on each module."""
+    theirs = torchvision_alexnet(3).eval()
+    network = AlexNet("owt", 3, width=1 / 16).eval()
+    torch.save(theirs.state_dict(), tmp_path / "x.pth")
+    network.load_state_dict(read_torchvision((tmp_path / "x.pth").read_bytes(), tmp_path / "x.pth"))
+    outputs: dict[str, torch.Tensor] = {}
+    for name, module in theirs.named_modules():
+        if "." in name:
+            module.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output.clone()))
+    images = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        logits = theirs(images)
+        found_logits, found = network.activations(images, list(outputs))
+    assert len(outputs) == 20
+    assert list(found) == list(outputs) == list(network.torchvision_names)
+    for name, wanted in [("logits", logits), *outputs.items()]:
+        close = {"rtol": 1e-4, "atol": 1e-5 * float(wanted.abs().max())}
+        torch.testing.assert_close(found_logits if name == "logits" else found[name], wanted, **close)
+
+
+def test_features_keep_the_names_that_were_given() -> None:
+    network = AlexNet("owt", 2, width=1 / 16).eval()
+    asked = ["classifier.4", "conv2", "features.3"]
+    found = features(network, config_of(network), arrays(2, 224), asked)
+    assert list(found) == asked
+    np.testing.assert_array_equal(found["conv2"], found["features.3"])
+    (batch,) = stream_features(network, config_of(network), arrays(2, 224), asked)
+    assert all(np.array_equal(batch.layers[name], found[name]) for name in asked)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_names_of_torchvision_are_only_for_its_order_of_layers(name: str) -> None:
+    with torch.device("meta"):
+        network = AlexNet(name, width=1 / 16)
+    assert bool(network.torchvision_names) == (name == "owt")
+    if name != "owt":
+        with pytest.raises(VariantError, match=r"no layer 'features.3' in .* torchvision's order of layers, as in 'owt'"):
+            network.layer_name("features.3")
+
+
+def test_names_of_torchvision_need_the_same_layers() -> None:
+    with torch.device("meta"):
+        tanh, without = (AlexNet("owt", width=1 / 16, **changes) for changes in ({"activation": "tanh"}, {"dropout": 0.0}))
+        assert tanh.layer_name("features.1") == "tanh1"
+        assert without.layer_name("classifier.6") == "fc8"
+        del without.features.dropout6
+    assert not without.torchvision_names, "classifier.4 would be another layer than there"
+    for name in ("features.13", "classifier.7", "features", "features.-1", "features.00", "avgpool"):
+        with pytest.raises(VariantError, match=f"no layer '{name}' in 'owt': it has conv1, .*fc8$"):
+            tanh.layer_name(name)

@@ -16,7 +16,8 @@ from torch import Tensor
 import alexnet
 from alexnet.errors import RecipeError
 from alexnet.recipe import Optimizer, Recipe, Train
-from alexnet.training.optimizer import SGD, Loss, build_optimizer, set_lr
+from alexnet.training.optimizer import SGD, Loss, build_optimizer, set_lr, with_our_names
+from alexnet.training.schedule import epoch_settings
 from alexnet.training.trainer import Trainer
 from conftest import SEED, started
 
@@ -145,6 +146,31 @@ def test_lr_scale_of_unknown_layer_names_the_nearest(photos: Path, tmp_path: Pat
         started(tmp_path / "run", photos, **{"schedule.table": [{"epoch": 2, "lr_scale": {"cnov1": 0.0}}]})
 
 
+def test_lr_scale_takes_the_names_of_torchvision() -> None:
+    network = alexnet.AlexNet("owt", 3, width=1 / 16)
+    table = [{"epoch": 2, "lr_scale": {"conv1": 0.0}}, {"epoch": 3, "lr_scale": {"features.0": 0.5}}]
+    scale = {"classifier.6.bias": 3.0, "bias": 2.0, "features.0": 0.25}
+    resolved = with_our_names(Recipe.model_validate({"optimizer": {"lr_scale": scale}, "schedule": {"table": table}}), network)
+    assert resolved.optimizer.lr_scale == {"fc8.bias": 3.0, "bias": 2.0, "conv1": 0.25}
+    assert [epoch_settings(resolved.schedule, epoch).lr_scale for epoch in (1, 2, 3)] == [{}, {"conv1": 0.0}, {"conv1": 0.5}]
+    for names in (["conv1", "features.0"], ["features.0.weight", "conv1.weight"]):
+        with pytest.raises(RecipeError, match=rf"optimizer\.lr_scale names {names[1]!r}, which is 'conv1.* too: name it once"):
+            build_optimizer(network, Optimizer(lr_scale=dict.fromkeys(names, 0.1)))
+    with pytest.raises(RecipeError, match=r"optimizer\.lr_scale names 'features\.0': "):
+        build_optimizer(alexnet.AlexNet("cifar10", 3, width=1 / 16), Optimizer(lr_scale={"features.0": 0.1}))
+
+
+def test_training_is_the_same_with_the_names_of_torchvision(photos: Path, tmp_path: Path) -> None:
+    weights = []
+    for name, conv, pool, dense in (("ours", "conv2", "pool1", "fc6"), ("theirs", "features.3", "features.2", "classifier.1")):
+        table = [{"epoch": 2, "lr_scale": {f"{conv}.weight": 0.3}}]
+        scale = {dense: 0.1, conv: 0.5}
+        changes = {"optimizer.frozen": pool, "optimizer.lr_scale": scale, "schedule.table": table, "train.epochs": 2}
+        started(tmp_path / name, photos, **{"model.variant": "owt", "schedule.kind": "constant", **changes})
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
 # Frozen layers
 
 
@@ -179,5 +205,7 @@ def test_frozen_last_layer_is_refused() -> None:
         build_optimizer(network, Optimizer(frozen="fc8"))
     with pytest.raises(RecipeError, match=r"optimizer\.frozen is 'pol5': did you mean 'pool5'"):
         build_optimizer(network, Optimizer(frozen="pol5"))
+    with pytest.raises(RecipeError, match=r"optimizer\.frozen is 'classifier\.6', the last layer"):
+        build_optimizer(alexnet.AlexNet("owt", 3, width=1 / 16), Optimizer(frozen="classifier.6"))
     build_optimizer(network, Optimizer(frozen="dropout7"))
     assert [name for name, p in network.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]

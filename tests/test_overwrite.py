@@ -27,7 +27,7 @@ from alexnet.search.search import locked_index
 from conftest import needs_export
 
 MINE = b"a file of the user's"
-REFUSED = "already exists and was not made by alexnet: give another --out, or --overwrite"
+REFUSED = "already exists and was not made by alexnet: give another name, or --overwrite"
 SWEEP = "alexnet.api.run_lr_finder"
 
 

@@ -345,13 +345,14 @@ def test_summary_command_prints_table_or_json(run: Run) -> None:
     result = json.loads(run("summary", "annotated", "--classes", 3, "--json")[0])
     assert list(result) == ["variant", "input", "parameters", "trainable", "bytes", "layers"]
     assert (result["variant"], result["input"]) == ("annotated", [3, 224, 224])
-    assert all(list(row) == ["name", "kind", "output", "parameters", "formula"] for row in result["layers"])
+    assert all(list(row) == ["name", "kind", "output", "parameters", "formula", "torchvision"] for row in result["layers"])
     assert result["layers"][0] == {
         "name": "conv1",
         "kind": "convolution",
         "output": [96, 54, 54],
         "parameters": 34_944,
         "formula": "(224 + 2*0 - 11) / 4 + 1 = 54.25 -> 54",
+        "torchvision": None,
     }
     assert result["layers"][-1]["output"] == [3]
     assert result["parameters"] == sum(row["parameters"] for row in result["layers"])
@@ -410,3 +411,14 @@ def test_receptive_field(name: str) -> None:
     for axis in (2, 3):
         touched = images.grad.abs().amax([i for i in range(4) if i != axis]).nonzero().flatten().tolist()
         assert touched == list(range(touched[0], touched[0] + sees[last]))
+
+
+def test_summary_shows_torchvisions_names_where_the_layers_are_its_own() -> None:
+    names = [layer.torchvision for layer in summarize("owt").layers]
+    flat = names.index(None)
+    assert names[:flat] == [f"features.{i}" for i in range(13)]
+    assert names[flat + 1 :] == [f"classifier.{i}" for i in range(7)]
+    assert "pool5 features.12 max pooling" in " ".join(summarize("owt").table().split())
+    for name in set(NAMES) - {"owt"}:
+        assert {layer.torchvision for layer in summarize(name).layers} == {None}
+        assert "torchvision" not in summarize(name).table().partition("\n")[2]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from alexnet.ablation.plan import find_study, make_plan, vary_settings
 from alexnet.ablation.run import ablate as train_plan
 from alexnet.convert.pretrained import settings_from_weights
+from alexnet.convert.write import write_keras, write_torchvision
 from alexnet.data.check import check as check
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.decode_pool import InMemoryImage
@@ -197,9 +198,11 @@ class Run:
         Args:
             images: as for `predict`.
             layers: names from `network.layer_names`: `conv5` is the output of a convolution, `relu5` that of its activation.
+                Torchvision's names, from `network.torchvision_names`, are accepted too: `features.10`, `features.11`.
 
         Returns:
-            An array for each layer, with a row for each image, in order: feature maps N C H W or vectors N units, float32.
+            An array for each layer, under the name given, with a row for each image, in order: feature maps N C H W or vectors
+            N units, float32.
 
         Raises:
             DataError: there is no image, or one cannot be read.
@@ -315,6 +318,46 @@ class Run:
             say(f"the run's dataset is not available, comparing on random images instead: {error}")
             dataset = None
         return export(self.network, self.config, dataset, path, bare=bare, int8=int8, overwrite=overwrite)
+
+    def export_torchvision(self, file: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
+        """Write the weights as a state dict for `torchvision.models.alexnet`, and read them back to verify.
+
+        Only networks of the variant `owt` at its full width fit into torchvision's class; the number of classes is free.
+
+        Args:
+            file: a name that ends in `.pth` (tensors alone, for `torch.load` with `weights_only=True`) or `.safetensors`.
+            overwrite: also replace a file that this program did not make.
+
+        Returns:
+            `{"file", "bytes", "sha256", "labels", "temperature", "preprocessing", "images", "python"}`: `python` are the lines
+            of code that load the file, and `images` what an image needs first, step by step, in words. The run's probabilities
+            are the softmax of the logits divided by `temperature`.
+
+        Raises:
+            WeightsError: torchvision's class cannot hold the network, or the name has another ending.
+            RunError: the file cannot be written, or exists and was not made by this program.
+        """
+        return write_torchvision(self.network, self.config, Path(file), overwrite)
+
+    def export_keras(self, file: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
+        """Write the weights for `model.load_weights` of Keras 3, and read them back to verify.
+
+        The model is the tutorial's for its variant, or any with convolutions, dense layers and batch norms in the same order,
+        whose `Flatten` reads maps as H, W, C.
+
+        Args:
+            file: a name that ends in `.weights.h5`.
+            overwrite: as for `export_torchvision`.
+
+        Returns:
+            As for `export_torchvision`, with `"layers"`, the names of all layers in order, and `"notes"`, what the model must
+            do besides these layers to predict as the run does.
+
+        Raises:
+            WeightsError: h5py is not installed, or the name has another ending.
+            RunError: as for `export_torchvision`.
+        """
+        return write_keras(self.network, self.config, Path(file), overwrite)
 
     def serve(self, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None) -> None:
         """Serve `predict` and `explain` over HTTP until Ctrl-C or SIGTERM.

@@ -24,7 +24,9 @@ MARKS = (
     (b"\x89PNG", b"tEXtSoftware\0alexnet"),
     (b"<?xml", b"<dc:title>alexnet</dc:title>"),  # SVG: its creator
     (b"\x08", b"\x12\x07alexnet"),  # ONNX: its producer, after the version of its format
-    (b"PK", ZIP_COMMENT),  # a NumPy archive
+    (b"PK", ZIP_COMMENT),  # a NumPy archive, or weights for torchvision
+    (b"\x89HDF", ZIP_COMMENT),  # weights for Keras
+    (b"", b'\0\0\0\0{"__metadata__":{"made_by":"alexnet"}'),  # safetensors: after the length of this header
     (b"{", b'"compared_on": '),  # the JSON file beside an exported model
 )
 HEAD, TAIL = 4096, 64  # bytes
@@ -160,7 +162,7 @@ def refuse_overwrite(path: Path, overwrite: bool = False) -> None:
     if not path.is_symlink() and not path.is_file():  # writing to a pipe would block
         raise RunError(f"cannot write {path}: it exists and is not a regular file; give another name")
     if not overwrite and (path.is_symlink() or not made_by_alexnet(path)):
-        raise RunError(f"{path} already exists and was not made by alexnet: give another --out, or --overwrite")
+        raise RunError(f"{path} already exists and was not made by alexnet: give another name, or --overwrite")
 
 
 def made_by_alexnet(path: Path) -> bool:

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import counted, printable, shell_quote, truncate
+from alexnet.errors import counted, format_names, printable, shell_quote, truncate
 
 PROBLEMS_SHOWN = 5  # of each kind
 
@@ -80,6 +80,22 @@ def print_export(result: dict[str, Any]) -> None:
         print(f"{'top-1':10}  {', '.join(f'{mode} {share:.2%}' for mode, share in result['top1'].items())}")
     paces = ", ".join(f"{mode} {pace:,.0f}" for mode, pace in result["images_per_second"].items())
     print(f"{'images/s':10}  {paces}, one at a time")
+
+
+def print_weights(result: dict[str, Any]) -> None:
+    """Print the result of an export of weights: the file, what images need, and how to load it."""
+    print(printable(f"{'file':10}  {result['file']}, {result['bytes'] / 1e6:.1f} MB, read back and compared"))
+    print(f"{'sha256':10}  {result['sha256']}")
+    print(printable(f"{'outputs':10}  {len(result['labels']):,}: {format_names(result['labels'])}"))
+    if result["temperature"] != 1:
+        print(f"{'calibrated':10}  the run's probabilities are softmax(logits / {result['temperature']:.6g})")
+    print(printable(f"{'images':10}  RGB: {'; '.join(result['images'])}"))
+    if "layers" in result:
+        print(f"{'layers':10}  {' '.join(result['layers'])}")
+    for note in result.get("notes", ()):
+        print(f"{'note':10}  {note}")
+    for number, line in enumerate(result["python"]):
+        print(printable(f"{'' if number else 'load':10}  {line}"))
 
 
 def print_neighbours(results: Iterable[dict[str, Any]], sheet: Path | None) -> None:

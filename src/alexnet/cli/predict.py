@@ -62,22 +62,43 @@ def export(
     out: Annotated[
         Path | None, option("FILE", "File to write.  [default: model.onnx, model-bare.onnx … in RUN/export]")
     ] = None,
+    torchvision: Annotated[
+        Path | None,
+        option("FILE", "Write a state dict for torchvision.models.alexnet instead: .pth or .safetensors. Variant owt only."),
+    ] = None,
+    keras: Annotated[
+        Path | None, option("FILE", "Write weights for model.load_weights of Keras 3 instead: .weights.h5.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Export a run to ONNX, to be used without PyTorch.
+    """Export a run to ONNX, torchvision or Keras.
 
-    The input is an RGB image of any size (H W 3, uint8), the output calibrated probabilities; labels (JSON) and preprocessing
-    are in the metadata. The file is run in onnxruntime and compared with the run before the command succeeds. Requires onnx,
-    onnxscript and onnxruntime (pip install onnx onnxscript onnxruntime).
+    ONNX runs without PyTorch: the input is an RGB image of any size (H W 3, uint8), the output calibrated probabilities;
+    labels (JSON) and preprocessing are in the metadata. The file is run in onnxruntime and compared with the run first.
+    Requires onnx, onnxscript and onnxruntime (pip install onnx onnxscript onnxruntime).
+
+    For torchvision and Keras, the weights are written. The file is read back and compared, and the command prints how to load
+    it and how to prepare images. Keras requires h5py (pip install h5py).
 
     Examples:
         alexnet export runs/photos
         alexnet export runs/photos --int8 --out small.onnx
+        alexnet export runs/cats-dogs --keras cats-dogs.weights.h5
+        alexnet export runs/finetuned --torchvision alexnet.pth
     """
-    result = alexnet.load(run, device).export(out, bare=bare, int8=int8, overwrite=overwrite)
-    output.print_result(result, output.print_export, as_json)
+    onnx = bare or int8 or out is not None
+    if sum((onnx, torchvision is not None, keras is not None)) > 1:
+        raise typer.BadParameter("choose one of --torchvision, --keras, and ONNX with its --bare, --int8 and --out")
+    opened = alexnet.load(run, device)
+    if torchvision is not None:
+        output.print_result(opened.export_torchvision(torchvision, overwrite=overwrite), output.print_weights, as_json)
+    elif keras is not None:
+        output.print_result(opened.export_keras(keras, overwrite=overwrite), output.print_weights, as_json)
+    else:
+        result = opened.export(out, bare=bare, int8=int8, overwrite=overwrite)
+        output.print_result(result, output.print_export, as_json)
 
 
 @command()

@@ -15,6 +15,12 @@ from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}  # not in place: explanations need the input
 DROPOUTS: dict[str, type[nn.Module]] = {"training": custom.Dropout, "testing": custom.Dropout2012}
+TORCHVISION_ORDER = {  # layers of torchvision's AlexNet (models/alexnet.py) under our names
+    "features": "conv1 relu1 pool1 conv2 relu2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5",
+    "classifier": "dropout5 fc6 relu6 dropout6 fc7 relu7 fc8",
+}
+# Our names by torchvision's.
+TORCHVISION = {f"{part}.{i}": name for part, names in TORCHVISION_ORDER.items() for i, name in enumerate(names.split())}
 
 
 class AlexNet(nn.Module):
@@ -73,23 +79,24 @@ class AlexNet(nn.Module):
 
         Args:
             images: as for `AlexNet.forward`.
-            names: layers to return, from `layer_names`.
+            names: layers to return, from `layer_names` or `torchvision_names`.
             upscale: as for `AlexNet.forward`.
 
         Returns:
-            Logits, N x classes, and by layer maps, N C H W, or vectors, N units: float32, or bfloat16 under autocast.
+            Logits, N x classes, and by the names given maps, N C H W, or vectors, N units: float32, or bfloat16 under autocast.
 
         Raises:
             VariantError: images are too small for the pooling layers or have another shape, or there is no such layer.
         """
-        self._check(images, names, upscale)
+        self._check(images, upscale)
+        ours = {name: self.layer_name(name) for name in names}
         kept: dict[str, Tensor] = {}
         x = images
-        for name, layer in self._plan.steps(self.layers, names, upscale):
+        for name, layer in self._plan.steps(self.layers, frozenset(ours.values()), upscale):
             x = layer(x)
-            if name in names:
+            if name in ours.values():
                 kept[name] = x
-        return x, kept
+        return x, {name: kept[layer] for name, layer in ours.items()}
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -101,15 +108,40 @@ class AlexNet(nn.Module):
         """All layers by name, in order; the last is `fc8`, the head."""
         return {**dict(self.features.named_children()), "fc8": self.head}
 
-    def _check(self, images: Tensor, names: Collection[str], upscale: int) -> None:
+    @property
+    def torchvision_names(self) -> dict[str, str]:
+        """Names of the layers by torchvision's names: `{"features.0": "conv1", ...}`.
+
+        Empty unless the layers are those of torchvision's AlexNet, in its order, as in the variant `owt`: elsewhere
+        `features.3` would be another layer than there.
+        """
+        ours = [name for name in self.layers if name != "flatten"]  # a function there
+        same = [name.replace(self.row.activation, "relu") for name in ours] == list(TORCHVISION.values())
+        return dict(zip(TORCHVISION, ours, strict=True)) if same else {}
+
+    def layer_name(self, name: str) -> str:
+        """Return the name in `layer_names` of a layer.
+
+        Args:
+            name: that name itself, or torchvision's, from `torchvision_names`.
+
+        Raises:
+            VariantError: there is no such layer.
+        """
+        theirs = self.torchvision_names
+        if name in self.layers or name in theirs:
+            return theirs.get(name, name)
+        problem = f"no layer {name!r} in {self.row.name!r}: it has {', '.join(self.layer_names)}"
+        hint = "; torchvision's names are for torchvision's order of layers, as in 'owt'" if name in TORCHVISION else ""
+        raise VariantError(problem + hint)
+
+    def _check(self, images: Tensor, upscale: int) -> None:
         if images.ndim != 4 or images.shape[1] != 3:
             raise VariantError(f"images must be N x 3 x H x W, not {' x '.join(map(str, images.shape))}")
         height, width = images.shape[2] * upscale, images.shape[3] * upscale
         if min(height, width) < self.smallest:
             needed = f"its pooling layers need at least {self.smallest}x{self.smallest} (images.input in the recipe)"
             raise VariantError(f"images of {height}x{width} pixels are too small for {self.row.name!r}: {needed}")
-        if unknown := set(names) - set(self.layer_names):
-            raise VariantError(f"no layer {sorted(unknown)[0]!r} in {self.row.name!r}: it has {', '.join(self.layer_names)}")
 
 
 def _features(row: variants.Variant, width: float) -> tuple[nn.Sequential, int]:

@@ -1,7 +1,7 @@
 """Summarize a network: the output shape, parameters and size formula of each layer."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ class LayerSummary:
         padding: padding in pixels, 0 if there is none.
         groups: number of groups of channels that are processed separately; 1 if every output depends on all channels, None if
             each depends on one.
+        torchvision: name of the layer in torchvision's AlexNet, such as `features.0`; None if the variant has other layers.
     """
 
     name: str
@@ -57,6 +58,7 @@ class LayerSummary:
     stride: int = 0
     padding: int = 0
     groups: int | None = None
+    torchvision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Return the output of `alexnet model summary --json`; `bytes` are those of float32."""
-        keys = ("name", "kind", "output", "parameters", "formula")
+        keys = ("name", "kind", "output", "parameters", "formula", "torchvision")
         layers = [{key: getattr(layer, key) for key in keys} for layer in self.layers]
         sizes = {key: FLOAT * getattr(self, key) for key in ("parameters", "trainable", "activations")}
         counts = {key: getattr(self, key) for key in ("variant", "input", "parameters", "trainable")}
@@ -94,13 +96,13 @@ class Summary:
 
     def table(self) -> str:
         """Return the summary as text: the input, a table of the layers, and the totals."""
-        rows = [("layer", "kind", "groups", "output", "parameters", "worked out")]
+        rows = [("layer", "torchvision", "kind", "groups", "output", "parameters", "worked out")]
         for layer in self.layers:
-            groups = str(layer.groups) if (layer.groups or 1) > 1 else ""
-            rows.append((layer.name, layer.kind, groups, sizes(layer.output), f"{layer.parameters:,}", layer.formula))
+            groups, theirs = str(layer.groups) if (layer.groups or 1) > 1 else "", layer.torchvision or ""
+            rows.append((layer.name, theirs, layer.kind, groups, sizes(layer.output), f"{layer.parameters:,}", layer.formula))
         aligned = []
         for column in zip(*rows, strict=True):
-            if column[0] != "groups" or any(column[1:]):
+            if column[0] not in ("torchvision", "groups") or any(column[1:]):
                 align, width = ">" if column[0] in ("groups", "parameters") else "<", max(map(len, column))
                 aligned.append([f"{cell:{align}{width}}" for cell in column])
         lines = ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
@@ -136,9 +138,10 @@ def summarize(row: str | Variant, classes: int | None = None) -> Summary:
         _, outputs = network.activations(torch.empty(1, 3, size, size), network.layer_names)
     layers: list[LayerSummary] = []
     before: tuple[int, ...] = (3, size, size)
+    theirs = {name: their for their, name in network.torchvision_names.items()}
     for name, module in network.layers.items():
         after = tuple(outputs[name].shape[1:])
-        layers.append(_layer(name, module, before, after))
+        layers.append(replace(_layer(name, module, before, after), torchvision=theirs.get(name)))
         before = after
     parameters = sum(layer.parameters for layer in layers)
     trainable = sum(weights.numel() for weights in network.parameters())

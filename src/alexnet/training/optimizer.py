@@ -13,7 +13,7 @@ from alexnet.errors import RecipeError, suggest
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import has_fast_bfloat16
 from alexnet.network.fast import fuse
-from alexnet.recipe import Optimizer, Train
+from alexnet.recipe import Optimizer, Recipe, Train
 
 
 def orthogonalize(matrix: Tensor, rounds: int = 3) -> Tensor:
@@ -98,7 +98,7 @@ class SGD(torch.optim.Optimizer):
 
 def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimizer:
     """Build the optimizer, with a parameter group for each parameter, named as `conv1.bias`; freeze the frozen layers."""
-    check_names(network, settings.lr_scale, "optimizer.lr_scale")
+    layer_factors(network, settings.lr_scale, "optimizer.lr_scale")
     frozen = frozen_layers(network, settings)
     groups = []
     for name, layer in network.layers.items():
@@ -118,23 +118,44 @@ def build_optimizer(network: AlexNet, settings: Optimizer) -> torch.optim.Optimi
 
 def frozen_layers(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]:
     """Return the layers up to and including `optimizer.frozen`, by name."""
-    names, last = list(network.layer_names), settings.frozen
-    if last is None:
+    if settings.frozen is None:
         return {}
+    names, last = list(network.layer_names), network.torchvision_names.get(settings.frozen, settings.frozen)
     if last not in names:
-        raise RecipeError(f"optimizer.frozen is {last!r}: {suggest(last, names)}")
+        raise RecipeError(f"optimizer.frozen is {settings.frozen!r}: {suggest(last, names)}")
     if last == names[-1]:
-        raise RecipeError(f"optimizer.frozen is {last!r}, the last layer: name one before it, or nothing would be trained")
+        raise RecipeError(
+            f"optimizer.frozen is {settings.frozen!r}, the last layer: name one before it, or nothing would be trained"
+        )
     return {name: network.layers[name] for name in names[: names.index(last) + 1]}
 
 
-def check_names(network: AlexNet, factors: Mapping[str, float], key: str) -> None:
-    """Check that the names in `factors`, the recipe's `key`, are layers or parameters of the network, or `bias`."""
-    known = {"bias"}
-    for name, layer in network.layers.items():
-        known |= {name, *(f"{name}.{kind}" for kind, _ in layer.named_parameters())}
-    if unknown := sorted(set(factors) - known):
-        raise RecipeError(f"{key} names {unknown[0]!r}: {suggest(unknown[0], known)}")
+def layer_factors(network: AlexNet, factors: Mapping[str, float], key: str) -> dict[str, float]:
+    """Return `factors`, the recipe's `key`, under our names of layers and parameters of the network, and `bias`."""
+    known, ours = {"bias": "bias"}, dict[str, float]()
+    for theirs, name in [*network.torchvision_names.items(), *zip(network.layers, network.layers, strict=True)]:
+        kinds = (f".{kind}" for kind, _ in network.layers[name].named_parameters())
+        known |= {f"{theirs}{kind}": f"{name}{kind}" for kind in ("", *kinds)}
+    for name, factor in factors.items():
+        if name not in known:
+            raise RecipeError(f"{key} names {name!r}: {suggest(name, known)}")
+        if known[name] in ours:
+            raise RecipeError(f"{key} names {name!r}, which is {known[name]!r} too: name it once")
+        ours[known[name]] = factor
+    return ours
+
+
+def with_our_names(recipe: Recipe, network: AlexNet) -> Recipe:
+    """Return a recipe whose learning rate factors, in `optimizer.lr_scale` and `schedule.table`, have our names of layers."""
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    scale = layer_factors(network, optimizer.lr_scale, "optimizer.lr_scale")
+    rows = ((row, layer_factors(network, row.lr_scale, "schedule.table")) for row in schedule.table)
+    table = tuple(row.model_copy(update={"lr_scale": factors}) for row, factors in rows)
+    changes = {
+        "optimizer": optimizer.model_copy(update={"lr_scale": scale}),
+        "schedule": schedule.model_copy(update={"table": table}),
+    }
+    return recipe.model_copy(update=changes)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float, factors: Mapping[str, float] | None = None) -> None:

@@ -16,7 +16,7 @@ from alexnet.progress import say
 from alexnet.recipe import Augment, Preprocessing, Recipe
 from alexnet.training.checkpoint import TrainingState
 from alexnet.training.distributed import SINGLE, ProcessGroup
-from alexnet.training.optimizer import Loss, build_optimizer, check_names, frozen_layers, set_lr
+from alexnet.training.optimizer import Loss, build_optimizer, frozen_layers, set_lr, with_our_names
 from alexnet.training.parallel import Parallel, ParallelModel
 from alexnet.training.schedule import epoch_settings, input_size_at
 
@@ -35,7 +35,8 @@ class Step:
         log: Callable[[str], object] = say,
     ) -> None:
         """`train` are the training images; `log` takes messages to the user."""
-        self.recipe, self.preprocessing, self._train, self._log = recipe, preprocessing, train, log
+        self.recipe = with_our_names(recipe, network)
+        self.preprocessing, self._train, self._log = preprocessing, train, log
         self._device = network.head.weight.device
         self.bounds = epoch_bounds(len(train), recipe.train)  # start and end of each batch in an epoch's images
         if (smallest := min(end - start for start, end in self.bounds)) < group.world_size:
@@ -44,11 +45,9 @@ class Step:
         self.model = ParallelModel(network, group, parallel, synchronised=recipe.train.synchronised_norm)
         if parallel == "towers" and recipe.optimizer.muon_lr:
             raise RecipeError("--parallel towers divides convolutions, which Muon needs whole: --set optimizer.muon_lr=0")
-        self.optimizer = build_optimizer(self.model.network, recipe.optimizer)
+        self.optimizer = build_optimizer(self.model.network, self.recipe.optimizer)
         if resolve_precision(self._device, recipe.train.precision) == "bfloat16" and group.world_size == 1:
             use_bf16_gradients(network)
-        for row in recipe.schedule.table:
-            check_names(network, row.lr_scale, "schedule.table")
         self._loss = Loss(recipe.train, train.targets, network.head.out_features, self._device)
 
     def augmentation(self, epoch: int) -> Augment:
