@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import alexnet
+from alexnet.cli import app
 from alexnet.data.sources import open_table
 from alexnet.data.splits import RULES, split
 from alexnet.data.table import Table
@@ -170,6 +173,42 @@ def test_a_run_remembers_columns_names_and_groups(tmp_path: Path, capsys: pytest
     other = run.evaluate(tmp_path / "new.csv", settings={"data.label_column": "sort"}).to_json()
     assert {label: row["images"] for label, row in other["per_class"].items()} == {"across": 1, "down": 1}
     assert "label from 'kind', group from 'patient'" in capsys.readouterr().err
+
+
+COLUMNS = ["--image-column", "file", "--label-column", "kind", "--group-column", "patient", "--label-names", "across,down"]
+
+
+def test_commands_take_the_columns(tmp_path: Path, trained: alexnet.Run) -> None:
+    file = str(table_of_patients(tmp_path))
+
+    def output(*words: str) -> str:
+        result = CliRunner().invoke(app, [*words, *COLUMNS])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert json.loads(output("data", "check", file, "--json"))["classes"] == {"across": 24, "down": 24}
+    path = tmp_path / "samples.png"
+    assert output("data", "show", file, "--out", str(path)) == f"{path}\n"
+    assert json.loads(output("evaluate", str(trained.path), file, "--json"))["images"] == 48
+
+
+@pytest.mark.parametrize("command", ["train", "ablate"])
+def test_training_commands_pass_the_columns_on(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+
+    def stop(data: str, *, settings: dict[str, object], **_: object) -> None:
+        given.update(settings)
+        raise DataError("stopped")
+
+    monkeypatch.setattr(alexnet, command, stop, raising=False)
+    vary = ["--vary", "model.dropout=0.0,0.5"] if command == "ablate" else []
+    CliRunner().invoke(app, [command, "a.csv", *vary, *COLUMNS, "--split-column", "fold", "--set", "data.label_column=breed"])
+    assert given == {
+        **{"data.image_column": "file", "data.label_column": "breed", "data.split_column": "fold"},
+        **{"data.group_column": "patient", "data.label_names": "across,down"},
+    }
+    result = CliRunner().invoke(app, [command, *(["--resume", "run"] if command == "train" else []), *COLUMNS])
+    assert result.exit_code == 2, "a run and a study keep their columns"
 
 
 def test_groups_in_two_splits_are_reported_by_check(tmp_path: Path) -> None:
