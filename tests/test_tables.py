@@ -199,7 +199,7 @@ def test_csv_of_excel(tmp_path: Path, encoding: str, delimiter: str, end: str, c
     rows = [
         ("Datei", "label", "Notiz"),
         ("Käfer 1.png", "Käfer", f'"zwei{end}Zeilen"'),
-        ("b.png", "Öl", "Größe"),
+        ("b.png", "Öl", "à l’été – 20 €"),
         ("c.png", "", ""),
     ]
     file = tmp_path / "a.csv"

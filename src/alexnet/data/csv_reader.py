@@ -22,6 +22,7 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 MISSING = {"nan", "NaN", "NAN", "-nan", "NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NULL", "null"}
 WHOLE = re.compile(r"^(-?\d+)\.0+$")  # pandas writes `1.0` for 1 if another label is missing
 LETTERS = re.compile(r"[^\W\d_]+")
+PUNCTUATION = re.compile("[‘’‚“”„«»–—…°§·×€\xa0]")
 
 
 def read_csv(path: Path, settings: Data) -> tuple[dict[str, str], Iterator[Record]]:
@@ -79,16 +80,16 @@ def _text(path: Path) -> str:
 def _windows_text(content: bytes) -> str:
     """Return text in Windows-1252, in which Excel saves CSV files in Western Europe and America; empty if it is unlikely to be.
 
-    Bytes above 127 must be letters, and no more than half of the letters of a word: text in another code, such as Cyrillic or
-    Chinese, becomes symbols and words of such letters alone.
+    Bytes above 127 must be common punctuation or letters, and these at most two thirds of a word, as in `été` (or one alone, as
+    in `à`): text in another code, such as Cyrillic or Chinese, becomes symbols and words of such letters alone.
     """
     try:
         text = content.decode("cp1252")
     except UnicodeDecodeError:
         return ""
-    words = LETTERS.findall(text)
-    likely = all(2 * sum(char > "\x7f" for char in word) <= len(word) for word in words if not word.isascii())
-    return text if likely and LETTERS.sub("", text).isascii() else ""
+    words = [word for word in LETTERS.findall(text) if not word.isascii() and len(word) > 1]
+    likely = all(3 * sum(char > "\x7f" for char in word) <= 2 * len(word) for word in words)
+    return text if likely and PUNCTUATION.sub("", LETTERS.sub("", text)).isascii() else ""
 
 
 def _line_after(text: str) -> int:
