@@ -19,10 +19,11 @@ from alexnet import recipe
 from alexnet.ablation import STUDIES
 from alexnet.cli import app
 from alexnet.cli.options import data_argument
-from alexnet.data.builtin import NAMES
+from alexnet.data import builtin, photo_sets
 from alexnet.network.variants import VARIANTS
 
 OTHER_PROGRAMS = {"find", "curl"}
+NAMES = (*builtin.NAMES, *photo_sets.NAMES)
 
 
 def walk(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -174,9 +175,9 @@ def test_completed_names_do_not_hide_paths_with_the_same_prefix(tmp_path: Path, 
     for name in ("cats", "dogs", ".c"):
         (tmp_path / name).mkdir()
     (tmp_path / "fast.toml").touch()
-    assert completions("alexnet train c") == ["cifar10", "cats/"]
+    assert completions("alexnet train c") == ["cifar10", "cats-dogs", "cats/"]
     assert completions("alexnet train --recipe fas") == ["fast", "fast.toml"]
-    assert completions("alexnet train ca") == [], "bash offers cats/ itself"
+    assert completions("alexnet train do") == [], "bash offers dogs/ itself"
 
 
 def test_bash_completes_with_the_script_that_is_shown(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ NEVER_ONE = {  # what stands before a plural and is never 1, or is not a count
     *("self.towers", "summary.towers"),  # named if there are several
     "sizes",  # of all splits
     "images.mean",
-    *("classes", "len(same)"),  # of a model that was imported or exported
+    *("count", "its.photos"),  # of a dataset in several files; of a built-in one
+    *("file", "other", "inside[0]"),  # paths
 }
 
 

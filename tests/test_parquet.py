@@ -148,15 +148,15 @@ def test_parquet_images_are_read_once_in_order(tmp_path: Path, monkeypatch: pyte
     table = open_table(parquet_file(tmp_path / "a.parquet", {"image": PNG, "label": [0, 1] * 4}, row_group_size=3))
     assert table.contents is not None
     opened: list[int] = []
-    original = parquet.Contents._seek
+    original = parquet.Images._seek
 
-    def seek(self: parquet.Contents, row: int) -> None:
+    def seek(self: parquet.Images, row: int) -> None:
         before = self._batches
         original(self, row)
         opened.extend([row] if self._batches is not before else [])
         assert len(self._batch) <= 2
 
-    monkeypatch.setattr(parquet.Contents, "_seek", seek)
+    monkeypatch.setattr(parquet.Images, "_seek", seek)
     assert list(table.sources()) == PNG
     assert opened == [0]
 
@@ -208,12 +208,104 @@ def test_shortened_parquet_is_named(tmp_path: Path) -> None:
         list(table.sources())
 
 
-def test_folder_of_parquet_files_is_refused(tmp_path: Path) -> None:
-    for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        parquet_file(tmp_path / name, {"image": PNG, "label": [0, 1] * 4})
-    with pytest.raises(DataError, match=r"has no labelled images.*: give a file .*train-00000-of-00001.parquet"):
-        open_table(tmp_path)
+# Parquet: the files of a Hugging Face dataset
+
+
+def hub_files(root: Path, files: dict[str, list[int]], labels: list[int] | None = None) -> Path:
+    """Write Parquet files with images of `PNG`, as Hugging Face does; the classes of images 0, 1, … are cat, dog, cat …"""
+    for name, rows in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        images = structs([f"{i}.png" for i in rows], [PNG[i] for i in rows])
+        columns = {"image": images, "label": [i % 2 for i in rows] if labels is None else labels}
+        parquet_file(root / name, columns, hugging_face(["cat", "dog"]), row_group_size=2)
+    return root
+
+
+TRAIN, TEST = "train-00000-of-00002", "test-00000-of-00001"
+
+
+@pytest.mark.parametrize("folder", ["", "data/", "plain_text/"])
+def test_folder_of_parquet_files(tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {f"{TRAIN}.parquet": [0, 1, 2], "train-00001-of-00002.parquet": [3, 0], f"{TEST}.parquet": [4, 5]}
+    root = hub_files(tmp_path / "pets", {folder + name: rows for name, rows in files.items()})
+    (root / "README.md").write_text("---")
+    (root / "picture.png").write_bytes(PNG[0])
+    table = open_table(root)
+    assert table.name == "pets"
+    assert [(table.images[i], table.labels[table.targets[i]], str(table.splits[i])) for i in range(7)] == [
+        *[(f"{folder}{TEST}/{i}.png", label, "test") for i, label in ((4, "cat"), (5, "dog"))],
+        *[(f"{folder}{TRAIN}/{i}.png", label, "train") for i, label in ((0, "cat"), (1, "dog"), (2, "cat"))],
+        *[(f"{folder}train-00001-of-00002/{i}.png", label, "train") for i, label in ((3, "dog"), (0, "cat"))],
+    ]
+    for order in (range(7), range(6, -1, -1), (0, 6, 2, 5, 3)):
+        assert [table.source(i) for i in order] == [PNG[[4, 5, 0, 1, 2, 3, 0][i]] for i in order]
+    assert table.file(0) == root / f"{folder}{TEST}.parquet"
+    assert "test-00000-of-00001.parquet and 2 more: image from 'image', label from 'label'\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train.parquet", "validation.parquet", "test.parquet"], ["train", "val", "test"]),
+        (["train-00000-of-00001-1359597a978bc4fa.parquet", "valid-00000-of-00001-70d52db3c749a935.parquet"], ["train", "val"]),
+        (["default/train/0000.parquet", "default/test/0000.parquet"], ["train", "test"]),
+        (["pets_train.parquet", "pets_test.parquet"], ["train", "test"]),
+        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"], ["", ""]),
+        (["0000.parquet", "0001.parquet"], ["", ""]),
+        (["all.parquet", "more.parquet"], ["", ""]),
+    ],
+)
+def test_splits_in_names_of_parquet_files(tmp_path: Path, names: list[str], splits: list[str]) -> None:
+    table = open_table(hub_files(tmp_path, {name: [0, 1] for name in names}))
+    found = dict(zip((table.file(i).relative_to(tmp_path).as_posix() for i in range(len(table))), table.splits, strict=True))
+    assert found == dict(zip(names, splits, strict=True))
+    assert len(set(table.images)) == 2 * len(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a/train.parquet", "b/train.parquet"], "has Parquet files in 2 folders: give one of them, such as"),
+        (["train.parquet", "data/train.parquet"], "has Parquet files in 2 folders: give one of them, such as .*data"),
+        (["train.parquet", "extra.parquet"], "has 'extra.parquet', 'train.parquet', which are not all parts of"),
+        (["mnist_train.parquet", "fashion_test.parquet"], "which are not all parts of train, val and test"),
+    ],
+)
+def test_parquet_files_of_several_datasets_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_table(hub_files(tmp_path, {name: [0, 1] for name in names}))
+
+
+def test_unlabelled_test_split_of_parquet_files(tmp_path: Path) -> None:
+    hub_files(tmp_path, {"train.parquet": [0, 1, 2]})
+    table = open_table(hub_files(tmp_path, {"test.parquet": [4, 5]}, labels=[-1, -1]))
+    assert set(table.splits) == {""}
+    assert [tuple(s) for s in table.skipped] == [("test/4.png", "no label"), ("test/5.png", "no label")]
+
+
+def test_missing_parquet_files_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_table(hub_files(tmp_path, {"train-00003-of-00009.parquet": [0, 1]}))
+    open_table(tmp_path / "train-00003-of-00009.parquet")
+    message = "only 1 of 9 files train-*-of-00009.parquet are used: give a folder that has all of them"
+    assert capsys.readouterr().err.count(message) == 2
+
+
+def test_class_names_of_parquet_files_win_over_a_list(tmp_path: Path) -> None:
+    hub_files(tmp_path, {"train.parquet": [0, 1]})
+    (tmp_path / "labels.txt").write_text("x\ny\n")
+    assert open_table(tmp_path).labels == open_table(tmp_path / "train.parquet").labels == ("cat", "dog")
+
+
+def test_images_inside_are_read_in_bounded_memory(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.bytes(1 << 16) for _ in range(256)]  # 16 MiB, in row groups of 1 MiB
+    for name in ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet"):
+        parquet_file(tmp_path / name, {"image": images, "label": [0, 1] * 128}, row_group_size=16)
+    table, before, largest = open_table(tmp_path), pa.total_allocated_bytes(), 0
+    for source, image in zip(table.sources(), images * 2, strict=True):
+        assert source == image
+        largest = max(largest, pa.total_allocated_bytes() - before)
+    assert 1 << 20 <= largest < 6 << 20
 
 
 def test_evaluate_parquet_equals_folders(tmp_path: Path, trained: Run, photos: Path) -> None:

@@ -132,14 +132,21 @@ class Run:
         tracked = sources if sys.stdout.isatty() else track(sources, "Predicting", len(sources))
         return predict(self.network, self.config, tracked, top)
 
-    def evaluate(self, data: str | Path | None = None, split: str | None = None, views: int = 1) -> Evaluation:
+    def evaluate(
+        self,
+        data: str | Path | None = None,
+        split: str | None = None,
+        views: int = 1,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Evaluation:
         """Evaluate the run on a dataset.
 
         Args:
-            data: a folder, a CSV or Parquet file, or the name of a built-in dataset. Default: the run's own dataset.
+            data: a folder, a CSV, Parquet or JSON lines file, or the name of a built-in dataset. Default: the run's own.
             split: `train`, `val` or `test`. Default: `test` if there is one, else `val`; all images if `data` has no splits.
             views: number of views averaged per image. 1: the image; 2: also its mirror image; 10: crops of the corners and the
                 centre, and their mirror images (paper, section 4.1).
+            settings: recipe keys that say how to read a table, such as `{"data.label_column": "breed"}`. Default: the run's.
 
         Returns:
             The logits and targets of all images, with their metrics.
@@ -150,7 +157,7 @@ class Run:
         """
         if views not in VIEWS:
             raise AlexNetError(f"views is {views}, but should be 1, 2 or 10")
-        dataset, split = self.dataset(data, split)
+        dataset, split = self.dataset(data, split, settings)
         config, workers = self.config, self.recipe.data.workers
         return evaluate_split(
             self.network, dataset, split, config.preprocessing, config.precision, workers, config.temperature, view_count=views
@@ -381,10 +388,12 @@ class Run:
         _set_threads(threads)
         serve(self._folder, self.network, self.config, host, port)
 
-    def dataset(self, data: str | Path | None = None, split: str | None = None) -> tuple[Dataset, str]:
+    def dataset(
+        self, data: str | Path | None = None, split: str | None = None, settings: Mapping[str, Any] | None = None
+    ) -> tuple[Dataset, str]:
         """Open a dataset, with targets in the order of the network's labels.
 
-        `data` and `split` are as for `evaluate`.
+        `data`, `split` and `settings` are as for `evaluate`.
 
         Returns:
             The dataset, and the split to use: `train`, `val`, `test` or `all`.
@@ -392,10 +401,11 @@ class Run:
         Raises:
             DataError: as for `evaluate`.
         """
-        settings = self.recipe.data
-        if data is None and not settings.dataset:
+        optional = {} if data is None else {"data.split_column": None, "data.group_column": None}  # which `data` may lack
+        own = self.recipe.with_settings({**optional, **(settings or {})}).data
+        if data is None and not own.dataset:
             raise DataError(f"the run {self.path} was imported and has no dataset of its own: name one")
-        table = open_table(settings.dataset if data is None else data, settings.root, least=2 if data is None else 1)
+        table = open_table(own.dataset if data is None else data, own.root, 2 if data is None else 1, own)
         known = {normalize_label(label) for label in self.labels}
         if unknown := [label for label in table.labels if label not in self.labels and normalize_label(label) not in known]:
             alike = next((group for group in labels_differing_in_case([*known, *unknown]) if unknown[0] in group), [])
@@ -404,7 +414,7 @@ class Run:
             raise DataError(f"{problem}; it knows {format_names(self.labels)}")
         unsplit = data is not None and split is None and not (table.splits != "").any()
         preprocessing = self.config.preprocessing
-        dataset = open_dataset(table, preprocessing, settings.workers, None if unsplit else settings, train=data is None)
+        dataset = open_dataset(table, preprocessing, own.workers, None if unsplit else own, train=data is None)
         dataset = replace(dataset, table=dataset.table.with_labels(self.labels))
         if unsplit:
             return dataset, "all"
@@ -455,15 +465,16 @@ def train(
     """Train a network and return its run. Under torchrun, call this in every process.
 
     Args:
-        data: a folder, a CSV or Parquet file, or a built-in dataset (`digits`, `cifar10`, `fashion-mnist`). Default: the
-            recipe's.
+        data: a folder, a CSV, Parquet or JSON lines file, or a built-in dataset (`digits`, `cifar10`, `fashion-mnist`,
+            `imagenette`, `cats-dogs`). Default: the recipe's.
         recipe: a name (`alexnet recipes list`) or a TOML file.
         out: run folder to create. Default: a new one in `runs/`.
         device: such as `cpu` or `cuda:1`. Default: an accelerator if available.
         threads: number of CPU threads. Default: one per core.
         weights: initial weights of the features: a run folder or a file in its `epochs`, whose variant is taken too, a file in
             torchvision's layout, or `imagenet1k` (the latter two for the variant `owt`). Default: the recipe's.
-        settings: recipe keys to change, as `{"train.epochs": 5}`. `train.minutes` limits the time instead of the epochs.
+        settings: recipe keys to change, as `{"train.epochs": 5}`. `train.minutes` limits the time instead of the epochs;
+            `data.image_column`, `data.label_column`, `data.split_column` and `data.group_column` name the columns of a table.
         parallel: how several processes divide the work: `data` (each batch), `towers` (a tower each, as in 2012; paper, section
             3.2), or `hybrid` (each batch, but the units of dense layers; Krizhevsky 2014).
         started: `time.monotonic()`, in seconds, from which the run's time counts. Default: now.

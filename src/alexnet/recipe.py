@@ -85,6 +85,18 @@ class Data(Settings):
     test: Fraction = 0.2
     split_seed: int = 0  # apart from train.seed, so that runs with other seeds have the same split
     workers: Count = Field(default_factory=lambda: os.cpu_count() or 1)  # threads that decode and prepare batches
+    # Columns of a table; None: those with a common name (data/columns.py). Images of a group are in the same split.
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    group_column: str | None = None
+    label_names: str | None = None  # of label numbers: A,B,C or a file; None: labels.txt or classes.txt beside the table
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of a table that are named here: `{"image": "filename"}`."""
+        names = {name: getattr(self, f"{name}_column") for name in ("image", "label", "split", "group")}
+        return {name: column for name, column in names.items() if column is not None}
 
 
 class Preprocessing(Settings):
@@ -280,9 +292,10 @@ class Recipe(Settings):
         return parse(tree, "recipe")
 
     def with_absolute_dataset(self) -> Recipe:
-        """Return a copy with the absolute path of a local dataset, so that it works from any folder."""
-        local = local_path(self.data.dataset)
-        return self.with_settings({"data.dataset": str(local)}) if local.exists() else self
+        """Return a copy with the absolute paths of a local dataset and its label names, so that it works from any folder."""
+        given = {"data.dataset": self.data.dataset, "data.label_names": self.data.label_names}
+        local = {key: local_path(path) for key, path in given.items() if path}
+        return self.with_settings({key: str(path) for key, path in local.items() if path.exists()})
 
     def scale_lr(self, scale: float) -> dict[str, float]:
         """Return the settings that multiply all learning rates by `scale`; `lr_scale` is unchanged."""
@@ -412,6 +425,7 @@ def _find_conflict(recipe: Recipe) -> str:
     if tensorboard.is_absolute() or ".." in tensorboard.parts or OF_RUNS.fullmatch("/".join(tensorboard.parts[:1])):
         return f"train.tensorboard is {recipe.train.tensorboard!r}, but should be a folder of its own inside the run"
     paths = {"model.weights": recipe.model.weights, "data.root": str(recipe.data.root), "train.tensorboard": str(tensorboard)}
+    paths["data.label_names"] = recipe.data.label_names or ""
     if null := next((key for key, path in paths.items() if "\0" in path), ""):
         return f"{null} is {paths[null]!r}, but a path holds no null character"
     return ""

@@ -9,7 +9,18 @@ import alexnet
 from alexnet.cli.app import group
 from alexnet.cli.completion import recipes
 from alexnet.cli.help import INSIDE, Command
-from alexnet.cli.options import AsJson, Classes, DataRoot, Overwrite, VariantName, data_argument, flag, option, recipe_option
+from alexnet.cli.options import (
+    AsJson,
+    Classes,
+    DataRoot,
+    Overwrite,
+    VariantName,
+    data_argument,
+    flag,
+    option,
+    recipe_option,
+    table_options,
+)
 from alexnet.cli.output import print_problems, print_problems_csv, print_result
 from alexnet.errors import counted
 
@@ -30,8 +41,10 @@ model_group = group(
 
 
 @data_group.command("check", cls=Command)
+@table_options
 def data_check(
     data: Annotated[str, data_argument()],
+    table: dict[str, str],
     data_root: DataRoot = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, flag("--csv", "Print CSV: image, kind, detail.")] = False,
@@ -43,15 +56,18 @@ def data_check(
     Examples:
         alexnet data check photos/
         alexnet data check photos/ --csv > problems.csv
+        alexnet data check dogs.csv --label-column breed
     """
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
-    print_result(alexnet.check(data, data_root).to_json(), print_problems_csv if as_csv else print_problems, as_json)
+    print_result(alexnet.check(data, data_root, table).to_json(), print_problems_csv if as_csv else print_problems, as_json)
 
 
 @data_group.command("show", cls=Command)
+@table_options
 def data_show(
     data: Annotated[str, data_argument()],
+    table: dict[str, str],
     recipe: Annotated[str | None, recipe_option("Also show the images as augmented by this recipe.")] = None,
     out: Annotated[Path | None, option("PNG", "File to write.  [default: <data>-samples.png]")] = None,
     overwrite: Overwrite = False,
@@ -66,16 +82,16 @@ def data_show(
         alexnet data show photos/ --recipe cats-dogs
     """
     from alexnet.data.sources import open_table
-    from alexnet.recipe import load
+    from alexnet.recipe import Recipe, load
     from alexnet.report import samples
 
-    table = open_table(data, data_root)
+    images = open_table(data, data_root, settings=Recipe().with_settings(table).data)
     trained = f"-{Path(recipe).stem}" if recipe else ""
-    path = out or Path(f"{table.name}{trained}-samples.png")  # `model plot` writes VARIANT.png
+    path = out or Path(f"{images.name}{trained}-samples.png")  # `model plot` writes VARIANT.png
     if recipe is None:
-        samples.show_samples(table, path, overwrite)
+        samples.show_samples(images, path, overwrite)
     else:
-        samples.show_augmented(table, load(recipe), path, overwrite)
+        samples.show_augmented(images, load(recipe), path, overwrite)
     print(path)
 
 

@@ -10,7 +10,7 @@ import alexnet
 from alexnet.cli.app import app
 from alexnet.cli.help import LOOK, Command
 from alexnet.cli.images import image_names, print_results
-from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, data_argument, flag, images_argument, option
+from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, data_argument, flag, images_argument, option, table_options
 from alexnet.cli.output import print_comparison, print_evaluation, print_explanations, print_result
 from alexnet.progress import track
 
@@ -18,8 +18,10 @@ command = partial(app.command, cls=Command, rich_help_panel=LOOK)
 
 
 @command()
+@table_options
 def evaluate(
     run: RunPath,
+    table: dict[str, str],
     data: Annotated[str | None, data_argument("Dataset, as for train.", default="the run's own")] = None,
     split: Annotated[
         Literal["train", "val", "test"] | None,
@@ -42,7 +44,7 @@ def evaluate(
         alexnet evaluate runs/photos other-photos/ --views 10
         alexnet evaluate runs/photos --split val --json
     """
-    print_result(alexnet.load(run, device).evaluate(data, split, int(views)).to_json(), print_evaluation, as_json)
+    print_result(alexnet.load(run, device).evaluate(data, split, int(views), table).to_json(), print_evaluation, as_json)
 
 
 @command()

@@ -1,5 +1,8 @@
 """Arguments and options shared by several commands."""
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +21,10 @@ def flag(name: str, text: str, *others: str) -> Any:
     return typer.Option(name, *others, help=text)
 
 
-def data_argument(text: str = "Folder, CSV or Parquet file, or digits, cifar10, fashion-mnist.", default: str = "") -> Any:
+DATASETS = "Folder, CSV, Parquet or JSON lines file, or digits, cifar10, fashion-mnist, imagenette, cats-dogs."
+
+
+def data_argument(text: str = DATASETS, default: str = "") -> Any:
     """Return the argument DATA."""
     help_text = f"{text}  [default: {default}]" if default else text
     return typer.Argument(metavar="DATA", help=help_text, autocompletion=datasets)
@@ -39,6 +45,34 @@ def recipe_option(text: str) -> Any:
 def set_option(text: str) -> Any:
     """Return the option --set."""
     return typer.Option("--set", metavar="KEY=VALUE", help=f"{text}; can be repeated.")
+
+
+TABLE_OPTIONS = {
+    "image_column": option("NAME", "Column of a table: images.  [default: image, or a common name for it]"),
+    "label_column": option("NAME", "Column of a table: labels.  [default: label, or a common name for it]"),
+    "split_column": option("NAME", "Column of a table: splits.  [default: split, or a common name for it]"),
+    "group_column": option("NAME", "Column of a table: groups, such as patients, that stay in one split.  [default: group]"),
+    "label_names": option("A,B,…|FILE", "Names of the labels 0, 1, ….  [default: labels.txt or classes.txt beside the table]"),
+}
+
+
+def table_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add `TABLE_OPTIONS` to a command, whose argument `table` gets those that are given, as recipe keys."""
+
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        given = {f"data.{name}": values.pop(name) for name in TABLE_OPTIONS}
+        command(**values, table={key: value for key, value in given.items() if value is not None})
+
+    own = inspect.signature(command).parameters.values()
+    kind = inspect.Parameter.KEYWORD_ONLY
+    added = [
+        inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, settings])
+        for name, settings in TABLE_OPTIONS.items()
+    ]
+    parameters = [*(p.replace(kind=kind) for p in own if p.name != "table"), *added]
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer reads it
+    return with_options
 
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or the weights of an epoch in RUN/epochs.")]

@@ -14,7 +14,18 @@ from alexnet.ablation import STUDIES
 from alexnet.cli.app import app
 from alexnet.cli.completion import variants, weights
 from alexnet.cli.help import MAKE, Command
-from alexnet.cli.options import AsJson, DataRoot, Device, Threads, data_argument, flag, option, recipe_option, set_option
+from alexnet.cli.options import (
+    AsJson,
+    DataRoot,
+    Device,
+    Threads,
+    data_argument,
+    flag,
+    option,
+    recipe_option,
+    set_option,
+    table_options,
+)
 from alexnet.cli.output import print_lr_suggestion, print_result, print_study, print_summary
 from alexnet.files import expand_user
 from alexnet.progress import output_disabled
@@ -81,7 +92,9 @@ Parallel = Annotated[
 
 
 @command()
+@table_options
 def train(
+    table: dict[str, str],
     data: Annotated[str | None, data_argument(default="the recipe's")] = None,
     recipe: RecipeName = None,
     variant: Variant = None,
@@ -104,12 +117,13 @@ def train(
     """Train a network on DATA into a new run folder.
 
     DATA is a folder with one subfolder per class, or with train/, val/ and test/ of such folders; a folder of files such as
-    cat.1.jpg; a CSV or Parquet file with the columns image and label; or the name of a built-in dataset.
+    cat.1.jpg; a CSV, Parquet or JSON lines file with the columns image and label; or the name of a built-in dataset.
 
     Examples:
         alexnet train photos/
         alexnet train photos/ --minutes 15 --out runs/photos
         alexnet train cifar10 --recipe cifar10 --set optimizer.lr=0.02
+        alexnet train dogs.csv --image-column file --label-column breed
         alexnet train photos/ --recipe finetune --weights runs/photos
         alexnet train photos/ --find-lr
         alexnet train photos/ --processes 2
@@ -121,14 +135,14 @@ def train(
         raise typer.Exit(launch(processes, sys.argv[1:]))
     if overwrite and not find_lr:
         raise typer.BadParameter("--overwrite is for --find-lr only: runs are never overwritten, name another --out")
-    given = [data, recipe, variant, weights, epochs, minutes, out, seed, set_, data_root]
+    given = [data, recipe, variant, weights, epochs, minutes, out, seed, set_, data_root, table or None]
     if resume is not None and (find_lr or any(value is not None for value in given)):
         raise typer.BadParameter(RECIPE_IS_KEPT)
     if epochs is not None and minutes is not None:
         raise typer.BadParameter("choose one of --epochs and --minutes")
     flags = {"model.variant": variant, "train.epochs": epochs, "train.minutes": minutes, "train.seed": seed}
     options: dict[str, Any] = {"out": out, "weights": weights, "device": device, "threads": threads}
-    options |= {"recipe": recipe or "fast", "settings": recipe_settings(flags, data_root, set_)}
+    options |= {"recipe": recipe or "fast", "settings": recipe_settings({**flags, **table}, data_root, set_)}
     if find_lr:
         curve, figure = alexnet.find_lr(data, **options, overwrite=overwrite)
         print_result(curve.to_json() | {"figure": str(figure)}, print_lr_suggestion, as_json)
@@ -170,7 +184,9 @@ StudyOut = Annotated[
 
 
 @command()
+@table_options
 def ablate(
+    table: dict[str, str],
     data: Annotated[str | None, data_argument("Dataset, as for train.", default="the study's, else the recipe's")] = None,
     study: StudyName = None,
     vary: Vary = None,
@@ -195,10 +211,10 @@ def ablate(
         alexnet ablate --out runs/pooling
     """
     if (study is None) == (not vary):
-        given = [study, data, minutes, seeds, recipe, data_root, set_]
+        given = [study, data, minutes, seeds, recipe, data_root, set_, table or None]
         if study is not None or out is None or any(value is not None for value in given):
             raise typer.BadParameter("choose --study NAME or --vary KEY=A,B (or give only --out to resume a study)")
     options: dict[str, Any] = {"recipe": recipe, "out": out, "minutes": minutes, "device": device, "threads": threads}
-    options |= {"settings": recipe_settings({}, data_root, set_), "seeds": seeds or 3}
+    options |= {"settings": recipe_settings(table, data_root, set_), "seeds": seeds or 3}
     result = alexnet.ablate(data, study=study, vary=vary or (), **options)
     print_result(result, print_study, as_json)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet.data.decode_pool import decode_one
-from alexnet.errors import ImageError, WeightsError
+from alexnet.errors import ImageError, WeightsError, counted
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.layers import FlattenMaps
 from alexnet.network.variants import ROWS, Variant
@@ -178,7 +178,7 @@ def _suggestion(layers: Sequence[StoredLayer], network: AlexNet, inputs: int, cl
     at_width = "" if needed == width(network.row, network.head.in_features) else f" at model.width={needed:g}"
     if names or at_width:
         return f"it fits{names}{at_width}"
-    return f"it has {classes} classes, this network {network.head.out_features}: name its classes with --classes"
+    return f"it has {counted(classes, 'class')}, this network {network.head.out_features}: name its classes with --classes"
 
 
 def _text(shape: tuple[int, ...]) -> str:

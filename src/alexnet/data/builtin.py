@@ -10,6 +10,8 @@ import os
 import pickle
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,8 +53,15 @@ def load(name: str, data_root: Path | None) -> Table:
     if name == "digits":
         return _digits()
     root = data_root or default_root()
-    try:
+    with failing(root):
         return _cifar10(root) if name == "cifar10" else _fashion_mnist(root)
+
+
+@contextmanager
+def failing(root: Path) -> Iterator[None]:
+    """Convert an error of the operating system to one that says how to name another folder than `root`."""
+    try:
+        yield
     except OSError as error:
         reason = f"cannot use {error.filename or root}: {error_reason(error)}"
         raise DataError(f"{reason}; name another folder with ALEXNET_DATA, or in training with --data-root") from error

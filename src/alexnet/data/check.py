@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from alexnet.data.sources import open_table
 from alexnet.data.table import Table
 from alexnet.errors import ImageError, counted, format_names, truncate
 from alexnet.progress import track
+from alexnet.recipe import Recipe
 
 # Kinds of problems, in the order of the report, each with advice.
 KINDS = {
@@ -90,14 +91,15 @@ class Findings:
         return {"images": self.images, "classes": self.classes, "problems": [vars(problem) for problem in self.problems]}
 
 
-def check(data: str | Path | Table, data_root: str | Path | None = None) -> Findings:
+def check(data: str | Path | Table, data_root: str | Path | None = None, settings: Mapping[str, Any] | None = None) -> Findings:
     """Check every image of a dataset; nothing is changed.
 
     Time and memory grow linearly with the number of images, by about a kilobyte each.
 
     Args:
-        data: a folder, a CSV or Parquet file, the name of a built-in dataset, or a `Table`.
+        data: a folder, a CSV, Parquet or JSON lines file, the name of a built-in dataset, or a `Table`.
         data_root: folder of downloaded datasets. Default: ALEXNET_DATA in the environment.
+        settings: recipe keys that say how to read a table, such as `{"data.label_column": "breed"}`.
 
     Returns:
         The number of images, in all and by class, and the problems.
@@ -105,7 +107,11 @@ def check(data: str | Path | Table, data_root: str | Path | None = None) -> Find
     Raises:
         DataError: the dataset does not exist, has fewer than two classes, or lacks columns.
     """
-    table = data if isinstance(data, Table) else open_table(data, None if data_root is None else Path(data_root))
+    if isinstance(data, Table):
+        table = data
+    else:
+        reading = Recipe().with_settings(settings or {}).data
+        table = open_table(data, None if data_root is None else Path(data_root), settings=reading)
     problems = [Problem(skipped.image, "left out", skipped.reason) for skipped in table.skipped]
     digests: dict[int, str] = {}  # of the pixels, by row
     thumbnails: dict[int, bytes] = {}
@@ -146,7 +152,7 @@ def check_decoded(dataset: Dataset) -> Findings:
 def _findings(table: Table, problems: list[Problem]) -> Findings:
     """Add the problems of classes and splits, and sort all by the order of `KINDS`."""
     counts = np.bincount(table.targets, minlength=len(table.labels)).tolist()
-    problems = [*problems, *_class_problems(table, counts), *_label_problems(table)]
+    problems = [*problems, *_group_problems(table), *_class_problems(table, counts), *_label_problems(table)]
     problems.sort(key=lambda problem: list(KINDS).index(problem.kind))
     return Findings(len(table), dict(zip(table.labels, counts, strict=True)), problems)
 
@@ -237,6 +243,18 @@ def _class_problems(table: Table, counts: list[int]) -> Iterator[Problem]:
         yield Problem(None, "imbalance", f"{common!r} has {counted(counts[most], 'image')}, {rare!r} {counts[least]:,}")
     for group in labels_differing_in_case(table.labels):
         yield Problem(None, "case", format_names(group))
+
+
+def _group_problems(table: Table) -> Iterator[Problem]:
+    """Yield a problem for the first image of each group in another split than the group's first image."""
+    first: dict[str, int] = {}
+    seen: set[tuple[str, str]] = set()
+    for row, group in enumerate(table.groups or ()):
+        split, other = str(table.splits[row]), first.setdefault(group, row)
+        if group and split != table.splits[other] and (group, split) not in seen:
+            seen.add((group, split))
+            detail = f"of the group {truncate(group)!r}, as {table.images[other]} is, which is in {table.splits[other]}"
+            yield Problem(table.images[row], "leak", detail)
 
 
 def _label_problems(table: Table) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Find the columns `image`, `label` and `split` of a CSV or Parquet file."""
+"""Find the columns `image`, `label`, `split` and `group` of a table: a CSV, Parquet or JSON lines file."""
 
 import re
 from collections.abc import Sequence
@@ -6,13 +6,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet.errors import DataError, format_names
+from alexnet.recipe import Data
 
-# The first name takes precedence; the others are common in spreadsheets, on Kaggle and on Hugging Face.
-COLUMNS = {
-    "image": ("image", "images", "img", "image_path", "image_file", "image_name", "filename", "file", "filepath", "path"),
-    "label": ("label", "labels", "class", "classes", "class_name", "category", "target", "fine_label"),
-    "split": ("split", "subset", "set", "partition", "usage", "phase", "data_split", "split_name"),
+# Names that are recognized, in tiers: a name counts only if the table has none of an earlier tier. They are common in
+# spreadsheets, on Kaggle and on Hugging Face.
+COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "image": (
+        ("image",),
+        ("images", "img", "image_path", "image_file", "image_name", "filename", "file", "filepath", "path"),
+        ("image_filename", "img_path", "img_name", "img_file"),
+    ),
+    "label": (
+        ("label",),
+        ("labels", "class", "classes", "class_name", "category", "target", "fine_label"),
+        ("label_name", "class_label", "category_name"),
+    ),
+    "split": (("split",), ("subset", "set", "partition", "usage", "phase", "data_split", "split_name")),
+    "group": (("group",),),  # other names, such as `patient`, by option only, as they decide what is tested on what
 }
+REQUIRED = ("image", "label")
+
+
+class ColumnError(DataError):
+    """A table lacks a column, or has several that may be it."""
 
 
 class Record(NamedTuple):
@@ -21,30 +37,47 @@ class Record(NamedTuple):
     where: str
     image: str | None
     label: str | None
-    split: str | None
+    split: str | None = None
+    group: str | None = None
 
 
-def find_columns(path: Path, names: Sequence[str]) -> dict[str, int]:
-    """Return the positions of the columns `image`, `label` and, if there is one, `split`.
+def find_columns(path: Path, names: Sequence[str], settings: Data) -> dict[str, int]:
+    """Return the positions of the columns `image` and `label`, and of `split` and `group` if there are such.
 
-    Case, spaces and quotes are ignored; `file name`, `file_name` and `filename` are the same.
+    A column that `settings` name is taken; otherwise, one of the names in `COLUMNS`. Case, spaces and quotes are ignored;
+    `file name`, `file_name` and `filename` are the same.
     """
-    normalized = [_normalize(name) for name in names]
-    result: dict[str, int] = {}
-    for column, known in COLUMNS.items():
-        spellings = set(map(_normalize, known))
-        exact = [i for i, name in enumerate(normalized) if name == column]
-        positions = exact or [i for i, name in enumerate(normalized) if name in spellings]
+    result = {column: _named(path, names, column, name) for column, name in settings.columns.items()}
+    taken = set(result.values())
+    normalized = ["" if i in taken else _normalize(name) for i, name in enumerate(names)]
+    for column in (column for column in COLUMNS if column not in result):
+        tiers = ([i for i, name in enumerate(normalized) if name in map(_normalize, tier)] for tier in COLUMNS[column])
+        positions = next(filter(None, tiers), [])
         if len(positions) > 1:
             several = format_names(names[i] for i in positions)
-            advice = f"call one of them {column!r}, or remove the others"
-            raise DataError(f"{path} has several columns that may be {column!r}: {several}; {advice}")
-        if not positions and column != "split":
-            advice = "the first line must name the columns, such as image and label"
-            raise DataError(f"{path} has no column {column!r}: it has {format_names(names) or 'no columns'}; {advice}")
+            advice = f"say which with {_option(column)}, or rename the others"
+            raise ColumnError(f"{path} has several columns that may be {column!r}: {several}; {advice}")
+        if not positions and column in REQUIRED:
+            has = f"it has {format_names(names) or 'no columns'}"
+            advice = f"the first line must name the columns, such as image and label; {_option(column)} says which to take"
+            raise ColumnError(f"{path} has no column {column!r}: {has}; {advice}")
         if positions:
             result[column] = positions[0]
-    return result
+    return {column: result[column] for column in COLUMNS if column in result}
+
+
+def _named(path: Path, names: Sequence[str], column: str, name: str) -> int:
+    """Return the position of the column that a setting names, exactly or else up to case, spaces and quotes."""
+    exact = [i for i, known in enumerate(names) if known == name]
+    positions = exact or [i for i, known in enumerate(names) if _normalize(known) == _normalize(name)]
+    if len(positions) == 1:
+        return positions[0]
+    number = f"{len(positions)} columns" if positions else "no column"
+    raise ColumnError(f"{path} has {number} {name!r}, given by {_option(column)}: it has {format_names(names) or 'none'}")
+
+
+def _option(column: str) -> str:
+    return f"--{column}-column"
 
 
 def _normalize(name: str) -> str:

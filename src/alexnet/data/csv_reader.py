@@ -11,6 +11,8 @@ from pathlib import Path
 
 from alexnet.data.columns import Record, find_columns
 from alexnet.errors import DataError
+from alexnet.progress import say
+from alexnet.recipe import Data
 
 DELIMITERS = ",;\t|"
 SEPARATOR = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|$)', re.IGNORECASE)  # Excel writes this line before the header
@@ -19,13 +21,15 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 # How pandas, R, databases and spreadsheets write a missing value; `None` is not in the list, as it may be a class.
 MISSING = {"nan", "NaN", "NAN", "-nan", "NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NULL", "null"}
 WHOLE = re.compile(r"^(-?\d+)\.0+$")  # pandas writes `1.0` for 1 if another label is missing
+LETTERS = re.compile(r"[^\W\d_]+")
+PUNCTUATION = re.compile("[‘’‚“”„«»–—…°§·×€\xa0]")
 
 
-def read_csv(path: Path) -> Iterator[Record]:
-    """Yield the non-blank rows of a CSV file; the label `1.0` is read as `1`, and `NaN` as missing, as in Parquet files.
+def read_csv(path: Path, settings: Data) -> tuple[dict[str, str], Iterator[Record]]:
+    """Return the names of the columns, and the non-blank rows; the label `1.0` is read as `1`, and `NaN` as missing.
 
-    The text is UTF-8, or UTF-16 with a byte-order mark. The delimiter is the most frequent of comma, semicolon, tab and `|` in
-    the header, outside quotes, or the one in a first line such as `sep=;`.
+    The text is UTF-8, UTF-16 with a byte-order mark, or Windows-1252. The delimiter is the most frequent of comma, semicolon,
+    tab and `|` in the header, outside quotes, or the one in a first line such as `sep=;`.
     """
     text = _text(path)
     if separator := SEPARATOR.match(text):
@@ -35,7 +39,13 @@ def read_csv(path: Path) -> Iterator[Record]:
         delimiter = max(DELIMITERS, key=outside_quotes.count)
     rows = _rows(path, text, delimiter, 1 if separator else 0)
     _, header = next(rows, (0, []))
-    positions = find_columns(path, header)
+    positions = find_columns(path, header, settings)
+    return {column: header[i] for column, i in positions.items()}, _records(path, header, rows, positions, delimiter)
+
+
+def _records(
+    path: Path, header: list[str], rows: Iterator[tuple[int, list[str]]], positions: dict[str, int], delimiter: str
+) -> Iterator[Record]:
     for line, cells in rows:
         if cells == header:  # repeated where files were concatenated
             continue
@@ -44,9 +54,11 @@ def read_csv(path: Path) -> Iterator[Record]:
         cells = [*cells, *[""] * (len(header) - len(cells))][: len(header)]  # Excel leaves out empty fields at the end
         if any(LINE_END.search(cell) for cell in cells) and _spans_rows(path.parent, cells, positions, delimiter):
             raise _error(path, line, "a quoted field continues on the next line: a quote is missing, or one too many")
-        label = WHOLE.sub(r"\1", cells[positions["label"]].strip())
-        split = cells[positions["split"]] if "split" in positions else None
-        yield Record(f"line {line}", cells[positions["image"]], None if label in MISSING else label, split)
+        texts = {column: cells[i] for column, i in positions.items()}
+        for column in ("label", "group"):
+            text = WHOLE.sub(r"\1", texts.get(column, "").strip())
+            texts[column] = "" if text in MISSING else text
+        yield Record(f"line {line}", **texts)
 
 
 def _text(path: Path) -> str:
@@ -56,10 +68,28 @@ def _text(path: Path) -> str:
         text = content.decode("utf-16" if wide else "utf-8-sig")  # spreadsheets put a byte-order mark first
     except UnicodeDecodeError as error:
         line = "" if wide else f", line {_line_after(content[: error.start].decode('utf-8', 'replace'))}"
-        raise DataError(f"{path}{line} is not UTF-8 text: save it as CSV UTF-8") from error
+        text = "" if wide else _windows_text(content)
+        if not text:
+            raise DataError(f"{path}{line} is not UTF-8 text: save it as CSV UTF-8") from error
+        say(f"{path}{line} is not UTF-8 text, so it is read as Windows-1252: if letters look wrong, save it as CSV UTF-8")
     if "\0" in text:
         raise _error(path, _line_after(text[: text.index("\0")]), "a NUL character, so it is not text: save it as CSV UTF-8")
     return text
+
+
+def _windows_text(content: bytes) -> str:
+    """Return text in Windows-1252, in which Excel saves CSV files in Western Europe and America; empty if it is unlikely to be.
+
+    Bytes above 127 must be common punctuation or letters, and these at most two thirds of a word, as in `été` (or one alone, as
+    in `à`): text in another code, such as Cyrillic or Chinese, becomes symbols and words of such letters alone.
+    """
+    try:
+        text = content.decode("cp1252")
+    except UnicodeDecodeError:
+        return ""
+    words = [word for word in LETTERS.findall(text) if not word.isascii() and len(word) > 1]
+    likely = all(3 * sum(char > "\x7f" for char in word) <= 2 * len(word) for word in words)
+    return text if likely and PUNCTUATION.sub("", LETTERS.sub("", text)).isascii() else ""
 
 
 def _line_after(text: str) -> int:

@@ -3,14 +3,15 @@
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 from alexnet.errors import DataError
-from alexnet.files import rename
+from alexnet.files import rename, sha256
 from alexnet.progress import say, track
 
+T = TypeVar("T")
 TIMEOUT = 30.0  # seconds without a byte from the server
 MB = 1_000_000
 
@@ -30,15 +31,29 @@ class Source(NamedTuple):
 
 def fetch(source: Source, root: Path) -> tuple[Path, bytes]:
     """Return the path and the contents of `source`, from a local copy if there is one, else downloaded."""
+    return _fetch(source, root, _contents)
+
+
+def fetch_file(source: Source, root: Path) -> Path:
+    """Return the path of `source`, as `fetch` does, without reading all of it into memory; it must not be `unpacked`."""
+    return _fetch(source, root, _verified)[0]
+
+
+def _fetch(source: Source, root: Path, read: Callable[[Path, Source], T | None]) -> tuple[Path, T]:
     target = root / source.file
     names = [target.name, target.stem] if source.unpacked else [target.name]
     for path in (folder / name for folder in (target.parent, root) for name in names):
         if path.is_file():
-            content = _contents(path, source)
-            if content is None:
+            result = read(path, source)
+            if result is None:
                 raise DataError(f"{path}: damaged, or not {source.url}; remove it and repeat the command to download it")
-            return path, content
-    return target, _download(source, target)
+            return path, result
+    return target, _download(source, target, read)
+
+
+def _verified(path: Path, source: Source) -> bool | None:
+    """Return True if the checksum of a file is right, else None."""
+    return True if path.stat().st_size <= source.size and sha256(path).startswith(source.sha256) else None
 
 
 def _contents(path: Path, source: Source) -> bytes | None:
@@ -53,8 +68,8 @@ def _contents(path: Path, source: Source) -> bytes | None:
     return content if hashlib.sha256(content).hexdigest().startswith(source.sha256) else None
 
 
-def _download(source: Source, path: Path) -> bytes:
-    """Download to `path` through a `.part` file, which stays if the transfer stops; return the contents."""
+def _download(source: Source, path: Path, read: Callable[[Path, Source], T | None]) -> T:
+    """Download to `path` through a `.part` file, which stays if the transfer stops; return what `read` returns."""
     import requests
     import urllib3
 
@@ -69,12 +84,12 @@ def _download(source: Source, path: Path) -> bytes:
         reason = type(error).__name__ if answer is None else f"status {answer.status_code}"
         stopped = f"{source.url}: the download stopped after {part.stat().st_size:,} bytes ({reason})"
         raise DataError(f"{stopped}; repeat the command to resume it, {by_hand}") from error
-    content = _contents(part, source)
-    if content is None:
+    result = read(part, source)
+    if result is None:
         part.unlink()
         raise DataError(f"{source.url}: wrong checksum, so the file was removed; repeat the command to try again, {by_hand}")
     rename(part, path)
-    return content
+    return result
 
 
 def _transfer(source: Source, file: IO[bytes]) -> None:

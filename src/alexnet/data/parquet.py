@@ -4,7 +4,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from alexnet.data.columns import Record, find_columns
 from alexnet.errors import DataError, counted, printable, truncate
+from alexnet.recipe import Data
 
 TEXT = ("string", "large_string", "string_view")
 BYTES = ("binary", "large_binary", "binary_view", "fixed_size_binary")
@@ -20,36 +21,35 @@ BATCH_SIZE = 16  # images in memory
 FLOATS = {16: np.float16, 32: np.float32, 64: np.float64}  # by bits
 
 
-class Contents:
-    """Image files inside the Parquet file `path`, by name; their bytes are read from disk when needed.
+class Images:
+    """The column of image files in the Parquet file `path`; their bytes are read from disk when needed.
 
     Reading in row order is fast; going back rereads a row group from its start.
     """
 
-    def __init__(self, path: Path, column: str, rows: dict[str, int]) -> None:
-        self.path, self._column, self._rows = path, column, rows
+    def __init__(self, path: Path, column: str) -> None:
+        self.path, self._column = path, column
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, and free the images in memory."""
+        self._file: Any = None
+        self._starts = [0]  # the first row of each row group, and the end of the last
         self._batches: Iterator[Any] = iter(())
         self._first, self._batch = 0, list[Any]()  # the current batch, and its first row
 
-    def __getitem__(self, name: str) -> bytes:
+    def read(self, row: int) -> bytes:
         """Return the bytes of an image, empty for a missing value."""
-        row = self._rows[name]
         with _reading(self.path):
             self._seek(row)
         value = self._batch[row - self._first]
         return (value.get("bytes") if isinstance(value, dict) else value) or b""
 
-    @cached_property
-    def _file(self) -> Any:
-        return _open(self.path)
-
-    @cached_property
-    def _starts(self) -> list[int]:
-        """The first row of each row group, and the end of the last."""
-        counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
-        return list(accumulate(counts, initial=0))
-
     def _seek(self, row: int) -> None:
+        if self._file is None:
+            self._file = _open(self.path)
+            counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+            self._starts = list(accumulate(counts, initial=0))
         group = bisect_right(self._starts, row) - 1
         if row < self._first or not self._batch or self._starts[group] > self._first + len(self._batch):
             groups_left = list(range(group, self._file.num_row_groups))
@@ -63,21 +63,41 @@ class Contents:
             self._batch = batch.column(0).to_pylist()
 
 
-def read_parquet(path: Path) -> tuple[list[Record], Contents | None]:
-    """Return the rows of a Parquet file, numbered from 0 as in pandas, and the images if the file contains them.
+@dataclass(eq=False)
+class Contents:
+    """Image files inside Parquet files: the file and the row of each, by name; one file is open at a time."""
+
+    places: dict[str, tuple[Images, int]]
+    _current: Images | None = None
+
+    def __getitem__(self, name: str) -> bytes:
+        """Return the bytes of an image, empty for a missing value."""
+        images, row = self.places[name]
+        if self._current is not None and self._current is not images:
+            self._current.close()
+        self._current = images
+        return images.read(row)
+
+    def path(self, name: str) -> Path:
+        """Return the Parquet file that contains an image."""
+        return self.places[name][0].path
+
+
+def read_parquet(path: Path, settings: Data) -> tuple[dict[str, str], list[Record], Contents | None]:
+    """Return the names of the columns, the rows, numbered from 0 as in pandas, and the images if the file contains them.
 
     Images are text (file names), bytes, or Hugging Face's struct of bytes and path. Images in the file are named by that path
-    if it is unique, else `row-000012`. Labels and splits are text, UTF-8 bytes, integers, booleans or floats (1.0 is read as
-    `1`); NaN and null are missing values. Integers become class names if Hugging Face's metadata has them.
+    if it is unique, else `row-000012`. The others are text, UTF-8 bytes, integers, booleans or floats (1.0 is read as `1`);
+    NaN and null are missing values. Integers become class names if Hugging Face's metadata has them.
     """
     with _reading(path):
         file = _open(path)
         schema = file.schema_arrow
-        columns = {column: schema.names[i] for column, i in find_columns(path, schema.names).items()}
-        images, contents = _images(path, file, columns.pop("image"))
-        texts = {column: _texts(path, file, name) for column, name in columns.items()}
-    values = zip(images, texts["label"], texts.get("split", [None] * len(images)), strict=True)
-    return [Record(f"row {row}", *value) for row, value in enumerate(values)], contents
+        columns = {column: schema.names[i] for column, i in find_columns(path, schema.names, settings).items()}
+        images, contents = _images(path, file, columns["image"])
+        texts = [_texts(path, file, name) for column, name in columns.items() if column != "image"]
+    values = zip(images, *texts, strict=True)  # in the order of the columns, as find_columns puts `image` first
+    return columns, [Record(f"row {row}", **dict(zip(columns, v, strict=True))) for row, v in enumerate(values)], contents
 
 
 @contextmanager
@@ -96,7 +116,8 @@ def _reading(path: Path) -> Iterator[None]:
 def _open(path: Path) -> Any:
     import pyarrow.parquet
 
-    return pyarrow.parquet.ParquetFile(path)
+    # By default, pyarrow keeps every row group that was read; so, only one page of each column is in memory.
+    return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
 
 
 def _images(path: Path, file: Any, name: str) -> tuple[list[str | None], Contents | None]:
@@ -119,7 +140,8 @@ def _images(path: Path, file: Any, name: str) -> tuple[list[str | None], Content
     # These paths only name the images: there need be no such files.
     unique = len({value for value in paths if value}) == len(paths)
     names = [value if unique and value else f"row-{row:06}" for row, value in enumerate(paths)]
-    return list(names), Contents(path, column, {value: row for row, value in enumerate(names)})
+    content = Images(path, column)
+    return list(names), Contents({value: (content, row) for row, value in enumerate(names)})
 
 
 def _base(kind: Any) -> str:

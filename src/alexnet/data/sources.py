@@ -1,54 +1,78 @@
-"""Open a dataset as a `Table`: a built-in dataset, a folder, or a CSV or Parquet file."""
+"""Open a dataset as a `Table`: a built-in dataset, a folder, or a table in a file."""
 
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from alexnet.data import builtin
+from alexnet.data import builtin, photo_sets
 from alexnet.data.folders import IMAGE_SUFFIXES, read_folder
 from alexnet.data.labels import normalize_label
-from alexnet.data.listing import SUFFIXES, read_listing
+from alexnet.data.listing import SUFFIXES
 from alexnet.data.scan import visible, visible_files
-from alexnet.data.table import Row, Skipped, Table
-from alexnet.errors import DataError, error_reason, printable, truncate
+from alexnet.data.table import Skipped, Table
+from alexnet.data.tables import Rows, read_file, read_metadata, read_parquet_folder
+from alexnet.errors import DataError, error_reason, format_names, printable, truncate
 from alexnet.files import local_path
+from alexnet.progress import say
+from alexnet.recipe import Data
 
 
-def open_table(data: str | Path, data_root: Path | None = None, least: int = 2) -> Table:
-    """Open a dataset: a built-in name, a folder, or a CSV or Parquet file.
+def open_table(data: str | Path, data_root: Path | None = None, least: int = 2, settings: Data | None = None) -> Table:
+    """Open a dataset: a built-in name, a folder, or a CSV, Parquet or JSON lines file.
 
-    A folder contains class folders, or files whose names begin with the label, or `train`, `val` and `test` folders of either.
-    A CSV or Parquet file has the columns `image` (relative to the file, or absolute), `label` and, optionally, `split`.
-    `data_root` is the folder of downloads; `least` is the minimum number of classes.
+    A folder contains class folders, or files whose names begin with the label, or `train`, `val` and `test` folders of either,
+    or tables as Hugging Face arranges them. A table has the columns `image` (relative to the file, or absolute), `label` and,
+    optionally, `split` and `group`, or those that `settings` name. `data_root` is the folder of downloads; `least` is the
+    minimum number of classes.
     """
     if not str(data).strip():
         raise DataError("the dataset's name is empty: name a folder, a CSV or Parquet file, or a built-in dataset")
-    if str(data) in builtin.NAMES:
-        return builtin.load(str(data), data_root)
-    path = local_path(data)
+    path, settings = local_path(data), settings or Data()
+    name = str(data)
+    if name in builtin.NAMES:
+        return builtin.load(name, data_root)
     try:
         if path.is_dir():
-            rows, skipped = read_folder(path)
-            return _table(path.name, path, rows, skipped, path, least)
+            return _table(path.name, path, _read_folder(path, settings), path, least)
+        if name in photo_sets.NAMES:
+            folder = photo_sets.open_folder(name, data_root or builtin.default_root())
+            return _table(name, folder, _read_photo_set(name, folder), folder, least)
         if path.suffix.lower() in SUFFIXES and path.is_file():
-            rows, skipped, contents = read_listing(path)
-            return replace(_table(path.stem, path.parent, rows, skipped, path, least), contents=contents)
+            return _table(path.stem, path.parent, read_file(path, settings), path, least)
     except RecursionError as error:
         raise DataError(f"{path} has too many levels of folders: give one of the inner folders") from error
     except OSError as error:
         raise DataError(f"cannot read {error.filename or path}: {error_reason(error)}") from error
     if path.exists():
-        raise DataError(f"{path} is not a dataset: give a folder, or a CSV or Parquet file")
-    known = f"not a built-in one ({', '.join(builtin.NAMES)})"
+        raise DataError(f"{path} is not a dataset: give a folder, or a CSV, Parquet or JSON lines (.jsonl) file")
+    known = f"not a built-in one ({', '.join((*builtin.NAMES, *photo_sets.NAMES))})"
     raise DataError(f"no dataset {truncate(data)!r}: no such folder or file, and {known}; name the folder of your images")
 
 
-def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], given: Path, least: int) -> Table:
-    rows = [row._replace(label=normalize_label(row.label)) for row in rows]
-    skipped = [*skipped, *(Skipped(row.image, "no label") for row in rows if not row.label)]
+def _read_folder(path: Path, settings: Data) -> Rows:
+    if tables := read_metadata(path, settings):
+        return tables
+    rows, skipped = read_folder(path)
+    if not rows and (tables := read_parquet_folder(path, settings)):
+        return tables
+    if settings.columns:
+        say(f"{path} has no table, so there is no column {format_names(settings.columns.values())}")
+    return Rows(rows, skipped, None)
+
+
+def _read_photo_set(name: str, folder: Path) -> Rows:
+    """Return the photos in a folder of a built-in dataset, with the names of their classes; say if some are missing."""
+    its, (rows, skipped) = photo_sets.SETS[name], read_folder(folder)
+    if len(rows) != its.photos:
+        say(f"{folder} has {len(rows):,} of the {its.photos:,} photos of {name}")
+    return Rows([row._replace(label=its.labels.get(row.label, row.label)) for row in rows], skipped, None)
+
+
+def _table(name: str, root: Path, content: Rows, given: Path, least: int) -> Table:
+    rows = [row._replace(label=normalize_label(row.label)) for row in content.rows]
+    skipped = [*content.skipped, *(Skipped(row.image, "no label") for row in rows if not row.label)]
     rows = [row for row in rows if row.label]
     labels = tuple(sorted({row.label for row in rows}))
     if len(labels) < least:
@@ -66,6 +90,8 @@ def _table(name: str, root: Path, rows: list[Row], skipped: list[Skipped], given
         targets=np.array([position[row.label] for row in rows], dtype=np.int64),
         splits=np.array([row.split for row in rows], dtype="<U5"),
         root=root,
+        contents=content.contents,
+        groups=[row.group for row in rows] if any(row.group for row in rows) else None,
         skipped=tuple(skipped),
     )
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import permutations
+from itertools import accumulate, chain, permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,13 @@ def split(table: Table, settings: Data, *, train: bool = True) -> Table:
     `validation` is held out of `train`. The rule `hash` sorts the images of each class by a hash of (seed, name) and holds out
     the first, so splits are stratified and disjoint, do not depend on file order, and change by at most one image per border
     when a file is added. The other `RULES` choose only the validation images, as the tutorials do, after a test split by hash.
+
+    Images of a group are held out together: a group is sorted by the hash of its name, among those of the class that most of
+    its images have, and a split ends at the group's end that is nearest to its size. Groups larger than a split come last.
     """
     declared = {str(name) for name in np.unique(table.splits)} - {""}
+    if settings.split in RULES and table.groups is not None and "val" not in declared:
+        raise DataError(f"{table.name} has groups, which data.split = {settings.split!r} would part: set data.split=hash")
     splits, seed, rule = table.splits.copy(), settings.split_seed, RULES.get(settings.split)
     shares = {} if rule or "val" in declared else {"val": settings.validation}
     if not declared:
@@ -64,15 +70,36 @@ RULES: dict[str, Callable[[NDArray[np.int64], float, int], NDArray[np.int64]]] =
 def _hold_out(table: Table, splits: NDArray[np.str_], rows: NDArray[np.int64], shares: dict[str, float], seed: int) -> None:
     """Set `splits` at `rows` to `train` and the held-out splits, in place."""
     splits[rows] = "train"
-    for target in range(len(table.labels)):
-        members = [int(i) for i in rows[table.targets[rows] == target]]
-        members.sort(key=lambda i: hashlib.sha256(f"{seed}/{table.images[i]}".encode("utf-8", "surrogateescape")).digest())
-        start = 0
-        for name, share in shares.items():
-            # At least one image per split in every class with enough images for all splits and `train`.
-            count = max(1, int(len(members) * share + 0.5)) if share and len(members) > len(shares) else 0
-            splits[members[start : start + count]] = name
-            start += count
+    for groups in _groups_by_class(table, rows, seed):
+        total = sum(map(len, groups))
+        # At least one group per split in every class with enough groups for all splits and `train`.
+        enough = len(groups) > len(shares)
+        quotas = {name: max(1, int(total * share + 0.5)) if share and enough else 0 for name, share in shares.items()}
+        most = min(filter(None, quotas.values()), default=0)
+        groups.sort(key=lambda group: len(group) > most)  # stable
+        later = len(quotas)  # splits that need a group, with `train`
+        for name, quota in quotas.items():
+            ends = list(accumulate(map(len, groups[: len(groups) - later]), initial=0))
+            count = int(np.abs(np.array(ends) - quota)[1:].argmin()) + 1 if quota else 0  # the end nearest to the quota
+            splits[list(chain.from_iterable(groups[:count]))] = name
+            del groups[:count]
+            later -= 1
+
+
+def _groups_by_class(table: Table, rows: NDArray[np.int64], seed: int) -> Iterator[list[list[int]]]:
+    """Yield the groups of each class, sorted by a hash; an image without a group is one of its own."""
+    groups: dict[tuple[bool, str], list[int]] = defaultdict(list)
+    for row in map(int, rows):
+        name = table.groups[row] if table.groups else ""
+        groups[bool(name), name or table.images[row]].append(row)
+
+    def key(name: tuple[bool, str]) -> bytes:
+        return hashlib.sha256(f"{seed}/{name[1]}".encode("utf-8", "surrogateescape")).digest()
+
+    by_class: list[list[list[int]]] = [[] for _ in table.labels]
+    for group in (groups[name] for name in sorted(groups, key=key)):
+        by_class[np.bincount(table.targets[group]).argmax()].append(group)  # its most frequent one
+    yield from by_class
 
 
 def _check(table: Table, declared: set[str], settings: Data) -> None:
@@ -83,13 +110,15 @@ def _check(table: Table, declared: set[str], settings: Data) -> None:
     if train < 2 or not val:
         shares = f"of {counted(len(table), 'readable image')} {train} would train the network and {val} validate it"
         remedy = f"add images, or change data.validation ({settings.validation:g}) or data.test ({settings.test:g})"
-        raise DataError(f"{name} is too small: {shares}; {remedy}")
+        whole = ", as the images of a group stay together" if table.groups else ""
+        raise DataError(f"{name} is too small: {shares}{whole}; {remedy}")
     targets = {split: set(table.targets[table.rows(split)].tolist()) for split in SPLITS}
     if rule in RULES and (taken := [table.labels[i] for i in sorted(targets["val"] - targets["train"])]):
         problem = f"data.split = {rule!r} takes every image of {format_names(taken)} for validation"
         raise DataError(f"{name}: {problem}; data.split=hash takes some of each class")
     if empty := [label for i, label in enumerate(table.labels) if i not in targets["train"] and not declared]:
-        raise DataError(f"{name} has no readable image of {format_names(empty)}: add some, or remove the class")
+        outside = " outside the groups held out" if table.groups else ""
+        raise DataError(f"{name} has no readable image of {format_names(empty)}{outside}: add some, or remove the class")
     labels = {split: {table.labels[i] for i in targets[split]} for split in SPLITS if split in declared}
     for one, other in permutations(labels, 2):
         if missing := sorted(labels[other] - labels[one]):

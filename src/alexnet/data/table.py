@@ -31,11 +31,12 @@ class Skipped(NamedTuple):
 
 
 class Row(NamedTuple):
-    """An image with its label and its split, which is empty if the source declares none."""
+    """An image with its label, and its split and group, which are empty if the source declares none."""
 
     image: str
     label: str
     split: str
+    group: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,8 @@ class Table:
         splits: `train`, `val` or `test` for each image; empty if the dataset declares none.
         root: the folder that `images` are relative to; None for images in memory.
         pixels: N H W C uint8, for images in memory.
-        contents: bytes of image files by name, for images inside a Parquet file.
+        contents: bytes of image files by name, for images inside Parquet files.
+        groups: group of each image, empty for an image by itself; None if the dataset declares none.
         mirror: whether mirror images belong to the same class.
         skipped: files that were left out.
     """
@@ -63,6 +65,7 @@ class Table:
     root: Path | None = None
     pixels: NDArray[np.uint8] | None = None
     contents: Contents | None = None
+    groups: Sequence[str] | None = None
     mirror: bool = True
     skipped: tuple[Skipped, ...] = ()
 
@@ -79,7 +82,7 @@ class Table:
         """Return the file that contains image `index`, for images that are not in memory."""
         assert self.root is not None
         path: Path = self.root / self.images[index]
-        return path if self.contents is None else self.contents.path
+        return path if self.contents is None else self.contents.path(self.images[index])
 
     def sources(self, step: int = 1) -> Iterator[Path | bytes | NDArray[np.uint8]]:
         """Yield every `step`-th image as `source` returns it."""
@@ -93,6 +96,7 @@ class Table:
             targets=self.targets[rows],
             splits=self.splits[rows],
             pixels=None if self.pixels is None else self.pixels[rows],
+            groups=None if self.groups is None else [self.groups[i] for i in rows],
             skipped=(*self.skipped, *skipped),
         )
 

@@ -19,7 +19,7 @@ from scipy.special import softmax
 from alexnet.data.dataset import Dataset
 from alexnet.data.decode_pool import Answer, decode_all
 from alexnet.data.preprocessing import pixels, to_input
-from alexnet.errors import AlexNetError, RunError, error_reason
+from alexnet.errors import AlexNetError, RunError, counted, error_reason
 from alexnet.files import HOST, refuse_overwrite, remove_leftovers, sha256, write_output
 from alexnet.inference.forward import predict_logits
 from alexnet.network.alexnet import AlexNet
@@ -180,7 +180,7 @@ def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], path: Path
     lost = (sure & ~same).sum() > (0.1 * sure.sum() if int8 else 0)
     if not np.isfinite(theirs).all() or lost or (close < 0.99 and not int8):
         how = f"probabilities differ by up to {difference.max():.3f}, same first label for {same.mean():.1%}"
-        raise RunError(f"{path} was not written: onnxruntime disagrees with PyTorch, {how} of {len(same)} images")
+        raise RunError(f"{path} was not written: onnxruntime disagrees with PyTorch, {how} of {counted(len(same), 'image')}")
     return {"largest_difference": float(difference.max()), "close": close, "same_top1": float(same.mean())}
 
 

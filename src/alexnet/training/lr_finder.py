@@ -34,7 +34,7 @@ class LRTrial:
     def __init__(self, recipe: Recipe, device: str | None = None, progress: float = 0.0) -> None:
         """Set up a training by `recipe`, in its state when the fraction `progress` of it is done."""
         keep_freed_memory()
-        table = open_table(recipe.data.dataset, recipe.data.root)
+        table = open_table(recipe.data.dataset, recipe.data.root, settings=recipe.data)
         self.recipe, dataset, preprocessing, self._network = load_data_and_network(recipe, table, choose_device(device))
         self.images = dataset.table.counts()  # by split
         self._step, self._progress = Step(self.recipe, preprocessing, dataset.images("train"), self._network), progress

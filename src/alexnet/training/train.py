@@ -50,7 +50,7 @@ def start(
     tensorboard = group.broadcast(time.strftime(recipe.train.tensorboard))
     recipe = recipe.with_absolute_dataset().with_settings({"train.tensorboard": tensorboard})
     with group.local_main_first():  # the dataset may have to be downloaded
-        table = open_table(recipe.data.dataset, recipe.data.root)
+        table = open_table(recipe.data.dataset, recipe.data.root, settings=recipe.data)
     folder = create(out) if group.is_main else RunFolder(out)
     if group.is_main:
         write_text(folder.recipe, recipe.to_toml())  # from here on, --resume can start over
@@ -75,7 +75,7 @@ def resume(out: Path, device: str | None, started: float, group: ProcessGroup = 
     text = group.broadcast(read_recipe(folder).to_toml() if group.is_main else "")
     recipe = parse(tomllib.loads(text), str(folder.recipe))
     with group.local_main_first():  # the dataset may have to be downloaded
-        table = open_table(recipe.data.dataset, recipe.data.root)
+        table = open_table(recipe.data.dataset, recipe.data.root, settings=recipe.data)
     _train(recipe, table, folder, choose_device(device), started, group, parallel, resuming=True)
 
 
