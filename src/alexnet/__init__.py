@@ -12,15 +12,30 @@ if TYPE_CHECKING:
     from alexnet.convert.keras import import_keras
     from alexnet.errors import AlexNetError
     from alexnet.network.alexnet import AlexNet
+    from alexnet.sort.sort import undo_sort
 
 __version__ = "0.1.0"
-__all__ = ["AlexNet", "AlexNetError", "Run", "ablate", "check", "compare", "find_lr", "import_keras", "load", "resume", "train"]
+__all__ = [
+    "AlexNet",
+    "AlexNetError",
+    "Run",
+    "ablate",
+    "check",
+    "compare",
+    "find_lr",
+    "import_keras",
+    "load",
+    "resume",
+    "train",
+    "undo_sort",
+]
 
 _HOMES = {
     "AlexNet": "alexnet.network.alexnet",
     "AlexNetError": "alexnet.errors",
     "check": "alexnet.data.check",
     "import_keras": "alexnet.convert.keras",
+    "undo_sort": "alexnet.sort.sort",
 }
 
 
