@@ -19,7 +19,7 @@ from alexnet.sort import sort as sorting
 from alexnet.sort.journal import How
 
 HOWS: tuple[How, ...] = ("copy", "move", "link")
-LABELS = ("cat", "dog/wolf", "unsure")
+LABELS = ("cat", "dog/wolf", "DOG_WOLF")
 
 
 def tree(folder: Path) -> dict[str, bytes | str]:
@@ -42,10 +42,9 @@ def photos(tmp_path: Path) -> Path:
 
 
 def results(images: list[Path]) -> Iterator[dict[str, Any]]:
-    """Predict the labels in turn; the last image is not known."""
+    """Predict the labels in turn."""
     for number, image in enumerate(images):
-        label = {"label": LABELS[number % 3], "probability": 0.9}
-        yield {"image": str(image), "predictions": [label], **({"known": False} if image.name == "d.jpg" else {})}
+        yield {"image": str(image), "predictions": [{"label": LABELS[number % 3], "probability": 0.9}]}
 
 
 def run(photos: Path, out: Path, how: How) -> list[dict[str, Any]]:
@@ -62,9 +61,9 @@ def test_images_are_sorted_and_taken_back(photos: Path, tmp_path: Path, how: How
     assert [sorted_to[str(photos / name)] for name in ("a.jpg", "b.jpg", "c.png", "in/a.jpg", "in/d.jpg")] == [
         "cat/a.jpg",
         "dog_wolf/b.jpg",
-        "unsure-2/c.png",
+        "DOG_WOLF-2/c.png",
         "cat/a-2.jpg",
-        "unsure/d.jpg",
+        "dog_wolf/d.jpg",
     ]
     contents = {path: (out / path).read_bytes() for path in sorted_to.values()}
     assert contents == {sorted_to[str(photos / name)]: content for name, content in before.items() if content}
@@ -217,7 +216,7 @@ def test_refusals_are_one_line(photos: Path, tmp_path: Path) -> None:
 @given(st.lists(st.text(), unique=True, max_size=4))
 def test_folders_of_labels_are_valid_and_different(labels: list[str]) -> None:
     names = sorting.folder_names(labels)
-    assert len({name.casefold() for name in names.values()}) == len(labels) + 1
+    assert len({name.casefold() for name in names.values()}) == len(labels)
     for name in names.values():
         assert name not in ("", ".", "..")
         assert not set(name) & set('/\\:*?"<>|\0')

@@ -140,7 +140,7 @@ class Run:
 
         Args:
             images: paths, folders or patterns.
-            folder: folder to sort into, new or from the same call before. Images that the run does not know go into `unsure`.
+            folder: folder to sort into, new or from the same call before.
             how: `copy` the files, `move` them, or make symbolic links (`link`).
             top: number of labels per image in the results.
 

@@ -21,7 +21,6 @@ from alexnet.files import writing
 from alexnet.sort.journal import NAME, Entry, How, Journal, create, read
 
 BATCH = 128  # images written to the journal at once
-UNSURE = "unsure"
 
 
 def open_folder(folder: Path, how: How) -> Journal:
@@ -58,7 +57,7 @@ def unsorted(journal: Journal, sources: Iterable[Source]) -> list[Path]:
 def sort(journal: Journal, results: Iterable[dict[str, Any]], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Put the image of each result of `predict` into the folder of its label; yield the result with `"sorted"`, its new path.
 
-    An image that the run does not know (`"known": false`) goes into `unsure`; one that cannot be read stays where it is.
+    An image that cannot be read stays where it is.
     """
     folders = folder_names(labels)
     taken: set[str] = set()  # targets of the batch, in the journal but not written yet
@@ -68,7 +67,7 @@ def sort(journal: Journal, results: Iterable[dict[str, Any]], labels: Sequence[s
         for number, result in enumerate(batch):
             try:
                 if "error" not in result:
-                    label = result["predictions"][0]["label"] if result.get("known", True) else None
+                    label = result["predictions"][0]["label"]
                     entries[number] = _entry(journal.folder / folders[label], _absolute(Path(result["image"])), taken)
             except OSError as error:  # removed since it was read
                 batch[number] = {"image": result["image"], "error": error_reason(error)}
@@ -112,13 +111,10 @@ def undo_sort(folder: str | Path) -> dict[str, Any]:
     return {"folder": str(folder), "undone": undone, "kept": problems}
 
 
-def folder_names(labels: Sequence[str]) -> dict[str | None, str]:
-    """Return a folder name for each label, valid on every system and different even where case does not count.
-
-    That of None is `unsure`.
-    """
-    names: dict[str | None, str] = {None: UNSURE}
-    used = {UNSURE}
+def folder_names(labels: Sequence[str]) -> dict[str, str]:
+    """Return a folder name for each label, valid on every system and different even where case does not count."""
+    names: dict[str, str] = {}
+    used: set[str] = set()
     for label in labels:
         name = str(sanitize_filename(label, "_", platform="universal", max_len=100)).lstrip(".") or "_"
         names[label] = _unused(name, used)
