@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns tensorflow_peers,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers load attack \
+.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers sort load attack \
 	wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
@@ -76,6 +76,9 @@ torture: .venv/installed-dev  ## kill trainings at random moments, 205 times; ta
 
 workers: .venv/installed-dev  ## kill a random worker of trainings on several processes, 20 times; takes a quarter of an hour
 	$(BIN)/python -m proof.workers
+
+sort: .venv/installed-dev  ## kill `predict --sort` at random moments, 20 times; needs ALEXNET_TEST_DATA, takes ten minutes
+	$(BIN)/python -m proof.sort
 
 memory: .venv/installed-dev  ## train from 50,000 images of 256x256 and watch the memory; takes 10 GB of disk
 	$(BIN)/python -m proof.memory

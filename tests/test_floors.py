@@ -23,7 +23,7 @@ LAYERS = (
     ("run",),
     ("inference", "convert"),
     ("report",),
-    ("training", "search", "export"),
+    ("training", "search", "export", "sort"),
     ("ablation", "explain"),
     ("server",),
     ("api",),
@@ -32,7 +32,7 @@ LAYERS = (
 )
 LAYER_OF = {part: level for level, names in enumerate(LAYERS) for part in names}
 # Capabilities, and the others that each may use: any one can be removed with its command and its tests.
-CAPABILITIES = {"convert", "report", "training", "search", "export", "ablation", "explain", "server"}
+CAPABILITIES = {"convert", "report", "training", "search", "export", "ablation", "explain", "server", "sort"}
 USED = {
     ("training", "report"),
     ("training", "convert"),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from alexnet.convert.import_weights import import_weights
     from alexnet.errors import AlexNetError
     from alexnet.network.alexnet import AlexNet
+    from alexnet.sort.sort import undo_sort
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "load",
     "resume",
     "train",
+    "undo_sort",
 ]
 
 _HOMES = {
@@ -33,6 +35,7 @@ _HOMES = {
     "AlexNetError": "alexnet.errors",
     "check": "alexnet.data.check",
     "import_weights": "alexnet.convert.import_weights",
+    "undo_sort": "alexnet.sort.sort",
 }
 
 

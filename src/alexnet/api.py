@@ -38,6 +38,8 @@ from alexnet.report.compare import compare as compare
 from alexnet.report.report import write_report
 from alexnet.run import RunFolder, find, find_weights, is_epoch, load_model, read_recipe
 from alexnet.search.search import add_images, search_images
+from alexnet.sort import sort as sorting
+from alexnet.sort.journal import How
 from alexnet.training import train as training
 from alexnet.training.distributed import ProcessGroup, process_group
 from alexnet.training.lr_finder import LRCurve
@@ -131,6 +133,29 @@ class Run:
         # On a terminal, results are printed as they arrive, and a progress bar would overwrite them.
         tracked = sources if sys.stdout.isatty() else track(sources, "Predicting", len(sources))
         return predict(self.network, self.config, tracked, top)
+
+    def sort(self, images: ImageInput, folder: str | Path, how: How = "copy", top: int = 5) -> Iterator[dict[str, Any]]:
+        """Sort image files into a folder for each predicted label, and yield the results of `predict`.
+
+        No file is replaced. After an interruption, the same call continues; `undo_sort(folder)` takes everything back.
+
+        Args:
+            images: paths, folders or patterns.
+            folder: folder to sort into, new or from the same call before.
+            how: `copy` the files, `move` them, or make symbolic links (`link`).
+            top: number of labels per image in the results.
+
+        Yields:
+            As `predict`, with `"sorted"`, the new path. Images that cannot be read stay where they are.
+
+        Raises:
+            DataError: as for `predict`, or an image is not a file or lies in `folder`.
+            RunError: `folder` holds other files, was sorted in another way, or cannot be written.
+            AlexNetError: `top` is not a positive integer.
+        """
+        sources = to_sources(images)
+        journal = sorting.open_folder(Path(folder), how)
+        return sorting.sort(journal, self.stream(sorting.unsorted(journal, sources), top), self.labels)
 
     def evaluate(
         self,

@@ -50,6 +50,15 @@ def print_predictions(results: Iterable[dict[str, Any]]) -> None:
             print(printable(f"    not read: {result['error']}"))
         for prediction in result.get("predictions", ()):
             print(f"  {prediction['probability']:6.1%}  {prediction['label']}")
+        if "sorted" in result:
+            print(printable(f"  sorted  {result['sorted']}"))
+
+
+def print_undone(result: dict[str, Any]) -> None:
+    """Print the result of `predict --undo`: what was taken back, and what was kept."""
+    for kept in result["kept"]:
+        print(printable(f"kept {kept['image']}: {kept['reason']}"), file=sys.stderr)
+    print(printable(f"{result['folder']}: {result['undone']:,} images taken back, {len(result['kept']):,} kept"))
 
 
 def print_explanations(results: Iterable[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Commands that use runs: predict, search, export, serve."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,13 @@ def predict(
     as_json: AsJson = False,
     jsonl: Annotated[bool, flag("--jsonl", "Print one JSON object per line, as results arrive.")] = False,
     as_csv: Annotated[bool, flag("--csv", "Print CSV: image, rank, label, probability, error.")] = False,
+    sort: Annotated[
+        Path | None,
+        option("FOLDER", "Also copy each image into FOLDER/LABEL. Nothing is overwritten; run it again to continue."),
+    ] = None,
+    move: Annotated[bool, flag("--move", "With --sort: move the images instead.")] = False,
+    link: Annotated[bool, flag("--link", "With --sort: make symbolic links instead.")] = False,
+    undo: Annotated[bool, flag("--undo", "Take back a --sort: IMAGE is its FOLDER.")] = False,
     device: Device = None,
 ) -> None:
     """Predict the labels of images, most probable first.
@@ -43,11 +51,37 @@ def predict(
         alexnet predict runs/photos cat.jpg dog.jpg
         alexnet predict runs/photos folder/ --top 1 --csv > answers.csv
         find photos -name '*.jpg' | alexnet predict runs/photos - --jsonl
+        alexnet predict runs/photos folder/ --sort sorted/
+        alexnet predict runs/photos sorted/ --undo
     """
     if sum((as_json, jsonl, as_csv)) > 1:
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
+    if move and link:
+        raise typer.BadParameter("choose one of --move and --link")
+    if (move or link) and sort is None:
+        raise typer.BadParameter("--move and --link are for --sort FOLDER")
+    if undo:
+        _undo(images, sort, as_json)
+        return
     print_text = output.print_jsonl if jsonl else output.print_predictions_csv if as_csv else output.print_predictions
-    print_results(alexnet.load(run, device).stream(image_names(images), top), print_text, as_json)
+    opened, names = alexnet.load(run, device), image_names(images)
+    if sort is None:
+        print_results(opened.stream(names, top), print_text, as_json)
+        return
+    try:
+        print_results(opened.sort(names, sort, "move" if move else "link" if link else "copy", top), print_text, as_json)
+    finally:
+        print(f"{'undo':10}  alexnet predict {shell_quote(run)} {shell_quote(sort)} --undo", file=sys.stderr)
+
+
+def _undo(folders: list[str], sort: Path | None, as_json: bool) -> None:
+    """Take back a --sort; exit with code 1 if something is kept."""
+    if sort is not None or len(folders) != 1:
+        raise typer.BadParameter("--undo takes one folder that --sort made, in place of the images")
+    result = alexnet.undo_sort(folders[0])
+    output.print_result(result, output.print_undone, as_json)
+    if result["kept"]:
+        raise typer.Exit(1)
 
 
 @command()

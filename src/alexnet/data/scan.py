@@ -6,8 +6,14 @@ from pathlib import Path
 from alexnet.errors import format_names
 from alexnet.progress import say
 
-# Files that identify a folder made by alexnet: a run, a search index, an ablation study.
-MARKER_FILES = (("recipe.toml", "environment.json"), ("recipe.toml", "model.json"), ("search.json",), ("study.json",))
+# Files that identify a folder made by alexnet: a run, a search index, an ablation study, sorted images.
+MARKER_FILES = (
+    ("recipe.toml", "environment.json"),
+    ("recipe.toml", "model.json"),
+    ("search.json",),
+    ("study.json",),
+    ("sorted.jsonl",),
+)
 
 
 def is_alexnet_folder(folder: Path) -> bool:

@@ -1,0 +1,1 @@
+"""Sort image files into a folder for each predicted label, and undo it."""
