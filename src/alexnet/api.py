@@ -140,7 +140,7 @@ class Run:
         No file is replaced. After an interruption, the same call continues; `undo_sort(folder)` takes everything back.
 
         Args:
-            images: paths, folders or patterns.
+            images: as for `predict`, but files only: paths, folders or patterns.
             folder: folder to sort into, new or from the same call before.
             how: `copy` the files, `move` them, or make symbolic links (`link`).
             top: number of labels per image in the results.
