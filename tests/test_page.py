@@ -16,6 +16,7 @@ from PIL import Image
 from proof.pages import OVERFLOW, launched, program
 from proof.pictures import picture
 
+from heic_bytes import written
 from page_server import PAGE, PageServer
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the page was not opened")
@@ -169,6 +170,35 @@ def test_several_photos_are_walked_through(tab: Any, server: PageServer, photos:
     tab.locator("#next").click()
     shows(tab, "golf ball")
     explained(tab)
+
+
+def test_photo_that_the_browser_cannot_show_gets_a_preview_from_the_server(tab: Any, server: PageServer, photos: Path) -> None:
+    pytest.importorskip("pillow_heif", reason="pillow-heif is not installed: no HEIC photo was tried")
+    names = [f"{name}.HEIC" for name in ("church", "tench")]
+    for name in names:
+        (photos / name).write_bytes(written(Image.open((photos / name).with_suffix(".jpg")), quality=90))
+    assert "heic" in (tab.locator("#files").get_attribute("accept") or "")
+    choose(tab, photos, "golf.jpg", *names)
+    tab.locator("#thumbs input").nth(1).check()
+    shows(tab, "church")
+    explained(tab)
+    sync_api.expect(tab.locator("#thumbs [data-state=answered]")).to_have_count(3)
+    sync_api.expect(tab.locator("#thumbs .blind")).to_have_count(0)
+    sizes = "images => images.map(image => image.naturalWidth)"
+    tab.wait_for_function(f"({sizes})([...document.querySelectorAll('#thumbs img')]).every(width => width === 640)")
+    assert tab.locator("#photo").evaluate_all(sizes) == [640]
+    tab.locator("input[name=view][value=photo]").check()
+    sync_api.expect(tab.locator("#photo")).to_be_visible()
+    assert sorted(one for one in server.asked if one.startswith("/preview")) == [f"/preview {name}" for name in names]
+
+
+@pytest.mark.parametrize("kind", ["", "image/heic"])
+def test_heic_photo_is_sent_whether_or_not_the_system_knows_its_type(
+    tab: Any, server: PageServer, photos: Path, kind: str
+) -> None:
+    files = [("golf.HEIC", kind, base64.b64encode((photos / "golf.jpg").read_bytes()).decode())]
+    tab.evaluate(SEND, [tab.evaluate_handle(FILES, files), "drop", "DragEvent", "dataTransfer"])
+    shows(tab, "golf ball")
 
 
 def test_low_confidence_is_said_in_words(tab: Any, photos: Path) -> None:
