@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
+from proof.pictures import heic as as_heic
 
 
 @dataclass
@@ -40,22 +40,12 @@ def boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         content = content[size:]
 
 
-def written(image: Any, **options: Any) -> bytes:
-    """Return an image of Pillow or pillow-heif as a HEIC file by pillow-heif."""
-    from pillow_heif import from_pillow
-
-    file = io.BytesIO()
-    made = from_pillow(image) if isinstance(image, Image.Image) else image
-    made.save(file, **options)
-    return file.getvalue()
-
-
 def coded(image: Image.Image, **options: Any) -> Item:
     """Return an image as an item, with the properties that the decoder needs."""
-    outer = dict(boxes(written(image, **options)))
+    outer = dict(boxes(as_heic(image, **options)))
     inner = dict(boxes(outer[b"meta"][4:]))
     known = dict(boxes(dict(boxes(inner[b"iprp"]))[b"ipco"]))
-    properties = tuple(box(kind, known[kind]) for kind in (b"hvcC", b"ispe", b"colr", b"pixi"))
+    properties = tuple(box(kind, known[kind]) for kind in (b"hvcC", b"ispe", b"colr", b"pixi") if kind in known)
     return Item(b"hvc1", outer[b"mdat"], properties)
 
 

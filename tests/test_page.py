@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 from proof.pages import OVERFLOW, launched, program
-from proof.pictures import picture
+from proof.pictures import heic, picture
 
-from heic_bytes import written
 from page_server import PAGE, PageServer
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the page was not opened")
@@ -176,7 +175,7 @@ def test_photo_that_the_browser_cannot_show_gets_a_preview_from_the_server(tab: 
     pytest.importorskip("pillow_heif", reason="pillow-heif is not installed: no HEIC photo was tried")
     names = [f"{name}.HEIC" for name in ("church", "tench")]
     for name in names:
-        (photos / name).write_bytes(written(Image.open((photos / name).with_suffix(".jpg")), quality=90))
+        (photos / name).write_bytes(heic(Image.open((photos / name).with_suffix(".jpg")), quality=90))
     assert "heic" in (tab.locator("#files").get_attribute("accept") or "")
     choose(tab, photos, "golf.jpg", *names)
     tab.locator("#thumbs input").nth(1).check()
@@ -184,9 +183,8 @@ def test_photo_that_the_browser_cannot_show_gets_a_preview_from_the_server(tab: 
     explained(tab)
     sync_api.expect(tab.locator("#thumbs [data-state=answered]")).to_have_count(3)
     sync_api.expect(tab.locator("#thumbs .blind")).to_have_count(0)
-    sizes = "images => images.map(image => image.naturalWidth)"
-    tab.wait_for_function(f"({sizes})([...document.querySelectorAll('#thumbs img')]).every(width => width === 640)")
-    assert tab.locator("#photo").evaluate_all(sizes) == [640]
+    for shown in (*tab.locator("#thumbs img").all(), tab.locator("#photo")):
+        sync_api.expect(shown).to_have_js_property("naturalWidth", 640)
     tab.locator("input[name=view][value=photo]").check()
     sync_api.expect(tab.locator("#photo")).to_be_visible()
     assert sorted(one for one in server.asked if one.startswith("/preview")) == [f"/preview {name}" for name in names]

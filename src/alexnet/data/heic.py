@@ -70,7 +70,7 @@ class HeicImage(Image.Image):
             if levels.dtype != np.uint8:
                 levels = _eight_bits(levels, primary.info["bit_depth"])
             self._size = primary.size
-            self.im = Image.frombytes(self._mode, self._size, levels.tobytes()).im
+            self.im = Image.frombytes(self._mode, self._size, np.ascontiguousarray(levels)).im
         return super().load()
 
 
