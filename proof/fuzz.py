@@ -2,8 +2,9 @@
 
     python -m proof.fuzz [--images 20000] [--seed N]
 
-Bits are flipped, ends cut off and pieces of other files inserted, in JPEG (baseline and progressive), PNG, GIF, BMP, TIFF and
-WebP; every file goes through decoding, `data check` and `predict`. Prints a table; the exit code is 1 if anything went wrong.
+Bits are flipped, ends cut off and pieces of other files inserted, in JPEG (baseline and progressive), PNG, GIF, BMP, TIFF,
+WebP and, with pillow-heif, HEIC (one image, or a grid of tiles); every file goes through decoding, `data check` and `predict`.
+Prints a table; the exit code is 1 if anything went wrong.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from proof.pictures import encoded
+from proof.pictures import encoded, heic
 from proof.processes import memory, watched_memory
 
 import alexnet
@@ -36,6 +38,8 @@ FORMATS = {
     "TIFF": {"compression": "tiff_lzw"},
     "WEBP": {},
 }
+if find_spec("pillow_heif"):
+    FORMATS |= {"HEIC": {"quality": 70}, "HEIC grid": {"quality": 70, "tile_size": 64}}
 CHANGES = ("flip", "cut", "splice")
 AT_ONCE = 2000  # files on the disk
 SECONDS = 5.0  # maximum CPU time per image, in seconds
@@ -56,6 +60,8 @@ def seeds(chance: np.random.Generator) -> dict[str, list[bytes]]:
 
     def packed(picture: Image.Image, name: str) -> bytes:
         picture = picture.convert("RGB") if picture.mode in ("P", "1") and name.startswith(("JPEG", "WEBP")) else picture
+        if name.startswith("HEIC"):
+            return heic(picture.convert("RGB"), **FORMATS[name])
         return encoded(picture, name.split()[0], **FORMATS[name])
 
     return {name: [packed(picture, name) for picture in pictures] for name in FORMATS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,16 @@ def class_folders(
         for i in range(count):
             picture(kind, 100 * kind + i, size).save(root / label / f"{i:03}.png")
     return root
+
+
+def heic(image: Any, **options: Any) -> bytes:
+    """Return an image of Pillow or pillow-heif as a HEIC file; `tile_size` makes it a grid of tiles, as phones write."""
+    from pillow_heif import from_pillow
+
+    file = io.BytesIO()
+    made = from_pillow(image) if isinstance(image, Image.Image) else image
+    made.save(file, **options)
+    return file.getvalue()
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

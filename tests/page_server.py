@@ -18,7 +18,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
+
+from alexnet.data.decode import decode
+from alexnet.errors import ImageError
 
 PAGE = Path(__file__).resolve().parent.parent / "src/alexnet/server/web"
 POLICY = (
@@ -152,17 +155,19 @@ class _Handler(BaseHTTPRequestHandler):
         if any(name in ours.refuse for name, _ in found):
             return self._json(400, {"error": "the photo cannot be read: its data end too early"})
         answers = [self._photo(name, data) for name, data in found]
-        return self._answer(answers[0] if self.path == "/explain" else answers)
+        return self._answer(answers if self.path.startswith("/predict") else answers[0])
 
     def _photo(self, name: str, data: bytes) -> dict[str, Any]:
         try:
-            photo = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-        except (UnidentifiedImageError, OSError):
-            return {"image": name, "error": f"{name}: not an image that can be read"}
+            photo = decode(data)
+        except ImageError as error:
+            return {"image": name, "error": f"{name}: {error}"}
         ours = self.server.ours
-        return (
-            ours.explanation(name, photo) if self.path == "/explain" else {"image": name, "predictions": ours.predictions(name)}
-        )
+        if self.path == "/explain":
+            return ours.explanation(name, photo)
+        if self.path == "/preview":
+            return {"image": name, "preview": uri(photo)}
+        return {"image": name, "predictions": ours.predictions(name)}
 
     def _answer(self, value: Any) -> None:
         ours = self.server.ours

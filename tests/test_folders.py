@@ -298,6 +298,16 @@ def test_run_inside_a_class_folder_is_skipped(tmp_path: Path) -> None:
     assert skipped_names(table) == {"cat/runs"}
 
 
+def test_pdf_is_named_where_it_is_left_out(tmp_path: Path) -> None:
+    flat, pets = make(tmp_path / "flat", ["cat.1.png", "dog.1.png"]), make(tmp_path / "pets", classes_in("."))
+    (pets / "scans").mkdir()
+    for folder in (flat, pets / "scans"):
+        (folder / "letter.pdf").write_bytes(b"%PDF-1.7")
+    named = "a PDF or PostScript file: save its pages as PNG"
+    reasons = [[(skipped.image, skipped.reason) for skipped in open_table(root).skipped] for root in (flat, pets)]
+    assert reasons == [[("letter.pdf", named)], [("scans", f"no images in it, but {named}")]]
+
+
 def draw_pictures(*places: Path) -> None:
     """Write images as the commands do: with this program's mark."""
     for path in places:

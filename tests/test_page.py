@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from proof.pages import OVERFLOW, launched, program
-from proof.pictures import picture
+from proof.pictures import heic, picture
 
 from page_server import PAGE, PageServer
 
@@ -169,6 +169,34 @@ def test_several_photos_are_walked_through(tab: Any, server: PageServer, photos:
     tab.locator("#next").click()
     shows(tab, "golf ball")
     explained(tab)
+
+
+def test_photo_that_the_browser_cannot_show_gets_a_preview_from_the_server(tab: Any, server: PageServer, photos: Path) -> None:
+    pytest.importorskip("pillow_heif", reason="pillow-heif is not installed: no HEIC photo was tried")
+    names = [f"{name}.HEIC" for name in ("church", "tench")]
+    for name in names:
+        (photos / name).write_bytes(heic(Image.open((photos / name).with_suffix(".jpg")), quality=90))
+    assert "heic" in (tab.locator("#files").get_attribute("accept") or "")
+    choose(tab, photos, "golf.jpg", *names)
+    tab.locator("#thumbs input").nth(1).check()
+    shows(tab, "church")
+    explained(tab)
+    sync_api.expect(tab.locator("#thumbs [data-state=answered]")).to_have_count(3)
+    sync_api.expect(tab.locator("#thumbs .blind")).to_have_count(0)
+    for shown in (*tab.locator("#thumbs img").all(), tab.locator("#photo")):
+        sync_api.expect(shown).to_have_js_property("naturalWidth", 640)
+    tab.locator("input[name=view][value=photo]").check()
+    sync_api.expect(tab.locator("#photo")).to_be_visible()
+    assert sorted(one for one in server.asked if one.startswith("/preview")) == [f"/preview {name}" for name in names]
+
+
+@pytest.mark.parametrize("kind", ["", "image/heic"])
+def test_heic_photo_is_sent_whether_or_not_the_system_knows_its_type(
+    tab: Any, server: PageServer, photos: Path, kind: str
+) -> None:
+    files = [("golf.HEIC", kind, base64.b64encode((photos / "golf.jpg").read_bytes()).decode())]
+    tab.evaluate(SEND, [tab.evaluate_handle(FILES, files), "drop", "DragEvent", "dataTransfer"])
+    shows(tab, "golf ball")
 
 
 def test_low_confidence_is_said_in_words(tab: Any, photos: Path) -> None:

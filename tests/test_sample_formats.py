@@ -14,9 +14,9 @@ from PIL import Image
 from proof.pictures import encoded
 
 import alexnet
-from alexnet.data.decode import decode
+from alexnet.data.decode import decode, describe_file
 from alexnet.errors import DataError, ImageError
-from tiff_bytes import SHORT, tiff
+from tiff_bytes import BYTE, LONG, SHORT, Tag, tiff
 
 CHANCE = np.random.default_rng(5)
 GREY, COLOUR, ALPHA = (CHANCE.integers(0, 256, (6, 8, *more), dtype=np.uint8) for more in ((), (3,), (1,)))
@@ -144,12 +144,14 @@ def test_image_without_known_white_is_refused(name: str) -> None:
     assert caught.value.kind == "format"
 
 
+def tag(number: int, kind: int, value: int) -> Tag:
+    return number, kind, [value]
+
+
 JPEG = encoded(Image.fromarray(COLOUR), "JPEG")
 UNREAD = {
-    "a HEIC photo": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
     "an AVIF image": b"\0\0\0\x1cftypavif\0\0\0\0",
     "a video": b"\0\0\0\x20ftypisom",
-    "a camera's RAW photo": b"II*\0\x10\0\0\0CR\2\0",
     "a DICOM file": bytes(128) + b"DICM",
     "a NIfTI file": struct.pack("<i", 348) + bytes(340) + b"n+1\0",
     "a file of arrays": b"\x93NUMPY\1\0",
@@ -173,6 +175,41 @@ def test_other_file_formats_are_refused_by_content(kind: str, tmp_path: Path) ->
         with pytest.raises(ImageError, match=f"^{kind}") as caught:
             decode(source)
         assert caught.value.kind == "not an image"
+
+
+PREVIEW = (tag(254, LONG, 1), tag(330, LONG, 8))  # a smaller copy of another page, which is elsewhere
+RAW = {
+    "DNG with a preview": tiff(COLOUR, 2, more=(*PREVIEW, (50706, BYTE, bytes([1, 4, 0, 0])))),
+    "DNG, big-endian": tiff(COLOUR16.astype(">u2"), 2, more=((50706, BYTE, bytes([1, 4, 0, 0])),)),
+    "DNG without a preview": tiff(GREY16, 32803, more=((50706, BYTE, bytes([1, 1, 0, 0])),)),
+    "NEF, ARW": tiff(COLOUR, 2, more=PREVIEW),
+    "PEF": tiff(GREY16, 32803),
+    "CR2": b"II*\0\x10\0\0\0CR\2\0" + tiff(COLOUR, 2)[12:],
+    "CR3": b"\0\0\0\x18ftypcrx \0\0\0\1crx isom",
+    "CRW": b"II\x1a\0\0\0HEAPCCDR",
+    "RAF": b"FUJIFILMCCD-RAW 0201",
+    "ORF": b"IIRO\x08\0\0\0",
+    "ORF, big-endian": b"MMOR\0\0\0\x08",
+    "RW2": b"IIU\0\x08\0\0\0",
+    "MRW": b"\0MRM\0\0\0\x08",
+    "X3F": b"FOVb\0\0\2\0",
+}
+
+
+@pytest.mark.parametrize("kind", RAW)
+def test_raw_photo_is_named_and_its_preview_is_not_used(kind: str, tmp_path: Path) -> None:
+    for name in ("photo.dng", "photo.tif"):
+        (tmp_path / name).write_bytes(RAW[kind])
+        for source in (tmp_path / name, RAW[kind]):
+            with pytest.raises(ImageError, match=r"^a camera's RAW photo: save it as JPEG$") as caught:
+                decode(source)
+            assert caught.value.kind == "not an image"
+        assert describe_file(tmp_path / name) == "a camera's RAW photo: save it as JPEG"
+
+
+def test_smaller_copies_after_the_first_page_are_no_raw_photo() -> None:
+    for more in ((tag(330, LONG, 8),), (tag(254, LONG, 1),), (tag(254, LONG, 2), tag(330, LONG, 8))):
+        np.testing.assert_array_equal(np.asarray(decode(tiff(COLOUR, 2, more=more))), COLOUR)
 
 
 def test_jpeg_2000_of_more_than_8_bits_is_refused() -> None:

@@ -122,6 +122,22 @@ def test_an_explanation_has_pictures(client: Client, trained: alexnet.Run) -> No
     assert client.predict(b"\0no image", "/explain").json == {"error": "image: not an image, or of an unknown format"}
 
 
+def test_a_preview_is_a_jpeg_that_browsers_show(client: Client) -> None:
+    picture = Image.linear_gradient("L").resize((2000, 500)).convert("RGB")
+    data, file = Image.Exif(), io.BytesIO()
+    data[0x0112] = 6
+    picture.save(file, "TIFF", exif=data)
+    reply = client.predict(file.getvalue(), "/preview")
+    assert reply.status == 200
+    shown = Image.open(io.BytesIO(base64.b64decode(reply.json["preview"].removeprefix("data:image/jpeg;base64,"))))
+    assert (shown.format, shown.size) == ("JPEG", (400, 1600))
+    upright = np.asarray(picture.transpose(Image.Transpose.ROTATE_270).resize((400, 1600)), np.float64)
+    assert np.abs(np.asarray(shown) - upright).max() < 8
+    assert client.form([("a", photo()), ("b", photo())], "/preview").status == 413
+    refused = client.predict(b"\0no image", "/preview")
+    assert (refused.status, refused.json) == (422, {"error": "image: not an image, or of an unknown format"})
+
+
 def test_the_run_is_described(client: Client, trained: alexnet.Run) -> None:
     found = client.ask("GET", "/model").json
     assert found["labels"] == list(trained.labels)
@@ -134,7 +150,7 @@ def test_the_run_is_described(client: Client, trained: alexnet.Run) -> None:
 def test_openapi_is_valid_and_there_are_no_pages_that_load_from_elsewhere(client: Client) -> None:
     document = client.ask("GET", "/openapi.json").json
     OpenAPI.model_validate(document)
-    assert {"/predict", "/explain", "/model", "/healthz"} == set(document["paths"])
+    assert {"/predict", "/preview", "/explain", "/model", "/healthz"} == set(document["paths"])
     for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
         assert name in document["components"]["schemas"]
     assert [client.ask("GET", path).status for path in ("/docs", "/redoc")] == [404, 404]

@@ -47,7 +47,7 @@ def test_head_is_answered_as_get_without_a_body(client: Client, path: str) -> No
 
 
 def test_options_and_405_name_the_allowed_methods(client: Client) -> None:
-    for path in (*GETS, "/predict", "/explain"):
+    for path in (*GETS, "/predict", "/preview", "/explain"):
         allowed = "GET, HEAD, OPTIONS" if path in GETS else "POST, OPTIONS"
         said = client.ask("OPTIONS", path, headers={"Sec-Fetch-Site": "cross-site"})
         assert (said.status, said.body, said.headers["allow"]) == (204, b"", allowed)
@@ -63,7 +63,7 @@ def test_options_and_405_name_the_allowed_methods(client: Client) -> None:
 BASE64 = json.dumps({"image": "aGVsbG8="}).encode()
 
 
-@pytest.mark.parametrize("path", ["/predict", "/explain"])
+@pytest.mark.parametrize("path", ["/predict", "/preview", "/explain"])
 @pytest.mark.parametrize(
     ("kind", "body", "reason"),
     [
@@ -114,7 +114,7 @@ def test_form_accepts_common_field_names(client: Client) -> None:
 
 def test_openapi_names_the_fields_and_content_types_that_are_read(client: Client) -> None:
     document: dict[str, Any] = client.ask("GET", "/openapi.json").json
-    for path in ("/predict", "/explain"):
+    for path in ("/predict", "/preview", "/explain"):
         content = document["paths"][path]["post"]["requestBody"]["content"]
         assert set(content) == {"multipart/form-data", "image/*", "application/octet-stream"}
         form = content["multipart/form-data"]["schema"]

@@ -44,4 +44,9 @@ def data_uri(image: "Image.Image", kind: str, **options: Any) -> str:
     """Encode an image as `kind`, such as `png`, and return it as a `data:` URI."""
     file = io.BytesIO()
     image.save(file, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return file_uri(file.getvalue(), kind)
+
+
+def file_uri(content: bytes, kind: str) -> str:
+    """Return the bytes of an image file of type `kind`, such as `png`, as a `data:` URI."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from alexnet.data import metadata, sample_formats
+from alexnet.data import heic, metadata, sample_formats
 from alexnet.errors import ImageError
 
-# Formats of cameras, phones, browsers and microscopes. Not all of Pillow's: it would run Ghostscript for EPS, for example.
+# Formats of cameras, browsers and microscopes, besides HEIC (heic.py). Not all of Pillow's: it would run Ghostscript for EPS.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
 if find_spec("PIL.AvifImagePlugin"):  # from Pillow 11.3 on
     FORMATS.append("AVIF")
@@ -32,18 +32,18 @@ LONGEST = 1 << 18  # pixels of the longer side of an image that is scaled whole
 
 # Kinds of unreadable files, by their first bytes, and what to do about them.
 HEAD = 512  # bytes to read
+RAW = re.compile(rb"II\*\0.{4}CR|FUJIFILMCCD-RAW|II(?:R[OS]|U\0)|MMOR|\0MRM|FOVb|.{6}HEAPCCDR|.{4}ftypcrx ", re.DOTALL)
+RAW_PHOTO = "a camera's RAW photo: save it as JPEG"
 JPEG_SIZES = re.compile(rb"\xff[\xc0-\xc3]..(.)", re.DOTALL)  # a frame header, whose first field is the bits per sample
 KINDS = (
-    (re.compile(rb".{4}ftypavi[fs]", re.DOTALL), "an AVIF image that is damaged, or needs a newer Pillow: save it as JPEG"),
-    (re.compile(rb".{4}ftyp(?:hei[cmsx]|hev[cmx]|mif1|msf1)", re.DOTALL), "a HEIC photo: save it as JPEG"),
+    (re.compile(rb".{4}ftyp(avi|mif|msf)", re.DOTALL), "an AVIF image, damaged or in need of a newer Pillow: save it as JPEG"),
     (re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", re.DOTALL), "a video: save frames of it as images"),
-    (re.compile(rb"II\*\0.{4}CR|FUJIFILMCCD-RAW|IIRO|IIU\0", re.DOTALL), "a camera's RAW photo: save it as JPEG"),
     (re.compile(rb".{128}DICM", re.DOTALL), "a DICOM file: save it as PNG, all on one scale"),
     (re.compile(rb".{344}(?:n\+1|ni1)\0", re.DOTALL), "a NIfTI file: save its slices as PNG, all on one scale"),
     (re.compile(rb"\x93NUMPY|\x89HDF"), "a file of arrays: save them as PNG, all on one scale"),
     (re.compile(rb"8BPS"), "a Photoshop file: save it as PNG"),
     (re.compile(rb"\xff\x0a|\0{3}\x0cJXL "), "a JPEG XL image: save it as PNG"),
-    (re.compile(rb"%PDF|%!PS"), "a PDF or PostScript file: save it as PNG"),
+    (re.compile(rb"%PDF|%!PS"), "a PDF or PostScript file: save its pages as PNG"),
     (re.compile(rb"(?:<\?xml.*)?\s*(?:<!--.*)?<svg", re.DOTALL), "an SVG drawing: save it as PNG"),
     (re.compile(rb"\s*<(?:!doctype )?html", re.IGNORECASE), "a web page: download the image itself"),
     (re.compile(rb"version https://git-lfs"), "a pointer of Git LFS: run git lfs pull"),
@@ -82,8 +82,7 @@ def decode_with_damage(source: Source, reduced_to: int = 1 << 30) -> tuple[Image
         return _decode_file(source, reduced_to), None
     except Exception as error:
         reason = to_image_error(error)
-        # A ValueError: Pillow 11 mistakes some RAW photos for TIFF, and finds their size invalid.
-        if isinstance(error, UnidentifiedImageError | ValueError) and (named := _describe_file(source)):
+        if isinstance(error, UnidentifiedImageError) and (named := describe_file(source)):
             reason = ImageError(named, "not an image")
         if (plain := strip_damaged_metadata(source, reason)) is None:
             raise reason from error
@@ -93,16 +92,25 @@ def decode_with_damage(source: Source, reduced_to: int = 1 << 30) -> tuple[Image
         raise unread or reason from error
 
 
-def _describe_file(source: File) -> str:
+def describe_file(source: File) -> str:
     """Return the kind of an unreadable file, by its first bytes, and what to do about it; empty if it is unknown."""
-    if isinstance(source, bytes):
-        head = source[:HEAD]
-    else:
-        with source.open("rb") as file:
-            head = file.read(HEAD)
+    head = _read_head(source)
+    if _is_raw_photo(source, head):
+        return RAW_PHOTO
     if head.startswith(b"\xff\xd8") and (sizes := JPEG_SIZES.search(head)) and sizes[1] in b"\x0c\x10":
         return f"a JPEG of {sizes[1][0]}-bit samples: save it as PNG or TIFF"
     return next((description for pattern, description in KINDS if pattern.match(head)), "")
+
+
+def _read_head(source: File) -> bytes:
+    if isinstance(source, bytes):
+        return source[:HEAD]
+    with source.open("rb") as file:
+        return file.read(HEAD)
+
+
+def _is_raw_photo(source: File, head: bytes) -> bool:
+    return bool(RAW.match(head)) or (head.startswith(metadata.TIFFS) and sample_formats.is_raw_photo(source))
 
 
 def _decode_file(source: File, reduced_to: int) -> Image.Image:
@@ -135,7 +143,7 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
 
 def strip_damaged_metadata(source: File, reason: ImageError) -> bytes | None:
     """Return the bytes of a file without its metadata; None if, by the error `reason`, metadata cannot be the cause."""
-    if reason.kind not in ("corrupt", "truncated", "not an image"):
+    if reason.kind not in ("corrupt", "truncated", "not an image") or str(reason) == RAW_PHOTO:
         return None
     if isinstance(source, Path):
         if not source.is_file() or source.stat().st_size > MAX_REPAIRED:
@@ -147,7 +155,7 @@ def strip_damaged_metadata(source: File, reason: ImageError) -> bytes | None:
 
 
 def open_image(source: File) -> Image.Image:
-    """Open an image file as a context manager, reading only its header."""
+    """Open an image file as a context manager, reading only its header; a HEIC file in a decoding process only."""
     if isinstance(source, bytes):
         size = len(source)
     else:
@@ -157,9 +165,25 @@ def open_image(source: File) -> Image.Image:
         size = status.st_size
     if size == 0:
         raise ImageError("the file is empty", "empty")
-    image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    head = _read_head(source)
+    if heic.is_heic(head):
+        image: Image.Image = heic.HeicImage(source if isinstance(source, bytes) else source.read_bytes())
+    elif _is_raw_photo(source, head):
+        raise ImageError(RAW_PHOTO, "not an image")  # in it, Pillow would find the preview
+    else:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     _check_size(image, MAX_PIXELS, "open")
     return image
+
+
+def is_image(file: Path) -> bool:
+    """Return whether a file begins as an image does, whatever its name."""
+    with suppress(Exception):  # Pillow raises many types
+        if heic.is_heic(_read_head(file)):
+            return True
+        with open_image(file):
+            return True
+    return False
 
 
 def size(source: Source) -> tuple[int, int]:

@@ -6,6 +6,7 @@ so with the process that started it. "work" is a name in `WORK`, or `module:func
 """
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -33,6 +34,14 @@ REDUCED_TO = 256  # minimum pixels of the shorter side when decoding for `facts`
 def _pixels(source: decode.Source, **settings: Any) -> tuple[dict[str, Any], bytes]:
     image = decode.stored_pixels(source, **settings)
     return {"shape": image.shape}, image.tobytes()
+
+
+def _preview(source: decode.Source, side: int) -> tuple[dict[str, Any], bytes]:
+    """Return an image as a JPEG of at most `side` x `side` pixels."""
+    image, file = decode.decode(source, side), io.BytesIO()
+    image.thumbnail((side, side))
+    image.save(file, "JPEG", quality=85)
+    return {}, file.getvalue()
 
 
 def _size(source: decode.Source) -> tuple[dict[str, Any], bytes]:
@@ -69,7 +78,12 @@ def _header(source: decode.Source, damage: ImageError | None) -> dict[str, Any]:
         return {"mode": image.mode, "frames": frames, "orientation": metadata.orientation(image), "metadata": invalid}
 
 
-WORK: dict[str, Callable[..., tuple[dict[str, Any], bytes]]] = {"pixels": _pixels, "size": _size, "facts": _facts}
+WORK: dict[str, Callable[..., tuple[dict[str, Any], bytes]]] = {
+    "pixels": _pixels,
+    "preview": _preview,
+    "size": _size,
+    "facts": _facts,
+}
 
 
 def main() -> None:

@@ -7,11 +7,12 @@ if both it and the folders beside it contain images.
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from alexnet.data.decode import open_image
+from alexnet.data.decode import describe_file, is_image
 from alexnet.data.name_patterns import LABEL, split_of_folder, why_not_labels
 from alexnet.data.scan import is_alexnet_folder, visible
 from alexnet.data.table import Row, Skipped
@@ -28,7 +29,8 @@ PARTS = re.compile(r"(fold|part|batch|chunk|split)[\s._-]*\d+", re.IGNORECASE)
 IMAGE_SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
-        *(".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"),
+        *(".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".hif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"),
+        *(".orf", ".rw2", ".pef", ".srw"),
     )
 )
 SNIFFED = 20  # files to open in a folder where no name has such a suffix
@@ -55,7 +57,7 @@ class Folder:
     @cached_property
     def has_images(self) -> bool:
         """Whether there are images among its own files."""
-        return any(map(_named_image, self.files)) or any(map(_opens, self.files[:SNIFFED]))
+        return any(map(_named_image, self.files)) or any(map(is_image, self.files[:SNIFFED]))
 
     @cached_property
     def splits(self) -> dict[Path, str]:
@@ -167,6 +169,8 @@ def _no_images(folder: Folder) -> str:
         return ""
     if any(reason == MADE for _, reason in folder.ignored):  # `runs`
         return MADE
+    if folder.files and (kind := _describe(folder.files[0])):
+        return f"no images in it, but {kind}"
     return "no images in it" if folder.files or folder.ignored else "class folder without files"
 
 
@@ -174,13 +178,11 @@ def _named_image(file: Path) -> bool:
     return file.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _opens(file: Path) -> bool:
-    """Return whether the content of a file is an image, whatever its name."""
-    try:
-        with open_image(file):
-            return True
-    except Exception:  # Pillow raises many types
-        return False
+def _describe(file: Path) -> str:
+    """Return what a file is that is not an image, and what to do about it; empty if that is unknown."""
+    with suppress(OSError):
+        return describe_file(file)
+    return ""
 
 
 def _hold_classes(named: list[Folder], others: list[Folder]) -> bool:
@@ -232,8 +234,8 @@ def _read_classes(parent: Folder, split: str, *, in_names: bool = True) -> tuple
             skipped.append((file, "not in a class folder"))
         elif file.suffix.lower() == ".png" and made_by_alexnet(file):
             skipped.append((file, MADE))
-        elif not (_named_image(file) or _opens(file)):
-            skipped.append((file, "not an image"))
+        elif not (_named_image(file) or is_image(file)):
+            skipped.append((file, _describe(file) or "not an image"))
         elif match := LABEL.match(file.stem):
             images.append((file, match["label"], split))
         else:

@@ -21,7 +21,8 @@ TURNS = {
 }
 TEXT, WHOLE, FRACTION = (2,), (3, 4), (5, 10)  # types of TIFF tags
 PNG, PNG_KEPT = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-TIFFS, AVIF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"ftypavif"
+TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+HEIF = re.compile(rb".{4}ftyp(?:avi[fs]|he[iv].|m[is]f1)", re.DOTALL)  # HEIC and AVIF
 HEAD = 16  # bytes that identify the format
 JPEG, ADOBE = b"\xff\xd8", 0xEE  # the Adobe marker defines the colour space
 # TIFF tags needed to decode: sizes, samples, compression, strips, tiles, palette, JPEG tables, YCbCr.
@@ -32,8 +33,10 @@ TIFF_KEPT |= {332, 338, 339, 347, *range(512, 522), 529, 530, 531, 532}
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8, or 1 if it is missing or unreadable.
 
-    It is 1 for a loaded TIFF too, which Pillow has already turned upright.
+    It is 1 for a loaded TIFF too, which Pillow has already turned upright, and for a HEIC photo, whose container turns it.
     """
+    if image.format == "HEIF":
+        return 1
     for _ in range(2):  # after an error, the second call returns what was read before it
         with suppress(Exception):
             value = image.getexif().get(ORIENTATION, 1)
@@ -63,11 +66,11 @@ def find_invalid_exif(image: Image.Image) -> str:
 
 def can_strip(head: bytes) -> bool:
     """Return whether `strip_metadata` supports a file with these first `HEAD` bytes."""
-    return head.startswith((PNG, JPEG, *TIFFS)) or head[4:12] == AVIF
+    return head.startswith((PNG, JPEG, *TIFFS)) or bool(HEIF.match(head))
 
 
 def strip_metadata(content: bytes) -> bytes:
-    """Strip a JPEG, PNG, TIFF or AVIF file of all that its pixels do not need.
+    """Strip a JPEG, PNG, TIFF, AVIF or HEIC file of all that its pixels do not need.
 
     Other formats, and files that cannot be parsed, are returned unchanged.
     """
@@ -78,8 +81,8 @@ def strip_metadata(content: bytes) -> bytes:
             return b"".join(_jpeg_segments(content))
         if content.startswith(TIFFS):
             return _plain_tiff(content)
-        if content[4:12] == AVIF:  # mark the EXIF item as a type that decoders ignore
-            return re.sub(rb"(infe.{8})Exif", rb"\1free", content, flags=re.DOTALL)
+        if HEIF.match(content):  # mark the items of EXIF and XMP data as a type that decoders ignore
+            return re.sub(rb"(infe.{8})(?:Exif|mime)", rb"\1free", content, flags=re.DOTALL)
     return content
 
 

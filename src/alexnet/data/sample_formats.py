@@ -5,7 +5,9 @@ white (floats, 32-bit and signed integers) is refused.
 """
 
 import io
-from typing import Any
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ TiffImagePlugin.READ_LIBTIFF = True
 ADVICE = "save it as 8- or 16-bit grey or RGB"
 NUMBERS = {1: "integer", 2: "signed integer", 3: "floating-point", 4: "integer", 5: "complex", 6: "complex"}  # SampleFormat
 BITS, PHOTOMETRIC, BANDS, SAMPLE_FORMAT = 258, 262, 277, 339  # TIFF tags
+SUBFILE, SUB_PAGES, DNG_VERSION = 254, 330, 50706  # of these, bit 0 of the first is set if the page is a mere preview
+SENSOR = (32803, 34892)  # PhotometricInterpretation of a sensor's levels
 NEEDED = (256, 257, BITS, PHOTOMETRIC)  # width and height first
 KINDS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}  # TIFF PhotometricInterpretation
 SHORT_SCALES = {"L;2": 85, "L;4": 17}  # PNG: factors from 2-bit and 4-bit grey to 8 bits
@@ -58,16 +62,34 @@ def tiff_error(content: bytes) -> ImageError | None:
     if not content.startswith(tuple(TiffImagePlugin.PREFIXES)):
         return None
     try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if 43 in content[2:4] else 8])  # BigTIFF has a longer head
-        file = io.BytesIO(content)
-        file.seek(tags.next)
-        tags.load(file)
+        tags = _first_page(io.BytesIO(content))
         if not all(tag in tags for tag in NEEDED):
             return None
         kind = KINDS.get(tags.get(PHOTOMETRIC, 0), "colours of an unknown kind")
         return ImageError(f"a TIFF of {tags.get(BANDS, 1)} x {_described(tags)}, {kind}: {ADVICE}", "format")
     except Exception:  # damaged
         return None
+
+
+def is_raw_photo(source: Path | bytes) -> bool:
+    """Return whether a TIFF is a camera's RAW photo: DNG, NEF, ARW and the like, most of which begin with a preview."""
+    try:
+        with warnings.catch_warnings(), io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            warnings.simplefilter("ignore")
+            tags = _first_page(file)
+        preview = tags.get(SUBFILE, 0) & 1 and SUB_PAGES in tags
+        return bool(preview) or DNG_VERSION in tags or tags.get(PHOTOMETRIC) in SENSOR
+    except Exception:  # damaged
+        return False
+
+
+def _first_page(file: BinaryIO) -> Any:
+    """Return the tags of a TIFF's first page."""
+    head = file.read(16)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if 43 in head[2:4] else 8])  # BigTIFF has a longer head
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
 
 
 def _refuse_wrapped(image: Image.Image) -> None:

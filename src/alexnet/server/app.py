@@ -36,7 +36,7 @@ from alexnet.server import schemas
 from alexnet.server.engine import Engine
 from alexnet.server.limits import Limits, Quotas
 from alexnet.server.middleware import AccessLog, configure_logging
-from alexnet.server.uploads import read_uploads
+from alexnet.server.uploads import Upload, read_uploads
 
 WEB = Path(__file__).parent / "web"
 KEY = "ALEXNET_API_KEY"
@@ -143,14 +143,18 @@ def build_app(engine: Engine, model: schemas.Model, limits: Limits, hosts: set[s
         async with read_uploads(request, limits, quotas) as uploads:
             return await engine.predict(uploads, top)
 
+    @app.post("/preview", response_model=schemas.Preview, summary="Convert an image to one that browsers show", **post)
+    async def preview(request: Request) -> Any:
+        async with read_uploads(request, limits, quotas) as uploads:
+            return await engine.preview(only(uploads, "to be shown"))
+
     @app.post("/explain", response_model=schemas.Explanation, summary="Explain the prediction of an image", **post)
     async def explain(request: Request) -> Any:
         quotas.check("explanations")
         async with read_uploads(request, limits, quotas) as uploads:
-            if len(uploads) > 1:
-                raise HTTPException(413, f"{len(uploads)} images: send one at a time to be explained")
+            upload = only(uploads, "to be explained")
             with quotas.use("explanations"):
-                return await engine.explain(uploads[0])
+                return await engine.explain(upload)
 
     @app.get("/model", summary="Describe the run")
     async def describe() -> schemas.Model:
@@ -183,6 +187,13 @@ def describe(folder: RunFolder, config: ModelConfig, limits: Limits, key: str | 
         limits={**asdict(limits), "pixels": MAX_PIXELS},
         key=key is not None,
     )
+
+
+def only(uploads: list[Upload], purpose: str) -> Upload:
+    """Return the image of a request; status 413 if there are several."""
+    if len(uploads) > 1:
+        raise HTTPException(413, f"{len(uploads)} images: send one at a time {purpose}")
+    return uploads[0]
 
 
 async def check_site(request: Request) -> None:

@@ -23,12 +23,13 @@ from alexnet.explain.attribution import explained, shares, strongest
 from alexnet.inference.forward import probabilities
 from alexnet.inference.predict import best
 from alexnet.network.alexnet import AlexNet
-from alexnet.plotting import BLUE, NEUTRAL, ORANGE, data_uri
+from alexnet.plotting import BLUE, NEUTRAL, ORANGE, data_uri, file_uri
 from alexnet.run import ModelConfig
 from alexnet.server.uploads import Upload
 
 BATCH = 32
 DECODED = 4 * BATCH  # images that are being decoded or wait for the network; all others are kept as uploaded
+PREVIEW = 1600  # largest side of a preview, in pixels
 LABELS_EXPLAINED, MAPS_SHOWN = 5, 24  # the most probable labels; feature maps of each convolution
 
 Row = NDArray[np.float64]
@@ -102,6 +103,16 @@ class Engine:
 
         preprocessing = self._config.preprocessing
         return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+
+    async def preview(self, upload: Upload) -> dict[str, Any]:
+        """Return an image as a JPEG that any browser shows; status 422 if the image cannot be read."""
+        settings = {"side": PREVIEW}
+        async with self._decoded:
+            work = asyncio.get_running_loop().run_in_executor(self._decoders, decode_one, "preview", upload.content, settings)
+            answer = await work
+        if isinstance(answer, ImageError):
+            raise HTTPException(422, printable(f"{upload.name}: {answer}"))
+        return {"image": upload.name, "preview": file_uri(answer.body, "jpeg")}
 
     async def explain(self, upload: Upload) -> dict[str, Any]:
         """Return the prediction for an image with heat maps and feature maps; status 422 if the image cannot be read."""

@@ -49,6 +49,13 @@ class Explanation(Prediction):
     maps: dict[str, FeatureMaps]
 
 
+class Preview(BaseModel):
+    """An image, upright, as a JPEG data URI of at most 1,600 x 1,600 pixels."""
+
+    image: str
+    preview: str
+
+
 class Accuracy(BaseModel):
     """Accuracy on the test images, or on the validation images if there are no test images."""
 

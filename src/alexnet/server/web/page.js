@@ -70,10 +70,15 @@ async function work() {
 function next() {
   if (!model) return greet;
   if (current?.state === "waiting") return () => predict([current]);
+  if (lacksPreview(current)) return () => preview(current);
   if (current?.state === "answered" && !current.explanation && !current.unexplained) return () => explain(current);
   const some = group(photos, model.limits);
-  return some.length ? () => predict(some) : null;
+  if (some.length) return () => predict(some);
+  const unseen = photos.find(lacksPreview);
+  return unseen ? () => preview(unseen) : null;
 }
+
+const lacksPreview = (one) => one?.blind && one.state === "answered";
 
 async function greet() {
   try {
@@ -124,6 +129,18 @@ async function predict(some) {
 
 function fail(one, error, mayRetry) {
   Object.assign(one, { state: "failed", error, mayRetry });
+}
+
+// The server converts a photo that this browser cannot show.
+async function preview(one) {
+  try {
+    one.url = (await server.send("/preview", [one.file])).preview;
+    one.blind = false;
+  } catch (error) {
+    if (error.kind === "refused") one.blind = false; // there is an answer, without a picture
+    else await halt(error);
+  }
+  render();
 }
 
 async function explain(one) {

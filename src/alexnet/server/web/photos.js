@@ -2,20 +2,22 @@
 import { bytes, count } from "./words.js";
 
 const UNREADABLE = ["image/svg+xml"]; // drawings, not photos
+const UNTYPED = /\.(heic|heif|hif)$/i; // not every browser or system knows their type
 const AROUND = 1024; // bytes of a request besides each photo, with a margin
 const EXPLAINED = 12; // number of photos that keep their maps in memory; others are requested again
 
 let made = 0;
 
-// A photo's `state`: "waiting", "sending", "thinking", "answered", "failed".
+// A photo's `state`: "waiting", "sending", "thinking", "answered", "failed". `blind`: the browser cannot show it (HEIC, TIFF).
 export function photo(file) {
   const source = { id: ++made, file, name: file.name || "pasted photo", url: URL.createObjectURL(file) };
-  return { ...source, state: "waiting", sent: 0, predictions: null, error: null, explanation: null, unexplained: null, alone: false };
+  return { ...source, blind: false, state: "waiting", sent: 0, predictions: null, error: null, explanation: null, unexplained: null, alone: false };
 }
 
 // What is wrong with a file by its kind and size, or null.
 export function fault(file, limits) {
-  if (!file.type.startsWith("image/") || UNREADABLE.includes(file.type)) return "is not a photo (JPEG, PNG, WebP and the like)";
+  const photo = file.type.startsWith("image/") || (!file.type && UNTYPED.test(file.name));
+  if (!photo || UNREADABLE.includes(file.type)) return "is not a photo (JPEG, PNG, WebP and the like)";
   if (file.size === 0) return "is empty";
   if (limits && file.size + AROUND > limits.bytes) return `has ${bytes(file.size)}; this server takes up to ${bytes(limits.bytes)}`;
   return null;
@@ -29,6 +31,7 @@ export async function tooLarge(one, limits) {
     image.src = one.url;
   });
   const { naturalWidth: width, naturalHeight: height } = image;
+  one.blind = width === 0;
   if (width * height <= limits.pixels) return null;
   return `It has ${count(width)} × ${count(height)} pixels; this server takes up to ${count(limits.pixels)} pixels.`;
 }

@@ -15,7 +15,7 @@ export function startStage(render) {
   for (const view of views) view.addEventListener("change", render);
   get("pixels").addEventListener("load", () => frame.classList.toggle("tiny", get("pixels").naturalWidth < TINY));
   get("photo").addEventListener("load", () => get("photo").classList.toggle("tiny", get("photo").naturalWidth < TINY));
-  get("photo").addEventListener("error", () => get("photo").src && (get("photo").hidden = true)); // HEIC, TIFF: not every browser shows them
+  get("photo").addEventListener("error", () => get("photo").src && (get("photo").hidden = true)); // until there is a preview
   mix();
 }
 

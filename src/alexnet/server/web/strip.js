@@ -16,6 +16,11 @@ export function showStrip(photos, current) {
   for (const one of photos) {
     if (!made.has(one.id)) made.set(one.id, thumb(one));
     const label = made.get(one.id);
+    const picture = label.querySelector("img");
+    if (picture.getAttribute("src") !== one.url) {
+      picture.src = one.url; // the server's preview
+      label.classList.remove("blind");
+    }
     const [best] = one.predictions ?? [];
     const result = best ? `${best.label}, ${percent(best.probability)}` : one.state === "failed" ? "no answer" : "waiting";
     label.dataset.state = one.state;
