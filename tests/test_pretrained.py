@@ -274,7 +274,7 @@ def test_weights_of_a_run_bring_its_variant_width_and_exact_features(
 
     monkeypatch.setattr(Trainer, "fit", watched)
     data = class_folders(tmp_path / "more", 8, ("across", "disc", "down"))
-    small = {"images.input": 67, "train.epochs": 1, "train.batch_size": 8, "train.seed": 3}
+    small = {"images.input": 67, "train.epochs": 1, "train.batch_size": 8, "train.seed": 3, "model.fit_head": False}
     run = alexnet.train(data, recipe="finetune", out=tmp_path / "run", weights=trained.path, settings=small)
     assert (run.config.variant, run.config.width) == ("cifar10", 1 / 16)
     assert run.config.overrides == trained.config.overrides

@@ -8,13 +8,26 @@ run.predict(["cat.jpg"])
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.api import Run, ablate, check, compare, find_lr, load, resume, train
+    from alexnet.api import Run, ablate, check, choose, compare, find_lr, load, resume, train
     from alexnet.convert.keras import import_keras
     from alexnet.errors import AlexNetError
     from alexnet.network.alexnet import AlexNet
 
 __version__ = "0.1.0"
-__all__ = ["AlexNet", "AlexNetError", "Run", "ablate", "check", "compare", "find_lr", "import_keras", "load", "resume", "train"]
+__all__ = [
+    "AlexNet",
+    "AlexNetError",
+    "Run",
+    "ablate",
+    "check",
+    "choose",
+    "compare",
+    "find_lr",
+    "import_keras",
+    "load",
+    "resume",
+    "train",
+]
 
 _HOMES = {
     "AlexNet": "alexnet.network.alexnet",

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from alexnet.convert.torchvision import copy_weights, read_torchvision
 from alexnet.data.builtin import default_root
 from alexnet.data.download import Source, fetch
-from alexnet.errors import WeightsError, error_reason
+from alexnet.errors import DataError, WeightsError, error_reason
 from alexnet.files import expand_user
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import find_weights, is_epoch, load_model, read_config
@@ -20,8 +22,11 @@ IMAGENET1K = Source(
 )
 
 
-def settings_from_weights(weights: str) -> Mapping[str, Any]:
-    """Return the recipe settings that `--weights` implies: the weights, and the network if they are a run's or an epoch's."""
+def settings_from_weights(weights: str, *, images: bool = False) -> Mapping[str, Any]:
+    """Return the recipe settings that `--weights` implies: the weights, and the network if they are a run's or an epoch's.
+
+    With `images`, the preprocessing of the run too.
+    """
     if weights == "imagenet1k":
         return {"model.weights": weights}
     path = expand_user(weights).absolute()
@@ -32,7 +37,14 @@ def settings_from_weights(weights: str) -> Mapping[str, Any]:
         raise WeightsError(f"no weights {weights!r}: name {places}")
     config = read_config(find_weights(path))
     network = {f"model.{key}": value for key, value in config.overrides.items()}
-    return {"model.weights": str(path), "model.variant": config.variant, "model.width": config.width, **network}
+    preprocessing = {f"images.{key}": value for key, value in config.preprocessing.model_dump().items()} if images else {}
+    return {
+        "model.weights": str(path),
+        "model.variant": config.variant,
+        "model.width": config.width,
+        **network,
+        **preprocessing,
+    }
 
 
 def load_pretrained(network: AlexNet, weights: str, data_root: Path | None) -> None:
@@ -50,9 +62,26 @@ def load_pretrained(network: AlexNet, weights: str, data_root: Path | None) -> N
         if weights == "imagenet1k":
             if network.row.name != "owt":  # before downloading 244 MB
                 raise WeightsError(f"imagenet1k needs the variant 'owt', not {network.row.name!r}: add --variant owt")
-            path, content = fetch(IMAGENET1K, data_root or default_root())
+            path, content = _fetch(data_root or default_root())
         else:
             content = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"cannot read {error.filename or path}: {error_reason(error)}") from error
     copy_weights(read_torchvision(content, path), network, f"{path} (torchvision's AlexNet, --variant owt)")
+
+
+def _fetch(root: Path) -> tuple[Path, bytes]:
+    try:
+        return fetch(IMAGENET1K, root)
+    except DataError as error:
+        others = "start from a run of your own (--weights RUN), or from nothing (--recipe fast), which needs no download"
+        raise DataError(f"{error}; or {others}") from error
+
+
+def pretrained_mean_image(weights: str, default: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean image that a run subtracts, S S 3; `default`, that of new images, if it has none of that size."""
+    path = Path(weights)
+    if not (path.is_dir() or is_epoch(path)):
+        return default
+    image = load_model(find_weights(path), torch.device("cpu"))[1].preprocessing.mean_image
+    return image if image is not None and image.shape == default.shape else default

@@ -121,8 +121,10 @@ def frozen_layers(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]
     names, last = list(network.layer_names), settings.frozen
     if last is None:
         return {}
+    if last == "features":
+        last = names[-2]
     if last not in names:
-        raise RecipeError(f"optimizer.frozen is {last!r}: {suggest(last, names)}")
+        raise RecipeError(f"optimizer.frozen is {last!r}: {suggest(last, [*names, 'features'])}")
     if last == names[-1]:
         raise RecipeError(f"optimizer.frozen is {last!r}, the last layer: name one before it, or nothing would be trained")
     return {name: network.layers[name] for name in names[: names.index(last) + 1]}
