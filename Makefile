@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns tensorflow_peers,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers sort load attack \
+.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers sort load attack few-photos \
 	wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
@@ -82,6 +82,9 @@ sort: .venv/installed-dev  ## kill `predict --sort` at random moments, 20 times;
 
 memory: .venv/installed-dev  ## train from 50,000 images of 256x256 and watch the memory; takes 10 GB of disk
 	$(BIN)/python -m proof.memory
+
+few-photos: .venv/installed-dev  ## from nothing, head and finetune on 50, 200 and 700 photos, from RUN="runs/… runs/…"; needs ALEXNET_TEST_DATA
+	$(BIN)/python -m proof.few_photos build/few-photos $(RUN)
 
 fuzz: .venv/installed-dev  ## read 20,000 damaged images in every way
 	$(BIN)/python -m proof.fuzz

@@ -22,9 +22,9 @@ LAYERS = (
     ("data",),
     ("run",),
     ("inference", "convert"),
-    ("report",),
+    ("report", "head"),
     ("training", "search", "export", "sort"),
-    ("ablation", "explain"),
+    ("ablation", "choice", "explain"),
     ("server",),
     ("api",),
     ("cli",),
@@ -32,10 +32,12 @@ LAYERS = (
 )
 LAYER_OF = {part: level for level, names in enumerate(LAYERS) for part in names}
 # Capabilities, and the others that each may use: any one can be removed with its command and its tests.
-CAPABILITIES = {"convert", "report", "training", "search", "export", "ablation", "explain", "server", "sort"}
+CAPABILITIES = {"choice", "head", "convert", "report", "training", "search", "export", "ablation", "explain", "server", "sort"}
 USED = {
     ("training", "report"),
     ("training", "convert"),
+    ("training", "head"),
+    ("choice", "training"),
     ("ablation", "training"),
     ("ablation", "report"),
     ("server", "explain"),

@@ -21,7 +21,8 @@ from conftest import started
         ("[train]\nepoch = 5", r"no setting 'train\.epoch': did you mean 'train\.epochs'\?"),
         ("[trian]\nepochs = 5", "no setting 'trian'"),
         ("[train]\nepochs = 'five'", r"train\.epochs is 'five', but should be a valid integer"),
-        ("[train]\nepochs = 0", r"train\.epochs is 0, but should be greater than or equal to 1"),
+        ("[train]\nepochs = 0", r"train\.epochs is 0, so nothing would be trained"),
+        ("[train]\nepochs = -1", r"train\.epochs is -1, but should be greater than or equal to 0"),
         ("[train]\nkeep = 'worst'", r"train\.keep is 'worst', but should be 'best' or 'last'"),
         ("[optimizer]\nlr = nan", r"optimizer\.lr is nan, but should be a finite number"),
         ("[model]\nvariant = 'papper'", r"model\.variant is 'papper': did you mean 'paper'\?"),
@@ -100,7 +101,7 @@ def test_recipe_names_its_precision(name: str) -> None:
     text = recipe.read_text(name)
     assert "precision" in tomllib.loads(text)["train"]
     assert "bfloat16" in text
-    assert ("float32" in text) is (name not in ("fast", "finetune"))
+    assert ("float32" in text) is (name not in ("fast", "finetune", "head"))
 
 
 @pytest.mark.parametrize("name", recipe.names())

@@ -284,7 +284,7 @@ def test_train_first_losses_equal_a_plain_loop(photos: Path, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def owt(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    """A narrow run of torchvision's network for `finetune` to start from."""
+    """A narrow run of torchvision's network for `head` and `finetune` to start from."""
     out = tmp_path_factory.mktemp("owt") / "run"
     started(out, photos, **{"model.variant": "owt", "train.epochs": 1})
     return out
@@ -294,14 +294,16 @@ def owt(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 def test_every_recipe_trains_evaluates_and_predicts(name: str, photos: Path, tmp_path: Path, owt: Path) -> None:
     """On 40 images, with a narrow network; image sizes are the recipe's."""
     small = {"model.width": 1 / 16, "train.epochs": 2, "train.batch_size": 4}
-    start = {"weights": owt} if name == "finetune" else {}
+    fitted = load_recipe(name).model.fit_head
+    start = {"weights": owt} if fitted else {}
     run = alexnet.train(photos, recipe=name, out=tmp_path / "run", settings=small, **start)
     assert run.report().stat().st_size > 10_000
     asked = load_recipe(name)
-    assert (run.config.preprocessing.input, run.config.preprocessing.crop) == (asked.images.input, asked.images.crop)
+    expected = alexnet.load(owt).config.preprocessing if fitted else asked.images
+    assert (run.config.preprocessing.input, run.config.preprocessing.crop) == (expected.input, expected.crop)
     assert run.config.variant == asked.model.variant
     rows = metrics(run.path)
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["epoch"] for row in rows] == ([*"012"] if fitted else [*"12"])
     assert all(np.isfinite(float(row["train_loss"])) for row in rows)
     split = "test" if asked.data.test else "val"
     assert run.evaluate().to_json() == run.summary["test" if asked.data.test else "validation"]

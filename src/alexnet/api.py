@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from alexnet.ablation.plan import find_study, make_plan, vary_settings
 from alexnet.ablation.run import ablate as train_plan
+from alexnet.choice import WAYS
+from alexnet.choice.choose import Plan as Choice
+from alexnet.choice.choose import choose as run_choice
 from alexnet.convert.pretrained import settings_from_weights
 from alexnet.convert.write import write_keras, write_torchvision
 from alexnet.data.check import check as check
@@ -459,7 +462,7 @@ class Run:
         """
         if is_epoch(self._folder.weights):
             raise RunError(f"a report is of a whole run: alexnet report {shell_quote(self.path)}")
-        if not self.summary["epochs"]:
+        if self.summary["validation"] is None:
             raise RunError(
                 f"a report is of a training, and the run {self.path} was imported: alexnet evaluate it on DATA instead"
             )
@@ -621,6 +624,53 @@ def ablate(
     return train_plan(plan, Path(out) if out is not None else _default_out(named), device)
 
 
+def choose(
+    data: str | Path | None = None,
+    *,
+    minutes: float = 15.0,
+    weights: str | Path | None = None,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    started: float | None = None,
+) -> dict[str, Any]:
+    """Train from nothing, fit a head to trained features, fine-tune, and keep the run that validation prefers.
+
+    Args:
+        data: as for `train`.
+        minutes: time for all trainings together; the head takes seconds, the others share the rest.
+        weights: initial weights of the head's features and of fine-tuning, as for `train`. Default: `imagenet1k`.
+        out: run folder to create; the trainings that are not kept stay in its folder `tries`. An unfinished choice in it is
+            resumed, and `data` may then be left out. Default: `runs/<data>-choice`.
+        settings: recipe keys to change in all trainings, as `{"train.seed": 1}`.
+        device: as for `train`.
+        threads: as for `train`.
+        started: as for `train`.
+
+    Returns:
+        `{"run", "kept", "minutes", "tries": [{"recipe", "run", "validation", "epochs", "seconds"}], "test"}`; `kept` is the
+        name of a recipe. `validation` and `test` are as `Evaluation.to_json` returns them; the test set is evaluated for the
+        run that is kept alone, and None if there is none.
+
+    Raises:
+        RunError: `out` is not empty, holds another choice, or cannot be written.
+        Interrupted: a signal stopped the trainings; everything is saved, and the same call continues.
+        AlexNetError: as for `train`.
+    """
+    now = time.monotonic() if started is None else started
+    _set_threads(threads)
+    if data is None:
+        return run_choice(None, Path(out or ""), device, now)
+    changes = {**(settings or {}), **({"train.threads": threads} if threads else {})}
+    recipes = {
+        name: _load_recipe(data, name, None if name == "fast" else weights, changes).with_absolute_dataset() for name in WAYS
+    }
+    path = local_path(recipes["fast"].data.dataset)
+    named = Path("runs") / f"{path.name if path.is_dir() else path.stem}-choice"
+    return run_choice(Choice(minutes=minutes, recipes=recipes), Path(out) if out is not None else named, device, now)
+
+
 def resume(
     path: str | Path,
     *,
@@ -696,9 +746,10 @@ def _load_recipe(
     data: str | Path | None, recipe: str | Path, weights: str | Path | None, settings: Mapping[str, Any] | None
 ) -> Recipe:
     """Load a recipe and change it: first the dataset, then what `weights` require, then `settings`."""
-    required = {} if weights is None else settings_from_weights(str(weights))
+    loaded = load_recipe(str(recipe))
+    required = {} if weights is None else settings_from_weights(str(weights), images=loaded.model.fit_head)
     changes = {**({} if data is None else {"data.dataset": str(data)}), **required, **(settings or {})}
-    return load_recipe(str(recipe)).with_settings(changes)
+    return loaded.with_settings(changes)
 
 
 def _open_finished(path: Path, device: str | None, group: ProcessGroup) -> Run:

@@ -61,6 +61,7 @@ class Model(Settings):
     variant: str = "cifar10"
     weights: str = ""  # initial weights: imagenet1k, a file in torchvision's layout, a run folder, or a file in its epochs/
     whitening_init: bool = False  # initialize the first layer from the principal components of training image patches
+    fit_head: bool = False  # initialize the last layer from the training images' codes, its inputs (head/fit.py)
     width: PositiveFloat = 1.0
     activation: Literal["relu", "tanh"] | None = None
     norm: Literal["batch", "local", "local-each", "none"] | None = None  # local: after the first two convolutions alone
@@ -72,7 +73,7 @@ class Model(Settings):
     @property
     def overrides(self) -> dict[str, Any]:
         """Fields of the variant that this recipe changes."""
-        return self.model_dump(exclude={"variant", "weights", "whitening_init", "width"}, exclude_none=True)
+        return self.model_dump(exclude={"variant", "weights", "whitening_init", "fit_head", "width"}, exclude_none=True)
 
 
 class Data(Settings):
@@ -193,7 +194,7 @@ class Augment(Settings):
 class Train(Settings):
     """`[train]`: length, batches, loss, and which weights are kept."""
 
-    epochs: Count = 30
+    epochs: CountOrZero = 30  # 0: the head is fitted (model.fit_head), and nothing more is trained
     max_images: CountOrZero = 0  # reduces `epochs` so that about this many images are seen in all; 0: no limit
     minutes: PositiveFloat | None = None  # if set, training takes this long, whatever `epochs` says
     batch_size: Annotated[int, Field(ge=2)] | Literal["auto"] = 128  # auto: a 20th of the training images, 32 to 256
@@ -223,7 +224,8 @@ class Optimizer(Settings):
     lr_scale: dict[str, NonNegativeFloat] = {}
     muon_lr: NonNegativeFloat = 0.0  # train convolutions with Muon at this learning rate, on `lr`'s schedule; 0: with SGD
     muon_momentum: Fraction = 0.6
-    frozen: str | None = None  # freeze the layers up to this one, such as "pool5", and their statistics
+    # Freeze the layers up to this one, such as "pool5", and their statistics; "features": all but the last.
+    frozen: str | None = None
 
 
 class Change(Settings):
@@ -395,6 +397,8 @@ def _find_conflict(recipe: Recipe) -> str:
     images, augment, schedule, pattern = recipe.images, recipe.augment, recipe.schedule, recipe.train.save_epochs
     if (images.mean == "each") != (images.std == "each"):
         return f"images.mean is {images.mean!r} and images.std {images.std!r}: set both to 'each', or neither"
+    if not recipe.train.epochs and not recipe.model.fit_head:
+        return "train.epochs is 0, so nothing would be trained: set it to 1 or more, or model.fit_head to true"
     if augment.crop and images.crop is None:
         return "augment.crop is true, but images.crop is not set: set it to the size of the crop"
     noises = (augment.colour_noise, *(row.colour_noise for row in schedule.table))

@@ -58,7 +58,7 @@ def print_undone(result: dict[str, Any]) -> None:
     """Print the result of `predict --undo`: what was taken back, and what was kept."""
     for kept in result["kept"]:
         print(printable(f"kept {kept['image']}: {kept['reason']}"), file=sys.stderr)
-    print(printable(f"{result['folder']}: {result['undone']:,} images taken back, {len(result['kept']):,} kept"))
+    print(printable(f"{result['folder']}: {counted(result['undone'], 'image')} taken back, {len(result['kept']):,} kept"))
 
 
 def print_explanations(results: Iterable[dict[str, Any]]) -> None:
@@ -139,6 +139,23 @@ def print_summary(summary: dict[str, Any]) -> None:
     print(f"{'time':10}  {format_duration(summary['seconds'])}, {epochs}, {kept}")
     print(f"{'report':10}  {summary['run']}/report.html")
     print(f"{'predict':10}  alexnet predict {shell_quote(summary['run'])} IMAGE…")
+
+
+def print_choice(result: dict[str, Any]) -> None:
+    """Print the table of `choose`, and what is kept of it."""
+    from alexnet.choice import WAYS
+    from alexnet.progress import format_duration
+    from alexnet.run import RunFolder
+
+    print(f"{'recipe':10}  {'':26}  validation top-1            loss    time")
+    for tried in result["tries"]:
+        metrics, recipe = tried["validation"], tried["recipe"]
+        low, high = metrics["top1_interval"]
+        accuracy = f"{metrics['top1']:7.2%} ({low:.1%} to {high:.1%})"
+        row = f"{recipe:10}  {WAYS[recipe]:26}  {accuracy:26}  {metrics['loss']:.3f}  {format_duration(tried['seconds']):>5}"
+        print(f"{row}  {'kept' if recipe == result['kept'] else ''}".rstrip())
+    print()
+    print_summary(RunFolder(Path(result["run"])).read_summary())
 
 
 def print_lr_suggestion(result: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Commands that train: train, ablate."""
+"""Commands that train: train, choose, ablate."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ from alexnet.cli.options import (
     set_option,
     table_options,
 )
-from alexnet.cli.output import print_lr_suggestion, print_result, print_study, print_summary
+from alexnet.cli.output import print_choice, print_lr_suggestion, print_result, print_study, print_summary
 from alexnet.files import expand_user
 from alexnet.progress import output_disabled
 
@@ -124,6 +124,7 @@ def train(
         alexnet train photos/ --minutes 15 --out runs/photos
         alexnet train cifar10 --recipe cifar10 --set optimizer.lr=0.02
         alexnet train dogs.csv --image-column file --label-column breed
+        alexnet train photos/ --recipe head
         alexnet train photos/ --recipe finetune --weights runs/photos
         alexnet train photos/ --find-lr
         alexnet train photos/ --processes 2
@@ -218,3 +219,44 @@ def ablate(
     options |= {"settings": recipe_settings(table, data_root, set_), "seeds": seeds or 3}
     result = alexnet.ablate(data, study=study, vary=vary or (), **options)
     print_result(result, print_study, as_json)
+
+
+# Options of choose only
+ChoiceMinutes = Annotated[float, option("M", "Time for all trainings together, from the command's start.", min=0.01)]
+ChoiceOut = Annotated[
+    Path | None,
+    option("RUN", "Run folder to create; an unfinished choice in it is resumed.  [default: runs/<data>-choice]"),
+]
+ChoiceWeights = Annotated[
+    str, option("RUN|FILE", "Trained weights for the head and for fine-tuning, as for train.", autocompletion=weights)
+]
+
+
+@command()
+@table_options
+def choose(
+    table: dict[str, str],
+    data: Annotated[str | None, data_argument("Dataset, as for train.", default="that of the choice in --out")] = None,
+    minutes: ChoiceMinutes = 15.0,
+    weights: ChoiceWeights = "imagenet1k",
+    out: ChoiceOut = None,
+    seed: Seed = None,
+    data_root: DataRoot = None,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train from nothing, fit a head to trained features, fine-tune, and keep what validation prefers.
+
+    A table compares the three on validation images; the test set is evaluated for the one that is kept.
+
+    Examples:
+        alexnet choose photos/
+        alexnet choose photos/ --minutes 15 --weights runs/cifar10 --out runs/photos
+        alexnet choose --out runs/photos
+    """
+    if data is None and out is None:
+        raise typer.BadParameter("name DATA (or give only --out to resume a choice)")
+    options: dict[str, Any] = {"minutes": minutes, "weights": weights, "out": out, "device": device, "threads": threads}
+    settings = recipe_settings({"train.seed": seed, **table}, data_root, None)
+    print_result(alexnet.choose(data, **options, settings=settings, started=STARTED), print_choice, as_json)

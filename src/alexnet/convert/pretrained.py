@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from alexnet.convert.formats import read_trained
 from alexnet.convert.torchvision import copy_weights
 from alexnet.data.builtin import default_root
 from alexnet.data.download import Source, fetch
-from alexnet.errors import WeightsError, error_reason
+from alexnet.errors import DataError, WeightsError, error_reason
 from alexnet.files import expand_user
 from alexnet.network.alexnet import AlexNet
 from alexnet.run import find_weights, is_epoch, load_model, read_config
@@ -21,19 +23,32 @@ IMAGENET1K = Source(
 )
 
 
-def settings_from_weights(weights: str) -> Mapping[str, Any]:
-    """Return the recipe settings that `--weights` implies: the weights, and the network if they are a run's or an epoch's."""
+def settings_from_weights(weights: str, *, images: bool = False) -> Mapping[str, Any]:
+    """Return the recipe settings that `--weights` implies: the weights, their network, and if `images` their preprocessing."""
     if weights == "imagenet1k":
         return {"model.weights": weights}
     path = expand_user(weights).absolute()
     if path.is_file() and not is_epoch(path):
-        return {"model.weights": str(path)}
+        trained = read_trained(path)
+        original = {"reduced_decode": False, **trained.images} if images else {}
+        return {
+            "model.weights": str(path),
+            "model.variant": trained.variant,
+            **{f"images.{key}": value for key, value in original.items()},
+        }
     if not path.exists():
-        places = "a run folder, a file in its epochs/, a file in torchvision's layout, or imagenet1k"
+        places = "a run folder, a file in its epochs/, a file in torchvision's layout, of Caffe or of ONNX, or imagenet1k"
         raise WeightsError(f"no weights {weights!r}: name {places}")
     config = read_config(find_weights(path))
     network = {f"model.{key}": value for key, value in config.overrides.items()}
-    return {"model.weights": str(path), "model.variant": config.variant, "model.width": config.width, **network}
+    preprocessing = {f"images.{key}": value for key, value in config.preprocessing.model_dump().items()} if images else {}
+    return {
+        "model.weights": str(path),
+        "model.variant": config.variant,
+        "model.width": config.width,
+        **network,
+        **preprocessing,
+    }
 
 
 def fetch_imagenet1k(variant: str, data_root: Path | None) -> Path:
@@ -58,7 +73,20 @@ def load_pretrained(network: AlexNet, weights: str, data_root: Path | None) -> N
         other, config = load_model(find_weights(path), torch.device("cpu"))
         tensors, variant = other.state_dict(), config.variant
     else:
-        path = fetch_imagenet1k(network.row.name, data_root) if weights == "imagenet1k" else path
+        try:
+            path = fetch_imagenet1k(network.row.name, data_root) if weights == "imagenet1k" else path
+        except DataError as error:
+            others = "start from a run of your own (--weights RUN), or from nothing (--recipe fast), which needs no download"
+            raise DataError(f"{error}; or {others}") from error
         trained = read_trained(path, network.row.name)
         tensors, variant = trained.tensors, trained.variant
     copy_weights(tensors, network, f"{path} (--variant {variant})")
+
+
+def pretrained_mean_image(weights: str, default: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean image that a run subtracts, S S 3; `default`, that of new images, if it has none of that size."""
+    path = Path(weights)
+    if not (path.is_dir() or is_epoch(path)):
+        return default
+    image = load_model(find_weights(path), torch.device("cpu"))[1].preprocessing.mean_image
+    return image if image is not None and image.shape == default.shape else default

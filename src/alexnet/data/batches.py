@@ -7,7 +7,7 @@ resumed in the middle.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -51,6 +51,14 @@ class SplitImages:
         return Batch(images, torch.from_numpy(self.targets[order]), None if draws is None else torch.from_numpy(draws))
 
 
+class Images(Protocol):
+    """What batches are taken from: `SplitImages`, or what a network makes of them."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, order: NDArray[np.int64], draws: NDArray[np.float32] | None = None) -> Batch: ...  # noqa: D102
+
+
 def batch_bounds(count: int, size: int, last: Literal["even", "short", "drop"] = "even") -> list[tuple[int, int]]:
     """Divide `count` images into batches of at most `size`; return (start, end) of each.
 
@@ -80,7 +88,7 @@ def shard_bounds(bounds: Sequence[tuple[int, int]], rank: int, world: int) -> li
 
 
 def epoch_batches(
-    images: SplitImages,
+    images: Images,
     bounds: Sequence[tuple[int, int]],
     seed: int,
     epoch: int,

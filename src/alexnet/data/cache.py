@@ -2,13 +2,15 @@
 
 The folder of a cache is named by a hash of the dataset's path and the preprocessing, its files by a key: a hash of each image's
 name, size and modification time, the preprocessing and Pillow's version. A file that is changed, added or removed changes the
-key; the cache is then rebuilt and the old one removed.
+key; the cache is then rebuilt, from the old one where images are the same, and the old one is removed.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,12 +62,16 @@ class Pixels:
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """The `pixels` of the readable `rows` of a table, and their SHA-256; the other rows are `skipped`."""
+    """The `pixels` of the readable `rows` of a table, and their SHA-256; the other rows are `skipped`.
+
+    `prints` are the fingerprints of the rows' files, empty for images in memory.
+    """
 
     pixels: Pixels
     rows: NDArray[np.int64]
     skipped: tuple[Skipped, ...]
     sha256: str
+    prints: tuple[str, ...]
 
 
 def cache_folder() -> Path:
@@ -78,12 +84,13 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cach
     settings = preprocessing.model_dump_json(include={"cache_size", "fit", "filter", "reduced_decode"})
     name = "\0".join([str(table.root or "memory"), table.name, settings]).encode("utf-8", "surrogateescape")
     folder = cache_folder() / f"{table.name}-{hashlib.sha256(name).hexdigest()[:12]}"
-    key = _key(table, settings)
-    index, data = folder / f"{key}.json", folder / f"{key}.u8"
+    prints = _fingerprints(table, settings)
+    index = folder / f"{_key(table, settings, prints)}.json"
+    data = index.with_suffix(".u8")
     try:
-        if (result := _read(table, preprocessing, index, data)) is None:
-            _build(table, preprocessing, workers, index, data)
-            result = _read(table, preprocessing, index, data)
+        if (result := _read(table.name, preprocessing, index, len(table))) is None:
+            _build(table, preprocessing, workers, index, prints)
+            result = _read(table.name, preprocessing, index, len(table))
         _remove_others(index)
         if result is None:
             raise OSError(f"{data.name} differs from what was written")
@@ -96,8 +103,9 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cach
     return result
 
 
-def _read(table: Table, preprocessing: Preprocessing, index: Path, data: Path) -> Cache | None:
-    """Return a cache if its checksum is correct; None if there is none, so that it must be built."""
+def _read(name: str, preprocessing: Preprocessing, index: Path, images: int) -> Cache | None:
+    """Return the cache of a table of `images` if its checksum is correct; None if there is none, so that it must be built."""
+    data = index.with_suffix(".u8")
     if not (index.exists() and data.exists()):
         return None
     try:
@@ -105,28 +113,29 @@ def _read(table: Table, preprocessing: Preprocessing, index: Path, data: Path) -
         rows = np.array(content["rows"], dtype=np.int64)
         shapes = np.array(content["shapes"], dtype=np.int64).reshape(-1, 2)
         skipped = tuple(Skipped(str(image), str(reason)) for image, reason in content["skipped"])
-        sha256 = content["sha256"]
+        sha256, prints = content["sha256"], tuple(map(str, content["prints"]))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     size = sum(height * width * 3 for height, width in shapes.tolist())
-    in_order = len(rows) == len(shapes) and (np.diff(rows, prepend=-1) > 0).all() and (rows < len(table)).all()
-    if not in_order or (shapes < 1).any() or size != data.stat().st_size:
+    in_order = len(rows) == len(shapes) and (np.diff(rows, prepend=-1) > 0).all() and (rows < images).all()
+    if not in_order or len(prints) not in (0, len(rows)) or (shapes < 1).any() or size != data.stat().st_size:
         return None
     if preprocessing.cache_size != "full" and (shapes != preprocessing.cache_size).any():
         return None
     digest = hashlib.sha256()
     with data.open("rb") as file:
         chunks = iter(lambda: file.read(CHUNK), b"")
-        for chunk in track(chunks, f"Checking {table.name}", -(-size // CHUNK)):
+        for chunk in track(chunks, f"Checking {name}", -(-size // CHUNK)):
             digest.update(chunk)
     if digest.hexdigest() != sha256:
         return None
     memory = np.memmap(data, dtype=np.uint8, mode="r") if size else np.empty(0, dtype=np.uint8)
-    return Cache(Pixels(memory, shapes, preprocessing), rows, skipped, sha256)
+    return Cache(Pixels(memory, shapes, preprocessing), rows, skipped, sha256, prints)
 
 
-def _build(table: Table, preprocessing: Preprocessing, workers: int, index: Path, data: Path) -> None:
+def _build(table: Table, preprocessing: Preprocessing, workers: int, index: Path, prints: Sequence[str]) -> None:
     index.parent.mkdir(parents=True, exist_ok=True)
+    data, known = index.with_suffix(".u8"), _decoded(table.name, preprocessing, index.parent)
     ahead, pixels = min(256, IN_FLIGHT // (preprocessing.side**2 * 3)), float(preprocessing.side**2)
     if preprocessing.cache_size == "full":
         ahead = 0
@@ -139,23 +148,38 @@ def _build(table: Table, preprocessing: Preprocessing, workers: int, index: Path
     skipped: list[Skipped] = []
     digest = hashlib.sha256()
     part = temporary_name(data)
-    answers = decode_all("pixels", table.sources(), workers, ahead, **preprocessing.decode_options())
+    new = (table.source(row) for row in range(len(table)) if not (prints and prints[row] in known))
+    answers = decode_all("pixels", new, workers, ahead, **preprocessing.decode_options())
     try:
         with part.open("wb") as file:
-            for row, (_, answer) in enumerate(track(answers, f"Decoding {table.name}", len(table))):
-                if isinstance(answer, ImageError):
-                    skipped.append(Skipped(table.images[row], str(answer)))
-                else:
-                    rows.append(row)
-                    shapes.append(answer.facts["shape"][:2])
-                    file.write(answer.body)
-                    digest.update(answer.body)
+            for row in track(range(len(table)), f"Decoding {table.name}", len(table)):
+                image = known.get(prints[row]) if prints else None
+                if image is None:
+                    _, answer = next(answers)
+                    if isinstance(answer, ImageError):
+                        skipped.append(Skipped(table.images[row], str(answer)))
+                        continue
+                    image = answer.pixels
+                rows.append(row)
+                shapes.append(image.shape[:2])
+                file.write(image.data)
+                digest.update(image.data)
             file.flush()
             os.fsync(file.fileno())
         rename(part, data)
     finally:
         part.unlink(missing_ok=True)
-    write_text(index, json.dumps({"rows": rows, "shapes": shapes, "skipped": skipped, "sha256": digest.hexdigest()}))
+    content = {"rows": rows, "shapes": shapes, "skipped": skipped, "sha256": digest.hexdigest()}
+    write_text(index, json.dumps(content | {"prints": [prints[row] for row in rows] if prints else []}))
+
+
+def _decoded(name: str, preprocessing: Preprocessing, folder: Path) -> dict[str, NDArray[np.uint8]]:
+    """Return the images of earlier caches in a folder, H W 3, by their fingerprints."""
+    result: dict[str, NDArray[np.uint8]] = {}
+    for index in folder.glob("*.json"):
+        if (cache := _read(name, preprocessing, index, sys.maxsize)) is not None:
+            result |= {text: cache.pixels.image(row) for row, text in enumerate(cache.prints)}
+    return result
 
 
 def header_sizes(table: Table, workers: int) -> list[tuple[int, int]]:
@@ -164,19 +188,26 @@ def header_sizes(table: Table, workers: int) -> list[tuple[int, int]]:
     return [tuple(answer.facts["size"]) for _, answer in decode_all("size", sample, workers) if isinstance(answer, Answer)]
 
 
-def _key(table: Table, settings: str) -> str:
-    digest = hashlib.sha256(f"3 {PIL.__version__} {settings}\n".encode())
+def _fingerprints(table: Table, settings: str) -> list[str]:
+    """Return a hash of each image's name, size and modification time, of `settings` and Pillow's version; none if in memory."""
+    result = []
+    for row, name in enumerate(table.images if table.pixels is None else ()):
+        try:
+            stat = table.file(row).stat()
+            fact = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+        except OSError:
+            fact = f"{name}\0missing\n"
+        text = f"{PIL.__version__} {settings}\n{fact}"
+        result.append(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:20])
+    return result
+
+
+def _key(table: Table, settings: str, prints: Sequence[str]) -> str:
+    digest = hashlib.sha256(f"4 {PIL.__version__} {settings}\n".encode())
     if table.pixels is not None:
         digest.update(repr(table.pixels.shape).encode())
         digest.update(np.ascontiguousarray(table.pixels).data)
-    else:
-        for row, name in enumerate(table.images):
-            try:
-                stat = table.file(row).stat()
-                fact = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
-            except OSError:
-                fact = f"{name}\0missing\n"
-            digest.update(fact.encode("utf-8", "surrogateescape"))
+    digest.update("".join(prints).encode())
     return digest.hexdigest()[:20]
 
 

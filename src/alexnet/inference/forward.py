@@ -3,20 +3,24 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from alexnet.data.augment import DRAWS, training_input
 from alexnet.data.preprocessing import PixelArray, to_input
 from alexnet.errors import AlexNetError
 from alexnet.inference.metrics import log_probabilities
 from alexnet.inference.views import views
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast, is_out_of_memory, release_memory, resolve_precision
-from alexnet.recipe import Preprocessing
+from alexnet.recipe import Augment, Preprocessing
 from alexnet.run import ModelConfig
+
+T = TypeVar("T")
 
 MARGIN = 0.3  # between the two highest probabilities; below it, bfloat16 may change them by more than 0.01
 
@@ -74,6 +78,24 @@ def probabilities(network: AlexNet, config: ModelConfig, images: list[PixelArray
     return result
 
 
+def layer_outputs(
+    network: AlexNet, images: Tensor, preprocessing: Preprocessing, layer: str, precision: str, *, mirrored: bool = False
+) -> Tensor:
+    """Return the outputs of a layer for a batch N S S 3, in main memory: maps N C H W or vectors N units.
+
+    They are float32 or, if the network computes in it, bfloat16. `mirrored`: of the mirror images, as training flips them.
+    """
+    flip = Augment(horizontal_flip=mirrored)
+
+    def outputs(images: Tensor) -> Tensor:
+        with inference(network) as device:
+            x = training_input(images.to(device), torch.zeros(len(images), len(DRAWS), device=device), preprocessing, flip)
+            with autocast(device, precision):
+                return network.run_layers(x, None, layer, preprocessing.scale_factor).cpu()
+
+    return torch.cat(_split_if_out_of_memory(outputs, images))
+
+
 def activations(
     network: AlexNet, images: Tensor, preprocessing: Preprocessing, layers: Sequence[str], precision: str
 ) -> dict[str, NDArray[np.float32]]:
@@ -85,7 +107,7 @@ def activations(
         return {name: outputs[name].float().cpu().contiguous().numpy() for name in layers}
 
 
-def _split_if_out_of_memory(compute: Callable[[Tensor], NDArray[np.float32]], images: Tensor) -> list[NDArray[np.float32]]:
+def _split_if_out_of_memory(compute: Callable[[Tensor], T], images: Tensor) -> list[T]:
     """Compute a batch as a whole, or in parts that fit into the device's memory."""
     try:
         return [compute(images)]

@@ -54,12 +54,13 @@ class AlexNet(nn.Module):
         if not width > 0:
             raise VariantError(f"width is {width:g}, but should be greater than 0")
         self.smallest = _smallest_input(self.row)
-        self._plan = fuse.Plan()
+        self._plan, self._partial_plan = fuse.Plan(), fuse.Plan()
         with torch.device("meta"):  # skip PyTorch's own initialization
             self.features, units = _features(self.row, width)
             self.head = nn.Linear(units, self.row.classes if classes is None else classes)
         if (device := torch.get_default_device()).type != "meta":
-            self.to_empty(device=device)
+            # Not `to_empty`: for tensors on the meta device, it imports parts of PyTorch that take most of a second.
+            self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))  # type: ignore[no-untyped-call]
             initialize(self)
 
     def forward(self, images: Tensor, upscale: int = 1) -> Tensor:
@@ -97,6 +98,18 @@ class AlexNet(nn.Module):
             if name in ours.values():
                 kept[name] = x
         return x, {name: kept[layer] for name, layer in ours.items()}
+
+    def run_layers(self, x: Tensor, after: str | None, until: str, upscale: int = 1) -> Tensor:
+        """Return the output of layer `until` for images, or with `after` for the output `x` of that earlier layer.
+
+        `x` is as for `AlexNet.forward`, or N C H W or N units, as `activations` returns them. `upscale` is for images alone.
+        """
+        layers, names = self.layers, self.layer_names
+        first = 0 if after is None else names.index(self.layer_name(after)) + 1
+        part = names[first : names.index(self.layer_name(until)) + 1]
+        for _, layer in self._partial_plan.steps({name: layers[name] for name in part}, (), upscale):
+            x = layer(x)
+        return x
 
     @property
     def layer_names(self) -> tuple[str, ...]:

@@ -47,7 +47,8 @@ def _pair(history: Sequence[Row], kept: int, key: str, name: str, form: str) -> 
     figure, axes = _epoch_axes(history, kept)
     _line(axes, history, f"train_{key}", ORANGE, dashed=True)
     _line(axes, history, f"val_{key}", BLUE)
-    axes.plot([kept], [history[kept - 1][f"val_{key}"]], "o", markersize=8, markerfacecolor="none", markeredgecolor=BLUE)
+    best = next(row for row in history if row["epoch"] == kept)
+    axes.plot([kept], [best[f"val_{key}"]], "o", markersize=8, markerfacecolor="none", markeredgecolor=BLUE)
     if key == "top1":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         if len(history) == 1:
@@ -66,7 +67,7 @@ def _learning_rate(history: Sequence[Row], kept: int) -> Chart:
     axes.set_ylim(bottom=0)
     rates = [row["lr"] for row in history]
     top = int(np.argmax(rates))
-    finding = f"Learning rate highest after epoch {top + 1} ({rates[top]:.2g}), {rates[-1]:.2g} at the end."
+    finding = f"Learning rate highest after epoch {history[top]['epoch']:.0f} ({rates[top]:.2g}), {rates[-1]:.2g} at the end."
     return Chart(_svg(figure, "rate"), finding if len(rates) > 1 else f"Learning rate {rates[0]:.2g} after the only epoch.")
 
 
@@ -84,7 +85,8 @@ def _epoch_axes(history: Sequence[Row], kept: int) -> tuple[Figure, Axes]:
     """Return empty axes over epochs, with a line at epoch `kept`; small enough to be legible on a phone."""
     figure = Figure(figsize=(4.0, 2.7))
     axes = figure.add_axes((0.16, 0.13, 0.81, 0.84))  # room for 100.0%
-    axes.set_xlim((0.5, 1.5) if len(history) == 1 else (max(0.5, 1 - 0.03 * len(history)), 1.03 * len(history)))
+    first, last, margin = history[0]["epoch"], history[-1]["epoch"], min(0.5, 0.03 * len(history))
+    axes.set_xlim((first - 0.5, first + 0.5) if len(history) == 1 else (first - margin, last + margin))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.axvline(kept, color=GREY, linewidth=1, linestyle=(0, (1, 2)))

@@ -51,8 +51,8 @@ class Budget:
         """`steps` is the number per epoch; by the clock, time is reserved to evaluate `evaluated` images at the end."""
         self.started = started  # a `time.monotonic()`, to be moved back by the time of earlier sessions
         self._steps, self._epochs, self._evaluated, self._group = steps, train.epochs, evaluated, group
-        self._seconds = None if train.minutes is None else train.minutes * 60
-        self._journal = Journal(journal) if train.minutes is not None and group.is_main else None
+        self._seconds = train.minutes * 60 if train.minutes and train.epochs else None
+        self._journal = Journal(journal) if self._seconds is not None and group.is_main else None
         self._clock_progress = 0.0
         self._session_start = (0.0, 0.0)  # time and progress
         self._session_steps = self._session_images = 0
@@ -71,7 +71,7 @@ class Budget:
         """
         if self._seconds is not None:
             return self._clock_progress
-        return (self._steps_done(state) + into_step) / (self._epochs * self._steps)
+        return (self._steps_done(state) + into_step) / (self._epochs * self._steps) if self._epochs else 1.0
 
     def is_over(self, state: TrainingState) -> bool:
         """Return whether the training is over. By the clock, this sets the progress of the current step."""

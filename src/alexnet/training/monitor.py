@@ -96,6 +96,13 @@ class Monitor:
         if self.tensorboard:
             self.tensorboard.epoch(row)
 
+    def head(self, row: Mapping[str, Any]) -> None:
+        """Write the line of a fitted head, whose metrics are those of epoch 0."""
+        metrics = (f"{split} loss {row[f'{split}_loss']:z.3f} top-1 {row[f'{split}_top1']:.1%}" for split in ("train", "val"))
+        self.say(f"epoch 0, the head as fitted  {'  '.join(metrics)}")
+        if self.tensorboard:
+            self.tensorboard.epoch(row)
+
     def usage(self) -> dict[str, float | None]:
         """Return the device's `utilisation` since the last call, 0 to 1 (None if unknown), and `memory_gb` in use.
 

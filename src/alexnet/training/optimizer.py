@@ -121,8 +121,10 @@ def frozen_layers(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]
     if settings.frozen is None:
         return {}
     names, last = list(network.layer_names), network.torchvision_names.get(settings.frozen, settings.frozen)
+    if last == "features":
+        last = names[-2]
     if last not in names:
-        raise RecipeError(f"optimizer.frozen is {settings.frozen!r}: {suggest(last, names)}")
+        raise RecipeError(f"optimizer.frozen is {settings.frozen!r}: {suggest(last, [*names, 'features'])}")
     if last == names[-1]:
         raise RecipeError(
             f"optimizer.frozen is {settings.frozen!r}, the last layer: name one before it, or nothing would be trained"

@@ -75,7 +75,7 @@ class Session:
         state.history.append(dict(row))
         score = row["val_top1"], -row["val_loss"]
         if score > state.best:
-            state.best, state.best_epoch = score, state.epoch
+            state.best, state.best_epoch = score, row["epoch"]
             if self._recipe.train.keep == "best" and self._group.is_main:
                 self.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         if self._group.is_main:
@@ -93,7 +93,7 @@ class Session:
     def load_kept_weights(self) -> None:
         """Load the weights that `train.keep` names: those of the last epoch or the best one."""
         self._model.gather_weights()
-        if self._recipe.train.keep == "best" and self.state.best_epoch:
+        if self._recipe.train.keep == "best" and self.state.history:
             self._model.full_model.load_state_dict(self._group.broadcast_tensors(self.best_weights))
 
     def stop_if_requested(self) -> None:

@@ -1,6 +1,7 @@
 """The forward and backward pass of a training step, shared by training and the learning-rate finder."""
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from alexnet.progress import say
 from alexnet.recipe import Augment, Preprocessing, Recipe
 from alexnet.training.checkpoint import TrainingState
 from alexnet.training.distributed import SINGLE, ProcessGroup
+from alexnet.training.frozen import FrozenOutputs
 from alexnet.training.optimizer import Loss, build_optimizer, frozen_layers, set_lr, with_our_names
 from alexnet.training.parallel import Parallel, ParallelModel
 from alexnet.training.schedule import epoch_settings, input_size_at
@@ -36,7 +38,8 @@ class Step:
     ) -> None:
         """`train` are the training images; `log` takes messages to the user."""
         self.recipe = with_our_names(recipe, network)
-        self.preprocessing, self._train, self._log = preprocessing, train, log
+        self.preprocessing, self._log = preprocessing, log
+        self.images: SplitImages | FrozenOutputs = train  # replaced once the frozen layers' outputs are known
         self._device = network.head.weight.device
         self.bounds = epoch_bounds(len(train), recipe.train)  # start and end of each batch in an epoch's images
         if (smallest := min(end - start for start, end in self.bounds)) < group.world_size:
@@ -45,10 +48,16 @@ class Step:
         self.model = ParallelModel(network, group, parallel, synchronised=recipe.train.synchronised_norm)
         if parallel == "towers" and recipe.optimizer.muon_lr:
             raise RecipeError("--parallel towers divides convolutions, which Muon needs whole: --set optimizer.muon_lr=0")
-        self.optimizer = build_optimizer(self.model.network, self.recipe.optimizer)
+        if recipe.train.epochs:
+            self.optimizer  # noqa: B018 - built here, so that it checks the recipe
         if resolve_precision(self._device, recipe.train.precision) == "bfloat16" and group.world_size == 1:
             use_bf16_gradients(network)
         self._loss = Loss(recipe.train, train.targets, network.head.out_features, self._device)
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer; a head that is fitted alone does not need it, and importing PyTorch's takes a second."""
+        return build_optimizer(self.model.network, self.recipe.optimizer)
 
     def augmentation(self, epoch: int) -> Augment:
         """Return the augmentation settings of an epoch."""
@@ -63,7 +72,7 @@ class Step:
             layer.eval()  # a frozen norm keeps its statistics
         augment, data, bounds = self.recipe.augment, self.recipe.data, self.model.local_bounds(self.bounds)
         seed, together, alternate = self.recipe.train.seed, augment.together, augment.alternating_flip
-        return epoch_batches(self._train, bounds, seed, state.epoch, state.batch, data.workers, together, alternate)
+        return epoch_batches(self.images, bounds, seed, state.epoch, state.batch, data.workers, together, alternate)
 
     def set_lr(self, lr: float, epoch: int) -> None:
         """Set the learning rate of each layer: `lr` times its `lr_scale` in this epoch."""
@@ -106,9 +115,13 @@ class Step:
         )
         for images, cpu_targets, draws in micro_batches:
             targets = cpu_targets.to(device, non_blocking=True)
-            x = training_input(images.to(device, non_blocking=True), draws.to(device), preprocessing, augment)
+            x = images.to(device, non_blocking=True)
             with autocast(device, self.recipe.train.precision):
-                logits = self.model.forward(x, preprocessing.scale_factor).float()
+                if isinstance(self.images, FrozenOutputs):
+                    logits = self.model.full_model.run_layers(x, self.images.layer, "fc8").float()
+                else:
+                    x = training_input(x, draws.to(device), preprocessing, augment)
+                    logits = self.model.forward(x, preprocessing.scale_factor).float()
             loss = self._loss(logits, targets) * (self._loss.normalizer(cpu_targets) / normalizer)
             torch.autograd.backward(loss)
 

@@ -3,13 +3,13 @@
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
 
-from alexnet.convert.pretrained import load_pretrained
+from alexnet.convert.pretrained import load_pretrained, pretrained_mean_image
 from alexnet.data.dataset import Dataset, open_dataset, resolve
 from alexnet.data.labels import labels_differing_in_case
 from alexnet.data.sources import open_table
@@ -17,14 +17,17 @@ from alexnet.data.statistics import fill_statistics
 from alexnet.data.table import Table
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, counted, format_names, shell_quote, truncate
 from alexnet.files import hold_lock, remove_leftovers, write_json, write_text
+from alexnet.head.fit import fit_head
+from alexnet.inference.evaluate import evaluate_split
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, keep_freed_memory, reproducible, resolve_precision, to_device
 from alexnet.network.fast import kernels
 from alexnet.network.summary import count_parameters
 from alexnet.network.variants import check_effect
+from alexnet.progress import say
 from alexnet.recipe import Preprocessing, Recipe, parse
 from alexnet.report.report import write_report
-from alexnet.run import RunFolder, create, find, read_recipe, save_model
+from alexnet.run import RunFolder, create, find, load_model, read_recipe, save_model
 from alexnet.training import checkpoint
 from alexnet.training.distributed import SINGLE, ProcessGroup
 from alexnet.training.monitor import Monitor, environment
@@ -38,9 +41,16 @@ SKIPPED_SHOWN = 10  # `summary.json` lists them all
 
 
 def start(
-    recipe: Recipe, out: Path, device: str | None, started: float, group: ProcessGroup = SINGLE, parallel: Parallel = "data"
+    recipe: Recipe,
+    out: Path,
+    device: str | None,
+    started: float,
+    group: ProcessGroup = SINGLE,
+    parallel: Parallel = "data",
+    *,
+    test: bool = True,
 ) -> None:
-    """Train by `recipe` into the new run folder `out`.
+    """Train by `recipe` into the new run folder `out`; without `test`, leave the test set and the report to `finish`.
 
     Every process of `group` calls it with the same arguments; the main one writes. The run's seconds count from `started`, a
     `time.monotonic()`.
@@ -55,14 +65,22 @@ def start(
     if group.is_main:
         write_text(folder.recipe, recipe.to_toml())  # from here on, --resume can start over
     try:
-        _train(recipe, table, folder, chosen_device, started, group, parallel, resuming=False)
+        _train(recipe, table, folder, chosen_device, started, group, parallel, resuming=False, test=test)
     except AlexNetError as error:
         if group.is_main and not isinstance(error, Interrupted) and not folder.environment.exists():
             shutil.rmtree(folder.path, ignore_errors=True)  # training never began: free the folder's name
         raise
 
 
-def resume(out: Path, device: str | None, started: float, group: ProcessGroup = SINGLE, parallel: Parallel = "data") -> None:
+def resume(
+    out: Path,
+    device: str | None,
+    started: float,
+    group: ProcessGroup = SINGLE,
+    parallel: Parallel = "data",
+    *,
+    test: bool = True,
+) -> None:
     """Resume the run in `out` from its last checkpoint, or start over from its recipe if there is none.
 
     Every process of `group` calls it, as for `start`.
@@ -76,7 +94,7 @@ def resume(out: Path, device: str | None, started: float, group: ProcessGroup = 
     recipe = parse(tomllib.loads(text), str(folder.recipe))
     with group.local_main_first():  # the dataset may have to be downloaded
         table = open_table(recipe.data.dataset, recipe.data.root, settings=recipe.data)
-    _train(recipe, table, folder, choose_device(device), started, group, parallel, resuming=True)
+    _train(recipe, table, folder, choose_device(device), started, group, parallel, resuming=True, test=test)
 
 
 def _train(
@@ -89,6 +107,7 @@ def _train(
     parallel: Parallel,
     *,
     resuming: bool,
+    test: bool,
 ) -> None:
     lock = _run_lock(folder) if group.is_main else nullcontext()
     with lock, reproducible(device), StopRequest() as stop, Monitor(folder.path, device) as monitor:
@@ -98,7 +117,9 @@ def _train(
             if device.type == "cpu" and (reason := kernels.missing_reason()):
                 monitor.say(f"training without the C++ kernels, which is slower: {reason}")
             with group.local_main_first():
-                recipe, dataset, preprocessing, network = load_data_and_network(recipe, table, device, fresh=fresh)
+                recipe, dataset, preprocessing, network = load_data_and_network(
+                    recipe, table, device, fresh=fresh, log=monitor.say
+                )
         except Interrupted as error:
             raise Interrupted(f"stopped before training began; resume with: {folder.resume_command}", error.code) from error
         precision = resolve_precision(device, recipe.train.precision)
@@ -115,7 +136,8 @@ def _train(
         if resumed:
             state = trainer.state
             monitor.say(f"resuming in epoch {state.epoch}, after batch {state.batch} of {len(trainer.step.bounds)}")
-        monitor.open_tensorboard(folder.path / recipe.train.tensorboard, trainer.state.epoch)
+        if recipe.train.epochs:
+            monitor.open_tensorboard(folder.path / recipe.train.tensorboard, trainer.state.epoch)
         if monitor.tensorboard and not resumed:
             monitor.tensorboard.graph(trainer.session.config.network(), preprocessing.input)
             monitor.tensorboard.batch(next(step.batches(trainer.state)), preprocessing, step.augmentation(1))
@@ -123,20 +145,23 @@ def _train(
             write_text(folder.recipe, recipe.to_toml())
         try:
             trainer.fit()
-            _finish(trainer, folder)
+            _finish(trainer, folder, test)
         except RunError as error:
             if not checkpoint.exists(folder.path):
                 raise
             advice = f"The last checkpoint is intact: fix this, then resume with: {folder.resume_command}"
             raise RunError(f"{error}. {advice}") from error
+        if stop.code and not test:  # received after the last step: whoever looks at the test set later stops first
+            raise Interrupted(f"stopped, and {folder.path} is finished", stop.code)
 
 
 def load_data_and_network(
-    recipe: Recipe, table: Table, device: torch.device, *, fresh: bool = True
+    recipe: Recipe, table: Table, device: torch.device, *, fresh: bool = True, log: Callable[[str], object] = say
 ) -> tuple[Recipe, Dataset, Preprocessing, AlexNet]:
     """Return the resolved recipe, the decoded dataset, the preprocessing, and the network on its device.
 
-    If `fresh`, the network has the recipe's initial weights: pretrained ones or whitened filters included.
+    If `fresh`, the network has the recipe's initial weights: pretrained ones, whitened filters or a fitted head included. `log`
+    takes a message to the user.
     """
     torch.manual_seed(recipe.train.seed)
     network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
@@ -149,9 +174,13 @@ def load_data_and_network(
     recipe = resolve(recipe, table)
     dataset = open_dataset(table, recipe.images.resolved(), recipe.data.workers, recipe.data)
     recipe, mean_image = fill_statistics(recipe, dataset.images("train"))
+    if recipe.model.fit_head and mean_image is not None:
+        mean_image = pretrained_mean_image(recipe.model.weights, mean_image)
     preprocessing = recipe.images.resolved(mean_image)
     if fresh and recipe.model.whitening_init and not recipe.model.weights:
         whiten(network, dataset.images("train"), preprocessing, recipe.train.seed)
+    if fresh and recipe.model.fit_head:
+        fit_head(network, dataset, preprocessing, recipe.train.precision, recipe.augment.horizontal_flip is True, log)
     return recipe, dataset, preprocessing, network
 
 
@@ -174,21 +203,34 @@ def _run_lock(folder: RunFolder) -> Iterator[None]:
                 folder.lock.unlink(missing_ok=True)
 
 
-def _finish(trainer: Trainer, folder: RunFolder) -> None:
+def finish(folder: RunFolder, device: str | None) -> None:
+    """Evaluate a run that was trained without a look at the test set, and write its summary and report."""
+    recipe, (network, config) = read_recipe(folder), load_model(folder, choose_device(device))
+    table, summary = open_table(recipe.data.dataset, recipe.data.root, settings=recipe.data), folder.read_summary()
+    dataset = open_dataset(table, config.preprocessing, recipe.data.workers, recipe.data)
+    split = "test" if len(dataset.table.rows("test")) else "val"
+    workers, temperature = recipe.data.workers, config.temperature
+    evaluation = evaluate_split(network, dataset, split, config.preprocessing, config.precision, workers, temperature)
+    test = evaluation.to_json() if split == "test" else None
+    write_json(folder.summary, {**summary, "run": str(folder.path), "test": test})
+    write_report(folder, dataset, split, evaluation)
+
+
+def _finish(trainer: Trainer, folder: RunFolder, with_test: bool) -> None:
     """Calibrate on validation, evaluate the test set once, and write model, summary and report."""
     recipe, state, table = trainer.recipe, trainer.state, trainer.dataset.table
     validation = trainer.evaluate("val").calibrated()
     config = trainer.session.config.model_copy(update={"temperature": validation.temperature})
     if trainer.group.is_main:
         save_model(folder, trainer.network, config)
-    test = trainer.evaluate("test", validation.temperature) if len(table.rows("test")) else None
+    test = trainer.evaluate("test", validation.temperature) if with_test and len(table.rows("test")) else None
     summary = {
         "run": str(folder.path),
         "recipe": recipe.name,
         "variant": recipe.model.variant,
-        "epochs": len(state.history),
+        "epochs": state.history[-1]["epoch"],
         "seconds": time.monotonic() - trainer.budget.started,
-        "best_epoch": state.best_epoch if recipe.train.keep == "best" else len(state.history),
+        "best_epoch": state.best_epoch if recipe.train.keep == "best" else state.history[-1]["epoch"],
         "kept": recipe.train.keep,
         "validation": validation.to_json(),
         "test": test.to_json() if test else None,
@@ -198,7 +240,8 @@ def _finish(trainer: Trainer, folder: RunFolder) -> None:
         if tensorboard := trainer.monitor.tensorboard:
             tensorboard.confusion(test or validation, "test" if test else "validation", len(state.history))
         write_json(folder.summary, summary)
-        write_report(folder, trainer.dataset, "test" if test else "val", test or validation)
+        if with_test:
+            write_report(folder, trainer.dataset, "test" if test else "val", test or validation)
         checkpoint.remove(folder.path)
 
 
@@ -209,7 +252,7 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     sizes = ", ".join(f"{n:,} {name}" for name, n in counts.items())
     chosen = "weights are chosen by validation, " if train.keep == "best" else ""
     no_test = "" if "test" in counts else f" (no test set: {chosen}test metrics stay empty)"
-    length = counted(train.minutes, "minute") if train.minutes else counted(train.epochs, "epoch")
+    length = counted(train.minutes, "minute") if train.minutes and train.epochs else counted(train.epochs, "epoch")
     side, stored = recipe.images.input, recipe.images.cache_size
     source = "full images" if stored == "full" else f"images stored at {stored}x{stored}"
     monitor.say(f"{table.name}: {sizes} images of {counted(len(table.labels), 'class')}{no_test}")

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import time
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from alexnet.recipe import Augment
 from alexnet.run import RunFolder
 from alexnet.training.budget import Budget
 from alexnet.training.checkpoint import TrainingState
+from alexnet.training.frozen import FrozenOutputs, keep_frozen_outputs
 from alexnet.training.monitor import Monitor
 from alexnet.training.schedule import lr_at, update_schedule
 from alexnet.training.session import Session
@@ -31,6 +33,7 @@ class Trainer:
         evaluated = 2 * len(dataset.images("val")) + len(dataset.images("test"))
         self.budget = Budget(self.recipe.train, len(step.bounds), evaluated, folder.journal, started, self.group)
         self.session = Session(step, dataset, folder, self.budget, stop)
+        self.frozen: dict[str, FrozenOutputs] = {}  # by split
 
     @property
     def state(self) -> TrainingState:
@@ -47,13 +50,25 @@ class Trainer:
 
     def fit(self) -> None:
         """Train to the end of the recipe, then load the weights that it keeps (the best or the last)."""
+        if self.group.world_size == 1:
+            self.keep_frozen_outputs()
         self.budget.begin(self.state)
+        if self.recipe.model.fit_head and not self.state.history:
+            self.record_head()
         # If it was interrupted during the validation of the last epoch, training is over but that epoch is still to be
         # finished.
         while self.state.batch or not self.budget.is_over(self.state):
             self.train_epoch()
             self.end_epoch()
         self.session.load_kept_weights()
+
+    def keep_frozen_outputs(self) -> None:
+        """Compute the outputs of frozen layers once, if the recipe allows, and train and validate from them."""
+        stop = self.session.stop_if_requested
+        arguments = self.recipe, self.network, self.dataset, self.step.preprocessing
+        self.frozen = keep_frozen_outputs(*arguments, before_batch=stop, log=self.monitor.say)
+        if self.frozen:
+            self.step.images = self.frozen["train"]
 
     def train_epoch(self) -> None:
         """Train on the remaining batches of the current epoch, or until the budget is spent."""
@@ -87,23 +102,8 @@ class Trainer:
         state = self.state
         images, seconds = state.images_seen - self._images_before, time.monotonic() - self._epoch_began
         self.step.model.gather_weights()
-        validation = self.evaluate("val")
-        if not np.isfinite(validation.loss):
-            self.session.raise_diverged(validation.loss, "in validation")
-        val_metrics = validation.to_json()
-        if self.recipe.train.loss == "binary":
-            val_metrics["loss"] = sigmoid_cross_entropy(validation.logits, validation.targets)
-        row = {
-            "epoch": state.epoch,
-            "images": state.images_seen,
-            "lr": self.lr,
-            "train_loss": state.loss_sum / state.images_seen,
-            "train_top1": state.correct / state.images_seen,
-            **{f"val_{name}": val_metrics[name] for name in ("loss", "top1", "top5")},
-            "seconds": time.monotonic() - self.budget.started,
-            "images_per_second": images / max(1e-9, seconds),
-            **self.monitor.usage(),
-        }
+        train = {"train_loss": state.loss_sum / state.images_seen, "train_top1": state.correct / state.images_seen}
+        row = self.metrics(state.epoch, state.images_seen, train, images / max(1e-9, seconds))
         messages = update_schedule(state, self.recipe, row)
         self.session.keep_epoch(row)
         state.start_epoch()
@@ -112,8 +112,41 @@ class Trainer:
             self.monitor.say(message)
         self.session.after_epoch()
 
+    def record_head(self) -> None:
+        """Record the metrics of the fitted head as those of epoch 0."""
+        began = time.monotonic()
+        train = self.evaluate("train")
+        images, seconds = len(train.targets), time.monotonic() - began
+        row = self.metrics(0, images, {"train_loss": train.loss, "train_top1": train.top1}, images / max(1e-9, seconds))
+        self.session.keep_epoch(row)
+        self.monitor.head(row)
+
+    def metrics(self, epoch: int, images: int, train: dict[str, float], pace: float) -> dict[str, Any]:
+        """Validate, and return a row of metrics: of an epoch on that many `images`, at `pace` images per second."""
+        validation = self.evaluate("val")
+        if not np.isfinite(validation.loss):
+            self.session.raise_diverged(validation.loss, "in validation")
+        val_metrics = validation.to_json()
+        if self.recipe.train.loss == "binary":
+            val_metrics["loss"] = sigmoid_cross_entropy(validation.logits, validation.targets)
+        return {
+            "epoch": epoch,
+            "images": images,
+            "lr": self.lr if epoch else 0.0,
+            **train,
+            **{f"val_{name}": val_metrics[name] for name in ("loss", "top1", "top5")},
+            "seconds": time.monotonic() - self.budget.started,
+            "images_per_second": pace,
+            **self.monitor.usage(),
+        }
+
     def evaluate(self, split: str, temperature: float = 1.0) -> Evaluation:
         """Evaluate the network on a split."""
+        if split in self.frozen:
+            self.session.stop_if_requested()
+            logits = self.frozen[split].logits(self.network, self.recipe.train.precision)
+            table, side = self.dataset.table, self.step.preprocessing.input
+            return Evaluation(logits, self.frozen[split].targets, table.labels, (3, side, side), temperature, table.skipped)
         return evaluate_split(
             self.network,
             self.dataset,

@@ -1,0 +1,126 @@
+"""The outputs of frozen layers, computed once for a whole training where its augmentation allows that.
+
+Without random crops and the like, an image has two inputs: itself and its mirror image. The outputs of the last frozen layer
+for both are kept in memory, and each epoch starts from them. Every session computes them in the same order, so that a resumed
+training is bit-identical.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alexnet.data.augment import DRAWS
+from alexnet.data.batches import Batch, ordered_batches
+from alexnet.data.dataset import Dataset
+from alexnet.head.codes import image_codes
+from alexnet.inference.forward import inference, layer_outputs
+from alexnet.network.alexnet import AlexNet
+from alexnet.network.device import autocast
+from alexnet.progress import track
+from alexnet.recipe import Augment, Preprocessing, Recipe
+from alexnet.training.optimizer import frozen_layers
+
+BATCH = 128  # images at a time
+MEMORY_SHARE = 0.25  # of all memory, not of what is free: a resumed training has to make the same choice
+FLIP = DRAWS.index("horizontal_flip")
+# The augmentation that an image and its mirror image cover.
+FLIPS_ALONE = Augment().model_dump(exclude={"horizontal_flip", "alternating_flip", "together", "colour_axes", "colour_shrink"})
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenOutputs:
+    """The outputs of `layer`, the last frozen one, for the images of a split, N C H W or N units, with their `targets`.
+
+    `mirrored` are those of the mirror images, if training flips images.
+    """
+
+    layer: str
+    outputs: Tensor
+    mirrored: Tensor | None
+    targets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, order: NDArray[np.int64], draws: NDArray[np.float32] | None = None) -> Batch:
+        """Return the outputs for the images at the positions `order` as a batch, mirrored where `draws` flip the image."""
+        x, rows = self.outputs[order], torch.from_numpy(order)
+        if draws is not None and self.mirrored is not None:
+            flipped = torch.from_numpy(draws[:, FLIP] < 0.5)
+            x[flipped] = self.mirrored[rows[flipped]]
+        return Batch(x, torch.from_numpy(self.targets[order]), None if draws is None else torch.from_numpy(draws))
+
+    def logits(self, network: AlexNet, precision: str) -> NDArray[np.float32]:
+        """Return the logits of the images, N x classes float32."""
+        with inference(network) as device:
+            parts = []
+            for x in torch.split(self.outputs, BATCH):
+                with autocast(device, precision):
+                    parts.append(network.run_layers(x.to(device), self.layer, "fc8").float().cpu())
+            return torch.cat(parts).numpy()
+
+
+def keep_frozen_outputs(
+    recipe: Recipe,
+    network: AlexNet,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    before_batch: Callable[[], object],
+    log: Callable[[str], object],
+) -> dict[str, FrozenOutputs]:
+    """Return the outputs of the last frozen layer by split; none if no layer is frozen, or if they have to be computed anew.
+
+    `before_batch` is called before each batch, and may raise an error to stop. `log` takes a message to the user.
+    """
+    layer = next(reversed(frozen_layers(network, recipe.optimizer)), None)
+    if layer is None:
+        return {}
+    if reason := _changing(recipe):
+        log(f"frozen layers up to {layer} are computed in every epoch, as {reason} changes their input")
+        return {}
+    mirror = recipe.augment.horizontal_flip is True
+    if layer == network.layer_names[-2]:
+        codes = image_codes(network, dataset, preprocessing, recipe.train.precision, mirror=mirror)
+        result = {}
+        for split in dataset.table.counts():
+            views = torch.from_numpy(codes.take(dataset.table.rows(split))).unbind(1)
+            kept = views[1] if mirror and split == "train" else None
+            result[split] = FrozenOutputs(layer, views[0], kept, dataset.images(split).targets)
+        return result
+
+    def outputs(split: str, *, mirrored: bool) -> Iterator[Tensor]:
+        images = dataset.images(split)
+        what = f"Computing {layer} of images of {split}{', mirrored' if mirrored else ''}"
+        for batch in track(ordered_batches(images, BATCH, recipe.data.workers), what, -(-len(images) // BATCH)):
+            before_batch()
+            yield layer_outputs(network, batch.images, preprocessing, layer, recipe.train.precision, mirrored=mirrored)
+
+    train, val = dataset.images("train"), dataset.images("val")
+    one = layer_outputs(network, train.take(np.arange(1)).images, preprocessing, layer, recipe.train.precision)
+    needed = one.nbytes * (len(train) * (2 if mirror else 1) + len(val))
+    allowed = psutil.virtual_memory().total * MEMORY_SHARE
+    if needed > allowed:
+        needs = f"their outputs take {needed / 1e9:.1f} GB, more than a quarter of the memory"
+        log(f"frozen layers up to {layer} are computed in every epoch: {needs}")
+        return {}
+    log(f"frozen layers up to {layer} are computed once: their outputs take {needed / 1e9:.2f} GB")
+    mirrored = torch.cat(list(outputs("train", mirrored=True))) if mirror else None
+    return {
+        "train": FrozenOutputs(layer, torch.cat(list(outputs("train", mirrored=False))), mirrored, train.targets),
+        "val": FrozenOutputs(layer, torch.cat(list(outputs("val", mirrored=False))), None, val.targets),
+    }
+
+
+def _changing(recipe: Recipe) -> str:
+    """Return the recipe's key that changes the input of frozen layers between epochs, apart from flips; "" if there is none."""
+    for name, plain in FLIPS_ALONE.items():
+        if getattr(recipe.augment, name) != plain:
+            return f"augment.{name}"
+    if any(row.colour_noise for row in recipe.schedule.table):
+        return "schedule.table's colour_noise"
+    return "schedule.progressive_resize" if recipe.schedule.progressive_resize else ""
