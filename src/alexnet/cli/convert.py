@@ -51,7 +51,7 @@ def import_weights(
     set_: Annotated[list[str] | None, set_option("Change a recipe key, such as images.cache_size=256")] = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Import a network that another program trained as a run.
+    """Make a run of a network that was trained elsewhere.
 
     It predicts like any other run: labels and preprocessing are the original's. Nothing in the file is executed.
 
