@@ -32,7 +32,7 @@ LAYERS = (
 )
 LAYER_OF = {part: level for level, names in enumerate(LAYERS) for part in names}
 # Capabilities, and the others that each may use: any one can be removed with its command and its tests.
-CAPABILITIES = {"choice", "head", "convert", "report", "training", "search", "export", "ablation", "explain", "server", "sort"}
+CAPABILITIES = {"convert", "choice", "head", "report", "training", "search", "export", "ablation", "explain", "server", "sort"}
 USED = {
     ("training", "report"),
     ("training", "convert"),

@@ -189,7 +189,7 @@ def test_head_is_an_ordinary_run(made: alexnet.Run, trained: alexnet.Run) -> Non
     assert "The head was fitted" in made.report().read_text(encoding="utf-8")
     log = (made.path / "log.txt").read_text(encoding="utf-8")
     assert "there already" in log
-    assert "on images left out" in log
+    assert "left out in turn" in log
 
 
 def test_metrics_of_the_head_are_those_of_the_run(made: alexnet.Run) -> None:

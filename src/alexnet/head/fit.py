@@ -124,9 +124,8 @@ def fit_head(
     with torch.no_grad():
         network.head.weight.copy_(torch.from_numpy(head.weight))
         network.head.bias.copy_(torch.from_numpy(head.bias))
-    log(
-        f"codes of {counted(len(dataset.table), 'image')} in {computed - began:.1f} s, {codes.reused:,} of them were there already"
-    )
+    reused = f"{codes.reused:,} of them were there already"
+    log(f"codes of {counted(len(dataset.table), 'image')} in {computed - began:.1f} s, {reused}")
     accuracies = [metrics.top_k(predicted, targets, 1) for predicted in head.left_out]
     shown = ", ".join(f"{p:.2g} {top1:.1%}" for p, top1 in zip(PENALTIES[::2], accuracies[::2], strict=True))
     log(f"top-1 by penalty, each image left out in turn: {shown}")

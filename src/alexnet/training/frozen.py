@@ -95,7 +95,7 @@ def keep_frozen_outputs(
 
     def outputs(split: str, *, mirrored: bool) -> Iterator[Tensor]:
         images = dataset.images(split)
-        what = f"Computing {layer} of images of {split}{', mirrored' if mirrored else ''}"
+        what = f"Computing {layer} ({split}{', mirrored' if mirrored else ''})"
         for batch in track(ordered_batches(images, BATCH, recipe.data.workers), what, -(-len(images) // BATCH)):
             before_batch()
             yield layer_outputs(network, batch.images, preprocessing, layer, recipe.train.precision, mirrored=mirrored)
