@@ -106,10 +106,9 @@ def test_real_photos_are_those_of_their_jpegs_in_every_orientation_and_depth(rea
         deep = pillow_heif.from_bytes("RGB;16", photo.size, (np.asarray(photo).astype("<u2") * 257).tobytes())
         assert_pixels(as_heic(deep, exif=data.tobytes(), **LOSSLESS), turned)
         jpeg = np.asarray(decode(encoded(photo, "JPEG", quality=95, exif=data)))
-        for image in (photo, deep):
-            lossy, _, bias = error(decode(as_heic(image, quality=90, exif=data.tobytes())), jpeg)
-            assert lossy < 5
-            assert abs(bias) < 0.5
+        lossy, _, bias = error(decode(as_heic((photo, deep)[orientation % 2], quality=90, exif=data.tobytes())), jpeg)
+        assert lossy < 5
+        assert abs(bias) < 0.5
     assert len(files) >= 8
 
 
@@ -222,9 +221,11 @@ def test_damaged_metadata_are_ignored_and_reported(photo: Item) -> None:
 
 
 def test_no_other_image_stands_in_for_a_damaged_primary_one(photo: Item) -> None:
-    broken = Item(b"hvc1", photo.data, photo.properties[1:])  # without the decoder's settings
-    with pytest.raises(ImageError, match=r"^a HEIC photo"):
-        decode(heic([coded(SMALL, **LOSSLESS), broken], primary=2))
+    without_settings, without_size = photo.properties[1:], (photo.properties[0], *photo.properties[2:])
+    for properties in (without_settings, without_size):
+        broken = Item(b"hvc1", photo.data, properties)
+        with pytest.raises(ImageError, match=r"^a HEIC photo whose primary image is damaged$"):
+            decode(heic([coded(SMALL, **LOSSLESS), broken], primary=2))
 
 
 def test_damaged_files_are_decoded_or_reported_in_few_words(photo: Item) -> None:

@@ -95,7 +95,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("parallel", ["data", "towers", "hybrid"])
+@pytest.mark.parametrize("parallel", ["data", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("towers", "hybrid"))])
 def test_run_of_two_processes_equals_one(parallel: str, single: Path, tmp_path: Path) -> None:
     out, options = tmp_path / "run", ["--parallel", parallel, "--json"]
     command = ["train", "digits", "--epochs", "2", *QUICK, "--out", out, *options]
@@ -166,6 +166,7 @@ def test_resume_by_one_process(single: Path, tmp_path: Path, held: dict[str, str
     assert farthest(weights(out), weights(single)) < 1e-4
 
 
+@pytest.mark.long
 def test_resume_by_four_processes(single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -188,11 +189,11 @@ def test_training_twice_in_one_torchrun_script(tmp_path: Path) -> None:
 def train_slowly(log: str, out: str) -> None:
     opened = training.open_table
 
-    def slow(*given: Any) -> Any:
+    def slow(*given: Any, **options: Any) -> Any:
         with Path(log).open("a") as file:
             print("begin", os.environ["RANK"], file=file, flush=True)
             time.sleep(0.3)
-            result = opened(*given)
+            result = opened(*given, **options)
             print("end", os.environ["RANK"], file=file, flush=True)
             return result
 

@@ -374,7 +374,8 @@ def test_finetune_starts_from_imagenet1k_under_the_data_root(
 ) -> None:
     (tmp_path / pretrained.IMAGENET1K.file).write_bytes(imagenet1k)
     small = {"model.width": NARROW, "train.epochs": 1, "data.root": str(tmp_path), "images.input": 70, "images.crop": 70}
-    run = alexnet.train(photos, recipe="finetune", out=tmp_path / "run", settings={**small, "images.cache_size": 80})
+    small |= {"images.cache_size": 80, "train.keep": "last"}
+    run = alexnet.train(photos, recipe="finetune", out=tmp_path / "run", settings=small)
     wanted = read_torchvision(imagenet1k, Path("x.pth"))
     after = run.network.state_dict()
     assert all(torch.equal(after[name], wanted[name]) == ("conv" in name) for name in wanted if name not in HEAD)

@@ -87,14 +87,14 @@ def train_arm(plan: Plan, out: Path, device: str | None, arm: str, seed: int, sc
 
 def read_result(folder: RunFolder, plan: Plan) -> Result:
     """Return the result of a finished training; its `value` is the study's measure, None if it was not reached."""
-    summary, rows = read_json(folder.summary), read_metrics(folder, ("images", "train_top1"))
+    summary, rows = read_json(folder.summary), read_metrics(folder, ("epoch", "images", "train_top1"))
     try:
         validation = summary["validation"]
         value = (summary[plan.split] or validation)["top1"]
         # An epoch's error is assigned to its middle; the error before training is that of guessing.
         curve = [(0.0, 1 - 1 / len(validation["per_class"]))]
-        curve += [(epoch + 0.5, 1 - row["train_top1"]) for epoch, row in enumerate(rows)]
-        result = {"run": str(folder.path), "value": value, "epochs": float(len(rows)), "seconds": float(summary["seconds"])}
+        curve += [(max(0.0, row["epoch"] - 0.5), 1 - row["train_top1"]) for row in rows]
+        result = {"run": str(folder.path), "value": value, "epochs": rows[-1]["epoch"], "seconds": float(summary["seconds"])}
         result |= {"validation": validation["top1"], "training": rows[-1]["train_top1"], "curve": curve, "diverged": ""}
     except (LookupError, TypeError, ValueError) as error:
         raise RunError(f"{folder.path} is damaged: remove it to train it again") from error
@@ -104,7 +104,7 @@ def read_result(folder: RunFolder, plan: Plan) -> Result:
         (left, before), (right, after) = curve[-2:]  # training ends once the error is reached
         epochs = float(np.interp(aim, (after, before), (right, left)))
         result |= {"value": epochs * steps, "epochs": epochs} if after <= aim < before else {"value": None}
-    return {**result, "images": int(sum(row["images"] for row in rows))}
+    return {**result, "images": int(sum(row["images"] for row in rows if row["epoch"]))}
 
 
 def write_results(plan: Plan, seeds: Sequence[Mapping[str, Any]], scales: Mapping[str, float], out: Path) -> dict[str, Any]:

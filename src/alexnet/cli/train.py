@@ -201,7 +201,7 @@ def ablate(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run an ablation study: train with one setting changed, and compare.
+    """Run an ablation study: train with one change, and compare.
 
     Each arm is trained with several seeds; a table with intervals and a figure show the results.
 

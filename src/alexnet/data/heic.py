@@ -51,7 +51,7 @@ class HeicImage(Image.Image):
         except Exception as error:
             raise _to_image_error(error) from error
         self._primary = next((image for image in images if image.info["primary"]), None)
-        if self._primary is None:
+        if self._primary is None or 0 in self._primary.size:
             raise ImageError("a HEIC photo whose primary image is damaged")
         self.n_frames = len(images)
         self._size = self._primary.size

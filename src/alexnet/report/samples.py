@@ -50,7 +50,7 @@ def show_samples(table: Table, path: Path, overwrite: bool = False) -> None:
 def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = False) -> None:
     """Draw random images beside what the network gets in training by `recipe`, to a PNG file; errors as for `show_samples`.
 
-    An image is drawn as it is in several epochs, or once if the recipe has no random augmentation.
+    An image is drawn as it is in several epochs, but no version of it twice.
 
     Means and colour components are computed from these images only, so colour noise only approximates that of a training.
     """
@@ -67,11 +67,11 @@ def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = F
     rng = torch.Generator().manual_seed(0)
     draws = torch.rand(len(stored), DRAWS_EACH, len(DRAWS), generator=rng)
     augmented = [
-        training_input(before.expand(DRAWS_EACH, *before.shape), each, preprocessing, recipe.augment)
+        _different(training_input(before.expand(DRAWS_EACH, *before.shape), each, preprocessing, recipe.augment))
         for before, each in zip(stored, draws, strict=True)
     ]
-    is_random = any(not torch.equal(version, versions[0]) for versions in augmented for version in versions)
-    shown = DRAWS_EACH if is_random else 1
+    shown = max(map(len, augmented))
+    is_random = shown > 1
     title = f"{table.name} in training by the recipe {recipe.name}"
     # A row for each image, or a column if there is only one version.
     figure, grid = _grid(*((len(readable), 1 + shown) if is_random else (1 + shown, COLUMNS)), title)
@@ -86,6 +86,15 @@ def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = F
     first = grid[0, 1] if is_random else grid[1, 0]
     first.text(0, 1.13 if is_random else 1.04, note, fontsize=9, color="#555555", transform=first.transAxes)
     write_output(path, partial(save, figure), overwrite)
+
+
+def _different(versions: Tensor) -> list[Tensor]:
+    """Return the versions of an image that differ, in order."""
+    kept: list[Tensor] = []
+    for version in versions:
+        if not any(torch.equal(version, other) for other in kept):
+            kept.append(version)
+    return kept
 
 
 def _readable(table: Table, decode_options: dict[str, Any]) -> tuple[Table, list[NDArray[np.uint8]]]:

@@ -37,7 +37,6 @@ class Step:
         log: Callable[[str], object] = say,
     ) -> None:
         """`train` are the training images; `log` takes messages to the user."""
-        self.recipe = with_our_names(recipe, network)
         self.preprocessing, self._log = preprocessing, log
         self.images: SplitImages | FrozenOutputs = train  # replaced once the frozen layers' outputs are known
         self._device = network.head.weight.device
@@ -48,6 +47,7 @@ class Step:
         self.model = ParallelModel(network, group, parallel, synchronised=recipe.train.synchronised_norm)
         if parallel == "towers" and recipe.optimizer.muon_lr:
             raise RecipeError("--parallel towers divides convolutions, which Muon needs whole: --set optimizer.muon_lr=0")
+        self.recipe = with_our_names(recipe, network)
         if recipe.train.epochs:
             self.optimizer  # noqa: B018 - built here, so that it checks the recipe
         if resolve_precision(self._device, recipe.train.precision) == "bfloat16" and group.world_size == 1:
