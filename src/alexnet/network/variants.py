@@ -127,6 +127,8 @@ class Variant:
         return max(1, round(channels * width / self.towers)) * self.towers
 
 
+CAFFE_NORM = LocalNorm(alpha=1e-4 / 5, k=1.0, across=True)  # lrn_param: local_size 5, alpha 0.0001, beta 0.75
+
 # Tutorials 000 and 003.
 NORM_AFTER_EACH: tuple[Layer, ...] = (
     *(Conv(96, 11, stride=4), Act(), Norm(), Pool()),
@@ -136,7 +138,6 @@ NORM_AFTER_EACH: tuple[Layer, ...] = (
     *(Conv(256, 3, padding=1), Act(), Norm(), Pool()),
 )
 CLASSIFIER: tuple[Layer, ...] = (Flatten(), Dense(4096), Act(), Drop(), Dense(4096), Act(), Drop())
-CAFFE_NORM = LocalNorm(alpha=1e-4 / 5, k=1.0, across=True)  # lrn_param: local_size 5, alpha 0.0001, beta 0.75
 
 ROWS = (
     Variant(
