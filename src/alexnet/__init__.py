@@ -8,7 +8,7 @@ run.predict(["cat.jpg"])
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.api import Run, ablate, check, choose, compare, find_lr, load, resume, train
+    from alexnet.api import Run, ablate, check, choose, compare, cross_validate, find_lr, load, resume, train
     from alexnet.convert.import_weights import import_weights
     from alexnet.errors import AlexNetError
     from alexnet.network.alexnet import AlexNet
@@ -23,6 +23,7 @@ __all__ = [
     "check",
     "choose",
     "compare",
+    "cross_validate",
     "find_lr",
     "import_weights",
     "load",

@@ -158,6 +158,41 @@ def print_choice(result: dict[str, Any]) -> None:
     print_summary(RunFolder(Path(result["run"])).read_summary())
 
 
+def print_folds(result: dict[str, Any]) -> None:
+    """Print the accuracies of a cross-validation, where its files are, and the command that trains the final network."""
+    from alexnet.inference.metrics import most_frequent
+    from alexnet.progress import format_duration
+
+    for fold in result["folds"]:
+        low, high = fold["top1_interval"]
+        shown = f"top-1 {fold['top1']:7.2%} ({low:.1%} to {high:.1%}), {counted(fold['images'], 'image')}"
+        print(f"{'fold ' + str(fold['fold']):10}  {shown}, {format_duration(fold['seconds'])}")
+    low, high = result["top1_interval"]
+    whole = f"top-1 {result['top1']:7.2%} ({low:.1%} to {high:.1%}), {counted(result['images'], 'image')}"
+    print(f"{'all':10}  {whole}, loss {result['loss']:.4f}")
+    label, baseline = most_frequent(result["per_class"])
+    if low <= baseline:
+        worse = f"not significantly better than the majority-class baseline, {printable(repr(truncate(label)))} for all"
+        print(f"{'note':10}  {worse} ({baseline:.1%})")
+    print(printable(f"{'images':10}  {result['files']['csv']}"))
+    print(printable(f"{'doubts':10}  alexnet data doubts {shell_quote(result['run'])}"))
+    print(f"{'train':10}  {_final_command(len(result['folds']))}")
+
+
+def _final_command(folds: int) -> str:
+    """Return the command that trains on all images by the options of this one: no test set is needed after the folds."""
+    kept: list[str] = []
+    arguments = iter(sys.argv[1:])
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in ("--folds", "--out", "--minutes"):
+            value = value if equals else next(arguments, "")
+            kept += ["--minutes", f"{float(value) / folds:g}"] if name == "--minutes" else []
+        elif argument not in ("--json", "--debug"):
+            kept.append(argument)
+    return f"alexnet {shlex.join([*kept, '--set', 'data.test=0'])}"
+
+
 def print_lr_suggestion(result: dict[str, Any]) -> None:
     """Print the suggested learning rate, and the command that trains with it."""
     given = [argument for argument in sys.argv[1:] if argument not in ("--find-lr", "--overwrite", "--debug")]

@@ -53,7 +53,7 @@ def open_dataset(table: Table, preprocessing: Preprocessing, workers: int, data:
     cache = open_cache(table, preprocessing, workers)
     readable = table.select(cache.rows, cache.skipped)
     if data is not None:
-        alike = look_alikes(readable, cache.pixels) if joins_look_alikes(readable, data) else []
+        alike = look_alikes(readable, cache.thumbnails) if joins_look_alikes(readable, data) else []
         readable = split(readable, data, alike, train=train)
     return Dataset(readable, cache.pixels, cache.sha256)
 

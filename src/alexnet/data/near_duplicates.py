@@ -5,10 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from alexnet.data.cache import Pixels
-from alexnet.data.decode import centre_square
 from alexnet.data.decode_worker import THUMBNAIL
 from alexnet.data.table import Table
 from alexnet.errors import counted, truncate
@@ -22,20 +19,16 @@ BITS, STEP, NEIGHBOURS = 128, 16, 8  # bits of a signature, bits between rotatio
 BITS_APART = 24
 COMPARED = 1 << 14  # pairs at a time
 CONTRAST = 2.0 * THUMBNAIL  # length of a thumbnail less its mean; below, it is almost constant and contains only noise
-SMALLEST = 64  # pixels per side; smaller pictures, such as digits, look alike without being copies
 MOST = 30  # images that look alike; more are frames of a film or parts under one camera, each an example of its own
 SET_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)  # of each byte
 
 
-def look_alikes(table: Table, pixels: Pixels) -> list[list[int]]:
-    """Return the groups of near-duplicates among the decoded images of a table, as lists of rows.
+def look_alikes(table: Table, thumbnails: NDArray[np.uint8]) -> list[list[int]]:
+    """Return the groups of near-duplicates among the images of a table, as lists of rows; `thumbnails` are N x 768 uint8.
 
-    Datasets in memory and images of fewer than `SMALLEST` pixels have none, nor have images that are almost constant. Groups of
-    more than `MOST` images are left out, with a message if the table's own groups do not keep them together.
+    Images that are almost constant, or too small (their thumbnails are black), are in none. Groups of more than `MOST` images
+    are left out, with a message if the table's own groups do not keep them together.
     """
-    if table.pixels is not None or pixels.preprocessing.side < SMALLEST:
-        return []
-    thumbnails = np.stack([_thumbnail(pixels.image(row)) for row in range(len(pixels))])
     rows = np.flatnonzero(np.linalg.norm(_centred(thumbnails), axis=1) >= CONTRAST)
     groups: dict[int, list[int]] = defaultdict(list)
     for row, first in near_duplicates(thumbnails[rows]):
@@ -107,13 +100,6 @@ def near_duplicates(thumbnails: NDArray[np.uint8]) -> Iterable[tuple[int, int]]:
     _, groups = connected_components(graph, directed=False)
     firsts = {int(group): int(i) for group, i in zip(*np.unique(groups, return_index=True), strict=True)}
     yield from ((i, firsts[group]) for i, group in enumerate(groups.tolist()) if firsts[group] != i)
-
-
-def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the centre of an image, H W 3, as a thumbnail: its values in a row, uint8."""
-    box = centre_square(image.shape[1], image.shape[0])
-    small = Image.fromarray(np.asarray(image)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, box)
-    return np.asarray(small, dtype=np.uint8).reshape(-1)
 
 
 def _centred(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -58,9 +58,12 @@ def split(given: Table, settings: Data, alike: Sequence[Sequence[int]] = (), *, 
 
 
 def joins_look_alikes(table: Table, settings: Data) -> bool:
-    """Return whether `split` keeps images together that look alike: not where splits are declared, or by a tutorial's rule."""
+    """Return whether `split` keeps images together that look alike.
+
+    It does not where splits are declared or chosen by a tutorial's rule, nor in built-in datasets, which are in memory.
+    """
     chosen = settings.folds > 0 or "val" not in table.splits
-    return settings.near_duplicates == "together" and settings.split not in RULES and chosen
+    return settings.near_duplicates == "together" and settings.split not in RULES and chosen and table.pixels is None
 
 
 def folds_of(table: Table, rows: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
