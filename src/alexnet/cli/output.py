@@ -13,6 +13,7 @@ from typing import Any
 from alexnet.errors import counted, format_names, printable, shell_quote, truncate
 
 PROBLEMS_SHOWN = 5  # of each kind
+DOUBTS_SHOWN = 20
 
 
 def print_json(document: Any) -> None:
@@ -248,6 +249,27 @@ def print_problems(result: dict[str, Any]) -> None:
             print(printable(f"    {truncate(problem['image'] or '')}{': ' if problem['image'] else ''}{problem['detail']}"))
         if len(problems) > PROBLEMS_SHOWN:
             print(f"    and {len(problems) - PROBLEMS_SHOWN:,} more: --csv or --json lists them all")
+
+
+def print_doubts(result: dict[str, Any]) -> None:
+    """Print the most doubtful labels of a dataset, and the files that were written."""
+    doubts = result["doubts"]
+    print(f"{counted(len(doubts), 'doubtful label')} among {counted(result['images'], 'image')}")
+    shown = doubts[:DOUBTS_SHOWN]
+    columns = {name: [printable(truncate(doubt[name], 30)) for doubt in shown] for name in ("label", "likely")}
+    width, other = (max(map(len, (name, *texts))) for name, texts in columns.items())
+    if shown:
+        print(f"\n{'label':{width}}          {'likely':{other}}          image")
+    for doubt, label, likely in zip(shown, columns["label"], columns["likely"], strict=True):
+        given, best = (f"{doubt[f'{name}_probability']:6.1%}" for name in ("label", "likely"))
+        print(printable(f"{label:{width}}  {given}  {likely:{other}}  {best}  {truncate(doubt['image'])}"))
+    if len(doubts) > len(shown):
+        print(f"and {len(doubts) - len(shown):,} more: --csv FILE or --json lists them all")
+    for name in ("csv", "page"):
+        if result[name]:
+            print(printable(f"{name:10}  {result[name]}"))
+    if doubts and not result["page"]:
+        print(f"\nlook at them: alexnet data doubts {shell_quote(result['run'])} --page doubts.html")
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
