@@ -14,7 +14,7 @@ Ints = NDArray[np.int64]
 ROUNDING = 1e-6  # of probabilities, when they are compared with a threshold
 
 
-def confident_joint(targets: Ints, probabilities: Floats) -> NDArray[np.float64]:
+def confident_joint(targets: Ints, probabilities: Floats) -> Ints:
     """Estimate the number of images by given and true class, classes x classes, whose rows add up to the given classes' sizes.
 
     `targets` are the given classes of N images, `probabilities` N x classes, by networks that did not see these images.
@@ -28,12 +28,15 @@ def confident_joint(targets: Ints, probabilities: Floats) -> NDArray[np.float64]
     true = np.where(confident, probabilities, -1).argmax(1)  # if there are several, the most probable
     counts = np.bincount(targets[rows] * classes + true[rows], minlength=classes**2).reshape(classes, classes).astype(float)
     np.fill_diagonal(counts, np.maximum(1, counts.diagonal()))  # every class has right labels
-    return np.asarray(counts / counts.sum(1, keepdims=True) * sizes[:, None])
+    shares = counts / counts.sum(1, keepdims=True) * sizes[:, None]
+    whole = np.floor(shares).astype(np.int64)
+    ranks = np.argsort(np.argsort(whole - shares, axis=1, kind="stable"), axis=1)  # by what was cut off, the most first
+    return np.asarray(whole + (ranks < (sizes - whole.sum(1))[:, None]))
 
 
 def doubtful(targets: Ints, probabilities: Floats) -> Ints:
     """Return the positions of images whose labels are probably wrong, most probably first; arguments as `confident_joint`."""
-    joint = np.rint(confident_joint(targets, probabilities)).astype(int)
+    joint = confident_joint(targets, probabilities)
     chosen = np.zeros(len(targets), dtype=bool)
     for given in range(len(joint)):
         rows = np.flatnonzero(targets == given)
