@@ -68,9 +68,9 @@ def main() -> None:
     for name, (folder, count) in SETS.items():
         results[name] = {"alexnet": [], "cleanlab": []}
         for draw in range(DRAWS):
-            table = work / f"{name}-{draw}.csv"
+            table = work / f"{name}.csv"  # the same name, so that the codes of its images are there already
             truth = listing((data / folder).absolute(), count, draw, table)
-            out = work / table.stem
+            out = work / f"{name}-{draw}"
             folds = alexnet.cross_validate(table, folds=FOLDS, recipe="head", weights=run.path, out=out)
             whole = Predictions.load(Path(folds["files"]["arrays"]))
             targets, p = whole.targets, whole.probabilities
