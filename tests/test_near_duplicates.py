@@ -176,7 +176,7 @@ def tables(draw: st.DrawFn) -> tuple[Table, list[list[int]]]:
 
 
 @given(tables())
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_joined_groups_are_connected_components(drawn: tuple[Table, list[list[int]]]) -> None:
     table, alike = drawn
     links = [(rows[0], row) for rows in alike for row in rows]
@@ -190,7 +190,7 @@ def test_joined_groups_are_connected_components(drawn: tuple[Table, list[list[in
 
 
 @given(tables(), st.integers(0, 9), st.integers(2, 6))
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_what_looks_alike_stays_together_in_any_order(drawn: tuple[Table, list[list[int]]], seed: int, folds: int) -> None:
     table, alike = drawn
     for data in (Data(split_seed=seed), Data(split_seed=seed, folds=folds, fold=folds)):
@@ -202,7 +202,7 @@ def test_what_looks_alike_stays_together_in_any_order(drawn: tuple[Table, list[l
 
 
 @given(tables(), st.integers(0, 9))
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_a_copy_of_a_photo_moves_few_others(drawn: tuple[Table, list[list[int]]], seed: int) -> None:
     """The photo, its group and a group at each border of its class may move."""
     table, alike = drawn
@@ -219,7 +219,7 @@ def test_a_copy_of_a_photo_moves_few_others(drawn: tuple[Table, list[list[int]]]
 
 
 @given(tables(), st.integers(0, 9), st.integers(2, 6))
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_folds_are_stratified_to_a_group(drawn: tuple[Table, list[list[int]]], seed: int, folds: int) -> None:
     table = replace(drawn[0], groups=None)
     numbers = folds_of(table, np.arange(len(table)), folds, seed)
