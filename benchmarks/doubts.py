@@ -77,7 +77,7 @@ def main() -> None:
             wrong = np.array([truth[image] != whole.labels[t] for image, t in zip(whole.images, targets, strict=True)])
             ours, theirs = doubtful(targets, p), peer(Path(folds["files"]["arrays"]))
             own = p[np.arange(len(p)), targets]
-            results[name]["alexnet"].append(scores(ours, p.max(1) - own, wrong))
+            results[name]["alexnet"].append(scores(ours, -own, wrong))
             results[name]["cleanlab"].append(scores(np.array(theirs["found"], int), -np.array(theirs["quality"]), wrong))
             print(f"{name}, draw {draw}: top-1 {folds['top1']:.1%} with the wrong labels", file=sys.stderr)
     shutil.rmtree(work)

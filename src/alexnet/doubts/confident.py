@@ -25,17 +25,22 @@ def confident_joint(targets: Ints, probabilities: Floats) -> Ints:
     thresholds[sizes == 0] = np.inf
     confident = probabilities >= thresholds - ROUNDING
     rows = confident.any(1)
-    true = np.where(confident, probabilities, -1).argmax(1)  # if there are several, the most probable
+    # If there are several, the most probable of all classes, as in cleanlab; the paper takes that of the confident ones.
+    true = np.where(confident.sum(1) > 1, probabilities.argmax(1), confident.argmax(1))
     counts = np.bincount(targets[rows] * classes + true[rows], minlength=classes**2).reshape(classes, classes).astype(float)
     np.fill_diagonal(counts, np.maximum(1, counts.diagonal()))  # every class has right labels
     shares = counts / counts.sum(1, keepdims=True) * sizes[:, None]
     whole = np.floor(shares).astype(np.int64)
-    ranks = np.argsort(np.argsort(whole - shares, axis=1, kind="stable"), axis=1)  # by what was cut off, the most first
-    return np.asarray(whole + (ranks < (sizes - whole.sum(1))[:, None]))
+    # The rest of each row goes to the largest remainders; of equal ones to the last, as in cleanlab.
+    ranks = np.argsort(np.argsort(shares - whole, axis=1, kind="stable"), axis=1)
+    return np.asarray(whole + (ranks >= classes - (sizes - whole.sum(1))[:, None]))
 
 
 def doubtful(targets: Ints, probabilities: Floats) -> Ints:
-    """Return the positions of images whose labels are probably wrong, most probably first; arguments as `confident_joint`."""
+    """Return the positions of images whose labels are probably wrong; arguments as `confident_joint`.
+
+    Those whose given class is least probable come first: in `benchmarks/doubts.py`, that order is better than by the margin.
+    """
     joint = confident_joint(targets, probabilities)
     chosen = np.zeros(len(targets), dtype=bool)
     for given in range(len(joint)):
@@ -45,5 +50,5 @@ def doubtful(targets: Ints, probabilities: Floats) -> Ints:
                 margins = probabilities[rows, true] - probabilities[rows, given]
                 chosen[rows[np.argsort(-margins, kind="stable")[: joint[given, true]]]] = True
     found = np.flatnonzero(chosen & (probabilities.argmax(1) != targets))
-    margins = probabilities[found].max(1) - probabilities[found, targets[found]]
-    return np.asarray(found[np.argsort(-margins, kind="stable")], dtype=np.int64)
+    order = np.argsort(probabilities[found, targets[found]], kind="stable")
+    return np.asarray(found[order], dtype=np.int64)
