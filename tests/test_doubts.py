@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from proof.pages import OVERFLOW, launched, program
-from proof.pictures import picture
+from proof.pictures import class_folders
 
 import alexnet
 from alexnet.data.sources import open_table
@@ -170,16 +170,27 @@ def test_a_page_of_another_dataset_is_refused(folds: Path, mislabelled: Path, tm
     assert not (tmp_path / "page.html").exists()
 
 
+def folds_of_labels(labels: tuple[str, ...], trained: alexnet.Run, folder: Path) -> Path:
+    """Return two folds of pictures with these labels, six each."""
+    class_folders(folder / "photos", 6, labels)
+    settings = {"train.precision": "float32", "train.batch_size": 8}
+    options: dict[str, Any] = {"recipe": "head", "weights": trained.path, "out": folder / "run", "settings": settings}
+    alexnet.cross_validate(folder / "photos", folds=2, **options)
+    return folder / "run"
+
+
+def test_counterexamples_are_in_the_corrected_table(trained: alexnet.Run, tmp_path: Path) -> None:
+    run = folds_of_labels(("across", "down", "none"), trained, tmp_path)
+    assert alexnet.find_doubts(run, page=tmp_path / "page.html")["images"] == 12
+    text = (tmp_path / "page.html").read_text(encoding="utf-8").split('<script type="application/json" id="data">')[1]
+    data = json.loads(text.split("</script>")[0])
+    written = dict(zip(data["columns"]["image"], (data["labels"][i] for i in data["columns"]["label"]), strict=True))
+    assert written == {file.as_posix(): file.parent.name for file in (tmp_path / "photos").rglob("*.png")}
+
+
 @pytest.mark.parametrize(("label", "reason"), [("NA", "a missing one"), ("1.0", "a number")])
 def test_labels_that_a_csv_file_cannot_hold_are_refused(label: str, reason: str, trained: alexnet.Run, tmp_path: Path) -> None:
-    for kind, name in enumerate((label, "other")):
-        for i in range(6):
-            path = tmp_path / "photos" / name / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture(kind, i).save(path)
-    settings = {"train.precision": "float32", "train.batch_size": 8}
-    options: dict[str, Any] = {"recipe": "head", "weights": trained.path, "out": tmp_path / "run", "settings": settings}
-    alexnet.cross_validate(tmp_path / "photos", folds=2, **options)
+    folds_of_labels((label, "other"), trained, tmp_path)
     with pytest.raises(AlexNetError, match=f"would be read as {reason}: rename"):
         alexnet.find_doubts(tmp_path / "run", page=tmp_path / "page.html")
 

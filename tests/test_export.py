@@ -165,26 +165,29 @@ def exported(trained: alexnet.Run, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_close_probabilities_are_recomputed_in_float32(trained: alexnet.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answers in both precisions are fixed here, so that a processor's rounding decides nothing."""
-    config = trained.config.model_copy(update={"precision": "bfloat16", "temperature": 2.0})
+    config = trained.config.model_copy(update={"precision": "bfloat16", "temperature": 2.0, "known": None})
     leads = np.array([-3.0, -0.9, -0.2, 0.0, 0.4, 1.0, 1.3, 2.0, 9.0])  # of the first logit, in bfloat16
     looked: list[tuple[str, int]] = []
 
-    def said(network: AlexNet, images: torch.Tensor, preprocessing: Preprocessing, precision: str) -> NDArray[np.float32]:
+    def said(
+        network: AlexNet, images: torch.Tensor, preprocessing: Preprocessing, precision: str, *_: object
+    ) -> forward.Outputs:
         looked.append((precision, len(images)))
         first = leads[images[:, 0, 0, 0].numpy()] + (0.01 if precision == "float32" else 0)
-        return np.stack([first, np.zeros(len(first))], 1).astype(np.float32)
+        logits = np.stack([first, np.zeros(len(first))], 1).astype(np.float32)
+        return forward.Outputs(logits, np.empty((len(logits), 0), np.float32))
 
-    monkeypatch.setattr(forward, "predict_logits", said)
+    monkeypatch.setattr(forward, "compute", said)
     monkeypatch.setattr(forward, "resolve_precision", lambda device, precision: precision)
     images = [np.full((4, 4, 3), i, np.uint8) for i in range(len(leads))]
-    found = forward.probabilities(trained.network, config, images)
+    found = np.stack([row for row, _ in forward.classify(trained.network, config, images)])
     narrow = 1 / (1 + np.exp(-leads / 2))
     close = np.abs(2 * narrow - 1) < forward.MARGIN
     assert close.tolist() == [False, *[True] * 5, *[False] * 3]
     assert looked == [("bfloat16", 9), ("float32", 5)]
     np.testing.assert_allclose(found[:, 0], np.where(close, 1 / (1 + np.exp(-(leads + 0.01) / 2)), narrow), rtol=1e-6)
     looked.clear()
-    forward.probabilities(trained.network, config.model_copy(update={"precision": "float32"}), images)
+    forward.classify(trained.network, config.model_copy(update={"precision": "float32"}), images)
     assert looked == [("float32", 9)]
 
 

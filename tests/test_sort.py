@@ -216,8 +216,8 @@ def test_refusals_are_one_line(photos: Path, tmp_path: Path) -> None:
 @given(st.lists(st.text(), unique=True, max_size=4))
 def test_folders_of_labels_are_valid_and_different(labels: list[str]) -> None:
     names = sorting.folder_names(labels)
-    assert len({name.casefold() for name in names.values()}) == len(labels)
-    for name in names.values():
+    assert len({name.casefold() for name in names}) == len(labels)
+    for name in names:
         assert name not in ("", ".", "..")
         assert not set(name) & set('/\\:*?"<>|\0')
         assert name.split(".")[0].upper() not in ("CON", "NUL", "AUX", "PRN", "COM1")

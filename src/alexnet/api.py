@@ -105,50 +105,57 @@ class Run:
         """
         return self._folder.read_summary()
 
-    def predict(self, images: ImageInput, top: int = 5) -> list[dict[str, Any]]:
+    def predict(self, images: ImageInput, top: int = 5, views: int = 1) -> list[dict[str, Any]]:
         """Predict the labels of images.
 
         Args:
             images: one image or an iterable of them. An image is a path, a folder, a glob pattern, the bytes of a file, an open
                 binary file, a Pillow image, or an RGB array, H W 3 uint8; an array N H W 3 is N images.
             top: number of labels per image.
+            views: number of views of each image, as for `evaluate`; their probabilities are averaged.
 
         Returns:
-            For each image, in order, `{"image", "predictions": [{"label", "probability"}]}`, most probable first, or
-            `{"image", "error"}` if it cannot be read. Probabilities are calibrated, from 0 to 1. Arrays are named `array`,
-            bytes `bytes`.
+            For each image, in order, `{"image", "predictions": [{"label", "probability"}], "known"}`, most probable first, or
+            `{"image", "error"}` if it cannot be read. Probabilities are calibrated, from 0 to 1. `known` is false if the image
+            seems to show none of the labels: 95 % of the validation images are known. It is missing for runs of earlier
+            versions, weights of one epoch and imported networks. Arrays are named `array`, bytes `bytes`.
 
         Raises:
             DataError: `images` is of an unsupported type, or a pattern matches no file.
-            AlexNetError: `top` is not a positive integer.
+            AlexNetError: `top` is not a positive integer, or `views` is not 1, 2 or 10.
 
         Note:
             PyTorch's threads do not survive a fork: a process forked after this call (`os.fork`, or multiprocessing's `fork`)
             predicts with one thread. On a GPU, open the run in the child process only.
         """
-        return list(self.stream(images, top))
+        return list(self.stream(images, top, views))
 
-    def stream(self, images: ImageInput, top: int = 5) -> Iterator[dict[str, Any]]:
+    def stream(self, images: ImageInput, top: int = 5, views: int = 1) -> Iterator[dict[str, Any]]:
         """Yield the results of `predict` one by one, with one batch of images in memory at a time.
 
-        `images`, `top` and the errors are as for `predict`.
+        The arguments and the errors are as for `predict`.
         """
         _check_top(top)
+        _check_views(views)
         sources = to_sources(images)
         # On a terminal, results are printed as they arrive, and a progress bar would overwrite them.
         tracked = sources if sys.stdout.isatty() else track(sources, "Predicting", len(sources))
-        return predict(self.network, self.config, tracked, top)
+        return predict(self.network, self.config, tracked, top, views)
 
-    def sort(self, images: ImageInput, folder: str | Path, how: How = "copy", top: int = 5) -> Iterator[dict[str, Any]]:
+    def sort(
+        self, images: ImageInput, folder: str | Path, how: How = "copy", top: int = 5, views: int = 1
+    ) -> Iterator[dict[str, Any]]:
         """Sort image files into a folder for each predicted label, and yield the results of `predict`.
 
-        No file is replaced. After an interruption, the same call continues; `undo_sort(folder)` takes everything back.
+        Images that are not known go into the folder `unsure`. No file is replaced. After an interruption, the same call
+        continues; `undo_sort(folder)` takes everything back.
 
         Args:
             images: as for `predict`, but files only: paths, folders or patterns.
             folder: folder to sort into, new or from the same call before.
             how: `copy` the files, `move` them, or make symbolic links (`link`).
             top: number of labels per image in the results.
+            views: as for `predict`.
 
         Yields:
             As `predict`, with `"sorted"`, the new path. Images that cannot be read stay where they are.
@@ -156,11 +163,11 @@ class Run:
         Raises:
             DataError: as for `predict`, or an image is not a file or lies in `folder`.
             RunError: `folder` holds other files, was sorted in another way, or cannot be written.
-            AlexNetError: `top` is not a positive integer.
+            AlexNetError: `top` is not a positive integer, or `views` is not 1, 2 or 10.
         """
         sources = to_sources(images)
         journal = sorting.open_folder(Path(folder), how)
-        return sorting.sort(journal, self.stream(sorting.unsorted(journal, sources), top), self.labels)
+        return sorting.sort(journal, self.stream(sorting.unsorted(journal, sources), top, views), self.labels)
 
     def evaluate(
         self,
@@ -185,12 +192,12 @@ class Run:
             DataError: the dataset or the split does not exist, or has labels that the network does not know.
             AlexNetError: `views` is not 1, 2 or 10.
         """
-        if views not in VIEWS:
-            raise AlexNetError(f"views is {views}, but should be 1, 2 or 10")
+        _check_views(views)
         dataset, split = self.dataset(data, split, settings)
         config, workers = self.config, self.recipe.data.workers
+        options: dict[str, Any] = {"view_count": views, "known": config.known}
         return evaluate_split(
-            self.network, dataset, split, config.preprocessing, config.precision, workers, config.temperature, view_count=views
+            self.network, dataset, split, config.preprocessing, config.precision, workers, config.temperature, **options
         )
 
     def explanations(self, images: ImageInput) -> Iterator[tuple[Any, Explanation | ImageError]]:
@@ -326,8 +333,9 @@ class Run:
     ) -> dict[str, Any]:
         """Export the network to ONNX, and verify it in onnxruntime before the file is written.
 
-        The model maps `image`, H W 3 uint8 of any size, to `probabilities`, one a class, calibrated. It is verified on
-        validation images, or on random ones if the dataset is not available.
+        The model maps `image`, H W 3 uint8 of any size, to `probabilities`, one a class, calibrated, and to `known`, a bool: it
+        is false if the image seems to show none of the classes. It is verified on validation images, or on random ones if the
+        dataset is not available.
 
         Args:
             out: file to write. Default: `model.onnx`, `model-bare.onnx` and so on, in `export` in the run folder.
@@ -337,9 +345,10 @@ class Run:
 
         Returns:
             `{"file", "bare", "int8", "opset", "ir_version", "onnxruntime", "bytes", "sha256", "compared_on", "images",
-            "largest_difference", "close", "same_top1", "images_per_second", "top1"}`, with `int8` also `"float_bytes"`.
-            `onnxruntime` is the oldest version that can read the file, as `">=1.17"`. `largest_difference` is one of
-            probabilities; `close` (within 0.01) and `same_top1` are fractions of the compared images, from 0 to 1.
+            "largest_difference", "close", "same_top1", "same_known", "images_per_second", "top1"}`, with `int8` also
+            `"float_bytes"`. `onnxruntime` is the oldest version that can read the file, as `">=1.17"`. `largest_difference` is
+            one of probabilities; `close` (within 0.01), `same_top1` and `same_known` are fractions of the compared images, from
+            0 to 1; `same_known` is None if the file does not say what is known.
 
         Raises:
             RunError: verification failed; `out` cannot be written or holds a file that this program did not make; `int8` needs
@@ -396,7 +405,7 @@ class Run:
         """
         return write_keras(self.network, self.config, Path(file), overwrite)
 
-    def serve(self, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None) -> None:
+    def serve(self, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None, views: int = 1) -> None:
         """Serve `predict` and `explain` over HTTP until Ctrl-C or SIGTERM.
 
         If ALEXNET_API_KEY is set in the environment, clients must send that key.
@@ -405,9 +414,10 @@ class Run:
             host: address to listen on; `0.0.0.0` accepts connections from other machines.
             port: 0 takes a free one.
             threads: number of CPU threads. Default: one per core.
+            views: as for `predict`.
 
         Raises:
-            AlexNetError: a library is not installed, or the address is not available.
+            AlexNetError: a library is not installed, the address is not available, or `views` is not 1, 2 or 10.
             Interrupted: the server was stopped, after answering all requests; there is no other way to return.
         """
         try:
@@ -415,8 +425,9 @@ class Run:
         except ImportError as error:
             needed = "fastapi uvicorn python-multipart captum"
             raise AlexNetError(f"serving lacks a library ({error}): pip install {needed}") from error
+        _check_views(views)
         _set_threads(threads)
-        serve(self._folder, self.network, self.config, host, port)
+        serve(self._folder, self.network, self.config, host, port, views)
 
     def dataset(
         self, data: str | Path | None = None, split: str | None = None, settings: Mapping[str, Any] | None = None
@@ -788,6 +799,11 @@ def _default_out(recipe: Recipe) -> Path:
     run = Path("runs") / f"{name or 'data'}-{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = (run.name, *(f"{run.name}-{number}" for number in range(2, 100)))
     return next((run.with_name(name) for name in names if not (run.with_name(name)).exists()), run)
+
+
+def _check_views(views: int) -> None:
+    if views not in VIEWS:
+        raise AlexNetError(f"views is {views}, but should be 1, 2 or 10")
 
 
 def _set_threads(threads: int | None) -> None:

@@ -96,6 +96,7 @@ class Data(Settings):
     label_column: str | None = None
     split_column: str | None = None
     group_column: str | None = None
+    none_label: str = "none"  # images with this label show no class: they help to tell such images (training/known.py)
     label_names: str | None = None  # of label numbers: A,B,C or a file; None: labels.txt or classes.txt beside the table
 
     @property

@@ -22,10 +22,12 @@ from alexnet.errors import RunError, VariantError, error_reason, printable, shel
 from alexnet.files import read_json, sha256, write, write_text, writing
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import to_device
+from alexnet.network.known import Known
 from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Preprocessing, Recipe, parse, rename_keys
 
 Model = TypeVar("Model", bound=BaseModel)
+KNOWN = "known."  # before the names of the tensors of `Known`
 OLD_COLUMNS = {"rate": "lr"}  # renamed columns of `metrics.csv` from earlier versions
 
 
@@ -34,6 +36,7 @@ class ModelConfig(BaseModel):
 
     `overrides` are the variant's fields that the recipe changed; `precision` is the recipe's. `sha256` is the hash of
     `model.safetensors`. `checksum` is the hash of the other fields, as a damaged mean would silently give wrong predictions.
+    `known`, a `Known` or None, is saved with the weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +69,7 @@ class ModelConfig(BaseModel):
             raise ValueError(f"{truncate(odd[0])!r} holds control characters")
         return labels
 
-    version: Literal[1, 2] = 2
+    version: Literal[1, 2, 3] = 3
     variant: str
     width: float = 1.0
     overrides: dict[str, Any] = {}
@@ -76,6 +79,7 @@ class ModelConfig(BaseModel):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     sha256: str = ""
     checksum: str = ""
+    known: Any = Field(default=None, exclude=True, repr=False)
 
     @classmethod
     def of(cls, recipe: Recipe, labels: tuple[str, ...], preprocessing: Preprocessing) -> Self:
@@ -196,9 +200,10 @@ def save_epoch(path: Path, network: AlexNet, config: ModelConfig) -> None:
 
 
 def _tensors(network: AlexNet, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Return the network's state and the mean image, if there is one, by name."""
-    mean_image = config.preprocessing.mean_image
+    """Return the state of the network and of `Known`, and the mean image, if there is one, by name."""
+    mean_image, known = config.preprocessing.mean_image, config.known
     more = {} if mean_image is None else {"mean_image": torch.from_numpy(mean_image)}
+    more |= {} if known is None else {f"{KNOWN}{name}": tensor for name, tensor in known.state_dict().items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in {**network.state_dict(), **more}.items()}
 
 
@@ -302,6 +307,7 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, ModelC
             config = config.model_copy(update={"preprocessing": preprocessing})
         elif config.preprocessing.mean in ("image", "image-centre"):
             raise RunError(f"{folder.weights} has no mean image, which its preprocessing subtracts")
+        config = config.model_copy(update={"known": _take_known(tensors, network)})
         network.load_state_dict(tensors, assign=True)
     except OSError as error:
         raise RunError(f"{folder.weights} cannot be read: {error_reason(error)}") from error
@@ -311,3 +317,9 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[AlexNet, ModelC
     except (safetensors.SafetensorError, RuntimeError, TypeError) as error:
         raise RunError(f"{folder.weights} does not fit model.json: {str(error).splitlines()[0]}") from error
     return to_device(network, device).eval(), config
+
+
+def _take_known(tensors: dict[str, torch.Tensor], network: AlexNet) -> Known | None:
+    """Take the state of `Known` out of a file's tensors, if it is there."""
+    state = {name.removeprefix(KNOWN): tensors.pop(name) for name in [*tensors] if name.startswith(KNOWN)}
+    return Known.from_state(state, network.head.in_features, network.head.out_features) if state else None

@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from alexnet.ablation.plan import Plan, open_plan
 from alexnet.data.batches import epoch_bounds
@@ -140,6 +139,8 @@ def summarise(values: Sequence[float | None], first: Sequence[float | None], *, 
     Differences are taken seed by seed. With `ratio`, means are geometric and the difference is a ratio. Where a value is
     missing, both are None; a single seed has no interval.
     """
+    from scipy.special import stdtrit  # slow to import
+
     sample, other = (np.array(each, dtype=float) for each in (values, first))  # a missing value is NaN
     if ratio:
         sample, other = np.log(sample), np.log(other)

@@ -10,7 +10,18 @@ import alexnet
 from alexnet.cli.app import app
 from alexnet.cli.help import LOOK, Command
 from alexnet.cli.images import image_names, print_results
-from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, data_argument, flag, images_argument, option, table_options
+from alexnet.cli.options import (
+    AsJson,
+    Device,
+    Overwrite,
+    RunPath,
+    Views,
+    data_argument,
+    flag,
+    images_argument,
+    option,
+    table_options,
+)
 from alexnet.cli.output import print_comparison, print_evaluation, print_explanations, print_result
 from alexnet.progress import track
 
@@ -27,10 +38,7 @@ def evaluate(
         Literal["train", "val", "test"] | None,
         option("NAME", "train, val or test.  [default: test, else val; all images if DATA has no splits]"),
     ] = None,
-    views: Annotated[
-        Literal["1", "2", "10"],
-        option("N", "Views averaged per image: 1; 2, with its mirror image; 10, with corners and centre, as in 2012."),
-    ] = "1",
+    views: Views = "1",
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -86,6 +86,10 @@ Device = Annotated[
     option(
         "D", "cpu, cuda, cuda:1 or mps.  [default: an accelerator if available]", autocompletion=lambda: ["cpu", "cuda", "mps"]
     ),
+]
+Views = Annotated[
+    Literal["1", "2", "10"],
+    option("N", "Views averaged per image: 1; 2, with its mirror image; 10, with corners and centre, as in 2012."),
 ]
 Threads = Annotated[int | None, option("N", "Number of CPU threads.  [default: one per core]", min=1)]
 Classes = Annotated[int | None, option("N", "Number of classes.  [default: the variant's]", min=1, max=10**9)]

@@ -35,12 +35,13 @@ def print_jsonl(results: Iterable[dict[str, Any]]) -> None:
 def print_predictions_csv(results: Iterable[dict[str, Any]]) -> None:
     """Print the results of `predict` as CSV, a row per label."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["image", "rank", "label", "probability", "error"])
+    writer.writerow(["image", "rank", "label", "probability", "known", "error"])
     for result in results:
         if "error" in result:
-            writer.writerow([result["image"], "", "", "", result["error"]])
+            writer.writerow([result["image"], "", "", "", "", result["error"]])
+        known = str(result["known"]).lower() if "known" in result else ""
         for rank, prediction in enumerate(result.get("predictions", ()), 1):
-            writer.writerow([result["image"], rank, prediction["label"], f"{prediction['probability']:.6f}", ""])
+            writer.writerow([result["image"], rank, prediction["label"], f"{prediction['probability']:.6f}", known, ""])
 
 
 def print_predictions(results: Iterable[dict[str, Any]]) -> None:
@@ -49,6 +50,8 @@ def print_predictions(results: Iterable[dict[str, Any]]) -> None:
         print(printable(result["image"]))
         if "error" in result:
             print(printable(f"    not read: {result['error']}"))
+        if result.get("known") is False:
+            print("  unknown: perhaps none of the labels")
         for prediction in result.get("predictions", ()):
             print(f"  {prediction['probability']:6.1%}  {prediction['label']}")
         if "sorted" in result:

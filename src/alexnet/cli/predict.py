@@ -12,8 +12,9 @@ from alexnet.cli import output
 from alexnet.cli.app import app, group
 from alexnet.cli.help import USE, Command
 from alexnet.cli.images import image_names, print_results
-from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Threads, flag, images_argument, option
+from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Threads, Views, flag, images_argument, option
 from alexnet.errors import shell_quote
+from alexnet.sort.journal import How
 
 command = partial(app.command, cls=Command, rich_help_panel=USE)
 search = group(
@@ -32,7 +33,8 @@ def predict(
     top: Annotated[int, option("N", "Number of labels per image.", min=1)] = 5,
     as_json: AsJson = False,
     jsonl: Annotated[bool, flag("--jsonl", "Print one JSON object per line, as results arrive.")] = False,
-    as_csv: Annotated[bool, flag("--csv", "Print CSV: image, rank, label, probability, error.")] = False,
+    as_csv: Annotated[bool, flag("--csv", "Print CSV: image, rank, label, probability, known, error.")] = False,
+    views: Views = "1",
     sort: Annotated[
         Path | None,
         option("FOLDER", "Also copy each image into FOLDER/LABEL. Nothing is overwritten; run it again to continue."),
@@ -44,8 +46,8 @@ def predict(
 ) -> None:
     """Predict the labels of images, most probable first.
 
-    Probabilities are calibrated on the run's validation images. Exit code 1 if an image could not be read; the others are
-    still predicted.
+    Probabilities are calibrated on the run's validation images. An image that seems to show none of the labels is marked
+    unknown; --sort puts it into FOLDER/unsure. Exit code 1 if an image could not be read; the others are still predicted.
 
     Examples:
         alexnet predict runs/photos cat.jpg dog.jpg
@@ -66,10 +68,11 @@ def predict(
     print_text = output.print_jsonl if jsonl else output.print_predictions_csv if as_csv else output.print_predictions
     opened, names = alexnet.load(run, device), image_names(images)
     if sort is None:
-        print_results(opened.stream(names, top), print_text, as_json)
+        print_results(opened.stream(names, top, int(views)), print_text, as_json)
         return
     try:
-        print_results(opened.sort(names, sort, "move" if move else "link" if link else "copy", top), print_text, as_json)
+        how: How = "move" if move else "link" if link else "copy"
+        print_results(opened.sort(names, sort, how, top, int(views)), print_text, as_json)
     finally:
         print(f"{'undo':10}  alexnet predict {shell_quote(run)} {shell_quote(sort)} --undo", file=sys.stderr)
 
@@ -109,9 +112,9 @@ def export(
 ) -> None:
     """Export a run to ONNX, torchvision or Keras.
 
-    ONNX runs without PyTorch: the input is an RGB image of any size (H W 3, uint8), the output calibrated probabilities;
-    labels (JSON) and preprocessing are in the metadata. The file is run in onnxruntime and compared with the run first.
-    Requires onnx, onnxscript and onnxruntime (pip install onnx onnxscript onnxruntime).
+    ONNX runs without PyTorch: the input is an RGB image of any size (H W 3, uint8), the outputs are calibrated probabilities,
+    and whether the image is known; labels (JSON) and preprocessing are in the metadata. The file is run in onnxruntime and
+    compared with the run first. Requires onnx, onnxscript and onnxruntime (pip install onnx onnxscript onnxruntime).
 
     For torchvision and Keras, the weights are written. The file is read back and compared, and the command prints how to load
     it and how to prepare images. Keras requires h5py (pip install h5py).
@@ -142,6 +145,7 @@ def serve(
         str, option("NAME", "Address to listen on; 0.0.0.0 accepts connections from other machines.")
     ] = "127.0.0.1",
     port: Annotated[int, option("N", "Port; 0 takes a free one.", min=0, max=65_535)] = 8000,
+    views: Views = "1",
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -154,7 +158,7 @@ def serve(
         alexnet serve runs/photos
         curl -F images=@cat.jpg http://127.0.0.1:8000/predict
     """
-    alexnet.load(run, device).serve(host, port, threads)
+    alexnet.load(run, device).serve(host, port, threads, int(views))
 
 
 @search.command("index", cls=Command)

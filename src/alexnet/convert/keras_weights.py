@@ -107,7 +107,7 @@ def load_keras(path: Path, network: AlexNet) -> None:
     if problem := _difference(layers, network):
         raise WeightsError(f"{path}: {problem}; {_suggestion(layers, network, *_head(layers, path))}")
     if network.head.weight.is_meta:
-        network.to_empty(device=torch.get_default_device())
+        network.allocate(torch.get_default_device())
         for norm in (layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)):
             norm.reset_running_stats()  # including the number of batches seen
     remaining = _by_kind(layers)

@@ -134,7 +134,7 @@ def copy_weights(tensors: dict[str, Tensor], network: AlexNet, origin: str, *, h
             shapes = " and ".join("x".join(map(str, t.shape)) or "one" for t in (theirs[name], tensor))
             raise WeightsError(f"{origin} does not fit {variant}: {name} is {shapes} there and here")
     if network.head.weight.is_meta:
-        network.to_empty(device=torch.get_default_device())
+        network.allocate(torch.get_default_device())
         ours = chosen(network.state_dict())
     with torch.no_grad():
         for name, tensor in ours.items():

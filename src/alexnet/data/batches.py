@@ -41,7 +41,7 @@ class SplitImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def subset(self, part: slice) -> Self:
+    def subset(self, part: slice | NDArray[np.int64]) -> Self:
         """Return the images at the positions of `part`."""
         return replace(self, rows=self.rows[part], targets=self.targets[part])
 

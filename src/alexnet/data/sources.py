@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from alexnet.data.listing import SUFFIXES
 from alexnet.data.scan import visible, visible_files
 from alexnet.data.table import Skipped, Table
 from alexnet.data.tables import Rows, read_file, read_metadata, read_parquet_folder
-from alexnet.errors import DataError, error_reason, format_names, printable, truncate
+from alexnet.errors import DataError, counted, error_reason, format_names, printable, truncate
 from alexnet.files import local_path
 from alexnet.progress import say
 from alexnet.recipe import Data
@@ -35,12 +36,12 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2, 
         return builtin.load(name, data_root)
     try:
         if path.is_dir():
-            return _table(path.name, path, _read_folder(path, settings), path, least)
+            return _table(path.name, path, _read_folder(path, settings), path, least, settings.none_label)
         if name in photo_sets.NAMES:
             folder = photo_sets.open_folder(name, data_root or builtin.default_root())
-            return _table(name, folder, _read_photo_set(name, folder), folder, least)
+            return _table(name, folder, _read_photo_set(name, folder), folder, least, "")
         if path.suffix.lower() in SUFFIXES and path.is_file():
-            return _table(path.stem, path.parent, read_file(path, settings), path, least)
+            return _table(path.stem, path.parent, read_file(path, settings), path, least, settings.none_label)
     except RecursionError as error:
         raise DataError(f"{path} has too many levels of folders: give one of the inner folders") from error
     except OSError as error:
@@ -70,7 +71,7 @@ def _read_photo_set(name: str, folder: Path) -> Rows:
     return Rows([row._replace(label=its.labels.get(row.label, row.label)) for row in rows], skipped, None)
 
 
-def _table(name: str, root: Path, content: Rows, given: Path, least: int) -> Table:
+def _table(name: str, root: Path, content: Rows, given: Path, least: int, none_label: str) -> Table:
     rows = [row._replace(label=normalize_label(row.label)) for row in content.rows]
     skipped = [*content.skipped, *(Skipped(row.image, "no label") for row in rows if not row.label)]
     rows = [row for row in rows if row.label]
@@ -82,7 +83,23 @@ def _table(name: str, root: Path, content: Rows, given: Path, least: int) -> Tab
         raise DataError(f"{given} has the label {truncate(name)!r}, which is not UTF-8: rename it")
     if unprintable := [label for label in labels if printable(label) != label]:
         raise DataError(f"{given} has the label {truncate(unprintable[0])!r}, which has control characters: rename it")
-    position = {label: i for i, label in enumerate(labels)}
+    classes = tuple(label for label in labels if label != none_label)
+    if len(classes) < len(labels) and len(classes) < least:  # such as `crack` and `none`
+        say(f"{given}: {none_label!r} is a class here, as there is only one other")
+        classes = labels
+    known = Rows([row for row in rows if row.label in classes], skipped, content.contents)
+    result = _of_classes(name, root, classes, known)
+    if len(classes) == len(labels):
+        return result
+    others = Rows([row._replace(label=classes[0]) for row in rows if row.label == none_label], [], content.contents)
+    many = counted(len(others.rows), "image")
+    say(f"{given}: {many} of {none_label!r} are counterexamples, which show no class; --set data.none_label= makes it a class")
+    return replace(result, unknown=_of_classes(f"{name}-none", root, classes, others))
+
+
+def _of_classes(name: str, root: Path, labels: tuple[str, ...], content: Rows) -> Table:
+    """Return a table of all rows, whose labels are among `labels`."""
+    rows, position = content.rows, {label: i for i, label in enumerate(labels)}
     return Table(
         name=name,
         labels=labels,
@@ -92,7 +109,7 @@ def _table(name: str, root: Path, content: Rows, given: Path, least: int) -> Tab
         root=root,
         contents=content.contents,
         groups=[row.group for row in rows] if any(row.group for row in rows) else None,
-        skipped=tuple(skipped),
+        skipped=tuple(content.skipped),
     )
 
 

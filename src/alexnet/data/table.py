@@ -55,6 +55,7 @@ class Table:
         groups: group of each image, empty for an image by itself; None if the dataset declares none.
         mirror: whether mirror images belong to the same class.
         skipped: files that were left out.
+        unknown: images that show none of the classes, all labelled 0; None without any.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Table:
     groups: Sequence[str] | None = None
     mirror: bool = True
     skipped: tuple[Skipped, ...] = ()
+    unknown: Self | None = None
 
     def __len__(self) -> int:
         return len(self.images)

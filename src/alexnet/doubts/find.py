@@ -82,7 +82,7 @@ def _open(path: Path) -> FoldsFolder:
 
 def _dataset(folder: FoldsFolder, predictions: Predictions) -> Table:
     """Open the dataset of the folds; its images and labels must be those that were predicted."""
-    settings = read_model(Plan, folder.plan).recipe.data
+    settings = read_model(Plan, folder.plan).recipe.data.model_copy(update={"none_label": ""})  # counterexamples are listed too
     table = open_table(settings.dataset, settings.root, settings=settings)
     labels = {image: table.labels[target] for image, target in zip(table.images, table.targets, strict=True)}
     given = zip(predictions.images, predictions.targets, strict=True)

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 from alexnet.data.decode_pool import Source
 from alexnet.data.preprocessing import PixelArray, to_input
 from alexnet.errors import AlexNetError, ImageError
-from alexnet.inference.forward import probabilities
+from alexnet.inference.forward import classify
 from alexnet.inference.predict import best, iter_images
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast
@@ -83,7 +83,7 @@ def explained(network: AlexNet, config: ModelConfig, image: PixelArray) -> Expla
     preprocessing, device = config.preprocessing, next(network.parameters()).device
     x = to_input(torch.from_numpy(image.copy())[None].to(device), preprocessing)
     names = map_layers(network)
-    [calibrated] = probabilities(network, config, [image])
+    [(calibrated, _)] = classify(network, config, [image])
     target = int(calibrated.argmax())
     with autocast(device, "float32"):
         with torch.no_grad():

@@ -29,24 +29,33 @@ OPSET, IR = 20, 9  # those of ONNX 1.15
 ONNXRUNTIME = "1.17"  # the first version that reads both; IR 10 would need 1.18
 
 
-def network_model(network: AlexNet, preprocessing: Preprocessing) -> onnx.ModelProto:
+def network_model(network: AlexNet, preprocessing: Preprocessing, *, codes: bool = False) -> onnx.ModelProto:
     """Return the network from `images`, N 3 I I float32 (I = `preprocessing.resized`), to `logits`, N x classes.
 
-    Layers are applied one after another, without fusing, so that the weights are the trained ones.
+    With `codes`, the output of the last hidden layer, N units, is a second output. Layers are applied one after another,
+    without fusing, so that the weights are the trained ones.
     """
     layers = deepcopy(network.layers)
     if preprocessing.scale_factor > 1:
         layers = {"upscale": nn.Upsample(scale_factor=preprocessing.scale_factor, mode="nearest"), **layers}
-    plain = nn.Sequential(OrderedDict(layers))
+    plain = nn.Sequential(OrderedDict(layers)).cpu().float().eval()
     example = torch.zeros(2, 3, preprocessing.resized, preprocessing.resized)
-    return _traced(plain.cpu().float().eval(), example, "images", "logits", ["batch"])
+
+    def with_codes(images: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = plain[:-1](images)
+        return plain[-1](hidden), hidden
+
+    if codes:
+        return _traced(_Function(with_codes, plain), [example], ["images"], ["logits", "codes"], ["batch"])
+    return _traced(plain, [example], ["images"], ["logits"], ["batch"])
 
 
 class _Function(nn.Module):
-    """A function as a module, which tracing needs."""
+    """A function as a module, which tracing needs, with the module whose weights it uses."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[..., Tensor | tuple[Tensor, Tensor]], weights: nn.Module | None = None) -> None:
         super().__init__()
+        self.weights = weights
         self.forward = function
 
 
@@ -57,17 +66,34 @@ def preprocessing_model(preprocessing: Preprocessing) -> onnx.ModelProto:
         return to_input(crop_and_resize(image, preprocessing)[None], preprocessing).contiguous()
 
     example = torch.zeros(50, 70, 3, dtype=torch.uint8)
-    return _traced(_Function(preprocess), example, "image", "images", ["height", "width"])
+    return _traced(_Function(preprocess), [example], ["image"], ["images"], ["height", "width"])
 
 
 def save(model: onnx.ModelProto, config: ModelConfig, path: Path, *, bare: bool) -> Path:
-    """Write a network's model, with its preprocessing and calibration unless `bare`; return `path`."""
+    """Write a network's model, with its preprocessing and calibration unless `bare`; return `path`.
+
+    If the run has a threshold, the model must have `codes`, and the file says whether an image is known.
+    """
     if not bare:
-        calibrate = _Function(lambda logits: (logits / config.temperature).softmax(1)[0])
-        calibration = _traced(calibrate, torch.zeros(1, len(config.labels)), "logits", "probabilities")
-        model = _chained(preprocessing_model(config.preprocessing), network=model, calibrate=calibration)
+        model = _chained(preprocessing_model(config.preprocessing), network=model, calibrate=_calibration(config))
     onnx.save(_tidied(model, _metadata(config)), path)
     return path
+
+
+def _calibration(config: ModelConfig) -> onnx.ModelProto:
+    """Return the model from `logits`, 1 x classes, to `probabilities`; with a threshold, from `codes`, too, and to `known`."""
+    example, known = torch.zeros(1, len(config.labels)), deepcopy(config.known)
+
+    def calibrate(logits: Tensor) -> Tensor:
+        return (logits / config.temperature).softmax(1)[0]
+
+    def and_known(logits: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        return calibrate(logits), known.margins(known(codes, logits))[0] >= 0
+
+    if known is None:
+        return _traced(_Function(calibrate), [example], ["logits"], ["probabilities"])
+    codes = torch.zeros(1, len(known.mean))
+    return _traced(_Function(and_known, known.cpu()), [example, codes], ["logits", "codes"], ["probabilities", "known"])
 
 
 def _metadata(config: ModelConfig) -> dict[str, str]:
@@ -84,17 +110,19 @@ def _metadata(config: ModelConfig) -> dict[str, str]:
     }
 
 
-def _traced(module: nn.Module, example: Tensor, name: str, result: str, sizes: list[str] | None = None) -> onnx.ModelProto:
-    """Let PyTorch trace `module` from an input `name` to an output `result`; the first axes may have any of these `sizes`."""
+def _traced(
+    module: nn.Module, examples: list[Tensor], names: list[str], results: list[str], sizes: list[str] | None = None
+) -> onnx.ModelProto:
+    """Let PyTorch trace `module` from inputs to outputs of these names; the first axes of inputs may have any of `sizes`."""
     dynamic = {axis: torch.export.Dim(size, min=1, max=1 << 20) for axis, size in enumerate(sizes or ())}
     with _silence(), torch.no_grad():
         program = torch.onnx.export(
             module,
-            (example,),
+            tuple(examples),
             dynamo=True,
-            dynamic_shapes=(dynamic,),
-            input_names=[name],
-            output_names=[result],
+            dynamic_shapes=(dynamic,) * len(examples),
+            input_names=names,
+            output_names=results,
             opset_version=OPSET,
             verbose=False,
         )
@@ -105,14 +133,15 @@ def _traced(module: nn.Module, example: Tensor, name: str, result: str, sizes: l
 
 
 def _chained(first: onnx.ModelProto, **others: onnx.ModelProto) -> onnx.ModelProto:
-    """Join models: the output of each is the input of the next. Names inside the others get a prefix.
+    """Join models: the outputs of each are the inputs of the next. Names inside the others get a prefix.
 
     Only `first` may contain If nodes: onnx renames nothing inside them.
     """
     model = first
     for name, following in others.items():
         following = compose.add_prefix(following, f"{name}/", rename_inputs=False, rename_outputs=False)
-        model = compose.merge_models(model, following, [(model.graph.output[0].name, following.graph.input[0].name)])
+        pairs = zip(model.graph.output, following.graph.input, strict=True)
+        model = compose.merge_models(model, following, [(output.name, given.name) for output, given in pairs])
     return model
 
 

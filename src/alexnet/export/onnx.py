@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.special import softmax
 
 from alexnet.data.dataset import Dataset
 from alexnet.data.decode_pool import Answer, decode_all
 from alexnet.data.preprocessing import pixels, to_input
 from alexnet.errors import AlexNetError, RunError, counted, error_reason
 from alexnet.files import HOST, refuse_overwrite, remove_leftovers, sha256, write_output
-from alexnet.inference.forward import predict_logits
+from alexnet.inference.forward import compute
+from alexnet.inference.metrics import log_probabilities
 from alexnet.network.alexnet import AlexNet
 from alexnet.progress import say, track
 from alexnet.run import ModelConfig
@@ -33,7 +33,8 @@ CLOSE = 0.01  # largest difference of probabilities that counts as equal
 # Heights and widths.
 SYNTHETIC_SIZES = [(1, 1), (1, 90), (90, 1), (2, 3), (40, 40), (64, 48), (333, 500), (700, 37), (1200, 900)]
 
-Model = Callable[[NDArray[np.uint8]], NDArray[np.float64]]  # from an image, H W 3, to calibrated probabilities
+Result = tuple[NDArray[np.float64], bool | None]  # calibrated probabilities, and whether the image is known
+Model = Callable[[NDArray[np.uint8]], Result]  # for an image, H W 3
 # Images to compare on: their name, at most how many, and the images, H W 3 uint8, each with its target or None.
 Samples = tuple[str, int, Iterator[tuple[NDArray[np.uint8], int | None]]]
 
@@ -71,7 +72,7 @@ def export(
         refuse_overwrite(file, overwrite)
     with _temporary_folder(path) as folder:
         say(f"Writing {path.name}")
-        traced = onnx_model.network_model(network, config.preprocessing)
+        traced = onnx_model.network_model(network, config.preprocessing, codes=config.known is not None and not bare)
         files = {"onnx": onnx_model.save(traced, config, folder / "float.onnx", bare=bare)}
         if int8 and dataset is not None:
             images = track(_training(dataset), "Calibrating", CALIBRATION)
@@ -146,7 +147,7 @@ def _synthetic() -> Samples:
 def _compared(network: AlexNet, config: ModelConfig, files: dict[str, Path], samples: Samples, path: Path) -> dict[str, Any]:
     """Compare the last of `files` with the network on the same images; time both, and measure their accuracy."""
     models = {"torch": _torch_model(network, config)} | {name: _onnx_model(file, config) for name, file in files.items()}
-    answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in models}
+    answers: dict[str, list[Result]] = {name: [] for name in models}
     seconds = dict.fromkeys(models, 0.0)
     source, most, images = samples
     targets = []
@@ -158,11 +159,17 @@ def _compared(network: AlexNet, config: ModelConfig, files: dict[str, Path], sam
             seconds[name] += time.perf_counter() - start
     if not targets:
         raise RunError(f"{path} was not written: no image to compare on, as none of {source} decodes at full size")
-    top1 = {name: float((np.argmax(answers[name], 1) == targets).mean()) for name in models}
+    rows = {name: np.stack([row for row, _ in answers[name]]) for name in models}
+    top1 = {name: float((row.argmax(1) == targets).mean()) for name, row in rows.items()}
+    last = list(files)[-1]
+    known = [
+        ours == theirs for (_, ours), (_, theirs) in zip(answers["torch"], answers[last], strict=True) if theirs is not None
+    ]
     return {
         "compared_on": source,
         "images": len(targets),
-        **agreement(np.stack(answers["torch"]), np.stack(answers[list(files)[-1]]), path, int8="int8" in files),
+        **agreement(rows["torch"], rows[last], path, int8="int8" in files),
+        "same_known": float(np.mean(known)) if known else None,
         "images_per_second": {name: len(targets) / seconds[name] for name in models},
         "top1": None if None in targets else top1,
     }
@@ -185,9 +192,10 @@ def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], path: Path
 
 
 def _torch_model(network: AlexNet, config: ModelConfig) -> Model:
-    def run(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def run(image: NDArray[np.uint8]) -> Result:
         batch = torch.from_numpy(pixels(image, config.preprocessing).copy())[None]
-        return _calibrated(predict_logits(network, batch, config.preprocessing, "float32")[0], config)
+        logits, scores = compute(network, batch, config.preprocessing, "float32", known=config.known)
+        return _calibrated(logits[0], config), None if config.known is None else bool(config.known.margins_of(scores)[0] >= 0)
 
     return run
 
@@ -200,14 +208,15 @@ def _onnx_model(file: Path, config: ModelConfig) -> Model:
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def run(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def run(image: NDArray[np.uint8]) -> Result:
         if name == "image":
-            return np.asarray(session.run(None, {name: image})[0], np.float64)
+            probabilities, *known = session.run(None, {name: image})
+            return np.asarray(probabilities, np.float64), bool(known[0]) if known else None
         batch = to_input(torch.from_numpy(pixels(image, config.preprocessing).copy())[None], config.preprocessing)
-        return _calibrated(session.run(None, {name: batch.contiguous().numpy()})[0][0], config)
+        return _calibrated(session.run(None, {name: batch.contiguous().numpy()})[0][0], config), None
 
     return run
 
 
 def _calibrated(logits: NDArray[np.float32], config: ModelConfig) -> NDArray[np.float64]:
-    return np.asarray(softmax(logits.astype(np.float64) / config.temperature))
+    return np.asarray(np.exp(log_probabilities(logits[None], config.temperature)[0]))

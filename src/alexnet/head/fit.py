@@ -57,7 +57,7 @@ class Head:
 class _Rotated:
     """Codes as rows of a matrix, less their mean, in the basis of the eigenvectors of their Gram matrix.
 
-    There are `views` rows per image. `values` are the eigenvalues, `basis` is units x rank.
+    There are `views` rows per image. `values` are the eigenvalues.
     """
 
     def __init__(self, take: Take, count: int) -> None:
@@ -65,22 +65,31 @@ class _Rotated:
         self.views, self.units = take(slice(0, 1)).shape[1:]
         self.rows = count * self.views
         self.centre = sum(x.sum(0) for _, x in self._chunks()) / self.rows
+        self._centred: Floats | None = None  # all rows, if there are no more than units: then their rotation is known
         if self.rows <= self.units:
-            x = np.concatenate([x for _, x in self._chunks()]) - self.centre
-            values, vectors = np.linalg.eigh(x @ x.T)
+            self._centred = np.concatenate([x for _, x in self._chunks()]) - self.centre
+            gram = self._centred @ self._centred.T
         else:
             gram = np.zeros((self.units, self.units))
             for _, x in self._chunks():
                 gram += (x - self.centre).T @ (x - self.centre)
-            values, vectors = np.linalg.eigh(gram)
+        values, vectors = np.linalg.eigh(gram)
         kept = values > max(values[-1] * RANK, np.finfo(float).tiny)
-        self.values, vectors = values[kept], vectors[:, kept]
-        self.basis = x.T @ (vectors / np.sqrt(self.values)) if self.rows <= self.units else vectors
+        self.values, self._vectors = values[kept], vectors[:, kept]
 
     def chunks(self) -> Iterator[tuple[slice, Floats]]:
         """Yield slices of the images, each with its rotated rows."""
+        if self._centred is not None:
+            yield slice(0, self.count), self._vectors * np.sqrt(self.values)
+            return
         for part, x in self._chunks():
-            yield part, (x - self.centre) @ self.basis
+            yield part, (x - self.centre) @ self._vectors
+
+    def unrotated(self, coefficients: Floats) -> Floats:
+        """Return what gives for codes what `coefficients`, rank x classes, give for their rotation: units x classes."""
+        if self._centred is None:
+            return np.asarray(self._vectors @ coefficients)
+        return np.asarray(self._centred.T @ ((self._vectors / np.sqrt(self.values)) @ coefficients))
 
     def _chunks(self) -> Iterator[tuple[slice, Floats]]:
         for start in range(0, self.count, CHUNK):
@@ -109,7 +118,7 @@ def fit(take: Take, targets: NDArray[np.int64], classes: int) -> Head:
     losses = np.array([metrics.cross_entropy(p / t, targets) for p, t in zip(left_out, temperatures, strict=True)])
     best = int(losses.argmin())
     scale = float(1 / temperatures[best])
-    weight = scale * (codes.basis @ (products / (values + alphas[best])[:, None])).T
+    weight = scale * codes.unrotated(products / (values + alphas[best])[:, None]).T
     return Head(weight, scale * mean - weight @ codes.centre, alphas, left_out, losses, scale)
 
 

@@ -1,7 +1,7 @@
 """Evaluation of a network on a dataset: logits, targets, and the metrics that follow from them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -14,7 +14,8 @@ from alexnet.data.batches import batch_bounds, ordered_batches
 from alexnet.data.dataset import Dataset
 from alexnet.data.table import Skipped
 from alexnet.inference import metrics
-from alexnet.inference.forward import predict_logits
+from alexnet.inference.forward import compute
+from alexnet.network.known import SCORES, Known
 from alexnet.progress import track
 from alexnet.recipe import Preprocessing
 
@@ -33,6 +34,8 @@ class Evaluation:
         temperature: factor that logits are divided by for calibrated probabilities, fitted on validation images (Guo and others
             2017).
         skipped: files that could not be used, each with the reason.
+        known: the scores' threshold, or None.
+        scores: scores of the images for `known`, N x 3 float32; without it, N x 0.
     """
 
     logits: NDArray[np.float32]
@@ -41,6 +44,8 @@ class Evaluation:
     input: tuple[int, int, int]
     temperature: float = 1.0
     skipped: Sequence[Skipped] = ()
+    known: Known | None = None
+    scores: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
     @property
     def loss(self) -> float:
@@ -63,6 +68,11 @@ class Evaluation:
         result: NDArray[np.float64] = np.exp(metrics.log_probabilities(self.logits, self.temperature))
         return result
 
+    @cached_property
+    def margins(self) -> NDArray[np.float32] | None:
+        """By how much the score of each image is above the threshold of `known`, N; None without one."""
+        return None if self.known is None else self.known.margins_of(self.scores)
+
     def reliability(self, temperature: float = 1.0) -> metrics.Reliability:
         """Return confidence and accuracy by bins of confidence, from 0 to 1, after dividing the logits by `temperature`."""
         return metrics.reliability(self.logits, self.targets, temperature)
@@ -76,10 +86,11 @@ class Evaluation:
 
         Returns:
             `{"images", "loss", "top1", "top1_interval": [low, high], "top5", "ece", "ece_raw", "temperature", "input",
-            "per_class": {label: {"images", "precision", "recall", "f1"}}, "skipped": [{"image", "reason"}]}`. The loss is in
-            nats, accuracies are from 0 to 1; `top1_interval` is the 95 % interval (Wilson 1927). `ece` is the expected
-            calibration error, `ece_raw` the same before calibration. Recall and F1 of a class without images are None, and so
-            is the precision of a class that is never predicted.
+            "per_class": {label: {"images", "precision", "recall", "f1"}}, "known": {"images", "share", "top1"} or None,
+            "skipped": [{"image", "reason"}]}`. The loss is in nats, accuracies are from 0 to 1; `top1_interval` is the 95 %
+            interval (Wilson 1927). `ece` is the expected calibration error, `ece_raw` the same before calibration. Recall and
+            F1 of a class without images are None, and so is the precision of a class that is never predicted. `known` has the
+            number, the share and the accuracy of the images that the run says it knows.
         """
         top1 = self.top1
         return {
@@ -93,8 +104,17 @@ class Evaluation:
             "temperature": self.temperature,
             "input": list(self.input),
             "per_class": dict(zip(self.labels, metrics.per_class(self.confusion), strict=True)),
+            "known": self._known(),
             "skipped": [skipped._asdict() for skipped in self.skipped],
         }
+
+    def _known(self) -> dict[str, Any] | None:
+        if self.margins is None:
+            return None
+        passed = self.margins >= 0
+        count = int(passed.sum())
+        top1 = metrics.top_k(self.logits[passed], self.targets[passed], 1) if count else None
+        return {"images": count, "share": count / len(passed), "top1": top1}
 
 
 def evaluate_split(
@@ -107,22 +127,26 @@ def evaluate_split(
     temperature: float = 1.0,
     *,
     view_count: int = 1,
+    known: Known | None = None,
     before_batch: Callable[[], object] = lambda: None,
     shard: Callable[[int], slice] = slice,
     gather: Callable[[Tensor, int], Tensor] = lambda logits, _: logits,
 ) -> Evaluation:
     """Evaluate the network on a split of a dataset, or on `all` of it, and show the progress.
 
-    `workers` threads load batches ahead. `before_batch` is called before each batch, and may raise an error to stop. With
-    several processes, `shard` returns the slice of a number of images that this one evaluates, and `gather` the logits of all.
+    With `known`, the images are scored, too. `workers` threads load batches ahead. `before_batch` is called before each batch,
+    and may raise an error to stop. With several processes, `shard` returns the slice of a number of images that this one
+    evaluates, and `gather` the outputs of all.
     """
     images, table = dataset.images(split), dataset.table
     local = images.subset(shard(len(images)))
     batches = track(ordered_batches(local, BATCH, workers), f"Evaluating {split}", len(batch_bounds(len(local), BATCH)))
-    logits = [np.empty((0, len(table.labels)), np.float32)]  # for np.concatenate without batches
+    classes = len(table.labels)
+    rows = [np.empty((0, classes + (0 if known is None else SCORES)), np.float32)]  # for np.concatenate without batches
     for batch in batches:
         before_batch()
-        logits.append(predict_logits(network, batch.images, preprocessing, precision, view_count))
-    gathered = gather(torch.from_numpy(np.concatenate(logits)), len(images)).numpy()
+        rows.append(np.concatenate(compute(network, batch.images, preprocessing, precision, view_count, known), 1))
+    gathered = gather(torch.from_numpy(np.concatenate(rows)), len(images)).numpy()
+    logits, scores = gathered[:, :classes].copy(), gathered[:, classes:].copy()
     shape = (3, preprocessing.input, preprocessing.input)
-    return Evaluation(gathered, images.targets, table.labels, shape, temperature, table.skipped)
+    return Evaluation(logits, images.targets, table.labels, shape, temperature, table.skipped, known, scores)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from alexnet.inference.metrics import log_probabilities
 from alexnet.inference.views import views
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast, is_out_of_memory, release_memory, resolve_precision
+from alexnet.network.known import Known
 from alexnet.recipe import Augment, Preprocessing
 from alexnet.run import ModelConfig
 
 T = TypeVar("T")
 
 MARGIN = 0.3  # between the two highest probabilities; below it, bfloat16 may change them by more than 0.01
+KNOWN_MARGIN = 0.2  # from the threshold of `Known`; above it, bfloat16 does not change the answer
 
 
 @contextmanager
@@ -38,44 +40,82 @@ def inference(network: nn.Module) -> Iterator[torch.device]:
         network.train(was_training)
 
 
+class Outputs(NamedTuple):
+    """The outputs for a batch: logits, N x classes float32, and the scores of `Known`, N x 3 float32, without it N x 0."""
+
+    logits: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
+def compute(
+    network: nn.Module,
+    images: Tensor,
+    preprocessing: Preprocessing,
+    precision: str = "auto",
+    view_count: int = 1,
+    known: Known | None = None,
+) -> Outputs:
+    """Return the outputs for a batch of images, N S S 3.
+
+    With several views, logits are the logarithms of the mean probabilities, and scores are means. If the device runs out of
+    memory, the batch is split.
+    """
+
+    def outputs(images: Tensor) -> Outputs:
+        with inference(network) as device:
+            logits, scores = [], []
+            for x in views(images.to(device), preprocessing, view_count):
+                with autocast(device, precision):
+                    codes, result = _codes_and_logits(network, x, preprocessing.scale_factor, wanted=known is not None)
+                logits.append(result.float())
+                scores.append(result.new_empty((len(x), 0)).float() if known is None else known(codes, result))
+            # Averaged in log space, as a probability that rounds to 0 would have an infinite loss.
+            mean = logits[0] if view_count == 1 else torch.stack(logits).log_softmax(2).logsumexp(0) - math.log(view_count)
+            return Outputs(mean.cpu().numpy(), torch.stack(scores).mean(0).cpu().numpy())
+
+    parts = _split_if_out_of_memory(outputs, images)
+    return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _codes_and_logits(network: nn.Module, x: Tensor, upscale: int, *, wanted: bool) -> tuple[Tensor, Tensor]:
+    """Return the output of the last hidden layer, if `wanted`, and the logits."""
+    if not wanted:
+        return x, network(x, upscale)
+    assert isinstance(network, AlexNet)
+    layer = network.layer_names[-2]
+    logits, kept = network.activations(x, (layer,), upscale)
+    return kept[layer], logits
+
+
 def predict_logits(
     network: nn.Module, images: Tensor, preprocessing: Preprocessing, precision: str = "auto", view_count: int = 1
 ) -> NDArray[np.float32]:
-    """Return the logits of a batch, N S S 3 -> N x classes float32.
+    """Return the logits of a batch, as `compute` does."""
+    return compute(network, images, preprocessing, precision, view_count).logits
 
-    With several views, they are the logarithms of the mean probabilities. If the device runs out of memory, the batch is split.
+
+def classify(
+    network: AlexNet, config: ModelConfig, images: list[PixelArray], view_count: int = 1
+) -> list[tuple[NDArray[np.float64], bool | None]]:
+    """Return for each image S S 3 (`iter_images`) its calibrated probabilities, and whether it is known.
+
+    An image is known if it shows one of the classes, as far as `Known` can tell; None if the run has no threshold. If the run
+    computes in bfloat16, images whose two highest probabilities are close, or whose scores are close to the threshold, are
+    computed again in float32.
     """
+    x, known = torch.from_numpy(np.stack(images)), config.known
 
-    def logits(images: Tensor) -> NDArray[np.float32]:
-        with inference(network) as device:
-            outputs = []
-            for x in views(images.to(device), preprocessing, view_count):
-                with autocast(device, precision):
-                    outputs.append(network(x, preprocessing.scale_factor).float())
-            # Averaged in log space, as a probability that rounds to 0 would have an infinite loss.
-            mean = outputs[0] if view_count == 1 else torch.stack(outputs).log_softmax(2).logsumexp(0) - math.log(view_count)
-            return np.asarray(mean.cpu())
+    def answers(images: Tensor, precision: str) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        logits, scores = compute(network, images, config.preprocessing, precision, view_count, known)
+        margins = np.full(len(logits), np.inf, np.float32) if known is None else known.margins_of(scores)
+        return np.exp(log_probabilities(logits, config.temperature)), margins
 
-    return np.concatenate(_split_if_out_of_memory(logits, images))
-
-
-def probabilities(network: AlexNet, config: ModelConfig, images: list[PixelArray]) -> NDArray[np.float64]:
-    """Return the calibrated probabilities of images S S 3 (`iter_images`): N x classes float64.
-
-    If the run computes in bfloat16, images whose two highest probabilities are close are computed again in float32.
-    """
-    x = torch.from_numpy(np.stack(images))
-
-    def calibrated(images: Tensor, precision: str) -> NDArray[np.float64]:
-        logits = predict_logits(network, images, config.preprocessing, precision)
-        return np.exp(log_probabilities(logits, config.temperature))
-
-    result = calibrated(x, config.precision)
+    result, margins = answers(x, config.precision)
     second, first = np.partition(result, -2)[:, -2:].T
-    close = first - second < MARGIN
+    close = (first - second < MARGIN) | (np.abs(margins) < KNOWN_MARGIN)
     if close.any() and resolve_precision(network.head.weight.device, config.precision) == "bfloat16":
-        result[close] = calibrated(x[torch.from_numpy(close)], "float32")
-    return result
+        result[close], margins[close] = answers(x[torch.from_numpy(close)], "float32")
+    return [(row, None if known is None else bool(margin >= 0)) for row, margin in zip(result, margins, strict=True)]
 
 
 def layer_outputs(

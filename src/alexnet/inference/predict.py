@@ -16,7 +16,7 @@ from alexnet.data.preprocessing import PixelArray, fit_image
 from alexnet.data.scan import is_alexnet_folder, visible, visible_files, visible_folders
 from alexnet.errors import DataError, ImageError, error_reason, truncate
 from alexnet.files import expand_user
-from alexnet.inference.forward import probabilities
+from alexnet.inference.forward import classify
 from alexnet.network.alexnet import AlexNet
 from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
@@ -74,21 +74,23 @@ def _matches(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
         yield from _matches(folder / name, rest)
 
 
-def predict(network: AlexNet, config: ModelConfig, sources: Iterable[Source], top: int = 5) -> Iterator[dict[str, Any]]:
-    """Yield `{"image", "predictions": [{"label", "probability"}]}` or `{"image", "error"}` for each source, in order.
+def predict(
+    network: AlexNet, config: ModelConfig, sources: Iterable[Source], top: int = 5, views: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Yield `{"image"}` with an `answer`, or with `"error"`, for each source, in order; probabilities are means over `views`.
 
     Images are decoded ahead in other processes and classified in batches; memory is bounded for any number of them.
     """
     with closing(iter_images(sources, config.preprocessing)) as images:
         while batch := list(islice(images, BATCH)):
             readable = [image for _, image in batch if isinstance(image, np.ndarray)]
-            rows: Iterator[NDArray[np.float64]] = iter(probabilities(network, config, readable) if readable else ())
+            answers = iter(classify(network, config, readable, views) if readable else ())
             for source, image in batch:
                 name = source_name(source)
                 if isinstance(image, ImageError):
                     yield {"image": name, "error": str(image)}
                 else:
-                    yield {"image": name, "predictions": best(next(rows), config.labels, top)}
+                    yield {"image": name, **answer(*next(answers), config.labels, top)}
 
 
 def source_name(source: Source) -> str:
@@ -102,6 +104,11 @@ def iter_images(sources: Iterable[Source], preprocessing: Preprocessing) -> Gene
     with closing(decode_all("pixels", sources, os.cpu_count() or 1, ahead, **preprocessing.decode_options())) as answers:
         for source, answer in answers:
             yield source, answer if isinstance(answer, ImageError) else fit_image(answer.pixels, preprocessing)
+
+
+def answer(row: NDArray[np.float64], known: bool | None, labels: tuple[str, ...], top: int) -> dict[str, Any]:
+    """Return `{"predictions": [{"label", "probability"}], "known"}`, without `known` if that is None."""
+    return {"predictions": best(row, labels, top), **({} if known is None else {"known": known})}
 
 
 def best(row: NDArray[np.float64], labels: tuple[str, ...], top: int) -> list[dict[str, Any]]:

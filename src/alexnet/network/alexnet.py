@@ -59,9 +59,13 @@ class AlexNet(nn.Module):
             self.features, units = _features(self.row, width)
             self.head = nn.Linear(units, self.row.classes if classes is None else classes)
         if (device := torch.get_default_device()).type != "meta":
-            # Not `to_empty`: for tensors on the meta device, it imports parts of PyTorch that take most of a second.
-            self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))  # type: ignore[no-untyped-call]
+            self.allocate(device)
             initialize(self)
+
+    def allocate(self, device: torch.device) -> None:
+        """Allocate memory for all parameters and buffers of a network on the meta device; their values are undefined."""
+        # Not `to_empty`: for tensors on the meta device, it imports parts of PyTorch that take most of a second.
+        self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor, upscale: int = 1) -> Tensor:
         """Return the logits of images, N x classes float32, or bfloat16 under autocast.

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet import fonts
+from alexnet.errors import counted
+from alexnet.inference.evaluate import Evaluation
 from alexnet.inference.metrics import BINS, Reliability
 from alexnet.plotting import BLUE, GREY, ORANGE, data_uri, shorten
 
@@ -133,6 +135,34 @@ def reliability(before: Reliability, after: Reliability) -> Chart:
         f"network is {sure}. {after.images[-1] / total:.0%} of its answers have a probability above {edges[-2]:.0%}."
     )
     return Chart(_svg(figure, "reliability"), finding)
+
+
+def coverage(evaluation: Evaluation) -> Chart | None:
+    """Return the accuracy of the answers that are kept, from the most certain on, by their share; None without a threshold."""
+    margins = evaluation.margins
+    if margins is None:
+        return None
+    correct = evaluation.logits.argmax(1) == evaluation.targets
+    counts = np.arange(1, len(correct) + 1)
+    figure = Figure(figsize=(5.2, 3.0))
+    axes = figure.add_axes((0.11, 0.11, 0.84, 0.86))
+    least = 1.0
+    for values, color, style in ((evaluation.probabilities.max(1), ORANGE, (0, (4, 2))), (margins, BLUE, "-")):
+        accuracy = np.cumsum(correct[np.argsort(-values, kind="stable")]) / counts
+        shown = counts >= min(20, len(counts))  # the accuracy of fewer is noise
+        axes.plot(counts[shown] / len(counts), accuracy[shown], color=color, linewidth=1.8, linestyle=style)
+        least = min(least, float(accuracy[shown].min()))
+    known = margins >= 0
+    axes.axvline(known.mean(), color=GREY, linewidth=1, linestyle=(0, (1, 2)))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(max(0.0, least - 0.05), 1.005)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _style(axes)
+    finding = f"{known.mean():.1%} of these images are known, that is {counted(int(known.sum()), 'image')}"
+    if known.any():
+        finding += f"; of these, {correct[known].mean():.1%} are right, of all {correct.mean():.1%}"
+    return Chart(_svg(figure, "coverage"), f"{finding}.")
 
 
 def shades(counts: NDArray[np.int64], least: float = 0.08) -> NDArray[np.float64]:

@@ -40,7 +40,7 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
     """Write `report.html` and return its path; `evaluation` has the images of the dataset's `split`, in order."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # imported here, as `predict` starts faster without it
 
-    from alexnet.report.charts import reliability
+    from alexnet.report.charts import coverage, reliability
 
     templates = Environment(
         loader=PackageLoader("alexnet.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -55,6 +55,7 @@ def write_report(folder: RunFolder, dataset: Dataset, split: str, evaluation: Ev
         raise RunError(f"a file in {folder.path} is damaged, summary.json or another: {what}") from error
     context |= _metrics(split, evaluation) | _confusion(evaluation)
     context["reliability"] = reliability(evaluation.reliability(), evaluation.reliability(evaluation.temperature))
+    context["coverage"] = coverage(evaluation)
     context |= _images(dataset, split, evaluation) | _problems(dataset)
     write_text(folder.report, page_text(templates.get_template("report.html").render(context)))
     return folder.report

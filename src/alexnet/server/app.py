@@ -58,7 +58,7 @@ Top = Annotated[int, Query(ge=1, le=100_000, description="Labels for each image.
 mimetypes.add_type("text/javascript", ".js")  # Windows takes it from the registry, where it may be text/plain
 
 
-def serve(folder: RunFolder, network: AlexNet, config: ModelConfig, host: str, port: int) -> None:
+def serve(folder: RunFolder, network: AlexNet, config: ModelConfig, host: str, port: int, views: int = 1) -> None:
     """Serve a run over HTTP until Ctrl-C or SIGTERM, answer the pending requests, then raise Interrupted."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -67,7 +67,7 @@ def serve(folder: RunFolder, network: AlexNet, config: ModelConfig, host: str, p
 
     listening = listen(host, port)
     configure_logging()
-    server = make_server(Engine(network, config), folder, config, Limits(), listening, os.environ.get(KEY) or None)
+    server = make_server(Engine(network, config, views), folder, config, Limits(), listening, os.environ.get(KEY) or None)
     signals = [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
     before = {number: signal.signal(number, interrupt) for number in signals}
     try:

@@ -20,8 +20,8 @@ from alexnet.data.decode_pool import decode_one
 from alexnet.data.preprocessing import PixelArray, fit_image
 from alexnet.errors import ImageError, printable
 from alexnet.explain.attribution import explained, shares, strongest
-from alexnet.inference.forward import probabilities
-from alexnet.inference.predict import best
+from alexnet.inference.forward import classify
+from alexnet.inference.predict import answer, best
 from alexnet.network.alexnet import AlexNet
 from alexnet.plotting import BLUE, NEUTRAL, ORANGE, data_uri, file_uri
 from alexnet.run import ModelConfig
@@ -32,23 +32,23 @@ DECODED = 4 * BATCH  # images that are being decoded or wait for the network; al
 PREVIEW = 1600  # largest side of a preview, in pixels
 LABELS_EXPLAINED, MAPS_SHOWN = 5, 24  # the most probable labels; feature maps of each convolution
 
-Row = NDArray[np.float64]
+Answer = tuple[NDArray[np.float64], bool | None]  # probabilities, and whether the image is known
 
 
 class Engine:
     """Answers requests with a network; use within `running`."""
 
-    def __init__(self, network: AlexNet, config: ModelConfig) -> None:
-        self._network, self._config = network, config
+    def __init__(self, network: AlexNet, config: ModelConfig, views: int = 1) -> None:
+        self._network, self._config, self._views = network, config, views
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")  # each thread waits for a process
         self._forwarder = ThreadPoolExecutor(1, "network")
         self._explainer = ThreadPoolExecutor(1, "explain")  # predictions do not wait for explanations, which take seconds
         self._decoded = asyncio.Semaphore(DECODED)
-        self._queue = asyncio.Queue[tuple[PixelArray, asyncio.Future[Row | Exception]]]()
+        self._queue = asyncio.Queue[tuple[PixelArray, asyncio.Future[Answer | Exception]]]()
 
-    def forward(self, images: list[PixelArray]) -> list[Row]:
-        """Return the probabilities of a batch, one row per image."""
-        return list(probabilities(self._network, self._config, images))
+    def forward(self, images: list[PixelArray]) -> list[Answer]:
+        """Return the answers for a batch."""
+        return classify(self._network, self._config, images, self._views)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -71,15 +71,17 @@ class Engine:
             while len(batch) < BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             batch = [(image, future) for image, future in batch if not future.cancelled()]  # its request timed out
-            rows: Sequence[Row | Exception]
+            answers: Sequence[Answer | Exception]
             try:
                 images = [image for image, _ in batch]
-                rows = await asyncio.get_running_loop().run_in_executor(self._forwarder, self.forward, images) if batch else []
+                answers = (
+                    await asyncio.get_running_loop().run_in_executor(self._forwarder, self.forward, images) if batch else []
+                )
             except Exception as error:  # fails these requests only
-                rows = [error] * len(batch)
-            for (_, future), row in zip(batch, rows, strict=True):
+                answers = [error] * len(batch)
+            for (_, future), result in zip(batch, answers, strict=True):
                 if not future.cancelled():
-                    future.set_result(row)
+                    future.set_result(result)
 
     async def predict(self, uploads: list[Upload], top: int) -> list[dict[str, Any]]:
         """Return an answer for each image in order, in the format of `alexnet predict --json`."""
@@ -90,11 +92,11 @@ class Engine:
             image = await self._decode(upload.content)
             if isinstance(image, ImageError):
                 return {"image": upload.name, "error": printable(str(image))}
-            future: asyncio.Future[Row | Exception] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
             self._queue.put_nowait((image, future))
-            if isinstance(row := await future, Exception):
-                raise row
-        return {"image": upload.name, "predictions": best(row, self._config.labels, top)}
+            if isinstance(result := await future, Exception):
+                raise result
+        return {"image": upload.name, **answer(*result, self._config.labels, top)}
 
     async def _decode(self, content: bytes) -> PixelArray | ImageError:
         def decode() -> PixelArray | ImageError:

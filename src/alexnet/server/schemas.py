@@ -21,10 +21,11 @@ class LabelProbability(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The most probable labels of an image, best first."""
+    """The most probable labels of an image, best first, and whether it shows one of them, if the run can tell."""
 
     image: str
     predictions: list[LabelProbability]
+    known: bool | None = None
 
 
 class Unreadable(BaseModel):

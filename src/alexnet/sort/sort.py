@@ -20,6 +20,7 @@ from alexnet.errors import DataError, RunError, error_reason
 from alexnet.files import writing
 from alexnet.sort.journal import NAME, Entry, How, Journal, create, read
 
+UNSURE = "unsure"  # folder of images that seem to show none of the classes; `unsure-2` if that is a label
 BATCH = 128  # images written to the journal at once
 
 
@@ -57,9 +58,10 @@ def unsorted(journal: Journal, sources: Iterable[Source]) -> list[Path]:
 def sort(journal: Journal, results: Iterable[dict[str, Any]], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Put the image of each result of `predict` into the folder of its label; yield the result with `"sorted"`, its new path.
 
-    An image that cannot be read stays where it is.
+    An image that is not known goes into the folder `unsure`. One that cannot be read stays where it is.
     """
-    folders = folder_names(labels)
+    *names, unsure = folder_names([*labels, UNSURE])
+    folders = dict(zip(labels, names, strict=True))
     taken: set[str] = set()  # targets of the batch, in the journal but not written yet
     results = iter(results)
     while batch := list(islice(results, BATCH)):
@@ -67,8 +69,8 @@ def sort(journal: Journal, results: Iterable[dict[str, Any]], labels: Sequence[s
         for number, result in enumerate(batch):
             try:
                 if "error" not in result:
-                    label = result["predictions"][0]["label"]
-                    entries[number] = _entry(journal.folder / folders[label], _absolute(Path(result["image"])), taken)
+                    folder = folders[result["predictions"][0]["label"]] if result.get("known", True) else unsure
+                    entries[number] = _entry(journal.folder / folder, _absolute(Path(result["image"])), taken)
             except OSError as error:  # removed since it was read
                 batch[number] = {"image": result["image"], "error": error_reason(error)}
         journal.add([*entries.values()])
@@ -111,14 +113,14 @@ def undo_sort(folder: str | Path) -> dict[str, Any]:
     return {"folder": str(folder), "undone": undone, "kept": problems}
 
 
-def folder_names(labels: Sequence[str]) -> dict[str, str]:
+def folder_names(labels: Sequence[str]) -> list[str]:
     """Return a folder name for each label, valid on every system and different even where case does not count."""
-    names: dict[str, str] = {}
+    names: list[str] = []
     used: set[str] = set()
     for label in labels:
         name = str(sanitize_filename(label, "_", platform="universal", max_len=100)).lstrip(".") or "_"
-        names[label] = _unused(name, used)
-        used.add(names[label].casefold())
+        names.append(_unused(name, used))
+        used.add(names[-1].casefold())
     return names
 
 

@@ -18,9 +18,10 @@ from alexnet.data.augment import DRAWS
 from alexnet.data.batches import Batch, ordered_batches
 from alexnet.data.dataset import Dataset
 from alexnet.head.codes import image_codes
-from alexnet.inference.forward import inference, layer_outputs
+from alexnet.inference.forward import Outputs, inference, layer_outputs
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast
+from alexnet.network.known import Known
 from alexnet.progress import track
 from alexnet.recipe import Augment, Preprocessing, Recipe
 from alexnet.training.optimizer import frozen_layers
@@ -55,14 +56,26 @@ class FrozenOutputs:
             x[flipped] = self.mirrored[rows[flipped]]
         return Batch(x, torch.from_numpy(self.targets[order]), None if draws is None else torch.from_numpy(draws))
 
-    def logits(self, network: AlexNet, precision: str) -> NDArray[np.float32]:
-        """Return the logits of the images, N x classes float32."""
-        with inference(network) as device:
-            parts = []
-            for x in torch.split(self.outputs, BATCH):
-                with autocast(device, precision):
-                    parts.append(network.run_layers(x.to(device), self.layer, "fc8").float().cpu())
-            return torch.cat(parts).numpy()
+    def compute(self, network: AlexNet, precision: str, known: Known | None = None) -> Outputs:
+        """Return the network's outputs for the images, as `forward.compute` does."""
+        parts, last = [], network.layer_names[-2]
+        for x in torch.split(self.outputs, BATCH):
+            with inference(network) as device, autocast(device, precision):
+                if known is None:
+                    logits = network.run_layers(x.to(device), self.layer, "fc8")
+                    scores = logits.new_empty((len(x), 0))
+                else:
+                    codes = network.run_layers(x.to(device), self.layer, last)
+                    logits = network.run_layers(codes, last, "fc8")
+                    scores = known(codes, logits)
+            parts.append((logits.float().cpu().numpy(), scores.float().cpu().numpy()))
+        return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def codes(self, network: AlexNet, precision: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the outputs of the last hidden layer for some of the images, N units float32."""
+        with inference(network) as device, autocast(device, precision):
+            x = self.outputs[rows].to(device)
+            return network.run_layers(x, self.layer, network.layer_names[-2]).float().cpu().numpy()
 
 
 def keep_frozen_outputs(

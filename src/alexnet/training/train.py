@@ -30,6 +30,8 @@ from alexnet.report.report import write_report
 from alexnet.run import RunFolder, create, find, load_model, read_recipe, save_model
 from alexnet.training import checkpoint
 from alexnet.training.distributed import SINGLE, ProcessGroup
+from alexnet.training.known import calibrate as calibrate_known
+from alexnet.training.known import prepare as prepare_known
 from alexnet.training.monitor import Monitor, environment
 from alexnet.training.parallel import Parallel
 from alexnet.training.signals import StopRequest
@@ -170,7 +172,9 @@ def load_data_and_network(
     takes a message to the user.
     """
     torch.manual_seed(recipe.train.seed)
-    network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
+    drawn = not (fresh and recipe.model.weights and recipe.model.fit_head)  # else trained weights and the head replace all
+    with nullcontext() if drawn else torch.device("meta"):
+        network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
     if recipe.images.input < network.smallest:
         least = f"{recipe.model.variant!r} needs {network.smallest} pixels or more"
         raise RecipeError(f"images.input is {recipe.images.input}, but {least}")
@@ -183,6 +187,8 @@ def load_data_and_network(
     if recipe.model.fit_head and mean_image is not None:
         mean_image = pretrained_mean_image(recipe.model.weights, mean_image)
     preprocessing = recipe.images.resolved(mean_image)
+    if table.unknown is not None:  # needed at the end; a problem with them shows now
+        open_dataset(table.unknown, preprocessing, recipe.data.workers, None)
     if fresh and recipe.model.whitening_init and not recipe.model.weights:
         whiten(network, dataset.images("train"), preprocessing, recipe.train.seed)
     if fresh and recipe.model.fit_head:
@@ -216,7 +222,9 @@ def finish(folder: RunFolder, device: str | None) -> None:
     dataset = open_dataset(table, config.preprocessing, recipe.data.workers, recipe.data)
     split = "test" if len(dataset.table.rows("test")) else "val"
     workers, temperature = recipe.data.workers, config.temperature
-    evaluation = evaluate_split(network, dataset, split, config.preprocessing, config.precision, workers, temperature)
+    evaluation = evaluate_split(
+        network, dataset, split, config.preprocessing, config.precision, workers, temperature, known=config.known
+    )
     test = evaluation.to_json() if split == "test" else None
     write_json(folder.summary, {**summary, "run": str(folder.path), "test": test})
     write_report(folder, dataset, split, evaluation)
@@ -225,11 +233,13 @@ def finish(folder: RunFolder, device: str | None) -> None:
 def _finish(trainer: Trainer, folder: RunFolder, with_test: bool, take: Taker | None) -> None:
     """Calibrate on validation, evaluate the test set once, and write model, summary and report, or let `take` have the test."""
     recipe, state, table = trainer.recipe, trainer.state, trainer.dataset.table
-    validation = trainer.evaluate("val").calibrated()
-    config = trainer.session.config.model_copy(update={"temperature": validation.temperature})
+    known = prepare_known(trainer)
+    validation = trainer.evaluate("val", known=known).calibrated()
+    calibrate_known(trainer, known, validation)
+    config = trainer.session.config.model_copy(update={"temperature": validation.temperature, "known": known})
     if trainer.group.is_main and take is None:
         save_model(folder, trainer.network, config)
-    test = trainer.evaluate("test", validation.temperature) if with_test and len(table.rows("test")) else None
+    test = trainer.evaluate("test", validation.temperature, known) if with_test and len(table.rows("test")) else None
     summary = {
         "run": str(folder.path),
         "recipe": recipe.name,

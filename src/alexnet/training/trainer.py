@@ -9,6 +9,7 @@ from alexnet.data.batches import Batch
 from alexnet.data.dataset import Dataset
 from alexnet.inference.evaluate import Evaluation, evaluate_split
 from alexnet.inference.metrics import sigmoid_cross_entropy
+from alexnet.network.known import FITTED, Known
 from alexnet.recipe import Augment
 from alexnet.run import RunFolder
 from alexnet.training.budget import Budget
@@ -30,7 +31,7 @@ class Trainer:
         """`train.minutes` count from `started`, a `time.monotonic()`."""
         self.step, self.dataset, self.monitor = step, dataset, monitor
         self.recipe, self.network, self.group = step.recipe, step.model.full_model, step.model.group
-        evaluated = 2 * len(dataset.images("val")) + len(dataset.images("test"))
+        evaluated = 2 * len(dataset.images("val")) + len(dataset.images("test")) + min(FITTED, len(dataset.images("train")))
         self.budget = Budget(self.recipe.train, len(step.bounds), evaluated, folder.journal, started, self.group)
         self.session = Session(step, dataset, folder, self.budget, stop)
         self.frozen: dict[str, FrozenOutputs] = {}  # by split
@@ -140,13 +141,13 @@ class Trainer:
             **self.monitor.usage(),
         }
 
-    def evaluate(self, split: str, temperature: float = 1.0) -> Evaluation:
-        """Evaluate the network on a split."""
+    def evaluate(self, split: str, temperature: float = 1.0, known: Known | None = None) -> Evaluation:
+        """Evaluate the network on a split, and with `known`, score its images."""
         if split in self.frozen:
             self.session.stop_if_requested()
-            logits = self.frozen[split].logits(self.network, self.recipe.train.precision)
-            table, side = self.dataset.table, self.step.preprocessing.input
-            return Evaluation(logits, self.frozen[split].targets, table.labels, (3, side, side), temperature, table.skipped)
+            logits, scores = self.frozen[split].compute(self.network, self.recipe.train.precision, known)
+            targets, table, side = self.frozen[split].targets, self.dataset.table, self.step.preprocessing.input
+            return Evaluation(logits, targets, table.labels, (3, side, side), temperature, table.skipped, known, scores)
         return evaluate_split(
             self.network,
             self.dataset,
@@ -155,6 +156,7 @@ class Trainer:
             precision=self.recipe.train.precision,
             workers=self.recipe.data.workers,
             temperature=temperature,
+            known=known,
             # A single process stops at once. Several have to stop together, so a signal waits for the next step.
             before_batch=self.session.stop_if_requested if self.group.world_size == 1 else lambda: None,
             shard=self.group.shard_slice,

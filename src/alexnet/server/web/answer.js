@@ -19,7 +19,7 @@ export function showAnswer(one, model) {
   get("which").textContent = one.name;
   get("label").textContent = best?.label ?? { failed: "No answer.", thinking: "Looking…", sending: "Sending…" }[one.state] ?? "Waiting…";
   get("label").classList.toggle("long", (best?.label.length ?? 0) > 16);
-  get("sure").textContent = best ? sureness(one.predictions, model.labels.length) : sentence(one.error ?? "");
+  get("sure").textContent = best ? sureness(one, model.labels.length) : sentence(one.error ?? "");
   get("again").hidden = one.state !== "failed" || !one.mayRetry;
   get("bars").hidden = !best;
   get("bars").replaceChildren(...(one.predictions ?? []).map(bar));
@@ -32,7 +32,7 @@ export function showAnswer(one, model) {
 export function spoken(one, model) {
   if (one.state === "failed") return `${one.name}: no answer. ${one.error}`;
   const [best] = one.predictions;
-  return `${one.name}: ${quoted(best.label)}, ${percent(best.probability)}. ${sureness(one.predictions, model.labels.length)}`;
+  return `${one.name}: ${quoted(best.label)}, ${percent(best.probability)}. ${sureness(one, model.labels.length)}`;
 }
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$|^$/.test(text) ? "" : ".");

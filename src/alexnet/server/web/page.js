@@ -110,8 +110,8 @@ async function predict(some) {
   try {
     const answers = await server.send("/predict?top=5", sent.map((one) => one.file), { progress });
     sent.forEach((one, place) => {
-      const { predictions, error } = answers[place] ?? {};
-      if (predictions?.length) Object.assign(one, { predictions, state: "answered" });
+      const { predictions, known, error } = answers[place] ?? {};
+      if (predictions?.length) Object.assign(one, { predictions, known, state: "answered" });
       else fail(one, error ?? "The server gave no answer for it.", !error);
     });
     dismiss("halt");

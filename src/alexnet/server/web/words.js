@@ -17,8 +17,9 @@ export function bytes(number) {
 }
 
 // How confident the network is, in words.
-export function sureness(predictions, labels) {
+export function sureness({ predictions, known }, labels) {
   const [first, second] = predictions;
+  if (known === false) return "Perhaps none of these: it is unlike the photos that it was trained on.";
   if (first.probability >= 0.9) return "Sure.";
   if (first.probability >= 0.7) return "Fairly sure.";
   if (first.probability < Math.min(0.5, 2 / labels)) return "A guess: no label stands out.";
