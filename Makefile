@@ -1,10 +1,10 @@
 # `make demo` and `make test` are all that a fresh machine needs; both install into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := $(filter-out turns tensorflow_peers,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out turns tensorflow_peers cleanlab_peer,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers sort load attack few-photos \
+.PHONY: demo by-hand test test-long test-anywhere test-with lint bench bench-doubts gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers sort load attack few-photos folds \
 	wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
@@ -29,9 +29,12 @@ lint: .venv/installed-dev  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src/
 
-bench: .venv/installed-bench  ## every benchmark; those without RUN=a run of CIFAR-10, ALEXNET_TEST_DATA or .venv-keras are skipped
+bench: .venv/installed-bench  ## every benchmark; those without RUN=a run of CIFAR-10, ALEXNET_TEST_DATA, .venv-keras or .venv-cleanlab are skipped
 	failed=; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
+
+bench-doubts: .venv/installed-dev .venv-cleanlab/installed  ## wrong labels found, against cleanlab; needs RUN="runs/…", ALEXNET_TEST_DATA; ten minutes
+	$(BIN)/python -m benchmarks.doubts $(RUN)
 
 gpu:  ## check and time the GPU path in at most 12 minutes: needs PyTorch and the packages in build/gpu-wheels; also runs on a CPU
 	$(PYTHON) -m proof.gpu
@@ -86,6 +89,9 @@ memory: .venv/installed-dev  ## train from 50,000 images of 256x256 and watch th
 few-photos: .venv/installed-dev  ## from nothing, head and finetune on 50, 200 and 700 photos, from RUN="runs/… runs/…"; needs ALEXNET_TEST_DATA
 	$(BIN)/python -m proof.few_photos build/few-photos $(RUN)
 
+folds: .venv/installed-dev  ## the accuracy of one split and of five folds, on 700 photos, from RUN="runs/…"; needs ALEXNET_TEST_DATA
+	$(BIN)/python -m proof.folds build/folds $(RUN)
+
 fuzz: .venv/installed-dev  ## read 20,000 damaged images in every way
 	$(BIN)/python -m proof.fuzz
 
@@ -111,7 +117,7 @@ docs-check: .venv/installed-dev docs  ## run the code of the site and of README,
 	$(BIN)/python -m proof.docs
 
 clean:  ## remove what was installed and built; runs stay
-	rm -rf .venv .venv-keras site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-keras .venv-cleanlab site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -145,6 +151,11 @@ clean:  ## remove what was installed and built; runs stay
 .venv/installed-docs: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@ .venv/installed
+
+.venv-cleanlab/installed: .venv/bin/python  # in a venv of its own, as it brings pandas
+	$(PYTHON) -m venv .venv-cleanlab
+	.venv-cleanlab/bin/python -m pip install --quiet 'cleanlab==2.9.*'
+	touch $@
 
 .venv-keras/installed: proof/requirements.txt
 	$(PYTHON) -m venv .venv-keras

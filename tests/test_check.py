@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import alexnet
 from alexnet.cli import app
-from alexnet.data.check import KINDS, near_duplicates
+from alexnet.data.check import KINDS
+from alexnet.data.near_duplicates import near_duplicates
 from conftest import contents
 
 

@@ -24,20 +24,35 @@ LAYERS = (
     ("inference", "convert"),
     ("report", "head"),
     ("training", "search", "export", "sort"),
-    ("ablation", "choice", "explain"),
-    ("server",),
+    ("ablation", "choice", "explain", "folds"),
+    ("server", "doubts"),
     ("api",),
     ("cli",),
     ("__init__", "__main__"),
 )
 LAYER_OF = {part: level for level, names in enumerate(LAYERS) for part in names}
 # Capabilities, and the others that each may use: any one can be removed with its command and its tests.
-CAPABILITIES = {"convert", "choice", "head", "report", "training", "search", "export", "ablation", "explain", "server", "sort"}
+CAPABILITIES = {
+    "convert",
+    "choice",
+    "head",
+    "report",
+    "training",
+    "search",
+    "export",
+    "ablation",
+    "explain",
+    "server",
+    "sort",
+    "folds",
+}
 USED = {
     ("training", "report"),
     ("training", "convert"),
     ("training", "head"),
     ("choice", "training"),
+    ("folds", "training"),
+    ("doubts", "folds"),
     ("ablation", "training"),
     ("ablation", "report"),
     ("server", "explain"),

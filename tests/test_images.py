@@ -199,7 +199,7 @@ def test_cache_removes_older_ones(tmp_path: Path) -> None:
         picture(2, i).save(root / "across" / "000.png")
         open_cache(open_table(root), PREPROCESSING, 2)
     (folder,) = cache_folder().glob("only-one-*")
-    assert sorted(file.suffix for file in folder.iterdir()) == [".json", ".u8"]
+    assert sorted(file.suffix for file in folder.iterdir()) == [".json", ".thumbnails", ".u8"]
 
 
 def test_cache_is_reused(tmp_path: Path) -> None:

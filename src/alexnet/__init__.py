@@ -8,8 +8,9 @@ run.predict(["cat.jpg"])
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.api import Run, ablate, check, choose, compare, find_lr, load, resume, train
+    from alexnet.api import Run, ablate, check, choose, compare, cross_validate, find_lr, load, resume, train
     from alexnet.convert.import_weights import import_weights
+    from alexnet.doubts.find import find_doubts
     from alexnet.errors import AlexNetError
     from alexnet.network.alexnet import AlexNet
     from alexnet.sort.sort import undo_sort
@@ -23,6 +24,8 @@ __all__ = [
     "check",
     "choose",
     "compare",
+    "cross_validate",
+    "find_doubts",
     "find_lr",
     "import_weights",
     "load",
@@ -35,6 +38,7 @@ _HOMES = {
     "AlexNet": "alexnet.network.alexnet",
     "AlexNetError": "alexnet.errors",
     "check": "alexnet.data.check",
+    "find_doubts": "alexnet.doubts.find",
     "import_weights": "alexnet.convert.import_weights",
     "undo_sort": "alexnet.sort.sort",
 }

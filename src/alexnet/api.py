@@ -28,6 +28,8 @@ from alexnet.errors import AlexNetError, DataError, ImageError, RunError, format
 from alexnet.explain.attribution import Explanation, explain
 from alexnet.export.onnx import export
 from alexnet.files import local_path, refuse_overwrite
+from alexnet.folds.cross_validate import Plan as FoldsPlan
+from alexnet.folds.cross_validate import cross_validate as train_folds
 from alexnet.inference.evaluate import Evaluation, evaluate_split
 from alexnet.inference.features import Features, features, stream_features
 from alexnet.inference.inputs import ImageInput, to_sources
@@ -680,6 +682,58 @@ def choose(
     path = local_path(recipes["fast"].data.dataset)
     named = Path("runs") / f"{path.name if path.is_dir() else path.stem}-choice"
     return run_choice(Choice(minutes=minutes, recipes=recipes), Path(out) if out is not None else named, device, now)
+
+
+def cross_validate(
+    data: str | Path | None = None,
+    *,
+    folds: int = 5,
+    recipe: str | Path = "fast",
+    out: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    weights: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    started: float | None = None,
+) -> dict[str, Any]:
+    """Train a network for each fold of the images, without that fold, and predict every image by the one that never saw it.
+
+    Folds are stratified; images of a group, and near-duplicates, are in the same fold. If the dataset declares a test split,
+    its images are in no fold, and nothing looks at them. A recipe's own rule for validation images is replaced by `hash`.
+
+    Args:
+        data: as for `train`.
+        folds: number of folds, 2 or more.
+        recipe: as for `train`.
+        out: folder to create; unfinished folds in it are resumed. Default: `runs/<data>-<recipe>-<folds>-folds`.
+        device: as for `train`.
+        threads: as for `train`.
+        weights: as for `train`.
+        settings: as for `train`; `train.minutes` is the time for all folds together.
+        started: as for `train`.
+
+    Returns:
+        `{"run", "recipe", "images", "top1", "top1_interval": [low, high], "loss", "folds": [{"fold", "images", "top1",
+        "top1_interval", "loss", "validation_top1", "seconds"}], "per_class", "seconds", "skipped", "files": {"csv",
+        "arrays"}}`, as in `out-of-fold.json`. Accuracies are from 0 to 1, with their 95 % intervals (Wilson 1927); the loss is
+        in nats, of calibrated probabilities. `csv` has a row for each image, and `arrays` is a NumPy archive with the
+        probabilities of all classes.
+
+    Raises:
+        RunError: `out` holds finished folds, other ones, or something else; or the images changed between the folds.
+        DataError: the dataset cannot be used, or has too few images for so many folds.
+        Interrupted: a signal stopped the trainings; everything is saved, and the same call continues.
+        AlexNetError: `folds` is below 2; or as for `train`.
+    """
+    now = time.monotonic() if started is None else started
+    if not isinstance(folds, int) or folds < 2:
+        raise AlexNetError(f"folds is {folds!r}, but should be a whole number, 2 or more")
+    _set_threads(threads)
+    changes = {**(settings or {}), **({"train.threads": threads} if threads else {}), "data.split": "hash"}
+    resolved = _load_recipe(data, recipe, weights, changes).with_absolute_dataset()
+    path = local_path(resolved.data.dataset)
+    named = Path("runs") / f"{path.name if path.is_dir() else path.stem}-{resolved.name}-{folds}-folds"
+    return train_folds(FoldsPlan(folds=folds, recipe=resolved), Path(out) if out is not None else named, device, now)
 
 
 def resume(

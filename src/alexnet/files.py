@@ -23,6 +23,7 @@ ZIP_COMMENT = b"made by alexnet"
 MARKS = (
     (b"\x89PNG", b"tEXtSoftware\0alexnet"),
     (b"<?xml", b"<dc:title>alexnet</dc:title>"),  # SVG: its creator
+    (b"<!doctype html>", b'<meta name="generator" content="alexnet">'),
     (b"\x08", b"\x12\x07alexnet"),  # ONNX: its producer, after the version of its format
     (b"PK", ZIP_COMMENT),  # a NumPy archive, or weights for torchvision
     (b"\x89HDF", ZIP_COMMENT),  # weights for Keras

@@ -85,6 +85,11 @@ class Data(Settings):
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # fraction; of each class with `hash`, else of all images
     test: Fraction = 0.2
     split_seed: int = 0  # apart from train.seed, so that runs with other seeds have the same split
+    near_duplicates: Literal["together", "ignored"] = (
+        "together"  # in one split, if it is made by hash (data/near_duplicates.py)
+    )
+    folds: CountOrZero = 0  # if set, the images are divided into so many folds, and `fold`, from 1 on, is the test set
+    fold: CountOrZero = 0
     workers: Count = Field(default_factory=lambda: os.cpu_count() or 1)  # threads that decode and prepare batches
     # Columns of a table; None: those with a common name (data/columns.py). Images of a group are in the same split.
     image_column: str | None = None
@@ -398,6 +403,10 @@ def _find_conflict(recipe: Recipe) -> str:
     images, augment, schedule, pattern = recipe.images, recipe.augment, recipe.schedule, recipe.train.save_epochs
     if (images.mean == "each") != (images.std == "each"):
         return f"images.mean is {images.mean!r} and images.std {images.std!r}: set both to 'each', or neither"
+    if recipe.data.folds and not (recipe.data.folds > 1 and 1 <= recipe.data.fold <= recipe.data.folds):
+        return f"data.fold is {recipe.data.fold} of {recipe.data.folds}: there must be 2 folds or more, counted from 1"
+    if recipe.data.folds and recipe.data.split != "hash":
+        return f"data.split is {recipe.data.split!r}, but data.folds is {recipe.data.folds}: folds are made by 'hash'"
     if not recipe.train.epochs and not recipe.model.fit_head:
         return "train.epochs is 0, so nothing would be trained: set it to 1 or more, or model.fit_head to true"
     if augment.crop and images.crop is None:

@@ -177,6 +177,7 @@ def read_recipe(folder: RunFolder) -> Recipe:
     """Read the resolved recipe of a run."""
     try:
         tree = tomllib.loads(folder.recipe.read_text(encoding="utf-8"))
+        tree.get("data", {}).setdefault("near_duplicates", "ignored")  # as earlier versions split
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{folder.recipe} cannot be read: {error_reason(error)}") from error
     return parse(rename_keys(tree), str(folder.recipe))

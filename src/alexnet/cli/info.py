@@ -21,11 +21,16 @@ from alexnet.cli.options import (
     recipe_option,
     table_options,
 )
-from alexnet.cli.output import print_problems, print_problems_csv, print_result
+from alexnet.cli.output import print_doubts, print_problems, print_problems_csv, print_result
 from alexnet.errors import counted
 
 data_group = group(
-    "data", INSIDE, "Inspect datasets: check them, or draw samples.", "alexnet data check photos/", "alexnet data show photos/"
+    "data",
+    INSIDE,
+    "Inspect datasets: check them, draw samples, find wrong labels.",
+    "alexnet data check photos/",
+    "alexnet data show photos/",
+    "alexnet data doubts runs/folds",
 )
 recipe_group = group(
     "recipes",
@@ -93,6 +98,29 @@ def data_show(
     else:
         samples.show_augmented(images, load(recipe), path, overwrite)
     print(path)
+
+
+@data_group.command("doubts", cls=Command)
+def data_doubts(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that alexnet train --folds made.")],
+    as_csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the list to a CSV file, too.")] = None,
+    page: Annotated[
+        Path | None,
+        option("FILE", "Write an HTML page with the photos, too: decide on each, and it makes a CSV file to train from."),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """List photos whose labels are probably wrong.
+
+    The networks of alexnet train DATA --folds K, none of which saw the photos that it predicts, disagree with these labels.
+    Those that are most probably wrong come first. Nothing is changed.
+
+    Examples:
+        alexnet data doubts runs/folds
+        alexnet data doubts runs/folds --page doubts.html
+    """
+    print_result(alexnet.find_doubts(run, csv=as_csv, page=page, overwrite=overwrite), print_doubts, as_json)
 
 
 @recipe_group.command("list", cls=Command)

@@ -13,6 +13,7 @@ from typing import Any
 from alexnet.errors import counted, format_names, printable, shell_quote, truncate
 
 PROBLEMS_SHOWN = 5  # of each kind
+DOUBTS_SHOWN = 20
 
 
 def print_json(document: Any) -> None:
@@ -161,6 +162,41 @@ def print_choice(result: dict[str, Any]) -> None:
     print_summary(RunFolder(Path(result["run"])).read_summary())
 
 
+def print_folds(result: dict[str, Any]) -> None:
+    """Print the accuracies of a cross-validation, where its files are, and the command that trains the final network."""
+    from alexnet.inference.metrics import most_frequent
+    from alexnet.progress import format_duration
+
+    for fold in result["folds"]:
+        low, high = fold["top1_interval"]
+        shown = f"top-1 {fold['top1']:7.2%} ({low:.1%} to {high:.1%}), {counted(fold['images'], 'image')}"
+        print(f"{'fold ' + str(fold['fold']):10}  {shown}, {format_duration(fold['seconds'])}")
+    low, high = result["top1_interval"]
+    whole = f"top-1 {result['top1']:7.2%} ({low:.1%} to {high:.1%}), {counted(result['images'], 'image')}"
+    print(f"{'all':10}  {whole}, loss {result['loss']:.4f}")
+    label, baseline = most_frequent(result["per_class"])
+    if low <= baseline:
+        worse = f"not significantly better than the majority-class baseline, {printable(repr(truncate(label)))} for all"
+        print(f"{'note':10}  {worse} ({baseline:.1%})")
+    print(printable(f"{'images':10}  {result['files']['csv']}"))
+    print(printable(f"{'doubts':10}  alexnet data doubts {shell_quote(result['run'])}"))
+    print(f"{'train':10}  {_final_command(len(result['folds']))}")
+
+
+def _final_command(folds: int) -> str:
+    """Return the command that trains on all images by the options of this one: no test set is needed after the folds."""
+    kept: list[str] = []
+    arguments = iter(sys.argv[1:])
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in ("--folds", "--out", "--minutes"):
+            value = value if equals else next(arguments, "")
+            kept += ["--minutes", f"{float(value) / folds:g}"] if name == "--minutes" else []
+        elif argument not in ("--json", "--debug"):
+            kept.append(argument)
+    return f"alexnet {shlex.join([*kept, '--set', 'data.test=0'])}"
+
+
 def print_lr_suggestion(result: dict[str, Any]) -> None:
     """Print the suggested learning rate, and the command that trains with it."""
     given = [argument for argument in sys.argv[1:] if argument not in ("--find-lr", "--overwrite", "--debug")]
@@ -216,6 +252,27 @@ def print_problems(result: dict[str, Any]) -> None:
             print(printable(f"    {truncate(problem['image'] or '')}{': ' if problem['image'] else ''}{problem['detail']}"))
         if len(problems) > PROBLEMS_SHOWN:
             print(f"    and {len(problems) - PROBLEMS_SHOWN:,} more: --csv or --json lists them all")
+
+
+def print_doubts(result: dict[str, Any]) -> None:
+    """Print the most doubtful labels of a dataset, and the files that were written."""
+    doubts = result["doubts"]
+    print(f"{counted(len(doubts), 'doubtful label')} among {counted(result['images'], 'image')}")
+    shown = doubts[:DOUBTS_SHOWN]
+    columns = {name: [printable(truncate(doubt[name], 30)) for doubt in shown] for name in ("label", "likely")}
+    width, other = (max(map(len, (name, *texts))) for name, texts in columns.items())
+    if shown:
+        print(f"\n{'label':{width}}          {'likely':{other}}          image")
+    for doubt, label, likely in zip(shown, columns["label"], columns["likely"], strict=True):
+        given, best = (f"{doubt[f'{name}_probability']:6.1%}" for name in ("label", "likely"))
+        print(printable(f"{label:{width}}  {given}  {likely:{other}}  {best}  {truncate(doubt['image'])}"))
+    if len(doubts) > len(shown):
+        print(f"and {len(doubts) - len(shown):,} more: --csv FILE or --json lists them all")
+    for name in ("csv", "page"):
+        if result[name]:
+            print(printable(f"{name:10}  {result[name]}"))
+    if doubts and not result["page"]:
+        print(f"\nlook at them: alexnet data doubts {shell_quote(result['run'])} --page doubts.html")
 
 
 def print_evaluation(result: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from alexnet.cli.options import (
     set_option,
     table_options,
 )
-from alexnet.cli.output import print_choice, print_lr_suggestion, print_result, print_study, print_summary
+from alexnet.cli.output import print_choice, print_folds, print_lr_suggestion, print_result, print_study, print_summary
 from alexnet.files import expand_user
 from alexnet.progress import output_disabled
 
@@ -81,6 +81,15 @@ FindLR = Annotated[
 OverwriteCurve = Annotated[
     bool, flag("--overwrite", "With --find-lr: overwrite FOLDER-lr.png, whoever made it. Runs are never overwritten.")
 ]
+Folds = Annotated[
+    int | None,
+    option(
+        "K",
+        "Cross-validation: train K networks, each without one K-th of the images, and predict every image by the one that "
+        "never saw it. --minutes is the time for all. The same command resumes.",
+        min=2,
+    ),
+]
 Parallel = Annotated[
     Literal["data", "towers", "hybrid"],
     option(
@@ -105,6 +114,7 @@ def train(
     seed: Seed = None,
     set_: Annotated[list[str] | None, set_option("Change a recipe key, such as optimizer.lr=0.02")] = None,
     resume: Resume = None,
+    folds: Folds = None,
     find_lr: FindLR = False,
     overwrite: OverwriteCurve = False,
     processes: Annotated[int, option("N", "Number of processes on this machine that train together.", min=1)] = 1,
@@ -126,17 +136,20 @@ def train(
         alexnet train dogs.csv --image-column file --label-column breed
         alexnet train photos/ --recipe head
         alexnet train photos/ --recipe finetune --weights runs/photos
+        alexnet train photos/ --recipe head --folds 5
         alexnet train photos/ --find-lr
         alexnet train photos/ --processes 2
         alexnet train --resume runs/photos
     """
+    if folds is not None and (find_lr or processes > 1 or "WORLD_SIZE" in os.environ):
+        raise typer.BadParameter("--folds trains in one process, one fold after the other, without --find-lr or --processes")
     if processes > 1 and not find_lr and "WORLD_SIZE" not in os.environ:
         from alexnet.training.distributed import launch
 
         raise typer.Exit(launch(processes, sys.argv[1:]))
     if overwrite and not find_lr:
         raise typer.BadParameter("--overwrite is for --find-lr only: runs are never overwritten, name another --out")
-    given = [data, recipe, variant, weights, epochs, minutes, out, seed, set_, data_root, table or None]
+    given = [data, recipe, variant, weights, epochs, minutes, out, seed, set_, data_root, folds, table or None]
     if resume is not None and (find_lr or any(value is not None for value in given)):
         raise typer.BadParameter(RECIPE_IS_KEPT)
     if epochs is not None and minutes is not None:
@@ -147,6 +160,9 @@ def train(
     if find_lr:
         curve, figure = alexnet.find_lr(data, **options, overwrite=overwrite)
         print_result(curve.to_json() | {"figure": str(figure)}, print_lr_suggestion, as_json)
+        return
+    if folds is not None:
+        print_result(alexnet.cross_validate(data, **options, folds=folds, started=STARTED), print_folds, as_json)
         return
     if resume is not None:
         run = alexnet.resume(resume, device=device, threads=threads, parallel=parallel, started=STARTED)

@@ -1,4 +1,4 @@
-"""Cache of decoded images: one memory-mapped file per dataset and preprocessing.
+"""Cache of decoded images: one memory-mapped file per dataset and preprocessing, and one of thumbnails.
 
 The folder of a cache is named by a hash of the dataset's path and the preprocessing, its files by a key: a hash of each image's
 name, size and modification time, the preprocessing and Pillow's version. A file that is changed, added or removed changes the
@@ -21,10 +21,11 @@ import PIL
 from numpy.typing import NDArray
 
 from alexnet.data.decode_pool import Answer, decode_all
+from alexnet.data.decode_worker import THUMBNAIL
 from alexnet.data.preprocessing import PixelArray, fit_image
 from alexnet.data.table import Skipped, Table
 from alexnet.errors import DataError, ImageError, RunError, error_reason, truncate
-from alexnet.files import expand_user, remove_leftovers, rename, temporary_name, user_cache, write_text
+from alexnet.files import expand_user, remove_leftovers, rename, temporary_name, user_cache, write, write_text
 from alexnet.progress import track
 from alexnet.recipe import Preprocessing
 
@@ -64,7 +65,8 @@ class Pixels:
 class Cache:
     """The `pixels` of the readable `rows` of a table, and their SHA-256; the other rows are `skipped`.
 
-    `prints` are the fingerprints of the rows' files, empty for images in memory.
+    `prints` are the fingerprints of the rows' files, and `thumbnails` N x 768 uint8, to find near-duplicates by; images in
+    memory have neither.
     """
 
     pixels: Pixels
@@ -72,6 +74,7 @@ class Cache:
     skipped: tuple[Skipped, ...]
     sha256: str
     prints: tuple[str, ...]
+    thumbnails: NDArray[np.uint8]
 
 
 def cache_folder() -> Path:
@@ -105,8 +108,8 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cach
 
 def _read(name: str, preprocessing: Preprocessing, index: Path, images: int) -> Cache | None:
     """Return the cache of a table of `images` if its checksum is correct; None if there is none, so that it must be built."""
-    data = index.with_suffix(".u8")
-    if not (index.exists() and data.exists()):
+    data, small = index.with_suffix(".u8"), index.with_suffix(".thumbnails")
+    if not (index.exists() and data.exists() and small.exists()):
         return None
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
@@ -114,6 +117,9 @@ def _read(name: str, preprocessing: Preprocessing, index: Path, images: int) -> 
         shapes = np.array(content["shapes"], dtype=np.int64).reshape(-1, 2)
         skipped = tuple(Skipped(str(image), str(reason)) for image, reason in content["skipped"])
         sha256, prints = content["sha256"], tuple(map(str, content["prints"]))
+        thumbnails = np.frombuffer(small.read_bytes(), dtype=np.uint8).reshape(len(prints), 3 * THUMBNAIL**2)
+        if hashlib.sha256(thumbnails.data).hexdigest() != content["thumbnails"]:
+            return None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     size = sum(height * width * 3 for height, width in shapes.tolist())
@@ -130,7 +136,7 @@ def _read(name: str, preprocessing: Preprocessing, index: Path, images: int) -> 
     if digest.hexdigest() != sha256:
         return None
     memory = np.memmap(data, dtype=np.uint8, mode="r") if size else np.empty(0, dtype=np.uint8)
-    return Cache(Pixels(memory, shapes, preprocessing), rows, skipped, sha256, prints)
+    return Cache(Pixels(memory, shapes, preprocessing), rows, skipped, sha256, prints, thumbnails)
 
 
 def _build(table: Table, preprocessing: Preprocessing, workers: int, index: Path, prints: Sequence[str]) -> None:
@@ -146,20 +152,24 @@ def _build(table: Table, preprocessing: Preprocessing, workers: int, index: Path
     rows: list[int] = []
     shapes: list[tuple[int, ...]] = []
     skipped: list[Skipped] = []
+    thumbnails: list[NDArray[np.uint8]] = []
     digest = hashlib.sha256()
     part = temporary_name(data)
     new = (table.source(row) for row in range(len(table)) if not (prints and prints[row] in known))
-    answers = decode_all("pixels", new, workers, ahead, **preprocessing.decode_options())
+    work = "cached" if prints else "pixels"
+    answers = decode_all(work, new, workers, ahead, **preprocessing.decode_options())
     try:
         with part.open("wb") as file:
             for row in track(range(len(table)), f"Decoding {table.name}", len(table)):
-                image = known.get(prints[row]) if prints else None
-                if image is None:
+                if prints and prints[row] in known:
+                    image, thumbnail = known[prints[row]]
+                else:
                     _, answer = next(answers)
                     if isinstance(answer, ImageError):
                         skipped.append(Skipped(table.images[row], str(answer)))
                         continue
-                    image = answer.pixels
+                    image, thumbnail = answer.pixels, answer.thumbnail
+                thumbnails += [thumbnail] if prints else []
                 rows.append(row)
                 shapes.append(image.shape[:2])
                 file.write(image.data)
@@ -169,16 +179,19 @@ def _build(table: Table, preprocessing: Preprocessing, workers: int, index: Path
         rename(part, data)
     finally:
         part.unlink(missing_ok=True)
-    content = {"rows": rows, "shapes": shapes, "skipped": skipped, "sha256": digest.hexdigest()}
-    write_text(index, json.dumps(content | {"prints": [prints[row] for row in rows] if prints else []}))
+    small = b"".join(thumbnail.tobytes() for thumbnail in thumbnails)
+    write(index.with_suffix(".thumbnails"), lambda part: part.write_bytes(small))
+    content = {"rows": rows, "shapes": shapes, "skipped": skipped, "prints": [prints[row] for row in rows] if prints else []}
+    digests = {"sha256": digest.hexdigest(), "thumbnails": hashlib.sha256(small).hexdigest()}
+    write_text(index, json.dumps(content | digests))
 
 
-def _decoded(name: str, preprocessing: Preprocessing, folder: Path) -> dict[str, NDArray[np.uint8]]:
-    """Return the images of earlier caches in a folder, H W 3, by their fingerprints."""
-    result: dict[str, NDArray[np.uint8]] = {}
+def _decoded(name: str, preprocessing: Preprocessing, folder: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Return the images of earlier caches in a folder, H W 3, and their thumbnails, by their fingerprints."""
+    result: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
     for index in folder.glob("*.json"):
         if (cache := _read(name, preprocessing, index, sys.maxsize)) is not None:
-            result |= {text: cache.pixels.image(row) for row, text in enumerate(cache.prints)}
+            result |= {text: (cache.pixels.image(row), cache.thumbnails[row]) for row, text in enumerate(cache.prints)}
     return result
 
 
@@ -203,7 +216,7 @@ def _fingerprints(table: Table, settings: str) -> list[str]:
 
 
 def _key(table: Table, settings: str, prints: Sequence[str]) -> str:
-    digest = hashlib.sha256(f"4 {PIL.__version__} {settings}\n".encode())
+    digest = hashlib.sha256(f"5 {PIL.__version__} {settings}\n".encode())
     if table.pixels is not None:
         digest.update(repr(table.pixels.shape).encode())
         digest.update(np.ascontiguousarray(table.pixels).data)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from alexnet.data.batches import SplitImages
 from alexnet.data.cache import Pixels, header_sizes, open_cache
-from alexnet.data.splits import split
+from alexnet.data.near_duplicates import look_alikes
+from alexnet.data.splits import joins_look_alikes, split
 from alexnet.data.table import Table
 from alexnet.recipe import Data, Preprocessing, Recipe
 
@@ -52,7 +53,8 @@ def open_dataset(table: Table, preprocessing: Preprocessing, workers: int, data:
     cache = open_cache(table, preprocessing, workers)
     readable = table.select(cache.rows, cache.skipped)
     if data is not None:
-        readable = split(readable, data, train=train)
+        alike = look_alikes(readable, cache.thumbnails) if joins_look_alikes(readable, data) else []
+        readable = split(readable, data, alike, train=train)
     return Dataset(readable, cache.pixels, cache.sha256)
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import alexnet
-from alexnet.data.decode_worker import CPU_SECONDS, WORK
+from alexnet.data.decode_worker import CPU_SECONDS, THUMBNAIL, WORK
 from alexnet.errors import DataError, ImageError
 
 WALL_SECONDS = 60.0  # limit for waits that take no CPU time, such as a network drive that hangs, and for Windows
@@ -54,8 +54,14 @@ class Answer(NamedTuple):
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """The body as an image, H W 3."""
-        return np.frombuffer(self.body, dtype=np.uint8).reshape(self.facts["shape"])
+        """The image at the beginning of the body, H W 3."""
+        height, width, channels = self.facts["shape"]
+        return np.frombuffer(self.body, np.uint8, height * width * channels).reshape(height, width, channels)
+
+    @property
+    def thumbnail(self) -> NDArray[np.uint8]:
+        """The thumbnail that ends the body, its values in a row."""
+        return np.frombuffer(self.body[-3 * THUMBNAIL**2 :], dtype=np.uint8)
 
 
 class _Worker:

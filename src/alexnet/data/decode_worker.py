@@ -29,11 +29,32 @@ CPU_SECONDS = 5.0  # CPU time per image, so that the limit does not depend on th
 THUMBNAIL = 16  # pixels per side
 MEMORY = 3 << 30  # bytes of address space; more than any image within the limits of decode.py needs
 REDUCED_TO = 256  # minimum pixels of the shorter side when decoding for `facts`
+REDUCED_FOR_THUMBNAIL = 128
+SMALLEST = 64  # pixels of the shorter side of photos; smaller pictures, such as digits, look alike without being copies
 
 
 def _pixels(source: decode.Source, **settings: Any) -> tuple[dict[str, Any], bytes]:
     image = decode.stored_pixels(source, **settings)
     return {"shape": image.shape}, image.tobytes()
+
+
+def _cached(
+    source: decode.Source, cache_size: int | str, reduced_decode: bool, **settings: Any
+) -> tuple[dict[str, Any], bytes]:
+    """Return an image as `_pixels` does, followed by its thumbnail; that of an image with a side below `SMALLEST` is black.
+
+    The thumbnail is made from the same pixels, or if those are few, from more: near-duplicates do not depend on `cache_size`.
+    """
+    least = cache_size if reduced_decode and isinstance(cache_size, int) else 1 << 30
+    image = decode.decode(source, least)
+    facts, body = _pixels(np.asarray(image), cache_size=cache_size, reduced_decode=reduced_decode, **settings)
+    if min(image.size) < REDUCED_FOR_THUMBNAIL and reduced_decode:
+        image = decode.decode(source, REDUCED_FOR_THUMBNAIL)
+    return facts, body + (_thumbnail(image) if min(image.size) >= SMALLEST else bytes(3 * THUMBNAIL**2))
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    return image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
 
 
 def _preview(source: decode.Source, side: int) -> tuple[dict[str, Any], bytes]:
@@ -62,7 +83,7 @@ def _facts(source: decode.Source) -> tuple[dict[str, Any], bytes]:
         "brightest": int(levels.max()),
         **_header(source, damage),
     }
-    return facts, image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
+    return facts, _thumbnail(image)
 
 
 def _header(source: decode.Source, damage: ImageError | None) -> dict[str, Any]:
@@ -80,6 +101,7 @@ def _header(source: decode.Source, damage: ImageError | None) -> dict[str, Any]:
 
 WORK: dict[str, Callable[..., tuple[dict[str, Any], bytes]]] = {
     "pixels": _pixels,
+    "cached": _cached,
     "preview": _preview,
     "size": _size,
     "facts": _facts,

@@ -18,7 +18,7 @@ from alexnet.data.table import Table
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, counted, format_names, shell_quote, truncate
 from alexnet.files import hold_lock, remove_leftovers, write_json, write_text
 from alexnet.head.fit import fit_head
-from alexnet.inference.evaluate import evaluate_split
+from alexnet.inference.evaluate import Evaluation, evaluate_split
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, keep_freed_memory, reproducible, resolve_precision, to_device
 from alexnet.network.fast import kernels
@@ -39,6 +39,8 @@ from alexnet.training.step import Step
 from alexnet.training.trainer import Trainer
 from alexnet.training.whitening import whiten
 
+Taker = Callable[[Dataset, Evaluation], object]  # takes a dataset, and the evaluation of its test set
+
 SKIPPED_SHOWN = 10  # `summary.json` lists them all
 
 
@@ -51,11 +53,13 @@ def start(
     parallel: Parallel = "data",
     *,
     test: bool = True,
+    take: Taker | None = None,
 ) -> None:
     """Train by `recipe` into the new run folder `out`; without `test`, leave the test set and the report to `finish`.
 
     Every process of `group` calls it with the same arguments; the main one writes. The run's seconds count from `started`, a
-    `time.monotonic()`.
+    `time.monotonic()`. If `take` is given, it gets the dataset and the evaluation of its test set, and neither the network nor
+    a report is written.
     """
     chosen_device = choose_device(device)
     check_effect(recipe.model.variant, recipe.model.overrides)
@@ -67,7 +71,7 @@ def start(
     if group.is_main:
         write_text(folder.recipe, recipe.to_toml())  # from here on, --resume can start over
     try:
-        _train(recipe, table, folder, chosen_device, started, group, parallel, resuming=False, test=test)
+        _train(recipe, table, folder, chosen_device, started, group, parallel, resuming=False, test=test, take=take)
     except AlexNetError as error:
         if group.is_main and not isinstance(error, Interrupted) and not folder.environment.exists():
             shutil.rmtree(folder.path, ignore_errors=True)  # training never began: free the folder's name
@@ -82,6 +86,7 @@ def resume(
     parallel: Parallel = "data",
     *,
     test: bool = True,
+    take: Taker | None = None,
 ) -> None:
     """Resume the run in `out` from its last checkpoint, or start over from its recipe if there is none.
 
@@ -96,7 +101,7 @@ def resume(
     recipe = parse(tomllib.loads(text), str(folder.recipe))
     with group.local_main_first():  # the dataset may have to be downloaded
         table = open_table(recipe.data.dataset, recipe.data.root, settings=recipe.data)
-    _train(recipe, table, folder, choose_device(device), started, group, parallel, resuming=True, test=test)
+    _train(recipe, table, folder, choose_device(device), started, group, parallel, resuming=True, test=test, take=take)
 
 
 def _train(
@@ -110,6 +115,7 @@ def _train(
     *,
     resuming: bool,
     test: bool,
+    take: Taker | None,
 ) -> None:
     lock = _run_lock(folder) if group.is_main else nullcontext()
     with lock, reproducible(device), StopRequest() as stop, Monitor(folder.path, device) as monitor:
@@ -147,13 +153,13 @@ def _train(
             write_text(folder.recipe, recipe.to_toml())
         try:
             trainer.fit()
-            _finish(trainer, folder, test)
+            _finish(trainer, folder, test, take)
         except RunError as error:
             if not checkpoint.exists(folder.path):
                 raise
             advice = f"The last checkpoint is intact: fix this, then resume with: {folder.resume_command}"
             raise RunError(f"{error}. {advice}") from error
-        if stop.code and not test:  # received after the last step: whoever looks at the test set later stops first
+        if stop.code and (take or not test):  # received after the last step: whoever trains or tests next stops first
             raise Interrupted(f"stopped, and {folder.path} is finished", stop.code)
 
 
@@ -224,14 +230,14 @@ def finish(folder: RunFolder, device: str | None) -> None:
     write_report(folder, dataset, split, evaluation)
 
 
-def _finish(trainer: Trainer, folder: RunFolder, with_test: bool) -> None:
-    """Calibrate on validation, evaluate the test set once, and write model, summary and report."""
+def _finish(trainer: Trainer, folder: RunFolder, with_test: bool, take: Taker | None) -> None:
+    """Calibrate on validation, evaluate the test set once, and write model, summary and report, or let `take` have the test."""
     recipe, state, table = trainer.recipe, trainer.state, trainer.dataset.table
     known = prepare_known(trainer)
     validation = trainer.evaluate("val", known=known).calibrated()
     calibrate_known(trainer, known, validation)
     config = trainer.session.config.model_copy(update={"temperature": validation.temperature, "known": known})
-    if trainer.group.is_main:
+    if trainer.group.is_main and take is None:
         save_model(folder, trainer.network, config)
     test = trainer.evaluate("test", validation.temperature, known) if with_test and len(table.rows("test")) else None
     summary = {
@@ -246,11 +252,15 @@ def _finish(trainer: Trainer, folder: RunFolder, with_test: bool) -> None:
         "test": test.to_json() if test else None,
         "skipped": [skipped._asdict() for skipped in table.skipped],
     }
+    if take is not None and test is not None:
+        take(trainer.dataset, test)
+        for file in (folder.weights, folder.config):  # of an earlier session, which was stopped
+            file.unlink(missing_ok=True)
     if trainer.group.is_main:
         if tensorboard := trainer.monitor.tensorboard:
             tensorboard.confusion(test or validation, "test" if test else "validation", len(state.history))
         write_json(folder.summary, summary)
-        if with_test:
+        if with_test and take is None:
             write_report(folder, trainer.dataset, "test" if test else "val", test or validation)
         checkpoint.remove(folder.path)
 
