@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns tensorflow_peers,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers sort load attack few-photos \
+.PHONY: demo by-hand test test-long test-anywhere test-with lint bench gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers sort load attack few-photos quality \
 	wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
@@ -85,6 +85,9 @@ memory: .venv/installed-dev  ## train from 50,000 images of 256x256 and watch th
 
 few-photos: .venv/installed-dev  ## from nothing, head and finetune on 50, 200 and 700 photos, from RUN="runs/… runs/…"; needs ALEXNET_TEST_DATA
 	$(BIN)/python -m proof.few_photos build/few-photos $(RUN)
+
+quality: .venv/installed-dev  ## how often `data check` calls clean photos bad and finds degraded ones, cues of real classes; needs ALEXNET_TEST_DATA
+	$(BIN)/python -m proof.quality
 
 fuzz: .venv/installed-dev  ## read 20,000 damaged images in every way
 	$(BIN)/python -m proof.fuzz

@@ -68,10 +68,10 @@ def _facts(source: decode.Source) -> tuple[dict[str, Any], bytes]:
     return facts, thumbnail.tobytes()
 
 
-def _header(source: decode.Source, damage: ImageError | None, upright: bool) -> dict[str, Any]:
+def _header(source: decode.Source, damage: ImageError | None, tall: bool) -> dict[str, Any]:
     """Return the facts from a file's header.
 
-    `damage` is the error if the file was decoded without its metadata; `upright` says that the decoded image is taller than wide.
+    `damage` is the error if the file was decoded without its metadata; `tall` says that the upright image is taller than wide.
     """
     if isinstance(source, np.ndarray | Image.Image):
         plain = {"mode": "RGB", "frames": 1, "orientation": 1, "metadata": ""}
@@ -84,7 +84,7 @@ def _header(source: decode.Source, damage: ImageError | None, upright: bool) -> 
         invalid = "metadata are damaged, it decodes without them" if damage else invalid
         return {
             **{"mode": image.mode, "frames": frames, "orientation": metadata.orientation(image), "metadata": invalid},
-            "size": sorted(image.size, reverse=not upright),
+            "size": sorted(image.size, reverse=not tall),
             "format": FORMAT_NAMES.get(image.format or "", image.format),
             "bytes": len(source) if isinstance(source, bytes) else source.stat().st_size,
             "camera": metadata.camera_make(image),
