@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 from alexnet.data.cues import PROPERTIES, Columns, Values, file_values, find_cues, picture_values
 from alexnet.data.decode import decode
 from alexnet.data.decode_pool import Answer, decode_all
-from alexnet.data.decode_worker import REDUCED_TO, THUMBNAIL
+from alexnet.data.decode_worker import REDUCED_TO, THUMBNAIL, make_thumbnail
 from alexnet.data.quality import SIDE, SMALLEST, measure, quality_problems, size_problems
 from alexnet.data.sources import open_table
 from alexnet.data.table import Table
@@ -67,8 +67,7 @@ DEGRADATIONS = {
 
 def kinds(image: Image.Image) -> set[str]:
     """Return the kinds of problems of an image."""
-    thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    return {kind for kind, _ in quality_problems(measure(image, thumbnail))}
+    return {kind for kind, _ in quality_problems(measure(image, make_thumbnail(image)))}
 
 
 def rates_of_degraded(table: Table) -> None:

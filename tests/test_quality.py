@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 import alexnet
 from alexnet.data.check import check_decoded
 from alexnet.data.dataset import Dataset
+from alexnet.data.decode_worker import make_thumbnail
 from alexnet.data.quality import SIDE, SMALLEST, Quality, measure, quality_problems, size_problems
 from alexnet.data.table import Table
 
@@ -25,7 +26,7 @@ def squares(side: int = SIDE, seed: int = 0, low: int = 0, high: int = 230) -> I
 
 
 def measured(image: Image.Image) -> Quality:
-    return measure(image, image.resize((16, 16), Image.Resampling.BOX))
+    return measure(image, make_thumbnail(image))
 
 
 def kinds(image: Image.Image, mode: str = "RGB") -> list[str]:

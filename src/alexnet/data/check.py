@@ -14,7 +14,7 @@ from PIL import Image
 from alexnet.data.cues import Columns, file_values, find_cues, picture_values
 from alexnet.data.dataset import Dataset
 from alexnet.data.decode_pool import decode_all
-from alexnet.data.decode_worker import THUMBNAIL
+from alexnet.data.decode_worker import THUMBNAIL, make_thumbnail
 from alexnet.data.labels import labels_differing_in_case
 from alexnet.data.quality import measure, quality_problems, size_problems
 from alexnet.data.sources import open_table
@@ -158,10 +158,10 @@ def check_decoded(dataset: Dataset) -> Findings:
         else:
             digests[row] = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
             picture = Image.fromarray(image)
-            thumbnail = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+            thumbnail = make_thumbnail(picture)
             quality = measure(picture, thumbnail)
             problems += [Problem(table.images[row], *problem) for problem in quality_problems(quality)]
-            columns.add(row, picture_values(np.asarray(thumbnail), quality["sharpness"]))
+            columns.add(row, picture_values(thumbnail, quality["sharpness"]))
     return _findings(table, [*problems, *_duplicates(table, digests), *_cues(table, columns)])
 
 

@@ -58,7 +58,7 @@ def _facts(source: decode.Source) -> tuple[dict[str, Any], bytes]:
     """
     image, damage = decode.decode_with_damage(source, REDUCED_TO)
     levels: NDArray[np.uint8] = np.asarray(image)
-    thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    thumbnail = make_thumbnail(image)
     facts = {
         "pixels": hashlib.sha256(repr(levels.shape).encode() + levels.tobytes()).hexdigest(),
         "range": int(levels.max()) - int(levels.min()),
@@ -66,6 +66,11 @@ def _facts(source: decode.Source) -> tuple[dict[str, Any], bytes]:
         **_header(source, damage, image.width < image.height),
     }
     return facts, thumbnail.tobytes()
+
+
+def make_thumbnail(image: Image.Image) -> NDArray[np.uint8]:
+    """Scale an RGB image to `THUMBNAIL` x `THUMBNAIL` x 3."""
+    return np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
 def _header(source: decode.Source, damage: ImageError | None, tall: bool) -> dict[str, Any]:
