@@ -17,7 +17,7 @@ SIDE = 128  # pixels
 SMALLEST = 64  # pixels of the shorter side; in smaller images, edges and white parts say nothing about how they were taken
 LARGE = 0.99  # fraction of the differences between pixels that are no larger than those at the edges of things
 WHITE = 250  # level from which a pixel is white; scaling averages the levels of several
-# Of 2,400 clean photos, 7 are below BLURRED, 0 below DARK and 9 above OVEREXPOSED; of 1,000 that nobody cropped, 0 above ELONGATED.
+# Of 2,400 clean photos, 7 are below BLURRED, 0 below DARK and 9 above OVEREXPOSED; of 1,000 uncropped ones, 0 above ELONGATED.
 BLURRED = 0.8
 DARK = 95
 OVEREXPOSED = 0.35
