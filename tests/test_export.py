@@ -31,6 +31,7 @@ from alexnet.export.onnx import _temporary_folder, agreement, export
 from alexnet.files import HOST
 from alexnet.inference import forward
 from alexnet.network.alexnet import AlexNet
+from alexnet.network.known import fit_known
 from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
@@ -237,6 +238,19 @@ def test_int8_is_a_quarter_of_the_size_and_reports_its_accuracy(trained: alexnet
         assert bare or all(node.input[1].startswith("network/") for node in quantised), "none in the preprocessing"
 
 
+def with_threshold(network: AlexNet, config: ModelConfig) -> tuple[ModelConfig, list[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return the config with a threshold, images, and their sums of scores: some above it, some below, none near."""
+    known = fit_known(np.random.default_rng(0).random((30, network.head.in_features)), np.arange(30) % 5, 5)
+    known.spread.fill_(1)
+    images = [noise(67, 67, seed) // (seed + 1) for seed in range(8)]
+    batch = torch.from_numpy(np.stack(images))
+    sums = forward.compute(network, batch, config.preprocessing, "float32", known=known).scores.sum(1)
+    ordered = np.sort(sums)
+    gap = int(np.diff(ordered).argmax())
+    known.threshold.fill_(float(ordered[gap : gap + 2].mean()))
+    return config.model_copy(update={"known": known}), images, sums
+
+
 def test_labels_and_all_that_is_needed_are_inside(tmp_path: Path) -> None:
     labels = ('a "b", c', "naïve ☃", "\udcff no UTF-8", "", "a=b;c")
     preprocessing = prepared(cache_size=67, fit="crop", input=67)
@@ -244,9 +258,15 @@ def test_labels_and_all_that_is_needed_are_inside(tmp_path: Path) -> None:
         variant="cifar10", width=1 / 16, labels=labels, preprocessing=preprocessing, temperature=0.7, sha256="ab"
     )
     torch.manual_seed(0)
+    network = AlexNet("cifar10", 5, width=1 / 16).eval()
+    config, images, sums = with_threshold(network, config)
     place = tmp_path / "new" / "model.onnx"
-    found = export(AlexNet("cifar10", 5, width=1 / 16), config, None, place)
+    found = export(network, config, None, place)
     assert found["compared_on"] == "synthetic images"
+    assert found["same_known"] == 1
+    answers = [bool(opened(place).run(["known"], {"image": image})[0]) for image in images]
+    assert answers == (sums >= config.known.threshold.item()).tolist()
+    assert set(answers) == {True, False}
     metadata = opened(place).get_modelmeta().custom_metadata_map
     assert tuple(json.loads(metadata["labels"])) == labels
     assert Preprocessing.model_validate_json(metadata["preprocessing"]) == preprocessing

@@ -234,7 +234,7 @@ def _finish(trainer: Trainer, folder: RunFolder, with_test: bool, take: Taker | 
     """Calibrate on validation, evaluate the test set once, and write model, summary and report, or let `take` have the test."""
     recipe, state, table = trainer.recipe, trainer.state, trainer.dataset.table
     known = prepare_known(trainer)
-    validation = trainer.evaluate("val", known=known).calibrated()
+    validation = trainer.evaluate("val", 1.0, known).calibrated()
     calibrate_known(trainer, known, validation)
     config = trainer.session.config.model_copy(update={"temperature": validation.temperature, "known": known})
     if trainer.group.is_main and take is None:
