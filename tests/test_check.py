@@ -20,10 +20,10 @@ from conftest import contents
 
 
 def scene(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
-    """Return an image unlike all others: coloured blots of many sizes."""
+    """Return an image unlike all others: coloured squares."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (7, 9, 3)).astype(np.uint8)
-    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+    return Image.fromarray(small).resize(size, Image.Resampling.NEAREST)
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def test_damaged_or_missing_run_is_one_line(trained: alexnet.Run, tmp_path: Path
     assert "is not a run folder" in error("evaluate", tmp_path)
     for name, damage, message in [
         ("model.json", b"{", "model.json cannot be used"),
-        ("model.json", (trained.path / "model.json").read_bytes().replace(b'"version": 2', b'"version": 9'), "newer version"),
+        ("model.json", (trained.path / "model.json").read_bytes().replace(b'"version": 3', b'"version": 9'), "newer version"),
         ("model.safetensors", b"cut", "is damaged: its SHA-256"),
     ]:
         copy = tmp_path / "copy"

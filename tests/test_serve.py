@@ -277,7 +277,7 @@ def test_slow_request_times_out_and_the_next_is_answered(start: Callable[..., An
 
 
 def test_a_network_that_fails_is_one_line_and_the_next_is_answered(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alexnet.server.engine.probabilities", lambda *_: 1 / 0)
+    monkeypatch.setattr("alexnet.server.engine.classify", lambda *_: 1 / 0)
     failed = client.predict(photo())
     assert (failed.status, failed.json) == (500, {"error": "internal server error: see the server's log"})
     monkeypatch.undo()

@@ -133,7 +133,7 @@ class Run:
     def stream(self, images: ImageInput, top: int = 5, views: int = 1) -> Iterator[dict[str, Any]]:
         """Yield the results of `predict` one by one, with one batch of images in memory at a time.
 
-        The arguments and the errors are as for `predict`.
+        `images`, `top`, `views` and the errors are as for `predict`.
         """
         _check_top(top)
         _check_views(views)

@@ -56,7 +56,8 @@ def data_check(
 ) -> None:
     """Check every image of DATA.
 
-    Reports damaged and unusual images, duplicates, and images that are in two splits. Nothing is changed.
+    Reports damaged, unusual and bad images, duplicates, images in two splits, and cues that give a class away.
+    Nothing is changed.
 
     Examples:
         alexnet data check photos/

@@ -1,4 +1,4 @@
-"""Check a dataset for problems: unreadable images, duplicates, leaks between splits, rare classes. Nothing is changed."""
+"""Check a dataset for problems: unreadable and bad images, duplicates, leaks between splits, cues. Nothing is changed."""
 
 import hashlib
 import os
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from alexnet.data.cues import Columns, file_values, find_cues, picture_values
 from alexnet.data.dataset import Dataset
 from alexnet.data.decode_pool import decode_all
-from alexnet.data.decode_worker import THUMBNAIL
+from alexnet.data.decode_worker import THUMBNAIL, make_thumbnail
 from alexnet.data.labels import labels_differing_in_case
 from alexnet.data.near_duplicates import near_duplicates
+from alexnet.data.quality import measure, quality_problems, size_problems
 from alexnet.data.sources import open_table
 from alexnet.data.table import Table
 from alexnet.errors import ImageError, counted, format_names, truncate
@@ -34,19 +37,24 @@ KINDS = {
     "animated": "has several frames: the first one is used, of a HEIC file the primary one",
     "mode": "is not 8-bit RGB or grey: it is converted",
     "metadata": "has invalid metadata: they are ignored, the pixels are used",
-    "dark": "uses a small part of its 16 bits, so it is almost black: save it with white at 65,535",
     "orientation": "is turned upright as its EXIF data says",
+    "elongated": "is more than three times as long as it is wide, so most of it is cropped away: crop it yourself",
+    "dark": "is very dark: brighten or remove it; if it has 16 bits, save it with white at 65,535",
+    "over-exposed": "is white in large parts: remove it, unless it shows something white, or on white ground",
+    "blur": "looks blurred, also at the size of the network's input: remove it, unless new photos will be as blurred",
     "constant": "shows nothing: remove it",
     "duplicate": "has the same pixels as another image: remove one, or correct the label",
     "near-duplicate": "looks like another image: look at both",
     "leak": "is in two splits, which makes the scores too good: remove one of the images",
+    "cue": "gives a class away, so it may be learned instead of what the photos show: save and take all photos in one way, "
+    "unless it is natural, as snow is bright",
     "tiny class": "has too few images to learn from: add some, or remove the class",
     "imbalance": "makes rare classes hard to learn: add images, or train with --set 'train.class_weights=\"balanced\"'",
     "case": "is the only difference between labels of different classes: if they are one class, use one spelling",
     "labels": "differ between splits: a class that is not trained on is never predicted",
 }
+PICTURES_MEASURED = 10_000  # images of a report: measuring a picture takes up to a millisecond
 CONSTANT = 8  # levels between the lightest and the darkest pixel
-DARK = 32  # lightest level, out of 255, of 16-bit images that use 12 bits or fewer
 TINY_CLASS = 5  # images
 IMBALANCE = 10  # times as many images as the rarest class
 PLAIN_MODES = ("RGB", "L")
@@ -110,6 +118,7 @@ def check(data: str | Path | Table, data_root: str | Path | None = None, setting
     problems = [Problem(skipped.image, "left out", skipped.reason) for skipped in table.skipped]
     digests: dict[int, str] = {}  # of the pixels, by row
     thumbnails: dict[int, bytes] = {}
+    columns = Columns()
     answers = decode_all("facts", table.sources(), os.cpu_count() or 1, 64)
     for row, (_, answer) in enumerate(track(answers, f"Checking {table.name}", len(table))):
         name = table.images[row]
@@ -120,6 +129,9 @@ def check(data: str | Path | Table, data_root: str | Path | None = None, setting
         if answer.facts["range"] >= CONSTANT:
             digests[row] = answer.facts["pixels"]
             thumbnails[row] = answer.body
+            thumbnail = np.frombuffer(answer.body, dtype=np.uint8).reshape(THUMBNAIL, THUMBNAIL, 3)
+            columns.add(row, {**file_values(answer.facts), **picture_values(thumbnail, answer.facts["quality"]["sharpness"])})
+    problems += _cues(table, columns)
     problems += _duplicates(table, digests)
     unique = sorted({digest: row for row, digest in reversed(digests.items())}.values())
     stacked = np.frombuffer(b"".join(thumbnails[row] for row in unique), dtype=np.uint8).reshape(len(unique), 3 * THUMBNAIL**2)
@@ -131,9 +143,10 @@ def check(data: str | Path | Table, data_root: str | Path | None = None, setting
 def check_decoded(dataset: Dataset) -> Findings:
     """Check images that are already decoded, with progress: fewer checks than `check`, in a fraction of its time.
 
-    Properties of files (frames, modes, orientation) and near-duplicates are not checked.
+    Properties of files (frames, modes, orientation, format, size) and near-duplicates are not checked, and those of pictures
+    (blur, light, cues) only in datasets of up to `PICTURES_MEASURED` images.
     """
-    table, problems, digests = dataset.table, list[Problem](), dict[int, str]()
+    table, problems, digests, columns = dataset.table, list[Problem](), dict[int, str](), Columns()
     for row in track(range(len(table)), f"Checking {table.name}", len(table)):
         image = dataset.pixels.image(row)
         spread = int(image.max()) - int(image.min())
@@ -141,7 +154,13 @@ def check_decoded(dataset: Dataset) -> Findings:
             problems.append(_constant(table.images[row], spread))
         else:
             digests[row] = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-    return _findings(table, [*problems, *_duplicates(table, digests)])
+        if spread >= CONSTANT and len(table) <= PICTURES_MEASURED:
+            picture = Image.fromarray(image)
+            thumbnail = make_thumbnail(picture)
+            quality = measure(picture, thumbnail)
+            problems += [Problem(table.images[row], *problem) for problem in quality_problems(quality)]
+            columns.add(row, picture_values(thumbnail, quality["sharpness"]))
+    return _findings(table, [*problems, *_duplicates(table, digests), *_cues(table, columns)])
 
 
 def _findings(table: Table, problems: list[Problem]) -> Findings:
@@ -160,16 +179,25 @@ def _image_problems(name: str, facts: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(name, "mode", f"mode {facts['mode']}")
     if facts["metadata"]:
         yield Problem(name, "metadata", facts["metadata"])
-    if facts["mode"].startswith("I") and CONSTANT <= facts["brightest"] < DARK:
-        yield Problem(name, "dark", f"its lightest pixel is {facts['brightest']} of 255 after scaling to 8 bits")
     if facts["orientation"] != 1:
         yield Problem(name, "orientation", f"EXIF orientation {facts['orientation']}")
+    for kind, detail in size_problems(*facts["size"]):
+        yield Problem(name, kind, detail)
     if facts["range"] < CONSTANT:
         yield _constant(name, facts["range"])
+    else:
+        for kind, detail in quality_problems(facts["quality"], facts["mode"]):
+            yield Problem(name, kind, detail)
 
 
 def _constant(name: str, spread: int) -> Problem:
     return Problem(name, "constant", f"{spread} of 255 levels between its lightest and darkest pixel")
+
+
+def _cues(table: Table, columns: Columns) -> Iterator[Problem]:
+    """Yield a problem for each property that gives a class away."""
+    for cue in find_cues(columns, table.targets):
+        yield Problem(None, "cue", cue.describe(table.labels))
 
 
 def _duplicates(table: Table, digests: dict[int, str]) -> Iterator[Problem]:

@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet.data import decode, metadata
+from alexnet.data import decode, metadata, quality
 from alexnet.errors import ImageError
 
 CPU_SECONDS = 5.0  # CPU time per image, so that the limit does not depend on the load of the machine
 THUMBNAIL = 16  # pixels per side
 MEMORY = 3 << 30  # bytes of address space; more than any image within the limits of decode.py needs
+FORMAT_NAMES = {"MPO": "JPEG", "HEIF": "HEIC", "JPEG2000": "JPEG 2000", "DIB": "BMP"}  # MPO: a JPEG with a preview
 REDUCED_TO = 256  # minimum pixels of the shorter side when decoding for `facts`
 REDUCED_FOR_THUMBNAIL = 128
 SMALLEST = 64  # pixels of the shorter side of photos; smaller pictures, such as digits, look alike without being copies
@@ -50,11 +51,7 @@ def _cached(
     facts, body = _pixels(np.asarray(image), cache_size=cache_size, reduced_decode=reduced_decode, **settings)
     if min(image.size) < REDUCED_FOR_THUMBNAIL and reduced_decode:
         image = decode.decode(source, REDUCED_FOR_THUMBNAIL)
-    return facts, body + (_thumbnail(image) if min(image.size) >= SMALLEST else bytes(3 * THUMBNAIL**2))
-
-
-def _thumbnail(image: Image.Image) -> bytes:
-    return image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
+    return facts, body + (make_thumbnail(image).tobytes() if min(image.size) >= SMALLEST else bytes(3 * THUMBNAIL**2))
 
 
 def _preview(source: decode.Source, side: int) -> tuple[dict[str, Any], bytes]:
@@ -72,31 +69,48 @@ def _size(source: decode.Source) -> tuple[dict[str, Any], bytes]:
 def _facts(source: decode.Source) -> tuple[dict[str, Any], bytes]:
     """Return the facts for the data check, and a thumbnail of `THUMBNAIL` x `THUMBNAIL` x 3 uint8.
 
-    `pixels` is the SHA-256 of size and pixels, `range` the largest minus the smallest level, `brightest` the largest
-    level, and `metadata` a description of invalid metadata.
+    `pixels` is the SHA-256 of size and pixels, `range` the largest minus the smallest level, `quality` the measures of
+    quality.py, `size` the width and height upright, and `metadata` a description of invalid metadata. The `format` and the
+    `bytes` of the file, and the manufacturer of the `camera`, are None where there are none.
     """
     image, damage = decode.decode_with_damage(source, REDUCED_TO)
     levels: NDArray[np.uint8] = np.asarray(image)
+    thumbnail = make_thumbnail(image)
     facts = {
         "pixels": hashlib.sha256(repr(levels.shape).encode() + levels.tobytes()).hexdigest(),
         "range": int(levels.max()) - int(levels.min()),
-        "brightest": int(levels.max()),
-        **_header(source, damage),
+        "quality": quality.measure(image, thumbnail),
+        **_header(source, damage, image.width < image.height),
     }
-    return facts, _thumbnail(image)
+    return facts, thumbnail.tobytes()
 
 
-def _header(source: decode.Source, damage: ImageError | None) -> dict[str, Any]:
-    """Return the facts from a file's header; `damage` is the error if the file was decoded without its metadata."""
+def make_thumbnail(image: Image.Image) -> NDArray[np.uint8]:
+    """Scale an RGB image to `THUMBNAIL` x `THUMBNAIL` x 3."""
+    return np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+
+
+def _header(source: decode.Source, damage: ImageError | None, tall: bool) -> dict[str, Any]:
+    """Return the facts from a file's header.
+
+    `damage` is the error if the file was decoded without its metadata; `tall` says that the upright image is taller than wide.
+    """
     if isinstance(source, np.ndarray | Image.Image):
-        return {"mode": "RGB", "frames": 1, "orientation": 1, "metadata": ""}
+        plain = {"mode": "RGB", "frames": 1, "orientation": 1, "metadata": ""}
+        return {**plain, "size": decode.size(source), "format": None, "bytes": None, "camera": None}
     file = source if damage is None else decode.strip_damaged_metadata(source, damage) or source
     with warnings.catch_warnings(record=True) as warned, decode.open_image(file) as image:
         warnings.simplefilter("always")
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: previews of one photo
         invalid = metadata.find_invalid_exif(image) or "".join(str(warning.message) for warning in warned[:1])
         invalid = "metadata are damaged, it decodes without them" if damage else invalid
-        return {"mode": image.mode, "frames": frames, "orientation": metadata.orientation(image), "metadata": invalid}
+        return {
+            **{"mode": image.mode, "frames": frames, "orientation": metadata.orientation(image), "metadata": invalid},
+            "size": sorted(image.size, reverse=not tall),
+            "format": FORMAT_NAMES.get(image.format or "", image.format),
+            "bytes": len(source) if isinstance(source, bytes) else source.stat().st_size,
+            "camera": metadata.camera_make(image),
+        }
 
 
 WORK: dict[str, Callable[..., tuple[dict[str, Any], bytes]]] = {

@@ -13,7 +13,7 @@ from numbers import Number
 
 from PIL import Image, TiffTags
 
-ORIENTATION, EXIF = 0x0112, 0x8769  # tags
+MAKE, ORIENTATION, EXIF = 0x010F, 0x0112, 0x8769  # tags
 TURNS = {
     **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
     **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE},
@@ -42,6 +42,14 @@ def orientation(image: Image.Image) -> int:
             value = image.getexif().get(ORIENTATION, 1)
             return int(value) if value in TURNS else 1
     return 1
+
+
+def camera_make(image: Image.Image) -> str | None:
+    """Return the manufacturer of the camera that an opened image is from; None if its EXIF data does not say."""
+    with suppress(Exception):
+        value = image.getexif().get(MAKE)
+        return str(value).strip("\0 ") or None if isinstance(value, str) else None
+    return None
 
 
 def find_invalid_exif(image: Image.Image) -> str:

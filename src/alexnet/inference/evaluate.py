@@ -70,7 +70,7 @@ class Evaluation:
 
     @cached_property
     def margins(self) -> NDArray[np.float32] | None:
-        """By how much the score of each image is above the threshold of `known`, N; None without one."""
+        """By how much the score of each image is above the threshold of `known`, N float32; None without one."""
         return None if self.known is None else self.known.margins_of(self.scores)
 
     def reliability(self, temperature: float = 1.0) -> metrics.Reliability:

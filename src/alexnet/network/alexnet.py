@@ -63,7 +63,11 @@ class AlexNet(nn.Module):
             initialize(self)
 
     def allocate(self, device: torch.device) -> None:
-        """Allocate memory for all parameters and buffers of a network on the meta device; their values are undefined."""
+        """Allocate memory for all parameters and buffers of a network on the meta device; their values are undefined.
+
+        Args:
+            device: where the memory is.
+        """
         # Not `to_empty`: for tensors on the meta device, it imports parts of PyTorch that take most of a second.
         self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))  # type: ignore[no-untyped-call]
 
