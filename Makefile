@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns tensorflow_peers cleanlab_peer,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-long test-anywhere test-with lint bench bench-doubts gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers sort load attack few-photos folds quality \
+.PHONY: demo by-hand test test-long test-anywhere test-with lint bench bench-doubts gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers sort load attack few-photos folds known quality \
 	wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
@@ -91,6 +91,9 @@ few-photos: .venv/installed-dev  ## from nothing, head and finetune on 50, 200 a
 
 folds: .venv/installed-dev  ## the accuracy of one split and of five folds, on 700 photos, from RUN="runs/…"; needs ALEXNET_TEST_DATA
 	$(BIN)/python -m proof.folds build/folds $(RUN)
+
+known: .venv/installed-dev  ## how well runs tell images of none of their classes, three seeds; needs ALEXNET_TEST_DATA
+	$(BIN)/python -m proof.known build/known
 
 quality: .venv/installed-dev  ## how often `data check` calls clean photos bad and finds degraded ones, cues of real classes; needs ALEXNET_TEST_DATA
 	$(BIN)/python -m proof.quality
