@@ -19,6 +19,7 @@ import alexnet
 import parallel_steps
 from alexnet.errors import AlexNetError
 from alexnet.files import read_json
+from alexnet.run import KNOWN
 from alexnet.training import train as training
 from alexnet.training.distributed import process_group
 from commands import SECONDS, error, python, run, together
@@ -43,7 +44,9 @@ QUICK = [
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(run / "model.safetensors")
+    """Return the network's weights; rounding may turn the subspace of `Known` about an axis."""
+    tensors = safetensors.torch.load_file(run / "model.safetensors")
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(KNOWN)}
 
 
 def farthest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:

@@ -279,7 +279,11 @@ def print_evaluation(result: dict[str, Any]) -> None:
     """Print an evaluation: the metrics, then a row per class."""
     print(_accuracy(result))
     scaling = f"before scaling {result['ece_raw']:.2%}, temperature {result['temperature']:.2f}"
-    print(f"calibration error {result['ece']:.2%} ({scaling})\n")
+    print(f"calibration error {result['ece']:.2%} ({scaling})")
+    if known := result["known"]:
+        right = f", {known['top1']:.1%} of them right" if known["images"] else ""
+        print(f"known {known['share']:.1%} of the images{right}")
+    print()
     width = max(5, *(len(truncate(label)) for label in result["per_class"]))
     print(f"{'class':{width}}  images  precision  recall     F1")
     for label, metrics in result["per_class"].items():
