@@ -26,7 +26,7 @@ from alexnet.errors import RunError
 from alexnet.files import sha256
 from alexnet.network.known import LARGEST, VARIANCE, fit_known
 from alexnet.recipe import Data
-from alexnet.run import RunFolder, load_model, save_model
+from alexnet.run import RunFolder, load_model, read_recipe, save_model
 from alexnet.training import known as finishing
 from commands import error, run
 from conftest import SHORT
@@ -204,6 +204,16 @@ def test_counterexamples_set_the_threshold(with_none: Path, tmp_path: Path, monk
     assert seen == [8]
     assert made.labels == ("across", "down")
     assert made.summary["test"]["images"] == 8
+
+
+def test_none_stays_a_class_of_an_earlier_run(trained: alexnet.Run, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    text = (trained.path / "recipe.toml").read_text()
+    assert 'none_label = "none"' in text
+    folder.recipe.write_text(text)
+    assert read_recipe(folder).data.none_label == "none"
+    folder.recipe.write_text(text.replace('none_label = "none"\n', ""))
+    assert read_recipe(folder).data.none_label == ""
 
 
 def test_samples_for_the_statistics_have_every_class() -> None:

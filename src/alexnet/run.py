@@ -28,6 +28,7 @@ from alexnet.recipe import Preprocessing, Recipe, parse, rename_keys
 
 Model = TypeVar("Model", bound=BaseModel)
 KNOWN = "known."  # before the names of the tensors of `Known`
+AS_BEFORE = {"near_duplicates": "ignored", "none_label": ""}  # keys of `[data]` that recipes of earlier versions lack
 OLD_COLUMNS = {"rate": "lr"}  # renamed columns of `metrics.csv` from earlier versions
 
 
@@ -177,7 +178,8 @@ def read_recipe(folder: RunFolder) -> Recipe:
     """Read the resolved recipe of a run."""
     try:
         tree = tomllib.loads(folder.recipe.read_text(encoding="utf-8"))
-        tree.get("data", {}).setdefault("near_duplicates", "ignored")  # as earlier versions split
+        for key, value in AS_BEFORE.items():
+            tree.get("data", {}).setdefault(key, value)
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{folder.recipe} cannot be read: {error_reason(error)}") from error
     return parse(rename_keys(tree), str(folder.recipe))
