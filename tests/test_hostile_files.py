@@ -52,6 +52,13 @@ def test_damaged_run_file_is_refused_or_harmless(run: Path, photos: Path, name: 
         assert len(refusals) >= 28, "only changes of whitespace are accepted"
 
 
+def test_metrics_without_the_epoch_that_was_kept_are_refused(run: Path) -> None:
+    lines = (run / "metrics.csv").read_text().splitlines()
+    (run / "metrics.csv").write_text("\n".join([lines[0], *(line.replace(line.split(",")[0], "77", 1) for line in lines[1:])]))
+    with pytest.raises(AlexNetError, match=r"is damaged.* metrics\.csv has no epoch \d"):
+        alexnet.load(run).report()
+
+
 @pytest.mark.parametrize("name", ["model.json", "summary.json", "environment.json", "recipe.toml"])
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", "", "\0", "x = " + "[" * 100_000])
 def test_run_file_of_other_content_is_refused(run: Path, photos: Path, name: str, text: str) -> None:
@@ -74,7 +81,7 @@ def test_run_file_of_other_content_is_refused(run: Path, photos: Path, name: str
         ({"variant": "../../etc/passwd"}, "no variant .* define it before you load the run"),
         ({"overrides": {"__class__": "os.system"}}, "does not describe a network"),
         ({"from_the_future": 1}, "from_the_future"),
-        ({"version": 3}, "written by a newer version"),
+        ({"version": 4}, "written by a newer version"),
         ({"preprocessing": {"input": 67}}, "preprocessing: .*not a number"),
     ],
 )

@@ -108,7 +108,8 @@ def test_evaluation_json_keys() -> None:
     logits, targets = random_logits(50, 3, 0)
     result = Evaluation(logits, targets, ("a", "b", "c"), (3, 96, 96)).calibrated().to_json()
     assert list(result) == [
-        *("images", "loss", "top1", "top1_interval", "top5", "ece", "ece_raw", "temperature", "input", "per_class", "skipped")
+        *("images", "loss", "top1", "top1_interval", "top5", "ece", "ece_raw", "temperature", "input", "per_class", "known"),
+        "skipped",
     ]
     assert list(result["per_class"]["a"]) == ["images", "precision", "recall", "f1"]
     assert result["input"] == [3, 96, 96]

@@ -85,6 +85,8 @@ def _run(folder: RunFolder, dataset: Dataset) -> Context:
     unfinished: Context = {"best_epoch": best["epoch"], "seconds": None, "validation": None}
     summary = folder.read_summary() if finished else unfinished
     kept, newest = int(summary["best_epoch"]), folder.summary if finished else folder.metrics
+    if kept not in {row["epoch"] for row in history}:
+        raise ValueError(f"{folder.metrics.name} has no epoch {kept}")
     facts = read_json(folder.environment).items()
     environment = [item for key, value in facts for item in (value.items() if isinstance(value, dict) else [(key, value)])]
     return {

@@ -60,15 +60,12 @@ class FrozenOutputs:
         """Return the network's outputs for the images, as `forward.compute` does."""
         parts, last = [], network.layer_names[-2]
         for x in torch.split(self.outputs, BATCH):
-            with inference(network) as device, autocast(device, precision):
-                if known is None:
-                    logits = network.run_layers(x.to(device), self.layer, "fc8")
-                    scores = logits.new_empty((len(x), 0))
-                else:
+            with inference(network) as device:
+                with autocast(device, precision):
                     codes = network.run_layers(x.to(device), self.layer, last)
-                    logits = network.run_layers(codes, last, "fc8")
-                    scores = known(codes, logits)
-            parts.append((logits.float().cpu().numpy(), scores.float().cpu().numpy()))
+                    logits = network.run_layers(codes, last, "fc8").float()
+                scores = logits.new_empty((len(x), 0)) if known is None else known(codes, logits)  # in float32
+                parts.append((logits.cpu().numpy(), scores.cpu().numpy()))
         return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
 
     def codes(self, network: AlexNet, precision: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
