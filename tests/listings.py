@@ -24,7 +24,7 @@ WORDS = st.text(
     max_size=12,
 ).filter(lambda text: text == text.strip() and text not in (".", ".."))
 LABELS = st.sampled_from(["cat", "dog"]) | WORDS.map(normalize_label).filter(
-    lambda label: label and label not in MISSING and not WHOLE.fullmatch(label)
+    lambda label: label and label != "none" and label not in MISSING and not WHOLE.fullmatch(label)
 )
 TABLES = st.lists(st.tuples(WORDS, LABELS), min_size=2, max_size=12, unique_by=lambda row: row[0])
 PNG = [encoded(picture(i % 2, i, (12, 12)), "PNG") for i in range(8)]

@@ -184,7 +184,7 @@ def test_json_lines_of_any_text_read_back(
     lines = [json.dumps({"label": label, "image": name}, ensure_ascii=ascii_only) for name, label in rows]
     path = tmp_path_factory.mktemp("jsonl") / "a.jsonl"
     path.write_bytes(end.join(lines).encode())
-    table = open_table(path, least=1, settings=Data(none_label=""))
+    table = open_table(path, least=1)
     assert not table.skipped
     assert {image: label for image, label, _ in listing(table)} == dict(rows)
 

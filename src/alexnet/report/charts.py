@@ -156,6 +156,7 @@ def coverage(evaluation: Evaluation) -> Chart | None:
     axes.axvline(known.mean(), color=GREY, linewidth=1, linestyle=(0, (1, 2)))
     axes.set_xlim(0, 1)
     axes.set_ylim(max(0.0, least - 0.05), 1.005)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     _style(axes)
