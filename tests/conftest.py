@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from proof.pages import launched, program
 from proof.pictures import class_folders
 
 import alexnet
@@ -137,6 +138,18 @@ def short(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     out = tmp_path_factory.mktemp("short") / "run"
     alexnet.train(photos, out=out, settings=SHORT)
     return out
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, or skip the test without it or playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the page was not opened")
+    if not program():
+        pytest.skip("no Chromium: the page was not opened")
+    with sync_api.sync_playwright() as play:
+        found = launched(play)
+        yield found
+        found.close()
 
 
 def metrics(run: Path) -> list[dict[str, str]]:

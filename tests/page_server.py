@@ -62,6 +62,7 @@ class PageServer:
     def __init__(self, port: int = 0) -> None:
         self.port, self.busy, self.key, self.slow, self.side = port, 0, "", 0.0, 227
         self.refuse: set[str] = set()
+        self.unknown: set[str] = set()  # names of photos of none of the labels
         self.labels = list(LABELS)
         self.accuracy: dict[str, Any] | None = {"split": "test", "top1": 0.931, "top1_interval": [0.918, 0.942], "images": 1797}
         self.view: dict[str, Any] = {"fit": "crop", "zoom": [1, 1]}
@@ -167,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
             return ours.explanation(name, photo)
         if self.path == "/preview":
             return {"image": name, "preview": uri(photo)}
-        return {"image": name, "predictions": ours.predictions(name)}
+        return {"image": name, "predictions": ours.predictions(name), "known": name not in ours.unknown}
 
     def _answer(self, value: Any) -> None:
         ours = self.server.ours

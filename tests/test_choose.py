@@ -51,11 +51,11 @@ def test_the_run_that_validation_prefers_is_an_ordinary_run(chosen: dict[str, An
 
 
 def test_the_time_is_shared(chosen: dict[str, Any]) -> None:
-    """The head takes none, so the minute is for the others, which also leave some for their evaluation."""
+    """The head takes none, so the minute is for the others, which also leave time for their evaluation."""
     seconds = {tried["recipe"]: tried["seconds"] for tried in chosen["tries"]}
     assert seconds["head"] == 0
-    assert min(seconds["finetune"], seconds["fast"]) >= 16
-    assert seconds["finetune"] + seconds["fast"] <= 60
+    assert 16 <= seconds["finetune"] <= 32
+    assert 20 <= seconds["fast"] <= 32
 
 
 def test_the_others_stay_and_never_saw_the_test_set(chosen: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from proof.pages import OVERFLOW, launched, program
+from proof.pages import OVERFLOW
 from proof.pictures import class_folders
 
 import alexnet
@@ -196,17 +196,6 @@ def test_labels_that_a_csv_file_cannot_hold_are_refused(label: str, reason: str,
 
 
 # The page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the page was not opened")
-    if not program():
-        pytest.skip("no Chromium: the page was not opened")
-    with sync_api.sync_playwright() as play:
-        found = launched(play)
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from proof.pages import OVERFLOW, launched, program
+from proof.pages import OVERFLOW
 from proof.pictures import heic, picture
 
 from page_server import PAGE, PageServer
@@ -27,16 +27,6 @@ FILES = """files => { const all = new DataTransfer();
 SEND = """([data, event, kind, key]) =>
   document.body.dispatchEvent(new window[kind](event, {[key]: data, bubbles: true, cancelable: true}))"""
 BROWSER_ERROR = "Failed to load resource"  # logged by the browser itself for an error response
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not program():
-        pytest.skip("no Chromium: the page was not opened")
-    with sync_api.sync_playwright() as play:
-        found = launched(play)
-        yield found
-        found.close()
 
 
 @pytest.fixture
@@ -202,6 +192,13 @@ def test_heic_photo_is_sent_whether_or_not_the_system_knows_its_type(
 def test_low_confidence_is_said_in_words(tab: Any, photos: Path) -> None:
     choose(tab, photos, "torn.jpg")
     sync_api.expect(tab.locator("#sure")).to_have_text("Undecided: it could also be “golf ball”.")
+
+
+def test_a_photo_of_none_of_the_labels_is_said_in_words(tab: Any, server: PageServer, photos: Path) -> None:
+    server.unknown.add("golf.jpg")
+    choose(tab, photos, "golf.jpg")
+    sync_api.expect(tab.locator("#sure")).to_contain_text("Perhaps none of these")
+    sync_api.expect(tab.locator("#live")).to_contain_text("Perhaps none of these")
 
 
 def test_wrong_and_heavy_files_are_left_out_before_they_are_sent(tab: Any, server: PageServer, photos: Path) -> None:

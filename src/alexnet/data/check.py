@@ -132,6 +132,11 @@ def check(data: str | Path | Table, data_root: str | Path | None = None, setting
             thumbnail = np.frombuffer(answer.body, dtype=np.uint8).reshape(THUMBNAIL, THUMBNAIL, 3)
             columns.add(row, {**file_values(answer.facts), **picture_values(thumbnail, answer.facts["quality"]["sharpness"])})
     problems += _cues(table, columns)
+    if table.unknown is not None:
+        others = decode_all("facts", table.unknown.sources(), os.cpu_count() or 1, 64)
+        for name, (_, answer) in zip(table.unknown.images, others, strict=True):
+            if isinstance(answer, ImageError):
+                problems.append(Problem(name, answer.kind, str(answer)))
     problems += _duplicates(table, digests)
     unique = sorted({digest: row for row, digest in reversed(digests.items())}.values())
     stacked = np.frombuffer(b"".join(thumbnails[row] for row in unique), dtype=np.uint8).reshape(len(unique), 3 * THUMBNAIL**2)

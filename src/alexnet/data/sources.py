@@ -93,7 +93,7 @@ def _table(name: str, root: Path, content: Rows, given: Path, least: int, none_l
         return result
     others = Rows([row._replace(label=classes[0]) for row in rows if row.label == none_label], [], content.contents)
     many = counted(len(others.rows), "image")
-    say(f"{given}: {many} of {none_label!r} are counterexamples, which show no class; --set data.none_label= makes it a class")
+    say(f"{given}: {none_label!r} is not a class but {many} of other things; --set data.none_label= makes it a class")
     return replace(result, unknown=_of_classes(f"{name}-none", root, classes, others))
 
 

@@ -17,6 +17,7 @@ SCORES = 3
 FITTED = 1000  # training images at most
 VARIANCE, LARGEST = 0.9, 128  # of the codes in the subspace, and its largest number of dimensions
 PASSED = 0.95  # of the validation images
+PASSED_AT_LEAST = 0.9  # of them, if counterexamples set the threshold
 
 Floats = NDArray[np.floating]
 
@@ -72,7 +73,7 @@ class Known(nn.Module):
         """Set spreads and threshold, so that 95 % of validation images are known; `scores` are theirs, N x 3.
 
         With the scores of images that show none of the classes, `unknown`, M x 3, the threshold is the one with the fewest
-        mistakes, as a fraction of each of both.
+        mistakes, as a fraction of each of both, among those at which 90 % of the validation images are known.
         """
         spread = scores.astype(np.float64).std(0)
         spread[~(spread > 1e-6 * np.abs(scores).max(0))] = np.inf  # a score that is the same for all says nothing
@@ -81,9 +82,8 @@ class Known(nn.Module):
         if unknown is not None and len(unknown):
             others = (unknown / spread).sum(1)
             candidates = np.unique(np.concatenate([sums, others]))
-            missed = np.searchsorted(np.sort(sums), candidates) / len(sums)
-            passed = 1 - np.searchsorted(np.sort(others), candidates) / len(others)
-            threshold = candidates[np.argmin(missed + passed)]
+            own, other = (1 - np.searchsorted(np.sort(each), candidates) / len(each) for each in (sums, others))  # known
+            threshold = candidates[np.argmax(np.where(own >= PASSED_AT_LEAST, own - other, -np.inf))]
         self.spread.copy_(torch.from_numpy(spread))
         self.threshold.fill_(float(threshold))
 

@@ -5,6 +5,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -188,7 +189,8 @@ def load_data_and_network(
         mean_image = pretrained_mean_image(recipe.model.weights, mean_image)
     preprocessing = recipe.images.resolved(mean_image)
     if table.unknown is not None:  # needed at the end; a problem with them shows now
-        open_dataset(table.unknown, preprocessing, recipe.data.workers, None)
+        skipped = open_dataset(table.unknown, preprocessing, recipe.data.workers, None).table.skipped
+        dataset = replace(dataset, table=replace(dataset.table, skipped=(*dataset.table.skipped, *skipped)))
     if fresh and recipe.model.whitening_init and not recipe.model.weights:
         whiten(network, dataset.images("train"), preprocessing, recipe.train.seed)
     if fresh and recipe.model.fit_head:
