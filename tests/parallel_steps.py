@@ -85,7 +85,7 @@ def run(case: Case, group: ProcessGroup) -> dict[str, Tensor]:
         model.batch_size = count
         torch.manual_seed(step)
         optimizer.zero_grad()
-        labels = model.targets(batch)
+        labels = model.targets(batch.targets)
         [whole] = model.sum(loss_of.normalizer(labels))
         loss = loss_of(model.forward(batch.images), labels) * (loss_of.normalizer(labels) / whole)
         torch.autograd.backward(loss)

@@ -40,6 +40,7 @@ QUICK = [
     ),
     *("--set", "images.upscale=1", "--set", "optimizer.muon_lr=0", "--set", "optimizer.lr=0.001", "--set", "model.dropout=0.5"),
     *("--set", "train.precision=float32", "--set", "optimizer.lr_scale={}", "--set", "schedule.progressive_resize=[]"),
+    *("--set", "augment.mixup=0.4", "--set", "augment.cutmix=1.0"),
 ]
 
 

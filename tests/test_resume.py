@@ -391,6 +391,7 @@ def test_out_of_memory_splits_into_microbatches(
         "model.whitening_init": False,
         "train.precision": "float32",
         "optimizer.muon_lr": 0.0,
+        "augment.mixup": 0.5,
     }
     whole = alexnet.train(photos, out=tmp_path / "whole", settings=plain)
     forward = alexnet.AlexNet.forward

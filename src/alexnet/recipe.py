@@ -179,22 +179,40 @@ class Preprocessing(Settings):
 
 
 class Augment(Settings):
-    """`[augment]`: random augmentation of training images."""
+    """`[augment]`: random augmentation of training images, in this order."""
 
+    trivial: bool = False  # first, one of eleven operations at a random strength on each image (data/trivial.py)
+    # Factors from 1 - x to 1 + x on brightness, contrast and saturation, as in torchvision's ColorJitter.
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+    saturation: Fraction = 0.0
+    # One affine map about the centre, as in Keras' ImageDataGenerator; edge pixels are repeated outside.
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, in both directions
+    translation: Annotated[float, Field(ge=0, le=1)] = 0.0  # fraction of the side, in both directions
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0  # degrees, in both directions
+    zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)  # range of factors, drawn for each axis
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # up to this fraction of the side, in both directions; reflects borders
     crop: bool = False  # take images.crop at a random position instead of the centre
     horizontal_flip: bool | Literal["auto"] = "auto"  # half of the images; auto: unless the dataset rules it out, as digits do
     alternating_flip: bool = False  # flip each image every other epoch instead of at random
     vertical_flip: bool = False  # half of the images, top to bottom
     together: Count = 1  # successive images that share a crop and a horizontal flip
-    # One affine map about the centre, as in Keras' ImageDataGenerator; edge pixels are repeated outside.
-    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, in both directions
-    translation: Annotated[float, Field(ge=0, le=1)] = 0.0  # fraction of the side, in both directions
-    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0  # degrees, in both directions
-    zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)  # range of factors, drawn for each axis
+    # Then scale a part of the image to the input's size, as torchvision's RandomResizedCrop does.
+    area: tuple[Proportion, Proportion] = (1.0, 1.0)  # range of the part's area, as a fraction of the image's
+    aspect: Annotated[float, Field(ge=1)] = 4 / 3  # of the part: width / height is from 1 / aspect to aspect
     colour_noise: NonNegativeFloat = 0.0  # along the principal components of RGB (paper, section 4.1)
     colour_axes: tuple[Channels, Channels, Channels] | Literal["deviations", "variances"] = "deviations"  # scale of components
     colour_shrink: bool = False  # then divide the image by 1 + colour_noise
+    erasing: Annotated[float, Field(ge=0, le=1)] = 0.0  # set a rectangle to the mean in this fraction of images
+    # Mix each image, and its label, with another one: by a weighted mean, or by a rectangle cut from the other. The weight is
+    # drawn from a Beta distribution with both parameters equal to this; 0: never. With both, each for half of the images.
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with others."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 class Train(Settings):

@@ -1,75 +1,86 @@
 """Random augmentation of training images, one batch at a time, on the device of the batch.
 
 Randomness is an input: each image comes with one uniform number for each of `DRAWS`, which depend only on (seed, epoch). So the
-result does not depend on the device, the number of workers, or where an epoch was resumed.
+result does not depend on the device, the number of workers, the other images of the batch, or where an epoch was resumed.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from alexnet.data.preprocessing import normalize, standardize
+from alexnet.data.colour import brighten, contrast, saturate
+from alexnet.data.geometry import affine, resample
+from alexnet.data.mixing import erase, mix, mixture
+from alexnet.data.preprocessing import normalize, scale_levels, standardize
+from alexnet.data.trivial import trivial
 from alexnet.recipe import Augment, Preprocessing
 
-# The random numbers of an image, each from 0 up to 1, by what they determine.
-DRAWS = (
+# The random numbers of an image, each from 0 up to 1, by what they determine: those of the first versions, whose trainings
+# still give the same networks, and more.
+FIRST_DRAWS = (
     *("shift_down", "shift_right", "horizontal_flip", "vertical_flip", "crop_down", "crop_right"),
     *("rotation", "translation_down", "translation_right", "shear", "zoom_down", "zoom_right"),
     *("red", "green", "blue"),
 )
+MORE_DRAWS = (
+    *("operation", "strength", "direction", "brightness", "contrast", "saturation"),
+    *("area", "aspect", "box_down", "box_right"),
+    *("erasing", "erased_area", "erased_aspect", "erased_down", "erased_right"),
+    *("mixing", "share", "cut_down", "cut_right"),
+)
+DRAWS = FIRST_DRAWS + MORE_DRAWS
 SHARED = [DRAWS.index(name) for name in ("horizontal_flip", "crop_down", "crop_right")]  # by `augment.together` images in a row
+
+
+def by_name(draws: Tensor) -> dict[str, Tensor]:
+    """Return the columns of random numbers, N x len(`DRAWS`), by name."""
+    return dict(zip(DRAWS, draws.unbind(1), strict=True))
 
 
 def training_input(images: Tensor, draws: Tensor, preprocessing: Preprocessing, changes: Augment) -> Tensor:
     """Augment and preprocess a batch for the network: N S S 3, uint8 or float32 -> N 3 I I float32, channels last in memory.
 
-    `draws` are N x len(`DRAWS`) float32, from 0 up to 1; `horizontal_flip` and `colour_axes` of `changes` are resolved.
+    `draws` are N x len(`DRAWS`) float32, from 0 up to 1; `horizontal_flip` and `colour_axes` of `changes` are resolved. If
+    `changes` mix images, there is one image more than results: each is mixed with the next.
     """
-    rng = dict(zip(DRAWS, draws.unbind(1), strict=True))
-    x = standardize(images, preprocessing)
+    rng = by_name(draws)
+    x = _colours(images, rng, changes)
+    x = standardize(x, preprocessing)
     x = _affine(x, rng, changes)
     x = _shift_crop_flip(x, rng, changes, preprocessing.crop)
-    x = normalize(x, preprocessing)
-    return _colour(x, draws[:, -3:], changes, preprocessing) if changes.colour_noise else x
+    if changes.area == (1, 1):
+        x = normalize(x, preprocessing)
+    else:
+        x = resample(scale_levels(x, preprocessing), boxes(rng, changes, x.shape[1]), preprocessing.resized)
+    x = _colour_noise(x, rng, changes, preprocessing) if changes.colour_noise else x
+    x = erase(x, rng, changes.erasing) if changes.erasing else x
+    return mix(x, mixture(by_name(draws[:-1]), changes, x.shape[2])) if changes.mixes else x
 
 
-def affine(
-    images: Tensor, rotation: Tensor, down: Tensor, right: Tensor, shear: Tensor, zoom_down: Tensor, zoom_right: Tensor
-) -> Tensor:
-    """Apply an affine map about its centre to each image, as Keras 3's `apply_affine_transform` does.
+def boxes(rng: Mapping[str, Tensor], changes: Augment, side: int) -> Tensor:
+    """Draw the part of each image of `side` x `side` pixels that is shown: (top, left, height, width) in pixels, N 4 float32.
 
-    The map from a pixel of the result to its source rotates, shifts, shears, then zooms; values are interpolated bilinearly,
-    and edge pixels are repeated outside. `right` moves columns, though Keras' generator draws `tx` from the range of heights.
-
-    `images` are N S S 3, uint8 or float32, the result is float32. Each parameter has a value per image: `rotation` and `shear`
-    in degrees (Keras' `theta` and `shear`), `down` and `right` in pixels (`ty` and `tx`), `zoom_down` and `zoom_right` as
-    factors on rows and columns (`zy` and `zx`), which make the image smaller if above 1.
+    Area and position are uniform, and so is the logarithm of the aspect ratio, among those of which the part fits inside.
     """
-    count, side = images.shape[:2]
-    turn, slant = rotation * (math.pi / 180), shear * (math.pi / 180)
-    zero, one = torch.zeros_like(turn), torch.ones_like(turn)
-
-    def matrix(*values: Tensor) -> Tensor:
-        return torch.stack(values, 1).view(count, 3, 3)
-
-    transform = (
-        matrix(turn.cos(), turn.sin(), zero, -turn.sin(), turn.cos(), zero, zero, zero, one)
-        @ matrix(one, zero, down, zero, one, right, zero, zero, one)
-        @ matrix(slant.cos(), zero, zero, -slant.sin(), one, zero, zero, zero, one)
-        @ matrix(zoom_down, zero, zero, zero, zoom_right, zero, zero, zero, one)
-    )
-    coordinates = torch.arange(side, device=images.device, dtype=torch.float32) - (side - 1) / 2  # from the centre
-    rows, columns = torch.meshgrid(coordinates, coordinates, indexing="ij")
-    source = torch.stack((rows, columns, torch.ones_like(rows)), -1) @ transform[:, None, :2].transpose(2, 3)  # N S S 2
-    # grid_sample takes (x, y) from -1 to 1, the centres of the outer pixels; clamped, as not all devices support "border".
-    grid = (source.flip(3) * (2 / max(1, side - 1))).clamp(-1, 1)
-    x = images.float().permute(0, 3, 1, 2)
-    moved = torch.nn.functional.grid_sample(x, grid, mode="bilinear", align_corners=True)
-    return moved.permute(0, 2, 3, 1)
+    low, high = changes.area
+    area = low + rng["area"] * (high - low)
+    limit = (-area.log()).clamp_max(math.log(changes.aspect))
+    stretch = ((rng["aspect"] * 2 - 1) * limit / 2).exp()
+    height, width = ((area.sqrt() * factor).clamp_max(1) for factor in (1 / stretch, stretch))
+    return torch.stack((rng["box_down"] * (1 - height), rng["box_right"] * (1 - width), height, width), 1) * side
 
 
-def _affine(images: Tensor, rng: dict[str, Tensor], changes: Augment) -> Tensor:
+def _colours(images: Tensor, rng: Mapping[str, Tensor], changes: Augment) -> Tensor:
+    x = trivial(images, rng) if changes.trivial else images
+    for name, change in (("brightness", brighten), ("contrast", contrast), ("saturation", saturate)):
+        if limit := getattr(changes, name):
+            x = change(x.float(), 1 + limit * (rng[name] * 2 - 1))
+    return x
+
+
+def _affine(images: Tensor, rng: Mapping[str, Tensor], changes: Augment) -> Tensor:
     low, high = changes.zoom
     pixels = changes.translation * images.shape[1]
     if not (changes.rotation or pixels or changes.shear or low != 1 or high != 1):
@@ -80,7 +91,7 @@ def _affine(images: Tensor, rng: dict[str, Tensor], changes: Augment) -> Tensor:
     return affine(images, rotation, down, right, shear, zoom_down, zoom_right)
 
 
-def _shift_crop_flip(images: Tensor, rng: dict[str, Tensor], changes: Augment, crop: int | None) -> Tensor:
+def _shift_crop_flip(images: Tensor, rng: Mapping[str, Tensor], changes: Augment, crop: int | None) -> Tensor:
     """Shift, crop and flip with a single indexing operation, as each pixel of the result is a pixel of the image."""
     side = images.shape[1]
     reach = round(side * changes.shift)
@@ -114,7 +125,7 @@ def _choose(draw: Tensor, count: int) -> Tensor:
     return (draw * count).floor().clamp_max(count - 1)
 
 
-def _colour(images: Tensor, draws: Tensor, changes: Augment, preprocessing: Preprocessing) -> Tensor:
+def _colour_noise(images: Tensor, rng: Mapping[str, Tensor], changes: Augment, preprocessing: Preprocessing) -> Tensor:
     """Add noise along the principal components of RGB, one per image (paper, section 4.1; 2012 source, convdata_jpeg.py).
 
     `colour_axes` are in units of pixel values from 0 to 1. The uniform `draws` are mapped to a normal distribution.
@@ -122,6 +133,7 @@ def _colour(images: Tensor, draws: Tensor, changes: Augment, preprocessing: Prep
     axes = torch.tensor(changes.colour_axes, device=images.device) * preprocessing.value_range
     if not isinstance(preprocessing.std, str):
         axes = axes / torch.tensor(preprocessing.std, device=images.device)
+    draws = torch.stack([rng[name] for name in ("red", "green", "blue")], 1)
     normal = torch.special.ndtri(draws.cpu().double().clamp(1e-6, 1 - 1e-6)).float().to(images.device)
     noisy: Tensor = images + (normal * changes.colour_noise @ axes)[:, :, None, None]
     return noisy / (1 + changes.colour_noise) if changes.colour_shrink else noisy

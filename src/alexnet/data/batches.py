@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet.data.augment import DRAWS, SHARED
+from alexnet.data.augment import DRAWS, FIRST_DRAWS, MORE_DRAWS, SHARED
 from alexnet.data.cache import Pixels
 from alexnet.data.decode_pool import map_ahead
 from alexnet.errors import RecipeError, counted
@@ -23,7 +23,10 @@ from alexnet.recipe import Train
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` N S S 3 uint8 or float32, `targets` N int64, `draws` N x len(DRAWS) float32 (None: no augmentation)."""
+    """`images` N S S 3 uint8 or float32, `targets` N int64, `draws` N x len(DRAWS) float32 (None: no augmentation).
+
+    If images are mixed, each with the next, there is one more than the batch trains on.
+    """
 
     images: Tensor
     targets: Tensor
@@ -96,21 +99,28 @@ def epoch_batches(
     workers: int = 1,
     together: int = 1,
     alternate: bool = False,
+    mixed: bool = False,
 ) -> Iterator[Batch]:
     """Yield the shuffled batches of an epoch, within `bounds`, from batch `start` on.
 
     `together` successive images share the random numbers of crop and flip (2012 source, convdata_jpeg.py, `crop_chunk`). With
-    `alternate`, an image is flipped every other epoch.
+    `alternate`, an image is flipped every other epoch. With `mixed`, the image after the last one of a batch comes with it.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(images))
-    draws = rng.random((len(images), len(DRAWS)), dtype=np.float32)
+    numbers = (rng, FIRST_DRAWS), (np.random.default_rng([seed, epoch, 1]), MORE_DRAWS)
+    draws = np.hstack([rng.random((len(images), len(names)), dtype=np.float32) for rng, names in numbers])
     first = np.arange(len(images)) // together * together
     draws[:, SHARED] = draws[first][:, SHARED]
     if alternate:
         fixed = np.random.default_rng(seed).random(len(images), dtype=np.float32)  # per image, the same in all epochs
         draws[:, DRAWS.index("horizontal_flip")] = (fixed[order] + epoch / 2) % 1
-    return map_ahead(lambda ends: images.take(order[slice(*ends)], draws[slice(*ends)]), bounds[start:], workers, workers + 1)
+
+    def batch(ends: tuple[int, int]) -> Batch:
+        rows = np.arange(ends[0], ends[1] + mixed) % len(images)
+        return images.take(order[rows], draws[rows])
+
+    return map_ahead(batch, bounds[start:], workers, workers + 1)
 
 
 def ordered_batches(images: SplitImages, size: int, workers: int = 1) -> Iterator[Batch]:

@@ -58,6 +58,11 @@ def standardize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Apply the other steps to the images or crops from `standardize`: N S S 3 -> N 3 I I float32."""
+    return _resize(scale_levels(images, preprocessing).permute(0, 3, 1, 2), preprocessing)  # N H W C -> N C H W, a view
+
+
+def scale_levels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Apply the steps between `standardize` and the change of size: N S S 3 -> N S S 3 float32."""
     x, scale = images.float(), 255 / preprocessing.value_range
     if preprocessing.mean == "image-centre":
         assert preprocessing.mean_image is not None
@@ -71,7 +76,7 @@ def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
         x = x.flip(2)
     if preprocessing.brightness:
         x = x + preprocessing.brightness
-    return _resize(x.permute(0, 3, 1, 2), preprocessing)  # N H W C -> N C H W, a view
+    return x
 
 
 def _resize(x: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -66,10 +66,12 @@ def show_augmented(table: Table, recipe: Recipe, path: Path, overwrite: bool = F
     stored = images.take(np.arange(len(readable))).images
     rng = torch.Generator().manual_seed(0)
     draws = torch.rand(len(stored), DRAWS_EACH, len(DRAWS), generator=rng)
-    augmented = [
-        _different(training_input(before.expand(DRAWS_EACH, *before.shape), each, preprocessing, recipe.augment))
-        for before, each in zip(stored, draws, strict=True)
-    ]
+    mixed = recipe.augment.mixes  # each image with the next
+    augmented = []
+    for row, each in enumerate(draws):
+        rows = torch.tensor([row, row + 1] if mixed else [row]) % len(stored)
+        versions = [training_input(stored[rows], one.expand(len(rows), -1), preprocessing, recipe.augment) for one in each]
+        augmented.append(_different(torch.cat(versions)))
     shown = max(map(len, augmented))
     is_random = shown > 1
     title = f"{table.name} in training by the recipe {recipe.name}"

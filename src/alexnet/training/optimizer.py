@@ -187,16 +187,24 @@ class Loss:
             self.weights = torch.tensor(len(targets) / (classes * counts.clip(1)), dtype=torch.float32, device=device)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of logits N x classes with targets N int64."""
+        """Return the loss of logits N x classes with targets N int64, or N x classes float32 of mixed images."""
         if not self.binary:
             weights = None if self.weights is None else self.weights.to(logits.dtype)
-            return cross_entropy(logits, targets, weights, label_smoothing=self.smoothing)
-        smoothed = one_hot(targets, self.classes).to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
-        image_weights = None if self.weights is None else self.weights[targets][:, None].to(logits.dtype)
+            if not targets.is_floating_point():
+                return cross_entropy(logits, targets, weights, label_smoothing=self.smoothing)
+            total = cross_entropy(logits, targets, weights, reduction="sum", label_smoothing=self.smoothing)
+            return total / (targets.sum() if weights is None else (targets @ weights).sum())
+        labels = targets if targets.is_floating_point() else one_hot(targets, self.classes)
+        smoothed = labels.to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
+        image_weights = (
+            None if self.weights is None else (labels.to(self.weights.dtype) @ self.weights)[:, None].to(logits.dtype)
+        )
         return binary_cross_entropy_with_logits(logits, smoothed, image_weights)
 
     def normalizer(self, targets: Tensor) -> float:
         """Return the divisor of the mean over images with these targets: their number, or the sum of their weights."""
         if self.binary or self.weights is None:
             return len(targets)
-        return self.weights.cpu()[targets.cpu()].double().sum().item()
+        weights = self.weights.cpu().double()
+        targets = targets.cpu()
+        return (targets.double() @ weights if targets.is_floating_point() else weights[targets]).sum().item()

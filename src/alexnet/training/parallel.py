@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet.data.batches import Batch, shard_bounds
+from alexnet.data.batches import shard_bounds
 from alexnet.errors import RecipeError, counted
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.layers import BatchNorm, Dropout, FlattenMaps
@@ -80,9 +80,9 @@ class ParallelModel:
         """Return the bounds of the images of each batch that this process sees."""
         return list(bounds) if self.mode == "towers" else shard_bounds(bounds, self.group.rank, self.group.world_size)
 
-    def targets(self, batch: Batch) -> Tensor:
-        """Return the targets of the logits that `forward` returns."""
-        return self.group.gather(batch.targets, BATCH, self.batch_size) if self.mode == "hybrid" else batch.targets
+    def targets(self, targets: Tensor) -> Tensor:
+        """Return the targets of the logits that `forward` returns, from those of this process's images."""
+        return self.group.gather(targets, BATCH, self.batch_size) if self.mode == "hybrid" else targets
 
     def sum(self, *numbers: float) -> list[float]:
         """Sum numbers over the batch: over processes only in `data`, as otherwise each has the logits of the whole batch."""

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.augment import training_input
+from alexnet.data.augment import by_name, training_input
 from alexnet.data.batches import Batch, SplitImages, epoch_batches, epoch_bounds
+from alexnet.data.mixing import mix_targets, mixture
 from alexnet.errors import RecipeError, RunError, counted
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast, is_out_of_memory, release_memory, resolve_precision
@@ -71,8 +72,13 @@ class Step:
         for layer in frozen_layers(self.model.network, self.recipe.optimizer).values():
             layer.eval()  # a frozen norm keeps its statistics
         augment, data, bounds = self.recipe.augment, self.recipe.data, self.model.local_bounds(self.bounds)
-        seed, together, alternate = self.recipe.train.seed, augment.together, augment.alternating_flip
-        return epoch_batches(self.images, bounds, seed, state.epoch, state.batch, data.workers, together, alternate)
+        chance = self.recipe.train.seed, state.epoch, state.batch
+        return epoch_batches(
+            *(self.images, bounds, *chance, data.workers),
+            together=augment.together,
+            alternate=augment.alternating_flip,
+            mixed=augment.mixes,
+        )
 
     def set_lr(self, lr: float, epoch: int) -> None:
         """Set the learning rate of each layer: `lr` times its `lr_scale` in this epoch."""
@@ -106,28 +112,34 @@ class Step:
 
     def _accumulate(self, batch: Batch, augment: Augment, preprocessing: Preprocessing, steps: int) -> tuple[float, int]:
         """Accumulate gradients over `steps` micro-batches; return this process's loss and correct predictions."""
-        assert batch.draws is not None
         batch_loss, correct, device = 0.0, 0, self._device
-        batch_targets = self.model.targets(batch)
+        batch_targets = self.model.targets(self._mixed_targets(batch, augment, preprocessing))
         [normalizer] = self.model.sum(self._loss.normalizer(batch_targets))
-        micro_batches: Iterator[tuple[Tensor, ...]] = zip(
-            *(tensor.chunk(steps) for tensor in (batch.images, batch_targets, batch.draws)), strict=True
-        )
-        for images, cpu_targets, draws in micro_batches:
+        for images, cpu_targets, draws in _micro_batches(batch, batch_targets, steps):
             targets = cpu_targets.to(device, non_blocking=True)
             x = images.to(device, non_blocking=True)
+            frozen = self.images.layer if isinstance(self.images, FrozenOutputs) else None
+            if frozen is None:
+                x = training_input(x, draws.to(device), preprocessing, augment)
             with autocast(device, self.recipe.train.precision):
-                if isinstance(self.images, FrozenOutputs):
-                    logits = self.model.full_model.run_layers(x, self.images.layer, "fc8").float()
-                else:
-                    x = training_input(x, draws.to(device), preprocessing, augment)
+                if frozen is None:
                     logits = self.model.forward(x, preprocessing.scale_factor).float()
+                else:
+                    logits = self.model.full_model.run_layers(x, frozen, "fc8").float()
             loss = self._loss(logits, targets) * (self._loss.normalizer(cpu_targets) / normalizer)
             torch.autograd.backward(loss)
 
             batch_loss += loss.item()
-            correct += int((logits.argmax(1) == targets).sum())
+            correct += int((logits.argmax(1) == (targets.argmax(1) if augment.mixes else targets)).sum())
         return batch_loss, correct
+
+    def _mixed_targets(self, batch: Batch, augment: Augment, preprocessing: Preprocessing) -> Tensor:
+        """Return the targets of a batch, N int64, or N x classes float32 if its images are mixed."""
+        if not augment.mixes:
+            return batch.targets
+        assert batch.draws is not None
+        how = mixture(by_name(batch.draws[:-1]), augment, preprocessing.resized)
+        return mix_targets(batch.targets, how, self._loss.classes)
 
     def _split_micro_batches(self, count: int, state: TrainingState) -> None:
         """Halve the micro-batches of a batch of `count` images, which did not fit into the device's memory."""
@@ -141,3 +153,14 @@ class Step:
         change = f"gradients are accumulated over micro-batches of {-(-count // state.accumulation_steps)}"
         effect = "a step is still that of the whole batch, but batch normalisation sees fewer images"
         self._log(f"the device's memory is too small for {size} images at once: from here on, {change}; {effect}")
+
+
+def _micro_batches(batch: Batch, targets: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Divide a batch with its `targets` into at most `steps` parts: images, targets, draws."""
+    assert batch.draws is not None
+    mixed = targets.is_floating_point()  # each with the next image, so that two parts share an image
+    start = 0
+    for part in targets.chunk(steps):
+        rows = slice(start, start + len(part) + mixed) if steps > 1 else slice(None)
+        yield batch.images[rows], part, batch.draws[rows]
+        start += len(part)

@@ -83,7 +83,8 @@ class TensorBoard:
         from alexnet.report import samples
 
         assert batch.draws is not None
-        images = training_input(batch.images[:SAMPLES], batch.draws[:SAMPLES], preprocessing, augment)
+        shown = slice(SAMPLES + augment.mixes)
+        images = training_input(batch.images[shown], batch.draws[shown], preprocessing, augment)
         levels = np.stack([samples.to_levels(image, preprocessing) for image in images])
         with writing(self.folder):
             self._writer("train").add_images("images/batch", levels, 0, dataformats="NHWC")

@@ -1,0 +1,42 @@
+"""Changes of brightness and colour of a batch of images, each with its own parameters: N S S 3 float32, levels 0 to 255."""
+
+import torch
+from torch import Tensor
+
+GREY = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R 601-2, as in Pillow)
+
+
+def brighten(images: Tensor, factors: Tensor) -> Tensor:
+    """Multiply the levels of each image by its factor, as Pillow's `ImageEnhance.Brightness` does."""
+    return (images * _each(factors)).clamp(0, 255)
+
+
+def contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Multiply the distance to the mean grey level of each image by its factor, as Pillow's `ImageEnhance.Contrast` does."""
+    mean = _grey(images).mean((1, 2), keepdim=True)
+    return torch.lerp(mean, images, _each(factors)).clamp(0, 255)
+
+
+def saturate(images: Tensor, factors: Tensor) -> Tensor:
+    """Multiply the distance of each pixel to its grey level by the image's factor, as Pillow's `ImageEnhance.Color` does."""
+    return torch.lerp(_grey(images), images, _each(factors)).clamp(0, 255)
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keep so many of the highest bits of the levels of each image, as Pillow's `ImageOps.posterize` does; 8: unchanged."""
+    step = _each(2 ** (8 - bits))
+    return torch.where(step > 1, (images / step).floor() * step, images)
+
+
+def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
+    """Invert the levels from each image's threshold on, as Pillow's `ImageOps.solarize` does."""
+    return torch.where(images < _each(thresholds), images, 255 - images)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Return the grey levels, N S S 1."""
+    return images @ torch.tensor(GREY, device=images.device)[:, None]
+
+
+def _each(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
