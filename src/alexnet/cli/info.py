@@ -19,6 +19,7 @@ from alexnet.cli.options import (
     flag,
     option,
     recipe_option,
+    set_option,
     table_options,
 )
 from alexnet.cli.output import print_doubts, print_problems, print_problems_csv, print_result
@@ -75,29 +76,33 @@ def data_show(
     data: Annotated[str, data_argument()],
     table: dict[str, str],
     recipe: Annotated[str | None, recipe_option("Also show the images as augmented by this recipe.")] = None,
+    changes: Annotated[list[str] | None, set_option("Change a setting of the recipe")] = None,
     out: Annotated[Path | None, option("PNG", "File to write.  [default: <data>-samples.png]")] = None,
     overwrite: Overwrite = False,
     data_root: DataRoot = None,
 ) -> None:
     """Draw samples of DATA with their labels.
 
-    With --recipe, draws images before and after the recipe's augmentation.
+    With --recipe, draws images before and after the recipe's augmentation. With --set alone, the recipe is fast.
 
     Examples:
         alexnet data show photos/
         alexnet data show photos/ --recipe cats-dogs
+        alexnet data show photos/ --set augment.mixup=0.2
     """
     from alexnet.data.sources import open_table
-    from alexnet.recipe import Recipe, load
+    from alexnet.recipe import Recipe, load, parse_settings
     from alexnet.report import samples
 
     images = open_table(data, data_root, settings=Recipe().with_settings(table).data)
+    if recipe is None and changes:
+        recipe = "fast"
     trained = f"-{Path(recipe).stem}" if recipe else ""
     path = out or Path(f"{images.name}{trained}-samples.png")  # `model plot` writes VARIANT.png
     if recipe is None:
         samples.show_samples(images, path, overwrite)
     else:
-        samples.show_augmented(images, load(recipe), path, overwrite)
+        samples.show_augmented(images, load(recipe).with_settings(parse_settings(changes or ())), path, overwrite)
     print(path)
 
 
