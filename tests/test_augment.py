@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from alexnet.data.augment import DRAWS, affine, training_input
+import alexnet
+from alexnet.data.augment import DRAWS, training_input
 from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches
 from alexnet.data.cache import Pixels
+from alexnet.data.geometry import affine
+from alexnet.network.alexnet import AlexNet
 from alexnet.recipe import Augment
-from conftest import assert_near, make_preprocessing
+from conftest import SHORT, assert_near, make_preprocessing
 
 Floats = NDArray[np.float64]
 
@@ -82,6 +86,22 @@ def test_images_together_share_crop_and_flip_for_any_batches(count: int, togethe
             shared = name in ("horizontal_flip", "crop_down", "crop_right")
             first = np.arange(count) // together * together if shared else np.arange(count)
             assert np.array_equal(result[:, i], alone[first, i]), name
+
+
+def test_augmentation_does_not_depend_on_the_precision(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, seen = AlexNet.forward, dict[str, torch.Tensor]()
+
+    def recording(self: AlexNet, x: torch.Tensor, upscale: int = 1) -> torch.Tensor:
+        if self.training:
+            seen.setdefault(precision, x)
+        return forward(self, x, upscale)
+
+    monkeypatch.setattr(AlexNet, "forward", recording)
+    changes = {"augment.rotation": 30, "augment.area": (0.3, 1.0), "augment.contrast": 0.5, "train.epochs": 1}
+    for precision in ("float32", "bfloat16"):
+        settings = {**SHORT, **changes, "train.precision": precision}
+        alexnet.train(photos, out=tmp_path / precision, settings=settings)
+    assert torch.equal(seen["bfloat16"], seen["float32"])
 
 
 def test_augmentation_does_not_depend_on_the_batch() -> None:
