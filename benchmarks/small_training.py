@@ -25,6 +25,7 @@ from alexnet.recipe import Preprocessing, Recipe
 
 BATCH, SAMPLE = 256, 1000  # images: per batch of an evaluation, and to prepare the network
 RESERVE = 1.2  # time kept for the evaluation, relative to its estimate
+SHARE = 0.25  # of the time: if the evaluation of all views takes more, only the image as it is is evaluated
 SECONDS_BETWEEN_LINES = 20.0
 
 Kind = type[SpeedRecord] | type[ResNet18]
@@ -37,7 +38,7 @@ def stored_at(recipe: Recipe, side: int) -> Recipe:
 
 def opened(recipe: Recipe) -> tuple[Dataset, Preprocessing]:
     """Open the dataset of a recipe, split as the recipe says and normalised by channel."""
-    table = open_table(recipe.data.dataset, settings=recipe.data)
+    table = open_table(recipe.data.dataset, recipe.data.root, settings=recipe.data)
     dataset = open_dataset(table, recipe.images.resolved(), recipe.data.workers, recipe.data)
     return dataset, fill_statistics(recipe, dataset.images("train"))[0].images.resolved()
 
@@ -55,13 +56,13 @@ class Session:
         size = -(-len(self.train) // len(self.bounds))
         self.way: Neighbour = kind(len(self.dataset.table.labels), to_input(sample, self.preprocessing), size)
         to_device(self.way.network, self.device)
+        self.all_views = True
 
     def fit(self) -> tuple[int, float]:
         """Train; return how many images the network saw, and the seconds."""
+        reserved = self.reserved_seconds()
         began = told = time.monotonic()
-        reserved = self.evaluation_seconds()
-        available, seen, progress = self.end - time.monotonic() - reserved, 0, 0.0
-        began = time.monotonic()
+        available, seen, progress = self.end - began - reserved, 0, 0.0
         if available <= 0:
             sys.exit(f"{self.way.name} has no time left to train, as its evaluation takes {reserved:.0f} s: add minutes")
         for epoch in itertools.count(1):
@@ -103,19 +104,24 @@ class Session:
     def logits(self, images: Tensor) -> tuple[Tensor, Tensor, int]:
         """Return the logits of images, N S S 3, as the mean of all views and of one, N x classes, and the number of views."""
         self.way.network.eval()
-        views = list(self.way.views(to_input(images.to(self.device), self.preprocessing)))
+        x = to_input(images.to(self.device), self.preprocessing)
+        views = list(self.way.views(x)) if self.all_views else [(1.0, x)]
         with autocast(self.device, "auto"):
             outputs = [self.way.network(view).float().cpu() for _, view in views]
         mean = sum((weight * output for (weight, _), output in zip(views, outputs, strict=True)), torch.zeros(()))
         return mean, outputs[0], len(views)
 
-    def evaluation_seconds(self) -> float:
-        """Estimate the time to evaluate the test set, from a few training images."""
+    def reserved_seconds(self) -> float:
+        """Choose the views by the time that they take on a few training images; return the time to keep for the test set."""
         sample = self.train.take(np.arange(min(BATCH, len(self.train)))).images
+        self.all_views = False
         self.logits(sample)  # the first time is slower
         began = time.monotonic()
         self.logits(sample)
-        return RESERVE * (time.monotonic() - began) * len(self.test) / len(sample) + 1
+        one_view = RESERVE * (time.monotonic() - began) * len(self.test) / len(sample)
+        views = len(list(self.way.views(to_input(sample, self.preprocessing))))
+        self.all_views = one_view * views <= SHARE * (self.end - time.monotonic())
+        return one_view * (views if self.all_views else 1) + 1
 
     def evaluate(self) -> tuple[float, float, int]:
         """Return the accuracy on the test set, with all views and with one, and the number of views."""
