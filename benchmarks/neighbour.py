@@ -36,6 +36,8 @@ from alexnet.network.device import choose_device, keep_freed_memory, resolve_pre
 from alexnet.recipe import Recipe, load
 from alexnet.run import RunFolder, read_metrics
 
+LATE = 1.1  # times its minutes, from which a training has taken too long
+
 
 class Result(NamedTuple):
     """What a training came to; accuracies are from 0 to 1: the mean of all views, and one view, the image as it is."""
@@ -148,6 +150,8 @@ def compare(data: str, minutes: float, seed: int) -> dict[str, object]:
     print(f"{data}: {counts}; {minutes:g} minutes, seed {seed}; {hardware}")
     print("\n".join([HEADER, *(result.row() for result in results)]))
     print(verdict(*results))
+    if any(result.seconds > LATE * 60 * minutes for result in results):
+        print("note: a training took longer than its minutes, as it does where other work runs: compare it with care")
     rows = [result._asdict() | {"interval": result.interval} for result in results]
     return {"benchmark": "neighbour", "data": data, "minutes": minutes, "seed": seed, "hardware": hardware, "results": rows}
 
