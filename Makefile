@@ -1,10 +1,10 @@
 # `make demo` and `make test` are all that a fresh machine needs; both install into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := $(filter-out turns tensorflow_peers cleanlab_peer,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out turns tensorflow_peers cleanlab_peer small_networks small_recipes small_training,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-long test-anywhere test-with lint bench bench-doubts gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers sort load attack few-photos folds known quality \
+.PHONY: demo by-hand test test-long test-anywhere test-with lint bench bench-doubts bench-neighbour gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers sort load attack few-photos folds known quality \
 	wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
@@ -29,12 +29,15 @@ lint: .venv/installed-dev  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src/
 
-bench: .venv/installed-bench  ## every benchmark; those without RUN=a run of CIFAR-10, ALEXNET_TEST_DATA, .venv-keras or .venv-cleanlab are skipped
+bench: .venv/installed-bench  ## every benchmark but bench-neighbour; those without RUN=a run of CIFAR-10, ALEXNET_TEST_DATA, .venv-keras or .venv-cleanlab are skipped
 	failed=; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
 bench-doubts: .venv/installed-dev .venv-cleanlab/installed  ## wrong labels found, against cleanlab; needs RUN="runs/…", ALEXNET_TEST_DATA; ten minutes
 	$(BIN)/python -m benchmarks.doubts $(RUN)
+
+bench-neighbour: .venv/installed  ## `fast` and airbench94 or ResNet-18 on DATA="…", each for MINUTES=9, with SEED=0
+	$(BIN)/python -m benchmarks.neighbour $(DATA) --minutes $(or $(MINUTES),9) --seed $(or $(SEED),0)
 
 gpu:  ## check and time the GPU path in at most 12 minutes: needs PyTorch and the packages in build/gpu-wheels; also runs on a CPU
 	$(PYTHON) -m proof.gpu
