@@ -6,7 +6,6 @@ configuration of 16 epochs). Lengths in epochs became fractions of the training,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -14,10 +13,9 @@ import numpy as np
 import torch
 from benchmarks.small_networks import resnet18, speed_record, whiten
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, grid_sample, pad
+from torch.nn.functional import pad
 
-from alexnet.data.augment import DRAWS, training_input
-from alexnet.data.preprocessing import to_input
+from alexnet.data.augment import training_input
 from alexnet.recipe import Augment, Preprocessing
 
 
@@ -146,27 +144,10 @@ class ResNet18(Neighbour):
 
     def inputs(self, images: Tensor, draws: Tensor, preprocessing: Preprocessing) -> Tensor:
         """Crop at random, scale to 128 pixels, and mirror half of the images."""
-        return random_resized_crop(to_input(images, preprocessing), draws, self.side, self.smallest)
+        at_side = preprocessing.model_copy(update={"input": self.side})
+        return training_input(images, draws, at_side, Augment(area=(self.smallest, 1.0), horizontal_flip=True))
 
     def views(self, x: Tensor) -> Iterator[tuple[float, Tensor]]:
         """Yield the image and its mirror image."""
         yield 1 / 2, x
         yield 1 / 2, x.flip(3)
-
-
-def random_resized_crop(x: Tensor, draws: Tensor, side: int, smallest: float) -> Tensor:
-    """Crop each image at random, scale the crop to `side` pixels, and mirror half of them (Szegedy and others 2015).
-
-    A crop has from `smallest` to all of the area, and an aspect ratio from 3/4 to 4/3. `x` is N 3 H W, `draws` are N x
-    len(`DRAWS`) uniform numbers from 0 up to 1.
-    """
-    rng = dict(zip(DRAWS, draws.unbind(1), strict=True))
-    area = smallest + (1 - smallest) * rng["zoom_down"]
-    stretch = ((2 * rng["zoom_right"] - 1) * math.log(4 / 3) / 2).exp()  # the square root of the aspect ratio
-    width, height = ((area.sqrt() * factor).clamp(max=1) for factor in (stretch, 1 / stretch))
-    right, down = ((2 * rng[name] - 1) * (1 - size) for name, size in (("crop_right", width), ("crop_down", height)))
-    mirrored, zero = torch.where(rng["horizontal_flip"] < 0.5, -width, width), torch.zeros_like(width)
-    maps = torch.stack([mirrored, zero, right, zero, height, down], 1).view(-1, 2, 3)
-    grid = affine_grid(maps, [len(x), 3, side, side], align_corners=False)
-    crops = grid_sample(x, grid, padding_mode="border", align_corners=False)
-    return crops.contiguous(memory_format=torch.channels_last)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from benchmarks.small_networks import resnet18, speed_record, whiten
-from benchmarks.small_recipes import ResNet18, SpeedRecord, random_resized_crop
+from benchmarks.small_recipes import ResNet18, SpeedRecord
 from torch import nn
-
-from alexnet.data.augment import DRAWS
 
 
 def count(network: nn.Module) -> int:
@@ -88,20 +85,3 @@ def test_views_are_weighted_means(kind: type[SpeedRecord] | type[ResNet18]) -> N
     assert torch.equal(views[0][1], x)
     assert torch.equal(views[1][1], x.flip(3))
     assert all(view.shape == x.shape for _, view in views)
-
-
-def test_random_crops_are_parts_of_the_image() -> None:
-    side, count = 40, 200
-    position = torch.linspace(-1 + 1 / side, 1 - 1 / side, side)  # of each pixel's centre, from -1 to 1
-    image = torch.stack([position.expand(side, side), position[:, None].expand(side, side), torch.zeros(side, side)])
-    draws = torch.from_numpy(np.random.default_rng(0).random((count, len(DRAWS)), dtype=np.float32))
-    crops = random_resized_crop(image.expand(count, 3, side, side), draws, 32, 0.35)
-    assert crops.shape == (count, 3, 32, 32)
-    across, down = crops[:, 0, 16], crops[:, 1, :, 16]
-    width, height = ((line[:, 16] - line[:, 15]) * 16 for line in (across, down))  # as parts of the side
-    assert (crops.abs() <= 1).all()
-    assert torch.equal(width < 0, draws[:, DRAWS.index("horizontal_flip")] < 0.5)
-    assert (width.abs() * height >= 0.35 * 3 / 4 - 1e-3).all()  # as sides longer than the image's are cut
-    inside = (width.abs() < 0.99) & (height < 0.99)
-    assert (width.abs() * height)[inside].min() >= 0.35 - 1e-3
-    assert (width.abs() / height).log().abs().max() <= math.log(4 / 3) + 1e-3
