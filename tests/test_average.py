@@ -121,7 +121,10 @@ def test_validation_is_of_the_averaged_network(recorded: tuple[Path, Any]) -> No
 # Stopping and resuming
 
 
-@pytest.mark.parametrize("changes", [{}, {"train.keep": "last", "optimizer.frozen": "pool2", "augment.shift": 0.0}])
+FROZEN = {"optimizer.frozen": "pool2", "augment.shift": 0.0, "schedule.progressive_resize": [], "train.keep": "last"}
+
+
+@pytest.mark.parametrize("changes", [{}, FROZEN])
 def test_resume_with_an_average_is_bit_identical(
     changes: dict[str, Any], recorded: tuple[Path, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +132,7 @@ def test_resume_with_an_average_is_bit_identical(
     whole, run = recorded[0], tmp_path / "run"
     if changes:
         whole = train(photos, tmp_path / "whole", **changes)
+        assert "frozen layers up to pool2 are computed once" in (whole / "log.txt").read_text(encoding="utf-8")
     with monkeypatch.context() as patch:
         stop_after(patch, "train_step", 6)
         with pytest.raises(AlexNetError, match="resume with"):
@@ -146,6 +150,10 @@ def test_resume_with_an_average_is_bit_identical(
     for epoch in (1, 2, 3):
         ours, theirs = (folder / "epochs" / f"{epoch}.safetensors" for folder in (run, whole))
         assert ours.read_bytes() == theirs.read_bytes()
+    first, last = (safetensors.torch.load_file(run / "epochs" / f"{epoch}.safetensors") for epoch in (1, 3))
+    frozen = {name for name in first if torch.equal(first[name], last[name])}
+    below = {name for name in first if name.split(".")[1] in ("conv1", "norm1", "conv2", "norm2")}
+    assert frozen == (below if changes else set())
 
 
 def test_resume_with_an_average_by_the_clock(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

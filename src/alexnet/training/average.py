@@ -34,7 +34,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, progress: float, steps: int) -> None:
-        """Include the weights after a step; before it, `steps` were done, and that made the `progress` from 0 to 1."""
+        """Include the weights after a step; before it, `steps` were done, and the fraction `progress` of the training."""
         averages, weights = zip(*self._averaged, strict=True)
         torch._foreach_lerp_(averages, weights, share_of_newest(self._horizon, progress, steps))
         for counter, newest in self._counters:
@@ -53,11 +53,10 @@ class WeightAverage:
 def share_of_newest(horizon: float, progress: float, steps: int) -> float:
     """Return the share of the newest weights in their average with those after `steps` earlier steps.
 
-    In a sum over all these weights, where one step more of age counts exp(-pace / horizon), the newest are
-    (1 - exp(-x)) / (1 - exp(-x * (steps + 1))) with x = pace / horizon: all of it at first, 1 / n while the horizon is not
-    reached, and then constant. So it needs no correction for its start.
+    If a step is the fraction x of the horizon, weights of age n steps count exp(-n x). The newest then have the share
+    (1 - exp(-x)) / (1 - exp(-x (steps + 1))): 1 after the first step, which removes the initial weights; about 1 / n within
+    the first horizon, a plain mean; and 1 - exp(-x) later.
     """
-    # The mean pace of all steps, not the time of the last one: by the clock, that may include a validation, and weights after
-    # a pause would count for nothing.
+    # x is the mean over all steps. By the clock, a single one may include a validation, which would make older weights vanish.
     x = progress / steps / horizon if steps else 0.0
     return math.expm1(-x) / math.expm1(-x * (steps + 1)) if x else 1 / (steps + 1)
