@@ -119,7 +119,7 @@ def load(folder: RunFolder, recipe: Recipe, dataset: Dataset) -> tuple[TrainingS
         for name, tensor in flat_tensors.items():
             kind, _, rest = name.partition("/")
             tensors[kind][rest] = tensor
-    except (ValidationError, LookupError, TypeError, ValueError) as error:
+    except (ValidationError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise _unusable(folder.path) from error
     return state, tensors
 
