@@ -110,12 +110,17 @@ def test_earlier_run_with_local_response_norm_has_it_after_each_convolution(tmp_
         alexnet.resume(tmp_path / "stopped")
 
 
-def test_earlier_checkpoint_with_another_norm_is_resumed(tmp_path: Path, photos: Path) -> None:
+def test_earlier_checkpoint_with_another_norm_and_without_new_keys_is_resumed(tmp_path: Path, photos: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "VERSION", 2)
         stop_after(patch, "train_step", 2)
         with pytest.raises(AlexNetError, match="resume with"):
             alexnet.train(photos, out=tmp_path / "stopped", settings={**TINY, "train.epochs": 1, "train.batch_size": 8})
+        tensors, state = checkpoint.read(tmp_path / "stopped") or pytest.fail("no checkpoint")
+        lines = state["recipe"].splitlines()
+        state["recipe"] = "\n".join(line for line in lines if line.partition(" ")[0] != "average")
+        assert len(state["recipe"].splitlines()) == len(lines) - 1
+        checkpoint.write(tmp_path / "stopped", tensors, state)
     assert alexnet.resume(tmp_path / "stopped").summary["epochs"] == 1
 
 

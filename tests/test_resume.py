@@ -244,6 +244,7 @@ def rewrite(run: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]
         lambda tensors, state: state["state"].update(epoch="second"),
         lambda tensors, state: state["state"].update(from_the_future=1),
         lambda tensors, state: state.update(recipe="= no TOML"),
+        lambda tensors, state: state.update(recipe='data = 1\nschedule.table = ["no table"]'),
         lambda tensors, state: state.update(dataset=None),
         lambda tensors, state: tensors.update({"network/head.weight": torch.zeros(1)}),
         lambda tensors, state: tensors.update({"momentum/head.weight": torch.zeros(7)}),

@@ -231,6 +231,8 @@ class Train(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware computes in it
     threads: CountOrZero = 0  # CPU threads; 0: one per core. The number affects rounding, so resuming keeps it
     synchronised_norm: bool = True  # batch norm over the whole batch, not each process's part of it
+    # Validate and keep an exponential average of the weights; its time constant, as a fraction of the training; 0: none.
+    average: Fraction = 0.0
     save_epochs: str = ""  # also save the weights of each epoch, in the run's folder epochs/, as: "cp-{epoch:04d}"
     tensorboard: str = "tensorboard"  # folder in the run; may hold %Y, %m, %d, %H, %M and %S
 

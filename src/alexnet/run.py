@@ -178,11 +178,17 @@ def read_recipe(folder: RunFolder) -> Recipe:
     """Read the resolved recipe of a run."""
     try:
         tree = tomllib.loads(folder.recipe.read_text(encoding="utf-8"))
-        for key, value in AS_BEFORE.items():
-            tree.get("data", {}).setdefault(key, value)
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{folder.recipe} cannot be read: {error_reason(error)}") from error
-    return parse(rename_keys(tree), str(folder.recipe))
+    return parse_saved(tree, str(folder.recipe))
+
+
+def parse_saved(tree: Mapping[str, Any], origin: str) -> Recipe:
+    """Parse the recipe of a run, which an earlier version may have made; `origin` names the file in errors."""
+    renamed = rename_keys(tree)
+    if isinstance(data := renamed.get("data", {}), dict):
+        renamed["data"] = {**AS_BEFORE, **data}
+    return parse(renamed, origin)
 
 
 def save_model(folder: RunFolder, network: AlexNet, config: ModelConfig) -> None:

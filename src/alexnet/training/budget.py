@@ -71,7 +71,11 @@ class Budget:
         """
         if self._seconds is not None:
             return self._clock_progress
-        return (self._steps_done(state) + into_step) / (self._epochs * self._steps) if self._epochs else 1.0
+        return (self.steps_done(state) + into_step) / (self._epochs * self._steps) if self._epochs else 1.0
+
+    def steps_done(self, state: TrainingState) -> int:
+        """Return the number of steps that are done."""
+        return (state.epoch - 1) * self._steps + state.batch
 
     def is_over(self, state: TrainingState) -> bool:
         """Return whether the training is over. By the clock, this sets the progress of the current step."""
@@ -99,12 +103,9 @@ class Budget:
         if self._journal is not None:
             self._journal.flush()
 
-    def _steps_done(self, state: TrainingState) -> int:
-        return (state.epoch - 1) * self._steps + state.batch
-
     def _journalled_progress(self, journal: Journal, seconds: float, state: TrainingState) -> float:
         """Return the progress before the current step. If the journal lacks it, read the clock and append it."""
-        step, values = self._steps_done(state), journal.values
+        step, values = self.steps_done(state), journal.values
         last = values[-1] if values else 0.0
         if step >= len(values) and last < 1.0:
             setup = state.setup_seconds or 0.0

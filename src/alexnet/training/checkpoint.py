@@ -24,12 +24,13 @@ from alexnet.errors import DataError, RunError, counted
 from alexnet.files import rename, write_text, writing
 from alexnet.files import write as write_file
 from alexnet.recipe import MACHINE_KEYS, Recipe, flatten_keys
-from alexnet.run import RunFolder
+from alexnet.run import RunFolder, parse_saved
+from alexnet.training.average import WeightAverage
 from alexnet.training.parallel import ParallelModel
 
 Tensors = dict[str, Tensor]
 VERSION = 3
-KINDS = ("network", "momentum", "best")
+KINDS = ("network", "momentum", "average", "best")
 CHANGEABLE = (*MACHINE_KEYS, "data.dataset")  # recipe keys that may change; the dataset is compared by its contents
 
 
@@ -112,12 +113,13 @@ def load(folder: RunFolder, recipe: Recipe, dataset: Dataset) -> tuple[TrainingS
     tensors: dict[str, Tensors] = {kind: {} for kind in KINDS}
     try:
         state = TypeAdapter(TrainingState).validate_python(content["state"])
-        _compare_recipes(folder, tomllib.loads(content["recipe"]), tomllib.loads(recipe.to_toml()))
+        saved_recipe = parse_saved(tomllib.loads(content["recipe"]), f"{folder.path / 'checkpoint'}")
+        _compare_recipes(folder, saved_recipe, recipe)
         _compare_datasets(folder, dataset, content["dataset"], dataset.fingerprint())
         for name, tensor in flat_tensors.items():
             kind, _, rest = name.partition("/")
             tensors[kind][rest] = tensor
-    except (ValidationError, LookupError, TypeError, ValueError) as error:
+    except (ValidationError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise _unusable(folder.path) from error
     return state, tensors
 
@@ -129,15 +131,24 @@ def momentum_of(model: ParallelModel, optimizer: torch.optim.Optimizer) -> Tenso
     return {name: model.gather_full(name, tensor) for name, tensor in buffers.items()}
 
 
-def restore(network: Tensors, momentum: Tensors, model: ParallelModel, optimizer: torch.optim.Optimizer, run: Path) -> None:
-    """Load the weights and momentum of a checkpoint; each process keeps its own shards."""
+def restore(
+    run: Path,
+    tensors: dict[str, Tensors],
+    model: ParallelModel,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+) -> None:
+    """Load the weights, the momentum and the average of a checkpoint, by kind; each process keeps its own shards."""
+    momentum = tensors["momentum"]
     try:
-        model.full_model.load_state_dict(network)
+        model.full_model.load_state_dict(tensors["network"])
         model.load_shards()
         for name, parameter in model.network.named_parameters():
             if name in momentum:
                 buffer = torch.empty_like(parameter).copy_(model.shard(name, momentum[name]))
                 optimizer.state[parameter]["momentum_buffer"] = buffer
+        if average is not None:
+            average.restore(tensors["average"])
     except RuntimeError as error:
         raise _unusable(run) from error
 
@@ -179,8 +190,8 @@ def _unusable(run: Path) -> RunError:
     return RunError(f"{run / 'checkpoint'} was not written by this version of alexnet: start a new run with another --out")
 
 
-def _compare_recipes(folder: RunFolder, saved: dict[str, Any], current: dict[str, Any]) -> None:
-    then, now = flatten_keys(saved), flatten_keys(current)
+def _compare_recipes(folder: RunFolder, saved: Recipe, current: Recipe) -> None:
+    then, now = (flatten_keys(tomllib.loads(recipe.to_toml())) for recipe in (saved, current))
     for key in sorted(then.keys() | now.keys()):
         if then.get(key) != now.get(key) and key not in CHANGEABLE:
             change = f"{key} was {then.get(key)!r} and is {now.get(key)!r}"

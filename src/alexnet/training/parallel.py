@@ -9,7 +9,7 @@ An `AllGather` is inserted before each layer whose input is sharded but needed w
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from inspect import signature
 from typing import Any, Literal
@@ -89,24 +89,31 @@ class ParallelModel:
         return self.group.sum(*numbers) if self.mode == "data" else list(numbers)
 
     def gather_weights(self) -> None:
-        """Copy the trained weights of all processes to `full_model`; every process calls it.
-
-        Statistics of unsynchronised batch norms are the main process's.
-        """
-        if self._norms_differ:
-            for buffer in self.network.buffers():
-                dist.broadcast(buffer, 0)
-        if self.network is not self.full_model:
-            full = self.full_model.state_dict()
-            for name, tensor in self.network.state_dict().items():
-                full[name].copy_(self.gather_full(name, tensor))
+        """Copy the trained weights of all processes to `full_model`; every process calls it."""
+        self.gather(self.network.state_dict(), self.full_model)
 
     def load_shards(self) -> None:
         """Copy this process's shards from `full_model`."""
+        self.scatter(self.full_model, self.network.state_dict())
+
+    def gather(self, tensors: Mapping[str, Tensor], full: AlexNet) -> None:
+        """Copy tensors like those of `network`, from all processes, to the network `full`; every process calls it.
+
+        Without shards, they are the tensors of `full` already. Statistics of unsynchronised batch norms are the main process's.
+        """
+        if self._norms_differ:
+            for name, _ in self.network.named_buffers():
+                dist.broadcast(tensors[name], 0)
         if self.network is not self.full_model:
-            local = self.network.state_dict()
-            for name, tensor in self.full_model.state_dict().items():
-                local[name].copy_(self.shard(name, tensor))
+            state = full.state_dict()
+            for name, tensor in tensors.items():
+                state[name].copy_(self.gather_full(name, tensor))
+
+    def scatter(self, full: AlexNet, tensors: Mapping[str, Tensor]) -> None:
+        """Copy this process's shards of the network `full` to tensors like those of `network`."""
+        if self.network is not self.full_model:
+            for name, tensor in full.state_dict().items():
+                tensors[name].copy_(self.shard(name, tensor))
 
     def gather_full(self, name: str, tensor: Tensor) -> Tensor:
         """Return the full tensor from its shards, which are divided as the parameter `name` is."""

@@ -9,6 +9,7 @@ from alexnet.data.dataset import Dataset
 from alexnet.errors import DivergedError, Interrupted
 from alexnet.run import ModelConfig, RunFolder, save_epoch, save_model, write_metrics
 from alexnet.training import checkpoint
+from alexnet.training.average import WeightAverage
 from alexnet.training.budget import Budget
 from alexnet.training.checkpoint import TrainingState
 from alexnet.training.signals import StopRequest
@@ -27,6 +28,10 @@ class Session:
         self.state = TrainingState()
         self.best_weights: checkpoint.Tensors = {}  # of the best epoch so far, by name
         self.config = ModelConfig.of(step.recipe, dataset.table.labels, step.preprocessing)
+        # The average of the weights, if the recipe asks for it, and the network that is validated and kept.
+        average = step.recipe.train.average if step.recipe.train.epochs else 0.0
+        self.average = WeightAverage(step.model, self.config.network(), average) if average else None
+        self.network = step.model.full_model if self.average is None else self.average.network
         self._stop_code = 0  # the exit code that all processes agreed on
         self._saved_at, self._save_seconds = time.monotonic(), 0.0
 
@@ -41,8 +46,8 @@ class Session:
         if self._group.world_size > 1:
             self.state.accumulation_steps = 1
         self._budget.started -= self.state.elapsed_before
-        network, momentum = (self._group.broadcast_tensors(tensors[kind]) for kind in ("network", "momentum"))
-        checkpoint.restore(network, momentum, self._model, self._step.optimizer, self._folder.path)
+        shared = {kind: self._group.broadcast_tensors(tensors[kind]) for kind in ("network", "momentum", "average")}
+        checkpoint.restore(self._folder.path, shared, self._model, self._step.optimizer, self.average)
         self.best_weights = tensors["best"]
         return True
 
@@ -51,13 +56,20 @@ class Session:
         began = time.monotonic()
         self._budget.flush()
         state = replace(self.state, elapsed_before=began - self._budget.started)
-        self._model.gather_weights()
+        self.gather_weights()
         momentum = checkpoint.momentum_of(self._model, self._step.optimizer)
         if self._group.is_main:
             tensors = {"network": self._model.full_model.state_dict(), "momentum": momentum, "best": self.best_weights}
+            tensors["average"] = {} if self.average is None else self.network.state_dict()
             checkpoint.save(self._folder, self._recipe, self._dataset, state, tensors)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - began
+
+    def gather_weights(self) -> None:
+        """Gather the weights, and their average, from all processes; every process calls it."""
+        self._model.gather_weights()
+        if self.average is not None:
+            self.average.gather()
 
     def after_step(self) -> None:
         """Stop if any process received a signal, or save if a checkpoint is due; all processes do the same."""
@@ -71,7 +83,7 @@ class Session:
 
     def keep_epoch(self, row: Mapping[str, Any]) -> None:
         """Add a row of metrics to the history and its file, and keep the weights if they are the best so far."""
-        state, network = self.state, self._model.full_model
+        state, network = self.state, self.network
         state.history.append(dict(row))
         score = row["val_top1"], -row["val_loss"]
         if score > state.best:
@@ -92,9 +104,9 @@ class Session:
 
     def load_kept_weights(self) -> None:
         """Load the weights that `train.keep` names: those of the last epoch or the best one."""
-        self._model.gather_weights()
+        self.gather_weights()
         if self._recipe.train.keep == "best" and self.state.history:
-            self._model.full_model.load_state_dict(self._group.broadcast_tensors(self.best_weights))
+            self.network.load_state_dict(self._group.broadcast_tensors(self.best_weights))
 
     def stop_if_requested(self) -> None:
         """Save and stop if a signal was received."""
@@ -120,5 +132,5 @@ class Session:
         raise DivergedError(f"the loss is {loss} in epoch {self.state.epoch}, {where}{saved}; {advice}")
 
     def _save_best(self) -> None:
-        self._model.full_model.load_state_dict(self.best_weights)
-        save_model(self._folder, self._model.full_model, self.config)
+        self.network.load_state_dict(self.best_weights)
+        save_model(self._folder, self.network, self.config)

@@ -30,10 +30,11 @@ class Trainer:
     ) -> None:
         """`train.minutes` count from `started`, a `time.monotonic()`."""
         self.step, self.dataset, self.monitor = step, dataset, monitor
-        self.recipe, self.network, self.group = step.recipe, step.model.full_model, step.model.group
+        self.recipe, self.group = step.recipe, step.model.group
         evaluated = 2 * len(dataset.images("val")) + len(dataset.images("test")) + min(FITTED, len(dataset.images("train")))
         self.budget = Budget(self.recipe.train, len(step.bounds), evaluated, folder.journal, started, self.group)
         self.session = Session(step, dataset, folder, self.budget, stop)
+        self.network = self.session.network  # the one that is validated, tested and saved
         self.frozen: dict[str, FrozenOutputs] = {}  # by split
 
     @property
@@ -94,6 +95,8 @@ class Trainer:
         if not np.isfinite(loss):
             self.session.raise_diverged(loss, f"batch {state.batch + 1}, and the step was not taken")
         self.step.optimizer.step()
+        if self.session.average is not None:
+            self.session.average.update(self.budget.progress(state), self.budget.steps_done(state))
 
         state.add_batch(end - start, loss, correct)
         self.budget.record_step(end - start)
@@ -102,7 +105,7 @@ class Trainer:
         """Validate, update the schedule, record the metrics, and move on to the next epoch."""
         state = self.state
         images, seconds = state.images_seen - self._images_before, time.monotonic() - self._epoch_began
-        self.step.model.gather_weights()
+        self.session.gather_weights()
         train = {"train_loss": state.loss_sum / state.images_seen, "train_top1": state.correct / state.images_seen}
         row = self.metrics(state.epoch, state.images_seen, train, images / max(1e-9, seconds))
         messages = update_schedule(state, self.recipe, row)
