@@ -207,6 +207,7 @@ def average_in_steps(out: str) -> None:
         safetensors.torch.save_file(result, f"{out}-{group.rank}")
 
 
+@pytest.mark.long
 def test_processes_average_as_one_does(tmp_path: Path) -> None:
     average_in_steps(str(tmp_path / "one"))
     together(2, tmp_path / "said", tmp_path / "two", main=average_in_steps)
