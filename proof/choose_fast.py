@@ -2,7 +2,7 @@
 
     python -m proof.choose_fast DATA OUT [--arms NAME …] [--seeds 0 1 2] [--set KEY=VALUE]…
 
-The length of the trainings is among the settings: `--set train.minutes=15`, or `train.epochs=40` and `train.max_images=0`, which
+The length of a training is among the settings: `--set train.minutes=15`, or `train.epochs=40` and `train.max_images=0`, which
 gives the same result on every machine. No test image is looked at. OUT/trainings.jsonl keeps a line for each training, and one
 that is there is not repeated. The table has the mean over seeds, and the mean difference from `today` of the same seeds.
 """
@@ -55,10 +55,15 @@ def train(data: str, arm: str, seed: int, settings: dict[str, Any], out: Path) -
 
 def table(results: dict[tuple[str, int], dict[str, Any]]) -> str:
     """Return the comparison of arms, as Markdown."""
-    lines = ["| arm | seeds | validation accuracy | against today | validation loss | training accuracy | epochs |", "|---" * 7 + "|"]
+    lines = [
+        "| arm | seeds | validation accuracy | against today | validation loss | training accuracy | epochs |",
+        "|---" * 7 + "|",
+    ]
     for arm in dict.fromkeys(arm for arm, _ in results):
         rows = {seed: row for (name, seed), row in results.items() if name == arm}
-        paired = [100 * (row["top1"] - results["today", seed]["top1"]) for seed, row in rows.items() if ("today", seed) in results]
+        paired = [
+            100 * (row["top1"] - results["today", seed]["top1"]) for seed, row in rows.items() if ("today", seed) in results
+        ]
         gain = f"{statistics.mean(paired):+.1f} ({min(paired):+.1f} to {max(paired):+.1f})" if paired else ""
         top1, loss, train = (statistics.mean(row[key] for row in rows.values()) for key in ("top1", "loss", "train"))
         epochs = statistics.mean(row["epochs"] for row in rows.values())
