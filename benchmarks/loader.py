@@ -87,7 +87,7 @@ class Loader:
     def _input(self, batch: Batch) -> Tensor:
         assert batch.draws is not None
         images = batch.images.to(self.device, non_blocking=True)
-        return training_input(images, batch.draws.to(self.device), self.preprocessing, self.recipe.augment)
+        return training_input(images, batch.draws, self.preprocessing, self.recipe.augment)
 
 
 def rated(count: int, work: Callable[[], object]) -> Measured:

@@ -90,7 +90,7 @@ class Session:
         assert batch.draws is not None
         way.network.train()
         way.before_step(progress)
-        inputs = way.inputs(batch.images.to(self.device), batch.draws.to(self.device), self.preprocessing)
+        inputs = way.inputs(batch.images.to(self.device), batch.draws, self.preprocessing)
         with autocast(self.device, "auto"):
             logits = way.network(inputs).float()
         loss = cross_entropy(logits, targets, label_smoothing=way.smoothing)

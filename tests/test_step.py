@@ -36,6 +36,7 @@ def test_lr_finder_losses_equal_training(
     def watched(self: Trainer, *args: Any) -> None:
         before = self.state.loss_sum, self.state.images_seen
         step(self, *args)
+        self.session.read_steps()
         losses.append((self.state.loss_sum - before[0]) / (self.state.images_seen - before[1]))
         if len(losses) == STEPS:
             networks.append({name: value.clone() for name, value in self.network.state_dict().items()})

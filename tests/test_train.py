@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -141,22 +142,26 @@ def test_keep_best_and_keep_last(photos: Path, tmp_path: Path, capsys: pytest.Ca
         assert f", 4 epochs, weights of {words}\n" in capsys.readouterr().out
 
 
-def test_nan_loss_stops_before_the_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+def test_nan_loss_ends_the_training(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool) -> None:
+    """It names the step, though later ones are taken until the loss is read; nothing of them is saved, after Ctrl-C either."""
     from alexnet.training.trainer import Trainer
 
-    taken: list[bool] = []
-    init = Trainer.__init__
+    step = Trainer.train_step
 
     def broken(self: Trainer, *args: Any) -> None:
-        init(self, *args)
-        with torch.no_grad():
-            self.network.head.weight.fill_(math.inf)
-        self.step.optimizer.register_step_pre_hook(lambda *_: taken.append(True))
+        if (self.state.epoch, self.state.batch) == (2, 1):
+            with torch.no_grad():
+                self.network.head.weight.fill_(math.inf)
+        step(self, *args)
+        if stopped and (self.state.epoch, self.state.batch) == (2, 3):
+            signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Trainer, "__init__", broken)
-    with pytest.raises(DivergedError, match=r"the loss is nan in epoch 1, batch 1.*--set optimizer\.lr="):
-        alexnet.train(photos, out=tmp_path / "run", settings=TINY)
-    assert not taken
+    monkeypatch.setattr(Trainer, "train_step", broken)
+    with pytest.raises(DivergedError, match=r"the loss is nan in epoch 2, batch 2; .*epoch 1 are kept.*--set optimizer\.lr="):
+        alexnet.train(photos, out=tmp_path / "run", settings=SHORT)
+    kept = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values())
 
 
 def test_nan_in_the_last_step_is_found_by_validation(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,10 +42,11 @@ def by_name(draws: Tensor) -> dict[str, Tensor]:
 def training_input(images: Tensor, draws: Tensor, preprocessing: Preprocessing, changes: Augment) -> Tensor:
     """Augment and preprocess a batch for the network: N S S 3, uint8 or float32 -> N 3 I I float32, channels last in memory.
 
-    `draws` are N x len(`DRAWS`) float32, from 0 up to 1; `horizontal_flip` and `colour_axes` of `changes` are resolved. If
-    `changes` mix images, there is one image more than results: each is mixed with the next.
+    `draws` are N x len(`DRAWS`) float32 in main memory, from 0 up to 1; `horizontal_flip` and `colour_axes` of `changes` are
+    resolved. If `changes` mix images, there is one image more than results: each is mixed with the next. Nothing is read from
+    the images' device.
     """
-    rng = by_name(draws)
+    rng = by_name(draws.to(images.device, non_blocking=True))
     x = _colours(images, rng, changes)
     x = standardize(x, preprocessing)
     x = _affine(x, rng, changes)
@@ -54,7 +55,7 @@ def training_input(images: Tensor, draws: Tensor, preprocessing: Preprocessing, 
         x = normalize(x, preprocessing)
     else:
         x = resample(scale_levels(x, preprocessing), boxes(rng, changes, x.shape[1]), preprocessing.resized)
-    x = _colour_noise(x, rng, changes, preprocessing) if changes.colour_noise else x
+    x = _colour_noise(x, draws, changes, preprocessing) if changes.colour_noise else x
     x = erase(x, rng, changes.erasing) if changes.erasing else x
     return mix(x, mixture(by_name(draws[:-1]), changes, x.shape[2])) if changes.mixes else x
 
@@ -125,15 +126,16 @@ def _choose(draw: Tensor, count: int) -> Tensor:
     return (draw * count).floor().clamp_max(count - 1)
 
 
-def _colour_noise(images: Tensor, rng: Mapping[str, Tensor], changes: Augment, preprocessing: Preprocessing) -> Tensor:
+def _colour_noise(images: Tensor, draws: Tensor, changes: Augment, preprocessing: Preprocessing) -> Tensor:
     """Add noise along the principal components of RGB, one per image (paper, section 4.1; 2012 source, convdata_jpeg.py).
 
     `colour_axes` are in units of pixel values from 0 to 1. The uniform `draws` are mapped to a normal distribution.
     """
-    axes = torch.tensor(changes.colour_axes, device=images.device) * preprocessing.value_range
+    axes = torch.tensor(changes.colour_axes) * preprocessing.value_range
     if not isinstance(preprocessing.std, str):
-        axes = axes / torch.tensor(preprocessing.std, device=images.device)
-    draws = torch.stack([rng[name] for name in ("red", "green", "blue")], 1)
-    normal = torch.special.ndtri(draws.cpu().double().clamp(1e-6, 1 - 1e-6)).float().to(images.device)
-    noisy: Tensor = images + (normal * changes.colour_noise @ axes)[:, :, None, None]
+        axes = axes / torch.tensor(preprocessing.std)
+    uniform = draws[:, [DRAWS.index(name) for name in ("red", "green", "blue")]].double()
+    normal = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).float()
+    noise = (normal * changes.colour_noise @ axes).to(images.device, non_blocking=True)
+    noisy: Tensor = images + noise[:, :, None, None]
     return noisy / (1 + changes.colour_noise) if changes.colour_shrink else noisy

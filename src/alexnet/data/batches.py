@@ -32,6 +32,11 @@ class Batch:
     targets: Tensor
     draws: Tensor | None = None
 
+    def pinned(self) -> Self:
+        """Return a copy in memory that a GPU reads by itself, so that nothing waits for it."""
+        draws = None if self.draws is None else self.draws.pin_memory()
+        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory(), draws=draws)
+
 
 @dataclass(frozen=True, eq=False)
 class SplitImages:
@@ -100,11 +105,13 @@ def epoch_batches(
     together: int = 1,
     alternate: bool = False,
     mixed: bool = False,
+    pinned: bool = False,
 ) -> Iterator[Batch]:
     """Yield the shuffled batches of an epoch, within `bounds`, from batch `start` on.
 
     `together` successive images share the random numbers of crop and flip (2012 source, convdata_jpeg.py, `crop_chunk`). With
     `alternate`, an image is flipped every other epoch. With `mixed`, the image after the last one of a batch comes with it.
+    With `pinned`, batches are in pinned memory.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(images))
@@ -118,7 +125,8 @@ def epoch_batches(
 
     def batch(ends: tuple[int, int]) -> Batch:
         rows = np.arange(ends[0], ends[1] + mixed) % len(images)
-        return images.take(order[rows], draws[rows])
+        taken = images.take(order[rows], draws[rows])
+        return taken.pinned() if pinned else taken
 
     return map_ahead(batch, bounds[start:], workers, workers + 1)
 

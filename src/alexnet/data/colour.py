@@ -35,7 +35,8 @@ def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
 
 def _grey(images: Tensor) -> Tensor:
     """Return the grey levels, N S S 1."""
-    return images @ torch.tensor(GREY, device=images.device)[:, None]
+    red, green, blue = GREY
+    return images[..., :1] * red + images[..., 1:2] * green + images[..., 2:] * blue
 
 
 def _each(values: Tensor) -> Tensor:

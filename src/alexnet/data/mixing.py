@@ -52,19 +52,18 @@ def erased(rng: Mapping[str, Tensor], side: int) -> Rectangles:
 
 
 class Mixture(NamedTuple):
-    """How N images are mixed with another one: the weight of each image itself in its label, and in each of its pixels.
+    """How N images are mixed with another one each: by a rectangle where `cut`, N bool, else by a weighted mean.
 
-    Attributes:
-        share: N float32.
-        weight: N 1 I I float32 for a rectangle, 0 inside and 1 outside; N 1 1 1 where images are averaged.
+    `share`, N float32, is the weight of the image itself in the label, and in the mean.
     """
 
+    cut: Tensor
     share: Tensor
-    weight: Tensor
+    rectangles: Rectangles
 
 
 def mixture(rng: Mapping[str, Tensor], changes: Augment, side: int) -> Mixture:
-    """Draw how each image of `side` x `side` pixels is mixed with the next.
+    """Draw how each image of `side` x `side` pixels is mixed with the next, from uniform numbers in main memory.
 
     The rectangle of CutMix (Yun and others 2019) has the image's proportions and a random centre, and is cut off at the
     borders; `share` is what is left outside. The weight of mixup (Zhang and others 2018) is drawn from the same distribution.
@@ -76,14 +75,15 @@ def mixture(rng: Mapping[str, Tensor], changes: Augment, side: int) -> Mixture:
     edges = (down - half, right - half, down + half, right + half)
     box = Rectangles(*(edge.clamp(0, side).long() for edge in edges))
     area = (box.bottom - box.top) * (box.right - box.left)
-    share = torch.where(cut, 1 - area / side**2, share)
-    weight = torch.where(cut[:, None, None, None], (~box.contain(side)).float(), share[:, None, None, None])
-    return Mixture(share, weight)
+    return Mixture(cut, torch.where(cut, 1 - area / side**2, share), box)
 
 
 def mix(x: Tensor, how: Mixture) -> Tensor:
-    """Mix each of the images N + 1, 3, I, I with the next: N 3 I I."""
-    return torch.lerp(x[1:], x[:-1], how.weight)
+    """Mix each of the images N + 1, 3, I, I with the next: N 3 I I. `how` may be on another device."""
+    cut, share = (values.to(x.device, non_blocking=True)[:, None, None, None] for values in (how.cut, how.share))
+    rectangles = Rectangles(*(edge.to(x.device, non_blocking=True) for edge in how.rectangles))
+    own = torch.where(cut, (~rectangles.contain(x.shape[2])).to(share.dtype), share)  # the weight of the image itself
+    return torch.lerp(x[1:], x[:-1], own)
 
 
 def mix_targets(targets: Tensor, how: Mixture, classes: int) -> Tensor:
@@ -93,10 +93,9 @@ def mix_targets(targets: Tensor, how: Mixture, classes: int) -> Tensor:
 
 
 def _beta(draws: Tensor, parameter: float) -> Tensor:
-    """Map uniform numbers to the Beta distribution with both parameters alike; 0: to 1."""
+    """Map uniform numbers in main memory to the Beta distribution with both parameters alike; 0: to 1."""
     if not parameter:
         return torch.ones_like(draws)
     from scipy.special import betaincinv  # PyTorch has none
 
-    values = betaincinv(parameter, parameter, draws.cpu().double().numpy())
-    return torch.from_numpy(values).to(draws.device, draws.dtype)
+    return torch.from_numpy(betaincinv(parameter, parameter, draws.double().numpy())).to(draws.dtype)

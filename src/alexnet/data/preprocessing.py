@@ -1,6 +1,7 @@
 """Preprocess images from file to network input, in the same way for training and prediction."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def standardize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """
     if preprocessing.mean == "image":
         assert preprocessing.mean_image is not None
-        return images.float() - torch.from_numpy(preprocessing.mean_image).to(images.device)
+        return images.float() - _constant(preprocessing.mean_image, images)
     if preprocessing.mean == "each":
         x = images.float()
         deviation, mean = torch.std_mean(x, (1, 2, 3), correction=0, keepdim=True)
@@ -67,16 +68,21 @@ def scale_levels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     if preprocessing.mean == "image-centre":
         assert preprocessing.mean_image is not None
         edge, side = (preprocessing.mean_image.shape[0] - x.shape[1]) // 2, x.shape[1]
-        x = x - torch.tensor(preprocessing.mean_image[edge : edge + side, edge : edge + side], device=x.device)
+        x = x - _constant(preprocessing.mean_image[edge : edge + side, edge : edge + side], x)
     elif not isinstance(preprocessing.mean, str):
-        x = x - torch.tensor(preprocessing.mean, device=x.device) * scale
+        x = x - _constant(preprocessing.mean, x) * scale
     if not isinstance(preprocessing.std, str):
-        x = x / (torch.tensor(preprocessing.std, device=x.device) * scale)
+        x = x / (_constant(preprocessing.std, x) * scale)
     if preprocessing.horizontal_flip:
         x = x.flip(2)
     if preprocessing.brightness:
         x = x + preprocessing.brightness
     return x
+
+
+def _constant(values: Any, like: Tensor) -> Tensor:
+    """Return `values` as a tensor on the device of `like`, without waiting for that device."""
+    return torch.as_tensor(values).to(like.device, non_blocking=True)
 
 
 def _resize(x: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -129,7 +129,7 @@ def layer_outputs(
 
     def outputs(images: Tensor) -> Tensor:
         with inference(network) as device:
-            x = training_input(images.to(device), torch.zeros(len(images), len(DRAWS), device=device), preprocessing, flip)
+            x = training_input(images.to(device), torch.zeros(len(images), len(DRAWS)), preprocessing, flip)
             with autocast(device, precision):
                 return network.run_layers(x, None, layer, preprocessing.scale_factor).cpu()
 

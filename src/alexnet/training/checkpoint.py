@@ -27,6 +27,7 @@ from alexnet.recipe import MACHINE_KEYS, Recipe, flatten_keys
 from alexnet.run import RunFolder, parse_saved
 from alexnet.training.average import WeightAverage
 from alexnet.training.parallel import ParallelModel
+from alexnet.training.readings import Reading
 
 Tensors = dict[str, Tensor]
 VERSION = 3
@@ -55,12 +56,11 @@ class TrainingState:
     stopped_early: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)  # a row of metrics per epoch
 
-    def add_batch(self, images: int, loss: float, correct: float) -> None:
-        """Record a step on `images` images, with their mean loss and the number of correct predictions."""
-        self.batch += 1
-        self.images_seen += images
-        self.loss_sum += loss * images
-        self.correct += round(correct)
+    def add(self, reading: Reading) -> None:
+        """Add the numbers of a step to those of the epoch."""
+        self.images_seen += reading.images
+        self.loss_sum += reading.loss * reading.images
+        self.correct += round(reading.correct)
 
     def start_epoch(self) -> None:
         """Begin the next epoch."""

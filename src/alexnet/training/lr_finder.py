@@ -56,7 +56,7 @@ class LRTrial:
                 if (scale := next(scales, None)) is None:
                     return
                 self._step.set_lr(lr * scale, state.epoch)
-                loss, _ = self._step.forward_backward(batch, augment, state, self._progress)
+                loss = float(self._step.forward_backward(batch, augment, state, self._progress)[0])
                 if not np.isfinite(loss):
                     return
                 self._step.optimizer.step()

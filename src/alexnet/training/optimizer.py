@@ -184,7 +184,8 @@ class Loss:
         self.weights: Tensor | None = None  # one a class
         if train.class_weights == "balanced":
             counts = np.bincount(targets, minlength=classes)
-            self.weights = torch.tensor(len(targets) / (classes * counts.clip(1)), dtype=torch.float32, device=device)
+            self._cpu_weights = torch.tensor(len(targets) / (classes * counts.clip(1)), dtype=torch.float32)
+            self.weights = self._cpu_weights.to(device)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of logits N x classes with targets N int64, or N x classes float32 of mixed images."""
@@ -202,9 +203,11 @@ class Loss:
         return binary_cross_entropy_with_logits(logits, smoothed, image_weights)
 
     def normalizer(self, targets: Tensor) -> float:
-        """Return the divisor of the mean over images with these targets: their number, or the sum of their weights."""
+        """Return the divisor of the mean over images with these targets: their number, or the sum of their weights.
+
+        The targets are in main memory.
+        """
         if self.binary or self.weights is None:
             return len(targets)
-        weights = self.weights.cpu().double()
-        targets = targets.cpu()
+        weights = self._cpu_weights.double()
         return (targets.double() @ weights if targets.is_floating_point() else weights[targets]).sum().item()

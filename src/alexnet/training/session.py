@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
+import numpy as np
+
 from alexnet.data.dataset import Dataset
 from alexnet.errors import DivergedError, Interrupted
 from alexnet.run import ModelConfig, RunFolder, save_epoch, save_model, write_metrics
@@ -12,10 +14,12 @@ from alexnet.training import checkpoint
 from alexnet.training.average import WeightAverage
 from alexnet.training.budget import Budget
 from alexnet.training.checkpoint import TrainingState
+from alexnet.training.readings import Readings
 from alexnet.training.signals import StopRequest
 from alexnet.training.step import Step
 
 SECONDS_BETWEEN_CHECKPOINTS = 120.0  # within an epoch; another one follows each epoch
+SECONDS_BETWEEN_READINGS = 1.0
 CHECKPOINT_SHARE = 0.1  # of the training time is the most that those after epochs may take
 
 
@@ -34,6 +38,7 @@ class Session:
         self.network = step.model.full_model if self.average is None else self.average.network
         self._stop_code = 0  # the exit code that all processes agreed on
         self._saved_at, self._save_seconds = time.monotonic(), 0.0
+        self.readings, self._read_at = Readings(step.model), time.monotonic()
 
     def resume(self) -> bool:
         """Load the last checkpoint; return False if there is none."""
@@ -53,6 +58,7 @@ class Session:
 
     def save(self) -> None:
         """Write a checkpoint. If that fails, the previous one is intact."""
+        self.read_steps()
         began = time.monotonic()
         self._budget.flush()
         state = replace(self.state, elapsed_before=began - self._budget.started)
@@ -71,15 +77,33 @@ class Session:
         if self.average is not None:
             self.average.gather()
 
-    def after_step(self) -> None:
-        """Stop if any process received a signal, or save if a checkpoint is due; all processes do the same."""
-        code = self._stop.code
-        due = self._group.is_main and time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS
-        interrupted, terminated, checkpoint_due = self._group.sum(code == 130, code == 143, due)
+    def after_step(self) -> bool:
+        """Stop if any process received a signal; read the steps' numbers and save if that is due; all processes do the same.
+
+        Returns:
+            Whether numbers were read.
+        """
+        code, now, main = self._stop.code, time.monotonic(), self._group.is_main
+        due = (now - self._read_at > SECONDS_BETWEEN_READINGS, now - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS)
+        interrupted, terminated, reading_due, checkpoint_due = self._group.sum(
+            code == 130, code == 143, *(main and d for d in due)
+        )
         self._stop_code = 143 if terminated else 130 if interrupted else 0
         self.stop_if_requested()
+        if reading_due:
+            self.read_steps()
         if checkpoint_due:
             self.save()
+        return bool(reading_due)
+
+    def read_steps(self) -> None:
+        """Read the numbers of the steps that were not read yet, and stop if a loss is not finite; every process calls it."""
+        self._read_at = time.monotonic()
+        readings = self.readings.read()
+        for batch, reading in enumerate(readings, self.state.batch - len(readings) + 1):
+            if not np.isfinite(reading.loss):
+                self.raise_diverged(reading.loss, f"batch {batch}")
+            self.state.add(reading)
 
     def keep_epoch(self, row: Mapping[str, Any]) -> None:
         """Add a row of metrics to the history and its file, and keep the weights if they are the best so far."""

@@ -78,6 +78,7 @@ class Step:
             together=augment.together,
             alternate=augment.alternating_flip,
             mixed=augment.mixes,
+            pinned=self._device.type == "cuda",
         )
 
     def set_lr(self, lr: float, epoch: int) -> None:
@@ -85,11 +86,12 @@ class Step:
         factors = epoch_settings(self.recipe.schedule, epoch).lr_scale
         set_lr(self.optimizer, lr, {**self.recipe.optimizer.lr_scale, **factors})
 
-    def forward_backward(self, batch: Batch, augment: Augment, state: TrainingState, progress: float) -> tuple[float, float]:
+    def forward_backward(self, batch: Batch, augment: Augment, state: TrainingState, progress: float) -> tuple[Tensor, Tensor]:
         """Compute the gradients of the current batch; return its mean loss and the number of correct predictions.
 
-        The random seed depends only on (seed, epoch, batch). `progress` is the fraction of the training that is done. If the
-        device runs out of memory, the batch is split into smaller micro-batches.
+        They are tensors without dimensions on the device, with several processes this one's part. The random seed depends only
+        on (seed, epoch, batch). `progress` is the fraction of the training that is done. If the device runs out of memory, the
+        batch is split into smaller micro-batches.
         """
         start, end = self.bounds[state.batch]
         entropy = [self.recipe.train.seed, state.epoch, state.batch]
@@ -101,18 +103,15 @@ class Step:
             torch.manual_seed(seed)
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                loss, correct = self._accumulate(batch, augment, preprocessing, state.accumulation_steps)
-                break
+                return self._accumulate(batch, augment, preprocessing, state.accumulation_steps)
             except RuntimeError as error:
                 if self.model.group.world_size > 1 or not is_out_of_memory(error):
                     raise
             self._split_micro_batches(end - start, state)  # not in `except`: the exception holds the step's tensors
-        loss, total_correct = self.model.sum(loss, correct)
-        return loss, total_correct
 
-    def _accumulate(self, batch: Batch, augment: Augment, preprocessing: Preprocessing, steps: int) -> tuple[float, int]:
+    def _accumulate(self, batch: Batch, augment: Augment, preprocessing: Preprocessing, steps: int) -> tuple[Tensor, Tensor]:
         """Accumulate gradients over `steps` micro-batches; return this process's loss and correct predictions."""
-        batch_loss, correct, device = 0.0, 0, self._device
+        losses, correct, device = list[Tensor](), list[Tensor](), self._device
         batch_targets = self.model.targets(self._mixed_targets(batch, augment, preprocessing))
         [normalizer] = self.model.sum(self._loss.normalizer(batch_targets))
         for images, cpu_targets, draws in _micro_batches(batch, batch_targets, steps):
@@ -120,7 +119,7 @@ class Step:
             x = images.to(device, non_blocking=True)
             frozen = self.images.layer if isinstance(self.images, FrozenOutputs) else None
             if frozen is None:
-                x = training_input(x, draws.to(device), preprocessing, augment)
+                x = training_input(x, draws, preprocessing, augment)
             with autocast(device, self.recipe.train.precision):
                 if frozen is None:
                     logits = self.model.forward(x, preprocessing.scale_factor).float()
@@ -129,9 +128,9 @@ class Step:
             loss = self._loss(logits, targets) * (self._loss.normalizer(cpu_targets) / normalizer)
             torch.autograd.backward(loss)
 
-            batch_loss += loss.item()
-            correct += int((logits.argmax(1) == (targets.argmax(1) if augment.mixes else targets)).sum())
-        return batch_loss, correct
+            losses.append(loss.detach())
+            correct.append((logits.detach().argmax(1) == (targets.argmax(1) if augment.mixes else targets)).sum())
+        return torch.stack(losses).sum(), torch.stack(correct).sum()
 
     def _mixed_targets(self, batch: Batch, augment: Augment, preprocessing: Preprocessing) -> Tensor:
         """Return the targets of a batch, N int64, or N x classes float32 if its images are mixed."""

@@ -80,10 +80,11 @@ class Trainer:
             if self.budget.is_over(state):
                 break
             self.train_step(batch, augment)
-            loss, top1 = state.loss_sum / state.images_seen, state.correct / state.images_seen
-            left = self.budget.seconds_left(state)
-            self.monitor.step(f"epoch {state.epoch}", state.batch, len(self.step.bounds), self.lr, loss, top1, left)
-            self.session.after_step()
+            if self.session.after_step():
+                loss, top1 = state.loss_sum / state.images_seen, state.correct / state.images_seen
+                left = self.budget.seconds_left(state)
+                self.monitor.step(f"epoch {state.epoch}", state.batch, len(self.step.bounds), self.lr, loss, top1, left)
+        self.session.read_steps()
 
     def train_step(self, batch: Batch, augment: Augment) -> None:
         """Take one step on one batch, or on this process's shard of it."""
@@ -91,14 +92,13 @@ class Trainer:
         start, end = self.step.bounds[state.batch]
 
         self.step.set_lr(self.lr, state.epoch)
-        loss, correct = self.step.forward_backward(batch, augment, state, self.budget.progress(state, 0.5))
-        if not np.isfinite(loss):
-            self.session.raise_diverged(loss, f"batch {state.batch + 1}, and the step was not taken")
+        numbers = self.step.forward_backward(batch, augment, state, self.budget.progress(state, 0.5))
         self.step.optimizer.step()
         if self.session.average is not None:
             self.session.average.update(self.budget.progress(state), self.budget.steps_done(state))
 
-        state.add_batch(end - start, loss, correct)
+        state.batch += 1
+        self.session.readings.add(end - start, *numbers)
         self.budget.record_step(end - start)
 
     def end_epoch(self) -> None:
