@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 import alexnet
+from alexnet import recipe
 from alexnet.data.augment import DRAWS
 from alexnet.data.batches import Batch
 from alexnet.errors import AlexNetError
@@ -224,3 +227,27 @@ def test_cpu_utilisation_needs_no_package(tmp_path: Path, capsys: pytest.Capture
     assert utilisation is not None
     assert math.isfinite(utilisation)
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("others", "threads", "advice"), [(1.0, 4, "--threads 3"), (0.9, 4, "--threads 3"), (0.3, 4, ""), (1.0, 3, "")]
+)
+def test_processes_that_slow_training_down_are_named_once(
+    others: float,
+    threads: int,
+    advice: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda: 100 * (3.0 + others) / 4)
+    monkeypatch.setattr(psutil.Process, "cpu_percent", lambda _: 300.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    row = dict.fromkeys(("lr", "train_loss", "train_top1", "val_loss", "val_top1", "images_per_second"), 0.5)
+    with Monitor(tmp_path, torch.device("cpu")) as watching:
+        for epoch in (1, 2, 3):
+            watching.epoch({**row, "epoch": epoch, **watching.usage()}, recipe.Train(), 1.0)
+            said = capsys.readouterr().err
+            assert said.count("other processes use") == bool(advice and epoch == 2)
+            assert epoch != 2 or advice in said

@@ -1,5 +1,6 @@
 """Progress of a training on standard error, in `log.txt` and in TensorBoard, and the use of its device."""
 
+import math
 import os
 import platform
 import subprocess
@@ -16,7 +17,7 @@ import psutil
 import torch
 
 import alexnet
-from alexnet.errors import shell_quote, truncate
+from alexnet.errors import counted, shell_quote, truncate
 from alexnet.files import writing
 from alexnet.network.device import processor
 from alexnet.network.fast.fuse import fused_forms
@@ -32,6 +33,7 @@ class Monitor:
         self.device, self._folder = device, folder
         self.tensorboard: TensorBoard | None = None
         self._process, self._utilisation_missing = psutil.Process(), False
+        self._others, self._others_named = 0.0, False  # cores that other processes use
         self._terminal = sys.stderr.isatty() and not output_disabled()
         self._last_shown = time.monotonic()
 
@@ -93,8 +95,22 @@ class Monitor:
             f"{row['images_per_second']:.0f} images/s  {device}{busy} {row['memory_gb']:.1f} GB  "
             f"{format_duration(seconds_left)} left"
         )
+        if row["epoch"] > 1:  # until the end of the first, processes of ours may have decoded images
+            self._name_others()
         if self.tensorboard:
             self.tensorboard.epoch(row)
+
+    def _name_others(self) -> None:
+        """Say once that other processes slow the training down more than they need to.
+
+        The threads of a step wait for each other, so the one that shares its core holds up all of them (docs/log.md).
+        """
+        threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+        fewer = max(1, math.floor(cores - self._others + 0.25))
+        if self.device.type == "cpu" and self._others > 0.5 and fewer < threads and not self._others_named:
+            self._others_named = True
+            used = f"other processes use {self._others:.1f} of {counted(cores, 'core')}"
+            self.say(f"{used}, and each thread waits for the slowest: with --threads {fewer}, training may be twice as fast")
 
     def head(self, row: Mapping[str, Any]) -> None:
         """Write the line of a fitted head, whose metrics are those of epoch 0."""
@@ -109,7 +125,9 @@ class Monitor:
         The utilisation of an accelerator is its driver's latest sample. If there is none, the first call says why.
         """
         if self.device.type == "cpu":
-            utilisation = self._process.cpu_percent() / 100 / (os.cpu_count() or 1)
+            cores = os.cpu_count() or 1
+            utilisation = self._process.cpu_percent() / 100 / cores
+            self._others = (psutil.cpu_percent() / 100 - utilisation) * cores
             return {"utilisation": round(utilisation, 3), "memory_gb": round(self._process.memory_info().rss / 1e9, 2)}
         memory = 0
         with suppress(RuntimeError):  # a backend that does not count it
