@@ -16,6 +16,7 @@ from alexnet.convert.pretrained import settings_from_weights
 from alexnet.errors import AlexNetError
 from alexnet.files import sha256
 from alexnet.recipe import RENAMED, parse, rename_keys
+from alexnet.run import RunFolder, read_recipe
 from alexnet.training import checkpoint
 from commands import error
 from conftest import TINY, in_float32, stop_after
@@ -144,3 +145,13 @@ def test_rename_keys_maps_an_old_key_to_a_known_one(key: str) -> None:
     parse(tree, "recipe")
     section, *rows, name = RENAMED[key].split(".")
     assert (tree[section]["table"][0] if rows else tree[section]).keys() >= {name}
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [("data = 3", "data"), ("[schedule]\ntable = 3", "schedule.table"), ("[schedule]\ntable = ['x']", "schedule.table")],
+)
+def test_damaged_recipe_of_a_run_names_its_key(text: str, key: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(AlexNetError, match=rf"recipe\.toml: {key}"):
+        read_recipe(RunFolder(tmp_path))

@@ -445,6 +445,8 @@ def _find_conflict(recipe: Recipe) -> str:
         return "images.fit is 'torchvision', but images.reduced_decode is true: torchvision decodes images at full scale"
     if augment.zoom[0] > augment.zoom[1]:
         return f"augment.zoom is {list(augment.zoom)}, but the smaller factor comes first"
+    if augment.area[0] > augment.area[1]:
+        return f"augment.area is {list(augment.area)}, but the smaller fraction comes first"
     if images.upscale not in ("auto", 1) and images.cache_size == "full":
         return f"images.upscale is {images.upscale}, but full images are first scaled to images.input"
     if augment.alternating_flip and augment.together > 1:
@@ -470,8 +472,8 @@ def rename_keys(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     result = {}
     for key, value in tree.items():
         dotted = f"{path}{key}"
-        if dotted == "schedule.table":
-            value = [rename_keys(row, "schedule.table.") for row in value]
+        if dotted == "schedule.table" and isinstance(value, list):
+            value = [rename_keys(row, "schedule.table.") if isinstance(row, dict) else row for row in value]
         elif isinstance(value, dict) and not path:
             value = rename_keys(value, f"{dotted}.")
         result[RENAMED[dotted].rpartition(".")[2] if dotted in RENAMED else key] = value

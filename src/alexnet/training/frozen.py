@@ -30,7 +30,8 @@ BATCH = 128  # images at a time
 MEMORY_SHARE = 0.25  # of all memory, not of what is free: a resumed training has to make the same choice
 FLIP = DRAWS.index("horizontal_flip")
 # The augmentation that an image and its mirror image cover.
-FLIPS_ALONE = Augment().model_dump(exclude={"horizontal_flip", "alternating_flip", "together", "colour_axes", "colour_shrink"})
+WITHOUT_EFFECT = {"alternating_flip", "together", "aspect", "colour_axes", "colour_shrink"}  # on their own
+FLIPS_ALONE = Augment().model_dump(exclude={"horizontal_flip", *WITHOUT_EFFECT})
 
 
 @dataclass(frozen=True, eq=False)
