@@ -28,7 +28,6 @@ import alexnet
 from alexnet.errors import AlexNetError, DataError, RunError
 from alexnet.files import HOST
 from alexnet.training import budget, checkpoint, session
-from alexnet.training.monitor import Monitor
 from alexnet.training.trainer import Trainer
 from commands import Started
 from conftest import SHORT, THREADS, TINY, damaged, metrics, stop_after, tell_time_by_steps, train_until_signalled, weights
@@ -175,14 +174,14 @@ def test_resume_has_the_minutes_left(photos: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(AlexNetError):
         alexnet.train(photos, out=tmp_path / "run", settings=settings, started=time.monotonic() - 5000)
     left: list[float] = []
-    show = Monitor.step
+    step = Trainer.train_step
 
-    def shown(self: Monitor, *args: Any) -> None:
-        left.append(args[-1])
-        show(self, *args)
+    def watched(self: Trainer, *args: Any) -> None:
+        left.append(self.budget.seconds_left(self.state))
+        step(self, *args)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Monitor, "step", shown)
+    monkeypatch.setattr(Trainer, "train_step", watched)
     with pytest.raises(AlexNetError):
         alexnet.resume(tmp_path / "run")
     assert 900 < left[0] < 1000
