@@ -134,6 +134,7 @@ def test_missing_recipe_key_has_its_default(tmp_path: Path) -> None:
         (["augment.crop=true"], "augment.crop is true, but images.crop is not set"),
         (["images.cache_size=64", "images.crop=65"], "images.crop is 65, larger than images.cache_size, 64"),
         (["augment.zoom=[1.5, 0.8]"], "augment.zoom is [1.5, 0.8], but the smaller factor comes first"),
+        (["augment.area=0.5"], "augment.area is 0.5, but should be a list"),
         (["augment.area=[0.9, 0.4]"], "augment.area is [0.9, 0.4], but the smaller fraction comes first"),
         (["schedule.table=[{epoch=2, lr=0.1}]"], "schedule.table sets learning rates, but schedule.kind is 'one-cycle'"),
         (["images.cache_size=full", "images.crop=129"], "images.crop is 129, but full images are first scaled to images.input"),

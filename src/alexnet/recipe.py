@@ -408,7 +408,8 @@ def parse(tree: Mapping[str, Any], origin: str) -> Recipe:
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"{origin}: no setting {key!r}: {_nearest_key(key)}") from error
         same = [e for e in error.errors() if e["loc"][:depth] == path]
-        words = ["complete" if e["type"] == "missing" else e["msg"].removeprefix("Input should be ") for e in same]
+        ours = {"missing": "complete", "tuple_type": "a list"}
+        words = [ours.get(e["type"], e["msg"].removeprefix("Input should be ")) for e in same]
         expected = " or ".join(dict.fromkeys(words))
         raise RecipeError(f"{origin}: {key} is {first['input']!r}, but should be {expected}") from error
     if recipe.model.variant not in VARIANTS:
