@@ -24,17 +24,18 @@ from typer.testing import CliRunner
 import alexnet
 from alexnet.cli import app
 from alexnet.data.decode import decode
-from alexnet.data.preprocessing import pixels, to_input
+from alexnet.data.preprocessing import pixels
 from alexnet.errors import AlexNetError, RunError
 from alexnet.export import model as onnx_model
 from alexnet.export.onnx import _temporary_folder, agreement, export
 from alexnet.files import HOST
 from alexnet.inference import forward
+from alexnet.inference.views import views
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.known import fit_known
 from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Preprocessing
-from alexnet.run import ModelConfig
+from alexnet.run import ModelConfig, RunFolder, save_model
 from conftest import in_float32, needs_export
 
 MEAN = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
@@ -42,9 +43,17 @@ pytestmark = needs_export
 
 # As in the recipes, but at smaller sizes.
 WAYS = {
-    "fast": {"cache_size": 32, "fit": "crop", "reduced_decode": True, "input": 64, "upscale": 2, "mean": (0.5, 0.4, 0.3)},
+    "fast": {
+        "cache_size": 32,
+        "fit": "crop",
+        "reduced_decode": True,
+        "input": 64,
+        "upscale": 2,
+        "views": 2,
+        "mean": (0.5, 0.4, 0.3),
+    },
     "fast, photos": {"cache_size": 64, "fit": "crop", "reduced_decode": True, "input": 64, "std": (0.2, 0.3, 0.4)},
-    "finetune": {"cache_size": 48, "fit": "crop", "reduced_decode": True, "crop": 40, "input": 40},
+    "finetune": {"cache_size": 48, "fit": "crop", "reduced_decode": True, "crop": 40, "input": 40, "views": 10},
     "imported, torchvision": {"cache_size": 48, "fit": "torchvision", "filter": "bilinear", "crop": 40, "input": 40},
     "bilinear, reduced": {"cache_size": 48, "fit": "crop", "filter": "bilinear", "reduced_decode": True, "input": 48},
     "annotated": {
@@ -136,9 +145,10 @@ def test_images_of_any_size_are_prepared_as_for_training(way: str) -> None:
     white = preprocessing.value_range / min(preprocessing.std) if preprocessing.std != "each" else 4.0
     for size in SIZES:
         image = noise(*size)
-        ours = to_input(torch.from_numpy(pixels(image, preprocessing).copy())[None], preprocessing).numpy()
+        batch = torch.from_numpy(pixels(image, preprocessing).copy())[None]
+        ours = torch.cat(list(views(batch, preprocessing, preprocessing.view_count))).numpy()
         theirs = session.run(None, {"image": image})[0]
-        assert theirs.shape == ours.shape == (1, 3, preprocessing.resized, preprocessing.resized)
+        assert theirs.shape == ours.shape == (preprocessing.view_count, 3, preprocessing.resized, preprocessing.resized)
         off = np.abs(theirs - ours) / white
         assert off.max() < 3 / 255
         # In noise, one pixel in ten thousand may round the other way; bilinear weights often lie halfway between two levels.
@@ -255,7 +265,7 @@ def with_threshold(network: AlexNet, config: ModelConfig) -> tuple[ModelConfig, 
 
 def test_labels_and_all_that_is_needed_are_inside(tmp_path: Path) -> None:
     labels = ('a "b", c', "naïve ☃", "\udcff no UTF-8", "", "a=b;c")
-    preprocessing = prepared(cache_size=67, fit="crop", input=67)
+    preprocessing = prepared(cache_size=67, fit="crop", input=67, views=2)
     config = ModelConfig(
         variant="cifar10", width=1 / 16, labels=labels, preprocessing=preprocessing, temperature=0.7, sha256="ab"
     )
@@ -315,6 +325,8 @@ def test_without_its_dataset_a_run_is_compared_on_made_up_images(
     shutil.copytree(trained.path, tmp_path / "run")
     recipe = tmp_path / "run" / "recipe.toml"
     recipe.write_text(recipe.read_text().replace(trained.recipe.data.dataset, str(tmp_path / "gone")))
+    config = trained.config.preprocessing.model_copy(update={"views": 2})  # of which a bare file holds one
+    save_model(RunFolder(tmp_path / "run"), trained.network, trained.config.model_copy(update={"preprocessing": config}))
     run = alexnet.load(tmp_path / "run")
     found = run.export(bare=True)
     assert (found["compared_on"], found["top1"]) == ("synthetic images", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,22 @@ def test_upscale_auto(photos: Path) -> None:
     assert (small.cache_size, small.upscale) == (8, 4)
     photo = resolve(recipe.with_settings({"images.input": 67}), open_table(str(photos), None)).images  # 40 x 40 pixels
     assert (photo.cache_size, photo.upscale) == (40, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"images.input": 160}, 2),  # 40 x 40 pixels, upscaled
+        ({"images.input": 67}, 1),
+        ({"images.input": 160, "augment.horizontal_flip": False}, 1),
+        ({"images.input": 67, "images.views": 10}, 10),
+    ],
+)
+def test_views_auto(photos: Path, settings: dict[str, Any], count: int) -> None:
+    table = open_table(str(photos), None)
+    assert resolve(load("fast").with_settings(settings), table).images.view_count == count
+    digits = resolve(load("fast").with_settings(settings), open_table("digits", None)).images
+    assert digits.view_count == (count if count == 10 else 1), "digits are never mirrored"
 
 
 @pytest.mark.parametrize("upscale", [1, 4])

@@ -24,7 +24,7 @@ from alexnet.errors import AlexNetError
 from alexnet.head import codes as head_codes
 from alexnet.head.codes import image_codes
 from alexnet.head.fit import Head, fit
-from alexnet.inference.evaluate import Evaluation
+from alexnet.inference.evaluate import Evaluation, evaluate_split
 from alexnet.network.alexnet import AlexNet
 from alexnet.recipe import Data
 from alexnet.training import frozen
@@ -275,6 +275,21 @@ def test_frozen_outputs_train_the_same_network(
         assert_near(tuned.network.state_dict()[name].numpy(), tensor.numpy(), 1e-3)
     for ours, theirs in zip(metrics(tuned.path), metrics(whole.path), strict=True):
         assert float(ours["train_loss"]) == pytest.approx(float(theirs["train_loss"]), rel=1e-3)
+
+
+@pytest.mark.parametrize("layers", ["pool5", "features"])
+@pytest.mark.parametrize("flips", [True, False])
+def test_frozen_outputs_are_averaged_over_views(trained: alexnet.Run, layers: str, flips: bool) -> None:
+    dataset, _ = trained.dataset()
+    keys = {"optimizer.frozen": layers, "augment.shift": 0.0, "schedule.progressive_resize": [], "train.precision": "float32"}
+    recipe = trained.recipe.with_settings({**keys, "augment.horizontal_flip": flips, "images.views": 2})
+    preprocessing = trained.config.preprocessing.model_copy(update={"views": 2})
+    kept = frozen.keep_frozen_outputs(recipe, trained.network, dataset, preprocessing, lambda: None, lambda _: None)
+    for split in ("train", "val"):
+        expected = evaluate_split(trained.network, dataset, split, preprocessing, "float32", 1).logits
+        assert_near(kept[split].compute(trained.network, "float32").logits, expected, 1e-5)
+        one = evaluate_split(trained.network, dataset, split, preprocessing, "float32", 1, view_count=1).logits
+        assert np.abs(one - expected).max() > 1e-3, "one view is something else"
 
 
 def test_random_crops_rule_out_frozen_outputs(photos: Path, trained: alexnet.Run, tmp_path: Path) -> None:

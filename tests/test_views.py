@@ -136,9 +136,9 @@ def test_views_loss_of_overconfident_network_is_finite() -> None:
 
 @pytest.fixture(scope="module")
 def cropping(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> alexnet.Run:
-    """A narrow network trained on random crops, with the mean image subtracted."""
+    """A narrow network trained on random crops, with the mean image subtracted; mirror images count, too."""
     out = tmp_path_factory.mktemp("cropping") / "run"
-    images = {"images.cache_size": 40, "images.crop": 35, "images.mean": "image", "augment.crop": True}
+    images = {"images.cache_size": 40, "images.crop": 35, "images.mean": "image", "images.views": 2, "augment.crop": True}
     recipe = {**TINY, **images, "data.dataset": str(photos), "train.epochs": 2, "train.precision": "float32"}
     training.start(load("fast").with_settings(recipe), out, "cpu", time.monotonic())
     return alexnet.load(out)
@@ -160,15 +160,28 @@ def test_evaluate_averages_views(cropping: alexnet.Run, photos: Path, count: int
     result, expected = cropping.evaluate(views=count).to_json(), by_hand(cropping, photos, count)
     assert result["loss"] == pytest.approx(expected["loss"], rel=1e-3)
     assert result["top1"] == expected["top1"]
-    if count == 1:
+    if count == 2:  # as trained
         assert result == cropping.evaluate().to_json() == cropping.summary["test"]
+
+
+def test_predict_averages_the_views_of_the_recipe(cropping: alexnet.Run, photos: Path) -> None:
+    dataset, split = cropping.dataset(split="test")
+    names, temperature = dataset.names(split), cropping.config.temperature
+    for count in (1, 2, None):
+        log_mean = cropping.evaluate(views=count or 2).logits
+        for row, found in zip(
+            softmax(log_mean / temperature, axis=1),
+            cropping.predict([photos / name for name in names], views=count),
+            strict=True,
+        ):
+            assert found["predictions"][0]["probability"] == pytest.approx(row.max(), abs=1e-5)
 
 
 def test_evaluate_command_with_ten_views(cropping: alexnet.Run, photos: Path) -> None:
     result = json.loads(command("evaluate", cropping.path, "--views", 10, "--json").stdout)
     assert list(result) == list(cropping.summary["test"])
     assert result["loss"] == pytest.approx(by_hand(cropping, photos, 10)["loss"], rel=1e-3)
-    assert result["loss"] != pytest.approx(cropping.summary["test"]["loss"], rel=1e-5), "one view is something else"
+    assert result["loss"] != pytest.approx(cropping.summary["test"]["loss"], rel=1e-5), "two views are something else"
     assert CliRunner().invoke(app, ["evaluate", str(cropping.path), "--views", "3"]).exit_code == 2
 
 

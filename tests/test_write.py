@@ -37,6 +37,7 @@ from alexnet.network.variants import VARIANTS, BatchNorm, Conv
 from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig, create, save_epoch, save_model
 from commands import error, run
+from conftest import make_preprocessing
 from keras_layouts import LAYOUTS, NETS, WIDTH, keras_logits, model
 from official import one_line
 from test_pretrained import torchvision_alexnet
@@ -455,6 +456,14 @@ def test_the_steps_in_words_are_what_is_done_to_an_image(
     assert found.shape == wanted.shape == (size, size, 3)
     white = value_range / min(std)
     assert np.abs(found - wanted).max() <= 2e-3 * max(white, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("count", "words"), [(2, "the image and its mirror image"), (10, "the crops of corners and centre, ")])
+def test_the_last_step_in_words_is_the_mean_over_views(count: int, words: str) -> None:
+    plain = make_preprocessing()
+    *before, last = steps(plain.model_copy(update={"views": count}))
+    assert before == list(steps(plain))
+    assert last.startswith(f"average the probabilities of {words}")
 
 
 # The command

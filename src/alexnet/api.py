@@ -105,7 +105,7 @@ class Run:
         """
         return self._folder.read_summary()
 
-    def predict(self, images: ImageInput, top: int = 5, views: int = 1) -> list[dict[str, Any]]:
+    def predict(self, images: ImageInput, top: int = 5, views: int | None = None) -> list[dict[str, Any]]:
         """Predict the labels of images.
 
         Args:
@@ -130,7 +130,7 @@ class Run:
         """
         return list(self.stream(images, top, views))
 
-    def stream(self, images: ImageInput, top: int = 5, views: int = 1) -> Iterator[dict[str, Any]]:
+    def stream(self, images: ImageInput, top: int = 5, views: int | None = None) -> Iterator[dict[str, Any]]:
         """Yield the results of `predict` one by one, with one batch of images in memory at a time.
 
         `images`, `top`, `views` and the errors are as for `predict`.
@@ -143,7 +143,7 @@ class Run:
         return predict(self.network, self.config, tracked, top, views)
 
     def sort(
-        self, images: ImageInput, folder: str | Path, how: How = "copy", top: int = 5, views: int = 1
+        self, images: ImageInput, folder: str | Path, how: How = "copy", top: int = 5, views: int | None = None
     ) -> Iterator[dict[str, Any]]:
         """Sort image files into a folder for each predicted label, and yield the results of `predict`.
 
@@ -173,7 +173,7 @@ class Run:
         self,
         data: str | Path | None = None,
         split: str | None = None,
-        views: int = 1,
+        views: int | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> Evaluation:
         """Evaluate the run on a dataset.
@@ -182,7 +182,7 @@ class Run:
             data: a folder, a CSV, Parquet or JSON lines file, or the name of a built-in dataset. Default: the run's own.
             split: `train`, `val` or `test`. Default: `test` if there is one, else `val`; all images if `data` has no splits.
             views: number of views averaged per image. 1: the image; 2: also its mirror image; 10: crops of the corners and the
-                centre, and their mirror images (paper, section 4.1).
+                centre, and their mirror images (paper, section 4.1). Default: the recipe's `images.views`.
             settings: recipe keys that say how to read a table, such as `{"data.label_column": "breed"}`. Default: the run's.
 
         Returns:
@@ -405,7 +405,7 @@ class Run:
         """
         return write_keras(self.network, self.config, Path(file), overwrite)
 
-    def serve(self, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None, views: int = 1) -> None:
+    def serve(self, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None, views: int | None = None) -> None:
         """Serve `predict` and `explain` over HTTP until Ctrl-C or SIGTERM.
 
         If ALEXNET_API_KEY is set in the environment, clients must send that key.
@@ -801,8 +801,8 @@ def _default_out(recipe: Recipe) -> Path:
     return next((run.with_name(name) for name in names if not (run.with_name(name)).exists()), run)
 
 
-def _check_views(views: int) -> None:
-    if views not in VIEWS:
+def _check_views(views: int | None) -> None:
+    if views not in (None, *VIEWS):
         raise AlexNetError(f"views is {views}, but should be 1, 2 or 10")
 
 

@@ -136,6 +136,9 @@ class Preprocessing(Settings):
     # Resize to input / upscale, then repeat every pixel upscale x upscale times. This costs nothing if upscale is the first
     # layer's stride and it has no padding (network/fast/fuse.py). auto: 4 for images no larger than input / 4, else 1.
     upscale: Side | Literal["auto"] = 1
+    # Views of an image whose probabilities are averaged, in validation and prediction (inference/views.py): 2 adds the mirror
+    # image. auto: 2 for images that are upscaled and may be mirrored, else 1.
+    views: Literal[1, 2, 10, "auto"] = 1
     mean_image: Any = Field(default=None, exclude=True, repr=False)
 
     @field_validator("mean_image")
@@ -163,6 +166,12 @@ class Preprocessing(Settings):
         """`upscale`, resolved."""
         assert isinstance(self.upscale, int)
         return self.upscale
+
+    @property
+    def view_count(self) -> int:
+        """`views`, resolved."""
+        assert isinstance(self.views, int)
+        return self.views
 
     def decode_options(self) -> dict[str, Any]:
         """Return the keyword arguments of `data.decode.stored_pixels`."""

@@ -58,7 +58,7 @@ class ModelConfig(BaseModel):
     @field_validator("preprocessing")
     @classmethod
     def _resolved(cls, preprocessing: Preprocessing) -> Preprocessing:
-        figures = (preprocessing.cache_size, preprocessing.upscale, preprocessing.mean, preprocessing.std)
+        figures = (preprocessing.cache_size, preprocessing.upscale, preprocessing.views, preprocessing.mean, preprocessing.std)
         if words := [word for word in figures if word in ("auto", "channels", "one")]:
             raise ValueError(f"{words[0]!r} is not a number")
         return preprocessing
@@ -90,8 +90,10 @@ class ModelConfig(BaseModel):
 
     def digest(self) -> str:
         """Return the SHA-256 of all fields except `checksum`, in hexadecimal."""
-        content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        content = self.model_dump(mode="json", exclude={"checksum"})
+        if content["preprocessing"]["views"] == 1:
+            del content["preprocessing"]["views"]  # earlier versions had no such key
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def network(self) -> AlexNet:
         """Build the network on the meta device, without memory for its weights."""

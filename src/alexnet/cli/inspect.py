@@ -16,6 +16,7 @@ from alexnet.cli.options import (
     Overwrite,
     RunPath,
     Views,
+    count,
     data_argument,
     flag,
     images_argument,
@@ -38,7 +39,7 @@ def evaluate(
         Literal["train", "val", "test"] | None,
         option("NAME", "train, val or test.  [default: test, else val; all images if DATA has no splits]"),
     ] = None,
-    views: Views = "1",
+    views: Views = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -52,7 +53,7 @@ def evaluate(
         alexnet evaluate runs/photos other-photos/ --views 10
         alexnet evaluate runs/photos --split val --json
     """
-    print_result(alexnet.load(run, device).evaluate(data, split, int(views), table).to_json(), print_evaluation, as_json)
+    print_result(alexnet.load(run, device).evaluate(data, split, count(views), table).to_json(), print_evaluation, as_json)
 
 
 @command()

@@ -88,9 +88,20 @@ Device = Annotated[
     ),
 ]
 Views = Annotated[
-    Literal["1", "2", "10"],
-    option("N", "Views averaged per image: 1; 2, with its mirror image; 10, with corners and centre, as in 2012."),
+    Literal["1", "2", "10"] | None,
+    option(
+        "N",
+        "Views averaged per image: 1; 2, with its mirror image; 10, with corners and centre, as in 2012."
+        "  [default: as trained]",
+    ),
 ]
+
+
+def count(views: str | None) -> int | None:
+    """Return `Views` as a number, or None."""
+    return int(views) if views else None
+
+
 Threads = Annotated[int | None, option("N", "Number of CPU threads.  [default: one per core]", min=1)]
 Classes = Annotated[int | None, option("N", "Number of classes.  [default: the variant's]", min=1, max=10**9)]
 VariantName = Annotated[

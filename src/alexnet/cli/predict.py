@@ -12,7 +12,7 @@ from alexnet.cli import output
 from alexnet.cli.app import app, group
 from alexnet.cli.help import USE, Command
 from alexnet.cli.images import image_names, print_results
-from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Threads, Views, flag, images_argument, option
+from alexnet.cli.options import AsJson, Device, Overwrite, RunPath, Threads, Views, count, flag, images_argument, option
 from alexnet.errors import shell_quote
 from alexnet.sort.journal import How
 
@@ -34,7 +34,7 @@ def predict(
     as_json: AsJson = False,
     jsonl: Annotated[bool, flag("--jsonl", "Print one JSON object per line, as results arrive.")] = False,
     as_csv: Annotated[bool, flag("--csv", "Print CSV: image, rank, label, probability, known, error.")] = False,
-    views: Views = "1",
+    views: Views = None,
     sort: Annotated[
         Path | None,
         option("FOLDER", "Also copy each image into FOLDER/LABEL. Nothing is overwritten; run it again to continue."),
@@ -68,11 +68,11 @@ def predict(
     print_text = output.print_jsonl if jsonl else output.print_predictions_csv if as_csv else output.print_predictions
     opened, names = alexnet.load(run, device), image_names(images)
     if sort is None:
-        print_results(opened.stream(names, top, int(views)), print_text, as_json)
+        print_results(opened.stream(names, top, count(views)), print_text, as_json)
         return
     try:
         how: How = "move" if move else "link" if link else "copy"
-        print_results(opened.sort(names, sort, how, top, int(views)), print_text, as_json)
+        print_results(opened.sort(names, sort, how, top, count(views)), print_text, as_json)
     finally:
         print(f"{'undo':10}  alexnet predict {shell_quote(run)} {shell_quote(sort)} --undo", file=sys.stderr)
 
@@ -145,7 +145,7 @@ def serve(
         str, option("NAME", "Address to listen on; 0.0.0.0 accepts connections from other machines.")
     ] = "127.0.0.1",
     port: Annotated[int, option("N", "Port; 0 takes a free one.", min=0, max=65_535)] = 8000,
-    views: Views = "1",
+    views: Views = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -158,7 +158,7 @@ def serve(
         alexnet serve runs/photos
         curl -F images=@cat.jpg http://127.0.0.1:8000/predict
     """
-    alexnet.load(run, device).serve(host, port, threads, int(views))
+    alexnet.load(run, device).serve(host, port, threads, count(views))
 
 
 @search.command("index", cls=Command)

@@ -33,6 +33,7 @@ FITS = {
     "stretch": ("scale to {side} x {side} ({filter})",),
     "torchvision": ("scale the shorter side to {side} ({filter})", "cut out the centre {side} x {side}"),
 }
+VIEWS = {2: "the image and its mirror image", 10: "the crops of corners and centre, and their mirror images"}
 
 
 def write_torchvision(network: AlexNet, config: ModelConfig, path: Path, overwrite: bool = False) -> dict[str, Any]:
@@ -200,3 +201,5 @@ def steps(preprocessing: Preprocessing) -> Iterator[str]:
         yield f"scale to {preprocessing.resized} x {preprocessing.resized} ({resize})"
     if preprocessing.scale_factor > 1:
         yield f"repeat every pixel {preprocessing.scale_factor} x {preprocessing.scale_factor} times"
+    if preprocessing.view_count > 1:
+        yield f"average the probabilities of {VIEWS[preprocessing.view_count]}"

@@ -59,17 +59,20 @@ def open_dataset(table: Table, preprocessing: Preprocessing, workers: int, data:
 
 
 def resolve(recipe: Recipe, table: Table) -> Recipe:
-    """Resolve `auto` in `images.cache_size`, `images.upscale` and `augment.horizontal_flip` from the dataset."""
-    images, changes = recipe.images, dict[str, object]()
+    """Resolve `auto` in `images` and `augment.horizontal_flip` from the dataset."""
+    images, flip, changes = recipe.images, recipe.augment.horizontal_flip, dict[str, object]()
     side = images.cache_size
     if side == "auto":  # the median shorter side, but no more than the input
         sizes = [min(size) for size in header_sizes(table, recipe.data.workers)]
         largest = images.crop or images.input
         side = min(int(np.median(sizes)), largest) if sizes else largest
         changes["images.cache_size"] = side
-    if images.upscale == "auto":
+    upscale = images.upscale
+    if upscale == "auto":
         fits = isinstance(side, int) and side * UPSCALE <= images.input and images.input % UPSCALE == 0
-        changes["images.upscale"] = UPSCALE if fits else 1
-    if recipe.augment.horizontal_flip == "auto":
-        changes["augment.horizontal_flip"] = table.mirror
+        changes["images.upscale"] = upscale = UPSCALE if fits else 1
+    if flip == "auto":
+        changes["augment.horizontal_flip"] = flip = table.mirror
+    if images.views == "auto":
+        changes["images.views"] = 2 if flip and upscale > 1 else 1
     return recipe.with_settings(changes)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import alexnet
 from alexnet.data.preprocessing import to_input
 from alexnet.export.resize import crop_and_resize
+from alexnet.inference.views import average, views
 from alexnet.network.alexnet import AlexNet
 from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
@@ -60,10 +61,11 @@ class _Function(nn.Module):
 
 
 def preprocessing_model(preprocessing: Preprocessing) -> onnx.ModelProto:
-    """Return the preprocessing, from `image`, H W 3 uint8 of any size, to `images`, 1 3 I I float32."""
+    """Return the preprocessing, from `image`, H W 3 uint8 of any size, to `images`, views 3 I I float32."""
 
     def preprocess(image: Tensor) -> Tensor:
-        return to_input(crop_and_resize(image, preprocessing)[None], preprocessing).contiguous()
+        square = crop_and_resize(image, preprocessing)[None]
+        return torch.cat(list(views(square, preprocessing, preprocessing.view_count))).contiguous()
 
     example = torch.zeros(50, 70, 3, dtype=torch.uint8)
     return _traced(_Function(preprocess), [example], ["image"], ["images"], ["height", "width"])
@@ -81,18 +83,19 @@ def save(model: onnx.ModelProto, config: ModelConfig, path: Path, *, bare: bool)
 
 
 def _calibration(config: ModelConfig) -> onnx.ModelProto:
-    """Return the model from `logits`, 1 x classes, to `probabilities`; with a threshold, from `codes`, too, and to `known`."""
-    example, known = torch.zeros(1, len(config.labels)), deepcopy(config.known)
+    """Return the model from `logits`, views x classes, to `probabilities`; with a threshold, from `codes`, too, to `known`."""
+    count, known = config.preprocessing.view_count, deepcopy(config.known)
+    example = torch.zeros(count, len(config.labels))
 
     def calibrate(logits: Tensor) -> Tensor:
-        return (logits / config.temperature).softmax(1)[0]
+        return (average(logits[:, None]) / config.temperature).softmax(1)[0]
 
     def and_known(logits: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        return calibrate(logits), known.margins(known(codes, logits))[0] >= 0
+        return calibrate(logits), known.margins(known(codes, logits).mean(0, keepdim=True))[0] >= 0
 
     if known is None:
         return _traced(_Function(calibrate), [example], ["logits"], ["probabilities"])
-    codes = torch.zeros(1, len(known.mean))
+    codes = torch.zeros(count, len(known.mean))
     return _traced(_Function(and_known, known.cpu()), [example, codes], ["logits", "codes"], ["probabilities", "known"])
 
 

@@ -90,7 +90,7 @@ def export(
             "bytes": built.stat().st_size,
             "sha256": sha256(built),
             **({"float_bytes": files["onnx"].stat().st_size} if int8 else {}),
-            **_compared(network, config, files, samples, path),
+            **_compared(network, config, files, samples, path, views=1 if bare else None),
         }
         write_output(path, built.replace, overwrite)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
@@ -144,9 +144,11 @@ def _synthetic() -> Samples:
     return "synthetic images", len(sizes), ((smooth(*size), None) for size in sizes)
 
 
-def _compared(network: AlexNet, config: ModelConfig, files: dict[str, Path], samples: Samples, path: Path) -> dict[str, Any]:
+def _compared(
+    network: AlexNet, config: ModelConfig, files: dict[str, Path], samples: Samples, path: Path, views: int | None
+) -> dict[str, Any]:
     """Compare the last of `files` with the network on the same images; time both, and measure their accuracy."""
-    models = {"torch": _torch_model(network, config)} | {name: _onnx_model(file, config) for name, file in files.items()}
+    models = {"torch": _torch_model(network, config, views)} | {name: _onnx_model(file, config) for name, file in files.items()}
     answers: dict[str, list[Result]] = {name: [] for name in models}
     seconds = dict.fromkeys(models, 0.0)
     source, most, images = samples
@@ -191,10 +193,10 @@ def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], path: Path
     return {"largest_difference": float(difference.max()), "close": close, "same_top1": float(same.mean())}
 
 
-def _torch_model(network: AlexNet, config: ModelConfig) -> Model:
+def _torch_model(network: AlexNet, config: ModelConfig, views: int | None) -> Model:
     def run(image: NDArray[np.uint8]) -> Result:
         batch = torch.from_numpy(pixels(image, config.preprocessing).copy())[None]
-        logits, scores = compute(network, batch, config.preprocessing, "float32", known=config.known)
+        logits, scores = compute(network, batch, config.preprocessing, "float32", views, config.known)
         return _calibrated(logits[0], config), None if config.known is None else bool(config.known.margins_of(scores)[0] >= 0)
 
     return run

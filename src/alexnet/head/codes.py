@@ -77,7 +77,7 @@ def image_codes(
 def _path(network: AlexNet, dataset: Dataset, preprocessing: Preprocessing, precision: str, views: int) -> Path:
     table, digest = dataset.table, hashlib.sha256()
     precision = resolve_precision(network.head.weight.device, precision)
-    settings = preprocessing.model_dump_json(exclude={"mean_image"})
+    settings = preprocessing.model_dump_json(exclude={"mean_image", "views"})
     layers = [(type(layer).__name__, vars(layer)) for layer in network.row.layers]
     architecture = f"{replace(network.row, layers=())} {layers}"
     facts = [str(table.root or "memory"), table.name, architecture, settings, precision, str(views)]

@@ -126,7 +126,7 @@ def evaluate_split(
     workers: int,
     temperature: float = 1.0,
     *,
-    view_count: int = 1,
+    view_count: int | None = None,
     known: Known | None = None,
     before_batch: Callable[[], object] = lambda: None,
     shard: Callable[[int], slice] = slice,
@@ -134,9 +134,9 @@ def evaluate_split(
 ) -> Evaluation:
     """Evaluate the network on a split of a dataset, or on `all` of it, and show the progress.
 
-    With `known`, the images are scored, too. `workers` threads load batches ahead. `before_batch` is called before each batch,
-    and may raise an error to stop. With several processes, `shard` returns the slice of a number of images that this one
-    evaluates, and `gather` the outputs of all.
+    `view_count` is `preprocessing.views` by default. With `known`, the images are scored, too. `workers` threads load batches
+    ahead. `before_batch` is called before each batch, and may raise an error to stop. With several processes, `shard` returns
+    the slice of a number of images that this one evaluates, and `gather` the outputs of all.
     """
     images, table = dataset.images(split), dataset.table
     local = images.subset(shard(len(images)))

@@ -1,6 +1,5 @@
 """The forward pass: a batch of images to logits, calibrated probabilities or activations."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
@@ -14,7 +13,7 @@ from alexnet.data.augment import DRAWS, training_input
 from alexnet.data.preprocessing import PixelArray, to_input
 from alexnet.errors import AlexNetError
 from alexnet.inference.metrics import log_probabilities
-from alexnet.inference.views import views
+from alexnet.inference.views import average, views
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast, is_out_of_memory, release_memory, resolve_precision
 from alexnet.network.known import Known
@@ -52,26 +51,24 @@ def compute(
     images: Tensor,
     preprocessing: Preprocessing,
     precision: str = "auto",
-    view_count: int = 1,
+    view_count: int | None = None,
     known: Known | None = None,
 ) -> Outputs:
     """Return the outputs for a batch of images, N S S 3.
 
-    With several views, logits are the logarithms of the mean probabilities, and scores are means. If the device runs out of
-    memory, the batch is split.
+    `view_count` is `preprocessing.views` by default. With several views, logits are the logarithms of the mean probabilities,
+    and scores are means. If the device runs out of memory, the batch is split.
     """
 
     def outputs(images: Tensor) -> Outputs:
         with inference(network) as device:
             logits, scores = [], []
-            for x in views(images.to(device), preprocessing, view_count):
+            for x in views(images.to(device), preprocessing, view_count or preprocessing.view_count):
                 with autocast(device, precision):
                     codes, result = _codes_and_logits(network, x, preprocessing.scale_factor, wanted=known is not None)
                 logits.append(result.float())
                 scores.append(result.new_empty((len(x), 0)).float() if known is None else known(codes, result))
-            # Averaged in log space, as a probability that rounds to 0 would have an infinite loss.
-            mean = logits[0] if view_count == 1 else torch.stack(logits).log_softmax(2).logsumexp(0) - math.log(view_count)
-            return Outputs(mean.cpu().numpy(), torch.stack(scores).mean(0).cpu().numpy())
+            return Outputs(average(torch.stack(logits)).cpu().numpy(), torch.stack(scores).mean(0).cpu().numpy())
 
     parts = _split_if_out_of_memory(outputs, images)
     return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
@@ -88,14 +85,14 @@ def _codes_and_logits(network: nn.Module, x: Tensor, upscale: int, *, wanted: bo
 
 
 def predict_logits(
-    network: nn.Module, images: Tensor, preprocessing: Preprocessing, precision: str = "auto", view_count: int = 1
+    network: nn.Module, images: Tensor, preprocessing: Preprocessing, precision: str = "auto", view_count: int | None = None
 ) -> NDArray[np.float32]:
     """Return the logits of a batch, as `compute` does."""
     return compute(network, images, preprocessing, precision, view_count).logits
 
 
 def classify(
-    network: AlexNet, config: ModelConfig, images: list[PixelArray], view_count: int = 1
+    network: AlexNet, config: ModelConfig, images: list[PixelArray], view_count: int | None = None
 ) -> list[tuple[NDArray[np.float64], bool | None]]:
     """Return for each image S S 3 (`iter_images`) its calibrated probabilities, and whether it is known.
 

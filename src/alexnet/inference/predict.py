@@ -75,7 +75,7 @@ def _matches(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
 
 
 def predict(
-    network: AlexNet, config: ModelConfig, sources: Iterable[Source], top: int = 5, views: int = 1
+    network: AlexNet, config: ModelConfig, sources: Iterable[Source], top: int = 5, views: int | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yield `{"image"}` with an `answer`, or with `"error"`, for each source, in order; probabilities are means over `views`.
 

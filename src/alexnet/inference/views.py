@@ -1,5 +1,6 @@
 """Test-time views of an image, whose probabilities are averaged (paper, section 4.1)."""
 
+import math
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -31,3 +32,11 @@ def views(images: Tensor, preprocessing: Preprocessing, count: int) -> Iterator[
         crop = x[:, top : top + size, left : left + size]
         yield normalize(crop, preprocessing)
         yield normalize(crop.flip(2), preprocessing)
+
+
+def average(logits: Tensor) -> Tensor:
+    """Return the logarithms of the mean probabilities, N x classes, of views x N x classes logits; of one view, its logits.
+
+    They are averaged in log space, as a probability that rounds to 0 would have an infinite loss.
+    """
+    return logits[0] if len(logits) == 1 else logits.log_softmax(2).logsumexp(0) - math.log(len(logits))

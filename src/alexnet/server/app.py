@@ -58,7 +58,7 @@ Top = Annotated[int, Query(ge=1, le=100_000, description="Labels for each image.
 mimetypes.add_type("text/javascript", ".js")  # Windows takes it from the registry, where it may be text/plain
 
 
-def serve(folder: RunFolder, network: AlexNet, config: ModelConfig, host: str, port: int, views: int = 1) -> None:
+def serve(folder: RunFolder, network: AlexNet, config: ModelConfig, host: str, port: int, views: int | None = None) -> None:
     """Serve a run over HTTP until Ctrl-C or SIGTERM, answer the pending requests, then raise Interrupted."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -38,7 +38,7 @@ Answer = tuple[NDArray[np.float64], bool | None]  # probabilities, and whether t
 class Engine:
     """Answers requests with a network; use within `running`."""
 
-    def __init__(self, network: AlexNet, config: ModelConfig, views: int = 1) -> None:
+    def __init__(self, network: AlexNet, config: ModelConfig, views: int | None = None) -> None:
         self._network, self._config, self._views = network, config, views
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")  # each thread waits for a process
         self._forwarder = ThreadPoolExecutor(1, "network")

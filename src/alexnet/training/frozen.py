@@ -19,6 +19,7 @@ from alexnet.data.batches import Batch, ordered_batches
 from alexnet.data.dataset import Dataset
 from alexnet.head.codes import image_codes
 from alexnet.inference.forward import Outputs, inference, layer_outputs
+from alexnet.inference.views import average
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast
 from alexnet.network.known import Known
@@ -38,13 +39,14 @@ FLIPS_ALONE = Augment().model_dump(exclude={"horizontal_flip", *WITHOUT_EFFECT})
 class FrozenOutputs:
     """The outputs of `layer`, the last frozen one, for the images of a split, N C H W or N units, with their `targets`.
 
-    `mirrored` are those of the mirror images, if training flips images.
+    `mirrored` are those of the mirror images, if training flips images or they count in validation, as a second of the `views`.
     """
 
     layer: str
     outputs: Tensor
     mirrored: Tensor | None
     targets: NDArray[np.int64]
+    views: int = 1
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -60,13 +62,17 @@ class FrozenOutputs:
     def compute(self, network: AlexNet, precision: str, known: Known | None = None) -> Outputs:
         """Return the network's outputs for the images, as `forward.compute` does."""
         parts, last = [], network.layer_names[-2]
-        for x in torch.split(self.outputs, BATCH):
+        kept = [self.outputs] if self.views == 1 or self.mirrored is None else [self.outputs, self.mirrored]
+        for each in zip(*(torch.split(outputs, BATCH) for outputs in kept), strict=True):
+            logits, scores = [], []
             with inference(network) as device:
-                with autocast(device, precision):
-                    codes = network.run_layers(x.to(device), self.layer, last)
-                    logits = network.run_layers(codes, last, "fc8").float()
-                scores = logits.new_empty((len(x), 0)) if known is None else known(codes, logits)  # in float32
-                parts.append((logits.cpu().numpy(), scores.cpu().numpy()))
+                for x in each:
+                    with autocast(device, precision):
+                        codes = network.run_layers(x.to(device), self.layer, last)
+                        result = network.run_layers(codes, last, "fc8").float()
+                    logits.append(result)
+                    scores.append(result.new_empty((len(x), 0)) if known is None else known(codes, result))  # in float32
+                parts.append((average(torch.stack(logits)).cpu().numpy(), torch.stack(scores).mean(0).cpu().numpy()))
         return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
 
     def codes(self, network: AlexNet, precision: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -94,44 +100,52 @@ def keep_frozen_outputs(
     if reason := _changing(recipe):
         log(f"frozen layers up to {layer} are computed in every epoch, as {reason} changes their input")
         return {}
-    mirror = recipe.augment.horizontal_flip is True
+    flips, views = recipe.augment.horizontal_flip is True, preprocessing.view_count
+    mirrored = {"train": flips or views == 2, "val": views == 2, "test": views == 2}
     if layer == network.layer_names[-2]:
-        codes = image_codes(network, dataset, preprocessing, recipe.train.precision, mirror=mirror)
+        codes = image_codes(network, dataset, preprocessing, recipe.train.precision, mirror=mirrored["train"])
         result = {}
         for split in dataset.table.counts():
-            views = torch.from_numpy(codes.take(dataset.table.rows(split))).unbind(1)
-            kept = views[1] if mirror and split == "train" else None
-            result[split] = FrozenOutputs(layer, views[0], kept, dataset.images(split).targets)
+            both = torch.from_numpy(codes.take(dataset.table.rows(split))).unbind(1)
+            kept = both[1] if mirrored[split] else None
+            result[split] = FrozenOutputs(layer, both[0], kept, dataset.images(split).targets, views)
         return result
 
-    def outputs(split: str, *, mirrored: bool) -> Iterator[Tensor]:
+    def outputs(split: str, *, flipped: bool) -> Iterator[Tensor]:
         images = dataset.images(split)
-        what = f"Computing {layer} ({split}{', mirrored' if mirrored else ''})"
+        what = f"Computing {layer} ({split}{', mirrored' if flipped else ''})"
         for batch in track(ordered_batches(images, BATCH, recipe.data.workers), what, -(-len(images) // BATCH)):
             before_batch()
-            yield layer_outputs(network, batch.images, preprocessing, layer, recipe.train.precision, mirrored=mirrored)
+            yield layer_outputs(network, batch.images, preprocessing, layer, recipe.train.precision, mirrored=flipped)
 
     train, val = dataset.images("train"), dataset.images("val")
     one = layer_outputs(network, train.take(np.arange(1)).images, preprocessing, layer, recipe.train.precision)
-    needed = one.nbytes * (len(train) * (2 if mirror else 1) + len(val))
+    needed = one.nbytes * (len(train) * (1 + mirrored["train"]) + len(val) * (1 + mirrored["val"]))
     allowed = psutil.virtual_memory().total * MEMORY_SHARE
     if needed > allowed:
         needs = f"their outputs take {needed / 1e9:.1f} GB, more than a quarter of the memory"
         log(f"frozen layers up to {layer} are computed in every epoch: {needs}")
         return {}
     log(f"frozen layers up to {layer} are computed once: their outputs take {needed / 1e9:.2f} GB")
-    mirrored = torch.cat(list(outputs("train", mirrored=True))) if mirror else None
     return {
-        "train": FrozenOutputs(layer, torch.cat(list(outputs("train", mirrored=False))), mirrored, train.targets),
-        "val": FrozenOutputs(layer, torch.cat(list(outputs("val", mirrored=False))), None, val.targets),
+        split: FrozenOutputs(
+            layer,
+            torch.cat(list(outputs(split, flipped=False))),
+            torch.cat(list(outputs(split, flipped=True))) if mirrored[split] else None,
+            images.targets,
+            views,
+        )
+        for split, images in (("train", train), ("val", val))
     }
 
 
 def _changing(recipe: Recipe) -> str:
-    """Return the recipe's key that changes the input of frozen layers between epochs, apart from flips; "" if there is none."""
+    """Return the recipe's key that gives frozen layers other inputs than an image and its mirror image; "" if there is none."""
     for name, plain in FLIPS_ALONE.items():
         if getattr(recipe.augment, name) != plain:
             return f"augment.{name}"
+    if recipe.images.views == 10:
+        return "images.views"
     if any(row.colour_noise for row in recipe.schedule.table):
         return "schedule.table's colour_noise"
     return "schedule.progressive_resize" if recipe.schedule.progressive_resize else ""

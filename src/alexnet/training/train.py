@@ -283,6 +283,8 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     monitor.say(f"{batches}, {length}, recipe {recipe.name}, {rate}, seed {train.seed}")
     network = f"variant {recipe.model.variant}: {count_parameters(trainer.network):,} parameters"
     monitor.say(f"{network}, input {side}x{side} from {source}; {hardware}")
+    if recipe.images.view_count > 1:
+        monitor.say(f"answers are means over {recipe.images.view_count} views of each image (images.views)")
     for group in labels_differing_in_case(table.labels):
         monitor.say(f"note: {format_names(group)} differ only in upper and lower case, and are separate classes")
     validated = set(table.targets[table.rows("val")].tolist())
