@@ -21,6 +21,7 @@ from alexnet.run import RunFolder, read_metrics
 
 CROP = {"augment.area": [0.35, 1.0], "augment.shift": 0.0}
 COLOUR = {"augment.brightness": 0.3, "augment.contrast": 0.3, "augment.saturation": 0.3}
+HEAD = {"model.dense_units": 1024}
 ARMS: dict[str, dict[str, Any]] = {
     "today": {},
     "average": {"train.average": 0.03},
@@ -34,6 +35,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "mixup, cutmix": {"augment.mixup": 0.4, "augment.cutmix": 1.0},
     "trivial": {"augment.trivial": True},
     "dropout": {"model.dropout": 0.5},
+    "1024 units": HEAD,
+    "1024 units, faster": {**HEAD, "optimizer.lr_scale": {"fc6": 0.02, "fc7": 0.2, "fc8": 0.4}},
+    "512 units, faster": {"model.dense_units": 512, "optimizer.lr_scale": {"fc6": 0.02, "fc7": 0.4, "fc8": 0.8}},
     "crop, cutmix": {**CROP, "augment.cutmix": 1.0},
     "crop, colour": {**CROP, **COLOUR},
     "crop, colour, cutmix": {**CROP, **COLOUR, "augment.cutmix": 1.0},

@@ -19,7 +19,7 @@ from alexnet.network.alexnet import initialize
 from alexnet.network.layers import FlattenMaps
 from alexnet.network.lrn import LocalResponseNorm
 from alexnet.network.summary import summarize
-from alexnet.network.variants import ROWS, VARIANTS, Norm
+from alexnet.network.variants import ROWS, VARIANTS, Dense, Norm
 
 NAMES = sorted(VARIANTS)
 
@@ -135,6 +135,14 @@ def test_variant_override_of_pool() -> None:
     pool = narrow("cifar10", pool=[2, 2]).features.pool1
     assert isinstance(pool, nn.MaxPool2d)
     assert (pool.kernel_size, pool.stride) == (2, 2)
+
+
+@pytest.mark.parametrize("name", [row.name for row in ROWS if any(isinstance(layer, Dense) for layer in row.layers)])
+def test_variant_override_of_dense_units(name: str) -> None:
+    plain = {layer.name: layer.output for layer in summarize(name).layers}
+    network = {layer.name: layer.output for layer in summarize(AlexNet(name, dense_units=100).row).layers}
+    small = {f"{kind}{number}" for kind in ("fc", "relu", "dropout") for number in (6, 7)} & {*plain}
+    assert network == {layer: (100,) if layer in small else output for layer, output in plain.items()}
 
 
 def test_batch_norm_constants() -> None:

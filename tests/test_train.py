@@ -63,6 +63,7 @@ def test_train_test_figures_equal_evaluate(trained: alexnet.Run) -> None:
         ("owt", {"model.norm": "local"}, "model.norm has no effect: the variant 'owt' has no normalisation"),
         ("four-layer", {"model.norm": "batch"}, "model.norm has no effect: the variant 'four-layer'"),
         ("four-layer", {"model.dropout": 0.5}, "model.dropout has no effect: the variant 'four-layer' has no dropout"),
+        ("four-layer", {"model.dense_units": 9}, "model.dense_units has no effect: the variant 'four-layer' has no dense"),
     ],
 )
 def test_settings_without_effect_are_refused(

@@ -69,6 +69,7 @@ class Model(Settings):
     pool: tuple[Count, Count] | None = None  # window and stride, in pixels
     dropout: Fraction | None = None
     towers: Count | None = None
+    dense_units: Count | None = None  # in each dense layer but the head
 
     @property
     def overrides(self) -> dict[str, Any]:

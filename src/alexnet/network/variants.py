@@ -362,6 +362,7 @@ CHANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "pool": (lambda value: len(value) == 2 and all(map(_positive, value)), "two whole numbers, window and stride in pixels"),
     "dropout": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "towers": (_positive, "1, 2 or more"),
+    "dense_units": (_positive, "1, 2 or more"),
 }
 
 
@@ -391,16 +392,22 @@ def variant(row: str | Variant, overrides: Mapping[str, Any] | None = None) -> V
         norm = replace(norm, momentum=momentum)
     if "pool" in changes:
         changes["pool"] = tuple(changes["pool"])  # a list if it comes from JSON
+    if "dense_units" in changes:
+        units = changes.pop("dense_units")
+        dense = (replace(layer, units=units) if isinstance(layer, Dense) else layer for layer in row.layers)
+        row = replace(row, layers=tuple(dense))
     return replace(row, norm=norm, **changes)
 
 
 def check_effect(name: str, overrides: Mapping[str, Any]) -> None:
-    """Raise a VariantError if a norm or dropout is asked of a variant that has no place for it."""
+    """Raise a VariantError if something is asked of a variant that has no place for it."""
     layers = {type(layer) for layer in VARIANTS[name].layers}
     if overrides.get("norm", "none") != "none" and Norm not in layers:
         raise VariantError(f"model.norm has no effect: the variant {name!r} has no normalisation to replace")
     if overrides.get("dropout") and Drop not in layers:
         raise VariantError(f"model.dropout has no effect: the variant {name!r} has no dropout to change")
+    if overrides.get("dense_units") and Dense not in layers:
+        raise VariantError(f"model.dense_units has no effect: the variant {name!r} has no dense layers but the head")
 
 
 def _with_norm(layers: tuple[Layer, ...], kind: str) -> tuple[Layer, ...]:
