@@ -32,6 +32,7 @@ STEPS = {  # time limits in seconds, by step; the most informative steps come fi
     "device_tests": 180,
     "use": 150,
     "memory": 90,
+    "response_norm": 60,
     "digits": 90,
     "speed": 180,
 }

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from alexnet.network.fast import gpu
 from alexnet.network.fast.kernels import operations
 
 
@@ -19,8 +20,11 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, images: Tensor, *, relu: bool = False) -> Tensor:
         """Normalise N C H W, with `relu` after a ReLU; C is a multiple of the towers. Keeps shape and dtype."""
-        if self.k > 0 and operations.usable(images):  # with k = 0 the kernel would compute 0 / 0 between the towers
-            return operations.response_norm(images, self.size, self.alpha, self.beta, self.k, self.towers, relu=relu)
+        if self.k > 0:  # with k = 0 a kernel would compute 0 / 0 between the towers
+            if operations.usable(images):
+                return operations.response_norm(images, self.size, self.alpha, self.beta, self.k, self.towers, relu=relu)
+            if gpu.usable(images, self.size):
+                return gpu.response_norm(images, self.size, self.alpha, self.beta, self.k, self.towers, relu=relu)
         images = images.relu() if relu else images
         wide = images if images.dtype == torch.float64 else images.float()
         count, channels, height, width = wide.shape

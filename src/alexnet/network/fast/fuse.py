@@ -3,8 +3,8 @@
 On any device, in PyTorch: upscaling of the input is folded into the first convolution, and upscaling of small maps into the
 first dense layer. On a CPU, with the C++ kernels of kernels/: ReLU with response normalisation; ReLU, batch normalisation and
 pooling in one pass; Winograd convolutions, if the CPU computes bfloat16 with AVX-512; a bfloat16 copy of the weights that the
-optimizer step updates. ALEXNET_KERNELS=0 in the environment disables all of them; `environment.json` lists those in use. The
-kernels do not support second derivatives.
+optimizer step updates. On an NVIDIA GPU, with the Triton kernel of gpu.py: ReLU with response normalisation. ALEXNET_KERNELS=0
+in the environment disables all of them; `environment.json` lists those in use. The kernels do not support second derivatives.
 """
 
 import functools
@@ -18,7 +18,7 @@ from torch.nn.functional import conv2d, interpolate, linear
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from alexnet.network.device import processor
-from alexnet.network.fast import kernels
+from alexnet.network.fast import gpu, kernels
 from alexnet.network.fast.kernels import enabled, operations
 from alexnet.network.fast.kernels.operations import LANE, usable
 from alexnet.network.layers import BatchNorm, FlattenMaps
@@ -36,6 +36,8 @@ def fused_forms(device: torch.device) -> list[str]:
     if device.type == "cpu" and kernels.library() is not None:
         result += ["response norm", "ReLU, norm and pool", "step", "bfloat16 weights"]
         result += ["Winograd convolutions"] if supports_winograd() else []
+    if device.type == "cuda" and gpu.missing_reason(device) is None:
+        result += ["response norm"]
     return result
 
 

@@ -14,11 +14,16 @@ from alexnet.network.fast import kernels
 from alexnet.network.layers import BatchNorm
 
 
+def traced(x: Tensor) -> bool:
+    """Return whether PyTorch is tracing a tensor, to compile, export or transform what is done with it."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return True
+    return type(x) not in (Tensor, nn.Parameter) or torch._C._are_functorch_transforms_active()
+
+
 def usable(x: Tensor) -> bool:
     """Return whether the kernels take this tensor: it is on a CPU, float32 or bfloat16, and not being traced."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    traced = traced or type(x) not in (Tensor, nn.Parameter) or torch._C._are_functorch_transforms_active()
-    return x.device.type == "cpu" and x.dtype in kernels.TYPES and not traced and kernels.library() is not None
+    return x.device.type == "cpu" and x.dtype in kernels.TYPES and not traced(x) and kernels.library() is not None
 
 
 def _structure(name: str, declaration: str) -> type[ctypes.Structure]:
