@@ -1,7 +1,7 @@
 """Response normalisation on GPUs, by the kernel of triton_norm.py.
 
-It needs Triton, which PyTorch's CUDA builds bring, and a GPU from Ampere on. Without them, or with ALEXNET_KERNELS=0 in the
-environment, PyTorch's own operations are used instead.
+Without Triton, which PyTorch's CUDA builds bring, on GPUs before Ampere, or with ALEXNET_KERNELS=0 in the environment,
+PyTorch's own operations are used instead.
 """
 
 import functools
@@ -20,9 +20,9 @@ LARGEST = 16  # window; compiling takes time with its square: 3 s for this one
 
 def usable(images: Tensor, size: int) -> bool:
     """Return whether the kernel takes these images and this window: on a GPU, and not being traced."""
-    if images.device.type != "cuda" or images.dtype not in TYPES or not images.numel() or size > LARGEST:
+    if traced(images) or images.device.type != "cuda" or images.dtype not in TYPES or not images.numel() or size > LARGEST:
         return False
-    return enabled() and not traced(images) and missing_reason(images.device) is None
+    return enabled() and missing_reason(images.device) is None
 
 
 def response_norm(images: Tensor, size: int, alpha: float, beta: float, k: float, towers: int, *, relu: bool) -> Tensor:
@@ -37,7 +37,7 @@ def response_norm(images: Tensor, size: int, alpha: float, beta: float, k: float
 def missing_reason(device: torch.device) -> str | None:
     """Return why the kernel is not used on a GPU, None if it is.
 
-    Triton compiles it for the GPU at hand, with tools that may be missing or too old, so it is tried against PyTorch first.
+    Triton compiles it for this GPU, with tools that may be missing or too old, so it is tried out first.
     """
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "the GPU is older than Ampere"
@@ -56,7 +56,8 @@ def _computes_right(device: torch.device) -> bool:
 
     size, alpha, beta, k = 5, 0.1, 0.75, 2.0
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        images = torch.linspace(-3, 3, 2 * 16 * 5 * 9).view(2, 5, 9, 16).permute(0, 3, 1, 2).requires_grad_()
+        images = torch.linspace(-3, 3, 2 * 16 * 5 * 9, dtype=torch.float32, device="cpu")
+        images = images.view(2, 5, 9, 16).permute(0, 3, 1, 2).requires_grad_()
         expected = local_response_norm(images, size, alpha * size, beta, k)
         (expected_gradient,) = torch.autograd.grad(expected, images, images)
     maps, norm = images.detach().to(device), Norm(size, alpha, beta, k, images.shape[1], relu=False)

@@ -23,7 +23,7 @@ def traced(x: Tensor) -> bool:
 
 def usable(x: Tensor) -> bool:
     """Return whether the kernels take this tensor: it is on a CPU, float32 or bfloat16, and not being traced."""
-    return x.device.type == "cpu" and x.dtype in kernels.TYPES and not traced(x) and kernels.library() is not None
+    return not traced(x) and x.device.type == "cpu" and x.dtype in kernels.TYPES and kernels.library() is not None
 
 
 def _structure(name: str, declaration: str) -> type[ctypes.Structure]:
