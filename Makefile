@@ -137,7 +137,7 @@ clean:  ## remove what was installed and built; runs stay
 	touch $@
 
 .venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
-	@echo "installing PyTorch, and what tests need, into .venv: 2 GB, once; a minute or more"
+	@echo "installing PyTorch, and what tests need, into .venv: 3 GB, once; a minute or more"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@ .venv/installed
 
