@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from proof.gpu import Check, Row, at_most
 from proof.pictures import class_folders
+from torch import Tensor
 
 from alexnet import recipe
 from alexnet.training import train as training
@@ -54,9 +55,9 @@ def losses() -> Iterator[list[float]]:
     found: list[float] = []
     original = Step.forward_backward
 
-    def noted(self: Step, *arguments: Any) -> tuple[float, float]:
+    def noted(self: Step, *arguments: Any) -> tuple[Tensor, Tensor]:
         loss, hits = original(self, *arguments)
-        found.append(loss)
+        found.append(loss.item())
         return loss, hits
 
     Step.forward_backward = noted  # type: ignore[method-assign]
