@@ -13,7 +13,7 @@ demo: .venv/installed  ## train on real handwritten digits, print the test accur
 test: .venv/installed-dev  ## all tests; those on real images need ALEXNET_TEST_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-test-long: .venv/installed-dev  ## tests that take minutes: notebooks, killed trainings, the NumPy network
+test-long: .venv/installed-triton  ## tests that take minutes: notebooks, killed trainings, the NumPy network, the GPU kernel
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n auto --maxprocesses 2 --dist worksteal
 
 test-with:  ## all tests in a venv of its own: PYTHON=python3.13 AND="torch==2.15.0", or WITH=oldest.txt for the oldest libraries
@@ -137,12 +137,16 @@ clean:  ## remove what was installed and built; runs stay
 	touch $@
 
 .venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
-	@echo "installing PyTorch, and what tests need, into .venv: 3 GB, once; a minute or more"
+	@echo "installing PyTorch, and what tests need, into .venv: 2 GB, once; a minute or more"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@ .venv/installed
 
 .venv/installed-bench: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,export]'
+	touch $@
+
+.venv/installed-triton: .venv/installed-dev  # for the GPU kernel's tests, on Linux alone: 1 GB
+	if [ "$$(uname)" = Linux ]; then $(BIN)/python -m pip install --quiet 'triton==3.9.*'; fi
 	touch $@
 
 .venv/installed-torchvision: .venv/installed-dev  # for proofs alone: its own dependencies would replace torch
