@@ -3,8 +3,8 @@
 On any device, in PyTorch: upscaling of the input is folded into the first convolution, and upscaling of small maps into the
 first dense layer. On a CPU, with the C++ kernels of kernels/: ReLU with response normalisation; ReLU, batch normalisation and
 pooling in one pass; Winograd convolutions, if the CPU computes bfloat16 with AVX-512; dense layers on a few images in float32;
-a bfloat16 copy of the weights that the optimizer step updates. ALEXNET_KERNELS=0 in the environment disables all of them; `environment.json` lists those in use. The
-kernels do not support second derivatives.
+a bfloat16 copy of the weights that the optimizer step updates. ALEXNET_KERNELS=0 in the environment disables all of them;
+`environment.json` lists those in use. The kernels do not support second derivatives.
 """
 
 import functools
