@@ -143,6 +143,7 @@ clean:  ## remove what was installed and built; runs stay
 
 .venv/installed-bench: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,export]'
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt openvino  # without openvino-telemetry, which reports each import
 	touch $@
 
 .venv/installed-triton: .venv/installed-dev  # for the GPU kernel's tests, on Linux alone: 1 GB

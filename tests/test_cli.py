@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -196,6 +197,17 @@ def test_debug_shows_the_traceback() -> None:
 
 
 # The rest
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_waiting_threads_sleep_unless_told_otherwise(given: dict[str, str], expected: str) -> None:
+    code = (
+        "import os, sys, alexnet.cli; sys.argv[1:] = ['--version']; alexnet.cli.main();"
+        "print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    )
+    rest = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], env={**rest, **given}, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["False", expected]  # OpenMP reads it when torch is imported, not later
 
 
 def test_full_disk_at_stdout_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import sys
 from typing import Annotated
 
@@ -52,6 +53,9 @@ def _common(
 
 def main() -> None:
     """Run the command line; print an `AlexNetError` as one line and exit with code 1."""
+    # Threads that wait for others sleep. By default they keep running, and take the cores from those they wait for if other
+    # processes are busy: steps took several times as long (docs/log.md). OpenMP reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names need not be UTF-8; the escapes are valid JSON
             stream.reconfigure(errors="backslashreplace")

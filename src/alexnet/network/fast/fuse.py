@@ -2,9 +2,10 @@
 
 On any device, in PyTorch: upscaling of the input is folded into the first convolution, and upscaling of small maps into the
 first dense layer. On a CPU, with the C++ kernels of kernels/: ReLU with response normalisation; ReLU, batch normalisation and
-pooling in one pass; Winograd convolutions, if the CPU computes bfloat16 with AVX-512; a bfloat16 copy of the weights that the
-optimizer step updates. On an NVIDIA GPU, with the Triton kernel of gpu.py: ReLU with response normalisation. ALEXNET_KERNELS=0
-in the environment disables all of them; `environment.json` lists those in use. The kernels do not support second derivatives.
+pooling in one pass; Winograd convolutions, if the CPU computes bfloat16 with AVX-512; dense layers on a few images in float32;
+a bfloat16 copy of the weights that the optimizer step updates. On an NVIDIA GPU, with the Triton kernel of gpu.py: ReLU with
+response normalisation. ALEXNET_KERNELS=0 in the environment disables all of them; `environment.json` lists those in use. The
+kernels do not support second derivatives.
 """
 
 import functools
@@ -34,7 +35,7 @@ def fused_forms(device: torch.device) -> list[str]:
         return []
     result = ["folded enlargement", "folded pooling"]
     if device.type == "cpu" and kernels.library() is not None:
-        result += ["response norm", "ReLU, norm and pool", "step", "bfloat16 weights"]
+        result += ["response norm", "ReLU, norm and pool", "dense layers", "step", "bfloat16 weights"]
         result += ["Winograd convolutions"] if supports_winograd() else []
     if device.type == "cuda" and gpu.missing_reason(device) is None:
         result += ["response norm"]
@@ -175,7 +176,20 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _dense(dense: nn.Linear, x: Tensor) -> Tensor:
-    return linear(x, compute_weight(dense, x), dense.bias)
+    return _linear(x, compute_weight(dense, x), dense.bias)
+
+
+FEW = 8  # vectors: with more, PyTorch's matrix product is as fast
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply a dense layer; in predictions of a few images in float32, by the kernel, which reads the weights faster."""
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    plain = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
+    fits = x.ndim == 2 and x.shape[1] == weight.shape[1] and 0 < len(x) <= FEW
+    if fits and not plain and all(t.dtype == torch.float32 and usable(t) for t in tensors):
+        return operations.dense(x, weight, bias)
+    return linear(x, weight, bias)
 
 
 @functools.cache
@@ -209,7 +223,7 @@ def _flatten_dense(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tens
     """Fold the upscaling of small maps into the dense weights: for maps of 2x2 and a grid of 6x6, into sums of 9 weights."""
     if maps.shape[2] * maps.shape[3] >= flatten.grid**2:
         return _dense(dense, flatten(maps))
-    return linear(flatten.vector(maps), _folded(flatten, dense, maps), dense.bias)
+    return _linear(flatten.vector(maps), _folded(flatten, dense, maps), dense.bias)
 
 
 # parameter -> dtype -> (key of the parameter's state and the maps, folded values); predictions alternate between two dtypes

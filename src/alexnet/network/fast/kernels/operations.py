@@ -32,10 +32,11 @@ def _structure(name: str, declaration: str) -> type[ctypes.Structure]:
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-# The arguments of the C functions of maps.cpp, winograd.cpp, response_norm.cpp and step.cpp.
+# The arguments of the C functions of maps.cpp, winograd.cpp, response_norm.cpp, dense.cpp and step.cpp.
 _Maps = _structure("Maps", "long images, int height, int width, int channels, int window, int stride, int relu")
 _Convolution = _structure("Convolution", "int images, int height, int width, int inputs, int outputs, int taps")
 _Norm = _structure("Norm", "long pixels, int towers, int channels, int size, float alpha, float beta, float k, int relu")
+_Dense = _structure("Dense", "int vectors, int inputs, int outputs")
 Step = _structure("Step", "long count, float rate, float momentum, float decay, int velocity, int decoupled, int nesterov")
 
 
@@ -111,6 +112,15 @@ def _sum_over_processes(norm: BatchNorm, sums: Tensor, count: int) -> tuple[Tens
         return sums, count
     result = norm.all_reduce(torch.cat([sums.flatten(), sums.new_tensor([count])]))
     return result[:-1].view_as(sums), result[-1].item()
+
+
+def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x weight^T + bias for a few vectors N C, float32, with weights O C; without gradients."""
+    x, weight = x.contiguous(), weight.contiguous()
+    result = x.new_empty(len(x), len(weight))
+    settings = _Dense(*x.shape, len(weight))
+    kernels.call("dense", x.dtype, (x, weight, None if bias is None else bias.contiguous(), result), settings)
+    return result
 
 
 LANE = 32  # channels that the convolutions process together
