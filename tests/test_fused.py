@@ -210,14 +210,12 @@ def test_folded_pooling_equals_pooled_maps(order: str, size: tuple[int, int]) ->
 
 
 @needs_kernels
-@given(
-    st.integers(1, fuse.FEW), st.integers(1, 70), st.integers(1, 40), st.booleans(), st.booleans(), st.integers(0, 2**32 - 1)
-)
+@given(st.integers(1, 70), st.integers(1, 40), st.booleans(), st.booleans(), st.integers(0, 2**32 - 1))
 @settings(max_examples=50, deadline=None)
-def test_dense_kernel_equals_float64(count: int, inputs: int, outputs: int, bias: bool, turned: bool, seed: int) -> None:
+def test_dense_kernel_equals_float64(inputs: int, outputs: int, bias: bool, sliced: bool, seed: int) -> None:
     torch.manual_seed(seed)
     dense = nn.Linear(inputs, outputs, bias=bias)
-    x = torch.randn(inputs, count).T if turned else torch.randn(count, inputs)
+    x = torch.randn(1, 2 * inputs)[:, ::2] if sliced else torch.randn(1, inputs)
     with torch.no_grad(), mock.patch.object(kernels, "call", side_effect=kernels.call) as called:
         got = fuse._dense(dense, x)
     assert called.call_count == 1
@@ -226,17 +224,17 @@ def test_dense_kernel_equals_float64(count: int, inputs: int, outputs: int, bias
 
 @needs_kernels
 def test_dense_kernel_only_where_it_fits() -> None:
-    dense, x = nn.Linear(6, 4), torch.randn(3, 6)
+    dense, x = nn.Linear(6, 4), torch.randn(1, 6)
     with mock.patch.object(kernels, "call", side_effect=AssertionError):
         assert fuse._dense(dense, x).requires_grad
         with torch.no_grad():
-            assert fuse._dense(dense, torch.randn(fuse.FEW + 1, 6)).shape == (fuse.FEW + 1, 4)
+            assert fuse._dense(dense, torch.randn(2, 6)).shape == (2, 4)
             assert fuse._dense(dense, x.new_empty(0, 6)).shape == (0, 4)
             assert fuse._dense(copy.deepcopy(dense).double(), x.double()).dtype == torch.float64
             with torch.autocast("cpu", torch.bfloat16):
                 assert fuse._dense(dense, x).dtype == torch.bfloat16
             with pytest.raises(RuntimeError, match="shapes"):
-                fuse._dense(dense, torch.randn(3, 5))
+                fuse._dense(dense, torch.randn(1, 5))
 
 
 @needs_kernels

@@ -26,7 +26,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "fashion-mnist": FASHION_LABELS,
 }
 MEASURED = ("auto", "channels", "one", "image", "image-centre")  # settings of `[images]` that are measured on a dataset
-EXAMPLES = {"cache_size": "256", "mean": "0", "std": "1", "upscale": "1"}
+EXAMPLES = {"cache_size": "256", "mean": "0", "std": "1", "upscale": "1", "views": "1"}
 
 
 def import_weights(
@@ -72,7 +72,7 @@ def import_weights(
         path = expand_user(weights)
     read = _from_keras if find_format(path) == "keras" else _from_others
     original = read(path, variant, None if recipe is None else load_recipe(str(recipe)))
-    changes = {"images.upscale": 1, "train.precision": "float32", **original.settings, **(settings or {})}
+    changes = {"images.upscale": 1, "images.views": 1, "train.precision": "float32", **original.settings, **(settings or {})}
     chosen = original.recipe.with_settings({**changes, "model.variant": original.variant})
     _refuse_unmeasured(chosen)
     labels = _labels(path, original.classes, classes, chosen.data.dataset)

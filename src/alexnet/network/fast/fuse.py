@@ -2,7 +2,7 @@
 
 On any device, in PyTorch: upscaling of the input is folded into the first convolution, and upscaling of small maps into the
 first dense layer. On a CPU, with the C++ kernels of kernels/: ReLU with response normalisation; ReLU, batch normalisation and
-pooling in one pass; Winograd convolutions, if the CPU computes bfloat16 with AVX-512; dense layers on a few images in float32;
+pooling in one pass; Winograd convolutions, if the CPU computes bfloat16 with AVX-512; dense layers on one image in float32;
 a bfloat16 copy of the weights that the optimizer step updates. On an NVIDIA GPU, with the Triton kernel of gpu.py: ReLU with
 response normalisation. ALEXNET_KERNELS=0 in the environment disables all of them; `environment.json` lists those in use. The
 kernels do not support second derivatives.
@@ -179,14 +179,14 @@ def _dense(dense: nn.Linear, x: Tensor) -> Tensor:
     return _linear(x, compute_weight(dense, x), dense.bias)
 
 
-FEW = 8  # vectors: with more, PyTorch's matrix product is as fast
-
-
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Apply a dense layer; in predictions of a few images in float32, by the kernel, which reads the weights faster."""
+    """Apply a dense layer; in predictions of one image in float32, by the kernel, which reads the weights faster.
+
+    PyTorch, too, rounds one vector otherwise than a batch; the kernel for several would make results depend on their number.
+    """
     tensors = (x, weight) if bias is None else (x, weight, bias)
     plain = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
-    fits = x.ndim == 2 and x.shape[1] == weight.shape[1] and 0 < len(x) <= FEW
+    fits = x.shape == (1, weight.shape[1])
     if fits and not plain and all(t.dtype == torch.float32 and usable(t) for t in tensors):
         return operations.dense(x, weight, bias)
     return linear(x, weight, bias)

@@ -1,8 +1,8 @@
 #include "common.h"
 
-// A dense layer on a few vectors, y = weight x + bias. Reading the weights takes most of the time.
+// A dense layer on one vector, y = weight x + bias. Reading the weights takes most of the time.
 struct Dense {
-    int vectors, inputs, outputs;
+    int inputs, outputs;
 };
 
 namespace {
@@ -39,15 +39,11 @@ void dense_float32(const float* x, const float* weight, const float* bias, float
     for (int first = 0; first < outputs; first += kRows) {
         const float* from = weight + long(first) * inputs;
         const int rows = std::min(kRows, outputs - first);
-        for (int n = 0; n < dense.vectors; ++n) {
-            const float* vector = x + long(n) * inputs;
-            float sums[kRows];
-            if (rows == kRows) dot<kRows>(from, vector, inputs, sums);
-            else
-                for (int row = 0; row < rows; ++row) dot<1>(from + long(row) * inputs, vector, inputs, sums + row);
-            for (int row = 0; row < rows; ++row)
-                y[long(n) * outputs + first + row] = sums[row] + (bias ? bias[first + row] : 0.0f);
-        }
+        float sums[kRows];
+        if (rows == kRows) dot<kRows>(from, x, inputs, sums);
+        else
+            for (int row = 0; row < rows; ++row) dot<1>(from + long(row) * inputs, x, inputs, sums + row);
+        for (int row = 0; row < rows; ++row) y[first + row] = sums[row] + (bias ? bias[first + row] : 0.0f);
     }
 }
 }

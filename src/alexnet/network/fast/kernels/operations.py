@@ -36,7 +36,7 @@ def _structure(name: str, declaration: str) -> type[ctypes.Structure]:
 _Maps = _structure("Maps", "long images, int height, int width, int channels, int window, int stride, int relu")
 _Convolution = _structure("Convolution", "int images, int height, int width, int inputs, int outputs, int taps")
 _Norm = _structure("Norm", "long pixels, int towers, int channels, int size, float alpha, float beta, float k, int relu")
-_Dense = _structure("Dense", "int vectors, int inputs, int outputs")
+_Dense = _structure("Dense", "int inputs, int outputs")
 Step = _structure("Step", "long count, float rate, float momentum, float decay, int velocity, int decoupled, int nesterov")
 
 
@@ -115,10 +115,10 @@ def _sum_over_processes(norm: BatchNorm, sums: Tensor, count: int) -> tuple[Tens
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x weight^T + bias for a few vectors N C, float32, with weights O C; without gradients."""
+    """Return x weight^T + bias for one vector, 1 x C float32, with weights O x C; without gradients."""
     x, weight = x.contiguous(), weight.contiguous()
-    result = x.new_empty(len(x), len(weight))
-    settings = _Dense(*x.shape, len(weight))
+    result = x.new_empty(1, len(weight))
+    settings = _Dense(x.shape[1], len(weight))
     kernels.call("dense", x.dtype, (x, weight, None if bias is None else bias.contiguous(), result), settings)
     return result
 
