@@ -103,14 +103,15 @@ class Monitor:
     def _name_others(self) -> None:
         """Say once that other processes slow the training down more than they need to.
 
-        The threads of a step wait for each other, so the one that shares its core holds up all of them (docs/log.md).
+        By default, threads that wait for others take cores from them; the command line lets them sleep (docs/log.md).
         """
         threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-        fewer = max(1, math.floor(cores - self._others + 0.25))
-        if self.device.type == "cpu" and self._others > 0.5 and fewer < threads and not self._others_named:
+        free = max(1, math.floor(cores - self._others + 0.25))
+        sleeping = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
+        if self.device.type == "cpu" and self._others > 0.5 and free < threads and not sleeping and not self._others_named:
             self._others_named = True
-            used = f"other processes use {self._others:.1f} of {counted(cores, 'core')}"
-            self.say(f"{used}, and each thread waits for the slowest: with --threads {fewer}, training may be twice as fast")
+            used = f"other processes use {self._others:.1f} of {counted(cores, 'core')}, and waiting threads keep theirs busy"
+            self.say(f"{used}: training may be twice as fast if OMP_WAIT_POLICY=passive is set when Python starts")
 
     def head(self, row: Mapping[str, Any]) -> None:
         """Write the line of a fitted head, whose metrics are those of epoch 0."""
