@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from alexnet.data import builtin
 from alexnet.data.builtin import CIFAR_FILES, CIFAR_FOLDER, default_root, load
+from alexnet.data.sources import open_table
 from alexnet.errors import DataError
 from official import (
     CIFAR_LABELS,
@@ -68,6 +69,14 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 def test_cifar10_is_read_from_the_unpacked_folder_or_its_parent(tmp_path: Path, inside: bool) -> None:
     folder = write_folder(tmp_path / CIFAR_FOLDER, cifar_pickles())
     assert_small_cifar(load("cifar10", folder if inside else tmp_path))
+
+
+def test_the_folder_of_cifar10_is_a_dataset(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "copy", cifar_pickles())
+    given, named = open_table(folder), load("cifar10", folder)
+    assert (given.name, given.labels, given.images) == (named.name, named.labels, named.images)
+    np.testing.assert_array_equal(given.pixels, named.pixels)
+    np.testing.assert_array_equal(given.targets, named.targets)
 
 
 def test_the_environment_names_the_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,14 @@ def test_features_of_files_equal_those_of_arrays(trained: alexnet.Run, photos: P
     assert list(batch.layers) == ["fc7"]
 
 
+def test_features_of_one_layer_may_be_asked_for_by_its_name(trained: alexnet.Run) -> None:
+    images = arrays(2)
+    (batch,) = trained.stream_features(images, "pool5")
+    for found in (trained.features(images, "pool5"), batch.layers):
+        assert list(found) == ["pool5"]
+        np.testing.assert_array_equal(found["pool5"], trained.features(images, ["pool5"])["pool5"])
+
+
 def test_features_stream_continues_after_unreadable_image(trained: alexnet.Run, mixed: list[Path]) -> None:
     (batch,) = trained.stream_features(mixed)
     readable = [*mixed[:2], mixed[3]]

@@ -234,15 +234,15 @@ class Run:
         folder = Path(out) if out is not None else self._results("explain")
         return write_explanations(self.network, self.config, to_sources(images), folder, arrays=arrays, overwrite=overwrite)
 
-    def features(self, images: ImageInput, layers: Sequence[str] = ("fc7",)) -> dict[str, NDArray[np.float32]]:
+    def features(self, images: ImageInput, layers: str | Sequence[str] = "fc7") -> dict[str, NDArray[np.float32]]:
         """Return the activations of layers, computed in float32.
 
         Use `stream_features` if they do not fit into memory.
 
         Args:
             images: as for `predict`.
-            layers: names from `network.layer_names`: `conv5` is the output of a convolution, `relu5` that of its activation.
-                Torchvision's names, from `network.torchvision_names`, are accepted too: `features.10`, `features.11`.
+            layers: one name or several, from `network.layer_names`: `conv5` is the output of a convolution, `relu5` that of
+                its activation. Torchvision's names, from `network.torchvision_names`, such as `features.10`, are accepted too.
 
         Returns:
             An array for each layer, under the name given, with a row for each image, in order: feature maps N C H W or vectors
@@ -253,14 +253,16 @@ class Run:
             VariantError: a layer does not exist.
         """
         sources = to_sources(images)
+        layers = [layers] if isinstance(layers, str) else layers
         return features(self.network, self.config, track(sources, "Computing features", len(sources)), layers)
 
-    def stream_features(self, images: ImageInput, layers: Sequence[str] = ("fc7",)) -> Iterator[Features]:
+    def stream_features(self, images: ImageInput, layers: str | Sequence[str] = "fc7") -> Iterator[Features]:
         """Yield `Features`, the activations of one batch of images at a time; unreadable images are in its `errors`.
 
         `images` and `layers` are as for `features`.
         """
         sources = to_sources(images)
+        layers = [layers] if isinstance(layers, str) else layers
         return stream_features(self.network, self.config, track(sources, "Computing features", len(sources)), layers)
 
     def index(self, folder: str | Path, out: str | Path | None = None, bits: int | None = None) -> dict[str, Any]:

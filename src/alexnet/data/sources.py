@@ -24,9 +24,9 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2, 
     """Open a dataset: a built-in name, a folder, or a CSV, Parquet or JSON lines file.
 
     A folder contains class folders, or files whose names begin with the label, or `train`, `val` and `test` folders of either,
-    or tables as Hugging Face arranges them. A table has the columns `image` (relative to the file, or absolute), `label` and,
-    optionally, `split` and `group`, or those that `settings` name. `data_root` is the folder of downloads; `least` is the
-    minimum number of classes.
+    or tables as Hugging Face arranges them, or CIFAR-10 as published. A table has the columns `image` (relative to the file,
+    or absolute), `label` and, optionally, `split` and `group`, or those that `settings` name. `data_root` is the folder of
+    downloads; `least` is the minimum number of classes.
     """
     if not str(data).strip():
         raise DataError("the dataset's name is empty: name a folder, a CSV or Parquet file, or a built-in dataset")
@@ -35,6 +35,8 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2, 
     if name in builtin.NAMES:
         return builtin.load(name, data_root)
     try:
+        if path.is_dir() and (path / builtin.CIFAR_FILES[0]).is_file():
+            return builtin.load("cifar10", path)
         if path.is_dir():
             return _table(path.name, path, _read_folder(path, settings), path, least, settings.none_label)
         if name in photo_sets.NAMES:
