@@ -312,7 +312,11 @@ def test_every_recipe_trains_evaluates_and_predicts(name: str, photos: Path, tmp
     assert [row["epoch"] for row in rows] == ([*"012"] if fitted else [*"12"])
     assert all(np.isfinite(float(row["train_loss"])) for row in rows)
     split = "test" if asked.data.test else "val"
-    assert run.evaluate().to_json() == run.summary["test" if asked.data.test else "validation"]
+    result, told = run.evaluate().to_json(), run.summary["test" if asked.data.test else "validation"]
+    if fitted:  # the codes of all images were computed together, and the number of images changes how sums are rounded
+        for key in ("loss", "ece", "ece_raw"):
+            assert result.pop(key) == pytest.approx(told.pop(key), rel=1e-4, abs=1e-6)
+    assert result == told
     assert 0 <= run.evaluate(split=split, views=10).top1 <= 1
     picture(0, 7, (61, 33)).convert("L").save(tmp_path / "grey.png")
     picture(0, 7, (1, 1)).save(tmp_path / "one.png")
