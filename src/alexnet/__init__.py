@@ -8,7 +8,7 @@ run.predict(["cat.jpg"])
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.api import Run, ablate, check, choose, compare, cross_validate, find_lr, load, resume, train
+    from alexnet.api import Run, ablate, check, choose, compare, cross_validate, evaluate, find_lr, load, resume, train
     from alexnet.convert.import_weights import import_weights
     from alexnet.doubts.find import find_doubts
     from alexnet.errors import AlexNetError
@@ -25,6 +25,7 @@ __all__ = [
     "choose",
     "compare",
     "cross_validate",
+    "evaluate",
     "find_doubts",
     "find_lr",
     "import_weights",

@@ -30,6 +30,7 @@ from alexnet.export.onnx import export
 from alexnet.files import local_path, refuse_overwrite
 from alexnet.folds.cross_validate import Plan as FoldsPlan
 from alexnet.folds.cross_validate import cross_validate as train_folds
+from alexnet.inference.ensemble import average
 from alexnet.inference.evaluate import Evaluation, evaluate_split
 from alexnet.inference.features import Features, features, stream_features
 from alexnet.inference.inputs import ImageInput, to_sources
@@ -491,6 +492,45 @@ class Run:
         """Return the default folder of results, in the run folder: those of an epoch's weights have one of their own."""
         weights = self._folder.weights
         return self.path / (f"{name}-{weights.stem}" if is_epoch(weights) else name)
+
+
+def evaluate(
+    runs: Sequence[str | Path | Run],
+    data: str | Path | None = None,
+    split: str | None = None,
+    views: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+) -> Evaluation:
+    """Evaluate several runs as an ensemble, which answers with the mean of their probabilities (paper, section 6).
+
+    Args:
+        runs: one run or more, with the same labels.
+        data: as for `Run.evaluate`. Default: the dataset of the runs, which must have split it alike.
+        split: as for `Run.evaluate`.
+        views: as for `Run.evaluate`.
+        settings: as for `Run.evaluate`.
+        device: as for `Run`.
+
+    Returns:
+        The evaluation of the mean, which is not calibrated; that of the run if there is only one.
+
+    Raises:
+        DataError: as for `Run.evaluate`, or the runs have other labels or other images.
+    """
+    if not runs:
+        raise DataError("no runs: name one or more")
+    opened = [run if isinstance(run, Run) else Run(run, device) for run in runs]
+    for run in opened[1:]:
+        if run.labels != opened[0].labels:
+            raise DataError(f"{run.path} has other labels than {opened[0].path}, or in another order: evaluate them one by one")
+    evaluations = []
+    for run in opened:
+        evaluations.append(run.evaluate(data, split, views, settings))
+        if evaluations[-1].images != evaluations[0].images:
+            reason = f"{run.path} has another split than {opened[0].path}, so it may have trained on these images"
+            raise DataError(f"{reason}: name a dataset that is new to all of them")
+    return evaluations[0] if len(evaluations) == 1 else average(evaluations)
 
 
 def train(

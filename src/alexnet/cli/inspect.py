@@ -17,13 +17,13 @@ from alexnet.cli.options import (
     RunPath,
     Views,
     count,
-    data_argument,
     flag,
     images_argument,
     option,
     table_options,
 )
 from alexnet.cli.output import print_comparison, print_evaluation, print_explanations, print_result
+from alexnet.errors import AlexNetError
 from alexnet.progress import track
 
 command = partial(app.command, cls=Command, rich_help_panel=LOOK)
@@ -32,28 +32,55 @@ command = partial(app.command, cls=Command, rich_help_panel=LOOK)
 @command()
 @table_options
 def evaluate(
-    run: RunPath,
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN… [DATA]",
+            help="Run folders, or weights of an epoch in RUN/epochs; then a dataset, as for train.  [default: the runs' own]",
+        ),
+    ],
     table: dict[str, str],
-    data: Annotated[str | None, data_argument("Dataset, as for train.", default="the run's own")] = None,
     split: Annotated[
         Literal["train", "val", "test"] | None,
         option("NAME", "train, val or test.  [default: test, else val; all images if DATA has no splits]"),
     ] = None,
     views: Views = None,
     device: Device = None,
+    as_csv: Annotated[bool, flag("--csv", "Print CSV, a row per image: label, prediction, probability, loss.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a run on its own dataset or on another.
+    """Evaluate a run, or several together, on its own dataset or on another.
 
     Top-1 is the fraction of images whose label comes first, with its 95 % interval; top-5, for more than five classes, the
-    fraction whose label is among the first five. A row for each class follows.
+    fraction whose label is among the first five. A row for each class follows. Several runs answer together, with the mean of
+    their probabilities.
 
     Examples:
         alexnet evaluate runs/photos
         alexnet evaluate runs/photos other-photos/ --views 10
-        alexnet evaluate runs/photos --split val --json
+        alexnet evaluate runs/photos --split val --csv > predictions.csv
+        alexnet evaluate runs/seed0 runs/seed1 runs/seed2
     """
-    print_result(alexnet.load(run, device).evaluate(data, split, count(views), table).to_json(), print_evaluation, as_json)
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv")
+    from alexnet.inference.predictions import csv_text
+
+    *others, last = runs
+    data = last if others and not _is_run(Path(last)) else None
+    result = alexnet.evaluate(runs if data is None else others, data, split, count(views), table, device)
+    if as_csv:
+        print(csv_text([result]), end="")
+    else:
+        print_result(result.to_json(), print_evaluation, as_json)
+
+
+def _is_run(path: Path) -> bool:
+    from alexnet.run import find_weights
+
+    try:
+        return bool(find_weights(path))
+    except AlexNetError:
+        return False
 
 
 @command()
