@@ -27,6 +27,7 @@ from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, format_names, shell_quote
 from alexnet.explain.attribution import Explanation, explain
 from alexnet.export.onnx import export
+from alexnet.extract.extract import Maps, extract
 from alexnet.files import local_path, refuse_overwrite
 from alexnet.folds.cross_validate import Plan as FoldsPlan
 from alexnet.folds.cross_validate import cross_validate as train_folds
@@ -265,6 +266,38 @@ class Run:
         sources = to_sources(images)
         layers = [layers] if isinstance(layers, str) else layers
         return stream_features(self.network, self.config, track(sources, "Computing features", len(sources)), layers)
+
+    def extract(
+        self,
+        images: ImageInput,
+        layers: str | Sequence[str],
+        out: str | Path,
+        maps: Maps = "keep",
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """Write the activations of layers, computed in float32, to a file; a call that was stopped goes on where it was.
+
+        Memory does not grow with the number of images. The file has an array for each layer, with a row for each image that can
+        be read, and `images`, their names in the same order. Until it is complete, `OUT.partial` holds what is done.
+
+        Args:
+            images: as for `predict`, but files.
+            layers: as for `features`.
+            out: a file that ends in `.npz` (NumPy), `.h5` or `.hdf5` (HDF5, by h5py) or `.mat` (MATLAB 5, up to 2 GB a layer).
+            maps: what becomes of feature maps: `keep` (N C H W), `mean` or `max` over height and width (N C), or `flat`
+                (N C*H*W).
+            overwrite: replace a file that this program did not make.
+
+        Returns:
+            `{"file", "images", "layers": {name: shape}, "bytes", "errors": [{"image", "error"}]}`.
+
+        Raises:
+            DataError: there is no image, none can be read, or the ending is unknown.
+            VariantError: a layer does not exist.
+            RunError: the file cannot be written.
+        """
+        layers = [layers] if isinstance(layers, str) else layers
+        return extract(self.network, self.config, to_sources(images), layers, local_path(out), maps, overwrite)
 
     def index(self, folder: str | Path, out: str | Path | None = None, bits: int | None = None) -> dict[str, Any]:
         """Index the images of a folder for `search`, or update the index.

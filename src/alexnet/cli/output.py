@@ -32,6 +32,15 @@ def print_jsonl(results: Iterable[dict[str, Any]]) -> None:
         print(json.dumps(result, ensure_ascii=False), flush=True)
 
 
+def print_extracted(result: dict[str, Any]) -> None:
+    """Print the result of `features`: the file and its arrays, and the images that could not be read."""
+    print(printable(f"{'file':10}  {result['file']}, {result['bytes'] / 1e6:.1f} MB, {counted(result['images'], 'image')}"))
+    for layer, shape in result["layers"].items():
+        print(f"{layer:10}  {' x '.join(map(str, shape))}")
+    for error in result["errors"]:
+        print(printable(f"left out {truncate(error['image'])}: {error['error']}"))
+
+
 def print_predictions_csv(results: Iterable[dict[str, Any]]) -> None:
     """Print the results of `predict` as CSV, a row per label."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
