@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from alexnet.doubts.find import find_doubts
     from alexnet.errors import AlexNetError
     from alexnet.network.alexnet import AlexNet
+    from alexnet.rsa.compare import similarity
     from alexnet.sort.sort import undo_sort
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "import_weights",
     "load",
     "resume",
+    "similarity",
     "train",
     "undo_sort",
 ]
@@ -41,6 +43,7 @@ _HOMES = {
     "check": "alexnet.data.check",
     "find_doubts": "alexnet.doubts.find",
     "import_weights": "alexnet.convert.import_weights",
+    "similarity": "alexnet.rsa.compare",
     "undo_sort": "alexnet.sort.sort",
 }
 

@@ -1,4 +1,4 @@
-"""Commands that inspect runs: evaluate, compare, explain, report."""
+"""Commands that inspect runs: evaluate, compare, explain, report, similarity."""
 
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 
 import alexnet
 from alexnet.cli.app import app
+from alexnet.cli.completion import datasets
 from alexnet.cli.help import LOOK, Command
 from alexnet.cli.images import image_names, print_results
 from alexnet.cli.options import (
@@ -22,7 +23,7 @@ from alexnet.cli.options import (
     option,
     table_options,
 )
-from alexnet.cli.output import print_comparison, print_evaluation, print_explanations, print_result
+from alexnet.cli.output import print_comparison, print_evaluation, print_explanations, print_result, print_similarity
 from alexnet.errors import AlexNetError
 from alexnet.progress import track
 
@@ -36,6 +37,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="RUN… [DATA]",
+            autocompletion=datasets,
             help="Run folders, or weights of an epoch in RUN/epochs; then a dataset, as for train.  [default: the runs' own]",
         ),
     ],
@@ -49,7 +51,7 @@ def evaluate(
     as_csv: Annotated[bool, flag("--csv", "Print CSV, a row per image: label, prediction, probability, loss.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a run, or several together, on its own dataset or on another.
+    """Evaluate a run, or several together, on a dataset.
 
     Top-1 is the fraction of images whose label comes first, with its 95 % interval; top-5, for more than five classes, the
     fraction whose label is among the first five. A row for each class follows. Several runs answer together, with the mean of
@@ -129,3 +131,29 @@ def report(run: RunPath, device: Device = None) -> None:
         alexnet report runs/photos
     """
     print(alexnet.load(run, device).report())
+
+
+@command()
+def similarity(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE…", help="Features (alexnet features), and dissimilarities from elsewhere: .npy or .csv."),
+    ],
+    out: Annotated[Path | None, option("PNG", "Also draw a figure.")] = None,
+    kind: Annotated[
+        Literal["correlation", "euclidean", "cosine"], option("NAME", "Dissimilarity of the features of two images.")
+    ] = "correlation",
+    resamples: Annotated[int, option("N", "Times that the images are drawn anew for intervals; 0 for none.", min=0)] = 200,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare how layers, runs and people tell images apart.
+
+    Every layer in the files is compared with every other: by the rank correlation of their dissimilarities (RSA), and by linear
+    CKA, each with its 95 % interval. All files must be of the same images.
+
+    Examples:
+        alexnet similarity features.npz --out similarity.png
+        alexnet similarity run-a.npz run-b.npz people.csv --out similarity.png
+    """
+    print_result(alexnet.similarity(list(files), out, kind, resamples, overwrite), print_similarity, as_json)

@@ -228,8 +228,8 @@ def features(
     if an image could not be read. .h5 requires h5py (pip install h5py).
 
     Examples:
-        alexnet features runs/photos photos/ --layers relu5,relu7 --out features.npz
-        alexnet features runs/photos photos/ --layers relu5 --maps mean --out features.h5
+        alexnet features runs/photos photos/ --layers relu5,relu7 --out f.npz
+        alexnet features runs/photos photos/ --layers relu5 --maps mean --out f.h5
     """
     names = [layer.strip() for layer in layers.split(",")]
     result = alexnet.load(run, device).extract(image_names(images), names, out, maps, overwrite)

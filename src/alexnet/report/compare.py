@@ -122,7 +122,8 @@ def _notes(number: int, run: dict[str, Any]) -> Iterator[str]:
     both = f"of the same {counted(paired['images'], 'image')}, it alone gets {paired['gained']:,} right, and run 1 alone"
     yield f"run {number}: {both} {paired['lost']:,}; loss {low:+.4f} to {high:+.4f}"
     if paired["p"] >= LEVEL and paired["needed"]:
-        yield f"run {number}: this may be chance (p by McNemar's test); to be sure takes about {paired['needed']:,} images"
+        needed = counted(paired["needed"], "image")
+        yield f"run {number}: this may be chance (p by McNemar's test); to be sure takes about {needed}"
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:
