@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns tensorflow_peers cleanlab_peer small_networks small_recipes small_training,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-long test-anywhere test-with lint bench bench-doubts bench-neighbour gpu gpu-wheels prove prove-import written tutorials torture fuzz memory workers sort load attack few-photos folds known quality \
+.PHONY: demo by-hand test test-long test-anywhere test-with lint bench bench-doubts bench-neighbour gpu gpu-wheels prove prove-import prove-rsa written tutorials torture fuzz memory workers sort load attack few-photos folds known quality \
 	wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
@@ -64,6 +64,11 @@ prove-import: .venv/installed-dev  ## imported networks against torchvision, Ope
 	build/prove-import/bin/python -m pip install --quiet -c constraints.txt -e '.[export]'
 	build/prove-import/bin/python -m pip install --quiet --no-deps 'torchvision==0.29.*' 'opencv-python-headless<5'
 	build/prove-import/bin/python -m proof.imported $(ALEXNET_TEST_DATA)/cats-dogs
+
+prove-rsa:  ## dissimilarities and their correlations against rsatoolbox, in its own venv
+	$(PYTHON) -m venv build/prove-rsa
+	build/prove-rsa/bin/python -m pip install --quiet 'rsatoolbox<1'
+	PYTHONPATH=src build/prove-rsa/bin/python -m proof.rsa
 
 written: .venv/installed-torchvision .venv-keras/installed  ## real torchvision and Keras load what `alexnet export` writes; 5 minutes
 	rm -rf build/written

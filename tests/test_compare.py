@@ -61,6 +61,53 @@ def test_difference_interval_is_newcombe() -> None:
     assert _difference(*rows) == pytest.approx([0.2, 0.0524, 0.3339], abs=5e-5)
 
 
+def test_compare_of_the_same_images_is_paired(short: Path, other: Path) -> None:
+    first, second = api.compare([short, other])["runs"]
+    assert first["paired"] is None
+    runs = [alexnet.load(path) for path in (short, other)]
+    one, two = (run_.evaluate() for run_ in runs)
+    assert one.images == two.images
+    right = [evaluation.logits.argmax(1) == evaluation.targets for evaluation in (one, two)]
+    paired = second["paired"]
+    assert (paired["gained"], paired["lost"]) == (int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum()))
+    assert paired["images"] == len(one.images)
+    assert second["difference"][0] == pytest.approx((paired["gained"] - paired["lost"]) / paired["images"])
+    assert second["difference"][1:] == paired["interval"]
+    low, high = paired["loss_interval"]
+    assert low <= two.loss - one.loss <= high
+
+
+@pytest.mark.parametrize("change", ["missing", "other image", "other label"])
+def test_compare_of_other_images_is_not_paired(short: Path, tmp_path: Path, change: str) -> None:
+    shutil.copytree(short, tmp_path / "run")
+    path = tmp_path / "run" / "predictions.csv"
+    rows = path.read_text().splitlines()
+    last = next(i for i, row in enumerate(rows) if row.startswith("test,"))
+    split, image, label, *rest = rows[last].split(",")
+    new = {"other image": [split, "new.png", label], "other label": [split, image, "new"]}
+    rows[last] = ",".join([*new.get(change, [split, image, label]), *rest])
+    path.write_text("\n".join(rows) + "\n")
+    if change == "missing":
+        path.unlink()
+    second = api.compare([short, tmp_path / "run"])["runs"][1]
+    assert second["paired"] is None
+    result = api.compare([short, tmp_path / "run"])
+    assert second["difference"] == _difference(*(result["runs"][i] for i in (1, 0)))
+    assert "other images than run 1" in table(result)
+
+
+def test_compare_with_damaged_predictions_is_one_line(short: Path, tmp_path: Path) -> None:
+    shutil.copytree(short, tmp_path / "run")
+    path = tmp_path / "run" / "predictions.csv"
+    good = path.read_text()
+    header, first, *_ = good.splitlines()
+    for damage in ("", "a,b\n", f"{header}\n{first},1\n", good.replace(first.split(",")[-1], "x"), '"' + good):
+        path.write_text(damage)
+        with pytest.raises(RunError, match=r"predictions\.csv (is damaged|cannot be read)") as caught:
+            api.compare([short, tmp_path / "run"])
+        assert "\n" not in str(caught.value)
+
+
 def test_compare_of_unfinished_run_is_one_line(short: Path, tmp_path: Path) -> None:
     assert "no such folder" in error("compare", short, tmp_path / "none")
     shutil.copytree(short, tmp_path / "run")

@@ -345,7 +345,8 @@ def test_summary_command_prints_table_or_json(run: Run) -> None:
     result = json.loads(run("summary", "annotated", "--classes", 3, "--json")[0])
     assert list(result) == ["variant", "input", "parameters", "trainable", "bytes", "layers"]
     assert (result["variant"], result["input"]) == ("annotated", [3, 224, 224])
-    assert all(list(row) == ["name", "kind", "output", "parameters", "formula", "torchvision"] for row in result["layers"])
+    keys = ["name", "kind", "output", "parameters", "formula", "torchvision", "receptive_field"]
+    assert all(list(row) == keys for row in result["layers"])
     assert result["layers"][0] == {
         "name": "conv1",
         "kind": "convolution",
@@ -353,6 +354,7 @@ def test_summary_command_prints_table_or_json(run: Run) -> None:
         "parameters": 34_944,
         "formula": "(224 + 2*0 - 11) / 4 + 1 = 54.25 -> 54",
         "torchvision": None,
+        "receptive_field": {"size": 11, "stride": 4, "offset": 5.0, "padding": 0},
     }
     assert result["layers"][-1]["output"] == [3]
     assert result["parameters"] == sum(row["parameters"] for row in result["layers"])
@@ -387,30 +389,45 @@ def test_summary_of_no_classes_is_usage_error(run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_receptive_field(name: str) -> None:
-    """Gradients show the receptive field: with positive weights and mean pooling, they reach every pixel of it."""
-    sees, at, apart = {}, 1, 1
-    for layer in summarize(name).layers:
-        if layer.window:
-            at, apart = at + (layer.window - 1) * apart, apart * layer.stride
-        sees[layer.name] = at
-    last = max(layer for layer in sees if layer.startswith("conv"))
-    torch.manual_seed(0)
+def test_receptive_fields_are_those_of_gradients(name: str) -> None:
+    """With positive weights and mean pooling, the gradient of a value reaches exactly the pixels on which it depends."""
     network = AlexNet(name, width=1 / 32).double().eval()
+    row, size = network.row, network.row.input_size
     for layer_name, module in list(network.features.named_children()):
         if isinstance(module, nn.Conv2d):
-            nn.init.uniform_(module.weight, 0.5 / module.weight[0].numel(), 1 / module.weight[0].numel())
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
         elif isinstance(module, nn.MaxPool2d):
-            network.features.add_module(layer_name, nn.AvgPool2d(module.kernel_size, module.stride))
-    images = torch.full((1, 3, 311, 311), 0.5, dtype=torch.float64, requires_grad=True)
+            pool = nn.AvgPool2d(module.kernel_size, module.stride, ceil_mode=row.ceil_mode)
+            network.features.add_module(layer_name, pool)
+    images = torch.full((1, 3, size, size), 0.5, dtype=torch.float64, requires_grad=True)
+    layers = [layer for layer in summarize(name).layers if len(layer.output) == 3]
     with torch.enable_grad():
-        maps = network.activations(images, [last])[1][last]
-        middle = maps.shape[2] // 2
-        maps[:, :, middle, middle].sum().backward()
-    assert images.grad is not None
-    for axis in (2, 3):
-        touched = images.grad.abs().amax([i for i in range(4) if i != axis]).nonzero().flatten().tolist()
-        assert touched == list(range(touched[0], touched[0] + sees[last]))
+        maps = network.activations(images, [layer.name for layer in layers])[1]
+    first, last = 0, size  # pixels that reach the layer: at the border, some are in no window
+    for layer in layers:
+        field, values, side = layer.field, maps[layer.name], layer.output[1]
+        first, last = max(first, -field.padding), min(last, (side - 1) * field.stride + field.size - field.padding)
+        for at in ((0, 0), (side // 2, side - 1), (side - 1, side // 3)):
+            starts = [position * field.stride - field.padding for position in at]
+            expected = [list(range(max(start, first), min(start + field.size, last))) for start in starts]
+            (gradient,) = torch.autograd.grad(values[:, :, at[0], at[1]].sum(), images, retain_graph=True)
+            pixels = gradient[0].abs().amax(0)
+            touched = [pixels.amax(axis).nonzero().flatten().tolist() for axis in (1, 0)]
+            assert touched == (expected if all(expected) else [[], []]), (layer.name, at)
+
+
+def test_receptive_fields_of_paper() -> None:
+    """Computed by hand: window after window, each as far apart as the strides before it multiply to."""
+    fields = {layer.name: layer.field for layer in summarize("paper").layers}
+    first = [(fields[name].size, fields[name].stride, fields[name].padding) for name in ("conv1", "pool1", "conv2", "pool2")]
+    assert first == [(11, 4, 0), (19, 8, 0), (51, 8, 16), (67, 16, 16)]
+    assert fields["conv5"].to_json() == {"size": 163, "stride": 16, "offset": 17.0, "padding": 64}
+    assert fields["relu5"] == fields["conv5"]
+    assert fields["fc8"] == fields["flatten"]
+    assert (fields["flatten"].size, fields["flatten"].padding) == (355, 64)
+    sees = {line.split()[0]: line.split() for line in summarize("paper").table().splitlines()[3:-5]}
+    assert "163" in sees["conv5"]
+    assert "all" in sees["fc6"]
 
 
 def test_summary_shows_torchvisions_names_where_the_layers_are_its_own() -> None:

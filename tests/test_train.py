@@ -32,7 +32,7 @@ def test_run_folder_contents(trained: alexnet.Run) -> None:
     names = {path.name for path in trained.path.iterdir()}
     assert names == {
         *("recipe.toml", "model.safetensors", "model.json", "metrics.csv", "tensorboard"),
-        *("summary.json", "environment.json", "report.html", "log.txt"),
+        *("summary.json", "predictions.csv", "environment.json", "report.html", "log.txt"),
     }
     assert [row["epoch"] for row in metrics(trained.path)] == [str(i) for i in range(1, 9)]
     environment = json.loads((trained.path / "environment.json").read_text())

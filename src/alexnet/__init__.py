@@ -8,11 +8,12 @@ run.predict(["cat.jpg"])
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.api import Run, ablate, check, choose, compare, cross_validate, find_lr, load, resume, train
+    from alexnet.api import Run, ablate, check, choose, compare, cross_validate, evaluate, find_lr, load, resume, train
     from alexnet.convert.import_weights import import_weights
     from alexnet.doubts.find import find_doubts
     from alexnet.errors import AlexNetError
     from alexnet.network.alexnet import AlexNet
+    from alexnet.rsa.compare import similarity
     from alexnet.sort.sort import undo_sort
 
 __version__ = "0.1.0"
@@ -25,11 +26,13 @@ __all__ = [
     "choose",
     "compare",
     "cross_validate",
+    "evaluate",
     "find_doubts",
     "find_lr",
     "import_weights",
     "load",
     "resume",
+    "similarity",
     "train",
     "undo_sort",
 ]
@@ -40,6 +43,7 @@ _HOMES = {
     "check": "alexnet.data.check",
     "find_doubts": "alexnet.doubts.find",
     "import_weights": "alexnet.convert.import_weights",
+    "similarity": "alexnet.rsa.compare",
     "undo_sort": "alexnet.sort.sort",
 }
 

@@ -27,9 +27,11 @@ from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, format_names, shell_quote
 from alexnet.explain.attribution import Explanation, explain
 from alexnet.export.onnx import export
+from alexnet.extract.extract import Maps, extract
 from alexnet.files import local_path, refuse_overwrite
 from alexnet.folds.cross_validate import Plan as FoldsPlan
 from alexnet.folds.cross_validate import cross_validate as train_folds
+from alexnet.inference.ensemble import average
 from alexnet.inference.evaluate import Evaluation, evaluate_split
 from alexnet.inference.features import Features, features, stream_features
 from alexnet.inference.inputs import ImageInput, to_sources
@@ -265,6 +267,38 @@ class Run:
         layers = [layers] if isinstance(layers, str) else layers
         return stream_features(self.network, self.config, track(sources, "Computing features", len(sources)), layers)
 
+    def extract(
+        self,
+        images: ImageInput,
+        layers: str | Sequence[str],
+        out: str | Path,
+        maps: Maps = "keep",
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """Write the activations of layers, computed in float32, to a file; a call that was stopped goes on where it was.
+
+        Memory does not grow with the number of images. The file has an array for each layer, with a row for each image that can
+        be read, and `images`, their names in the same order. Until it is complete, `OUT.partial` holds what is done.
+
+        Args:
+            images: as for `predict`, but files.
+            layers: as for `features`.
+            out: a file that ends in `.npz` (NumPy), `.h5` or `.hdf5` (HDF5, by h5py) or `.mat` (MATLAB 5, up to 2 GB a layer).
+            maps: what becomes of feature maps: `keep` (N C H W), `mean` or `max` over height and width (N C), or `flat`
+                (N C*H*W).
+            overwrite: replace a file that this program did not make.
+
+        Returns:
+            `{"file", "images", "layers": {name: shape}, "bytes", "errors": [{"image", "error"}]}`.
+
+        Raises:
+            DataError: there is no image, none can be read, or the ending is unknown.
+            VariantError: a layer does not exist.
+            RunError: the file cannot be written.
+        """
+        layers = [layers] if isinstance(layers, str) else layers
+        return extract(self.network, self.config, to_sources(images), layers, local_path(out), maps, overwrite)
+
     def index(self, folder: str | Path, out: str | Path | None = None, bits: int | None = None) -> dict[str, Any]:
         """Index the images of a folder for `search`, or update the index.
 
@@ -491,6 +525,45 @@ class Run:
         """Return the default folder of results, in the run folder: those of an epoch's weights have one of their own."""
         weights = self._folder.weights
         return self.path / (f"{name}-{weights.stem}" if is_epoch(weights) else name)
+
+
+def evaluate(
+    runs: Sequence[str | Path | Run],
+    data: str | Path | None = None,
+    split: str | None = None,
+    views: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+) -> Evaluation:
+    """Evaluate several runs as an ensemble, which answers with the mean of their probabilities (paper, section 6).
+
+    Args:
+        runs: one run or more, with the same labels.
+        data: as for `Run.evaluate`. Default: the dataset of the runs, which must have split it alike.
+        split: as for `Run.evaluate`.
+        views: as for `Run.evaluate`.
+        settings: as for `Run.evaluate`.
+        device: as for `Run`.
+
+    Returns:
+        The evaluation of the mean, which is not calibrated; that of the run if there is only one.
+
+    Raises:
+        DataError: as for `Run.evaluate`, or the runs have other labels or other images.
+    """
+    if not runs:
+        raise DataError("no runs: name one or more")
+    opened = [run if isinstance(run, Run) else Run(run, device) for run in runs]
+    for run in opened[1:]:
+        if run.labels != opened[0].labels:
+            raise DataError(f"{run.path} has other labels than {opened[0].path}, or in another order: evaluate them one by one")
+    evaluations = []
+    for run in opened:
+        evaluations.append(run.evaluate(data, split, views, settings))
+        if evaluations[-1].images != evaluations[0].images:
+            reason = f"{run.path} has another split than {opened[0].path}, so it may have trained on these images"
+            raise DataError(f"{reason}: name a dataset that is new to all of them")
+    return evaluations[0] if len(evaluations) == 1 else average(evaluations)
 
 
 def train(

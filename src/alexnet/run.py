@@ -110,6 +110,7 @@ class RunFolder:
         self.weights = path / "model.safetensors"  # or those of an epoch (`find_weights`)
         self.config = path / "model.json"  # the `ModelConfig` of the weights
         self.summary = path / "summary.json"  # what `train --json` prints; exists once training is finished
+        self.predictions = path / "predictions.csv"  # a row per validation and test image; earlier runs have none
         self.metrics = path / "metrics.csv"  # a row per epoch
         self.journal = path / "journal.txt"  # with `train.minutes`: the fraction of the time used before each step
         self.lock = path / "train.lock"  # held while a process trains in this folder

@@ -179,7 +179,8 @@ def model_list() -> None:
 def model_summary(name: VariantName, classes: Classes = None, as_json: AsJson = False) -> None:
     """Summarise a variant layer by layer.
 
-    Prints output shapes, parameter counts, how the sizes are computed, and the memory that the network takes in float32.
+    Prints output shapes, receptive fields in pixels, parameter counts, how the sizes are computed, and the memory that the
+    network takes in float32.
 
     Examples:
         alexnet model summary paper

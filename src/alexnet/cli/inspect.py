@@ -1,4 +1,4 @@
-"""Commands that inspect runs: evaluate, compare, explain, report."""
+"""Commands that inspect runs: evaluate, compare, explain, report, similarity."""
 
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 
 import alexnet
 from alexnet.cli.app import app
+from alexnet.cli.completion import datasets
 from alexnet.cli.help import LOOK, Command
 from alexnet.cli.images import image_names, print_results
 from alexnet.cli.options import (
@@ -17,13 +18,13 @@ from alexnet.cli.options import (
     RunPath,
     Views,
     count,
-    data_argument,
     flag,
     images_argument,
     option,
     table_options,
 )
-from alexnet.cli.output import print_comparison, print_evaluation, print_explanations, print_result
+from alexnet.cli.output import print_comparison, print_evaluation, print_explanations, print_result, print_similarity
+from alexnet.errors import AlexNetError
 from alexnet.progress import track
 
 command = partial(app.command, cls=Command, rich_help_panel=LOOK)
@@ -32,28 +33,56 @@ command = partial(app.command, cls=Command, rich_help_panel=LOOK)
 @command()
 @table_options
 def evaluate(
-    run: RunPath,
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN… [DATA]",
+            autocompletion=datasets,
+            help="Run folders, or weights of an epoch in RUN/epochs; then a dataset, as for train.  [default: the runs' own]",
+        ),
+    ],
     table: dict[str, str],
-    data: Annotated[str | None, data_argument("Dataset, as for train.", default="the run's own")] = None,
     split: Annotated[
         Literal["train", "val", "test"] | None,
         option("NAME", "train, val or test.  [default: test, else val; all images if DATA has no splits]"),
     ] = None,
     views: Views = None,
     device: Device = None,
+    as_csv: Annotated[bool, flag("--csv", "Print CSV, a row per image: label, prediction, probability, loss.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a run on its own dataset or on another.
+    """Evaluate a run, or several together, on a dataset.
 
     Top-1 is the fraction of images whose label comes first, with its 95 % interval; top-5, for more than five classes, the
-    fraction whose label is among the first five. A row for each class follows.
+    fraction whose label is among the first five. A row for each class follows. Several runs answer together, with the mean of
+    their probabilities.
 
     Examples:
         alexnet evaluate runs/photos
         alexnet evaluate runs/photos other-photos/ --views 10
-        alexnet evaluate runs/photos --split val --json
+        alexnet evaluate runs/photos --split val --csv > predictions.csv
+        alexnet evaluate runs/seed0 runs/seed1 runs/seed2
     """
-    print_result(alexnet.load(run, device).evaluate(data, split, count(views), table).to_json(), print_evaluation, as_json)
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv")
+    from alexnet.inference.predictions import csv_text
+
+    *others, last = runs
+    data = last if others and not _is_run(Path(last)) else None
+    result = alexnet.evaluate(runs if data is None else others, data, split, count(views), table, device)
+    if as_csv:
+        print(csv_text([result]), end="")
+    else:
+        print_result(result.to_json(), print_evaluation, as_json)
+
+
+def _is_run(path: Path) -> bool:
+    from alexnet.run import find_weights
+
+    try:
+        return bool(find_weights(path))
+    except AlexNetError:
+        return False
 
 
 @command()
@@ -102,3 +131,29 @@ def report(run: RunPath, device: Device = None) -> None:
         alexnet report runs/photos
     """
     print(alexnet.load(run, device).report())
+
+
+@command()
+def similarity(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE…", help="Features (alexnet features), and dissimilarities from elsewhere: .npy or .csv."),
+    ],
+    out: Annotated[Path | None, option("PNG", "Also draw a figure.")] = None,
+    kind: Annotated[
+        Literal["correlation", "euclidean", "cosine"], option("NAME", "Dissimilarity of the features of two images.")
+    ] = "correlation",
+    resamples: Annotated[int, option("N", "Times that the images are drawn anew for intervals; 0 for none.", min=0)] = 200,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare how layers, runs and people tell images apart.
+
+    Every layer in the files is compared with every other: by the rank correlation of their dissimilarities (RSA), and by linear
+    CKA, each with its 95 % interval. All files must be of the same images.
+
+    Examples:
+        alexnet similarity features.npz --out similarity.png
+        alexnet similarity run-a.npz run-b.npz people.csv --out similarity.png
+    """
+    print_result(alexnet.similarity(list(files), out, kind, resamples, overwrite), print_similarity, as_json)

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from itertools import groupby
+from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,15 @@ def print_jsonl(results: Iterable[dict[str, Any]]) -> None:
     """Print results as they arrive, one JSON object per line."""
     for result in results:
         print(json.dumps(result, ensure_ascii=False), flush=True)
+
+
+def print_extracted(result: dict[str, Any]) -> None:
+    """Print the result of `features`: the file and its arrays, and the images that could not be read."""
+    print(printable(f"{'file':10}  {result['file']}, {result['bytes'] / 1e6:.1f} MB, {counted(result['images'], 'image')}"))
+    for layer, shape in result["layers"].items():
+        print(f"{layer:10}  {' x '.join(map(str, shape))}")
+    for error in result["errors"]:
+        print(printable(f"left out {truncate(error['image'])}: {error['error']}"))
 
 
 def print_predictions_csv(results: Iterable[dict[str, Any]]) -> None:
@@ -292,3 +301,20 @@ def print_evaluation(result: dict[str, Any]) -> None:
         print(f"{truncate(label):{width}}  {metrics['images']:6,}  {precision:>9}  {recall:>6}  {f1:>5}")
     for skipped in result["skipped"]:
         print(printable(f"left out {truncate(skipped['image'])}: {skipped['reason']}"))
+
+
+def print_similarity(result: dict[str, Any]) -> None:
+    """Print the result of `similarity`: a line for each pair, and the figure."""
+    print(f"{counted(result['images'], 'image')}; 95 % intervals in brackets")
+    names = [printable(name) for name in result["names"]]
+    width = max(map(len, names))
+    for key, title in (("rdm", "rank correlation of dissimilarities"), ("cka", "linear CKA")):
+        print(f"\n{title}")
+        for i, j in combinations(range(len(names)), 2):
+            value, low, high = (result[key][part][i][j] for part in ("values", "low", "high"))
+            interval = "" if low is None else f"  ({low:.3f} to {high:.3f})"
+            if value is not None:
+                print(f"{names[i]:{width}}  {names[j]:{width}}  {value:6.3f}{interval}")
+    if result["figure"]:
+        print()
+        print(printable(f"{'figure':10}  {result['figure']}"))

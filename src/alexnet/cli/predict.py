@@ -1,9 +1,9 @@
-"""Commands that use runs: predict, search, export, serve."""
+"""Commands that use runs: predict, search, export, serve, features."""
 
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -206,3 +206,33 @@ def search_query(
     opened = alexnet.load(run, device)
     results = opened.search(image_names(images), top, binary=binary, index=index, out=out, overwrite=overwrite)
     print_results(results, partial(output.print_neighbours, sheet=out), as_json)
+
+
+@command()
+def features(
+    run: RunPath,
+    images: Annotated[list[str], images_argument("Images")],
+    layers: Annotated[str, option("A,B,…", "Layers, as in alexnet model summary, or torchvision's names: features.11.")],
+    out: Annotated[Path, option("FILE", "File to write: .npz, .h5 or .mat.")],
+    maps: Annotated[
+        Literal["keep", "mean", "max", "flat"],
+        option("HOW", "Feature maps: keep, mean or max over height and width, or flat."),
+    ] = "keep",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Write the activations of layers for many images to a file.
+
+    A row for each image, and their names in the same order. If it is stopped, the same command goes on from there. Exit code 1
+    if an image could not be read. .h5 requires h5py (pip install h5py).
+
+    Examples:
+        alexnet features runs/photos photos/ --layers relu5,relu7 --out f.npz
+        alexnet features runs/photos photos/ --layers relu5 --maps mean --out f.h5
+    """
+    names = [layer.strip() for layer in layers.split(",")]
+    result = alexnet.load(run, device).extract(image_names(images), names, out, maps, overwrite)
+    output.print_result(result, output.print_extracted, as_json)
+    if result["errors"]:
+        raise typer.Exit(1)

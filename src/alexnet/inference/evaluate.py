@@ -36,6 +36,8 @@ class Evaluation:
         skipped: files that could not be used, each with the reason.
         known: the scores' threshold, or None.
         scores: scores of the images for `known`, N x 3 float32; without it, N x 0.
+        images: names of the images, as in the dataset.
+        split: `train`, `val`, `test` or `all`.
     """
 
     logits: NDArray[np.float32]
@@ -46,6 +48,8 @@ class Evaluation:
     skipped: Sequence[Skipped] = ()
     known: Known | None = None
     scores: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    images: Sequence[str] = ()
+    split: str = ""
 
     @property
     def loss(self) -> float:
@@ -148,5 +152,5 @@ def evaluate_split(
         rows.append(np.concatenate(compute(network, batch.images, preprocessing, precision, view_count, known), 1))
     gathered = gather(torch.from_numpy(np.concatenate(rows)), len(images)).numpy()
     logits, scores = gathered[:, :classes].copy(), gathered[:, classes:].copy()
-    shape = (3, preprocessing.input, preprocessing.input)
-    return Evaluation(logits, images.targets, table.labels, shape, temperature, table.skipped, known, scores)
+    shape, named = (3, preprocessing.input, preprocessing.input), (dataset.names(split), split)
+    return Evaluation(logits, images.targets, table.labels, shape, temperature, table.skipped, known, scores, *named)

@@ -31,6 +31,37 @@ KINDS: dict[type[nn.Module], str] = {
 
 
 @dataclass(frozen=True)
+class ReceptiveField:
+    """The pixels of the image on which the values of a layer depend, alike for rows and columns.
+
+    The value at position i depends on `size` pixels from `i * stride - padding` on. Outside the image, and where padding takes
+    the place of values of an earlier layer, they are zeros.
+    """
+
+    size: int = 1
+    stride: int = 1
+    padding: int = 0
+
+    @property
+    def offset(self) -> float:
+        """The centre of the field of the value at position 0, in pixels from the centre of the first pixel."""
+        return (self.size - 1) / 2 - self.padding
+
+    def through(self, window: int, stride: int, padding: int) -> "ReceptiveField":
+        """Return the receptive field behind a layer with this window."""
+        reach = (window - 1) * self.stride
+        return ReceptiveField(self.size + reach, self.stride * stride, self.padding + padding * self.stride)
+
+    def covers(self, side: int) -> bool:
+        """Return whether the value at position 0 depends on all pixels of an image of `side` x `side`."""
+        return self.padding >= 0 and self.size - self.padding >= side
+
+    def to_json(self) -> dict[str, float]:
+        """Return all numbers."""
+        return {"size": self.size, "stride": self.stride, "offset": self.offset, "padding": self.padding}
+
+
+@dataclass(frozen=True)
 class LayerSummary:
     """A layer of the network.
 
@@ -46,6 +77,7 @@ class LayerSummary:
         padding: padding in pixels, 0 if there is none.
         groups: number of groups of channels that are processed separately; 1 if every output depends on all channels, None if
             each depends on one.
+        field: receptive field; that of a vector is everything its maps depend on.
         torchvision: name of the layer in torchvision's AlexNet, such as `features.0`; None if the variant has other layers.
     """
 
@@ -58,6 +90,7 @@ class LayerSummary:
     stride: int = 0
     padding: int = 0
     groups: int | None = None
+    field: ReceptiveField = ReceptiveField()
     torchvision: str | None = None
 
 
@@ -89,35 +122,39 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Return the output of `alexnet model summary --json`; `bytes` are those of float32."""
         keys = ("name", "kind", "output", "parameters", "formula", "torchvision")
-        layers = [{key: getattr(layer, key) for key in keys} for layer in self.layers]
+        layers = [
+            {**{key: getattr(layer, key) for key in keys}, "receptive_field": layer.field.to_json()} for layer in self.layers
+        ]
         sizes = {key: FLOAT * getattr(self, key) for key in ("parameters", "trainable", "activations")}
         counts = {key: getattr(self, key) for key in ("variant", "input", "parameters", "trainable")}
         return {**counts, "bytes": sizes, "layers": layers}
 
     def table(self) -> str:
         """Return the summary as text: the input, a table of the layers, and the totals."""
-        rows = [("layer", "torchvision", "kind", "groups", "output", "parameters", "worked out")]
+        rows = [("layer", "torchvision", "kind", "groups", "output", "sees", "parameters", "worked out")]
         for layer in self.layers:
             groups, theirs = str(layer.groups) if (layer.groups or 1) > 1 else "", layer.torchvision or ""
-            rows.append((layer.name, theirs, layer.kind, groups, sizes(layer.output), f"{layer.parameters:,}", layer.formula))
+            sees = "all" if layer.field.covers(self.input[1]) else str(layer.field.size)
+            counts = (sizes(layer.output), sees, f"{layer.parameters:,}")
+            rows.append((layer.name, theirs, layer.kind, groups, *counts, layer.formula))
         aligned = []
         for column in zip(*rows, strict=True):
             if column[0] not in ("torchvision", "groups") or any(column[1:]):
-                align, width = ">" if column[0] in ("groups", "parameters") else "<", max(map(len, column))
+                align, width = ">" if column[0] in ("groups", "sees", "parameters") else "<", max(map(len, column))
                 aligned.append([f"{cell:{align}{width}}" for cell in column])
         lines = ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
         towers = f", {self.towers} towers: a layer in groups keeps its channels apart" if self.towers > 1 else ""
         head = f"{self.variant}: input {sizes(self.input)}, {counted(self.layers[-1].output[0], 'class')}{towers}"
         fixed = self.parameters - self.trainable
-        counts = [
+        totals = [
             ("parameters", self.parameters, "in float32"),
             ("trainable", self.trainable, ""),
             ("not trainable", fixed, "moving means and variances" if fixed else ""),
             ("activations", self.activations, "of one image: it and the outputs of all layers"),
         ]
-        width = max(len(f"{count:,}") for _, count, _ in counts)
-        totals = [f"{name:13}  {count:{width},}  {_memory(count):>10}  {note}".rstrip() for name, count, note in counts]
-        return "\n".join([head, "", *lines, "", *totals])
+        width = max(len(f"{count:,}") for _, count, _ in totals)
+        footer = [f"{name:13}  {count:{width},}  {_memory(count):>10}  {note}".rstrip() for name, count, note in totals]
+        return "\n".join([head, "", *lines, "", *footer])
 
 
 def summarize(row: str | Variant, classes: int | None = None) -> Summary:
@@ -138,10 +175,13 @@ def summarize(row: str | Variant, classes: int | None = None) -> Summary:
         _, outputs = network.activations(torch.empty(1, 3, size, size), network.layer_names)
     layers: list[LayerSummary] = []
     before: tuple[int, ...] = (3, size, size)
+    field = ReceptiveField()
     theirs = {name: their for their, name in network.torchvision_names.items()}
     for name, module in network.layers.items():
         after = tuple(outputs[name].shape[1:])
-        layers.append(replace(_layer(name, module, before, after), torchvision=theirs.get(name)))
+        layer = _layer(name, module, before, after)
+        field = _field(module, layer, before, field)
+        layers.append(replace(layer, field=field, torchvision=theirs.get(name)))
         before = after
     parameters = sum(layer.parameters for layer in layers)
     trainable = sum(weights.numel() for weights in network.parameters())
@@ -189,6 +229,16 @@ def _layer(name: str, module: nn.Module, before: tuple[int, ...], after: tuple[i
         case LocalMapNorm():
             window, stride, padding = module.size, 1, module.size // 2
     return LayerSummary(name, kind, after, parameters, formula, window, stride, padding, groups)
+
+
+def _field(module: nn.Module, layer: LayerSummary, before: tuple[int, ...], field: ReceptiveField) -> ReceptiveField:
+    """Return the receptive field of a layer behind one with `field` whose output has the shape `before`."""
+    match module:
+        case nn.ZeroPad2d():
+            return field.through(1, 1, module.padding[0])
+        case FlattenMaps():
+            return field.through(before[1], 1, 0)
+    return field.through(layer.window, layer.stride, layer.padding) if layer.window else field
 
 
 def _first(sides: object) -> int:

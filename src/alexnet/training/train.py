@@ -19,6 +19,7 @@ from alexnet.data.table import Table
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, counted, format_names, shell_quote, truncate
 from alexnet.files import hold_lock, remove_leftovers, write_json, write_text
 from alexnet.head.fit import fit_head
+from alexnet.inference import predictions
 from alexnet.inference.evaluate import Evaluation, evaluate_split
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, keep_freed_memory, reproducible, resolve_precision, to_device
@@ -228,6 +229,7 @@ def finish(folder: RunFolder, device: str | None) -> None:
         network, dataset, split, config.preprocessing, config.precision, workers, temperature, known=config.known
     )
     test = evaluation.to_json() if split == "test" else None
+    predictions.write(folder.predictions, [evaluation])
     write_json(folder.summary, {**summary, "run": str(folder.path), "test": test})
     write_report(folder, dataset, split, evaluation)
 
@@ -261,6 +263,8 @@ def _finish(trainer: Trainer, folder: RunFolder, with_test: bool, take: Taker | 
     if trainer.group.is_main:
         if tensorboard := trainer.monitor.tensorboard:
             tensorboard.confusion(test or validation, "test" if test else "validation", len(state.history))
+        if take is None:
+            predictions.write(folder.predictions, [validation, test] if test else [validation])
         write_json(folder.summary, summary)
         if with_test and take is None:
             write_report(folder, trainer.dataset, "test" if test else "val", test or validation)

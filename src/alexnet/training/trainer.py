@@ -150,7 +150,8 @@ class Trainer:
             self.session.stop_if_requested()
             logits, scores = self.frozen[split].compute(self.network, self.recipe.train.precision, known)
             targets, table, side = self.frozen[split].targets, self.dataset.table, self.step.preprocessing.input
-            return Evaluation(logits, targets, table.labels, (3, side, side), temperature, table.skipped, known, scores)
+            shape, named = (3, side, side), (self.dataset.names(split), split)
+            return Evaluation(logits, targets, table.labels, shape, temperature, table.skipped, known, scores, *named)
         return evaluate_split(
             self.network,
             self.dataset,

@@ -1,0 +1,197 @@
+"""Similarity of representations: dissimilarities, their rank correlation and CKA, against SciPy and the formulas in float64."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.io import savemat
+from scipy.spatial.distance import pdist
+from scipy.stats import spearmanr
+
+import alexnet
+from alexnet.errors import DataError, RunError
+from alexnet.rsa.measures import centred, cosines, dissimilarities, gram, pairs, ranked
+from commands import error, run
+
+NAMES = tuple(f"{i}.png" for i in range(24))
+
+
+def features(seed: int, units: int = 30, count: int = 24) -> np.ndarray:
+    """Return random features of two groups of images."""
+    random = np.random.default_rng(seed)
+    return random.normal(size=(count, units)) + random.normal(size=(2, units))[np.arange(count) % 2]
+
+
+def write(path: Path, names: tuple[str, ...] = NAMES, **layers: np.ndarray) -> Path:
+    """Write features as `alexnet features` does."""
+    arrays = {layer: values.astype(np.float32) for layer, values in layers.items()}
+    if path.suffix == ".npz":
+        np.savez(path, images=np.array(names), maps=np.array("keep"), **arrays)
+    elif path.suffix == ".mat":
+        savemat(path, {"images": np.array(names, dtype=object)[:, None], "maps": "keep", **arrays})
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("images", data=list(names), dtype=h5py.string_dtype())
+            for layer, values in arrays.items():
+                file.create_dataset(layer, data=values)
+    return path
+
+
+@given(
+    kind=st.sampled_from(["correlation", "euclidean", "cosine"]),
+    shape=st.tuples(st.integers(2, 12), st.integers(3, 40)),
+    shift=st.sampled_from([0.0, 1.0, 100.0]),
+    seed=st.integers(0, 99),
+)
+def test_dissimilarities_equal_scipys(kind: Any, shape: tuple[int, int], shift: float, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(shift, 1, shape)
+    np.testing.assert_allclose(pairs(dissimilarities(values, kind)), pdist(values, kind), rtol=1e-10, atol=1e-10)
+
+
+def test_rank_correlation_equals_scipys_with_ties() -> None:
+    first, second = np.random.default_rng(0).integers(0, 9, (2, 400)).astype(float)
+    assert cosines([ranked(first), ranked(second)])[0, 1] == pytest.approx(spearmanr(first, second).statistic, abs=1e-12)
+
+
+@pytest.mark.parametrize("units", [(5, 9), (60, 40)])
+def test_cka_is_the_formula_on_features(units: tuple[int, int]) -> None:
+    """Kornblith and others (2019): the squared norm of Y'X over the norms of X'X and Y'Y, of centred features."""
+    x, y = features(1, units[0]), features(2, units[1])
+    x0, y0 = x - x.mean(0), y - y.mean(0)
+    expected = np.linalg.norm(y0.T @ x0) ** 2 / (np.linalg.norm(x0.T @ x0) * np.linalg.norm(y0.T @ y0))
+    assert cosines([centred(gram(z)).ravel() for z in (x, y)])[0, 1] == pytest.approx(expected, abs=1e-10)
+
+
+def test_cka_ignores_rotation_scale_and_shift() -> None:
+    x = features(1)
+    rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(30, 30)))[0]
+    grams = [centred(gram(z)).ravel() for z in (x, 7 * x @ rotation + 3)]
+    assert cosines(grams)[0, 1] == pytest.approx(1, abs=1e-10)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".mat"])
+def test_files_in_every_format_are_compared_layer_by_layer(tmp_path: Path, suffix: str) -> None:
+    x, y = features(1), features(2, 8).reshape(24, 2, 2, 2)
+    result = alexnet.similarity([write(tmp_path / f"f{suffix}", relu5=x, fc7=y)], resamples=20)
+    first, second = (result["names"].index(name) for name in ("relu5", "fc7"))
+    x, y = x.astype(np.float32).astype(float), y.astype(np.float32).astype(float).reshape(24, -1)
+    expected = spearmanr(pdist(x, "correlation"), pdist(y, "correlation")).statistic
+    assert result["rdm"]["values"][first][second] == pytest.approx(expected, abs=1e-9)
+    grams = [centred(gram(z)).ravel() for z in (x, y)]
+    assert result["cka"]["values"][first][second] == pytest.approx(cosines(grams)[0, 1], abs=1e-9)
+    for key in ("rdm", "cka"):
+        values, low, high = (np.array(result[key][part]) for part in ("values", "low", "high"))
+        assert (values == values.T).all()
+        assert (low <= values + 1e-12).all()
+        assert (values <= high + 1e-12).all()
+        np.testing.assert_allclose(np.diag(values), 1)
+    assert result == alexnet.similarity([tmp_path / f"f{suffix}"], resamples=20)
+    assert result["images"] == 24
+
+
+@pytest.mark.parametrize("form", ["npy", "plain csv", "named csv"])
+def test_a_given_matrix_is_compared_by_its_images(tmp_path: Path, form: str) -> None:
+    x, given = features(1), dissimilarities(features(5))
+    file, path = write(tmp_path / "f.npz", fc7=x), tmp_path / ("people." + form[-3:])
+    if form == "npy":
+        np.save(path, given)
+    elif form == "plain csv":
+        np.savetxt(path, given, delimiter=",", fmt="%.17g")
+    else:  # as pandas writes it, in another order
+        order = np.random.default_rng(4).permutation(24)
+        rows = [["", *(NAMES[i] for i in order)]]
+        rows += [[NAMES[i], *(repr(float(given[i, j])) for j in order)] for i in order]
+        path.write_text("\n".join(map(",".join, rows)) + "\n")
+    result = alexnet.similarity([file, path], resamples=0)
+    assert result["names"] == ["f fc7", "people"]
+    expected = spearmanr(pdist(x.astype(np.float32).astype(float), "correlation"), pairs(given)).statistic
+    assert result["rdm"]["values"][0][1] == pytest.approx(expected, abs=1e-9)
+    assert result["cka"]["values"] == [[pytest.approx(1), None], [None, None]]
+    assert result["rdm"]["low"] == [[None, None], [None, None]]
+
+
+def test_files_with_the_images_in_another_order_are_aligned(tmp_path: Path) -> None:
+    order = np.random.default_rng(4).permutation(24)
+    files = [
+        write(tmp_path / "a.npz", fc7=features(1)),
+        write(tmp_path / "b.npz", tuple(NAMES[i] for i in order), fc7=features(1)[order]),
+    ]
+    result = alexnet.similarity(files, resamples=10)
+    for key in ("rdm", "cka"):
+        assert np.array(result[key]["values"]) == pytest.approx(np.ones((2, 2)), abs=1e-9)
+        assert np.array(result[key]["low"]) == pytest.approx(np.ones((2, 2)), abs=1e-6)
+
+
+def test_intervals_hold_the_truth_of_many_images() -> None:
+    """Of samples of 60 images, nine in ten intervals or more hold the value for 2,000 images, up to the bias of few images."""
+    random = np.random.default_rng(0)
+    shared = random.normal(size=(2000, 6))
+    x, y = (shared @ random.normal(size=(6, 20)) + random.normal(size=(2000, 20)) for _ in range(2))
+    truth = spearmanr(pdist(x, "correlation"), pdist(y, "correlation")).statistic
+    inside = 0
+    from alexnet.rsa.compare import _rank_correlations
+
+    for _ in range(40):
+        rows = random.choice(2000, 60, replace=False)
+        _, low, high = _rank_correlations([dissimilarities(x[rows]), dissimilarities(y[rows])], 100)
+        inside += low[0, 1] <= truth <= high[0, 1]
+    assert inside >= 32
+
+
+def test_the_figure_is_drawn_and_protected(tmp_path: Path) -> None:
+    file, figure = write(tmp_path / "f.npz", relu5=features(1), fc7=features(2)), tmp_path / "s.png"
+    assert alexnet.similarity([file], figure, resamples=5)["figure"] == str(figure)
+    with Image.open(figure) as image:
+        assert min(image.size) > 300
+    alexnet.similarity([file], figure, resamples=0)
+    Image.new("RGB", (4, 4)).save(figure)
+    with pytest.raises(RunError, match="was not made by alexnet"):
+        alexnet.similarity([file], figure)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.ones((3, 4)), "is 3 x 4, but a dissimilarity matrix is square"),
+        (np.eye(24), "not 0 on its diagonal: for similarities, give 1 minus them"),
+        (np.triu(np.ones((24, 24)), 1), "not symmetric"),
+        (np.full((24, 24), np.nan), "missing or infinite"),
+        (np.zeros((5, 5)), "is of 5 images, but the first file of 24"),
+    ],
+)
+def test_what_is_no_dissimilarity_matrix_is_refused(tmp_path: Path, matrix: np.ndarray, message: str) -> None:
+    file = write(tmp_path / "f.npz", fc7=features(1))
+    np.save(tmp_path / "m.npy", matrix)
+    with pytest.raises(DataError, match=message):
+        alexnet.similarity([file, tmp_path / "m.npy"])
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    file = write(tmp_path / "f.npz", fc7=features(1))
+    write(tmp_path / "g.npz", (*NAMES[:-1], "new.png"), fc7=features(1))
+    assert "23.png is in one of them alone" in error("similarity", file, tmp_path / "g.npz")
+    write(tmp_path / "dead.npz", fc7=np.where(np.arange(24)[:, None] == 3, 0, features(1)))
+    assert "fc7: the units of row 3 are all the same; use euclidean" in error("similarity", tmp_path / "dead.npz")
+    for name in ("cut.npz", "cut.h5", "cut.mat", "cut.npy", "cut.csv"):
+        (tmp_path / name).write_bytes(b"\x89PK\x03\x04 not this")
+        assert "cannot be read" in error("similarity", tmp_path / name), name
+    np.savez(tmp_path / "other.npz", fc7=features(1))
+    assert "no names of images" in error("similarity", tmp_path / "other.npz")
+    assert "ends in .npz" in error("similarity", tmp_path / "f.txt")
+    assert "cannot be read" in error("similarity", tmp_path / "none.npz")
+
+
+def test_similarity_command(tmp_path: Path) -> None:
+    file = write(tmp_path / "f.npz", relu5=features(1), fc7=features(2))
+    text = run("similarity", file, "--resamples", 10, "--out", tmp_path / "s.png").stdout
+    assert "linear CKA" in text
+    assert str(tmp_path / "s.png") in text
+    assert json.loads(run("similarity", file, "--resamples", 10, "--json").stdout) == alexnet.similarity([file], resamples=10)
