@@ -19,6 +19,7 @@ from alexnet.cli import app
 from alexnet.explain.attribution import Explanation, grad_cam, integrated_gradients, map_layers, occlusion
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.variants import VARIANTS
+from commands import error, run
 from conftest import TINY, assert_near
 
 Method = Callable[[AlexNet, torch.Tensor, int, int], np.ndarray]
@@ -91,6 +92,39 @@ def test_grad_cam_is_captums_of_the_log_odds() -> None:
     wanted = LayerAttribution.interpolate(heat, x.shape[2:], "bilinear")[0, 0].detach().numpy()
     assert wanted.max() > 0
     assert_near(grad_cam(network, x, 1) / wanted.max(), wanted / wanted.max())
+
+
+@pytest.mark.parametrize("layer", ["conv1", "relu3", "pool5"])
+def test_grad_cam_at_a_layer_is_captums(layer: str) -> None:
+    torch.manual_seed(0)
+    network = AlexNet("cifar10", 3, width=1 / 16).eval()
+    x = torch.randn(1, 3, 227, 227)
+    method = LayerGradCam(lambda images: network(images).softmax(1).logit()[:, 2], network.layers[layer])
+    heat = method.attribute(x, relu_attributions=True)
+    wanted = LayerAttribution.interpolate(heat, x.shape[2:], "bilinear")[0, 0].detach().numpy()
+    assert wanted.max() > 0
+    assert_near(grad_cam(network, x, 2, 1, layer) / wanted.max(), wanted / wanted.max())
+
+
+def test_a_label_and_a_layer_may_be_asked_for(trained: alexnet.Run, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    [(_, first)] = trained.explanations([pixels])
+    assert isinstance(first, Explanation)
+    assert first.layer == "relu5"
+    other = next(label for i, label in enumerate(trained.labels) if i != first.target)
+    [(_, asked)] = trained.explanations([pixels], other, "relu3")
+    assert isinstance(asked, Explanation)
+    assert (trained.labels[asked.target], asked.layer) == (other, "relu3")
+    np.testing.assert_array_equal(asked.probabilities, first.probabilities)
+    [(_, default)] = trained.explanations([pixels], trained.labels[first.target], "relu5")
+    assert isinstance(default, Explanation)
+    np.testing.assert_array_equal(default.grad_cam, first.grad_cam)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    text = run("explain", trained.path, tmp_path / "a.png", "--out", tmp_path, "--label", other, "--layer", "relu3").stdout
+    assert "a-explained.png" in text
+    assert "no label 'x'" in error("explain", trained.path, tmp_path / "a.png", "--label", "x")
+    assert "has no maps" in error("explain", trained.path, tmp_path / "a.png", "--layer", "fc7")
+    assert "no layer 'relu9'" in error("explain", trained.path, tmp_path / "a.png", "--layer", "relu9")
 
 
 def test_integrated_gradients_add_up_to_the_logit() -> None:

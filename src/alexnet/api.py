@@ -202,16 +202,24 @@ class Run:
             self.network, dataset, split, config.preprocessing, config.precision, workers, config.temperature, **options
         )
 
-    def explanations(self, images: ImageInput) -> Iterator[tuple[Any, Explanation | ImageError]]:
+    def explanations(
+        self, images: ImageInput, label: str | None = None, layer: str | None = None
+    ) -> Iterator[tuple[Any, Explanation | ImageError]]:
         """Yield each image as given, with its `Explanation`, or with an `ImageError` if it cannot be read.
 
-        `images` are as for `predict`, and the errors as for `explain`.
+        `images` are as for `predict`, and `label`, `layer` and the errors as for `explain`.
         """
-        results = explain(self.network, self.config, to_sources(images))
+        results = explain(self.network, self.config, to_sources(images), label, layer)
         return ((source.content if isinstance(source, InMemoryImage) else source, result) for source, result in results)
 
     def explain(
-        self, images: ImageInput, out: str | Path | None = None, arrays: bool = False, overwrite: bool = False
+        self,
+        images: ImageInput,
+        out: str | Path | None = None,
+        arrays: bool = False,
+        overwrite: bool = False,
+        label: str | None = None,
+        layer: str | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Draw a figure that explains the prediction of each image, and yield the results in order.
 
@@ -221,6 +229,8 @@ class Run:
                 Default: `explain` in the run folder.
             arrays: also write the arrays of `Explanation` to a NumPy archive per image.
             overwrite: also replace files that this program did not make.
+            label: what the heat maps are about. Default: the most probable label of each image.
+            layer: whose maps Grad-CAM looks at, such as `relu3`. Default: the activation of the last convolution.
 
         Yields:
             `{"image", "predictions": [{"label", "probability"}], "figure"}`, where `figure` is a path, and with `arrays` also
@@ -229,12 +239,14 @@ class Run:
         Raises:
             DataError: as for `predict`.
             RunError: `out` cannot be written, or holds a file that this program did not make.
-            AlexNetError: captum is not installed.
+            VariantError: there is no such layer, or it has no maps.
+            AlexNetError: there is no such label, or captum is not installed.
         """
         from alexnet.explain.figure import write_explanations  # importing matplotlib takes a second
 
         folder = Path(out) if out is not None else self._results("explain")
-        return write_explanations(self.network, self.config, to_sources(images), folder, arrays=arrays, overwrite=overwrite)
+        files: dict[str, Any] = {"arrays": arrays, "overwrite": overwrite}
+        return write_explanations(self.network, self.config, to_sources(images), folder, label=label, layer=layer, **files)
 
     def features(self, images: ImageInput, layers: str | Sequence[str] = "fc7") -> dict[str, NDArray[np.float32]]:
         """Return the activations of layers, computed in float32.

@@ -105,6 +105,8 @@ def explain(
     run: RunPath,
     images: Annotated[list[str], images_argument("Images to explain")],
     out: Annotated[Path | None, option("FOLDER", "Folder for the figures.  [default: RUN/explain]")] = None,
+    label: Annotated[str | None, option("LABEL", "Label to explain.  [default: the most probable of each image]")] = None,
+    layer: Annotated[str | None, option("LAYER", "Layer whose maps Grad-CAM looks at.  [default: the last with maps]")] = None,
     arrays: Annotated[bool, flag("--arrays", "Also write a NumPy archive (.npz) per image.")] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -118,8 +120,9 @@ def explain(
     Examples:
         alexnet explain runs/photos cat.jpg
         alexnet explain runs/photos 'photos/cat/1*.jpg' --out why/ --arrays
+        alexnet explain runs/photos cat.jpg --label dog --layer relu3
     """
-    results = alexnet.load(run, device).explain(image_names(images), out, arrays, overwrite)
+    results = alexnet.load(run, device).explain(image_names(images), out, arrays, overwrite, label, layer)
     print_results(track(results, "Explaining"), print_explanations, as_json)
 
 

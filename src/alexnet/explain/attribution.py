@@ -1,6 +1,7 @@
 """Explain a prediction: Grad-CAM, occlusion, integrated gradients, feature maps.
 
-All are computed in float32, for the most probable label, at the network's input of I x I pixels; the methods are captum's.
+All are computed in float32, at the network's input of I x I pixels, for the most probable label or another; the methods are
+captum's.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from alexnet.data.decode_pool import Source
 from alexnet.data.preprocessing import PixelArray, to_input
-from alexnet.errors import AlexNetError, ImageError
+from alexnet.errors import AlexNetError, ImageError, VariantError, suggest
 from alexnet.inference.forward import classify
 from alexnet.inference.predict import best, iter_images
 from alexnet.network.alexnet import AlexNet
@@ -39,10 +40,11 @@ class Explanation:
         labels: of the network's outputs.
         probabilities: float64, one a label, calibrated.
         target: position of the label that the heat maps are about.
-        grad_cam: I I float32, 0 or more: where the last maps support the label (Selvaraju and others 2017).
+        grad_cam: I I float32, 0 or more: where the maps of `layer` support the label (Selvaraju and others 2017).
         occlusion: I I float32: how far the label's log-odds fall when a patch there is grey (Zeiler and Fergus 2014).
         integrated_gradients: I I float32: what each pixel adds to the label's logit (Sundararajan and others 2017).
         maps: C H W float32 by convolution (`conv1` …), after its activation.
+        layer: whose maps Grad-CAM looks at.
     """
 
     pixels: NDArray[np.uint8]
@@ -53,6 +55,7 @@ class Explanation:
     occlusion: NDArray[np.float32]
     integrated_gradients: NDArray[np.float32]
     maps: dict[str, NDArray[np.float32]]
+    layer: str
 
     @property
     def heat_maps(self) -> dict[str, NDArray[np.float32]]:
@@ -70,28 +73,48 @@ class Explanation:
 
 
 def explain(
-    network: AlexNet, config: ModelConfig, sources: Iterable[Source]
+    network: AlexNet, config: ModelConfig, sources: Iterable[Source], label: str | None = None, layer: str | None = None
 ) -> Iterator[tuple[Source, Explanation | ImageError]]:
-    """Yield each source, a path or an H W 3 uint8 array, with its explanation or an error."""
+    """Return an iterator over sources, paths or H W 3 uint8 arrays, each with its explanation or an error.
+
+    `label` and `layer` are as for `explained`.
+    """
+    if label is not None and label not in config.labels:
+        raise AlexNetError(f"no label {label!r}: {suggest(label, config.labels)}")
+    names = network.layer_names
+    if layer is not None and names.index(network.layer_name(layer)) >= names.index("flatten"):
+        raise VariantError(f"layer {layer!r} has no maps for Grad-CAM: name one before flatten")
+    return _explain(network, config, sources, label, layer or _last_maps(network))
+
+
+def _explain(
+    network: AlexNet, config: ModelConfig, sources: Iterable[Source], label: str | None, layer: str
+) -> Iterator[tuple[Source, Explanation | ImageError]]:
     with closing(iter_images(sources, config.preprocessing)) as images:
         for source, image in images:
-            yield source, image if isinstance(image, ImageError) else explained(network, config, image)
+            yield source, image if isinstance(image, ImageError) else explained(network, config, image, label, layer)
 
 
-def explained(network: AlexNet, config: ModelConfig, image: PixelArray) -> Explanation:
-    """Explain an image S S 3, as `iter_images` yields it."""
+def explained(
+    network: AlexNet, config: ModelConfig, image: PixelArray, label: str | None = None, layer: str | None = None
+) -> Explanation:
+    """Explain an image S S 3, as `iter_images` yields it.
+
+    The heat maps are about `label`, by default the most probable one. Grad-CAM looks at the maps of `layer`, by default the
+    last.
+    """
     preprocessing, device = config.preprocessing, next(network.parameters()).device
     x = to_input(torch.from_numpy(image.copy())[None].to(device), preprocessing)
     names = map_layers(network)
     [(calibrated, _)] = classify(network, config, [image])
-    target = int(calibrated.argmax())
+    target, layer = int(calibrated.argmax()) if label is None else config.labels.index(label), layer or _last_maps(network)
     with autocast(device, "float32"):
         with torch.no_grad():
             _, maps = network.activations(x, list(names.values()), preprocessing.scale_factor)
         arguments = network, x, target, preprocessing.scale_factor
-        heat = grad_cam(*arguments), occlusion(*arguments), integrated_gradients(*arguments)
+        heat = grad_cam(*arguments, layer), occlusion(*arguments), integrated_gradients(*arguments)
     feature_maps = {conv: maps[layer][0].float().cpu().numpy() for conv, layer in names.items()}
-    return Explanation(as_seen(image, preprocessing), config.labels, calibrated, target, *heat, feature_maps)
+    return Explanation(as_seen(image, preprocessing), config.labels, calibrated, target, *heat, feature_maps, layer)
 
 
 def map_layers(network: AlexNet) -> dict[str, str]:
@@ -122,14 +145,14 @@ def as_seen(image: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.uin
     return seen[:, ::-1] if preprocessing.horizontal_flip else seen
 
 
-def grad_cam(network: AlexNet, x: Tensor, target: int, upscale: int = 1) -> NDArray[np.float32]:
-    """Return Grad-CAM: the last maps, summed with their mean gradients as weights, and clipped below 0.
+def grad_cam(network: AlexNet, x: Tensor, target: int, upscale: int = 1, layer: str | None = None) -> NDArray[np.float32]:
+    """Return Grad-CAM: the maps of a layer, by default the last, summed with their mean gradients as weights, clipped below 0.
 
     The gradient is that of the label's log-odds, which also takes the other labels' logits into account (docs/log.md).
     `network` is in evaluation mode, `x` its input, 1 3 I I, and `upscale` its factor; returns I I float32.
     """
-    last = list(map_layers(network).values())[-1]
-    method = _captum().LayerGradCam(partial(_log_odds, network, target=target, upscale=upscale), network.layers[last])
+    module = network.layers[network.layer_name(layer or _last_maps(network))]
+    method = _captum().LayerGradCam(partial(_log_odds, network, target=target, upscale=upscale), module)
     heat = method.attribute(x, relu_attributions=True)
     return _numpy(interpolate(heat, size=x.shape[2:], mode="bilinear")[0, 0])
 
@@ -148,6 +171,11 @@ def integrated_gradients(network: AlexNet, x: Tensor, target: int, upscale: int 
     method = _captum().IntegratedGradients(lambda images: network(images, upscale))
     heat = method.attribute(x, baselines=0.0, target=target, n_steps=STEPS, internal_batch_size=BATCH)
     return _numpy(heat[0].sum(0))
+
+
+def _last_maps(network: AlexNet) -> str:
+    """Return the layer that activates the last convolution."""
+    return list(map_layers(network).values())[-1]
 
 
 def _captum() -> Any:

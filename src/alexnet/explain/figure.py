@@ -35,7 +35,15 @@ FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for and against", [BLUE, NE
 
 
 def write_explanations(
-    network: AlexNet, config: ModelConfig, sources: Sequence[Source], folder: Path, *, arrays: bool, overwrite: bool = False
+    network: AlexNet,
+    config: ModelConfig,
+    sources: Sequence[Source],
+    folder: Path,
+    *,
+    arrays: bool,
+    overwrite: bool = False,
+    label: str | None = None,
+    layer: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Draw each source's explanation into `folder` and yield an answer, as `Run.explain` does."""
     try:
@@ -51,7 +59,7 @@ def write_explanations(
     mark = PngInfo()
     mark.add_text("Software", MADE_BY)
     write_output(folder / "filters.png", partial(large.save, format="png", pnginfo=mark), overwrite)
-    for stem, (source, result) in zip(stems, explain(network, config, sources), strict=True):
+    for stem, (source, result) in zip(stems, explain(network, config, sources, label, layer), strict=True):
         name = source_name(source)
         if isinstance(result, ImageError):
             yield {"image": name, "error": str(result)}
@@ -97,7 +105,7 @@ def save_figure(explanation: Explanation, path: Path, name: str) -> None:
         below = GridSpecFromSubplotSpec(1, 2, grid[1], width_ratios=[1, 3.1], wspace=0.16)
         _labels(figure.add_subplot(below[0]), explanation)
         _maps(figure, GridSpecFromSubplotSpec(len(explanation.maps), 1, below[1], hspace=0.28), explanation)
-        label, probability = explanation.top(1)[0]
+        label, probability = explanation.labels[explanation.target], explanation.probabilities[explanation.target]
         figure.text(0.03, 0.955, f"{_short(label)}, {probability:.1%}", fontsize=19, fontweight="bold", va="center")
         figure.text(0.985, 0.955, _short(name, 60), fontsize=10, color="#555555", ha="right", va="center")
         save(figure, path)
@@ -111,7 +119,7 @@ def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Expla
     grey = explanation.pixels.mean(2)
     panels = (
         ("The image as it goes in", None),
-        ("Grad-CAM: where it sees it", explanation.grad_cam),
+        (f"Grad-CAM at {explanation.layer}: where it sees it", explanation.grad_cam),
         ("Occlusion: what it needs to see", explanation.occlusion),
         ("Integrated gradients: by pixel", explanation.integrated_gradients),
     )
