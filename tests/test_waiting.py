@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from alexnet.data import resident
 from alexnet.data.augment import DRAWS
 from alexnet.data.sources import open_table
 from alexnet.recipe import Recipe, load, names
@@ -65,9 +66,15 @@ def test_no_step_reads_from_the_device(name: str, photos: Path) -> None:
         readings.read()
 
 
+@pytest.mark.parametrize("free", [0, 1 << 40], ids=["cached", "resident"])
 @pytest.mark.parametrize("changes", [AUGMENTED, {"train.loss": "binary", "augment.mixup": 0.3}])
-def test_no_augmentation_reads_from_the_device(changes: dict[str, Any], photos: Path) -> None:
-    take_two_steps(step_on(META, load("fast").with_settings({**NARROW, **changes}), photos))
+def test_no_augmentation_reads_from_the_device(
+    changes: dict[str, Any], free: int, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "free_memory", lambda device: free)
+    step = step_on(META, load("fast").with_settings({**NARROW, **changes}), photos)
+    assert isinstance(step.images, resident.ResidentImages) == bool(free)
+    take_two_steps(step)
 
 
 def test_readings_are_those_of_each_step(photos: Path) -> None:

@@ -133,6 +133,12 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in ("out of memory", "ALLOC_FAILED"))
 
 
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes of an accelerator's memory are free; 0 if it has none of its own, or does not say."""
+    module: Any = getattr(torch, device.type, None)
+    return int(module.mem_get_info(device)[0]) if hasattr(module, "mem_get_info") else 0
+
+
 def release_memory() -> None:
     """Release the cached memory of the accelerator, if there is one."""
     if torch.accelerator.is_available():

@@ -10,6 +10,7 @@ from torch import Tensor
 from alexnet.data.augment import by_name, training_input
 from alexnet.data.batches import Batch, SplitImages, epoch_batches, epoch_bounds
 from alexnet.data.mixing import mix_targets, mixture
+from alexnet.data.resident import ResidentImages, hold
 from alexnet.errors import RecipeError, RunError, counted
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast, is_out_of_memory, release_memory, resolve_precision
@@ -39,8 +40,9 @@ class Step:
     ) -> None:
         """`train` are the training images; `log` takes messages to the user."""
         self.preprocessing, self._log = preprocessing, log
-        self.images: SplitImages | FrozenOutputs = train  # replaced once the frozen layers' outputs are known
         self._device = network.head.weight.device
+        # Replaced once the frozen layers' outputs are known.
+        self.images: SplitImages | ResidentImages | FrozenOutputs = hold(train, self._device)
         self.bounds = epoch_bounds(len(train), recipe.train)  # start and end of each batch in an epoch's images
         if (smallest := min(end - start for start, end in self.bounds)) < group.world_size:
             few = f"{counted(smallest, 'image')}, too few for {counted(group.world_size, 'process')}"
@@ -73,13 +75,14 @@ class Step:
             layer.eval()  # a frozen norm keeps its statistics
         augment, data, bounds = self.recipe.augment, self.recipe.data, self.model.local_bounds(self.bounds)
         chance = self.recipe.train.seed, state.epoch, state.batch
-        return epoch_batches(
+        batches = epoch_batches(
             *(self.images, bounds, *chance, data.workers),
             together=augment.together,
             alternate=augment.alternating_flip,
             mixed=augment.mixes,
             pinned=self._device.type == "cuda",
         )
+        return map(self.images.gather, batches) if isinstance(self.images, ResidentImages) else batches
 
     def set_lr(self, lr: float, epoch: int) -> None:
         """Set the learning rate of each layer: `lr` times its `lr_scale` in this epoch."""
