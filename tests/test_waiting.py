@@ -15,6 +15,7 @@ import torch
 from alexnet.data import resident
 from alexnet.data.augment import DRAWS
 from alexnet.data.sources import open_table
+from alexnet.network.device import to_device
 from alexnet.recipe import Recipe, load, names
 from alexnet.training.checkpoint import TrainingState
 from alexnet.training.readings import Readings
@@ -43,7 +44,7 @@ def step_on(device: torch.device, recipe: Recipe, photos: Path) -> Step:
     recipe = recipe.with_settings({"data.dataset": str(photos), "model.width": 1 / 16, "train.batch_size": 14})
     table = open_table(recipe.data.dataset, settings=recipe.data)
     recipe, dataset, preprocessing, network = load_data_and_network(recipe, table, torch.device("cpu"))
-    return Step(recipe, preprocessing, dataset.images("train"), network.to(device))
+    return Step(recipe, preprocessing, dataset.images("train"), to_device(network, device))
 
 
 def take_two_steps(step: Step) -> Readings:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet.data.batches import Batch, SplitImages
-from alexnet.network.device import free_memory
+from alexnet.network.device import free_memory, send
 
 SHARE = 0.25  # of the device's free memory; activations need the rest
 CHUNK = 1 << 28  # bytes to send at a time
@@ -34,7 +34,7 @@ class ResidentImages:
 
     def gather(self, batch: Batch) -> Batch:
         """Return a batch with its images on the device."""
-        positions = batch.images.to(self.pixels.device, non_blocking=True)
+        positions = send(batch.images, self.pixels.device)
         return replace(batch, images=self.pixels.index_select(0, positions))
 
 

@@ -13,7 +13,7 @@ from alexnet.data.mixing import mix_targets, mixture
 from alexnet.data.resident import ResidentImages, hold
 from alexnet.errors import RecipeError, RunError, counted
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import autocast, is_out_of_memory, release_memory, resolve_precision
+from alexnet.network.device import autocast, is_out_of_memory, release_memory, resolve_precision, send
 from alexnet.network.fast.fuse import use_bf16_gradients
 from alexnet.progress import say
 from alexnet.recipe import Augment, Preprocessing, Recipe
@@ -118,8 +118,8 @@ class Step:
         batch_targets = self.model.targets(self._mixed_targets(batch, augment, preprocessing))
         [normalizer] = self.model.sum(self._loss.normalizer(batch_targets))
         for images, cpu_targets, draws in _micro_batches(batch, batch_targets, steps):
-            targets = cpu_targets.to(device, non_blocking=True)
-            x = images.to(device, non_blocking=True)
+            targets = send(cpu_targets, device)
+            x = send(images, device)
             frozen = self.images.layer if isinstance(self.images, FrozenOutputs) else None
             if frozen is None:
                 x = training_input(x, draws, preprocessing, augment)
