@@ -121,7 +121,7 @@ wheel: .venv/installed-dev  ## build the wheel, install it into an empty venv, r
 pages: .venv/installed-pages  ## open the reports of RUNS="runs/…" in Chromium; needs chromium
 	$(BIN)/python -m proof.pages $(RUNS)
 
-notebooks: .venv/installed-dev  ## run the tutorials' notebooks and store what they print; needs ALEXNET_TEST_DATA
+notebooks: .venv/installed-dev  ## run the notebooks and store what they print; needs ALEXNET_TEST_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python -m proof.notebooks
 
 docs: .venv/installed-docs  ## the site, into site/

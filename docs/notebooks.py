@@ -1,4 +1,4 @@
-"""Turn the notebooks in tutorials/ into pages of the site: a MkDocs hook (`hooks` in mkdocs.yml).
+"""Turn the notebooks into pages of the site: a MkDocs hook (`hooks` in mkdocs.yml).
 
 Notebooks are not run here. Their output is stored in them, and `tests/test_notebooks.py` checks that it is current.
 """
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 LINK = re.compile(r"(\]\([\w./-]+)\.ipynb(#[\w-]+)?\)")
 HEAD = (
     '<p class="notebook">This page is a notebook that you can download, run and edit: <a href="{0}" download>{0}</a> '
-    '(<a href="../guide-tutorial.html">how</a>)</p>'
+    '(<a href="{1}guide-tutorial.html">how</a>)</p>'
 )
 
 
-def page(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
-    """Return a notebook as Markdown, and its pictures by file name: `<name>-1.png` and so on."""
+def page(notebook: dict[str, Any], name: str, docs: str = "../") -> tuple[str, dict[str, bytes]]:
+    """Return a notebook as Markdown, and its pictures by file name, `<name>-1.png` and so on; `docs` is the way to docs/."""
     parts, pictures = [], {}
     for cell in notebook["cells"]:
         source = "".join(cell["source"]).rstrip()
@@ -40,7 +40,7 @@ def page(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
             else:
                 parts.append("```{.text .output .no-copy}\n" + "".join(data["text/plain"]).rstrip() + "\n```")
     title, _, text = "\n\n".join(parts).partition("\n\n")
-    return f"{title}\n\n{HEAD.format(f'{name}.ipynb')}\n\n{text}\n", pictures
+    return f"{title}\n\n{HEAD.format(f'{name}.ipynb', docs)}\n\n{text}\n", pictures
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -50,7 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file in list(files):
         path = PurePosixPath(file.src_uri)
         if path.suffix == ".ipynb":
-            text, pictures = page(json.loads(file.content_string), path.stem)
+            text, pictures = page(json.loads(file.content_string), path.stem, "../" * (len(path.parts) - 1))
             for name, content in {f"{path.stem}.md": text, **pictures}.items():
                 files.append(File.generated(config, str(path.with_name(name)), content=content))
     return files

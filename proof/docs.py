@@ -11,7 +11,7 @@ A block with `<!-- output -->` above it must equal the output of the block befor
 small synthetic photos: `photos/cat`, `photos/dog`, `other-photos/`, `cat.jpg` and `new.jpg`. HOME is empty. Links to files and
 headings are checked. If site/ has been built, no page in it may load anything from other hosts.
 
-The notebooks in docs/tutorials/ are run by `tests/test_notebooks.py`, not here.
+The notebooks are run by `tests/test_notebooks.py`, not here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tutorial notebooks: stored outputs are current."""
+"""Notebooks: stored outputs are current."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from proof import docs, notebooks
 
-PAGE = runpy.run_path(str(notebooks.NOTEBOOKS[0].parent.parent / "notebooks.py"))
+PAGE = runpy.run_path(str(notebooks.DOCS / "notebooks.py"))
 DRAW = "import matplotlib.pyplot as plt\nplt.figure(figsize=(2, 2))\nplt.imshow([[0, {}]])\nplt.show()"
 
 

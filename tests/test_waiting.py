@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from alexnet.data import resident
 from alexnet.data.augment import DRAWS
 from alexnet.data.sources import open_table
+from alexnet.network.device import to_device
 from alexnet.recipe import Recipe, load, names
 from alexnet.training.checkpoint import TrainingState
 from alexnet.training.readings import Readings
@@ -42,7 +44,7 @@ def step_on(device: torch.device, recipe: Recipe, photos: Path) -> Step:
     recipe = recipe.with_settings({"data.dataset": str(photos), "model.width": 1 / 16, "train.batch_size": 14})
     table = open_table(recipe.data.dataset, settings=recipe.data)
     recipe, dataset, preprocessing, network = load_data_and_network(recipe, table, torch.device("cpu"))
-    return Step(recipe, preprocessing, dataset.images("train"), network.to(device))
+    return Step(recipe, preprocessing, dataset.images("train"), to_device(network, device))
 
 
 def take_two_steps(step: Step) -> Readings:
@@ -65,9 +67,15 @@ def test_no_step_reads_from_the_device(name: str, photos: Path) -> None:
         readings.read()
 
 
+@pytest.mark.parametrize("free", [0, 1 << 40], ids=["cached", "resident"])
 @pytest.mark.parametrize("changes", [AUGMENTED, {"train.loss": "binary", "augment.mixup": 0.3}])
-def test_no_augmentation_reads_from_the_device(changes: dict[str, Any], photos: Path) -> None:
-    take_two_steps(step_on(META, load("fast").with_settings({**NARROW, **changes}), photos))
+def test_no_augmentation_reads_from_the_device(
+    changes: dict[str, Any], free: int, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "free_memory", lambda device: free)
+    step = step_on(META, load("fast").with_settings({**NARROW, **changes}), photos)
+    assert isinstance(step.images, resident.ResidentImages) == bool(free)
+    take_two_steps(step)
 
 
 def test_readings_are_those_of_each_step(photos: Path) -> None:

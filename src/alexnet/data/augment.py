@@ -15,6 +15,7 @@ from alexnet.data.geometry import affine, resample
 from alexnet.data.mixing import erase, mix, mixture
 from alexnet.data.preprocessing import normalize, scale_levels, standardize
 from alexnet.data.trivial import trivial
+from alexnet.network.device import send
 from alexnet.recipe import Augment, Preprocessing
 
 # The random numbers of an image, each from 0 up to 1, by what they determine: those of the first versions, whose trainings
@@ -46,7 +47,7 @@ def training_input(images: Tensor, draws: Tensor, preprocessing: Preprocessing, 
     resolved. If `changes` mix images, there is one image more than results: each is mixed with the next. Nothing is read from
     the images' device.
     """
-    rng = by_name(draws.to(images.device, non_blocking=True))
+    rng = by_name(send(draws, images.device))
     x = _colours(images, rng, changes)
     x = standardize(x, preprocessing)
     x = _affine(x, rng, changes)
@@ -136,6 +137,6 @@ def _colour_noise(images: Tensor, draws: Tensor, changes: Augment, preprocessing
         axes = axes / torch.tensor(preprocessing.std)
     uniform = draws[:, [DRAWS.index(name) for name in ("red", "green", "blue")]].double()
     normal = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).float()
-    noise = (normal * changes.colour_noise @ axes).to(images.device, non_blocking=True)
+    noise = send(normal * changes.colour_noise @ axes, images.device)
     noisy: Tensor = images + noise[:, :, None, None]
     return noisy / (1 + changes.colour_noise) if changes.colour_shrink else noisy

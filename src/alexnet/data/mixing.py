@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from alexnet.network.device import send
 from alexnet.recipe import Augment
 
 # Of an erased rectangle: its area as a fraction of the image's, and height / width (Zhong and others 2017; torchvision).
@@ -80,8 +81,8 @@ def mixture(rng: Mapping[str, Tensor], changes: Augment, side: int) -> Mixture:
 
 def mix(x: Tensor, how: Mixture) -> Tensor:
     """Mix each of the images N + 1, 3, I, I with the next: N 3 I I. `how` may be on another device."""
-    cut, share = (values.to(x.device, non_blocking=True)[:, None, None, None] for values in (how.cut, how.share))
-    rectangles = Rectangles(*(edge.to(x.device, non_blocking=True) for edge in how.rectangles))
+    cut, share = (send(values, x.device)[:, None, None, None] for values in (how.cut, how.share))
+    rectangles = Rectangles(*(send(edge, x.device) for edge in how.rectangles))
     own = torch.where(cut, (~rectangles.contain(x.shape[2])).to(share.dtype), share)  # the weight of the image itself
     return torch.lerp(x[1:], x[:-1], own)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet.data import decode
+from alexnet.network.device import send
 from alexnet.recipe import Preprocessing
 
 PixelArray = NDArray[np.uint8] | NDArray[np.float32]
@@ -82,7 +83,7 @@ def scale_levels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def _constant(values: Any, like: Tensor) -> Tensor:
     """Return `values` as a tensor on the device of `like`, without waiting for that device."""
-    return torch.as_tensor(values).to(like.device, non_blocking=True)
+    return send(torch.as_tensor(values), like.device)
 
 
 def _resize(x: Tensor, preprocessing: Preprocessing) -> Tensor:

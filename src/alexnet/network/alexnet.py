@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from alexnet.errors import VariantError
 from alexnet.network import layers as custom
 from alexnet.network import variants
+from alexnet.network.device import in_its_format
 from alexnet.network.fast import fuse
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 
@@ -100,7 +101,7 @@ class AlexNet(nn.Module):
         self._check(images, upscale)
         ours = {name: self.layer_name(name) for name in names}
         kept: dict[str, Tensor] = {}
-        x = images
+        x = in_its_format(images)
         for name, layer in self._plan.steps(self.layers, frozenset(ours.values()), upscale):
             x = layer(x)
             if name in ours.values():
@@ -112,7 +113,7 @@ class AlexNet(nn.Module):
 
         `x` is as for `AlexNet.forward`, or N C H W or N units, as `activations` returns them. `upscale` is for images alone.
         """
-        layers, names = self.layers, self.layer_names
+        x, layers, names = in_its_format(x), self.layers, self.layer_names
         first = 0 if after is None else names.index(self.layer_name(after)) + 1
         part = names[first : names.index(self.layer_name(until)) + 1]
         for _, layer in self._partial_plan.steps({name: layers[name] for name in part}, (), upscale):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet.errors import AlexNetError, truncate
 
@@ -33,9 +33,31 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 def to_device(network: Network, device: torch.device) -> Network:
-    """Move a network to `device` in the channels-last memory format, and return it."""
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stubs lack it
+    """Move a network to `device` in its memory format, and return it."""
+    network.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]  # torch's own stubs lack it
     return network
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Return the memory format of weights and maps: channels last, but not on MPS.
+
+    There, up to PyTorch 2.12, gradients of batch norms in channels last are wrong and those of pooling crash
+    (pytorch/pytorch 175189 and 175190), and those of convolutions take 12 times as long (193349).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def in_its_format(maps: Tensor) -> Tensor:
+    """Return a network's input in a memory format that its device can compute with: any, but on MPS."""
+    return maps.contiguous() if memory_format(maps.device) == torch.contiguous_format else maps
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on `device`, without waiting for it where that is safe.
+
+    MPS would read the tensor later, when its memory may hold other values (pytorch/pytorch 189690).
+    """
+    return tensor.to(device, non_blocking=device.type != "mps")
 
 
 def keep_freed_memory() -> None:
@@ -133,7 +155,13 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in ("out of memory", "ALLOC_FAILED"))
 
 
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes of an accelerator's memory are free; 0 if it has none of its own, or does not say."""
+    module: Any = getattr(torch, device.type, None)
+    return int(module.mem_get_info(device)[0]) if hasattr(module, "mem_get_info") else 0
+
+
 def release_memory() -> None:
     """Release the cached memory of the accelerator, if there is one."""
     if torch.accelerator.is_available():
-        torch.accelerator.memory.empty_cache()
+        torch.get_device_module().empty_cache()  # `torch.accelerator.empty_cache` fails on MPS up to PyTorch 2.12

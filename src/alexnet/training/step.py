@@ -10,9 +10,10 @@ from torch import Tensor
 from alexnet.data.augment import by_name, training_input
 from alexnet.data.batches import Batch, SplitImages, epoch_batches, epoch_bounds
 from alexnet.data.mixing import mix_targets, mixture
+from alexnet.data.resident import ResidentImages, hold
 from alexnet.errors import RecipeError, RunError, counted
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import autocast, is_out_of_memory, release_memory, resolve_precision
+from alexnet.network.device import autocast, is_out_of_memory, release_memory, resolve_precision, send
 from alexnet.network.fast.fuse import use_bf16_gradients
 from alexnet.progress import say
 from alexnet.recipe import Augment, Preprocessing, Recipe
@@ -39,8 +40,9 @@ class Step:
     ) -> None:
         """`train` are the training images; `log` takes messages to the user."""
         self.preprocessing, self._log = preprocessing, log
-        self.images: SplitImages | FrozenOutputs = train  # replaced once the frozen layers' outputs are known
         self._device = network.head.weight.device
+        # Replaced once the frozen layers' outputs are known.
+        self.images: SplitImages | ResidentImages | FrozenOutputs = hold(train, self._device)
         self.bounds = epoch_bounds(len(train), recipe.train)  # start and end of each batch in an epoch's images
         if (smallest := min(end - start for start, end in self.bounds)) < group.world_size:
             few = f"{counted(smallest, 'image')}, too few for {counted(group.world_size, 'process')}"
@@ -73,13 +75,14 @@ class Step:
             layer.eval()  # a frozen norm keeps its statistics
         augment, data, bounds = self.recipe.augment, self.recipe.data, self.model.local_bounds(self.bounds)
         chance = self.recipe.train.seed, state.epoch, state.batch
-        return epoch_batches(
+        batches = epoch_batches(
             *(self.images, bounds, *chance, data.workers),
             together=augment.together,
             alternate=augment.alternating_flip,
             mixed=augment.mixes,
             pinned=self._device.type == "cuda",
         )
+        return map(self.images.gather, batches) if isinstance(self.images, ResidentImages) else batches
 
     def set_lr(self, lr: float, epoch: int) -> None:
         """Set the learning rate of each layer: `lr` times its `lr_scale` in this epoch."""
@@ -115,8 +118,8 @@ class Step:
         batch_targets = self.model.targets(self._mixed_targets(batch, augment, preprocessing))
         [normalizer] = self.model.sum(self._loss.normalizer(batch_targets))
         for images, cpu_targets, draws in _micro_batches(batch, batch_targets, steps):
-            targets = cpu_targets.to(device, non_blocking=True)
-            x = images.to(device, non_blocking=True)
+            targets = send(cpu_targets, device)
+            x = send(images, device)
             frozen = self.images.layer if isinstance(self.images, FrozenOutputs) else None
             if frozen is None:
                 x = training_input(x, draws, preprocessing, augment)

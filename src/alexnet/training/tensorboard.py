@@ -84,7 +84,7 @@ class TensorBoard:
 
         assert batch.draws is not None
         shown = slice(SAMPLES + augment.mixes)
-        images = training_input(batch.images[shown], batch.draws[shown], preprocessing, augment)
+        images = training_input(batch.images[shown].cpu(), batch.draws[shown], preprocessing, augment)
         levels = np.stack([samples.to_levels(image, preprocessing) for image in images])
         with writing(self.folder):
             self._writer("train").add_images("images/batch", levels, 0, dataformats="NHWC")

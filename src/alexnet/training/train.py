@@ -13,6 +13,7 @@ import torch
 from alexnet.convert.pretrained import load_pretrained, pretrained_mean_image
 from alexnet.data.dataset import Dataset, open_dataset, resolve
 from alexnet.data.labels import labels_differing_in_case
+from alexnet.data.resident import ResidentImages
 from alexnet.data.sources import open_table
 from alexnet.data.statistics import fill_statistics
 from alexnet.data.table import Table
@@ -139,7 +140,9 @@ def _train(
         trainer = Trainer(step, dataset, folder, monitor, stop, started)
         stop.deferred = True  # from here on, there is something to save, and the folder stays
         if group.is_main:
-            write_json(folder.environment, environment(device, precision, group.world_size, parallel))
+            images = "device" if isinstance(step.images, ResidentImages) else "cache"
+            facts = environment(device, precision, group.world_size, parallel)
+            write_json(folder.environment, facts | {"training_images": images})
         processes = f", {counted(group.world_size, 'process')} ({parallel} parallel)" if group.world_size > 1 else ""
         _log_plan(trainer, folder, f"{device.type}, {precision}, {counted(torch.get_num_threads(), 'thread')}{processes}")
         resumed = resuming and trainer.session.resume()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, linear
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from alexnet.network.device import processor
+from alexnet.network.device import memory_format, processor
 from alexnet.network.fast import gpu, kernels
 from alexnet.network.fast.kernels import enabled, operations
 from alexnet.network.fast.kernels.operations import LANE, usable
@@ -216,7 +216,7 @@ def _convolve_upscaled(conv: nn.Conv2d, x: Tensor) -> Tensor:
     cells = -(-kernel // stride)
     blocks = nn.functional.pad(weight, (0, cells * stride - kernel, 0, cells * stride - kernel))
     blocks = blocks.reshape(*weight.shape[:2], cells, stride, cells, stride).sum((3, 5))
-    return conv2d(x, blocks.contiguous(memory_format=torch.channels_last), conv.bias, groups=conv.groups)
+    return conv2d(x, blocks.contiguous(memory_format=memory_format(x.device)), conv.bias, groups=conv.groups)
 
 
 def _flatten_dense(flatten: FlattenMaps, dense: nn.Linear, maps: Tensor) -> Tensor:
