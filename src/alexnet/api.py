@@ -279,6 +279,44 @@ class Run:
         layers = [layers] if isinstance(layers, str) else layers
         return stream_features(self.network, self.config, track(sources, "Computing features", len(sources)), layers)
 
+    def units(
+        self,
+        images: ImageInput,
+        layer: str,
+        units: Sequence[int] | None = None,
+        out: str | Path | None = None,
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """Find the images that excite the units of a layer most, and draw the part of each that the unit sees.
+
+        Args:
+            images: as for `predict`.
+            layer: as for `features`.
+            units: numbers of units, from 0. Default: the first 24.
+            out: PNG file to draw. Default: `units-LAYER.png` in the run folder.
+            overwrite: replace a file that this program did not make.
+
+        Returns:
+            `{"layer", "units": [{"unit", "images": [{"image", "value", "box": [top, left, height, width]}]}], "figure",
+            "skipped": [{"image", "error"}]}`. Each unit has up to nine images, the most exciting first, with its activation and
+            the box that it sees, in pixels of the image as it goes in, which may reach over the border.
+
+        Raises:
+            DataError: no image can be read.
+            VariantError: there is no such layer or unit.
+            RunError: the figure cannot be written.
+        """
+        from alexnet.units.figure import draw
+        from alexnet.units.units import boxes, excite, to_json
+
+        sources = to_sources(images)
+        path = self._results(f"units-{layer}").with_suffix(".png") if out is None else local_path(out)
+        refuse_overwrite(path, overwrite)
+        excited = excite(self.network, self.config, sources, layer, units)
+        places = boxes(self.network, self.config.preprocessing, excited)
+        draw(excited, places, sources, self.config.preprocessing, path, overwrite)
+        return to_json(excited, sources, places, path)
+
     def extract(
         self,
         images: ImageInput,

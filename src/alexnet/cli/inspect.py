@@ -1,4 +1,4 @@
-"""Commands that inspect runs: evaluate, compare, explain, report, similarity."""
+"""Commands that inspect runs: evaluate, compare, explain, units, report, similarity."""
 
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,14 @@ from alexnet.cli.options import (
     option,
     table_options,
 )
-from alexnet.cli.output import print_comparison, print_evaluation, print_explanations, print_result, print_similarity
+from alexnet.cli.output import (
+    print_comparison,
+    print_evaluation,
+    print_explanations,
+    print_result,
+    print_similarity,
+    print_units,
+)
 from alexnet.errors import AlexNetError
 from alexnet.progress import track
 
@@ -124,6 +131,38 @@ def explain(
     """
     results = alexnet.load(run, device).explain(image_names(images), out, arrays, overwrite, label, layer)
     print_results(track(results, "Explaining"), print_explanations, as_json)
+
+
+@command()
+def units(
+    run: RunPath,
+    images: Annotated[list[str], images_argument("Images to choose from")],
+    layer: Annotated[str, option("LAYER", "Layer, as in alexnet model summary.")] = "relu5",
+    numbers: Annotated[
+        str | None, typer.Option("--units", metavar="N,N,…", help="Numbers of units, from 0.  [default: the first 24]")
+    ] = None,
+    out: Annotated[Path | None, option("PNG", "File to draw.  [default: RUN/units-LAYER.png]")] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Show what excites the units of a layer.
+
+    Draws a row for each unit: the nine images that excite it most, cropped to what it sees. A unit is a channel of maps, or a
+    place in a dense layer. Exit code 1 if an image could not be read.
+
+    Examples:
+        alexnet units runs/photos photos/
+        alexnet units runs/photos photos/ --layer relu3 --units 0,7,12 --out units.png
+    """
+    try:
+        chosen = None if numbers is None else [int(number) for number in numbers.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--units is {numbers!r}, but should be numbers: 0,7,12") from None
+    result = alexnet.load(run, device).units(image_names(images), layer, chosen, out, overwrite)
+    print_result(result, print_units, as_json)
+    if result["skipped"]:
+        raise typer.Exit(1)
 
 
 @command()

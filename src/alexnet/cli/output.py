@@ -318,3 +318,13 @@ def print_similarity(result: dict[str, Any]) -> None:
     if result["figure"]:
         print()
         print(printable(f"{'figure':10}  {result['figure']}"))
+
+
+def print_units(result: dict[str, Any]) -> None:
+    """Print the result of `units`: a line for each unit with the image that excites it most, and the figure."""
+    for unit in result["units"]:
+        most = unit["images"][0]
+        print(printable(f"{result['layer']} unit {unit['unit']:<5} {most['value']:8.3f}  {truncate(most['image'])}"))
+    print(printable(f"{'figure':10}  {result['figure']}"))
+    for skipped in result["skipped"]:
+        print(printable(f"left out {truncate(skipped['image'])}: {skipped['error']}"))

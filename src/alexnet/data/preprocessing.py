@@ -34,6 +34,15 @@ def pixels(source: Path | NDArray[np.uint8], preprocessing: Preprocessing) -> Pi
     return fit_image(decode.stored_pixels(source, **preprocessing.decode_options()), preprocessing)
 
 
+def as_seen(image: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the part of an image S S 3 that the network sees, with its own colours: uint8."""
+    if preprocessing.crop is not None:
+        edge = (image.shape[0] - preprocessing.crop) // 2
+        image = image[edge : edge + preprocessing.crop, edge : edge + preprocessing.crop]
+    seen: NDArray[np.uint8] = image.round().clip(0, 255).astype(np.uint8)
+    return seen[:, ::-1] if preprocessing.horizontal_flip else seen
+
+
 def to_input(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Preprocess a batch on its device: N S S 3, uint8 or float -> N 3 I I float32, channels last in memory."""
     x = standardize(images, preprocessing)

@@ -17,13 +17,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from alexnet.data.decode_pool import Source
-from alexnet.data.preprocessing import PixelArray, to_input
+from alexnet.data.preprocessing import PixelArray, as_seen, to_input
 from alexnet.errors import AlexNetError, ImageError, VariantError, suggest
 from alexnet.inference.forward import classify
 from alexnet.inference.predict import best, iter_images
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast
-from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
 
 PATCH = 1 / 6  # fraction of the image's side that a patch covers (occlusion); patches are half a patch apart
@@ -134,15 +133,6 @@ def shares(heat: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.f
 def strongest(maps: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     """Return at most `count` of the maps C H W, those with the greatest means, strongest first."""
     return maps[np.argsort(-maps.mean((1, 2)), kind="stable")[:count]]
-
-
-def as_seen(image: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the part of an image S S 3 that the network sees, with its own colours: uint8."""
-    if preprocessing.crop is not None:
-        edge = (image.shape[0] - preprocessing.crop) // 2
-        image = image[edge : edge + preprocessing.crop, edge : edge + preprocessing.crop]
-    seen: NDArray[np.uint8] = image.round().clip(0, 255).astype(np.uint8)
-    return seen[:, ::-1] if preprocessing.horizontal_flip else seen
 
 
 def grad_cam(network: AlexNet, x: Tensor, target: int, upscale: int = 1, layer: str | None = None) -> NDArray[np.float32]:
