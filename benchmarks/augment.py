@@ -38,7 +38,8 @@ CASES = (Case("fast", 256, 32, 4), Case("fast", 64, 128))
 
 def augmentation(case: Case, settings: dict[str, Any], device: torch.device) -> Callable[[], object]:
     """Return what augments and preprocesses a batch of `fast`; images of 128 pixels are photos, smaller ones CIFAR-10's."""
-    changes = {"augment.horizontal_flip": True, "images.cache_size": case.side, "images.upscale": case.upscale, **settings}
+    sizes = {"images.input": 128, "images.cache_size": case.side, "images.upscale": case.upscale}
+    changes = {"augment.horizontal_flip": True, **sizes, **settings}
     recipe = load(case.recipe).with_settings(changes)
     preprocessing = Preprocessing.model_validate(recipe.images.model_dump(include=set(Preprocessing.model_fields)))
     count = case.batch + recipe.augment.mixes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from alexnet.data.cache import Pixels
 from alexnet.data.dataset import resolve
 from alexnet.data.preprocessing import to_input
 from alexnet.data.sources import open_table
+from alexnet.data.table import Table
 from alexnet.errors import RecipeError
 from alexnet.network.alexnet import AlexNet
 from alexnet.recipe import Optimizer, Preprocessing, load
@@ -110,6 +112,31 @@ def test_upscale_auto(photos: Path) -> None:
     assert (small.cache_size, small.upscale) == (8, 4)
     photo = resolve(recipe.with_settings({"images.input": 67}), open_table(str(photos), None)).images  # 40 x 40 pixels
     assert (photo.cache_size, photo.upscale) == (40, 1)
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "settings", "expected"),
+    [
+        (200, 1000, {}, 227),  # 700 to train on
+        (200, 1000, {"train.minutes": 15.0}, 227),
+        (200, 1000, {"train.minutes": 5.0}, 128),  # too few epochs at 227 pixels
+        (200, 300, {"train.minutes": 5.0}, 227),
+        (200, 4000, {}, 128),
+        (200, 4000, {"train.minutes": 60.0}, 227),
+        (120, 1000, {}, 128),  # no more to be seen
+        (32, 1000, {}, 128),
+        (200, 1000, {"images.input": 100}, 100),
+    ],
+)
+def test_input_auto(side: int, count: int, settings: dict[str, Any], expected: int) -> None:
+    names, splits = [f"{i}" for i in range(count)], np.array([""] * count)
+    pixels = np.zeros((count, side, side, 3), np.uint8)  # not touched
+    table = Table("photos", ("a", "b"), names, np.arange(count) % 2, splits, pixels=pixels)
+    recipe = resolve(load("fast").with_settings(settings), table)
+    assert recipe.images.input_side == expected
+    assert recipe.images.cache_size == min(side, expected)
+    declared = replace(table, splits=np.array(["train"] * (count // 2) + ["test"] * (count - count // 2)))
+    assert resolve(load("fast").with_settings(settings), declared).images.input_side in (expected, 227)
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,8 @@ class Preprocessing(Settings):
     std: PositiveFloat | Scales | Literal["channels", "one", "each"] = "channels"
     horizontal_flip: bool = False  # of every image, in validation and prediction too
     brightness: float = 0.0  # added to every image, in validation and prediction too
-    input: Side = 227  # size of the network's input
+    # Size of the network's input. auto: 227 for photos that are few enough for the time (data/dataset.py), else 128.
+    input: Side | Literal["auto"] = 227
     resize: Literal["nearest", "bilinear"] = "bilinear"  # from the crop, or the cached image, to `input`
     antialias: bool = True  # when `resize` makes images smaller
     # Resize to input / upscale, then repeat every pixel upscale x upscale times. This costs nothing if upscale is the first
@@ -153,14 +154,20 @@ class Preprocessing(Settings):
     def side(self) -> int:
         """Pixels per side of the images in a batch."""
         if self.cache_size == "full":
-            return self.input
+            return self.input_side
         assert isinstance(self.cache_size, int)  # resolved
         return self.cache_size
 
     @property
+    def input_side(self) -> int:
+        """`input`, resolved."""
+        assert isinstance(self.input, int)
+        return self.input
+
+    @property
     def resized(self) -> int:
         """Pixels per side before upscaling."""
-        return self.input // self.scale_factor
+        return self.input_side // self.scale_factor
 
     @property
     def scale_factor(self) -> int:
@@ -448,7 +455,7 @@ def _find_conflict(recipe: Recipe) -> str:
         return f"augment.colour_noise is {max(filter(None, noises))}, but {reason}"
     if images.crop is not None and isinstance(images.cache_size, int) and images.crop > images.cache_size:
         return f"images.crop is {images.crop}, larger than images.cache_size, {images.cache_size}"
-    if images.crop is not None and images.cache_size == "full" and images.crop > images.input:
+    if isinstance(images.input, int) and images.cache_size == "full" and (images.crop or 0) > images.input:
         return f"images.crop is {images.crop}, but full images are first scaled to images.input, {images.input}"
     if images.fit == "torchvision" and images.cache_size == "full":
         return "images.fit is 'torchvision', but images.cache_size is 'full': set it to the size that images are scaled to"
@@ -462,7 +469,7 @@ def _find_conflict(recipe: Recipe) -> str:
         return f"images.upscale is {images.upscale}, but full images are first scaled to images.input"
     if augment.alternating_flip and augment.together > 1:
         return f"augment.alternating_flip is true, but augment.together is {augment.together}: images would share a flip"
-    if isinstance(images.upscale, int) and images.input % images.upscale:
+    if isinstance(images.upscale, int) and isinstance(images.input, int) and images.input % images.upscale:
         return f"images.input is {images.input}, which is not a multiple of images.upscale, {images.upscale}"
     if schedule.kind != "constant" and any(row.lr is not None for row in schedule.table):
         return f"schedule.table sets learning rates, but schedule.kind is {schedule.kind!r}, not 'constant'"

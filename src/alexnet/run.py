@@ -58,7 +58,8 @@ class ModelConfig(BaseModel):
     @field_validator("preprocessing")
     @classmethod
     def _resolved(cls, preprocessing: Preprocessing) -> Preprocessing:
-        figures = (preprocessing.cache_size, preprocessing.upscale, preprocessing.views, preprocessing.mean, preprocessing.std)
+        sizes = preprocessing.cache_size, preprocessing.input, preprocessing.upscale, preprocessing.views
+        figures = (*sizes, preprocessing.mean, preprocessing.std)
         if words := [word for word in figures if word in ("auto", "channels", "one")]:
             raise ValueError(f"{words[0]!r} is not a number")
         return preprocessing

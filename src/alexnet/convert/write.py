@@ -75,7 +75,7 @@ def write_keras(network: AlexNet, config: ModelConfig, path: Path, overwrite: bo
         return _plain(copy)
 
     write_output(path, partial(_write, _hdf5(network), read, _plain(network), path), overwrite)
-    size = config.preprocessing.input
+    size = config.preprocessing.input_side
     lines = [
         f"model = ...  # the tutorial's, or any of these layers, with {len(config.labels)} outputs",
         f"model.build((None, {size}, {size}, 3))",

@@ -16,6 +16,10 @@ from alexnet.data.table import Table
 from alexnet.recipe import Data, Preprocessing, Recipe
 
 UPSCALE = 4  # of small images: the stride of the first layer, which then computes on the small images (fast/fuse.py)
+SMALL, LARGE = 128, 227  # pixels, for `images.input = "auto"`: 227 is the size for which AlexNet was made
+# With fewer epochs than this at `LARGE`, more epochs at `SMALL` are better. The rate there, in images per second, is that of two
+# cores without bfloat16. Without a limit, a training may take this many minutes.
+EPOCHS, RATE, MINUTES = 30, 50, 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,20 +63,32 @@ def open_dataset(table: Table, preprocessing: Preprocessing, workers: int, data:
 
 
 def resolve(recipe: Recipe, table: Table) -> Recipe:
-    """Resolve `auto` in `images` and `augment.horizontal_flip` from the dataset."""
+    """Resolve `auto` in `images` and `augment.horizontal_flip` from the dataset, and from the time there is."""
     images, flip, changes = recipe.images, recipe.augment.horizontal_flip, dict[str, object]()
-    side = images.cache_size
-    if side == "auto":  # the median shorter side, but no more than the input
-        sizes = [min(size) for size in header_sizes(table, recipe.data.workers)]
-        largest = images.crop or images.input
-        side = min(int(np.median(sizes)), largest) if sizes else largest
-        changes["images.cache_size"] = side
+    side, size = images.cache_size, images.input
+    if "auto" in (side, size):
+        sides = [min(size) for size in header_sizes(table, recipe.data.workers)]
+        median = int(np.median(sides)) if sides else None
+        if size == "auto":
+            large = median is not None and median > SMALL and _few(recipe, table)
+            changes["images.input"] = size = LARGE if large else SMALL
+        if side == "auto":  # the median shorter side, but no more than the input
+            largest = images.crop or size
+            changes["images.cache_size"] = side = largest if median is None else min(median, largest)
+    assert isinstance(size, int)
     upscale = images.upscale
     if upscale == "auto":
-        fits = isinstance(side, int) and side * UPSCALE <= images.input and images.input % UPSCALE == 0
+        fits = isinstance(side, int) and side * UPSCALE <= size and size % UPSCALE == 0
         changes["images.upscale"] = upscale = UPSCALE if fits else 1
     if flip == "auto":
         changes["augment.horizontal_flip"] = flip = table.mirror
     if images.views == "auto":
         changes["images.views"] = 2 if flip and upscale > 1 else 1
     return recipe.with_settings(changes)
+
+
+def _few(recipe: Recipe, table: Table) -> bool:
+    """Return whether `EPOCHS` epochs at `LARGE` pixels fit into the time, on a slow machine."""
+    share = 1.0 if (table.splits != "").any() else 1 - recipe.data.validation - recipe.data.test
+    images = share * np.isin(table.splits, ["", "train"]).sum()
+    return bool(images * EPOCHS / RATE <= 60 * (recipe.train.minutes or MINUTES))

@@ -24,7 +24,7 @@ def fit_image(stored: NDArray[np.uint8], preprocessing: Preprocessing) -> PixelA
         left, top, right, bottom = (int(edge) for edge in decode.centre_square(width, height))
         stored = stored[top:bottom, left:right]
     if preprocessing.resize == "bilinear" and not preprocessing.antialias:
-        return _bilinear(_bilinear(stored.astype(np.float32), 1, preprocessing.input), 0, preprocessing.input)
+        return _bilinear(_bilinear(stored.astype(np.float32), 1, preprocessing.input_side), 0, preprocessing.input_side)
     x = torch.from_numpy(stored.astype(np.float32)).permute(2, 0, 1)[None]  # 1 3 H W
     return _resize(x, preprocessing.model_copy(update={"upscale": 1}))[0].permute(1, 2, 0).numpy()
 

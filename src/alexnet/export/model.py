@@ -104,7 +104,7 @@ def _metadata(config: ModelConfig) -> dict[str, str]:
     return {
         "labels": json.dumps(config.labels),
         "variant": config.variant,
-        "input": json.dumps([3, config.preprocessing.input, config.preprocessing.input]),
+        "input": json.dumps([3, config.preprocessing.input_side, config.preprocessing.input_side]),
         "preprocessing": config.preprocessing.model_dump_json(),
         "temperature": str(config.temperature),
         "onnxruntime": f">={ONNXRUNTIME}",

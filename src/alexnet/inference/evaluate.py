@@ -152,5 +152,5 @@ def evaluate_split(
         rows.append(np.concatenate(compute(network, batch.images, preprocessing, precision, view_count, known), 1))
     gathered = gather(torch.from_numpy(np.concatenate(rows)), len(images)).numpy()
     logits, scores = gathered[:, :classes].copy(), gathered[:, classes:].copy()
-    shape, named = (3, preprocessing.input, preprocessing.input), (dataset.names(split), split)
+    shape, named = (3, preprocessing.input_side, preprocessing.input_side), (dataset.names(split), split)
     return Evaluation(logits, images.targets, table.labels, shape, temperature, table.skipped, known, scores, *named)

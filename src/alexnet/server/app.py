@@ -179,7 +179,7 @@ def describe(folder: RunFolder, config: ModelConfig, limits: Limits, key: str | 
         run=folder.path.resolve().name,
         variant=config.variant,
         labels=config.labels,
-        input=(3, preprocessing.input, preprocessing.input),
+        input=(3, preprocessing.input_side, preprocessing.input_side),
         fit=preprocessing.fit,
         zoom=(-zoom if preprocessing.horizontal_flip else zoom, zoom),
         temperature=config.temperature,

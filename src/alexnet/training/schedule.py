@@ -103,8 +103,8 @@ def input_size_at(recipe: Recipe, progress: float, smallest: int) -> int:
     upscale = recipe.images.scale_factor
     for until, scale in sorted(recipe.schedule.progressive_resize):
         if progress < until:
-            return max(-(-smallest // upscale), round(recipe.images.input * scale / upscale)) * upscale
-    return recipe.images.input
+            return max(-(-smallest // upscale), round(recipe.images.input_side * scale / upscale)) * upscale
+    return recipe.images.input_side
 
 
 def epoch_settings(schedule: Schedule, epoch: int) -> Change:

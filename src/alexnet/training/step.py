@@ -147,7 +147,7 @@ class Step:
         """Halve the micro-batches of a batch of `count` images, which did not fit into the device's memory."""
         size = -(-count // state.accumulation_steps)
         if size == 1:
-            side = self.preprocessing.input
+            side = self.preprocessing.input_side
             raise RunError(f"the device's memory is too small for one image of {side}x{side} pixels: lower images.input")
         state.accumulation_steps *= 2
         self.optimizer.zero_grad(set_to_none=True)

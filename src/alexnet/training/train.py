@@ -152,7 +152,7 @@ def _train(
         if recipe.train.epochs:
             monitor.open_tensorboard(folder.path / recipe.train.tensorboard, trainer.state.epoch)
         if monitor.tensorboard and not resumed:
-            monitor.tensorboard.graph(trainer.session.config.network(), preprocessing.input)
+            monitor.tensorboard.graph(trainer.session.config.network(), preprocessing.input_side)
             monitor.tensorboard.batch(next(step.batches(trainer.state)), preprocessing, step.augmentation(1))
         if group.is_main:
             write_text(folder.recipe, recipe.to_toml())
@@ -180,9 +180,9 @@ def load_data_and_network(
     drawn = not (fresh and recipe.model.weights and recipe.model.fit_head)  # else trained weights and the head replace all
     with nullcontext() if drawn else torch.device("meta"):
         network = AlexNet(recipe.model.variant, len(table.labels), width=recipe.model.width, **recipe.model.overrides)
-    if recipe.images.input < network.smallest:
+    if recipe.images.input_side < network.smallest:
         least = f"{recipe.model.variant!r} needs {network.smallest} pixels or more"
-        raise RecipeError(f"images.input is {recipe.images.input}, but {least}")
+        raise RecipeError(f"images.input is {recipe.images.input_side}, but {least}")
     if fresh and recipe.model.weights:
         load_pretrained(network, recipe.model.weights, recipe.data.root)
     to_device(network, device)
@@ -282,7 +282,7 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     chosen = "weights are chosen by validation, " if train.keep == "best" else ""
     no_test = "" if "test" in counts else f" (no test set: {chosen}test metrics stay empty)"
     length = counted(train.minutes, "minute") if train.minutes and train.epochs else counted(train.epochs, "epoch")
-    side, stored = recipe.images.input, recipe.images.cache_size
+    side, stored = recipe.images.input_side, recipe.images.cache_size
     source = "full images" if stored == "full" else f"images stored at {stored}x{stored}"
     monitor.say(f"{table.name}: {sizes} images of {counted(len(table.labels), 'class')}{no_test}")
     batches = f"batches of up to {train.batch_size}: {len(trainer.step.bounds)} an epoch"

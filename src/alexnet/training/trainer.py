@@ -149,7 +149,7 @@ class Trainer:
         if split in self.frozen:
             self.session.stop_if_requested()
             logits, scores = self.frozen[split].compute(self.network, self.recipe.train.precision, known)
-            targets, table, side = self.frozen[split].targets, self.dataset.table, self.step.preprocessing.input
+            targets, table, side = self.frozen[split].targets, self.dataset.table, self.step.preprocessing.input_side
             shape, named = (3, side, side), (self.dataset.names(split), split)
             return Evaluation(logits, targets, table.labels, shape, temperature, table.skipped, known, scores, *named)
         return evaluate_split(

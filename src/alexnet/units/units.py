@@ -90,7 +90,7 @@ def boxes(network: AlexNet, preprocessing: Preprocessing, excited: Excited) -> l
     """Return the part of each image that the unit sees: U lists of K boxes, which may reach over the border."""
     field = next(layer.field for layer in summarize(network.row).layers if layer.name == excited.layer)
     side = preprocessing.crop or preprocessing.side
-    scale = side / preprocessing.input
+    scale = side / preprocessing.input_side
     return [[_box(field, int(row), int(column), side, scale) for row, column in places] for places in excited.positions]
 
 
