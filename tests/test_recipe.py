@@ -137,7 +137,7 @@ def test_missing_recipe_key_has_its_default(tmp_path: Path) -> None:
         (["augment.area=0.5"], "augment.area is 0.5, but should be a list"),
         (["augment.area=[0.9, 0.4]"], "augment.area is [0.9, 0.4], but the smaller fraction comes first"),
         (["schedule.table=[{epoch=2, lr=0.1}]"], "schedule.table sets learning rates, but schedule.kind is 'one-cycle'"),
-        (["images.input=9", "images.cache_size=full", "images.crop=10"], "images.crop is 10, but full images are first scaled to"),
+        (["images.input=9", "images.cache_size=full", "images.crop=10"], "images.crop is 10, but full images are first"),
         (["images.mean=each", "images.std=each", "augment.colour_noise=0.1"], "augment.colour_noise is 0.1, but"),
         (["images.std=0"], "images.std is 0, but should be greater than 0"),
         (["images.std=[0.2, -0.2, 0.2]"], "images.std is [0.2, -0.2, 0.2], but should be"),
