@@ -17,8 +17,8 @@ from alexnet.recipe import Data, Preprocessing, Recipe
 
 UPSCALE = 4  # of small images: the stride of the first layer, which then computes on the small images (fast/fuse.py)
 SMALL, LARGE = 128, 227  # pixels, for `images.input = "auto"`: 227 is the size for which AlexNet was made
-# With fewer epochs than this at `LARGE`, more epochs at `SMALL` are better. The rate at `LARGE`, in images per second, is that of
-# two cores without bfloat16. Without a limit, a training may take this many minutes.
+# `LARGE` is worth it if there is time for this many epochs, at the images per second of two cores without
+# bfloat16. Without a limit, a training may take this many minutes.
 EPOCHS, RATE, MINUTES = 30, 50, 15
 
 
