@@ -102,14 +102,16 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def resolve_precision(device: torch.device, precision: str) -> str:
-    """Return `float32` or `bfloat16`; `auto` means bfloat16 if the hardware computes in it."""
-    return ("bfloat16" if has_fast_bfloat16(device) else "float32") if precision == "auto" else precision
+    """Return `float32`, `bfloat16` or `float16`; `auto` is bfloat16 if the hardware computes in it, or else float16 on CUDA."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if has_fast_bfloat16(device) else "float16" if device.type == "cuda" else "float32"
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Return a context manager that computes in `precision`: `float32`, `bfloat16` or `auto`."""
-    if resolve_precision(device, precision) == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
+    """Return a context manager that computes in `precision`: `float32`, `bfloat16`, `float16` or `auto`."""
+    if (resolved := resolve_precision(device, precision)) != "float32":
+        return torch.autocast(device.type, getattr(torch, resolved))
     return contextlib.nullcontext() if device.type == "cpu" else _disable_tf32()
 
 

@@ -93,7 +93,7 @@ class Trainer:
 
         self.step.set_lr(self.lr, state.epoch)
         numbers = self.step.forward_backward(batch, augment, state, self.budget.progress(state, 0.5))
-        self.step.optimizer.step()
+        self.step.update()
         if self.session.average is not None:
             self.session.average.update(self.budget.progress(state), self.budget.steps_done(state))
 
