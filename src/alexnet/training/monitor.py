@@ -19,7 +19,7 @@ import torch
 import alexnet
 from alexnet.errors import counted, shell_quote, truncate
 from alexnet.files import writing
-from alexnet.network.device import processor
+from alexnet.network.device import backend_settings, processor
 from alexnet.network.fast.fuse import fused_forms
 from alexnet.progress import SECONDS_BETWEEN_LINES, format_duration, output_disabled, say
 from alexnet.recipe import Train
@@ -165,6 +165,7 @@ def environment(device: torch.device, precision: str, processes: int = 1, parall
         "parallel": parallel if processes > 1 else None,
         "device": str(device),
         "precision": precision,
+        "backend_settings": backend_settings(device),
         "fast_forms": fused_forms(device),
         "git_commit": _git_commit(),
     }
