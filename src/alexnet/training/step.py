@@ -18,6 +18,7 @@ from alexnet.network.fast.fuse import use_bf16_gradients
 from alexnet.progress import say
 from alexnet.recipe import Augment, Preprocessing, Recipe
 from alexnet.training.checkpoint import TrainingState
+from alexnet.training.compiled import compile_network
 from alexnet.training.distributed import SINGLE, ProcessGroup
 from alexnet.training.frozen import FrozenOutputs
 from alexnet.training.loss_scale import LossScale
@@ -55,7 +56,8 @@ class Step:
         if recipe.train.epochs:
             self.optimizer  # noqa: B018 - built here, so that it checks the recipe
         precision = resolve_precision(self._device, recipe.train.precision)
-        if precision == "bfloat16" and group.world_size == 1:
+        self._compiled = compile_network(network, self._device, group.world_size) if recipe.train.compile else None
+        if precision == "bfloat16" and group.world_size == 1 and self._compiled is None:
             use_bf16_gradients(network)
         self.loss_scale = LossScale(self._device, group.world_size) if precision == "float16" else None
         self._loss = Loss(recipe.train, train.targets, network.head.out_features, self._device)
@@ -135,7 +137,8 @@ class Step:
                 x = training_input(x, draws, preprocessing, augment)
             with autocast(device, self.recipe.train.precision):
                 if frozen is None:
-                    logits = self.model.forward(x, preprocessing.scale_factor).float()
+                    compiled = self._compiled if steps == 1 else None  # the gradients of CUDA graphs cannot accumulate
+                    logits = (compiled or self.model.forward)(x, preprocessing.scale_factor).float()
                 else:
                     logits = self.model.full_model.run_layers(x, frozen, "fc8").float()
             loss = self._loss(logits, targets) * (self._loss.normalizer(cpu_targets) / normalizer)
