@@ -164,5 +164,5 @@ class Trainer:
             # A single process stops at once. Several have to stop together, so a signal waits for the next step.
             before_batch=self.session.stop_if_requested if self.group.world_size == 1 else lambda: None,
             shard=self.group.shard_slice,
-            gather=lambda logits, total: self.group.gather(logits, 0, total),
+            total=self.group.total,
         )
