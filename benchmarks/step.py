@@ -21,6 +21,8 @@ from alexnet.network.device import autocast, choose_device, keep_freed_memory, r
 from alexnet.network.fast.fuse import fused_forms, use_bf16_gradients
 from alexnet.network.lrn import LocalResponseNorm
 from alexnet.recipe import load
+from alexnet.training.compiled import compile_network
+from alexnet.training.loss_scale import LossScale
 from alexnet.training.optimizer import build_optimizer
 
 ROUNDS = 7
@@ -28,12 +30,22 @@ Step = Callable[[], object]
 
 
 class Case(NamedTuple):
-    """What to measure: a recipe, its batch size, and the factor by which its images of `side` pixels are upscaled."""
+    """What to measure: a recipe, its batch size, and the factor by which its images of `side` pixels are upscaled.
+
+    `variant` is another network than the recipe's, `width` the factor of its channels and units.
+    """
 
     recipe: str
     batch: int
     side: int
     upscale: int = 1
+    variant: str | None = None
+    width: float = 1.0
+
+    def network(self) -> alexnet.AlexNet:
+        """Return the network, with ten classes."""
+        model = load(self.recipe).model
+        return alexnet.AlexNet(self.variant or model.variant, 10, width=self.width, **model.overrides)
 
 
 CASES = (
@@ -51,23 +63,30 @@ def batch_of(case: Case, device: torch.device) -> tuple[torch.Tensor, torch.Tens
     return images, torch.randint(0, 10, (case.batch,), device=device)
 
 
-def ours(case: Case, device: torch.device) -> Step:
-    """Return a step as `alexnet train` takes it."""
+def ours(case: Case, device: torch.device, *, compiled: bool = False) -> Step:
+    """Return a step as `alexnet train` takes it; `compiled` as with `train.compile`."""
     recipe = load(case.recipe)
-    network = to_device(alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides), device)
+    network = to_device(case.network(), device)
     optimizer = build_optimizer(network, recipe.optimizer)
-    if resolve_precision(device, recipe.train.precision) == "bfloat16":
+    precision = resolve_precision(device, recipe.train.precision)
+    if precision == "bfloat16" and not compiled:
         use_bf16_gradients(network)
+    scale = LossScale(device, 1) if precision == "float16" else None
+    forward = compile_network(network, device, 1) if compiled else network
     images, targets = batch_of(case, device)
     images = images.contiguous(memory_format=torch.channels_last)
 
     def step() -> object:
         with autocast(device, recipe.train.precision):
-            logits = network(images, case.upscale).float()
+            logits = forward(images, case.upscale).float()
         optimizer.zero_grad(set_to_none=True)
         loss = cross_entropy(logits, targets)
-        loss.backward()
-        optimizer.step()
+        if scale is None:
+            loss.backward()
+            optimizer.step()
+        else:
+            scale.scaled(loss).backward()
+            scale.step(optimizer)
         return loss.item()
 
     return step
@@ -75,8 +94,7 @@ def ours(case: Case, device: torch.device) -> Step:
 
 def plain(case: Case, device: torch.device, precision: str = "float32") -> Step:
     """Return a step as in a tutorial, in float32 or in PyTorch's plain autocast."""
-    recipe = load(case.recipe)
-    network = alexnet.AlexNet(recipe.model.variant, 10, **recipe.model.overrides)
+    recipe, network = load(case.recipe), case.network()
     for name, layer in network.features.named_children():
         if isinstance(layer, LocalResponseNorm):
             setattr(network.features, name, nn.LocalResponseNorm(layer.size, layer.alpha * layer.size, layer.beta, layer.k))

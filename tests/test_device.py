@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from copy import deepcopy
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from alexnet.inference.forward import predict_logits
 from alexnet.inference.views import views
 from alexnet.network.device import (
     autocast,
+    backend_settings,
     choose_device,
     has_fast_bfloat16,
     is_out_of_memory,
@@ -36,6 +39,7 @@ from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Augment, Optimizer, Train
 from alexnet.training.optimizer import Loss, build_optimizer, orthogonalize, set_lr
+from commands import python
 from conftest import assert_near, make_preprocessing
 
 NAMES = sorted(VARIANTS)
@@ -240,21 +244,57 @@ def test_training_steps_are_bit_identical(device: torch.device) -> None:
         assert torch.equal(result, expected)
 
 
-def test_reproducible_restores_torch_settings(device: torch.device) -> None:
-    def settings() -> tuple[object, ...]:
-        return (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.utils.deterministic.fill_uninitialized_memory,
-            torch.backends.cudnn.benchmark,
-            torch.backends.cudnn.conv.fp32_precision,
-        )
+def torch_settings() -> tuple[object, ...]:
+    """Return all that `reproducible` sets, by PyTorch's new names and by its earlier ones, which may contradict them."""
 
-    before = settings()
-    for where in (device, torch.device("meta")):  # any device other than a CPU
-        with reproducible(where):
-            assert where.type == "cpu" or settings() == (True, True, False, False, "ieee")
-        assert settings() == before
+    def read(name: str) -> object:
+        try:
+            return attrgetter(name)(torch)
+        except RuntimeError:
+            return "contradiction"
+
+    settings = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.backends.cudnn.benchmark,
+        os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    )
+    try:
+        matmul = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        matmul = "contradiction"
+    precisions = (f"backends.{part}.fp32_precision" for part in ("cuda.matmul", "mkldnn.matmul", "cudnn.conv", "cudnn.rnn"))
+    earlier = ("backends.cuda.matmul.allow_tf32", "backends.cudnn.allow_tf32")
+    return (*settings, matmul, *map(read, (*precisions, *earlier)))
+
+
+CALLERS: dict[str, Callable[[], object]] = {
+    "nothing": lambda: None,
+    "matrix products in TF32": lambda: torch.set_float32_matmul_precision("high"),
+    "the same by the new name": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "convolutions without TF32": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    "determinism": lambda: torch.use_deterministic_algorithms(True),
+}
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_reproducible_restores_torch_settings(caller: str, device: torch.device) -> None:
+    """In a process of its own, as what a caller had set is not undone."""
+    code = f"import test_device as t; t.check_reproducible({caller!r}, {str(device)!r})"
+    python("-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); {code}")
+
+
+def check_reproducible(caller: str, name: str) -> None:
+    CALLERS[caller]()
+    before, exact = torch_settings(), ("highest", "ieee", "ieee", "ieee", "ieee", False, False)
+    for where in (torch.device(name), torch.device("meta")):  # any device other than a CPU
+        for _ in range(2):
+            with reproducible(where), autocast(where, "float32"):
+                assert where.type == "cpu" or torch_settings() == (True, True, False, False, ":4096:8", *exact)
+                settings = backend_settings(where)
+                assert list(settings.values()) == ([] if where.type == "cpu" else ["ieee", "ieee", False, True, ":4096:8"])
+            assert torch_settings() == before
 
 
 class Small(nn.Module):

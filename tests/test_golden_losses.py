@@ -6,6 +6,7 @@ Run `python tests/test_golden_losses.py` to rewrite them after an intended chang
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
 from alexnet import AlexNet
@@ -31,12 +33,12 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def losses(name: str, dtype: torch.dtype) -> list[float]:
-    """Return the loss of each of 30 steps of 32 digits."""
+def losses(name: str, dtype: torch.dtype, way: Callable[[AlexNet], Callable[[Tensor], Tensor]] = lambda n: n) -> list[float]:
+    """Return the loss of each of 30 steps of 32 digits; `way` returns the forward pass of a network."""
     torch.manual_seed(0)
     network = to_device(AlexNet(name, 10, width=0.25, dropout=0.0), torch.device("cpu")).to(dtype).train()
     optimizer = build_optimizer(network, Optimizer(**{"momentum": 0.0, "weight_decay": 0.0, **RUNS[name]}))
-    digits = load_digits()
+    digits, forward = load_digits(), way(network)
     images = torch.from_numpy(digits.images / 8 - 1).to(dtype)[:, None].expand(-1, 3, -1, -1)
     # otherwise many values are equal, and rounding decides max pooling
     noise = torch.randn(32, 3, 83, 83, dtype=torch.float64).to(dtype)
@@ -44,7 +46,7 @@ def losses(name: str, dtype: torch.dtype) -> list[float]:
     for start in range(0, 30 * 32, 32):
         small = images[start : start + 32]
         batch = (interpolate(small, size=(83, 83), mode="bilinear") + noise).contiguous(memory_format=torch.channels_last)
-        loss = cross_entropy(network(batch), torch.from_numpy(digits.target[start : start + 32]))
+        loss = cross_entropy(forward(batch), torch.from_numpy(digits.target[start : start + 32]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -17,11 +17,12 @@ import torch
 
 import alexnet
 import parallel_steps
+from alexnet import recipe
 from alexnet.errors import AlexNetError
 from alexnet.files import read_json
 from alexnet.run import KNOWN
 from alexnet.training import train as training
-from alexnet.training.distributed import process_group
+from alexnet.training.distributed import launch, process_group
 from commands import SECONDS, error, python, run, together
 from conftest import metrics, stop_after
 from parallel_steps import CASES, Case
@@ -117,6 +118,35 @@ def test_run_of_two_processes_equals_one(parallel: str, single: Path, tmp_path: 
             assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=1e-4), key
     assert {path.name for path in out.iterdir()} == {path.name for path in single.iterdir()}
     assert alexnet.load(out).summary["test"]["top1"] == pytest.approx(alexnet.load(single).summary["test"]["top1"], abs=0.003)
+
+
+def evaluate_in_parts(out: str, path: str) -> None:
+    """Evaluate a run on all processes; each writes the outputs that it has in the end."""
+    from alexnet.data.dataset import open_dataset
+    from alexnet.data.sources import open_table
+    from alexnet.inference import evaluate
+
+    evaluate.BATCH = 16  # several batches for each, and one more for some
+    opened = alexnet.load(path, device="cpu")
+    preprocessing, known = opened.config.preprocessing, opened.config.known
+    settings = recipe.load("fast").data
+    dataset = open_dataset(open_table("digits", settings=settings), preprocessing, 1, settings)
+    with process_group() as group:
+        shared = {"shard": group.shard_slice, "total": group.total}
+        found = evaluate.evaluate_split(opened.network, dataset, "val", preprocessing, "float32", 1, known=known, **shared)  # type: ignore[arg-type]
+    safetensors.torch.save_file(
+        {"logits": torch.from_numpy(found.logits), "scores": torch.from_numpy(found.scores)}, f"{out}-{group.rank}"
+    )
+
+
+def test_sharded_evaluation_is_bit_identical(single: Path, tmp_path: Path) -> None:
+    """Each process has all outputs, those of one process."""
+    counts = (1, 2, 3)
+    for count in counts:
+        together(count, tmp_path / f"said {count}", tmp_path / str(count), single, main=evaluate_in_parts)
+    alone = (tmp_path / "1-0").read_bytes()
+    assert len(safetensors.torch.load(alone)["logits"]) > 16 * max(counts)
+    assert all((tmp_path / f"{count}-{rank}").read_bytes() == alone for count in counts for rank in range(count))
 
 
 def test_unsynchronised_norm_evaluates_as_saved(tmp_path: Path) -> None:
@@ -259,6 +289,7 @@ def one_line(message: str) -> str:
 WRONG: dict[str, tuple[list[str], int, str]] = {
     "towers": (["digits", "--parallel", "towers"], 2, "--variant paper or code2012"),
     "hybrid": (["digits", "--parallel", "hybrid", "--variant", "four-layer"], 2, "hidden dense layers"),
+    "compiled": (["digits", "--set", "train.compile=true"], 2, "needs a single process"),
     "batches": (["digits", "--set", "train.batch_size=2"], 3, "raise train.batch_size"),
 }
 
@@ -281,9 +312,16 @@ def test_parallel_needs_no_resolvable_host_name(tmp_path: Path) -> None:
     code = (
         "import socket, sys; from alexnet.training.distributed import launch\n"
         "socket.getfqdn = lambda *_: 'no-such-machine.invalid'\n"
-        "sys.exit(launch(2, ['train', 'nowhere', '--out', sys.argv[1]]))\n"
+        "sys.exit(launch(2, ['train', 'nowhere', '--out', sys.argv[1]], None))\n"
     )
     assert "nowhere" in one_line(python("-c", code, tmp_path / "run", code=1).stderr)
+
+
+@pytest.mark.parametrize(("device", "advice"), [(None, "there are 2: add --device cpu"), ("cuda:1", "use cuda$")])
+def test_each_process_needs_a_gpu(device: str | None, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(AlexNetError, match=advice):
+        launch(3, ["train", "digits"], device)
 
 
 def test_parallel_needs_two_processes(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def take_two_steps(step: Step) -> Readings:
         assert batch.draws.shape[1] == len(DRAWS)
         step.set_lr(0.01, state.epoch)
         numbers = step.forward_backward(batch, step.augmentation(1), state, 0.5)
-        step.optimizer.step()
+        step.update()
         state.batch += 1
         readings.add(len(batch.targets), *numbers)
     return readings

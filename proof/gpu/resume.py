@@ -61,4 +61,4 @@ def case(name: str, precision: str) -> Check:
     return check
 
 
-CHECKS = (case("fast", "auto"), case("paper", "auto"), case("cifar10", "float32"))
+CHECKS = (case("fast", "auto"), case("paper", "auto"), case("cifar10", "float32"), case("fast", "float16"))

@@ -20,7 +20,7 @@ from alexnet import recipe
 from alexnet.training import train as training
 from alexnet.training.step import Step
 
-CLOSE, ROUGH = 2e-3, 2e-1  # tolerances of the loss: in float32 (no TF32), and in bfloat16 against the CPU's float32
+CLOSE, ROUGH = 2e-3, 2e-1  # tolerances of the loss: in float32 (no TF32), and in 16 bits against the CPU's float32
 LABELS = ("across", "down", "disc")
 # Without dropout, as each device draws different random numbers; at low rates, so that rounding errors stay small.
 PLAIN = {
@@ -86,8 +86,9 @@ def case(name: str) -> Check:
         wanted = train(name, folder / "cpu", "cpu")
         found = train(name, folder / "device", device)
         yield at_most(f"{name}: losses of {len(wanted)} steps, float32, off by", furthest(found, wanted), CLOSE)
-        rough = train(name, folder / "bfloat16", device, **{"train.precision": "bfloat16"})
-        yield at_most(f"{name}: the same in bfloat16", furthest(rough, wanted), ROUGH)
+        for precision in ("bfloat16", "float16"):
+            rough = train(name, folder / precision, device, **{"train.precision": precision})
+            yield at_most(f"{name}: the same in {precision}", furthest(rough, wanted), ROUGH)
 
     check.__name__ = name
     return check

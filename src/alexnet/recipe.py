@@ -245,7 +245,9 @@ class Train(Settings):
     loss: Literal["cross-entropy", "binary"] = "cross-entropy"
     label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] = "none"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware computes in it
+    # auto: bfloat16 where the hardware computes in it, or else float16 on NVIDIA GPUs and float32 elsewhere
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False  # compile the network with PyTorch; takes a minute for each shape of a batch
     threads: CountOrZero = 0  # CPU threads; 0: one per core. The number affects rounding, so resuming keeps it
     synchronised_norm: bool = True  # batch norm over the whole batch, not each process's part of it
     # Validate and keep an exponential average of the weights; its time constant, as a fraction of the training; 0: none.

@@ -77,7 +77,7 @@ class ModelConfig(BaseModel):
     overrides: dict[str, Any] = {}
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
     preprocessing: Preprocessing
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     sha256: str = ""
     checksum: str = ""

@@ -146,7 +146,7 @@ def train(
     if processes > 1 and not find_lr and "WORLD_SIZE" not in os.environ:
         from alexnet.training.distributed import launch
 
-        raise typer.Exit(launch(processes, sys.argv[1:]))
+        raise typer.Exit(launch(processes, sys.argv[1:], device))
     if overwrite and not find_lr:
         raise typer.BadParameter("--overwrite is for --find-lr only: runs are never overwritten, name another --out")
     given = [data, recipe, variant, weights, epochs, minutes, out, seed, set_, data_root, folds, table or None]

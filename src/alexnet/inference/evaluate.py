@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from alexnet.data.batches import batch_bounds, ordered_batches
+from alexnet.data.batches import batch_bounds
 from alexnet.data.dataset import Dataset
+from alexnet.data.decode_pool import map_ahead
 from alexnet.data.table import Skipped
 from alexnet.inference import metrics
 from alexnet.inference.forward import compute
@@ -134,23 +135,26 @@ def evaluate_split(
     known: Known | None = None,
     before_batch: Callable[[], object] = lambda: None,
     shard: Callable[[int], slice] = slice,
-    gather: Callable[[Tensor, int], Tensor] = lambda logits, _: logits,
+    total: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> Evaluation:
     """Evaluate the network on a split of a dataset, or on `all` of it, and show the progress.
 
     `view_count` is `preprocessing.views` by default. With `known`, the images are scored, too. `workers` threads load batches
     ahead. `before_batch` is called before each batch, and may raise an error to stop. With several processes, `shard` returns
-    the slice of a number of images that this one evaluates, and `gather` the outputs of all.
+    the slice of a number of batches that this one evaluates, and `total` the sum of a tensor over all. The batches are those of
+    one process, and so are the outputs, to the bit.
     """
     images, table = dataset.images(split), dataset.table
-    local = images.subset(shard(len(images)))
-    batches = track(ordered_batches(local, BATCH, workers), f"Evaluating {split}", len(batch_bounds(len(local), BATCH)))
+    bounds = batch_bounds(len(images), BATCH)
+    mine = bounds[shard(len(bounds))]
     classes = len(table.labels)
-    rows = [np.empty((0, classes + (0 if known is None else SCORES)), np.float32)]  # for np.concatenate without batches
-    for batch in batches:
+    outputs = torch.zeros(len(images), classes + (0 if known is None else SCORES))
+    batches = map_ahead(lambda ends: images.take(np.arange(*ends)), mine, workers, workers + 1)
+    for (start, end), batch in zip(mine, track(batches, f"Evaluating {split}", len(mine)), strict=True):
         before_batch()
-        rows.append(np.concatenate(compute(network, batch.images, preprocessing, precision, view_count, known), 1))
-    gathered = gather(torch.from_numpy(np.concatenate(rows)), len(images)).numpy()
+        rows = np.concatenate(compute(network, batch.images, preprocessing, precision, view_count, known), 1)
+        outputs[start:end] = torch.from_numpy(rows)
+    gathered = total(outputs).numpy()
     logits, scores = gathered[:, :classes].copy(), gathered[:, classes:].copy()
     shape, named = (3, preprocessing.input_side, preprocessing.input_side), (dataset.names(split), split)
     return Evaluation(logits, images.targets, table.labels, shape, temperature, table.skipped, known, scores, *named)

@@ -97,8 +97,8 @@ def classify(
     """Return for each image S S 3 (`iter_images`) its calibrated probabilities, and whether it is known.
 
     An image is known if it shows one of the classes, as far as `Known` can tell; None if the run has no threshold. If the run
-    computes in bfloat16, images whose two highest probabilities are close, or whose scores are close to the threshold, are
-    computed again in float32.
+    computes in bfloat16 or float16, images whose two highest probabilities are close, or whose scores are close to the
+    threshold, are computed again in float32; so are those whose numbers were too large for float16.
     """
     x, known = torch.from_numpy(np.stack(images)), config.known
 
@@ -109,8 +109,8 @@ def classify(
 
     result, margins = answers(x, config.precision)
     second, first = np.partition(result, -2)[:, -2:].T
-    close = (first - second < MARGIN) | (np.abs(margins) < KNOWN_MARGIN)
-    if close.any() and resolve_precision(network.head.weight.device, config.precision) == "bfloat16":
+    close = ~(first - second >= MARGIN) | ~(np.abs(margins) >= KNOWN_MARGIN)  # NaN too
+    if close.any() and resolve_precision(network.head.weight.device, config.precision) != "float32":
         result[close], margins[close] = answers(x[torch.from_numpy(close)], "float32")
     return [(row, None if known is None else bool(margin >= 0)) for row, margin in zip(result, margins, strict=True)]
 
@@ -120,7 +120,7 @@ def layer_outputs(
 ) -> Tensor:
     """Return the outputs of a layer for a batch N S S 3, in main memory: maps N C H W or vectors N units.
 
-    They are float32 or, if the network computes in it, bfloat16. `mirrored`: of the mirror images, as training flips them.
+    They are float32, or what the network computes in. `mirrored`: of the mirror images, as training flips them.
     """
     flip = Augment(horizontal_flip=mirrored)
 

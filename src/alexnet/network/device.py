@@ -15,6 +15,8 @@ from alexnet.errors import AlexNetError, truncate
 
 Network = TypeVar("Network", bound=nn.Module)
 
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"  # in the environment
+
 if hasattr(os, "register_at_fork"):
     # OpenMP's threads do not survive a fork: a child that used several would hang. PyTorch's DataLoader does the same.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
@@ -102,14 +104,16 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def resolve_precision(device: torch.device, precision: str) -> str:
-    """Return `float32` or `bfloat16`; `auto` means bfloat16 if the hardware computes in it."""
-    return ("bfloat16" if has_fast_bfloat16(device) else "float32") if precision == "auto" else precision
+    """Return `float32`, `bfloat16` or `float16`; `auto` is bfloat16 if the hardware computes in it, or else float16 on CUDA."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if has_fast_bfloat16(device) else "float16" if device.type == "cuda" else "float32"
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Return a context manager that computes in `precision`: `float32`, `bfloat16` or `auto`."""
-    if resolve_precision(device, precision) == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
+    """Return a context manager that computes in `precision`: `float32`, `bfloat16`, `float16` or `auto`."""
+    if (resolved := resolve_precision(device, precision)) != "float32":
+        return torch.autocast(device.type, getattr(torch, resolved))
     return contextlib.nullcontext() if device.type == "cpu" else _disable_tf32()
 
 
@@ -117,16 +121,16 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 def reproducible(device: torch.device) -> Iterator[None]:
     """Make training bit-identical between runs on the same device, and compute float32 in full precision.
 
-    CPUs need neither. GPUs add up sums in any order unless deterministic algorithms are enabled.
+    CPUs need neither. GPUs add up sums in any order unless deterministic algorithms are enabled. All settings are restored.
     """
     if device.type == "cpu":
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # makes cuBLAS deterministic; read when it starts
     cudnn: Any = torch.backends.cudnn
     memory: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark, fill = cudnn.benchmark, memory.fill_uninitialized_memory
+    benchmark, fill, workspace = cudnn.benchmark, memory.fill_uninitialized_memory, os.environ.get(CUBLAS)
+    os.environ[CUBLAS] = workspace or ":4096:8"  # makes cuBLAS deterministic; read when it starts
     torch.use_deterministic_algorithms(True, warn_only=True)  # operations without such an algorithm still run
     cudnn.benchmark = False  # it would choose algorithms by measured time
     memory.fill_uninitialized_memory = False  # slow, and no uninitialized memory is read
@@ -136,18 +140,51 @@ def reproducible(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         cudnn.benchmark, memory.fill_uninitialized_memory = benchmark, fill
+        if workspace is None:
+            del os.environ[CUBLAS]
+
+
+def backend_settings(device: torch.device) -> dict[str, Any]:
+    """Return the settings of `reproducible` by PyTorch's names, as they are; none of a CPU."""
+    if device.type == "cpu":
+        return {}
+    backends: Any = torch.backends
+    return {
+        "torch.backends.cuda.matmul.fp32_precision": backends.cuda.matmul.fp32_precision,
+        "torch.backends.cudnn.conv.fp32_precision": backends.cudnn.conv.fp32_precision,
+        "torch.backends.cudnn.benchmark": backends.cudnn.benchmark,
+        "torch.are_deterministic_algorithms_enabled": torch.are_deterministic_algorithms_enabled(),
+        CUBLAS: os.environ.get(CUBLAS),
+    }
 
 
 @contextlib.contextmanager
 def _disable_tf32() -> Iterator[None]:
-    """Compute float32 convolutions in full precision: by default cuDNN rounds to TF32, with 10 of 23 mantissa bits."""
-    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # defined when torch is imported
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
+    """Compute float32 in full precision on NVIDIA GPUs, instead of rounding to TF32, with 10 of 23 mantissa bits.
+
+    By default cuDNN's convolutions do that, and whoever calls may have asked for it in matrix products.
+    """
+    backends: Any = torch.backends
+    parts = (backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    before = [part.fp32_precision for part in parts]
+    matmul = convolutions = None  # PyTorch's earlier names, which cannot be read where they contradict the others
+    with contextlib.suppress(RuntimeError):
+        matmul = torch.get_float32_matmul_precision()
+    with contextlib.suppress(RuntimeError):
+        convolutions = backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    backends.cudnn.allow_tf32 = False
+    for part in parts:
+        part.fp32_precision = "ieee"
     try:
         yield
     finally:
-        convolutions.fp32_precision = before
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if convolutions is not None:
+            backends.cudnn.allow_tf32 = convolutions
+        for part, value in zip(parts, before, strict=True):
+            part.fp32_precision = value
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

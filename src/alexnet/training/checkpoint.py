@@ -26,12 +26,13 @@ from alexnet.files import write as write_file
 from alexnet.recipe import MACHINE_KEYS, Recipe, flatten_keys
 from alexnet.run import RunFolder, parse_saved
 from alexnet.training.average import WeightAverage
+from alexnet.training.loss_scale import LossScale
 from alexnet.training.parallel import ParallelModel
 from alexnet.training.readings import Reading
 
 Tensors = dict[str, Tensor]
 VERSION = 3
-KINDS = ("network", "momentum", "average", "best")
+KINDS = ("network", "momentum", "average", "loss_scale", "best")
 CHANGEABLE = (*MACHINE_KEYS, "data.dataset")  # recipe keys that may change; the dataset is compared by its contents
 
 
@@ -137,8 +138,9 @@ def restore(
     model: ParallelModel,
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None,
+    loss_scale: LossScale | None,
 ) -> None:
-    """Load the weights, the momentum and the average of a checkpoint, by kind; each process keeps its own shards."""
+    """Load the weights and the rest of a training's tensors, by kind; each process keeps its own shards."""
     momentum = tensors["momentum"]
     try:
         model.full_model.load_state_dict(tensors["network"])
@@ -149,7 +151,9 @@ def restore(
                 optimizer.state[parameter]["momentum_buffer"] = buffer
         if average is not None:
             average.restore(tensors["average"])
-    except RuntimeError as error:
+        if loss_scale is not None:
+            loss_scale.restore(tensors["loss_scale"])
+    except (RuntimeError, KeyError) as error:
         raise _unusable(run) from error
 
 

@@ -57,6 +57,12 @@ class ProcessGroup:
         dist.all_reduce(totals)
         return totals.tolist()
 
+    def total(self, part: Tensor) -> Tensor:
+        """Return a tensor summed over the processes."""
+        if self.world_size > 1:
+            dist.all_reduce(part)
+        return part
+
     def broadcast_number(self, number: float) -> float:
         """Return the main process's number."""
         return self.sum(number if self.is_main else 0.0)[0]
@@ -82,11 +88,14 @@ class ProcessGroup:
     @contextmanager
     def local_main_first(self) -> Iterator[None]:
         """Run the block in one process per machine first, so that the others find its results in the cache."""
-        if self.world_size > 1 and self.local_rank:
-            dist.barrier()
+        if self.local_rank:
+            self._wait_for_all()
         yield
-        if self.world_size > 1 and not self.local_rank:
-            dist.barrier()
+        if not self.local_rank:
+            self._wait_for_all()
+
+    def _wait_for_all(self) -> None:
+        self.sum(0)  # not `dist.barrier`, which uses the GPUs even if the training is on CPUs
 
     def shard_slice(self, total: int) -> slice:
         """Return the slice of `total` rows or units that belongs to this process."""
@@ -194,11 +203,16 @@ def _stdout_to_stderr() -> Iterator[None]:
         os.close(stdout)
 
 
-def launch(processes: int, arguments: Sequence[str]) -> int:
+def launch(processes: int, arguments: Sequence[str], device: str | None) -> int:
     """Run `alexnet` with these arguments in several processes on this machine, by torchrun's agent; return the exit code.
 
-    The cores are divided among the processes. The main process reports its own errors.
+    The GPUs are divided among the processes, one for each, and so are the cores. The main process reports its own errors.
     """
+    gpus = torch.cuda.device_count() if device in (None, "cuda") else 0
+    if 0 < gpus < processes:
+        raise AlexNetError(f"--processes {processes} needs a GPU for each, but there are {gpus}: add --device cpu, or lower it")
+    if device is not None and ":" in device:
+        raise AlexNetError(f"--device {device} names one device for {processes} processes: use {device.partition(':')[0]}")
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -54,7 +54,7 @@ def calibrate(trainer: Trainer, known: Known, validation: Evaluation) -> None:
 def _unknown_scores(trainer: Trainer, known: Known, table: Table) -> NDArray[np.float32]:
     recipe, preprocessing = trainer.recipe, trainer.step.preprocessing
     dataset = open_dataset(table, preprocessing, recipe.data.workers, None)
-    evaluation = evaluate_split(
-        trainer.network, dataset, "all", preprocessing, recipe.train.precision, recipe.data.workers, known=known
-    )
-    return evaluation.scores
+    settings, group = (recipe.train.precision, recipe.data.workers), trainer.group
+    return evaluate_split(
+        *(trainer.network, dataset, "all", preprocessing, *settings), known=known, shard=group.shard_slice, total=group.total
+    ).scores

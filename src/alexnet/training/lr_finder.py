@@ -59,7 +59,7 @@ class LRTrial:
                 loss = float(self._step.forward_backward(batch, augment, state, self._progress)[0])
                 if not np.isfinite(loss):
                     return
-                self._step.optimizer.step()
+                self._step.update()
                 state.batch += 1
                 yield loss
 

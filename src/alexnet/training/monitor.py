@@ -19,10 +19,11 @@ import torch
 import alexnet
 from alexnet.errors import counted, shell_quote, truncate
 from alexnet.files import writing
-from alexnet.network.device import processor
+from alexnet.network.device import backend_settings, processor
 from alexnet.network.fast.fuse import fused_forms
 from alexnet.progress import SECONDS_BETWEEN_LINES, format_duration, output_disabled, say
 from alexnet.recipe import Train
+from alexnet.training.compiled import compiled_form
 from alexnet.training.tensorboard import TensorBoard
 
 
@@ -151,7 +152,9 @@ class Monitor:
             return None
 
 
-def environment(device: torch.device, precision: str, processes: int = 1, parallel: str = "data") -> dict[str, Any]:
+def environment(
+    device: torch.device, precision: str, processes: int = 1, parallel: str = "data", *, compiled: bool = False
+) -> dict[str, Any]:
     """Return what results depend on besides the recipe: versions, processor, threads, processes, fused layers, git commit."""
     versions = {"alexnet": alexnet.__version__, "torch": str(torch.__version__)}  # with torch's build, such as +cu130
     return {
@@ -165,7 +168,9 @@ def environment(device: torch.device, precision: str, processes: int = 1, parall
         "parallel": parallel if processes > 1 else None,
         "device": str(device),
         "precision": precision,
+        "backend_settings": backend_settings(device),
         "fast_forms": fused_forms(device),
+        "compiled": compiled_form(device) if compiled else None,
         "git_commit": _git_commit(),
     }
 

@@ -51,8 +51,8 @@ class Session:
         if self._group.world_size > 1:
             self.state.accumulation_steps = 1
         self._budget.started -= self.state.elapsed_before
-        shared = {kind: self._group.broadcast_tensors(tensors[kind]) for kind in ("network", "momentum", "average")}
-        checkpoint.restore(self._folder.path, shared, self._model, self._step.optimizer, self.average)
+        shared = {kind: self._group.broadcast_tensors(tensors[kind]) for kind in checkpoint.KINDS if kind != "best"}
+        checkpoint.restore(self._folder.path, shared, self._model, self._step.optimizer, self.average, self._step.loss_scale)
         self.best_weights = tensors["best"]
         return True
 
@@ -67,6 +67,7 @@ class Session:
         if self._group.is_main:
             tensors = {"network": self._model.full_model.state_dict(), "momentum": momentum, "best": self.best_weights}
             tensors["average"] = {} if self.average is None else self.network.state_dict()
+            tensors["loss_scale"] = {} if self._step.loss_scale is None else self._step.loss_scale.state
             checkpoint.save(self._folder, self._recipe, self._dataset, state, tensors)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - began
@@ -104,6 +105,8 @@ class Session:
             if not np.isfinite(reading.loss):
                 self.raise_diverged(reading.loss, f"batch {batch}")
             self.state.add(reading)
+        if self._step.loss_scale is not None and self._step.loss_scale.is_lost():
+            self._raise(f"gradients in epoch {self.state.epoch} are not finite in float16", "--set train.precision=float32")
 
     def keep_epoch(self, row: Mapping[str, Any]) -> None:
         """Add a row of metrics to the history and its file, and keep the weights if they are the best so far."""
@@ -146,14 +149,17 @@ class Session:
 
     def raise_diverged(self, loss: float, where: str) -> NoReturn:
         """Save the best weights and raise `DivergedError`."""
+        optimizer = self._recipe.optimizer
+        muon = f" --set optimizer.muon_lr={optimizer.muon_lr / 3:.2g}" if optimizer.muon_lr else ""
+        lower = f"a lower learning rate: --set optimizer.lr={optimizer.lr / 3:.2g}{muon}"
+        self._raise(f"the loss is {loss} in epoch {self.state.epoch}, {where}", lower)
+
+    def _raise(self, problem: str, remedy: str) -> NoReturn:
         saved = ""
         if self.best_weights:
             self._save_best()
             saved = f"; the weights of epoch {self.state.best_epoch} are kept in {self._folder.path}"
-        optimizer = self._recipe.optimizer
-        muon = f" --set optimizer.muon_lr={optimizer.muon_lr / 3:.2g}" if optimizer.muon_lr else ""
-        advice = f"try a lower learning rate: --set optimizer.lr={optimizer.lr / 3:.2g}{muon}"
-        raise DivergedError(f"the loss is {loss} in epoch {self.state.epoch}, {where}{saved}; {advice}")
+        raise DivergedError(f"{problem}{saved}; try {remedy}")
 
     def _save_best(self) -> None:
         self.network.load_state_dict(self.best_weights)

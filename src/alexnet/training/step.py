@@ -18,8 +18,10 @@ from alexnet.network.fast.fuse import use_bf16_gradients
 from alexnet.progress import say
 from alexnet.recipe import Augment, Preprocessing, Recipe
 from alexnet.training.checkpoint import TrainingState
+from alexnet.training.compiled import compile_network
 from alexnet.training.distributed import SINGLE, ProcessGroup
 from alexnet.training.frozen import FrozenOutputs
+from alexnet.training.loss_scale import LossScale
 from alexnet.training.optimizer import Loss, build_optimizer, frozen_layers, set_lr, with_our_names
 from alexnet.training.parallel import Parallel, ParallelModel
 from alexnet.training.schedule import epoch_settings, input_size_at
@@ -53,8 +55,11 @@ class Step:
         self.recipe = with_our_names(recipe, network)
         if recipe.train.epochs:
             self.optimizer  # noqa: B018 - built here, so that it checks the recipe
-        if resolve_precision(self._device, recipe.train.precision) == "bfloat16" and group.world_size == 1:
+        precision = resolve_precision(self._device, recipe.train.precision)
+        self._compiled = compile_network(network, self._device, group.world_size) if recipe.train.compile else None
+        if precision == "bfloat16" and group.world_size == 1 and self._compiled is None:
             use_bf16_gradients(network)
+        self.loss_scale = LossScale(self._device, group.world_size) if precision == "float16" else None
         self._loss = Loss(recipe.train, train.targets, network.head.out_features, self._device)
 
     @cached_property
@@ -112,6 +117,13 @@ class Step:
                     raise
             self._split_micro_batches(end - start, state)  # not in `except`: the exception holds the step's tensors
 
+    def update(self) -> None:
+        """Update the weights by the gradients."""
+        if self.loss_scale is None:
+            self.optimizer.step()
+        else:
+            self.loss_scale.step(self.optimizer)
+
     def _accumulate(self, batch: Batch, augment: Augment, preprocessing: Preprocessing, steps: int) -> tuple[Tensor, Tensor]:
         """Accumulate gradients over `steps` micro-batches; return this process's loss and correct predictions."""
         losses, correct, device = list[Tensor](), list[Tensor](), self._device
@@ -125,11 +137,12 @@ class Step:
                 x = training_input(x, draws, preprocessing, augment)
             with autocast(device, self.recipe.train.precision):
                 if frozen is None:
-                    logits = self.model.forward(x, preprocessing.scale_factor).float()
+                    compiled = self._compiled if steps == 1 else None  # the gradients of CUDA graphs cannot accumulate
+                    logits = (compiled or self.model.forward)(x, preprocessing.scale_factor).float()
                 else:
                     logits = self.model.full_model.run_layers(x, frozen, "fc8").float()
             loss = self._loss(logits, targets) * (self._loss.normalizer(cpu_targets) / normalizer)
-            torch.autograd.backward(loss)
+            torch.autograd.backward(loss if self.loss_scale is None else self.loss_scale.scaled(loss))
 
             losses.append(loss.detach())
             correct.append((logits.detach().argmax(1) == (targets.argmax(1) if augment.mixes else targets)).sum())

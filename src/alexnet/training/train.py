@@ -141,7 +141,7 @@ def _train(
         stop.deferred = True  # from here on, there is something to save, and the folder stays
         if group.is_main:
             images = "device" if isinstance(step.images, ResidentImages) else "cache"
-            facts = environment(device, precision, group.world_size, parallel)
+            facts = environment(device, precision, group.world_size, parallel, compiled=recipe.train.compile)
             write_json(folder.environment, facts | {"training_images": images})
         processes = f", {counted(group.world_size, 'process')} ({parallel} parallel)" if group.world_size > 1 else ""
         _log_plan(trainer, folder, f"{device.type}, {precision}, {counted(torch.get_num_threads(), 'thread')}{processes}")

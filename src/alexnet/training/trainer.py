@@ -93,7 +93,7 @@ class Trainer:
 
         self.step.set_lr(self.lr, state.epoch)
         numbers = self.step.forward_backward(batch, augment, state, self.budget.progress(state, 0.5))
-        self.step.optimizer.step()
+        self.step.update()
         if self.session.average is not None:
             self.session.average.update(self.budget.progress(state), self.budget.steps_done(state))
 
@@ -164,5 +164,5 @@ class Trainer:
             # A single process stops at once. Several have to stop together, so a signal waits for the next step.
             before_batch=self.session.stop_if_requested if self.group.world_size == 1 else lambda: None,
             shard=self.group.shard_slice,
-            gather=lambda logits, total: self.group.gather(logits, 0, total),
+            total=self.group.total,
         )

@@ -52,6 +52,8 @@ class Plan:
         """Return the result of `fuse_layers`."""
         hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         plain = not enabled() or any(getattr(layer, hook) for layer in layers.values() for hook in hooks)
+        if torch.compiler.is_compiling():  # a cache that changes would make PyTorch compile again
+            return list(fuse_layers(layers, names, upscale, plain))
         key = (*layers.values(), frozenset(names), upscale, plain)
         cached_key, steps = self._cached
         if key != cached_key:
