@@ -176,6 +176,7 @@ def load_data_and_network(
     If `fresh`, the network has the recipe's initial weights: pretrained ones, whitened filters or a fitted head included. `log`
     takes a message to the user.
     """
+    recipe = resolve(recipe, table)
     torch.manual_seed(recipe.train.seed)
     drawn = not (fresh and recipe.model.weights and recipe.model.fit_head)  # else trained weights and the head replace all
     with nullcontext() if drawn else torch.device("meta"):
@@ -186,7 +187,6 @@ def load_data_and_network(
     if fresh and recipe.model.weights:
         load_pretrained(network, recipe.model.weights, recipe.data.root)
     to_device(network, device)
-    recipe = resolve(recipe, table)
     dataset = open_dataset(table, recipe.images.resolved(), recipe.data.workers, recipe.data)
     recipe, mean_image = fill_statistics(recipe, dataset.images("train"))
     if recipe.model.fit_head and mean_image is not None:
