@@ -35,6 +35,43 @@ def test_evaluate_weights_of_each_epoch(kept: Path) -> None:
         assert result["top1"] == float(row["val_top1"])
 
 
+@pytest.mark.parametrize("save_steps", ["log", (0, 3, 4, 7)])
+def test_weights_after_a_step_are_those_of_a_training_stopped_there(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_steps: object
+) -> None:
+    settings = {**SETTINGS, "train.save_steps": save_steps}
+    whole = alexnet.train(photos, out=tmp_path / "whole", settings=settings)
+    expected = [0, 1, 2, 4, 8] if save_steps == "log" else [0, 3, 4, 7]
+    files = sorted(path.stem for path in (whole.path / "epochs").glob("step-*"))
+    assert files == [f"step-{steps:08}" for steps in expected]
+    for steps in expected[1:3]:
+        with monkeypatch.context() as patch:
+            stop_after(patch, "train_step", steps)
+            with pytest.raises(AlexNetError, match="resume with"):
+                alexnet.train(photos, out=tmp_path / f"{steps}", settings=SETTINGS)
+        stopped = safetensors.torch.load_file(tmp_path / f"{steps}" / "checkpoint" / "last" / "state.safetensors")
+        kept = alexnet.load(f"{whole.path}@{steps}").network.state_dict()
+        for name, tensor in kept.items():
+            assert (stopped[f"network/{name}"] == tensor).all(), name
+    before = alexnet.load(f"{whole.path}@0").evaluate(split="val").loss
+    assert before != whole.evaluate(split="val").loss
+    resumed = tmp_path / f"{expected[2]}"
+    alexnet.resume(resumed)
+    assert (resumed / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+
+
+def test_points_of_a_training_are_named_after_an_at_sign(kept: Path, photos: Path, tmp_path: Path) -> None:
+    of_epoch = run("evaluate", f"{kept}@epoch2", "--split", "val", "--json").stdout
+    assert of_epoch == run("evaluate", epoch(kept, 2), "--split", "val", "--json").stdout
+    out = error("evaluate", f"{kept}@epoch9")
+    assert "no such weights" in out
+    assert "'cp-0001', 'cp-0002', 'cp-0003'" in out
+    assert "no such weights" in error("evaluate", f"{kept}@7")
+    copy = Path(shutil.copytree(kept, tmp_path / "me@home"))
+    assert alexnet.load(copy).path == copy
+    alexnet.train(photos, out=tmp_path / "more", weights=f"{kept}@epoch1", settings={**SHORT, "train.epochs": 1})
+
+
 def test_predict_with_weights_of_an_epoch(kept: Path, photos: Path, tmp_path: Path) -> None:
     image = sorted(photos.rglob("*.png"))[0]
     whole, early, last = (alexnet.load(path) for path in (kept, epoch(kept, 1), epoch(kept, 3)))

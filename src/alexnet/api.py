@@ -70,8 +70,9 @@ class Run:
         """Open a run.
 
         Args:
-            path: run folder, or the weights of one epoch in it, such as `runs/a/epochs/cp-0001.safetensors`
-                (`train.save_epochs`), which are not calibrated.
+            path: run folder, or weights that it saved on the way, which are not calibrated: after an epoch
+                (`train.save_epochs`), such as `runs/a@epoch3` or `runs/a/epochs/cp-0003.safetensors`, or after a step
+                (`train.save_steps`), such as `runs/a@512`.
             device: such as `cpu` or `cuda:1`. Default: an accelerator if available.
 
         Raises:

@@ -253,7 +253,12 @@ class Train(Settings):
     # Validate and keep an exponential average of the weights; its time constant, as a fraction of the training; 0: none.
     average: Fraction = 0.0
     save_epochs: str = ""  # also save the weights of each epoch, in the run's folder epochs/, as: "cp-{epoch:04d}"
+    save_steps: tuple[CountOrZero, ...] | Literal["log"] = ()  # and after these steps; log: 0, 1, 2, 4, 8, ...
     tensorboard: str = "tensorboard"  # folder in the run; may hold %Y, %m, %d, %H, %M and %S
+
+    def saves_step(self, steps: int) -> bool:
+        """Return whether `save_steps` asks for the weights after this many steps."""
+        return steps & (steps - 1) == 0 if self.save_steps == "log" else steps in self.save_steps
 
 
 class Optimizer(Settings):

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from alexnet.errors import RunError, VariantError, error_reason, printable, shell_quote, truncate
+from alexnet.errors import RunError, VariantError, error_reason, format_names, printable, shell_quote, truncate
 from alexnet.files import read_json, sha256, write, write_text, writing
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import to_device
@@ -162,13 +162,35 @@ def find(path: Path) -> RunFolder:
 
 
 def is_epoch(path: Path) -> bool:
-    """Return whether `train.save_epochs` wrote this file, which is in the folder `epochs` of a run."""
+    """Return whether this file is in the folder `epochs` of a run, for `train.save_epochs` or `save_steps`."""
     parent = path.absolute().parent
     return path.is_file() and parent.name == "epochs" and RunFolder(parent.parent).recipe.exists()
 
 
+def saved(path: Path) -> Path:
+    """Return the file that `RUN@512`, after that many steps, or `RUN@epoch3` names; any other path as it is.
+
+    Raises:
+        RunError: the run did not save these weights.
+    """
+    name, at, point = path.name.rpartition("@")
+    folder = RunFolder(path.parent / name)
+    if not at or path.exists() or not folder.recipe.exists():
+        return path
+    if point.isdecimal():
+        names = [f"step-{int(point):08}"]
+    else:
+        pattern, number = read_recipe(folder).train.save_epochs, point.removeprefix("epoch")
+        names = [pattern.format(epoch=int(number))] if pattern and number.isdecimal() else []
+    files = {file.stem: file for file in sorted((folder.path / "epochs").glob("*.safetensors"))}
+    if found := [files[stem] for stem in names if stem in files]:
+        return found[0]
+    raise RunError(f"{path}: no such weights in {folder.path / 'epochs'}, which has {format_names(files) or 'none'}")
+
+
 def find_weights(path: Path) -> RunFolder:
-    """Open a run folder, or the one whose `epochs` has the file `path`, with that file as its weights."""
+    """Open a run folder, or the one whose `epochs` has the file `path`, with that file as its weights; `saved` says how."""
+    path = saved(path)
     if not path.is_file():
         return find(path)
     if not is_epoch(path):

@@ -75,7 +75,7 @@ def table_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or the weights of an epoch in RUN/epochs.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or weights saved on the way: RUN@epoch3, RUN@512.")]
 Overwrite = Annotated[
     bool, flag("--overwrite", "Overwrite files that this program did not make. Its own are always overwritten.")
 ]

@@ -15,7 +15,7 @@ from alexnet.data.download import Source, fetch
 from alexnet.errors import DataError, WeightsError, error_reason
 from alexnet.files import expand_user
 from alexnet.network.alexnet import AlexNet
-from alexnet.run import find_weights, is_epoch, load_model, read_config
+from alexnet.run import find_weights, is_epoch, load_model, read_config, saved
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1; its name holds a prefix of the SHA-256, and the size is an upper bound.
 IMAGENET1K = Source(
@@ -27,7 +27,7 @@ def settings_from_weights(weights: str, *, images: bool = False) -> Mapping[str,
     """Return the recipe settings that `--weights` implies: the weights, their network, and if `images` their preprocessing."""
     if weights == "imagenet1k":
         return {"model.weights": weights}
-    path = expand_user(weights).absolute()
+    path = saved(expand_user(weights).absolute())
     if path.is_file() and not is_epoch(path):
         trained = read_trained(path)
         original = {"reduced_decode": False, **trained.images} if images else {}

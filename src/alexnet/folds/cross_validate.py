@@ -112,7 +112,7 @@ def _train(plan: Plan, folder: FoldsFolder, device: str | None, started: float) 
 
 def _recipe(plan: Plan, number: int, spent: float) -> Recipe:
     """Return the recipe of a fold: with its share of the time that is left, and no weights of epochs."""
-    changes: dict[str, Any] = {"data.folds": plan.folds, "data.fold": number, "train.save_epochs": ""}
+    changes: dict[str, Any] = {"data.folds": plan.folds, "data.fold": number, "train.save_epochs": "", "train.save_steps": ()}
     if minutes := plan.recipe.train.minutes:
         changes["train.minutes"] = max(LEAST, (minutes * 60 - spent) / (plan.folds - number + 1)) / 60
     return plan.recipe.with_settings(changes)

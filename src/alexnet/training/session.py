@@ -123,6 +123,14 @@ class Session:
                 name = f"{pattern.format(epoch=state.epoch)}.safetensors"
                 save_epoch(self._folder.path / "epochs" / name, network, self.config)
 
+    def keep_step(self, steps: int) -> None:
+        """Save the weights after this many steps, if the recipe asks for them; every process calls it."""
+        if not self._recipe.train.saves_step(steps):
+            return
+        self.gather_weights()
+        if self._group.is_main:
+            save_epoch(self._folder.path / "epochs" / f"step-{steps:08}.safetensors", self.network, self.config)
+
     def after_epoch(self) -> None:
         """Write a checkpoint, unless it would take more than `CHECKPOINT_SHARE` of the time, or the training is over."""
         due = (time.monotonic() - self._saved_at) * CHECKPOINT_SHARE > self._save_seconds

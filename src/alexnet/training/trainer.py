@@ -57,6 +57,8 @@ class Trainer:
         self.budget.begin(self.state)
         if self.recipe.model.fit_head and not self.state.history:
             self.record_head()
+        if not self.budget.steps_done(self.state):
+            self.session.keep_step(0)
         # If it was interrupted during the validation of the last epoch, training is over but that epoch is still to be
         # finished.
         while self.state.batch or not self.budget.is_over(self.state):
@@ -100,6 +102,7 @@ class Trainer:
         state.batch += 1
         self.session.readings.add(end - start, *numbers)
         self.budget.record_step(end - start)
+        self.session.keep_step(self.budget.steps_done(state))
 
     def end_epoch(self) -> None:
         """Validate, update the schedule, record the metrics, and move on to the next epoch."""
