@@ -212,7 +212,7 @@ def launch(processes: int, arguments: Sequence[str], device: str | None) -> int:
     if 0 < gpus < processes:
         raise AlexNetError(f"--processes {processes} needs a GPU for each, but there are {gpus}: add --device cpu, or lower it")
     if device is not None and ":" in device:
-        raise AlexNetError(f"--device {device} names one device for {processes} processes: use {device.partition(':')[0]}")
+        raise AlexNetError(f"--device {device} names one device for --processes {processes}: use {device.partition(':')[0]}")
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
