@@ -152,6 +152,15 @@ def test_files_of_others_stay_and_own_ones_are_replaced(trained: alexnet.Run, ma
         trained.extract(paths, "fc7", path)
 
 
+def test_a_folder_of_someone_else_stays(trained: alexnet.Run, many: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "f.npz.partial"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"f\.npz\.partial holds notes\.txt, which is not ours"):
+        trained.extract(readable(many)[:2], "fc7", tmp_path / "f.npz")
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
 def test_extract_errors_are_one_line(trained: alexnet.Run, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "f.npz"
     with pytest.raises(VariantError, match="no layer 'fc9'"):
@@ -162,7 +171,7 @@ def test_extract_errors_are_one_line(trained: alexnet.Run, many: Path, tmp_path:
         trained.extract([np.zeros((8, 8, 3), np.uint8)], "fc7", out)
     with pytest.raises(DataError, match=r"none of 1 image can be read, such as .*130\.png"):
         trained.extract([many / "130.png"], "fc7", out)
-    assert not list(tmp_path.glob("f.npz"))
+    assert not list(tmp_path.glob("f.npz*"))
     assert "folder" in error("features", trained.path, many, "--layers", "fc7", "--out", tmp_path / "none" / "f.npz")
 
 

@@ -20,6 +20,7 @@ from alexnet.network.alexnet import AlexNet
 from alexnet.progress import track
 from alexnet.run import ModelConfig
 
+OURS = ("*.f32", "state.json", "lock", "state.json.*.part")  # in the folder of a store
 Maps = Literal["keep", "mean", "max", "flat"]
 REDUCE: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
     "keep": lambda maps: maps,
@@ -57,6 +58,7 @@ def extract(
             many = f"{store.done:,} of {counted(len(files), 'image')} done"
             raise Interrupted(f"stopped, {many}: the same command goes on from there", 130) from error
         if not store.rows:
+            store.remove()
             raise DataError(f"none of {counted(len(files), 'image')} can be read, such as {store.errors[0]['image']}")
         unread = {error["image"] for error in store.errors}
         images, matrices = [str(path) for path in files if str(path) not in unread], store.matrices()
@@ -95,6 +97,9 @@ class _Store:
         self.shapes: dict[str, list[int]] = {}  # of a row
         with writing(folder):
             folder.mkdir(exist_ok=True)
+            others = [path for path in folder.iterdir() if not any(map(path.match, OURS))]
+        if others:
+            raise RunError(f"{folder} holds {others[0].name}, which is not ours: move it away, or name another file")
 
     @property
     def rows(self) -> int:
