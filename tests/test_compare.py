@@ -101,7 +101,17 @@ def test_compare_with_damaged_predictions_is_one_line(short: Path, tmp_path: Pat
     path = tmp_path / "run" / "predictions.csv"
     good = path.read_text()
     header, first, *_ = good.splitlines()
-    for damage in ("", "a,b\n", f"{header}\n{first},1\n", good.replace(first.split(",")[-1], "x"), '"' + good):
+    loss = first.split(",")[-1]
+    damages = [
+        "",
+        "a,b\n",
+        f"{header}\n",
+        f"{header}\n{first},1\n",
+        good.replace(loss, "x"),
+        good.replace(loss, "nan"),
+        '"' + good,
+    ]
+    for damage in (*damages, good[: len(good) // 2].rpartition("\n")[0] + "\n"):
         path.write_text(damage)
         with pytest.raises(RunError, match=r"predictions\.csv (is damaged|cannot be read)") as caught:
             api.compare([short, tmp_path / "run"])

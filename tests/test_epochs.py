@@ -67,6 +67,7 @@ def test_points_of_a_training_are_named_after_an_at_sign(kept: Path, photos: Pat
     assert "no such weights" in out
     assert "'cp-0001', 'cp-0002', 'cp-0003'" in out
     assert "no such weights" in error("evaluate", f"{kept}@7")
+    assert "no such weights" in error("evaluate", kept, f"{kept}@7")
     copy = Path(shutil.copytree(kept, tmp_path / "me@home"))
     assert alexnet.load(copy).path == copy
     alexnet.train(photos, out=tmp_path / "more", weights=f"{kept}@epoch1", settings={**SHORT, "train.epochs": 1})

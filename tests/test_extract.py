@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,22 @@ def test_files_of_others_stay_and_own_ones_are_replaced(trained: alexnet.Run, ma
         assert path.read_bytes() == b"mine"
         trained.extract(paths, "fc7", path, overwrite=True)
         trained.extract(paths, "fc7", path)
+
+
+def test_images_that_cannot_be_read_leave_no_gap(trained: alexnet.Run, many: Path, tmp_path: Path) -> None:
+    bad = [tmp_path / f"{i}.png" for i in range(130)]
+    for path in bad:
+        path.write_bytes(b"no image")
+    for maps in ("keep", "mean", "max", "flat"):
+        result = trained.extract([*bad, *readable(many)[:3]], LAYERS, tmp_path / "f.npz", maps)
+        assert (result["images"], len(result["errors"])) == (3, 130)
+
+
+def test_names_that_are_not_utf8(trained: alexnet.Run, tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.png"))
+    picture(0, 1).save(path)
+    for suffix in (".npz", ".h5", ".mat"):
+        assert trained.extract([path], LAYERS, tmp_path / f"f{suffix}")["images"] == 1
 
 
 def test_a_folder_of_someone_else_stays(trained: alexnet.Run, many: Path, tmp_path: Path) -> None:

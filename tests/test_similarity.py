@@ -189,6 +189,29 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     assert "cannot be read" in error("similarity", tmp_path / "none.npz")
 
 
+def test_tables_that_could_be_misread_are_refused(tmp_path: Path) -> None:
+    file, given = write(tmp_path / "f.npz", fc7=features(1)), dissimilarities(features(5))
+    rows = [[NAMES[i], *(repr(float(value)) for value in given[i])] for i in range(24)]
+    table = tmp_path / "m.csv"
+    for lines, message in (
+        ([["", *NAMES[::-1]], *rows], "in another order"),
+        ([["", *NAMES], *[[row[0], *(cell.replace(".", ",") for cell in row[1:])] for row in rows]], "not a square"),
+        ([["", *NAMES], [NAMES[0], "x", *rows[0][2:]], *rows[1:]], "'x' where a number is expected"),
+        ([["", *[NAMES[0]] * 24], *[[NAMES[0], *row[1:]] for row in rows]], "has the image 0.png twice"),
+        ([[";".join(row)] for row in rows], "m.csv"),
+    ):
+        table.write_text("\n".join(map(",".join, lines)) + "\n")
+        assert message in error("similarity", file, table), message
+    write(tmp_path / "twice.npz", (*NAMES[:-1], NAMES[0]), fc7=features(1))
+    assert "has the image 0.png twice" in error("similarity", tmp_path / "twice.npz")
+    same = np.ones((24, 24)) - np.eye(24)
+    for matrix, message in ((given * 1j, "complex128 values"), (same, "for all pairs"), (np.float64(1), "single number")):
+        np.save(tmp_path / "m.npy", matrix)
+        assert message in error("similarity", file, tmp_path / "m.npy")
+    np.save(tmp_path / "m.npy", np.array([{}]), allow_pickle=True)
+    assert "pickle" not in error("similarity", file, tmp_path / "m.npy")
+
+
 def test_similarity_command(tmp_path: Path) -> None:
     file = write(tmp_path / "f.npz", relu5=features(1), fc7=features(2))
     text = run("similarity", file, "--resamples", 10, "--out", tmp_path / "s.png").stdout

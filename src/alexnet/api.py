@@ -311,7 +311,8 @@ class Run:
         from alexnet.units.units import boxes, excite, to_json
 
         sources = to_sources(images)
-        path = self._results(f"units-{layer}").with_suffix(".png") if out is None else local_path(out)
+        default = self._results(f"units-{self.network.layer_name(layer)}").with_suffix(".png")
+        path = default if out is None else local_path(out)
         refuse_overwrite(path, overwrite)
         excited = excite(self.network, self.config, sources, layer, units)
         places = boxes(self.network, self.config.preprocessing, excited)

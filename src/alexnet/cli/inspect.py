@@ -89,7 +89,7 @@ def _is_run(path: Path) -> bool:
     try:
         return bool(find_weights(path))
     except AlexNetError:
-        return False
+        return path.parent.joinpath(path.name.partition("@")[0], "recipe.toml").exists()  # such as RUN@512, not saved
 
 
 @command()

@@ -231,7 +231,7 @@ def features(
         alexnet features runs/photos photos/ --layers relu5,relu7 --out f.npz
         alexnet features runs/photos photos/ --layers relu5 --maps mean --out f.h5
     """
-    names = [layer.strip() for layer in layers.split(",")]
+    names = [layer.strip() for layer in layers.split(",") if layer.strip()]
     result = alexnet.load(run, device).extract(image_names(images), names, out, maps, overwrite)
     output.print_result(result, output.print_extracted, as_json)
     if result["errors"]:

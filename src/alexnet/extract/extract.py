@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ REDUCE: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
     "keep": lambda maps: maps,
     "mean": lambda maps: maps.mean((2, 3)),
     "max": lambda maps: maps.max((2, 3)),
-    "flat": lambda maps: maps.reshape(len(maps), -1),
+    "flat": lambda maps: maps.reshape(len(maps), int(np.prod(maps.shape[1:]))),
 }
 
 
@@ -45,6 +46,8 @@ def extract(
     files = [source for source in sources if isinstance(source, Path)]
     if len(files) < len(sources) or not files:
         raise DataError("features are extracted from image files: name some, or use stream_features for arrays")
+    if not layers:
+        raise DataError("no layers: name one or more, as in alexnet model summary")
     refuse_overwrite(out, overwrite)
     for layer in layers:
         network.layer_name(layer)
@@ -95,6 +98,8 @@ class _Store:
         self.done = 0  # number of files, readable or not
         self.errors: list[dict[str, str]] = []  # of those that could not be read
         self.shapes: dict[str, list[int]] = {}  # of a row
+        if folder.is_symlink():
+            raise RunError(f"{folder} is a link: move it away, or name another file")
         with writing(folder):
             folder.mkdir(exist_ok=True)
             others = [path for path in folder.iterdir() if not any(map(path.match, OURS))]
@@ -122,6 +127,8 @@ class _Store:
                 self.shapes[layer] = list(rows.shape[1:])
                 with self._path(layer).open("ab" if self.done else "wb") as file:
                     file.write(np.ascontiguousarray(rows).data)
+                    file.flush()
+                    os.fsync(file.fileno())
         self.done += count
         self.errors += batch.errors
         state = {"digest": self.digest, "done": self.done, "errors": self.errors, "shapes": self.shapes}
@@ -135,8 +142,12 @@ class _Store:
         }
 
     def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what the store wrote, and its folder if nothing else is in it."""
+        with suppress(OSError):
+            for path in self.folder.iterdir():
+                if any(map(path.match, OURS)):
+                    path.unlink()
+            self.folder.rmdir()
 
     def _path(self, layer: str) -> Path:
         return self.folder / f"{layer}.f32"

@@ -47,7 +47,7 @@ def write_matlab(path: Path, images: Sequence[str], matrices: Matrices, info: Ma
     if large := [layer for layer, matrix in matrices.items() if matrix.nbytes >= MATLAB_LIMIT]:
         rows = counted(len(images), "image")
         raise AlexNetError(f"{large[0]} of {rows} takes more than 2 GB, the limit of .mat: write .h5, which MATLAB reads too")
-    names = np.array(images, dtype=object)[:, None]
+    names = np.array([name.encode("utf-8", "backslashreplace").decode() for name in images], dtype=object)[:, None]
     savemat(path, {"images": names, **info, **{layer.replace(".", "_"): matrix for layer, matrix in matrices.items()}})
     with path.open("rb+") as file:
         file.write(b"MATLAB 5.0 MAT-file, made by alexnet".ljust(116))  # a text of 116 bytes for people

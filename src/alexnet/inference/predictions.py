@@ -75,13 +75,15 @@ def read(path: Path, split: str) -> Predictions | None:
         losses = np.array([float(row["loss"]) for row in rows])
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error_reason(error)}") from error
+    if not np.isfinite(losses).all():
+        raise RunError(f"{path} is damaged: a loss is not a finite number")
     return Predictions([row["image"] for row in rows], [row["label"] for row in rows], right, losses) if rows else None
 
 
 def _read(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = csv.reader(file, strict=True)
+            header, *rows = list(csv.reader(file, strict=True)) or [[]]
             if tuple(header) != COLUMNS:
                 raise RunError(f"{path} is damaged: its columns are not {', '.join(COLUMNS)}")
             return [dict(zip(COLUMNS, row, strict=True)) for row in rows]

@@ -44,7 +44,11 @@ def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
     except (LookupError, TypeError, StopIteration) as error:
         raise RunError(f"a summary.json of {format_names(folder.path for folder in folders)} is damaged: {error!r}") from error
     answers = [predictions.read(folder.predictions, SPLITS[split]) for folder in folders]
-    for row, own in zip(rows, answers, strict=True):
+    for row, own, folder in zip(rows, answers, folders, strict=True):
+        if folder.predictions.exists() and len(own.images if own else ()) != row["images"]:
+            raise RunError(
+                f"{folder.predictions} is damaged: it should have {counted(row['images'], 'row')} of {SPLITS[split]}"
+            )
         paired = None if row is rows[0] else _paired(own, answers[0])
         row["difference"] = None if row is rows[0] else _difference(row, rows[0])
         row["paired"] = paired.to_json() if paired else None

@@ -1,6 +1,7 @@
 """Representations from files: features as `alexnet features` writes them, and dissimilarity matrices from elsewhere."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.errors import AlexNetError, DataError, counted, error_reason, truncate
-from alexnet.rsa.measures import Floats, Kind, dissimilarities, gram
+from alexnet.rsa.measures import Floats, Kind, dissimilarities, gram, pairs
 
 SUFFIXES = (".npz", ".h5", ".hdf5", ".mat", ".npy", ".csv")
 
@@ -61,13 +62,22 @@ def read_representations(paths: Sequence[Path], kind: Kind) -> list[Representati
         raise DataError(f"{paths[0]} is of {counted(len(images), 'image')}: four or more can be compared")
     alone = len({path for _, path in found}) == 1 and len(found) > 1
     named = [(replace(one, name=one.name.partition(" ")[2]) if alone else one, path) for one, path in found]
-    return [one.ordered(images, path) for one, path in named]
+    for one, path in named:
+        if one.images is not None and (twice := [name for name, count in Counter(one.images).items() if count > 1]):
+            raise DataError(f"{path} has the image {truncate(twice[0])} twice: name each once")
+    ordered = [one.ordered(images, path) for one, path in named]
+    for one, (_, path) in zip(ordered, named, strict=True):
+        if np.ptp(pairs(one.rdm)) == 0:
+            raise DataError(f"{path} has the same dissimilarity for all pairs of images, so nothing can be compared with it")
+    return ordered
 
 
 def _read(path: Path, kind: Kind) -> Iterator[Representation]:
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path} has the ending {path.suffix!r}: name a file that ends in {', '.join(SUFFIXES)}")
     try:
+        if not path.is_file():
+            raise FileNotFoundError
         if path.suffix.lower() in (".csv", ".npy"):
             images, matrix = _read_csv(path) if path.suffix.lower() == ".csv" else (None, np.load(path, allow_pickle=False))
             yield Representation(path.stem, images, _checked(path, matrix), None)
@@ -75,11 +85,14 @@ def _read(path: Path, kind: Kind) -> Iterator[Representation]:
         arrays = _read_arrays(path)
     except AlexNetError:
         raise
-    except Exception as error:  # the readers raise many types for a damaged file
-        raise DataError(f"{path} cannot be read: {error_reason(error)}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path} cannot be read: no such file") from error
+    except Exception as error:  # the readers raise many types for a damaged file, and some advise to trust it
+        reason = error_reason(error) if isinstance(error, OSError) else f"it is damaged, or not what {path.suffix} says"
+        raise DataError(f"{path} cannot be read: {reason}") from error
     if "images" not in arrays:
         raise DataError(f"{path} has no names of images, so alexnet features did not write it")
-    images = tuple(map(str, np.ravel(arrays.pop("images"))))
+    images = tuple(name.encode("utf-8", "backslashreplace").decode() for name in map(str, np.ravel(arrays.pop("images"))))
     for layer, array in arrays.items():
         if np.ndim(array) < 2 or len(array) != len(images) or array.dtype.kind != "f":
             continue  # what is said about the run
@@ -113,26 +126,43 @@ def _read_arrays(path: Path) -> dict[str, Any]:
 
 
 def _read_csv(path: Path) -> tuple[tuple[str, ...] | None, Floats]:
-    """Read a square of numbers; names may be in the first row, and then in the first column too, as pandas writes them."""
+    """Read a square of numbers; names may be in the first row and column, in the same order, as pandas writes them."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = [row for row in csv.reader(file, strict=True) if row]
+    names: tuple[str, ...] | None = None
+    if rows and not _is_number(rows[0][-1]):
+        names, rows = tuple(rows[0][1:]), rows[1:]
+        if tuple(row[0] for row in rows) != names:
+            raise DataError(f"{path} names other images in its first column than in its first row, or in another order")
+        rows = [row[1:] for row in rows]
+    if any(len(row) != len(rows) for row in rows):
+        raise DataError(f"{path} is not a square of numbers, separated by commas")
+    if odd := [cell for row in rows for cell in row if not _is_number(cell)]:
+        raise DataError(f"{path} has {truncate(odd[0])!r} where a number is expected, with a point for decimals")
+    return names, np.array([[float(cell) for cell in row] for row in rows])
+
+
+def _is_number(text: str) -> bool:
     try:
-        return None, np.array([[float(cell) for cell in row] for row in rows])
+        float(text)
     except ValueError:
-        header, *body = rows
-        return tuple(header[1:]), np.array([[float(cell) for cell in row[1:]] for row in body])
+        return False
+    return True
 
 
 def _checked(path: Path, matrix: Any) -> Floats:
     """Return a dissimilarity matrix, or raise a DataError that says why it is none."""
+    if matrix.dtype.kind not in "iuf":
+        raise DataError(f"{path} holds {matrix.dtype} values, but dissimilarities are real numbers")
     matrix = np.asarray(matrix, np.float64)
     result: Floats = matrix
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise DataError(f"{path} is {' x '.join(map(str, matrix.shape))}, but a dissimilarity matrix is square")
+        shape = " x ".join(map(str, matrix.shape)) or "a single number"
+        raise DataError(f"{path} is {shape}, but a dissimilarity matrix is square")
     if not np.isfinite(matrix).all():
         raise DataError(f"{path} has numbers that are missing or infinite")
     if not np.allclose(matrix, matrix.T, rtol=1e-6, atol=1e-9):
         raise DataError(f"{path} is not symmetric: average both halves first")
-    if np.abs(np.diag(matrix)).max() > 1e-6 * np.abs(matrix).max():
+    if len(matrix) and np.abs(np.diag(matrix)).max() > 1e-6 * np.abs(matrix).max():
         raise DataError(f"{path} is not 0 on its diagonal: for similarities, give 1 minus them")
     return result

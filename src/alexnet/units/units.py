@@ -57,7 +57,7 @@ def excite(
         DataError: no image can be read.
     """
     layer = network.layer_name(layer)
-    chosen = None if units is None else np.array(units, dtype=np.int64)
+    chosen = None if units is None else np.array([unit if abs(unit) < 2**31 else -1 for unit in units], dtype=np.int64)
     best: list[NDArray[Any]] | None = None  # values, images, positions as one number, width of the map
     skipped, seen, width = [], 0, 1
     for batch, arrays in batch_activations(network, config, track(sources, "Looking", len(sources)), [layer], "float32"):
