@@ -202,6 +202,10 @@ def test_tables_that_could_be_misread_are_refused(tmp_path: Path) -> None:
     ):
         table.write_text("\n".join(map(",".join, lines)) + "\n")
         assert message in error("similarity", file, table), message
+    write(tmp_path / "nan.npz", fc7=np.where(features(1) > 2, np.nan, features(1)))
+    assert "fc7: some features are missing or infinite" in error("similarity", tmp_path / "nan.npz")
+    write(tmp_path / "my file.npz", relu5=features(1), fc7=features(2))
+    assert set(alexnet.similarity([tmp_path / "my file.npz"], resamples=0)["names"]) == {"relu5", "fc7"}
     write(tmp_path / "twice.npz", (*NAMES[:-1], NAMES[0]), fc7=features(1))
     assert "has the image 0.png twice" in error("similarity", tmp_path / "twice.npz")
     same = np.ones((24, 24)) - np.eye(24)

@@ -61,7 +61,7 @@ def read_representations(paths: Sequence[Path], kind: Kind) -> list[Representati
     if len(images) < 4:
         raise DataError(f"{paths[0]} is of {counted(len(images), 'image')}: four or more can be compared")
     alone = len({path for _, path in found}) == 1 and len(found) > 1
-    named = [(replace(one, name=one.name.partition(" ")[2]) if alone else one, path) for one, path in found]
+    named = [(replace(one, name=one.name.rpartition(" ")[2]) if alone else one, path) for one, path in found]
     for one, path in named:
         if one.images is not None and (twice := [name for name, count in Counter(one.images).items() if count > 1]):
             raise DataError(f"{path} has the image {truncate(twice[0])} twice: name each once")
@@ -97,6 +97,8 @@ def _read(path: Path, kind: Kind) -> Iterator[Representation]:
         if np.ndim(array) < 2 or len(array) != len(images) or array.dtype.kind != "f":
             continue  # what is said about the run
         features = np.asarray(array, np.float64).reshape(len(images), -1)
+        if not np.isfinite(features).all():
+            raise DataError(f"{path}, {layer}: some features are missing or infinite")
         try:
             rdm = dissimilarities(features, kind)
         except ValueError as error:
