@@ -89,6 +89,10 @@ def test_runs_that_cannot_answer_together(seeds: list[Path], photos: Path, tmp_p
     assert "has another split than" in error("evaluate", seeds[0], tmp_path / "split")
     alexnet.evaluate([seeds[0], tmp_path / "split"], photos)
     shutil.copytree(photos, tmp_path / "photos")
+    alexnet.train(tmp_path / "photos", out=tmp_path / "copy", settings=SHORT)  # its images have the same names
+    assert "were trained on other datasets: name the one to evaluate on" in error("evaluate", seeds[0], tmp_path / "copy")
+    alexnet.evaluate([seeds[0], tmp_path / "copy"], photos)
+    assert alexnet.compare([seeds[0], tmp_path / "copy"])["runs"][1]["paired"] is None
     (tmp_path / "photos" / "down").rename(tmp_path / "photos" / "up")
     alexnet.train(tmp_path / "photos", out=tmp_path / "labels", settings=SHORT)
     assert "has other labels than" in error("evaluate", seeds[0], tmp_path / "labels")

@@ -609,6 +609,10 @@ def evaluate(
     for run in opened[1:]:
         if run.labels != opened[0].labels:
             raise DataError(f"{run.path} has other labels than {opened[0].path}, or in another order: evaluate them one by one")
+    if data is None and len({run.recipe.data.dataset for run in opened}) > 1:
+        raise DataError(
+            f"{format_names(run.path for run in opened)} were trained on other datasets: name the one to evaluate on"
+        )
     evaluations = []
     for run in opened:
         evaluations.append(run.evaluate(data, split, views, settings))

@@ -30,8 +30,8 @@ def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
         `{"split", "runs": [{…}], "settings": {key: [value of each run]}}`. Runs are compared on `test` images, or on
         `validation` if one of them has no test set. Accuracies are from 0 to 1, `"seconds"` is the training time, and
         `"difference"` is top-1 minus that of the first run, with its 95 % interval, or None for the first. `"paired"` has the
-        fields of `Paired` if both runs predicted the same images, and the interval is its; otherwise it is None, and the
-        interval is that of independent sets of images (Newcombe 1998).
+        fields of `Paired` if both runs predicted the same images of one dataset, and the interval is its; otherwise it is None,
+        and the interval is that of independent sets of images (Newcombe 1998).
 
     Raises:
         RunError: a run is missing, unfinished or damaged.
@@ -49,7 +49,8 @@ def compare(runs: Iterable[str | Path]) -> dict[str, Any]:
             raise RunError(
                 f"{folder.predictions} is damaged: it should have {counted(row['images'], 'row')} of {SPLITS[split]}"
             )
-        paired = None if row is rows[0] else _paired(own, answers[0])
+        same = read_recipe(folder).data.dataset == read_recipe(folders[0]).data.dataset
+        paired = _paired(own, answers[0]) if same and row is not rows[0] else None
         row["difference"] = None if row is rows[0] else _difference(row, rows[0])
         row["paired"] = paired.to_json() if paired else None
         if paired:
@@ -120,7 +121,7 @@ def _notes(number: int, run: dict[str, Any]) -> Iterator[str]:
     """Yield what to know about the difference of run `number` to the first."""
     paired = run["paired"]
     if paired is None:
-        yield f"run {number}: other images than run 1, so the interval is that of independent sets"
+        yield f"run {number}: other images than run 1, or no predictions.csv, so the interval is that of independent sets"
         return
     low, high = paired["loss_interval"]
     both = f"of the same {counted(paired['images'], 'image')}, it alone gets {paired['gained']:,} right, and run 1 alone"
