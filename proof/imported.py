@@ -2,9 +2,10 @@
 
     python -m proof.imported PHOTOS     PHOTOS is a folder of photos, of which 100 are taken
 
-Every file has random weights at full width. The logits of an imported run, which gets the photo's file, are compared with those
-of the library. torchvision prepares the same file with its own transforms. Caffe's preparation is written out here, and OpenCV
-and onnxruntime get its result. The exit code is 1 if a logit is off by more than `TOLERANCE` of the largest of the image, or if
+Every file has random weights at full width. The logits of an imported run, which gets the photo's file, are compared with
+those of the library, and the features of each layer of torchvision's network with what a hook there gets. torchvision
+prepares the same file with its own transforms. Caffe's preparation is written out here, and OpenCV and onnxruntime get its
+result. The exit code is 1 if a logit or a feature is off by more than `TOLERANCE` of the largest of the image, or if
 torchvision's transforms give another pixel than ours.
 """
 
@@ -186,6 +187,28 @@ def transforms(run: alexnet.Run, photos: list[Path]) -> list[str]:
     return found
 
 
+def features(run: alexnet.Run, path: Path, photos: list[Path]) -> list[str]:
+    """Compare the features of every layer with torchvision's, under its names; return a line for each that is off."""
+    network = torchvision.models.alexnet(weights=None).eval()
+    network.load_state_dict(torch.load(path, weights_only=True))
+    prepare, theirs = AlexNet_Weights.IMAGENET1K_V1.transforms(), dict[str, Array]()
+    for name in run.network.torchvision_names:
+
+        def keep(module: object, inputs: object, output: torch.Tensor, name: str = name) -> None:
+            theirs[name] = output.numpy().copy()  # torchvision's ReLU changes it in place
+
+        network.get_submodule(name).register_forward_hook(keep)
+    worst = dict.fromkeys(run.network.torchvision_names, 0.0)
+    for photo in photos:
+        with Image.open(photo) as image, torch.inference_mode():
+            network(prepare(image.convert("RGB"))[None])
+        for name, ours in run.features(photo, list(worst)).items():
+            worst[name] = max(worst[name], float(np.abs(ours - theirs[name]).max() / np.abs(theirs[name]).max()))
+    for name, off in worst.items():
+        print(f"torchvision {name:34} {len(photos)} photos, largest difference {off:.1e} of the largest feature", flush=True)
+    return [f"{name}: features are off by {off:.1e}" for name, off in worst.items() if not off <= TOLERANCE]
+
+
 def main(folder: Path) -> list[str]:
     """Return a line for each difference that is too large; print the largest of each file."""
     photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
@@ -197,6 +220,7 @@ def main(folder: Path) -> list[str]:
             run = alexnet.load(alexnet.import_weights(path, out=place / f"run{number}"), device="cpu")
             if number == 0:
                 found += transforms(run, photos)
+                found += features(run, path, photos)
             ours, largest = of_run(run), 0.0
             for photo in photos:
                 wanted = theirs(photo)
