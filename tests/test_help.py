@@ -19,11 +19,11 @@ from alexnet import recipe
 from alexnet.ablation import STUDIES
 from alexnet.cli import app
 from alexnet.cli.options import data_argument
-from alexnet.data import builtin, photo_sets
+from alexnet.data import builtin, imagenet, photo_sets
 from alexnet.network.variants import VARIANTS
 
 OTHER_PROGRAMS = {"find", "curl"}
-NAMES = (*builtin.NAMES, *photo_sets.NAMES)
+NAMES = (*builtin.NAMES, *photo_sets.NAMES, imagenet.NAME)
 
 
 def walk(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -22,6 +22,7 @@ from alexnet.convert.write import write_keras, write_torchvision
 from alexnet.data.check import check as check
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.decode_pool import InMemoryImage
+from alexnet.data.imagenet import imagenet_classes
 from alexnet.data.labels import labels_differing_in_case, normalize_label
 from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, format_names, shell_quote
@@ -535,6 +536,9 @@ class Run:
         if data is None and not own.dataset:
             raise DataError(f"the run {self.path} was imported and has no dataset of its own: name one")
         table = open_table(own.dataset if data is None else data, own.root, 2 if data is None else 1, own)
+        if self.labels and set(self.labels) <= imagenet_classes().keys():  # a run of an earlier version, or imported so
+            ids = {word: wnid for wnid, word in imagenet_classes().items()}
+            table = replace(table, labels=tuple(ids.get(label, label) for label in table.labels))
         known = {normalize_label(label) for label in self.labels}
         if unknown := [label for label in table.labels if label not in self.labels and normalize_label(label) not in known]:
             alike = next((group for group in labels_differing_in_case([*known, *unknown]) if unknown[0] in group), [])
@@ -638,7 +642,7 @@ def train(
 
     Args:
         data: a folder, a CSV, Parquet or JSON lines file, or a built-in dataset (`digits`, `cifar10`, `fashion-mnist`,
-            `imagenette`, `cats-dogs`). Default: the recipe's.
+            `imagenette`, `cats-dogs`, `imagenet`). Default: the recipe's.
         recipe: a name (`alexnet recipes list`) or a TOML file.
         out: run folder to create. Default: a new one in `runs/`.
         device: such as `cpu` or `cuda:1`. Default: an accelerator if available.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 def datasets(incomplete: str) -> list[str]:
     """Complete the names of built-in datasets, and paths."""
-    from alexnet.data import builtin, photo_sets
+    from alexnet.data import builtin, imagenet, photo_sets
 
-    return _or_paths((*builtin.NAMES, *photo_sets.NAMES), incomplete)
+    return _or_paths((*builtin.NAMES, *photo_sets.NAMES, imagenet.NAME), incomplete)
 
 
 def recipes(incomplete: str) -> list[str]:

@@ -21,7 +21,7 @@ def flag(name: str, text: str, *others: str) -> Any:
     return typer.Option(name, *others, help=text)
 
 
-DATASETS = "Folder, CSV, Parquet or JSON lines file, or digits, cifar10, fashion-mnist, imagenette, cats-dogs."
+DATASETS = "Folder, CSV, Parquet or JSON lines file, or digits, cifar10, fashion-mnist, imagenette, cats-dogs, imagenet."
 
 
 def data_argument(text: str = DATASETS, default: str = "") -> Any:

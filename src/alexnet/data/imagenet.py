@@ -6,6 +6,8 @@ The labels are torchvision's: the first word of each class, made unique where tw
 from functools import cache
 from importlib.resources import files
 
+NAME = "imagenet"  # as a dataset
+
 
 @cache
 def imagenet_classes() -> dict[str, str]:

@@ -8,11 +8,12 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from alexnet.data.columns import Record
+from alexnet.data.contents import Contents
 from alexnet.data.csv_reader import read_csv
 from alexnet.data.jsonl_reader import read_jsonl
 from alexnet.data.labels import normalize_label
 from alexnet.data.name_patterns import split_of_folder
-from alexnet.data.parquet import Contents, read_parquet
+from alexnet.data.parquet import read_parquet
 from alexnet.data.table import SPLITS, Row, Skipped
 from alexnet.errors import DataError, truncate
 from alexnet.recipe import Data

@@ -4,7 +4,6 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.data.columns import Record, find_columns
+from alexnet.data.contents import Contents
 from alexnet.errors import DataError, counted, printable, truncate
 from alexnet.recipe import Data
 
@@ -61,26 +61,6 @@ class Images:
             if batch is None:
                 raise DataError(f"{self.path} has changed: it has fewer rows than when it was opened")
             self._batch = batch.column(0).to_pylist()
-
-
-@dataclass(eq=False)
-class Contents:
-    """Image files inside Parquet files: the file and the row of each, by name; one file is open at a time."""
-
-    places: dict[str, tuple[Images, int]]
-    _current: Images | None = None
-
-    def __getitem__(self, name: str) -> bytes:
-        """Return the bytes of an image, empty for a missing value."""
-        images, row = self.places[name]
-        if self._current is not None and self._current is not images:
-            self._current.close()
-        self._current = images
-        return images.read(row)
-
-    def path(self, name: str) -> Path:
-        """Return the Parquet file that contains an image."""
-        return self.places[name][0].path
 
 
 def read_parquet(path: Path, settings: Data) -> tuple[dict[str, str], list[Record], Contents | None]:

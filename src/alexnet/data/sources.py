@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet.data import builtin, photo_sets
+from alexnet.data import builtin, imagenet, photo_sets
 from alexnet.data.folders import IMAGE_SUFFIXES, read_folder
+from alexnet.data.ilsvrc import find_ilsvrc, read_ilsvrc
 from alexnet.data.labels import normalize_label
 from alexnet.data.listing import SUFFIXES
 from alexnet.data.scan import visible, visible_files
@@ -19,14 +20,16 @@ from alexnet.files import local_path
 from alexnet.progress import say
 from alexnet.recipe import Data
 
+NAMES = (*builtin.NAMES, *photo_sets.NAMES, imagenet.NAME)
+
 
 def open_table(data: str | Path, data_root: Path | None = None, least: int = 2, settings: Data | None = None) -> Table:
     """Open a dataset: a built-in name, a folder, or a CSV, Parquet or JSON lines file.
 
-    A folder contains class folders, or files whose names begin with the label, or `train`, `val` and `test` folders of either,
-    or tables as Hugging Face arranges them, or CIFAR-10 as published. A table has the columns `image` (relative to the file,
-    or absolute), `label` and, optionally, `split` and `group`, or those that `settings` name. `data_root` is the folder of
-    downloads; `least` is the minimum number of classes.
+    A folder contains class folders, or files whose names begin with the label, or `train`, `val` and `test` folders of
+    either, or tables as Hugging Face arranges them, or CIFAR-10 or ImageNet as published. A table has the columns `image`
+    (relative to the file, or absolute), `label` and, optionally, `split` and `group`, or those that `settings` name.
+    `data_root` is the folder of downloads; `least` is the minimum number of classes.
     """
     if not str(data).strip():
         raise DataError("the dataset's name is empty: name a folder, a CSV or Parquet file, or a built-in dataset")
@@ -42,6 +45,9 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2, 
         if name in photo_sets.NAMES:
             folder = photo_sets.open_folder(name, data_root or builtin.default_root())
             return _table(name, folder, _read_photo_set(name, folder), folder, least, "")
+        if name == imagenet.NAME:
+            folder = find_ilsvrc(data_root or builtin.default_root())
+            return _table(name, folder, _read_folder(folder, settings), folder, least, "")
         if path.suffix.lower() in SUFFIXES and path.is_file():
             return _table(path.stem, path.parent, read_file(path, settings), path, least, settings.none_label)
     except RecursionError as error:
@@ -50,13 +56,13 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2, 
         raise DataError(f"cannot read {error.filename or path}: {error_reason(error)}") from error
     if path.exists():
         raise DataError(f"{path} is not a dataset: give a folder, or a CSV, Parquet or JSON lines (.jsonl) file")
-    known = f"not a built-in one ({', '.join((*builtin.NAMES, *photo_sets.NAMES))})"
+    known = f"not a built-in one ({', '.join(NAMES)})"
     raise DataError(f"no dataset {truncate(data)!r}: no such folder or file, and {known}; name the folder of your images")
 
 
 def _read_folder(path: Path, settings: Data) -> Rows:
-    if tables := read_metadata(path, settings):
-        return tables
+    if found := read_ilsvrc(path) or read_metadata(path, settings):
+        return found
     rows, skipped = read_folder(path)
     if not rows and (tables := read_parquet_folder(path, settings)):
         return tables
@@ -74,7 +80,11 @@ def _read_photo_set(name: str, folder: Path) -> Rows:
 
 
 def _table(name: str, root: Path, content: Rows, given: Path, least: int, none_label: str) -> Table:
-    rows = [row._replace(label=normalize_label(row.label)) for row in content.rows]
+    names = {row.label for row in content.rows}
+    words = {label: normalize_label(label) for label in names}
+    if names and names <= imagenet.imagenet_classes().keys():  # WordNet IDs
+        words = imagenet.imagenet_classes()
+    rows = [row._replace(label=words[row.label]) for row in content.rows]
     skipped = [*content.skipped, *(Skipped(row.image, "no label") for row in rows if not row.label)]
     rows = [row for row in rows if row.label]
     labels = tuple(sorted({row.label for row in rows}))

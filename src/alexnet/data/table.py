@@ -8,8 +8,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.contents import Contents
 from alexnet.data.labels import normalize_label
-from alexnet.data.parquet import Contents
 
 SPLITS = ("train", "val", "test")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet.data.columns import ColumnError
+from alexnet.data.contents import Contents
 from alexnet.data.folders import IMAGE_SUFFIXES
 from alexnet.data.label_names import name_labels
 from alexnet.data.listing import SUFFIXES, read_listing
 from alexnet.data.name_patterns import split_of_folder
-from alexnet.data.parquet import Contents
 from alexnet.data.scan import visible, visible_files
 from alexnet.data.table import Row, Skipped
 from alexnet.errors import DataError, format_names
