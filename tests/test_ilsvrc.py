@@ -219,9 +219,8 @@ def test_other_folders_are_not_imagenet(tmp_path: Path) -> None:
 def test_members_are_where_they_say(tmp_path: Path) -> None:
     files = {f"a/{'long name ' * n}{n}.jpg": bytes([n]) * (n * 300) for n in range(30)}
     (tmp_path / "a.tar").write_bytes(tar(files))
-    archive = tars.Tar(tmp_path / "a.tar")
+    archive = tars.Tar(str(tmp_path / "a.tar"))
     assert {member.name: archive.read((member.start, member.size)) for member in archive.members()} == files
-    archive.close()
 
 
 @pytest.mark.parametrize("labels", [WNIDS, tuple(imagenet_classes()[wnid] for wnid in WNIDS)])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alexnet.api import Run, ablate, check, choose, compare, cross_validate, evaluate, find_lr, load, resume, train
     from alexnet.convert.import_weights import import_weights
+    from alexnet.data.pack import shard
     from alexnet.doubts.find import find_doubts
     from alexnet.errors import AlexNetError
     from alexnet.network.alexnet import AlexNet
@@ -32,6 +33,7 @@ __all__ = [
     "import_weights",
     "load",
     "resume",
+    "shard",
     "similarity",
     "train",
     "undo_sort",
@@ -43,6 +45,7 @@ _HOMES = {
     "check": "alexnet.data.check",
     "find_doubts": "alexnet.doubts.find",
     "import_weights": "alexnet.convert.import_weights",
+    "shard": "alexnet.data.pack",
     "similarity": "alexnet.rsa.compare",
     "undo_sort": "alexnet.sort.sort",
 }

@@ -547,7 +547,8 @@ class Run:
             raise DataError(f"{problem}; it knows {format_names(self.labels)}")
         unsplit = data is not None and split is None and not (table.splits != "").any()
         preprocessing = self.config.preprocessing
-        dataset = open_dataset(table, preprocessing, own.workers, None if unsplit else own, train=data is None)
+        splits = None if unsplit else own
+        dataset = open_dataset(table, preprocessing, own.workers, splits, train=data is None, cache=own.cache)
         dataset = replace(dataset, table=dataset.table.with_labels(self.labels))
         if unsplit:
             return dataset, "all"

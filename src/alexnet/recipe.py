@@ -43,7 +43,7 @@ OLD_NAMES = {
 RENAMED = {f"{section}.{old}": f"{section}.{new}" for section, names in OLD_NAMES.items() for old, new in names.items()}
 
 # Keys that describe the machine: they do not change what is trained.
-MACHINE_KEYS = ("data.root", "data.workers", "train.threads", "train.tensorboard")
+MACHINE_KEYS = ("data.root", "data.cache", "data.workers", "train.threads", "train.tensorboard")
 
 # Names of files in a run folder, and of the folder of its checkpoints.
 OF_RUNS = re.compile(r"checkpoint|[a-z]+\.(toml|safetensors|json|csv|txt|lock|html)")
@@ -91,6 +91,8 @@ class Data(Settings):
     )
     folds: CountOrZero = 0  # if set, the images are divided into so many folds, and `fold`, from 1 on, is the test set
     fold: CountOrZero = 0
+    # Where decoded images are kept: on disk; nowhere, so that each epoch decodes them again; auto: on disk if they fit.
+    cache: Literal["auto", "disk", "none"] = "auto"
     workers: Count = Field(default_factory=lambda: os.cpu_count() or 1)  # threads that decode and prepare batches
     # Columns of a table; None: those with a common name (data/columns.py). Images of a group are in the same split.
     image_column: str | None = None
@@ -347,7 +349,8 @@ class Recipe(Settings):
         """Return a copy with the absolute paths of a local dataset and its label names, so that it works from any folder."""
         given = {"data.dataset": self.data.dataset, "data.label_names": self.data.label_names}
         local = {key: local_path(path) for key, path in given.items() if path}
-        return self.with_settings({key: str(path) for key, path in local.items() if path.exists()})
+        here = {key: path for key, path in local.items() if path.exists() or (path.suffix == ".tar" and path.parent.is_dir())}
+        return self.with_settings({key: str(path) for key, path in here.items()})
 
     def scale_lr(self, scale: float) -> dict[str, float]:
         """Return the settings that multiply all learning rates by `scale`; `lr_scale` is unchanged."""

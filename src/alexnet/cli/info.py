@@ -22,7 +22,7 @@ from alexnet.cli.options import (
     set_option,
     table_options,
 )
-from alexnet.cli.output import print_doubts, print_problems, print_problems_csv, print_result
+from alexnet.cli.output import print_doubts, print_problems, print_problems_csv, print_result, print_shards
 from alexnet.errors import counted
 
 data_group = group(
@@ -104,6 +104,34 @@ def data_show(
     else:
         samples.show_augmented(images, load(recipe).with_settings(parse_settings(changes or ())), path, overwrite)
     print(path)
+
+
+@data_group.command("shard", cls=Command)
+@table_options
+def data_shard(
+    data: Annotated[str, data_argument()],
+    table: dict[str, str],
+    out: Annotated[Path, option("FOLDER", "Folder for the shards, new or empty.")],
+    side: Annotated[int, option("N", "Scale larger images to this shorter side, in pixels.")] = 256,
+    quality: Annotated[int, option("N", "Quality of scaled images as JPEG, from 1 to 95.")] = 90,
+    raw: Annotated[bool, flag("--raw", "Pack the files as they are.")] = False,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write DATA as WebDataset shards: archives of images and labels.
+
+    They are smaller, and faster to list and to read, than a million files. Train on the folder, or on a range of
+    shards. After a stop, the same command goes on. Nothing is changed in DATA.
+
+    Examples:
+        alexnet data shard photos/ --out shards/
+        alexnet train shards/
+        alexnet data shard photos/ --out shards/ --side 128 --quality 85
+    """
+    size = None if raw else side
+    print_result(
+        alexnet.shard(data, out, side=size, quality=quality, data_root=data_root, settings=table), print_shards, as_json
+    )
 
 
 @data_group.command("doubts", cls=Command)

@@ -263,6 +263,15 @@ def print_problems(result: dict[str, Any]) -> None:
             print(f"    and {len(problems) - PROBLEMS_SHOWN:,} more: --csv or --json lists them all")
 
 
+def print_shards(result: dict[str, Any]) -> None:
+    """Print how many shards were written, and what was left out."""
+    print(printable(f"{counted(result['images'], 'image')} in {counted(len(result['shards']), 'shard')} in {result['folder']}"))
+    for one in result["skipped"][:DOUBTS_SHOWN]:
+        print(printable(f"left out: {truncate(one['image'])}: {one['error']}"))
+    if len(result["skipped"]) > DOUBTS_SHOWN:
+        print(f"and {len(result['skipped']) - DOUBTS_SHOWN:,} more: --json lists them all")
+
+
 def print_doubts(result: dict[str, Any]) -> None:
     """Print the most doubtful labels of a dataset, and the files that were written."""
     doubts = result["doubts"]

@@ -17,6 +17,7 @@ from torch import Tensor
 from alexnet.data.augment import DRAWS, FIRST_DRAWS, MORE_DRAWS, SHARED
 from alexnet.data.cache import Pixels
 from alexnet.data.decode_pool import map_ahead
+from alexnet.data.on_demand import OnDemand
 from alexnet.errors import RecipeError, counted
 from alexnet.recipe import Train
 
@@ -40,9 +41,9 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class SplitImages:
-    """The images of one split: `rows` of the cached `pixels`, and their `targets`."""
+    """The images of one split: `rows` of the `pixels`, and their `targets`."""
 
-    pixels: Pixels
+    pixels: Pixels | OnDemand
     rows: NDArray[np.int64]
     targets: NDArray[np.int64]
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import PIL
@@ -22,15 +23,17 @@ from numpy.typing import NDArray
 
 from alexnet.data.decode_pool import Answer, decode_all
 from alexnet.data.decode_worker import THUMBNAIL
+from alexnet.data.on_demand import OnDemand, decode_on_demand
 from alexnet.data.preprocessing import PixelArray, fit_image
 from alexnet.data.table import Skipped, Table
 from alexnet.errors import DataError, ImageError, RunError, error_reason, truncate
 from alexnet.files import expand_user, remove_leftovers, rename, temporary_name, user_cache, write, write_text
-from alexnet.progress import track
+from alexnet.progress import say, track
 from alexnet.recipe import Preprocessing
 
 IN_FLIGHT = 64_000_000  # approximate bytes of images decoded ahead
 CHUNK = 1 << 24  # bytes to read at a time
+Where = Literal["auto", "disk", "none"]  # to keep decoded images
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +69,10 @@ class Cache:
     """The `pixels` of the readable `rows` of a table, and their SHA-256; the other rows are `skipped`.
 
     `prints` are the fingerprints of the rows' files, and `thumbnails` N x 768 uint8, to find near-duplicates by; images in
-    memory have neither.
+    memory, or decoded on demand, have neither.
     """
 
-    pixels: Pixels
+    pixels: Pixels | OnDemand
     rows: NDArray[np.int64]
     skipped: tuple[Skipped, ...]
     sha256: str
@@ -82,12 +85,21 @@ def cache_folder() -> Path:
     return expand_user(os.environ.get("ALEXNET_CACHE") or user_cache() / "images")
 
 
-def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cache:
-    """Open the cache of `table`, or build it with `workers` processes."""
+class DiskFull(OSError):
+    """The decoded images do not fit onto the disk."""
+
+
+def open_cache(table: Table, preprocessing: Preprocessing, workers: int, where: Where = "disk") -> Cache:
+    """Open the cache of `table`, or build it with `workers` processes.
+
+    With `where` = `none`, images are decoded whenever they are taken; with `auto`, if they do not fit onto the disk.
+    """
     settings = preprocessing.model_dump_json(include={"cache_size", "fit", "filter", "reduced_decode"})
     name = "\0".join([str(table.root or "memory"), table.name, settings]).encode("utf-8", "surrogateescape")
     folder = cache_folder() / f"{table.name}-{hashlib.sha256(name).hexdigest()[:12]}"
     prints = _fingerprints(table, settings)
+    if where == "none":
+        return _on_demand(table, preprocessing, prints)
     index = folder / f"{_key(table, settings, prints)}.json"
     data = index.with_suffix(".u8")
     try:
@@ -98,12 +110,20 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int) -> Cach
         if result is None:
             raise OSError(f"{data.name} differs from what was written")
     except (OSError, RunError) as error:
+        if where == "auto" and isinstance(error, DiskFull):
+            say(f"{table.name}: images are decoded again in each epoch, as {error} in {folder}")
+            return _on_demand(table, preprocessing, prints)
         advice = "free some space there, or set the environment variable ALEXNET_CACHE to another folder"
         raise DataError(f"cannot cache decoded images in {folder}: {error_reason(error)}; {advice}") from error
     if not len(result.rows):
         first = result.skipped[0] if result.skipped else Skipped("", "it has no images")
         raise DataError(f"{table.name} has no readable image; the first, {truncate(first.image)}: {first.reason}")
     return result
+
+
+def _on_demand(table: Table, preprocessing: Preprocessing, prints: Sequence[str]) -> Cache:
+    pixels, sha256 = decode_on_demand(table, preprocessing, prints)
+    return Cache(pixels, np.arange(len(table)), (), sha256, (), np.empty((0, 3 * THUMBNAIL**2), np.uint8))
 
 
 def _read(name: str, preprocessing: Preprocessing, index: Path, images: int) -> Cache | None:
@@ -148,7 +168,7 @@ def _build(table: Table, preprocessing: Preprocessing, workers: int, index: Path
         pixels = float(np.mean([width * height for width, height in header_sizes(table, workers)] or [0]))  # an estimate
     needed, free = len(table) * round(3 * pixels), shutil.disk_usage(index.parent).free
     if needed > free:
-        raise OSError(f"{needed / 1e9:.1f} GB are needed, but only {free / 1e9:.1f} GB are free")
+        raise DiskFull(f"{needed / 1e9:.1f} GB are needed, but only {free / 1e9:.1f} GB are free")
     rows: list[int] = []
     shapes: list[tuple[int, ...]] = []
     skipped: list[Skipped] = []
@@ -206,8 +226,7 @@ def _fingerprints(table: Table, settings: str) -> list[str]:
     result = []
     for row, name in enumerate(table.images if table.pixels is None else ()):
         try:
-            stat = table.file(row).stat()
-            fact = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+            fact = f"{name}\0{table.fact(row)}\n"
         except OSError:
             fact = f"{name}\0missing\n"
         text = f"{PIL.__version__} {settings}\n{fact}"

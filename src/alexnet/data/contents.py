@@ -6,32 +6,35 @@ from typing import Any, Protocol
 
 
 class Container(Protocol):
-    """A file that contains images; their bytes are read from disk when needed."""
+    """A file that contains images; their bytes are read when needed."""
 
-    path: Path
+    @property
+    def path(self) -> Path:
+        """The path of the file, or its URL."""
 
     def read(self, place: Any) -> bytes:
         """Return the bytes of the image at a place, empty for a missing value."""
 
-    def close(self) -> None:
-        """Close the file, and free the images in memory."""
+    def fact(self) -> str:
+        """Return what changes when the file does, such as its size and its time of change."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Contents:
-    """Image files inside others: the file and the place of each, by name; one file is open at a time."""
+    """Image files inside others: the file and the place of each, by name."""
 
     places: dict[str, tuple[Container, Any]]
-    _current: Container | None = None
 
     def __getitem__(self, name: str) -> bytes:
         """Return the bytes of an image, empty for a missing value."""
         container, place = self.places[name]
-        if self._current is not None and self._current is not container:
-            self._current.close()
-        self._current = container
         return container.read(place)
 
     def path(self, name: str) -> Path:
-        """Return the file that contains an image."""
+        """Return the path of the file that contains an image, or its URL."""
         return self.places[name][0].path
+
+    def fact(self, name: str) -> str:
+        """Return what changes when the image does, as far as the file that contains it says."""
+        container, place = self.places[name]
+        return f"{container.fact()}\0{place}"

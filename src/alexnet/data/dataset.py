@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.batches import SplitImages
-from alexnet.data.cache import Pixels, header_sizes, open_cache
+from alexnet.data.cache import Pixels, Where, header_sizes, open_cache
 from alexnet.data.near_duplicates import look_alikes
+from alexnet.data.on_demand import OnDemand
 from alexnet.data.splits import joins_look_alikes, split
 from alexnet.data.table import Table
+from alexnet.progress import say
 from alexnet.recipe import Data, Preprocessing, Recipe
 
 UPSCALE = 4  # of small images: the stride of the first layer, which then computes on the small images (fast/fuse.py)
@@ -27,7 +29,7 @@ class Dataset:
     """A `table` of the readable images, their `pixels` in the same order, and the SHA-256 of those."""
 
     table: Table
-    pixels: Pixels
+    pixels: Pixels | OnDemand
     sha256: str = ""
 
     def images(self, name: str) -> SplitImages:
@@ -49,17 +51,30 @@ class Dataset:
         return np.arange(len(self.table)) if name == "all" else self.table.rows(name)
 
 
-def open_dataset(table: Table, preprocessing: Preprocessing, workers: int, data: Data | None, *, train: bool = True) -> Dataset:
+def open_dataset(
+    table: Table,
+    preprocessing: Preprocessing,
+    workers: int,
+    data: Data | None,
+    *,
+    train: bool = True,
+    cache: Where = "disk",
+) -> Dataset:
     """Decode the images of `table` and split them as `data` says; without `data`, keep the splits of the table.
 
-    With `train`, check that the dataset can be trained on; without, one class or one split is enough.
+    With `train`, check that the dataset can be trained on; without, one class or one split is enough. `cache` is as for
+    `open_cache`.
     """
-    cache = open_cache(table, preprocessing, workers)
-    readable = table.select(cache.rows, cache.skipped)
+    cached = open_cache(table, preprocessing, workers, cache)
+    readable = table.select(cached.rows, cached.skipped)
     if data is not None:
-        alike = look_alikes(readable, cache.thumbnails) if joins_look_alikes(readable, data) else []
+        alike = []
+        if joins_look_alikes(readable, data) and isinstance(cached.pixels, OnDemand):
+            say(f"{table.name}: near-duplicates are not kept in one split, as images are decoded later")
+        elif joins_look_alikes(readable, data):
+            alike = look_alikes(readable, cached.thumbnails)
         readable = split(readable, data, alike, train=train)
-    return Dataset(readable, cache.pixels, cache.sha256)
+    return Dataset(readable, cached.pixels, cached.sha256)
 
 
 def resolve(recipe: Recipe, table: Table) -> Recipe:

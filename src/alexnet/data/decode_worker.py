@@ -62,6 +62,29 @@ def _preview(source: decode.Source, side: int) -> tuple[dict[str, Any], bytes]:
     return {}, file.getvalue()
 
 
+def _packed(source: decode.Source, side: int | None, quality: int) -> tuple[dict[str, Any], bytes]:
+    """Return an image as a file of at most `side` pixels on its shorter side, and its ending.
+
+    A file that is no larger is returned as it is, if it is an upright JPEG, or else as PNG, without loss. Without `side`, every
+    file is returned as it is.
+    """
+    image = decode.decode(source, side or 1 << 30)
+    if isinstance(source, bytes | Path):
+        with decode.open_image(source) as header:
+            upright, form, smaller = metadata.orientation(header) == 1, header.format or "", min(header.size) <= (side or 0)
+        if side is None or (smaller and upright and form == "JPEG"):
+            ending = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2", "HEIF": "heic"}.get(form, form.lower())
+            return {"ending": ending}, source if isinstance(source, bytes) else source.read_bytes()
+    file = io.BytesIO()
+    if side is None or min(image.size) <= side:
+        image.save(file, "PNG")
+        return {"ending": "png"}, file.getvalue()
+    scale = side / min(image.size)
+    size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
+    image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0).save(file, "JPEG", quality=quality)
+    return {"ending": "jpg"}, file.getvalue()
+
+
 def _size(source: decode.Source) -> tuple[dict[str, Any], bytes]:
     return {"size": decode.size(source)}, b""
 
@@ -117,6 +140,7 @@ WORK: dict[str, Callable[..., tuple[dict[str, Any], bytes]]] = {
     "pixels": _pixels,
     "cached": _cached,
     "preview": _preview,
+    "packed": _packed,
     "size": _size,
     "facts": _facts,
 }

@@ -77,11 +77,11 @@ def read_ilsvrc(root: Path) -> Rows | None:
     if folders["train"]:
         images["train"] = list(_class_folders(root, folders["train"]))
     elif archives["train"]:
-        images["train"] = list(_class_archives(root, Tar(archives["train"]), contents))
+        images["train"] = list(_class_archives(Tar(str(archives["train"])), contents))
     if folders["val"] and not flat:
         images["val"] = list(_class_folders(root, folders["val"]))
     elif flat or archives["val"]:
-        names = _files(root, flat) if flat else _archived(root, Tar(archives["val"] or root), contents)
+        names = _files(root, flat) if flat else _archived(Tar(str(archives["val"])), contents)
         images["val"], skipped = _labelled(list(names), *_validation_labels(root))
     if folders["test"]:
         skipped.append(Skipped(folders["test"].relative_to(root).as_posix(), "the labels of ImageNet's test images are secret"))
@@ -123,18 +123,18 @@ def _files(root: Path, folder: Path) -> Iterator[str]:
     return (f"{place}/{name}" for name in _names(folder))
 
 
-def _class_archives(root: Path, archive: Tar, contents: Contents) -> Iterator[Image]:
+def _class_archives(archive: Tar, contents: Contents) -> Iterator[Image]:
     """Yield the images of an archive of an archive for each class."""
-    for inner in track(archive.members(), f"Listing {archive.path.name}"):
+    for inner in track(archive.members(), f"Listing {archive.stem}"):
         wnid = PurePosixPath(inner.name).stem
         if WNID.fullmatch(wnid):
-            yield from ((name, wnid) for name in _archived(root, archive, contents, inner))
+            yield from ((name, wnid) for name in _archived(archive, contents, inner))
 
 
-def _archived(root: Path, archive: Tar, contents: Contents, inside: Member | None = None) -> Iterator[str]:
+def _archived(archive: Tar, contents: Contents, inside: Member | None = None) -> Iterator[str]:
     """Yield the names of the images of an archive, and add their places to `contents`."""
     for member in archive.members(inside):
-        name = f"{archive.path.stem}/{PurePosixPath(member.name).name}"
+        name = f"{archive.stem}/{PurePosixPath(member.name).name}"
         contents.places[name] = archive, (member.start, member.size)
         yield name
 

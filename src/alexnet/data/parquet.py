@@ -24,12 +24,24 @@ FLOATS = {16: np.float16, 32: np.float32, 64: np.float64}  # by bits
 class Images:
     """The column of image files in the Parquet file `path`; their bytes are read from disk when needed.
 
-    Reading in row order is fast; going back rereads a row group from its start.
+    Reading in row order is fast; going back rereads a row group from its start. One file is open at a time.
     """
 
+    _opened: "Images | None" = None
+
     def __init__(self, path: Path, column: str) -> None:
-        self.path, self._column = path, column
+        self._path, self._column = path, column
         self.close()
+
+    @property
+    def path(self) -> Path:
+        """The file's path."""
+        return self._path
+
+    def fact(self) -> str:
+        """Return what changes when the file does: its size and its time of change."""
+        stat = self.path.stat()
+        return f"{stat.st_size}\0{stat.st_mtime_ns}"
 
     def close(self) -> None:
         """Close the file, and free the images in memory."""
@@ -40,6 +52,9 @@ class Images:
 
     def read(self, row: int) -> bytes:
         """Return the bytes of an image, empty for a missing value."""
+        if Images._opened not in (None, self):
+            Images._opened.close()
+        Images._opened = self
         with _reading(self.path):
             self._seek(row)
         value = self._batch[row - self._first]

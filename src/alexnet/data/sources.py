@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet.data import builtin, imagenet, photo_sets
+from alexnet.data import builtin, imagenet, photo_sets, remote
 from alexnet.data.folders import IMAGE_SUFFIXES, read_folder
 from alexnet.data.ilsvrc import find_ilsvrc, read_ilsvrc
 from alexnet.data.labels import normalize_label
 from alexnet.data.listing import SUFFIXES
 from alexnet.data.scan import visible, visible_files
+from alexnet.data.shards import is_shards, read_shards
 from alexnet.data.table import Skipped, Table
 from alexnet.data.tables import Rows, read_file, read_metadata, read_parquet_folder
 from alexnet.errors import DataError, counted, error_reason, format_names, printable, truncate
@@ -24,12 +25,12 @@ NAMES = (*builtin.NAMES, *photo_sets.NAMES, imagenet.NAME)
 
 
 def open_table(data: str | Path, data_root: Path | None = None, least: int = 2, settings: Data | None = None) -> Table:
-    """Open a dataset: a built-in name, a folder, or a CSV, Parquet or JSON lines file.
+    """Open a dataset: a built-in name, a folder, a CSV, Parquet or JSON lines file, or shards (`train-{000..146}.tar`).
 
     A folder contains class folders, or files whose names begin with the label, or `train`, `val` and `test` folders of
-    either, or tables as Hugging Face arranges them, or CIFAR-10 or ImageNet as published. A table has the columns `image`
-    (relative to the file, or absolute), `label` and, optionally, `split` and `group`, or those that `settings` name.
-    `data_root` is the folder of downloads; `least` is the minimum number of classes.
+    either, or tables as Hugging Face arranges them, or WebDataset's shards, or CIFAR-10 or ImageNet as published. A table
+    has the columns `image` (relative to the file, or absolute), `label` and, optionally, `split` and `group`, or those that
+    `settings` name. `data_root` is the folder of downloads; `least` is the minimum number of classes.
     """
     if not str(data).strip():
         raise DataError("the dataset's name is empty: name a folder, a CSV or Parquet file, or a built-in dataset")
@@ -42,6 +43,11 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2, 
             return builtin.load("cifar10", path)
         if path.is_dir():
             return _table(path.name, path, _read_folder(path, settings), path, least, settings.none_label)
+        if remote.is_remote(name) and is_shards(name):
+            root = path.parent  # names the cache, and nothing is read from it
+            return _table(root.name, root, read_shards(name, settings), Path(name), least, settings.none_label)
+        if not path.is_dir() and is_shards(str(path)):
+            return _table(path.parent.name, path.parent, read_shards(str(path), settings), path, least, settings.none_label)
         if name in photo_sets.NAMES:
             folder = photo_sets.open_folder(name, data_root or builtin.default_root())
             return _table(name, folder, _read_photo_set(name, folder), folder, least, "")
@@ -55,7 +61,7 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2, 
     except OSError as error:
         raise DataError(f"cannot read {error.filename or path}: {error_reason(error)}") from error
     if path.exists():
-        raise DataError(f"{path} is not a dataset: give a folder, or a CSV, Parquet or JSON lines (.jsonl) file")
+        raise DataError(f"{path} is not a dataset: give a folder, or a CSV, Parquet, JSON lines (.jsonl) or .tar file")
     known = f"not a built-in one ({', '.join(NAMES)})"
     raise DataError(f"no dataset {truncate(data)!r}: no such folder or file, and {known}; name the folder of your images")
 
@@ -63,6 +69,8 @@ def open_table(data: str | Path, data_root: Path | None = None, least: int = 2, 
 def _read_folder(path: Path, settings: Data) -> Rows:
     if found := read_ilsvrc(path) or read_metadata(path, settings):
         return found
+    if is_shards(str(path)):
+        return read_shards(str(path), settings)
     rows, skipped = read_folder(path)
     if not rows and (tables := read_parquet_folder(path, settings)):
         return tables

@@ -51,7 +51,7 @@ class Table:
         splits: `train`, `val` or `test` for each image; empty if the dataset declares none.
         root: the folder that `images` are relative to; None for images in memory.
         pixels: N H W C uint8, for images in memory.
-        contents: bytes of image files by name, for images inside Parquet files.
+        contents: bytes of image files by name, for images inside Parquet files or archives.
         groups: group of each image, empty for an image by itself; None if the dataset declares none.
         mirror: whether mirror images belong to the same class.
         skipped: files that were left out.
@@ -85,6 +85,17 @@ class Table:
         assert self.root is not None
         path: Path = self.root / self.images[index]
         return path if self.contents is None else self.contents.path(self.images[index])
+
+    def fact(self, index: int) -> str:
+        """Return what changes when image `index` does: sizes and times of change; images in memory have none.
+
+        Raises:
+            OSError: there is no such file.
+        """
+        if self.contents is not None:
+            return self.contents.fact(self.images[index])
+        stat = self.file(index).stat()
+        return f"{stat.st_size}\0{stat.st_mtime_ns}"
 
     def sources(self, step: int = 1) -> Iterator[Path | bytes | NDArray[np.uint8]]:
         """Yield every `step`-th image as `source` returns it."""

@@ -142,7 +142,7 @@ def _read(root: Path, tables: dict[Path, str], settings: Data) -> Rows:
         rows += [r._replace(image=names.get(r.image, before + r.image), split=tables[path] or r.split) for r in listing.rows]
         skipped += [Skipped(names.get(image, before + image), reason) for image, reason in listing.skipped]
         if listing.contents:
-            contents.places |= {before + image: place for image, place in listing.contents.places.items()}
+            contents.places.update({before + image: place for image, place in listing.contents.places.items()})
     if {row.split for row in rows} == {"train"} and any(tables.values()):  # alone, or beside an unlabelled test split
         rows = [row._replace(split="") for row in rows]
     rows = name_labels(rows, settings.label_names, dict.fromkeys((*(path.parent for path in tables), root)))

@@ -1,57 +1,86 @@
-"""Read files inside tar archives, without unpacking them."""
+"""Read files inside tar archives, here or on a server, without unpacking them."""
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
+from alexnet.data import remote
 from alexnet.errors import DataError, error_reason, printable, truncate
 
 
 class Member(NamedTuple):
-    """A file in an archive: its name, and where its content begins, in bytes from the start of the archive, and its size."""
+    """A file in an archive: its name, where its content begins, in bytes from the start of the archive, and its size.
+
+    `content` is the file's content, if it was asked for.
+    """
 
     name: str
     start: int
     size: int
+    content: bytes = b""
+
+
+class DamagedArchive(DataError):
+    """A file is no tar archive, is compressed as a whole, or is cut off."""
 
 
 class Tar:
-    """An archive at `path`, without compression as a whole."""
+    """An archive, without compression as a whole: the path of a file, or a URL. Several threads may read from it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: IO[bytes] | None = None
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self._fact = ""
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    @property
+    def path(self) -> Path:
+        """The path; of a URL, with a single slash after the scheme."""
+        return Path(self.location)
+
+    @property
+    def stem(self) -> str:
+        """The archive's name without its ending."""
+        return self.path.stem
+
+    def fact(self) -> str:
+        """Return what changes when the archive does."""
+        if not self._fact:
+            if remote.is_remote(self.location):
+                self._fact = remote.fact(self.location)
+            else:
+                stat = Path(self.location).stat()
+                self._fact = f"{stat.st_size}\0{stat.st_mtime_ns}"
+        return self._fact
 
     def read(self, place: tuple[int, int]) -> bytes:
         """Return the bytes at (start, size)."""
         start, size = place
-        try:
-            self._file = self._file or self.path.open("rb")
-            self._file.seek(start)
-            content = self._file.read(size)
-        except OSError as error:
-            raise DataError(f"cannot read {self.path}: {error_reason(error)}") from error
+        if remote.is_remote(self.location):
+            content = remote.read(self.location, start, size)
+        else:
+            try:
+                with open(self.location, "rb", buffering=0) as file:
+                    file.seek(start)
+                    content = file.read(size)
+            except OSError as error:
+                raise DataError(f"cannot read {self.location}: {error_reason(error)}") from error
         if len(content) < size:
-            raise DataError(f"{self.path} has changed: it is shorter than when it was opened")
+            raise DataError(f"{self.location} has changed: it is shorter than when it was opened")
         return content
 
-    def members(self, inside: Member | None = None) -> Iterator[Member]:
-        """Yield the files of the archive, or of an archive that is a member of it, in order; then close it.
+    def members(self, inside: Member | None = None, wanted: Callable[[str, int], bool] | None = None) -> Iterator[Member]:
+        """Yield the files of the archive, or of an archive that is a member of it, in order.
+
+        `wanted` says of a name and a size whether the file's content is.
 
         Raises:
-            DataError: it is no tar archive, is compressed as a whole, or is cut off; members before the end are yielded first.
+            DamagedArchive: it is damaged; the members before that place are yielded first.
+            DataError: it cannot be read.
         """
-        where = f"{self.path}, {printable(inside.name)}" if inside else str(self.path)
+        where = f"{self.location}, {printable(inside.name)}" if inside else self.location
         try:
-            with self.path.open("rb") as file:
+            with self._open() as file:
                 end = inside.start + inside.size if inside else file.seek(0, os.SEEK_END)
                 file.seek(inside.start if inside else 0)
                 with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -60,8 +89,18 @@ class Tar:
                         if info.isreg() and info.offset_data + info.size > end:
                             raise tarfile.ReadError("unexpected end of data")
                         if info.isreg():
-                            yield Member(info.name, info.offset_data, info.size)
+                            content = b""
+                            if wanted and wanted(info.name, info.size):
+                                file.seek(info.offset_data)
+                                content = file.read(info.size)
+                            yield Member(info.name, info.offset_data, info.size, content)
         except tarfile.TarError as error:
-            raise DataError(f"{where} is cut off, or not a tar archive: {truncate(printable(str(error)))}") from error
-        except OSError as error:
-            raise DataError(f"cannot read {self.path}: {error_reason(error)}") from error
+            raise DamagedArchive(f"{where} is cut off, or not a tar archive: {truncate(printable(str(error)))}") from error
+        except DataError:
+            raise
+        except Exception as error:  # of the system, or of a server, whose library has types of its own
+            reason = error_reason(error) if isinstance(error, OSError) else printable(str(error) or type(error).__name__)
+            raise DataError(f"cannot read {self.location}: {truncate(reason)}") from error
+
+    def _open(self) -> IO[bytes] | Any:
+        return remote.opened(self.location) if remote.is_remote(self.location) else open(self.location, "rb")

@@ -15,6 +15,7 @@ from safetensors import safe_open
 import alexnet
 from alexnet.data.check import KINDS, check_decoded
 from alexnet.data.dataset import Dataset
+from alexnet.data.on_demand import OnDemand
 from alexnet.data.table import sample_by_class
 from alexnet.errors import RunError, counted, shell_quote
 from alexnet.files import read_json, write_text
@@ -198,9 +199,11 @@ def _first_layer(folder: RunFolder) -> Context:
 
 
 def _problems(dataset: Dataset) -> Context:
-    """Return the problems that the data check found, by kind."""
-    rows = []
+    """Return the problems that the data check found, by kind; it is left out if all images would have to be decoded again."""
+    rows = list[Context]()
+    if isinstance(dataset.pixels, OnDemand):
+        return {"problems": rows, "unchecked": True}
     for kind, group in groupby(check_decoded(dataset).problems, key=lambda problem: problem.kind):
         problems = list(group)
         rows.append({"kind": kind, "meaning": KINDS[kind], "count": len(problems), "first": problems[:PROBLEMS_SHOWN]})
-    return {"problems": rows}
+    return {"problems": rows, "unchecked": False}

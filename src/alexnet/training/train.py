@@ -13,11 +13,22 @@ import torch
 from alexnet.convert.pretrained import load_pretrained, pretrained_mean_image
 from alexnet.data.dataset import Dataset, open_dataset, resolve
 from alexnet.data.labels import labels_differing_in_case
+from alexnet.data.on_demand import OnDemand
 from alexnet.data.resident import ResidentImages
 from alexnet.data.sources import open_table
 from alexnet.data.statistics import fill_statistics
 from alexnet.data.table import Table
-from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, counted, format_names, shell_quote, truncate
+from alexnet.errors import (
+    AlexNetError,
+    DataError,
+    Interrupted,
+    RecipeError,
+    RunError,
+    counted,
+    format_names,
+    shell_quote,
+    truncate,
+)
 from alexnet.files import hold_lock, remove_leftovers, write_json, write_text
 from alexnet.head.fit import fit_head
 from alexnet.inference import predictions
@@ -140,7 +151,8 @@ def _train(
         trainer = Trainer(step, dataset, folder, monitor, stop, started)
         stop.deferred = True  # from here on, there is something to save, and the folder stays
         if group.is_main:
-            images = "device" if isinstance(step.images, ResidentImages) else "cache"
+            kept = "decoded in each epoch" if isinstance(dataset.pixels, OnDemand) else "cache"
+            images = "device" if isinstance(step.images, ResidentImages) else kept
             facts = environment(device, precision, group.world_size, parallel, compiled=recipe.train.compile)
             write_json(folder.environment, facts | {"training_images": images})
         processes = f", {counted(group.world_size, 'process')} ({parallel} parallel)" if group.world_size > 1 else ""
@@ -159,11 +171,11 @@ def _train(
         try:
             trainer.fit()
             _finish(trainer, folder, test, take)
-        except RunError as error:
+        except (RunError, DataError) as error:
             if not checkpoint.exists(folder.path):
                 raise
             advice = f"The last checkpoint is intact: fix this, then resume with: {folder.resume_command}"
-            raise RunError(f"{error}. {advice}") from error
+            raise type(error)(f"{error}. {advice}") from error
         if stop.code and (take or not test):  # received after the last step: whoever trains or tests next stops first
             raise Interrupted(f"stopped, and {folder.path} is finished", stop.code)
 
@@ -187,7 +199,9 @@ def load_data_and_network(
     if fresh and recipe.model.weights:
         load_pretrained(network, recipe.model.weights, recipe.data.root)
     to_device(network, device)
-    dataset = open_dataset(table, recipe.images.resolved(), recipe.data.workers, recipe.data)
+    dataset = open_dataset(table, recipe.images.resolved(), recipe.data.workers, recipe.data, cache=recipe.data.cache)
+    if isinstance(dataset.pixels, OnDemand):  # so that a resumed training does the same
+        recipe = recipe.with_settings({"data.cache": "none"})
     recipe, mean_image = fill_statistics(recipe, dataset.images("train"))
     if recipe.model.fit_head and mean_image is not None:
         mean_image = pretrained_mean_image(recipe.model.weights, mean_image)
@@ -225,7 +239,7 @@ def finish(folder: RunFolder, device: str | None) -> None:
     """Evaluate a run that was trained without a look at the test set, and write its summary and report."""
     recipe, (network, config) = read_recipe(folder), load_model(folder, choose_device(device))
     table, summary = open_table(recipe.data.dataset, recipe.data.root, settings=recipe.data), folder.read_summary()
-    dataset = open_dataset(table, config.preprocessing, recipe.data.workers, recipe.data)
+    dataset = open_dataset(table, config.preprocessing, recipe.data.workers, recipe.data, cache=recipe.data.cache)
     split = "test" if len(dataset.table.rows("test")) else "val"
     workers, temperature = recipe.data.workers, config.temperature
     evaluation = evaluate_split(

@@ -1,0 +1,64 @@
+"""Files on servers and in object stores, such as `https://` and `s3://`, through fsspec."""
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from alexnet.errors import AlexNetError, DataError, printable, truncate
+from alexnet.progress import say
+
+TRIES = 4
+WAIT = 1.0  # seconds before the second try; twice as long before each further one
+BLOCK = 1 << 20  # bytes to read ahead, when a file is read from its start
+
+T = TypeVar("T")
+
+
+def is_remote(name: str) -> bool:
+    """Return whether a name is a URL of something else than a local file."""
+    scheme, separator, _ = name.partition("://")
+    return bool(separator) and scheme.isalnum() and len(scheme) > 1 and scheme != "file"
+
+
+def read(url: str, start: int = 0, size: int | None = None) -> bytes:
+    """Return a part of a file; without `size`, all of it from `start` on."""
+    end = None if size is None else start + size
+    return bytes(_tried(url, lambda files, path: files.cat_file(path, start, end)))
+
+
+def fact(url: str) -> str:
+    """Return what changes when the file does: its size, and its checksum or its time of change, as far as the store says."""
+    facts = _tried(url, lambda files, path: files.info(path))
+    tags = [facts.get(key) for key in ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "updated")]
+    return "\0".join(str(tag) for tag in tags if tag is not None)
+
+
+def opened(url: str) -> Any:
+    """Open a file to be read from its start; seeking is possible."""
+    return _tried(url, lambda files, path: files.open(path, "rb", block_size=BLOCK))
+
+
+def exists(url: str) -> bool:
+    """Return whether there is such a file."""
+    return bool(_tried(url, lambda files, path: files.exists(path)))
+
+
+def _tried(url: str, work: Callable[[Any, str], T]) -> T:
+    """Return what `work` returns for the file system and the path of a URL, after a few tries."""
+    import fsspec
+
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        reason = truncate(printable(str(error).partition("\n")[0]), 200)
+        raise AlexNetError(f"{truncate(url)} cannot be opened: {reason}") from error
+    for attempt in range(TRIES):
+        try:
+            return work(files, path)
+        except Exception as error:  # each store raises types of its own
+            reason = truncate(printable(str(error).partition("\n")[0] or type(error).__name__), 200)
+            if attempt == TRIES - 1 or isinstance(error, FileNotFoundError):
+                raise DataError(f"{truncate(url)} cannot be read: {reason}") from error
+            say(f"{truncate(url)} cannot be read: {reason}; trying again")
+            time.sleep(WAIT * 2**attempt)
+    raise AssertionError

@@ -1,0 +1,106 @@
+"""Training on images that are decoded whenever they are taken: the same bytes as from the cache."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from proof.pictures import class_folders
+
+import alexnet
+from alexnet.data import cache, on_demand
+from alexnet.data.cache import open_cache
+from alexnet.data.on_demand import OnDemand
+from alexnet.data.sources import open_table
+from alexnet.errors import AlexNetError, DataError
+from alexnet.recipe import Preprocessing
+from alexnet.run import read_recipe
+from conftest import SHORT, metrics, stop_after, weights
+
+ON_DEMAND = {**SHORT, "data.cache": "none"}
+
+
+@pytest.fixture(scope="module")
+def shards(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos as shards of eight, unchanged."""
+    folder = tmp_path_factory.mktemp("shards") / "shards"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alexnet.data.pack.MOST", 8)
+        alexnet.shard(photos, folder, side=None)
+    return folder
+
+
+@pytest.mark.parametrize("settings", [{}, {"images.cache_size": "full"}, {"train.batch_size": 5}])
+def test_the_same_network_from_disk_and_on_demand(
+    shards: Path, tmp_path: Path, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = alexnet.train(shards, out=tmp_path / "kept", settings={**SHORT, **settings})
+    monkeypatch.setattr(cache, "_build", lambda *_: pytest.fail("builds a cache"))
+    run = alexnet.train(shards, out=tmp_path / "run", settings={**ON_DEMAND, **settings})
+    assert weights(run.path) == weights(kept.path)
+    assert metrics(run.path) == metrics(kept.path)
+    assert run.evaluate().to_json() == kept.evaluate().to_json()
+    assert "Not checked, as the images" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_stopped_training_goes_on(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = alexnet.train(shards, out=tmp_path / "whole", settings=ON_DEMAND)
+    with monkeypatch.context() as patch:
+        stop_after(patch, "train_step", 6)
+        with pytest.raises(AlexNetError, match="resume with"):
+            alexnet.train(shards, out=tmp_path / "stopped", settings=ON_DEMAND)
+    assert weights(alexnet.resume(tmp_path / "stopped").path) == weights(whole.path)
+
+
+def test_a_full_disk(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    table, images = open_table(photos), Preprocessing(cache_size=16, input=16)
+    assert isinstance(open_cache(table, images, 1, "auto").pixels, OnDemand)
+    assert "photos: images are decoded again in each epoch, as 0.0 GB are needed" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"cannot cache decoded images in .* are needed, but only 0\.0 GB are free"):
+        open_cache(table, images, 1, "disk")
+    run = alexnet.train(photos, out=tmp_path / "run", settings={**SHORT, "train.epochs": 1})
+    assert read_recipe(run._folder).data.cache == "none"
+
+
+def test_the_pixels_are_those_of_the_cache(photos: Path) -> None:
+    table = open_table(photos)
+    rows = np.random.default_rng(0).permutation(len(table))
+    for size in (16, 100, "full"):
+        images = Preprocessing(cache_size=size, input=24)  # type: ignore[arg-type]
+        kept, anew = open_cache(table, images, 1).pixels, open_cache(table, images, 1, "none").pixels
+        np.testing.assert_array_equal(anew.take(rows), kept.take(rows))
+        np.testing.assert_array_equal(anew.image(3), kept.image(3))
+
+
+def test_an_image_that_cannot_be_read_stops_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = class_folders(tmp_path / "photos")
+    monkeypatch.setattr(alexnet.api.training.Trainer, "fit", spoil(photos, alexnet.api.training.Trainer.fit))
+    with pytest.raises(DataError, match=r"photos: .* cannot be read: no such file; remove it") as raised:
+        alexnet.train(photos, out=tmp_path / "run", settings=ON_DEMAND)
+    assert "\n" not in str(raised.value)
+
+
+def spoil(folder: Path, fit: object) -> object:
+    def fit_spoiled(trainer: object) -> None:
+        for file in folder.rglob("*.png"):
+            file.unlink()
+        fit(trainer)  # type: ignore[operator]
+
+    return fit_spoiled
+
+
+def test_parquet_is_refused(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    files = sorted(class_folders(tmp_path / "photos").rglob("*.*"))
+    columns = {"image": [file.read_bytes() for file in files], "label": [file.parent.name for file in files]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "photos.parquet")
+    table = open_table(tmp_path / "photos.parquet")
+    with pytest.raises(DataError, match="can only be read in order: make shards of them"):
+        on_demand.decode_on_demand(table, Preprocessing(cache_size=16, input=16), [])
+    alexnet.shard(tmp_path / "photos.parquet", tmp_path / "shards", side=None)
+    assert len(open_table(tmp_path / "shards")) == len(files)
