@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out turns tensorflow_peers cleanlab_peer small_networks small_recipes small_training,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export RUN
 
-.PHONY: demo by-hand test test-long test-anywhere test-with lint bench bench-doubts bench-neighbour gpu gpu-wheels prove prove-import prove-rsa written tutorials torture fuzz memory workers sort load attack few-photos folds known quality \
+.PHONY: demo by-hand test test-long test-anywhere test-with lint bench bench-doubts bench-neighbour gpu gpu-wheels prove prove-import prove-rsa written tutorials torture fuzz memory two-machines workers sort load attack few-photos folds known quality \
 	wheel pages notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
@@ -90,6 +90,10 @@ workers: .venv/installed-dev  ## kill a random worker of trainings on several pr
 
 sort: .venv/installed-dev  ## kill `predict --sort` at random moments, 20 times; needs ALEXNET_TEST_DATA, takes ten minutes
 	$(BIN)/python -m proof.sort
+
+two-machines: .venv/installed-dev  ## train on two machines, network namespaces, from an object store; needs Linux, root and ALEXNET_TEST_DATA
+	$(BIN)/python -m pip install --quiet --target build/objects 'moto[s3,server]' s3fs
+	PYTHONPATH=src:.:build/objects $(BIN)/python -m proof.two_machines $(ALEXNET_TEST_DATA)/cats-dogs
 
 memory: .venv/installed-dev  ## train from 50,000 images of 256x256 and watch the memory; takes 10 GB of disk
 	$(BIN)/python -m proof.memory

@@ -23,7 +23,7 @@ def is_remote(name: str) -> bool:
 def read(url: str, start: int = 0, size: int | None = None) -> bytes:
     """Return a part of a file; without `size`, all of it from `start` on."""
     end = None if size is None else start + size
-    return bytes(_tried(url, lambda files, path: files.cat_file(path, start, end)))
+    return bytes(_tried(url, lambda files, path: files.cat_file(path, start=start, end=end)))
 
 
 def fact(url: str) -> str:
@@ -50,13 +50,13 @@ def _tried(url: str, work: Callable[[Any, str], T]) -> T:
     try:
         files, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        reason = truncate(printable(str(error).partition("\n")[0]), 200)
+        reason = truncate(printable(" ".join(str(error).split())), 200)
         raise AlexNetError(f"{truncate(url)} cannot be opened: {reason}") from error
     for attempt in range(TRIES):
         try:
             return work(files, path)
         except Exception as error:  # each store raises types of its own
-            reason = truncate(printable(str(error).partition("\n")[0] or type(error).__name__), 200)
+            reason = truncate(printable(" ".join(str(error).split()) or type(error).__name__), 200)
             if attempt == TRIES - 1 or isinstance(error, FileNotFoundError):
                 raise DataError(f"{truncate(url)} cannot be read: {reason}") from error
             say(f"{truncate(url)} cannot be read: {reason}; trying again")
