@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+from PIL import Image
 
 import alexnet
 from alexnet.errors import AlexNetError
+from alexnet.report.over_training import saved_points
+from alexnet.run import find
 from commands import error, run
 from conftest import SHORT, metrics, stop_after
 
@@ -154,3 +158,83 @@ def test_results_of_epochs_are_kept_apart(kept: Path, photos: Path, tmp_path: Pa
     assert nearest[0]["distance"] != nearest[1]["distance"]
     expected = {"explain", "explain-cp-0001", "search", "search-cp-0001"}
     assert {path.name for path in copy.iterdir()} >= expected
+
+
+# Over training
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A run that kept the weights of its three epochs, of three or four steps each, and of steps; read-only."""
+    settings = {**SETTINGS, "train.save_steps": "log"}
+    return alexnet.train(photos, out=tmp_path_factory.mktemp("watched") / "run", settings=settings).path
+
+
+def test_over_training_evaluates_all_saved_weights_in_order(watched: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(watched, tmp_path / "run"))
+    whole = alexnet.load(copy)
+    result = whole.over_training(split="val")
+    names = [Path(point["weights"]).stem for point in result["points"]]
+    per_epoch = len(metrics(copy)) and -(-int(metrics(copy)[0]["images"]) // whole.recipe.train.batch_size)
+    ends = {f"cp-{number:04}": number * per_epoch for number in (1, 2, 3)}
+    expected = {**{f"step-{step:08}": step for step in (0, 1, 2, 4, 8)}, **ends, "run": 3 * per_epoch}
+    assert {name: point["step"] for name, point in zip(names, result["points"], strict=True)} == expected
+    assert [point["step"] for point in result["points"]] == sorted(expected.values())
+    assert names[-1] == "run"
+    for point in result["points"]:
+        alone = alexnet.load(point["weights"]).evaluate(split="val").to_json()
+        assert {key: point[key] for key in ("top1", "top1_interval", "loss")} == {
+            key: alone[key] for key in ("top1", "top1_interval", "loss")
+        }
+        assert point["epoch"] == pytest.approx(point["step"] / per_epoch)
+    for number, row in enumerate(metrics(copy), 1):
+        point = result["points"][names.index(f"cp-{number:04}")]
+        assert point["loss"] == pytest.approx(float(row["val_loss"]), rel=1e-5)
+    assert (result["split"], result["images"]) == ("val", len(whole.evaluate(split="val").targets))
+    with Image.open(result["figure"]) as image:
+        assert min(image.size) > 300
+    assert Path(result["figure"]) == copy / "over-training.png"
+
+
+def test_over_training_of_an_epoch_that_the_clock_cut_short(watched: Path, tmp_path: Path) -> None:
+    """Steps are counted by images, as `metrics.csv` has them."""
+    copy = Path(shutil.copytree(watched, tmp_path / "run"))
+    table = (copy / "metrics.csv").read_text().splitlines()
+    images = int(metrics(copy)[0]["images"])
+    cut = table[3].replace(f"3,{images},", "3,8,")
+    assert cut != table[3]
+    (copy / "metrics.csv").write_text("\n".join([*table[:3], cut]) + "\n")
+    points = {point.path.stem: point.step for point in saved_points(find(copy))}
+    whole = {point.path.stem: point.step for point in saved_points(find(watched))}
+    assert points["cp-0003"] == points["cp-0002"] + 1 < whole["cp-0003"]
+
+
+def test_over_training_command(watched: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(watched, tmp_path / "run"))
+    result = json.loads(run("evaluate", copy, "--over-training", "--json").stdout)
+    assert result == alexnet.load(f"{copy}@epoch1").over_training(), "of the whole run"
+    lines = run("evaluate", copy, "--over-training").stdout.splitlines()
+    assert len(lines) == len(result["points"]) + 2
+    assert f"{result['points'][-1]['loss']:.4f}  kept" in lines[-2]
+    rows = list(csv.DictReader(run("evaluate", copy, "--over-training", "--csv").stdout.splitlines()))
+    assert [float(row["top1_low"]) for row in rows] == [point["top1_interval"][0] for point in result["points"]]
+    run("evaluate", copy, copy, "--over-training", code=2)
+
+
+def test_over_training_errors_are_one_line(short: Path, watched: Path, tmp_path: Path) -> None:
+    assert error("evaluate", short, "--over-training").endswith(
+        f"{short} saved no weights on the way: train with --set train.save_steps=log"
+    )
+    copy = Path(shutil.copytree(watched, tmp_path / "run"))
+    (copy / "over-training.png").write_bytes(b"mine")
+    assert "was not made by alexnet" in error("evaluate", copy, "--over-training")
+    (copy / "summary.json").write_text("{}")
+    assert "summary.json is damaged" in error("evaluate", copy, "--over-training")
+
+
+def test_a_fitted_head_is_saved_as_epoch_0(photos: Path, tmp_path: Path, watched: Path) -> None:
+    settings = {**SETTINGS, "model.fit_head": True, "train.epochs": 1}
+    fitted = alexnet.train(photos, out=tmp_path / "run", weights=watched, settings=settings)
+    assert [(point.path.stem, point.step) for point in saved_points(find(fitted.path))][:1] == [("cp-0000", 0)]
+    (first, *_) = metrics(fitted.path)
+    assert alexnet.load(f"{fitted.path}@epoch0").evaluate(split="val").loss == pytest.approx(float(first["val_loss"]), rel=1e-4)

@@ -204,6 +204,33 @@ class Run:
             self.network, dataset, split, config.preprocessing, config.precision, workers, config.temperature, **options
         )
 
+    def over_training(
+        self,
+        data: str | Path | None = None,
+        split: str | None = None,
+        views: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Evaluate all weights that the run saved on the way, and draw the curve to `over-training.png` in its folder.
+
+        `data`, `split`, `views`, `settings` and the errors are as for `evaluate`. `train.save_steps` and `train.save_epochs`
+        of the recipe say when weights are saved.
+
+        Returns:
+            `{"run", "split", "images", "figure", "points": [{"weights", "step", "epoch", "top1", "top1_interval", "loss"}]}`,
+            in the order of the training steps. `load` opens `weights`: a file, or the run's folder for the weights that it
+            kept. `epoch` counts passes over the training images, and may be a fraction.
+
+        Raises:
+            RunError: the run saved no weights on the way, some are damaged, or the figure cannot be written.
+        """
+        from alexnet.report.over_training import over_training, saved_points
+
+        _check_views(views)
+        points = saved_points(self._folder)
+        device = next(self.network.parameters()).device
+        return over_training(self._folder, points, *self.dataset(data, split, settings), views, device)
+
     def explanations(
         self, images: ImageInput, label: str | None = None, layer: str | None = None
     ) -> Iterator[tuple[Any, Explanation | ImageError]]:

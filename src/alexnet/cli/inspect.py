@@ -25,6 +25,8 @@ from alexnet.cli.options import (
 )
 from alexnet.cli.output import (
     print_comparison,
+    print_curve,
+    print_curve_csv,
     print_evaluation,
     print_explanations,
     print_result,
@@ -54,8 +56,14 @@ def evaluate(
         option("NAME", "train, val or test.  [default: test, else val; all images if DATA has no splits]"),
     ] = None,
     views: Views = None,
+    over_training: Annotated[
+        bool,
+        flag("--over-training", "Evaluate all weights that RUN saved on the way, and draw RUN/over-training.png."),
+    ] = False,
     device: Device = None,
-    as_csv: Annotated[bool, flag("--csv", "Print CSV, a row per image: label, prediction, probability, loss.")] = False,
+    as_csv: Annotated[
+        bool, flag("--csv", "Print CSV, a row per image: label, prediction, probability, loss; or a row per saved weights.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a run, or several together, on a dataset.
@@ -69,6 +77,7 @@ def evaluate(
         alexnet evaluate runs/photos other-photos/ --views 10
         alexnet evaluate runs/photos --split val --csv > predictions.csv
         alexnet evaluate runs/seed0 runs/seed1 runs/seed2
+        alexnet evaluate runs/photos --over-training
     """
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
@@ -76,6 +85,12 @@ def evaluate(
 
     *others, last = runs
     data = last if others and not _is_run(Path(last)) else None
+    if over_training:
+        if len(runs) > (1 if data is None else 2):
+            raise typer.BadParameter("--over-training is for one run")
+        curve = alexnet.load(runs[0], device).over_training(data, split, count(views), table)
+        print_result(curve, print_curve_csv if as_csv else print_curve, as_json)
+        return
     result = alexnet.evaluate(runs if data is None else others, data, split, count(views), table, device)
     if as_csv:
         print(csv_text([result]), end="")

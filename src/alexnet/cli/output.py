@@ -312,6 +312,25 @@ def print_evaluation(result: dict[str, Any]) -> None:
         print(printable(f"left out {truncate(skipped['image'])}: {skipped['reason']}"))
 
 
+def print_curve(result: dict[str, Any]) -> None:
+    """Print an evaluation over training: a line for each of the weights, and the figure."""
+    print(f"{'step':>10}  {'epoch':>7}  {result['split'] + ' top-1':26}    loss  weights")
+    for point in result["points"]:
+        low, high = point["top1_interval"]
+        top1 = f"{point['top1']:7.2%} ({low:.1%} to {high:.1%})"
+        name = "kept" if point["weights"] == result["run"] else Path(point["weights"]).stem
+        print(printable(f"{point['step']:10,}  {point['epoch']:7.2f}  {top1:26}  {point['loss']:.4f}  {name}"))
+    print(printable(f"{counted(result['images'], 'image')}; 95 % intervals in brackets; figure {result['figure']}"))
+
+
+def print_curve_csv(result: dict[str, Any]) -> None:
+    """Print an evaluation over training as CSV, a row for each of the weights."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["weights", "step", "epoch", "top1", "top1_low", "top1_high", "loss"])
+    for point in result["points"]:
+        writer.writerow([*(point[key] for key in ("weights", "step", "epoch", "top1")), *point["top1_interval"], point["loss"]])
+
+
 def print_similarity(result: dict[str, Any]) -> None:
     """Print the result of `similarity`: a line for each pair, and the figure."""
     print(f"{counted(result['images'], 'image')}; 95 % intervals in brackets")

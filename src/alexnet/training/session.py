@@ -120,7 +120,7 @@ class Session:
         if self._group.is_main:
             write_metrics(self._folder, state.history)
             if pattern := self._recipe.train.save_epochs:
-                name = f"{pattern.format(epoch=state.epoch)}.safetensors"
+                name = f"{pattern.format(epoch=row['epoch'])}.safetensors"
                 save_epoch(self._folder.path / "epochs" / name, network, self.config)
 
     def keep_step(self, steps: int) -> None:
