@@ -110,16 +110,18 @@ def _is_run(path: Path) -> bool:
 @command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders, compared with the first.")],
+    seeds: Annotated[bool, flag("--seeds", "Make one row of runs that differ in their seed alone.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare runs: their metrics, and the settings that differ.
 
     Examples:
         alexnet compare runs/photos runs/finetuned
+        alexnet compare runs/relu-* runs/tanh-* --seeds
     """
     if len(runs) < 2:
         raise typer.BadParameter("name two runs or more")
-    print_result(alexnet.compare(runs), print_comparison, as_json)
+    print_result(alexnet.compare(runs, seeds), print_comparison, as_json)
 
 
 @command()

@@ -218,9 +218,9 @@ def print_lr_suggestion(result: dict[str, Any]) -> None:
 
 def print_comparison(result: dict[str, Any]) -> None:
     """Print the tables of `compare`."""
-    from alexnet.report.compare import table
+    from alexnet.report.compare import table, table_of_seeds
 
-    for line in table(result).splitlines():
+    for line in (table_of_seeds if "rows" in result else table)(result).splitlines():
         print(printable(line))
 
 
