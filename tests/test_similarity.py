@@ -15,10 +15,13 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
+from scipy.stats import t as student
 
 import alexnet
 from alexnet.errors import DataError, RunError
+from alexnet.rsa.compare import _alignments, _rank_correlations
 from alexnet.rsa.measures import centred, cosines, dissimilarities, gram, pairs, ranked
+from alexnet.rsa.seeds import Seeds
 from commands import error, run
 
 NAMES = tuple(f"{i}.png" for i in range(24))
@@ -137,8 +140,6 @@ def test_intervals_hold_the_truth_of_many_images() -> None:
     x, y = (shared @ random.normal(size=(6, 20)) + random.normal(size=(2000, 20)) for _ in range(2))
     truth = spearmanr(pdist(x, "correlation"), pdist(y, "correlation")).statistic
     inside = 0
-    from alexnet.rsa.compare import _rank_correlations
-
     for _ in range(40):
         rows = random.choice(2000, 60, replace=False)
         _, low, high = _rank_correlations([dissimilarities(x[rows]), dissimilarities(y[rows])], 100)
@@ -222,3 +223,113 @@ def test_similarity_command(tmp_path: Path) -> None:
     assert "linear CKA" in text
     assert str(tmp_path / "s.png") in text
     assert json.loads(run("similarity", file, "--resamples", 10, "--json").stdout) == alexnet.similarity([file], resamples=10)
+
+
+# Several seeds
+
+
+def of_seeds(tmp_path: Path, count: int, noise: float = 1.0, images: int = 24) -> list[Path]:
+    """Write two layers of networks with several seeds: what they share, and noise of their own."""
+    names, files = tuple(f"{i}.png" for i in range(images)), list[Path]()
+    for seed in range(count):
+        random = np.random.default_rng(100 + seed)
+        own = {
+            name: features(i, count=images) + noise * random.normal(size=(images, 30))
+            for i, name in enumerate(("relu5", "fc7"))
+        }
+        order = dict(reversed(own.items())) if seed % 2 else own  # as HDF5 files may have them
+        files.append(write(tmp_path / f"{seed}.npz", names, **order))
+    return files
+
+
+def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x - x.mean(0), y - y.mean(0)
+    return float(np.linalg.norm(y.T @ x) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_similarity_over_seeds_is_the_mean_over_pairs_of_different_seeds(tmp_path: Path, count: int) -> None:
+    """The reference is a plain loop in float64, with SciPy's dissimilarities and correlation."""
+    files = of_seeds(tmp_path, count)
+    result = alexnet.similarity(files, resamples=10, seeds=True)
+    assert (result["names"], result["seeds"], result["images"]) == (["relu5", "fc7"], count, 24)
+    arrays = [{layer: np.load(file)[layer].astype(np.float64) for layer in result["names"]} for file in files]
+    for i, first in enumerate(result["names"]):
+        for j, second in enumerate(result["names"]):
+            ranks, ckas = [], []
+            for one in range(count):
+                for other in range(count):
+                    if one != other:
+                        x, y = arrays[one][first], arrays[other][second]
+                        ranks.append(spearmanr(pdist(x, "correlation"), pdist(y, "correlation")).statistic)
+                        ckas.append(linear_cka(x, y))
+            assert result["rdm"]["values"][i][j] == pytest.approx(np.mean(ranks), abs=1e-10)
+            assert result["cka"]["values"][i][j] == pytest.approx(np.mean(ckas), abs=1e-10)
+            for key in ("rdm", "cka"):
+                assert result[key]["low"][i][j] <= result[key]["high"][i][j]
+    assert result["rdm"]["values"][0][0] > result["rdm"]["values"][0][1], "a layer is more like itself, also between seeds"
+
+
+def test_drawn_seeds_count_as_often_as_they_are_drawn() -> None:
+    values = np.random.default_rng(0).normal(size=(6, 6))
+    values += values.T
+    group, drawn = Seeds(3, ("a", "b")), [0, 0, 2]
+    expected = [
+        [np.mean([values[2 * one + i, 2 * other + j] for one in drawn for other in drawn if one != other]) for j in range(2)]
+        for i in range(2)
+    ]
+    np.testing.assert_allclose(group.mean(values, np.bincount(drawn, minlength=3).astype(float)), expected, rtol=1e-12)
+    assert np.isnan(group.mean(values, np.array([0.0, 3.0, 0.0]))).all(), "no two seeds differ"
+    left = np.stack([group.mean(values, np.array(times, float)) for times in ((0, 1, 1), (1, 0, 1), (1, 1, 0))])
+    error = np.sqrt(2 / 3 * ((left - left.mean(0)) ** 2).sum(0))
+    np.testing.assert_allclose(group.half_width(values), student.ppf(0.975, 2) * error, rtol=1e-9)
+
+
+@pytest.mark.parametrize("measure", ["rdm", "cka"])
+def test_intervals_over_seeds_hold_for_new_images_and_seeds(measure: str) -> None:
+    """40 samples of 30 images and 5 seeds; the truth is the mean over many such samples."""
+    random, size, count = np.random.default_rng(0), 30, 5
+    values, inside = [], []
+    for trial in range(120):
+        shared = random.normal(size=(size, 20))
+        strength = random.uniform(0.4, 1.6, count)  # of a seed's own noise: some seeds are less alike than others
+        own = [shared + s * random.normal(size=(size, 20)) for s in strength]
+        group = Seeds(count, ("fc7",))
+        if measure == "rdm":
+            parts = [dissimilarities(x) for x in own]
+            value, low, high = _rank_correlations(parts, 100 if trial < 40 else 0, group)
+        else:
+            value, low, high = _alignments([gram(x) for x in own], group, intervals=trial < 40)
+        values.append(float(value[0, 0]))
+        inside.append((float(low[0, 0]), float(high[0, 0])))
+    truth = np.mean(values)
+    assert sum(low <= truth <= high for low, high in inside[:40]) >= 34
+
+
+def test_seeds_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    files = of_seeds(tmp_path, 2)
+    assert "is of one seed: name a file for each seed" in error("similarity", files[0], "--seeds")
+    same = tmp_path / "same.npz"
+    same.write_bytes(files[0].read_bytes())
+    for twice in (same, files[0]):
+        given = error("similarity", files[0], twice, "--seeds")
+        assert "has the same features as" in given or "is of one seed" in given
+    write(tmp_path / "other.npz", relu5=features(9))
+    assert "other.npz has the layers 'relu5', but" in error("similarity", *files, tmp_path / "other.npz", "--seeds")
+    np.save(tmp_path / "m.npy", dissimilarities(features(5)))
+    assert "m.npy is a dissimilarity matrix, not features of a seed" in error(
+        "similarity", *files, tmp_path / "m.npy", "--seeds"
+    )
+
+
+def test_similarity_over_seeds_command(tmp_path: Path) -> None:
+    files, figure = of_seeds(tmp_path, 3), tmp_path / "s.png"
+    text = run("similarity", *files, "--seeds", "--resamples", 10, "--out", figure).stdout
+    assert "24 images, 3 seeds" in text
+    assert text.count("relu5  relu5") == 2
+    with Image.open(figure) as image:
+        assert min(image.size) > 300
+    result = json.loads(run("similarity", *files, "--seeds", "--resamples", 10, "--json").stdout)
+    assert result == alexnet.similarity(files, resamples=10, seeds=True)
+    one = [write(tmp_path / f"one-{seed}.npz", fc7=features(seed)) for seed in range(2)]
+    assert alexnet.similarity(one, figure, resamples=5, seeds=True)["names"] == ["fc7"]

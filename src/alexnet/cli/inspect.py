@@ -203,6 +203,9 @@ def similarity(
         Literal["correlation", "euclidean", "cosine"], option("NAME", "Dissimilarity of the features of two images.")
     ] = "correlation",
     resamples: Annotated[int, option("N", "Times that the images are drawn anew for intervals; 0 for none.", min=0)] = 200,
+    seeds: Annotated[
+        bool, flag("--seeds", "A file for each seed, of the same layers: compare between seeds, and average.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -214,5 +217,6 @@ def similarity(
     Examples:
         alexnet similarity features.npz --out similarity.png
         alexnet similarity run-a.npz run-b.npz people.csv --out similarity.png
+        alexnet similarity seed0.npz seed1.npz seed2.npz --seeds
     """
-    print_result(alexnet.similarity(list(files), out, kind, resamples, overwrite), print_similarity, as_json)
+    print_result(alexnet.similarity(list(files), out, kind, resamples, overwrite, seeds), print_similarity, as_json)

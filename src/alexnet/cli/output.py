@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from itertools import combinations, groupby
+from itertools import combinations, combinations_with_replacement, groupby
 from pathlib import Path
 from typing import Any
 
@@ -333,12 +333,13 @@ def print_curve_csv(result: dict[str, Any]) -> None:
 
 def print_similarity(result: dict[str, Any]) -> None:
     """Print the result of `similarity`: a line for each pair, and the figure."""
-    print(f"{counted(result['images'], 'image')}; 95 % intervals in brackets")
+    seeds = f", {counted(result['seeds'], 'seed')}, each layer of one with those of the others" if result["seeds"] else ""
+    print(f"{counted(result['images'], 'image')}{seeds}; 95 % intervals in brackets")
     names = [printable(name) for name in result["names"]]
     width = max(map(len, names))
     for key, title in (("rdm", "rank correlation of dissimilarities"), ("cka", "linear CKA")):
         print(f"\n{title}")
-        for i, j in combinations(range(len(names)), 2):
+        for i, j in (combinations_with_replacement if result["seeds"] else combinations)(range(len(names)), 2):
             value, low, high = (result[key][part][i][j] for part in ("values", "low", "high"))
             interval = "" if low is None else f"  ({low:.3f} to {high:.3f})"
             if value is not None:

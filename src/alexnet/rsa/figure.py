@@ -27,7 +27,7 @@ def draw(found: Sequence[Representation], result: dict[str, Any], path: Path, ov
     columns = min(COLUMNS, max(3, len(found)))
     rows = -(-len(found) // columns)
     side = max(3.2, 0.62 * len(found) + 1.6)
-    measures = [key for key in ("rdm", "cka") if any(value is not None for row in _off_diagonal(result[key]) for value in row)]
+    measures = [key for key in ("rdm", "cka") if any(value is not None for value in _compared(result, key))]
     width, height = max(CELL * columns, (side + 1.8) * len(measures)), (CELL + 0.35) * rows + side + 1.9
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     with matplotlib.rc_context({"text.parse_math": False}):
@@ -38,12 +38,14 @@ def draw(found: Sequence[Representation], result: dict[str, Any], path: Path, ov
         for axes, one, name in zip(panels, found, names, strict=False):
             axes.imshow(_ranks(one.rdm), cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
             axes.set_title(name, fontsize=9)
+        seeds = f", the mean of {counted(result['seeds'], 'seed')}" if result["seeds"] else ""
         above.suptitle(
-            f"Dissimilarity of {counted(result['images'], 'image')}, from the most alike (dark) to the least", fontsize=11
+            f"Dissimilarity of {counted(result['images'], 'image')}{seeds}, from the most alike (dark) to the least",
+            fontsize=11,
         )
         titles = {"rdm": "Rank correlation of dissimilarities", "cka": "Linear CKA"}
         for axes, key in zip(np.ravel(below.subplots(1, max(1, len(measures)))), measures, strict=False):
-            _heat_map(axes, result[key], names, titles[key])
+            _heat_map(axes, result[key], names, titles[key], between_seeds=bool(result["seeds"]))
         write_output(path, partial(_save, figure), overwrite)
 
 
@@ -51,8 +53,10 @@ def _save(figure: Figure, path: Path) -> None:
     save(figure, path)
 
 
-def _off_diagonal(measure: dict[str, Any]) -> list[list[Any]]:
-    return [[value for j, value in enumerate(row) if j != i] for i, row in enumerate(measure["values"])]
+def _compared(result: dict[str, Any], key: str) -> list[Any]:
+    """Return the values of a measure, the diagonal only where it is between seeds."""
+    rows = enumerate(result[key]["values"])
+    return [value for i, row in rows for j, value in enumerate(row) if j != i or result["seeds"]]
 
 
 def _ranks(rdm: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -61,15 +65,16 @@ def _ranks(rdm: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dty
     return np.asarray((ranks - ranks.min()) / max(1.0, ranks.max() - ranks.min()))
 
 
-def _heat_map(axes: Axes, measure: dict[str, Any], names: Sequence[str], title: str) -> None:
+def _heat_map(axes: Axes, measure: dict[str, Any], names: Sequence[str], title: str, *, between_seeds: bool) -> None:
     values = np.array(measure["values"], dtype=float)
     axes.imshow(np.ma.masked_invalid(values), cmap="RdBu_r", vmin=-1, vmax=1)
     for i, row in enumerate(measure["values"]):
         for j, value in enumerate(row):
             low, high = measure["low"][i][j], measure["high"][i][j]
-            text = "" if value is None else f"{value:.2f}" + ("" if low is None or i == j else f"\n{low:.2f} to {high:.2f}")
+            interval = "" if low is None or (i == j and not between_seeds) else f"\n{low:.2f} to {high:.2f}"
+            text = "" if value is None else f"{value:.2f}{interval}"
             colour = "white" if value is not None and abs(value) > 0.6 else "black"
             axes.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_title(title, fontsize=11)
+    axes.set_title(f"{title}, between seeds" if between_seeds else title, fontsize=11)

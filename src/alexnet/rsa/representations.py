@@ -20,19 +20,24 @@ class Representation:
     """What a layer, or anything else, makes of N images.
 
     Attributes:
+        path: the file.
+        layer: the layer; "" for a matrix from elsewhere.
         name: the file's name without its ending, and the layer.
         images: names of the images; None if the file has none.
         rdm: dissimilarities, N x N.
         gram: products of the centred features, N x N; None for a matrix from elsewhere.
     """
 
+    path: Path
+    layer: str
     name: str
     images: tuple[str, ...] | None
     rdm: Floats
     gram: Floats | None
 
-    def ordered(self, images: Sequence[str], path: Path) -> "Representation":
+    def ordered(self, images: Sequence[str]) -> "Representation":
         """Return the same with the images in this order."""
+        path = self.path
         if self.images is None and len(self.rdm) == len(images):
             return self
         if self.images is None:
@@ -54,21 +59,23 @@ def read_representations(paths: Sequence[Path], kind: Kind) -> list[Representati
     Raises:
         DataError: a file cannot be read, or is not of the same images.
     """
-    found = [(representation, path) for path in paths for representation in _read(path, kind)]
+    found = [representation for path in paths for representation in _read(path, kind)]
     if not found:
         raise DataError("no files: name features from alexnet features, or dissimilarity matrices")
-    images = next((one.images for one, _ in found if one.images is not None), tuple(map(str, range(len(found[0][0].rdm)))))
+    images = next((one.images for one in found if one.images is not None), tuple(map(str, range(len(found[0].rdm)))))
     if len(images) < 4:
         raise DataError(f"{paths[0]} is of {counted(len(images), 'image')}: four or more can be compared")
-    alone = len({path for _, path in found}) == 1 and len(found) > 1
-    named = [(replace(one, name=one.name.rpartition(" ")[2]) if alone else one, path) for one, path in found]
-    for one, path in named:
+    if len({one.path for one in found}) == 1 and len(found) > 1:
+        found = [replace(one, name=one.layer or one.name) for one in found]
+    for one in found:
         if one.images is not None and (twice := [name for name, count in Counter(one.images).items() if count > 1]):
-            raise DataError(f"{path} has the image {truncate(twice[0])} twice: name each once")
-    ordered = [one.ordered(images, path) for one, path in named]
-    for one, (_, path) in zip(ordered, named, strict=True):
+            raise DataError(f"{one.path} has the image {truncate(twice[0])} twice: name each once")
+    ordered = [one.ordered(images) for one in found]
+    for one in ordered:
         if np.ptp(pairs(one.rdm)) == 0:
-            raise DataError(f"{path} has the same dissimilarity for all pairs of images, so nothing can be compared with it")
+            raise DataError(
+                f"{one.path} has the same dissimilarity for all pairs of images, so nothing can be compared with it"
+            )
     return ordered
 
 
@@ -80,7 +87,7 @@ def _read(path: Path, kind: Kind) -> Iterator[Representation]:
             raise FileNotFoundError
         if path.suffix.lower() in (".csv", ".npy"):
             images, matrix = _read_csv(path) if path.suffix.lower() == ".csv" else (None, np.load(path, allow_pickle=False))
-            yield Representation(path.stem, images, _checked(path, matrix), None)
+            yield Representation(path, "", path.stem, images, _checked(path, matrix), None)
             return
         arrays = _read_arrays(path)
     except AlexNetError:
@@ -103,7 +110,7 @@ def _read(path: Path, kind: Kind) -> Iterator[Representation]:
             rdm = dissimilarities(features, kind)
         except ValueError as error:
             raise DataError(f"{path}, {layer}: {error}; use euclidean") from error
-        yield Representation(f"{path.stem} {layer}", images, rdm, gram(features))
+        yield Representation(path, layer, f"{path.stem} {layer}", images, rdm, gram(features))
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
