@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from proof.pictures import picture
 from scipy.io import loadmat
 
 import alexnet
-from alexnet.errors import DataError, Interrupted, RunError, VariantError
+from alexnet import files
+from alexnet.errors import AlexNetError, DataError, Interrupted, RunError, VariantError
 from alexnet.extract import extract as extraction
+from alexnet.extract import zarr_folder
 from alexnet.inference.features import Features
 from commands import error, run
 
@@ -40,14 +43,17 @@ def read_all(path: Path) -> dict[str, Any]:
             content = {name: archive[name] for name in (*LAYERS, "images")}
     elif path.suffix == ".mat":
         content = loadmat(path, squeeze_me=True)
+    elif path.suffix == ".zarr":
+        content = {name: array[:] for name, array in pytest.importorskip("zarr").open_group(path, mode="r").arrays()}
     else:
         with h5py.File(path) as file:
             content = {name: file[name][()] for name in LAYERS} | {"images": file["images"].asstr()[()]}
     return {**{name: content[name] for name in LAYERS}, "images": list(content["images"])}
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".h5", ".hdf5", ".mat"])
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".hdf5", ".mat", ".zarr"])
 def test_each_format_holds_the_features(trained: alexnet.Run, many: Path, tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("zarr" if suffix == ".zarr" else "h5py")
     readable = [path for path in sorted(many.iterdir()) if path.stem != "130"]
     result = trained.extract(str(many), LAYERS, tmp_path / f"features{suffix}")
     content, expected = read_all(tmp_path / f"features{suffix}"), trained.features(readable, LAYERS)
@@ -151,6 +157,54 @@ def test_files_of_others_stay_and_own_ones_are_replaced(trained: alexnet.Run, ma
         assert path.read_bytes() == b"mine"
         trained.extract(paths, "fc7", path, overwrite=True)
         trained.extract(paths, "fc7", path)
+
+
+def test_a_zarr_store_in_parts(trained: alexnet.Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part has a few images; a stop while the store is written loses nothing, and leaves nothing behind."""
+    zarr = pytest.importorskip("zarr")
+    path, paths = tmp_path / "f.zarr", readable(many)[:9]
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr_folder, "CHUNK", 4 * 4 * trained.features(paths[:1])["fc7"].size)
+        patch.setattr(zarr_folder, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            trained.extract(paths, "fc7", path)
+        assert {left.name for left in tmp_path.iterdir()} == {"f.zarr.partial"}
+        patch.setattr(zarr_folder, "rename", files.rename)
+        trained.extract(paths, "fc7", path)
+    group = zarr.open_group(path, mode="r")
+    assert group["fc7"].chunks[0] == 4
+    np.testing.assert_array_equal(group["fc7"][:], trained.features(paths)["fc7"])
+    assert group.attrs["made_by"] == "alexnet"
+    result = trained.extract(paths[:3], LAYERS, path)
+    assert result["bytes"] == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    assert zarr.open_group(path, mode="r")["fc7"].shape[0] == 3, "its own folder is replaced"
+    assert {left.name for left in tmp_path.iterdir()} == {"f.zarr"}
+
+
+@pytest.mark.parametrize("content", ["notes.txt", "zarr.json", ""])
+def test_no_folder_of_someone_else_becomes_a_zarr_store(trained: alexnet.Run, many: Path, tmp_path: Path, content: str) -> None:
+    path, paths = tmp_path / "f.zarr", readable(many)[:2]
+    path.mkdir()
+    if content:
+        (path / content).write_text('{"attributes": {}}')
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="was not made by alexnet: give another name"):
+            trained.extract(paths, "fc7", path, overwrite=overwrite)
+    link = tmp_path / "link.zarr"
+    link.symlink_to(path)
+    with pytest.raises(RunError, match="was not made by alexnet"):
+        trained.extract(paths, "fc7", link)
+    assert [left.name for left in path.iterdir()] == ([content] if content else [])
+
+
+def test_without_zarr_the_error_says_what_to_install(
+    trained: alexnet.Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(AlexNetError, match=r"writing \.zarr needs zarr: pip install 'zarr>=3'"):
+        trained.extract(readable(many)[:2], "fc7", tmp_path / "f.zarr")
+    (tmp_path / "g.zarr").mkdir()
+    assert "needs zarr: pip install 'zarr>=3'" in error("similarity", tmp_path / "g.zarr")
 
 
 def test_images_that_cannot_be_read_leave_no_gap(trained: alexnet.Run, many: Path, tmp_path: Path) -> None:

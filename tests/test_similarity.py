@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def write(path: Path, names: tuple[str, ...] = NAMES, **layers: np.ndarray) -> P
         np.savez(path, images=np.array(names), maps=np.array("keep"), **arrays)
     elif path.suffix == ".mat":
         savemat(path, {"images": np.array(names, dtype=object)[:, None], "maps": "keep", **arrays})
+    elif path.suffix == ".zarr":
+        zarr = pytest.importorskip("zarr")
+        group = zarr.open_group(path, mode="w")
+        for name, values in {"images": np.array(names, dtype=object), **arrays}.items():
+            kind = str if name == "images" else values.dtype
+            group.create_array(name, shape=values.shape, dtype=kind, chunks=values.shape)[:] = values
     else:
         with h5py.File(path, "w") as file:
             file.create_dataset("images", data=list(names), dtype=h5py.string_dtype())
@@ -80,7 +87,7 @@ def test_cka_ignores_rotation_scale_and_shift() -> None:
     assert cosines(grams)[0, 1] == pytest.approx(1, abs=1e-10)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".h5", ".mat"])
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".mat", ".zarr"])
 def test_files_in_every_format_are_compared_layer_by_layer(tmp_path: Path, suffix: str) -> None:
     x, y = features(1), features(2, 8).reshape(24, 2, 2, 2)
     result = alexnet.similarity([write(tmp_path / f"f{suffix}", relu5=x, fc7=y)], resamples=20)
@@ -181,7 +188,7 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     assert "23.png is in one of them alone" in error("similarity", file, tmp_path / "g.npz")
     write(tmp_path / "dead.npz", fc7=np.where(np.arange(24)[:, None] == 3, 0, features(1)))
     assert "fc7: the units of row 3 are all the same; use euclidean" in error("similarity", tmp_path / "dead.npz")
-    for name in ("cut.npz", "cut.h5", "cut.mat", "cut.npy", "cut.csv"):
+    for name in ("cut.npz", "cut.h5", "cut.mat", "cut.npy", "cut.csv", *(["cut.zarr"] if find_spec("zarr") else [])):
         (tmp_path / name).write_bytes(b"\x89PK\x03\x04 not this")
         assert "cannot be read" in error("similarity", tmp_path / name), name
     np.savez(tmp_path / "other.npz", fc7=features(1))

@@ -363,10 +363,11 @@ class Run:
         Args:
             images: as for `predict`, but files.
             layers: as for `features`.
-            out: a file that ends in `.npz` (NumPy), `.h5` or `.hdf5` (HDF5, by h5py) or `.mat` (MATLAB 5, up to 2 GB a layer).
+            out: a file that ends in `.npz` (NumPy), `.h5` or `.hdf5` (HDF5, by h5py) or `.mat` (MATLAB 5, up to 2 GB a layer),
+                or a folder that ends in `.zarr` (Zarr 3, by zarr).
             maps: what becomes of feature maps: `keep` (N C H W), `mean` or `max` over height and width (N C), or `flat`
                 (N C*H*W).
-            overwrite: replace a file that this program did not make.
+            overwrite: replace a file that this program did not make; a folder that it did not make is never replaced.
 
         Returns:
             `{"file", "images", "layers": {name: shape}, "bytes", "errors": [{"image", "error"}]}`.

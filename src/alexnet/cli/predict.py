@@ -213,7 +213,7 @@ def features(
     run: RunPath,
     images: Annotated[list[str], images_argument("Images")],
     layers: Annotated[str, option("A,B,…", "Layers, as in alexnet model summary, or torchvision's names: features.11.")],
-    out: Annotated[Path, option("FILE", "File to write: .npz, .h5 or .mat.")],
+    out: Annotated[Path, option("FILE", "File to write: .npz, .h5, .mat or .zarr.")],
     maps: Annotated[
         Literal["keep", "mean", "max", "flat"],
         option("HOW", "Feature maps: keep, mean or max over height and width, or flat."),

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from alexnet.data.decode_pool import Source
 from alexnet.errors import DataError, Interrupted, RunError, counted, error_reason
-from alexnet.extract.formats import WRITERS, Matrices
-from alexnet.files import hold_lock, read_json, refuse_overwrite, write_json, write_output, writing
+from alexnet.extract.formats import FORMATS, Matrices
+from alexnet.files import hold_lock, read_json, write_json, writing
 from alexnet.inference.features import Features, stream_features
 from alexnet.inference.predict import BATCH
 from alexnet.network.alexnet import AlexNet
@@ -41,14 +41,15 @@ def extract(
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write the activations of layers for all images to a file; the arguments are those of `Run.extract`."""
-    if out.suffix not in WRITERS:
-        raise DataError(f"{out} has the ending {out.suffix!r}: name a file that ends in {', '.join(WRITERS)}")
+    if out.suffix not in FORMATS:
+        raise DataError(f"{out} has the ending {out.suffix!r}: name a file that ends in {', '.join(FORMATS)}")
+    form = FORMATS[out.suffix]
     files = [source for source in sources if isinstance(source, Path)]
     if len(files) < len(sources) or not files:
         raise DataError("features are extracted from image files: name some, or use stream_features for arrays")
     if not layers:
         raise DataError("no layers: name one or more, as in alexnet model summary")
-    refuse_overwrite(out, overwrite)
+    form.refuse(out, overwrite)
     for layer in layers:
         network.layer_name(layer)
     store = _Store(out.with_name(f"{out.name}.partial"), _digest(config, files, layers, maps))
@@ -66,11 +67,16 @@ def extract(
         unread = {error["image"] for error in store.errors}
         images, matrices = [str(path) for path in files if str(path) not in unread], store.matrices()
         info = {"made_by": "alexnet", "variant": config.variant, "weights_sha256": config.sha256, "maps": maps}
-        write_output(out, lambda part: WRITERS[out.suffix](part, images, matrices, info), overwrite)
+        form.put(out, lambda part: form.write(part, images, matrices, info), overwrite)
         shapes = {layer: list(matrix.shape) for layer, matrix in matrices.items()}
-        result = {"file": str(out), "images": len(images), "layers": shapes, "bytes": out.stat().st_size}
+        result = {"file": str(out), "images": len(images), "layers": shapes, "bytes": _size(out)}
     store.remove()
     return {**result, "errors": store.errors}
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file, or of the files in a folder, in bytes."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def _batches(

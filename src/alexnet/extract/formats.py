@@ -3,12 +3,14 @@
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import AlexNetError, counted
-from alexnet.files import ZIP_COMMENT
+from alexnet.extract.zarr_folder import refuse_folder, write_folder, write_zarr
+from alexnet.files import ZIP_COMMENT, refuse_overwrite, write_output
 
 Matrices = dict[str, NDArray[np.float32]]
 Writer = Callable[[Path, Sequence[str], Matrices, Mapping[str, str]], None]
@@ -53,4 +55,19 @@ def write_matlab(path: Path, images: Sequence[str], matrices: Matrices, info: Ma
         file.write(b"MATLAB 5.0 MAT-file, made by alexnet".ljust(116))  # a text of 116 bytes for people
 
 
-WRITERS: dict[str, Writer] = {".npz": write_npz, ".h5": write_hdf5, ".hdf5": write_hdf5, ".mat": write_matlab}
+class Format(NamedTuple):
+    """How to write a format, and what puts it in its place: a file, or a folder."""
+
+    write: Writer
+    refuse: Callable[[Path, bool], None] = refuse_overwrite
+    put: Callable[[Path, Callable[[Path], object], bool], None] = write_output
+
+
+HDF5 = Format(write_hdf5)
+FORMATS = {
+    ".npz": Format(write_npz),
+    ".h5": HDF5,
+    ".hdf5": HDF5,
+    ".mat": Format(write_matlab),
+    ".zarr": Format(write_zarr, refuse_folder, write_folder),
+}

@@ -12,7 +12,7 @@ import numpy as np
 from alexnet.errors import AlexNetError, DataError, counted, error_reason, truncate
 from alexnet.rsa.measures import Floats, Kind, dissimilarities, gram, pairs
 
-SUFFIXES = (".npz", ".h5", ".hdf5", ".mat", ".npy", ".csv")
+SUFFIXES = (".npz", ".h5", ".hdf5", ".mat", ".zarr", ".npy", ".csv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def _read(path: Path, kind: Kind) -> Iterator[Representation]:
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path} has the ending {path.suffix!r}: name a file that ends in {', '.join(SUFFIXES)}")
     try:
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError
         if path.suffix.lower() in (".csv", ".npy"):
             images, matrix = _read_csv(path) if path.suffix.lower() == ".csv" else (None, np.load(path, allow_pickle=False))
@@ -126,6 +126,13 @@ def _read_arrays(path: Path) -> dict[str, Any]:
                 for name, value in loadmat(path).items()
                 if isinstance(value, np.ndarray)
             }
+        case ".zarr":
+            try:
+                import zarr
+            except ImportError as error:
+                raise AlexNetError(f"reading {path} needs zarr: pip install 'zarr>=3'") from error
+            group = zarr.open_group(path, mode="r")
+            return {name: np.asarray(group[name][:]) for name in sorted(group.array_keys())}  # in any order
     try:
         import h5py
     except ImportError as error:
