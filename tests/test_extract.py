@@ -201,10 +201,10 @@ def test_without_zarr_the_error_says_what_to_install(
     trained: alexnet.Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "zarr", None)
-    with pytest.raises(AlexNetError, match=r"writing \.zarr needs zarr: pip install 'zarr>=3'"):
+    with pytest.raises(AlexNetError, match=r"writing \.zarr needs zarr: pip install 'zarr>=3.1'"):
         trained.extract(readable(many)[:2], "fc7", tmp_path / "f.zarr")
     (tmp_path / "g.zarr").mkdir()
-    assert "needs zarr: pip install 'zarr>=3'" in error("similarity", tmp_path / "g.zarr")
+    assert "needs zarr: pip install 'zarr>=3.1'" in error("similarity", tmp_path / "g.zarr")
 
 
 def test_images_that_cannot_be_read_leave_no_gap(trained: alexnet.Run, many: Path, tmp_path: Path) -> None:

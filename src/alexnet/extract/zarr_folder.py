@@ -20,7 +20,7 @@ def write_zarr(path: Path, images: Sequence[str], matrices: Mapping[str, NDArray
     try:
         import zarr
     except ImportError as error:
-        raise AlexNetError("writing .zarr needs zarr: pip install 'zarr>=3', or name a file that ends in .npz") from error
+        raise AlexNetError("writing .zarr needs zarr: pip install 'zarr>=3.1', or name a file that ends in .npz") from error
     group = zarr.open_group(path, mode="w-", zarr_format=3)
     group.attrs.update(info)
     for layer, matrix in matrices.items():
