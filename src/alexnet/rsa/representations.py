@@ -131,7 +131,7 @@ def _read_arrays(path: Path) -> dict[str, Any]:
                 import zarr
             except ImportError as error:
                 raise AlexNetError(f"reading {path} needs zarr: pip install 'zarr>=3.1'") from error
-            group = zarr.open_group(path, mode="r")
+            group: Any = zarr.open_group(path, mode="r")
             return {name: np.asarray(group[name][:]) for name in sorted(group.array_keys())}  # in any order
     try:
         import h5py
