@@ -59,8 +59,8 @@ def features_and_explanations(of: str, device: str, folder: Path) -> Iterator[Ro
     for name in wanted:
         yield at_most(f"features: {name} off by", relative(found[name], wanted[name]), 2e-3)
     for (_, one), (_, other) in zip(here.explanations(some), there.explanations(some), strict=True):
-        for name in ("grad_cam", "occlusion", "integrated_gradients"):
-            yield at_most(f"explain: {name} off by", relative(getattr(other, name), getattr(one, name)), 2e-2)
+        for name in one.heat_maps:
+            yield at_most(f"explain: {name} off by", relative(other.heat_maps[name], one.heat_maps[name]), 2e-2)
 
 
 def search(of: str, device: str, folder: Path) -> Iterator[Row]:

@@ -27,6 +27,7 @@ from alexnet.data.labels import labels_differing_in_case, normalize_label
 from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, format_names, shell_quote
 from alexnet.explain.attribution import Explanation, explain
+from alexnet.explain.methods import DEFAULT
 from alexnet.export.onnx import export
 from alexnet.extract.extract import Maps, extract
 from alexnet.files import local_path, refuse_overwrite
@@ -232,13 +233,17 @@ class Run:
         return over_training(self._folder, points, *self.dataset(data, split, settings), views, device)
 
     def explanations(
-        self, images: ImageInput, label: str | None = None, layer: str | None = None
+        self,
+        images: ImageInput,
+        label: str | None = None,
+        layer: str | None = None,
+        method: str | Sequence[str] = DEFAULT,
     ) -> Iterator[tuple[Any, Explanation | ImageError]]:
         """Yield each image as given, with its `Explanation`, or with an `ImageError` if it cannot be read.
 
-        `images` are as for `predict`, and `label`, `layer` and the errors as for `explain`.
+        `images` are as for `predict`, and `label`, `layer`, `method` and the errors as for `explain`.
         """
-        results = explain(self.network, self.config, to_sources(images), label, layer)
+        results = explain(self.network, self.config, to_sources(images), label, layer, method)
         return ((source.content if isinstance(source, InMemoryImage) else source, result) for source, result in results)
 
     def explain(
@@ -249,6 +254,7 @@ class Run:
         overwrite: bool = False,
         label: str | None = None,
         layer: str | None = None,
+        method: str | Sequence[str] = DEFAULT,
     ) -> Iterator[dict[str, Any]]:
         """Draw a figure that explains the prediction of each image, and yield the results in order.
 
@@ -260,6 +266,9 @@ class Run:
             overwrite: also replace files that this program did not make.
             label: what the heat maps are about. Default: the most probable label of each image.
             layer: whose maps Grad-CAM looks at, such as `relu3`. Default: the activation of the last convolution.
+            method: one heat map or several: `grad_cam`, `occlusion`, `integrated_gradients`, `saliency`, `smooth_grad`,
+                `input_x_gradient`, `guided_backprop`, `deconvolution`, `guided_grad_cam`, `gradient_shap`, `deep_lift`,
+                `feature_ablation`, `kernel_shap`.
 
         Yields:
             `{"image", "predictions": [{"label", "probability"}], "figure"}`, where `figure` is a path, and with `arrays` also
@@ -269,13 +278,14 @@ class Run:
             DataError: as for `predict`.
             RunError: `out` cannot be written, or holds a file that this program did not make.
             VariantError: there is no such layer, or it has no maps.
-            AlexNetError: there is no such label, or captum is not installed.
+            AlexNetError: there is no such label or method, the method does not suit the network, or captum is not installed.
         """
         from alexnet.explain.figure import write_explanations  # importing matplotlib takes a second
 
         folder = Path(out) if out is not None else self._results("explain")
         files: dict[str, Any] = {"arrays": arrays, "overwrite": overwrite}
-        return write_explanations(self.network, self.config, to_sources(images), folder, label=label, layer=layer, **files)
+        about: dict[str, Any] = {"label": label, "layer": layer, "method": method}
+        return write_explanations(self.network, self.config, to_sources(images), folder, **files, **about)
 
     def features(self, images: ImageInput, layers: str | Sequence[str] = "fc7") -> dict[str, NDArray[np.float32]]:
         """Return the activations of layers, computed in float32.

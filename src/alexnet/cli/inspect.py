@@ -131,6 +131,9 @@ def explain(
     out: Annotated[Path | None, option("FOLDER", "Folder for the figures.  [default: RUN/explain]")] = None,
     label: Annotated[str | None, option("LABEL", "Label to explain.  [default: the most probable of each image]")] = None,
     layer: Annotated[str | None, option("LAYER", "Layer whose maps Grad-CAM looks at.  [default: the last with maps]")] = None,
+    method: Annotated[
+        str, option("NAME,NAME,…", "Heat maps to draw, by name (see above).")
+    ] = "grad_cam,occlusion,integrated_gradients",
     arrays: Annotated[bool, flag("--arrays", "Also write a NumPy archive (.npz) per image.")] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -138,15 +141,20 @@ def explain(
 ) -> None:
     """Explain predictions.
 
-    Draws a figure per image: Grad-CAM, occlusion, integrated gradients and feature maps. Exit code 1 if an image could not be
-    read. Requires captum (pip install captum).
+    Draws a figure per image: heat maps by several methods, and feature maps. Exit code 1 if an image could not be read.
+    Requires captum (pip install captum).
+
+    Methods: grad_cam, occlusion, integrated_gradients, saliency, smooth_grad, input_x_gradient, guided_backprop, deconvolution,
+    guided_grad_cam, gradient_shap, deep_lift, feature_ablation, kernel_shap.
 
     Examples:
         alexnet explain runs/photos cat.jpg
         alexnet explain runs/photos 'photos/cat/1*.jpg' --out why/ --arrays
         alexnet explain runs/photos cat.jpg --label dog --layer relu3
+        alexnet explain runs/photos cat.jpg --method occlusion,smooth_grad
     """
-    results = alexnet.load(run, device).explain(image_names(images), out, arrays, overwrite, label, layer)
+    names = [name.strip() for name in method.split(",") if name.strip()]
+    results = alexnet.load(run, device).explain(image_names(images), out, arrays, overwrite, label, layer, names)
     print_results(track(results, "Explaining"), print_explanations, as_json)
 
 

@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from alexnet.data.decode_pool import Source
 from alexnet.errors import ImageError, RunError, error_reason
 from alexnet.explain.attribution import Explanation, explain, shares, strongest
+from alexnet.explain.methods import METHODS
 from alexnet.files import MADE_BY, ZIP_COMMENT, refuse_overwrite, write_output
 from alexnet.fonts import legible, save
 from alexnet.inference.predict import best, source_name
@@ -30,6 +31,8 @@ from alexnet.run import ModelConfig
 
 MAPS_SHOWN = 12  # of each convolution, the strongest first
 LABELS_SHOWN = 5
+COLUMNS = 4  # panels in a row: the image, then the heat maps
+ABOVE, PANELS, GAP, MAPS, BELOW = 1.032, 2.769, 0.441, 4.014, 0.344  # inches of height, `PANELS` for each row
 LONGEST = 200  # bytes of a name; a file's name may have 255 in all
 FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for and against", [BLUE, NEUTRAL, ORANGE])
 
@@ -42,10 +45,10 @@ def write_explanations(
     *,
     arrays: bool,
     overwrite: bool = False,
-    label: str | None = None,
-    layer: str | None = None,
+    **about: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Draw each source's explanation into `folder` and yield an answer, as `Run.explain` does."""
+    """Draw each source's explanation into `folder` and yield an answer, as `Run.explain` does; `about` is for `explain`."""
+    results = explain(network, config, sources, **about)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,7 +62,7 @@ def write_explanations(
     mark = PngInfo()
     mark.add_text("Software", MADE_BY)
     write_output(folder / "filters.png", partial(large.save, format="png", pnginfo=mark), overwrite)
-    for stem, (source, result) in zip(stems, explain(network, config, sources, label, layer), strict=True):
+    for stem, (source, result) in zip(stems, results, strict=True):
         name = source_name(source)
         if isinstance(result, ImageError):
             yield {"image": name, "error": str(result)}
@@ -97,17 +100,21 @@ def _save_arrays(explanation: Explanation, path: Path) -> None:
 
 def save_figure(explanation: Explanation, path: Path, name: str) -> None:
     """Draw an explanation of the image called `name` to a PNG file."""
-    figure = Figure(figsize=(11, 8.6), facecolor="white")
+    rows = -(-(1 + len(explanation.heat_maps)) // COLUMNS)
+    height = ABOVE + rows * PANELS + GAP + MAPS + BELOW
+    figure = Figure(figsize=(11, height), facecolor="white")
     # Names come from the user: a `$` in them is literal.
     with matplotlib.rc_context({"text.parse_math": False}):
-        grid = figure.add_gridspec(2, 1, height_ratios=[1, 1.45], hspace=0.13, left=0.03, right=0.985, top=0.88, bottom=0.04)
-        _heat_maps(figure, GridSpecFromSubplotSpec(1, 4, grid[0], wspace=0.06), explanation)
-        below = GridSpecFromSubplotSpec(1, 2, grid[1], width_ratios=[1, 3.1], wspace=0.16)
+        edges = {"left": 0.03, "right": 0.985, "top": 1 - ABOVE / height, "bottom": BELOW / height}
+        grid = figure.add_gridspec(3, 1, height_ratios=[rows * PANELS, GAP, MAPS], hspace=0, **edges)
+        _heat_maps(figure, GridSpecFromSubplotSpec(rows, COLUMNS, grid[0], wspace=0.06, hspace=0), explanation)
+        below = GridSpecFromSubplotSpec(1, 2, grid[2], width_ratios=[1, 3.1], wspace=0.16)
         _labels(figure.add_subplot(below[0]), explanation)
         _maps(figure, GridSpecFromSubplotSpec(len(explanation.maps), 1, below[1], hspace=0.28), explanation)
         label, probability = explanation.labels[explanation.target], explanation.probabilities[explanation.target]
-        figure.text(0.03, 0.955, f"{_short(label)}, {probability:.1%}", fontsize=19, fontweight="bold", va="center")
-        figure.text(0.985, 0.955, _short(name, 60), fontsize=10, color="#555555", ha="right", va="center")
+        head = 1 - 0.387 / height
+        figure.text(0.03, head, f"{_short(label)}, {probability:.1%}", fontsize=19, fontweight="bold", va="center")
+        figure.text(0.985, head, _short(name, 60), fontsize=10, color="#555555", ha="right", va="center")
         save(figure, path)
 
 
@@ -117,15 +124,10 @@ def _short(name: str, length: int = 22) -> str:
 
 def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Explanation) -> None:
     grey = explanation.pixels.mean(2)
-    panels = (
-        ("The image as it goes in", None),
-        (f"Grad-CAM at {explanation.layer}: where it sees it", explanation.grad_cam),
-        ("Occlusion: what it needs to see", explanation.occlusion),
-        ("Integrated gradients: by pixel", explanation.integrated_gradients),
-    )
+    maps = [(METHODS[name].title.format(layer=explanation.layer), heat) for name, heat in explanation.heat_maps.items()]
     height, width = grey.shape
-    for column, (title, heat) in enumerate(panels):
-        axes = figure.add_subplot(grid[column])
+    for place, (title, heat) in enumerate([("The image as it goes in", None), *maps]):
+        axes = figure.add_subplot(grid[divmod(place, COLUMNS)])
         axes.set_title(title, fontsize=9.5, loc="left", pad=5)
         axes.set_axis_off()
         if heat is None:
@@ -134,8 +136,9 @@ def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Expla
         axes.imshow(255 - (255 - grey) * 0.45, cmap="gray", vmin=0, vmax=255)
         (share, strength), over = shares(heat), (-0.5, width - 0.5, height - 0.5, -0.5)
         axes.imshow(share, cmap=FOR_AND_AGAINST, vmin=-1, vmax=1, alpha=strength, extent=over, interpolation="bilinear")
-    figure.text(0.985, 0.915, "orange: for the label", fontsize=9, color=ORANGE, ha="right")
-    figure.text(0.855, 0.915, "blue: against it", fontsize=9, color=BLUE, ha="right")
+    legend = 1 - 0.731 / figure.get_figheight()
+    figure.text(0.985, legend, "orange: for the label", fontsize=9, color=ORANGE, ha="right")
+    figure.text(0.855, legend, "blue: against it", fontsize=9, color=BLUE, ha="right")
 
 
 def _labels(axes: Axes, explanation: Explanation) -> None:

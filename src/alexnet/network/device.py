@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -185,6 +186,19 @@ def _disable_tf32() -> Iterator[None]:
             backends.cudnn.allow_tf32 = convolutions
         for part, value in zip(parts, before, strict=True):
             part.fp32_precision = value
+
+
+@contextlib.contextmanager
+def seeded(device: torch.device, seed: int = 0) -> Iterator[None]:
+    """Seed PyTorch's and NumPy's global generators, and restore them afterwards, except that of MPS."""
+    numpy_state = np.random.get_state()  # noqa: NPY002 - libraries draw from it
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
