@@ -238,12 +238,13 @@ class Run:
         label: str | None = None,
         layer: str | None = None,
         method: str | Sequence[str] = DEFAULT,
+        scores: bool = False,
     ) -> Iterator[tuple[Any, Explanation | ImageError]]:
         """Yield each image as given, with its `Explanation`, or with an `ImageError` if it cannot be read.
 
-        `images` are as for `predict`, and `label`, `layer`, `method` and the errors as for `explain`.
+        `images` are as for `predict`, and `label`, `layer`, `method`, `scores` and the errors as for `explain`.
         """
-        results = explain(self.network, self.config, to_sources(images), label, layer, method)
+        results = explain(self.network, self.config, to_sources(images), label, layer, method, scores)
         return ((source.content if isinstance(source, InMemoryImage) else source, result) for source, result in results)
 
     def explain(
@@ -255,6 +256,7 @@ class Run:
         label: str | None = None,
         layer: str | None = None,
         method: str | Sequence[str] = DEFAULT,
+        scores: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """Draw a figure that explains the prediction of each image, and yield the results in order.
 
@@ -269,10 +271,12 @@ class Run:
             method: one heat map or several: `grad_cam`, `occlusion`, `integrated_gradients`, `saliency`, `smooth_grad`,
                 `input_x_gradient`, `guided_backprop`, `deconvolution`, `guided_grad_cam`, `gradient_shap`, `deep_lift`,
                 `feature_ablation`, `kernel_shap`.
+            scores: also say how far to believe each map; this takes several times as long.
 
         Yields:
             `{"image", "predictions": [{"label", "probability"}], "figure"}`, where `figure` is a path, and with `arrays` also
-            `"arrays"`, the path of the archive; or `{"image", "error"}` if the image cannot be read.
+            `"arrays"`, the path of the archive; or `{"image", "error"}` if the image cannot be read. With `scores`, also
+            `"scores"`: by method, the fields of `alexnet.explain.scores.Scores`.
 
         Raises:
             DataError: as for `predict`.
@@ -284,7 +288,7 @@ class Run:
 
         folder = Path(out) if out is not None else self._results("explain")
         files: dict[str, Any] = {"arrays": arrays, "overwrite": overwrite}
-        about: dict[str, Any] = {"label": label, "layer": layer, "method": method}
+        about: dict[str, Any] = {"label": label, "layer": layer, "method": method, "scores": scores}
         return write_explanations(self.network, self.config, to_sources(images), folder, **files, **about)
 
     def features(self, images: ImageInput, layers: str | Sequence[str] = "fc7") -> dict[str, NDArray[np.float32]]:

@@ -134,6 +134,7 @@ def explain(
     method: Annotated[
         str, option("NAME,NAME,…", "Heat maps to draw, by name (see above).")
     ] = "grad_cam,occlusion,integrated_gradients",
+    scores: Annotated[bool, flag("--scores", "Also say how far to believe each heat map.")] = False,
     arrays: Annotated[bool, flag("--arrays", "Also write a NumPy archive (.npz) per image.")] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -147,14 +148,18 @@ def explain(
     Methods: grad_cam, occlusion, integrated_gradients, saliency, smooth_grad, input_x_gradient, guided_backprop, deconvolution,
     guided_grad_cam, gradient_shap, deep_lift, feature_ablation, kernel_shap.
 
+    With --scores: areas under the probability of the label while the hottest pixels turn grey first (deletion: small is good)
+    or come into a grey image first (insertion: large is good), both in random order for comparison; and the rank correlation
+    of the map with that of a network with random weights (near 0 is good).
+
     Examples:
         alexnet explain runs/photos cat.jpg
         alexnet explain runs/photos 'photos/cat/1*.jpg' --out why/ --arrays
         alexnet explain runs/photos cat.jpg --label dog --layer relu3
-        alexnet explain runs/photos cat.jpg --method occlusion,smooth_grad
+        alexnet explain runs/photos cat.jpg --method occlusion,smooth_grad --scores
     """
     names = [name.strip() for name in method.split(",") if name.strip()]
-    results = alexnet.load(run, device).explain(image_names(images), out, arrays, overwrite, label, layer, names)
+    results = alexnet.load(run, device).explain(image_names(images), out, arrays, overwrite, label, layer, names, scores)
     print_results(track(results, "Explaining"), print_explanations, as_json)
 
 

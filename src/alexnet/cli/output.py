@@ -75,11 +75,18 @@ def print_undone(result: dict[str, Any]) -> None:
 
 
 def print_explanations(results: Iterable[dict[str, Any]]) -> None:
-    """Print the results of `explain`: each image with its most probable label and the path of its figure."""
+    """Print the results of `explain`: each image with its most probable label, the path of its figure, and scores."""
     for result in results:
         best = "".join(f"{p['label']} {p['probability']:.1%}" for p in result.get("predictions", ())[:1])
         message = f"not read: {result['error']}" if "error" in result else f"{best}: {result['figure']}"
         print(printable(f"{result['image']}: {message}"))
+        if scores := result.get("scores"):
+            print(f"  {'':20}  deletion  (random)  insertion  (random)  correlation with random weights")
+        for method, score in (scores or {}).items():
+            areas = f"{score['deletion']:8.3f} {score['random_deletion']:9.3f} {score['insertion']:10.3f}"
+            correlation = score["redrawn_correlation"]
+            end = "undefined" if correlation is None else f"{correlation:.2f}"
+            print(f"  {method:20}  {areas} {score['random_insertion']:9.3f}  {end}")
 
 
 def print_index(result: dict[str, Any], run: Path, options: str) -> None:

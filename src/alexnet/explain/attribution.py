@@ -16,6 +16,7 @@ from alexnet.data.decode_pool import Source
 from alexnet.data.preprocessing import PixelArray, as_seen, to_input
 from alexnet.errors import AlexNetError, ImageError, VariantError, suggest
 from alexnet.explain.methods import DEFAULT, check, heat_map, last_maps, map_layers
+from alexnet.explain.scores import Scores, redrawn, score
 from alexnet.inference.forward import classify
 from alexnet.inference.predict import best, iter_images
 from alexnet.network.alexnet import AlexNet
@@ -35,6 +36,7 @@ class Explanation:
         heat_maps: I I float32, by the name of the method: orange in the figure where above 0, for the label, and blue below.
         maps: C H W float32 by convolution (`conv1` …), after its activation.
         layer: whose maps Grad-CAM looks at.
+        scores: by the name of the method, how far to believe its map; empty unless asked for.
     """
 
     pixels: NDArray[np.uint8]
@@ -44,6 +46,7 @@ class Explanation:
     heat_maps: dict[str, NDArray[np.float32]]
     maps: dict[str, NDArray[np.float32]]
     layer: str
+    scores: dict[str, Scores]
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """Return the `count` most probable labels with their probabilities, from 0 to 1, most probable first."""
@@ -62,17 +65,19 @@ def explain(
     label: str | None = None,
     layer: str | None = None,
     method: str | Sequence[str] = DEFAULT,
+    scores: bool = False,
 ) -> Iterator[tuple[Source, Explanation | ImageError]]:
     """Return an iterator over sources, paths or H W 3 uint8 arrays, each with its explanation or an error.
 
-    `label`, `layer` and `method`, the name of a method or several, are as for `explained`.
+    `label`, `layer` and `method`, the name of a method or several, are as for `explained`; with `scores`, maps have scores.
     """
     if label is not None and label not in config.labels:
         raise AlexNetError(f"no label {label!r}: {suggest(label, config.labels)}")
     names = network.layer_names
     if layer is not None and names.index(network.layer_name(layer)) >= names.index("flatten"):
         raise VariantError(f"layer {layer!r} has no maps for Grad-CAM: name one before flatten")
-    return _explain(network, config, sources, label, layer, check(method, network))
+    anew = redrawn(network) if scores else None
+    return _explain(network, config, sources, label, layer, check(method, network), anew)
 
 
 def _explain(
@@ -82,13 +87,14 @@ def _explain(
     label: str | None,
     layer: str | None,
     methods: Sequence[str],
+    anew: AlexNet | None,
 ) -> Iterator[tuple[Source, Explanation | ImageError]]:
     with closing(iter_images(sources, config.preprocessing)) as images:
         for source, image in images:
             if isinstance(image, ImageError):
                 yield source, image
             else:
-                yield source, explained(network, config, image, label, layer, methods)
+                yield source, explained(network, config, image, label, layer, methods, anew)
 
 
 def explained(
@@ -98,11 +104,12 @@ def explained(
     label: str | None = None,
     layer: str | None = None,
     methods: Sequence[str] = DEFAULT,
+    anew: AlexNet | None = None,
 ) -> Explanation:
     """Explain an image S S 3, as `iter_images` yields it.
 
     The heat maps are about `label`, by default the most probable one. Grad-CAM looks at the maps of `layer`, by default the
-    last.
+    last. `anew` is the network with its weights drawn anew (`redrawn`), if the maps are to have scores.
     """
     preprocessing, device = config.preprocessing, next(network.parameters()).device
     x = to_input(torch.from_numpy(image.copy())[None].to(device), preprocessing)
@@ -112,9 +119,11 @@ def explained(
     with autocast(device, "float32"):
         with torch.no_grad():
             _, maps = network.activations(x, list(names.values()), preprocessing.scale_factor)
-        heat = {name: heat_map(name, network, x, target, preprocessing.scale_factor, layer) for name in methods}
+        about = x, target, preprocessing.scale_factor
+        heat = {name: heat_map(name, network, *about, layer) for name in methods}
+        found = {} if anew is None else score(network, anew, *about, layer, config.temperature, heat)
     feature_maps = {conv: maps[layer][0].float().cpu().numpy() for conv, layer in names.items()}
-    return Explanation(as_seen(image, preprocessing), config.labels, calibrated, target, heat, feature_maps, layer)
+    return Explanation(as_seen(image, preprocessing), config.labels, calibrated, target, heat, feature_maps, layer, found)
 
 
 def shares(heat: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -21,6 +21,7 @@ from alexnet.data.decode_pool import Source
 from alexnet.errors import ImageError, RunError, error_reason
 from alexnet.explain.attribution import Explanation, explain, shares, strongest
 from alexnet.explain.methods import METHODS
+from alexnet.explain.scores import Scores
 from alexnet.files import MADE_BY, ZIP_COMMENT, refuse_overwrite, write_output
 from alexnet.fonts import legible, save
 from alexnet.inference.predict import best, source_name
@@ -33,6 +34,7 @@ MAPS_SHOWN = 12  # of each convolution, the strongest first
 LABELS_SHOWN = 5
 COLUMNS = 4  # panels in a row: the image, then the heat maps
 ABOVE, PANELS, GAP, MAPS, BELOW = 1.032, 2.769, 0.441, 4.014, 0.344  # inches of height, `PANELS` for each row
+SCORES = 0.6  # inches more for each row
 LONGEST = 200  # bytes of a name; a file's name may have 255 in all
 FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for and against", [BLUE, NEUTRAL, ORANGE])
 
@@ -73,7 +75,8 @@ def write_explanations(
             write_output(archive, partial(_save_arrays, result), overwrite)
         predictions = best(result.probabilities, result.labels, LABELS_SHOWN)
         paths = {"figure": str(figure)} | ({"arrays": str(archive)} if arrays else {})
-        yield {"image": name, "predictions": predictions, **paths}
+        scores = {"scores": {name: each._asdict() for name, each in result.scores.items()}} if result.scores else {}
+        yield {"image": name, "predictions": predictions, **scores, **paths}
 
 
 def _stems(sources: Sequence[Source]) -> Iterator[str]:
@@ -101,12 +104,13 @@ def _save_arrays(explanation: Explanation, path: Path) -> None:
 def save_figure(explanation: Explanation, path: Path, name: str) -> None:
     """Draw an explanation of the image called `name` to a PNG file."""
     rows = -(-(1 + len(explanation.heat_maps)) // COLUMNS)
-    height = ABOVE + rows * PANELS + GAP + MAPS + BELOW
+    panels = rows * (PANELS + (SCORES if explanation.scores else 0))
+    height = ABOVE + panels + GAP + MAPS + BELOW
     figure = Figure(figsize=(11, height), facecolor="white")
     # Names come from the user: a `$` in them is literal.
     with matplotlib.rc_context({"text.parse_math": False}):
         edges = {"left": 0.03, "right": 0.985, "top": 1 - ABOVE / height, "bottom": BELOW / height}
-        grid = figure.add_gridspec(3, 1, height_ratios=[rows * PANELS, GAP, MAPS], hspace=0, **edges)
+        grid = figure.add_gridspec(3, 1, height_ratios=[panels, GAP, MAPS], hspace=0, **edges)
         _heat_maps(figure, GridSpecFromSubplotSpec(rows, COLUMNS, grid[0], wspace=0.06, hspace=0), explanation)
         below = GridSpecFromSubplotSpec(1, 2, grid[2], width_ratios=[1, 3.1], wspace=0.16)
         _labels(figure.add_subplot(below[0]), explanation)
@@ -124,10 +128,11 @@ def _short(name: str, length: int = 22) -> str:
 
 def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Explanation) -> None:
     grey = explanation.pixels.mean(2)
-    maps = [(METHODS[name].title.format(layer=explanation.layer), heat) for name, heat in explanation.heat_maps.items()]
     height, width = grey.shape
-    for place, (title, heat) in enumerate([("The image as it goes in", None), *maps]):
+    for place, (name, heat) in enumerate([("", None), *explanation.heat_maps.items()]):
         axes = figure.add_subplot(grid[divmod(place, COLUMNS)])
+        title = METHODS[name].title.format(layer=explanation.layer) if name else "The image as it goes in"
+        axes.set_anchor("N")
         axes.set_title(title, fontsize=9.5, loc="left", pad=5)
         axes.set_axis_off()
         if heat is None:
@@ -136,9 +141,20 @@ def _heat_maps(figure: Figure, grid: GridSpecFromSubplotSpec, explanation: Expla
         axes.imshow(255 - (255 - grey) * 0.45, cmap="gray", vmin=0, vmax=255)
         (share, strength), over = shares(heat), (-0.5, width - 0.5, height - 0.5, -0.5)
         axes.imshow(share, cmap=FOR_AND_AGAINST, vmin=-1, vmax=1, alpha=strength, extent=over, interpolation="bilinear")
+        if name in explanation.scores:
+            axes.text(0, -0.02, _in_words(explanation.scores[name]), fontsize=8, va="top", transform=axes.transAxes)
     legend = 1 - 0.731 / figure.get_figheight()
     figure.text(0.985, legend, "orange: for the label", fontsize=9, color=ORANGE, ha="right")
     figure.text(0.855, legend, "blue: against it", fontsize=9, color=BLUE, ha="right")
+
+
+def _in_words(scores: Scores) -> str:
+    correlation = "undefined" if scores.redrawn_correlation is None else f"{scores.redrawn_correlation:.2f}"
+    return (
+        f"deletion {scores.deletion:.2f} (random order {scores.random_deletion:.2f})\n"
+        f"insertion {scores.insertion:.2f} (random order {scores.random_insertion:.2f})\n"
+        f"correlation with random weights {correlation}"
+    )
 
 
 def _labels(axes: Axes, explanation: Explanation) -> None:
