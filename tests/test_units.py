@@ -14,9 +14,11 @@ from proof.pictures import picture
 import alexnet
 from alexnet.data.preprocessing import pixels, to_input
 from alexnet.errors import DataError, RunError, VariantError
-from alexnet.units.figure import SIDE
+from alexnet.units import ascent
+from alexnet.units.figure import GREY, SIDE, draw_made_up
 from alexnet.units.units import IMAGES
 from commands import error, run
+from conftest import make_preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +104,81 @@ def test_units_command(trained: alexnet.Run, some: list[Path], tmp_path: Path) -
     assert str(tmp_path / "u.png") in run(*given).stdout
     (tmp_path / "bad.png").write_bytes(b"no image")
     assert "left out" in run(*given, tmp_path / "bad.png", code=1).stdout
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ascent, "STEPS", 24)
+
+
+@pytest.mark.parametrize("layer", ["conv1", "relu3", "fc7", "fc8"])
+def test_an_image_made_up_excites_more_than_any_of_many(
+    trained: alexnet.Run, some: list[Path], tmp_path: Path, layer: str
+) -> None:
+    """More than photos anywhere, and than images of noise, unless the unit is dead: then nothing is drawn."""
+    units = list(range(min(6, len(trained.labels)))) if layer == "fc8" else list(range(6))
+    result = trained.units(None, layer, units, tmp_path / "u.png")
+    noise = [np.random.default_rng(i).integers(0, 256, (67, 67, 3), dtype=np.uint8) for i in range(40)]
+    others = [trained.features(images, layer)[layer] for images in (some, noise)]
+    most = np.concatenate([values.reshape(*values.shape[:2], -1).max(2) for values in others]).max(0)
+    assert [unit["unit"] for unit in result["units"]] == units
+    for unit in result["units"]:
+        if unit["dead"]:
+            assert unit["activation"] <= max(unit["noise"], 0)
+        else:
+            assert unit["activation"] > unit["noise"]
+            assert unit["activation"] > most[unit["unit"]]
+    assert not all(unit["dead"] for unit in result["units"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_activation_is_that_of_the_image_and_the_same_again(trained: alexnet.Run, tmp_path: Path) -> None:
+    drawn = ascent.ascend(trained.network, trained.config.preprocessing, "relu2", [3, 0])
+    again = ascent.ascend(trained.network, trained.config.preprocessing, "relu2", [3, 0])
+    np.testing.assert_array_equal(drawn.images, again.images)
+    if trained.config.preprocessing.crop is None and not trained.config.preprocessing.horizontal_flip:
+        x = to_input(torch.from_numpy(drawn.images), trained.config.preprocessing)
+        with torch.no_grad():
+            maps = trained.network.activations(x, ["relu2"], trained.config.preprocessing.scale_factor)[1]["relu2"]
+        middle = maps[[0, 1], [3, 0], maps.shape[2] // 2, maps.shape[3] // 2]
+        np.testing.assert_allclose(drawn.activations, middle, rtol=1e-3, atol=1e-4)
+    assert not any(layer._forward_hooks for layer in trained.network.layers.values())
+    assert all(parameter.grad is None for parameter in trained.network.parameters())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_dead_unit_is_said_and_not_drawn(tmp_path: Path) -> None:
+    network = alexnet.AlexNet("owt", 2, width=1 / 16).eval()
+    with torch.no_grad():
+        network.features.conv2.weight[1] = 0
+        network.features.conv2.bias[1] = -1
+    drawn = ascent.ascend(network, make_preprocessing(input=67, cache_size=67), "relu2", [0, 1])
+    assert drawn.dead == [False, True]
+    draw_made_up(drawn, tmp_path / "u.png", overwrite=False)
+    with Image.open(tmp_path / "u.png") as image:
+        width, height = image.size
+        assert image.convert("RGB").getpixel((width - 40, height - 40)) == GREY
+        assert len(image.crop((width - 160, height - 150, width - 10, height - 10)).getcolors() or []) == 1
+        assert len(image.crop((10, height - 150, 160, height - 10)).getcolors(1 << 24) or []) > 100
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_unit_that_starts_at_zero_climbs() -> None:
+    """ReLUs that are off pass no gradient, but ascent lets some through."""
+    network, plain = alexnet.AlexNet("owt", 2, width=1 / 16).eval(), make_preprocessing(input=67, cache_size=67)
+    before = ascent.ascend(network, plain, "conv2", [1])
+    with torch.no_grad():
+        network.features.conv2.bias[1] -= float(before.noise[0] + 0.2 * (before.activations[0] - before.noise[0]))
+    drawn = ascent.ascend(network, plain, "relu2", [1])
+    assert drawn.noise.tolist() == [0]
+    assert drawn.dead == [False]
+
+
+@pytest.mark.usefixtures("quick")
+def test_units_command_without_images(trained: alexnet.Run, tmp_path: Path) -> None:
+    given = ("units", trained.path, "--layer", "fc8", "--units", "1,0", "--out", tmp_path / "u.png")
+    result = json.loads(run(*given, "--json").stdout)
+    assert [list(unit) for unit in result["units"]] == [["unit", "activation", "noise", "dead"]] * 2
+    assert [unit["unit"] for unit in result["units"]] == [1, 0]
+    assert "fc8 unit 1" in run(*given).stdout
+    assert "fc8 has units from 0 to" in error(*given[:4], "--units", "99", "--out", tmp_path / "u.png")

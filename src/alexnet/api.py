@@ -324,38 +324,46 @@ class Run:
 
     def units(
         self,
-        images: ImageInput,
+        images: ImageInput | None,
         layer: str,
         units: Sequence[int] | None = None,
         out: str | Path | None = None,
         overwrite: bool = False,
     ) -> dict[str, Any]:
-        """Find the images that excite the units of a layer most, and draw the part of each that the unit sees.
+        """Draw what excites the units of a layer: the part that the unit sees of the images that do so most, or one made up.
 
         Args:
-            images: as for `predict`.
+            images: as for `predict`. None: an image is made up for each unit by gradient ascent, always the same.
             layer: as for `features`.
             units: numbers of units, from 0. Default: the first 24.
-            out: PNG file to draw. Default: `units-LAYER.png` in the run folder.
+            out: PNG file to draw. Default: `units-LAYER.png`, or `ascent-LAYER.png`, in the run folder.
             overwrite: replace a file that this program did not make.
 
         Returns:
             `{"layer", "units": [{"unit", "images": [{"image", "value", "box": [top, left, height, width]}]}], "figure",
             "skipped": [{"image", "error"}]}`. Each unit has up to nine images, the most exciting first, with its activation and
-            the box that it sees, in pixels of the image as it goes in, which may reach over the border.
+            the box that it sees, in pixels of the image as it goes in, which may reach over the border. Without
+            images, each unit has `{"unit", "activation", "noise", "dead"}` instead: the activation reached, of maps at the
+            position in the middle, the largest there for images of noise, and whether the first is not above both it and zero.
 
         Raises:
             DataError: no image can be read.
             VariantError: there is no such layer or unit.
             RunError: the figure cannot be written.
         """
-        from alexnet.units.figure import draw
+        from alexnet.units.ascent import ascend
+        from alexnet.units.figure import draw, draw_made_up
         from alexnet.units.units import boxes, excite, to_json
 
-        sources = to_sources(images)
-        default = self._results(f"units-{self.network.layer_name(layer)}").with_suffix(".png")
+        kind = "ascent" if images is None else "units"
+        default = self._results(f"{kind}-{self.network.layer_name(layer)}").with_suffix(".png")
         path = default if out is None else local_path(out)
         refuse_overwrite(path, overwrite)
+        if images is None:
+            drawn = ascend(self.network, self.config.preprocessing, layer, units)
+            draw_made_up(drawn, path, overwrite)
+            return drawn.to_json(str(path))
+        sources = to_sources(images)
         excited = excite(self.network, self.config, sources, layer, units)
         places = boxes(self.network, self.config.preprocessing, excited)
         draw(excited, places, sources, self.config.preprocessing, path, overwrite)

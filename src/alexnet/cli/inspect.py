@@ -166,12 +166,12 @@ def explain(
 @command()
 def units(
     run: RunPath,
-    images: Annotated[list[str], images_argument("Images to choose from")],
+    images: Annotated[list[str] | None, images_argument("Images to choose from")] = None,
     layer: Annotated[str, option("LAYER", "Layer, as in alexnet model summary.")] = "relu5",
     numbers: Annotated[
         str | None, typer.Option("--units", metavar="N,N,…", help="Numbers of units, from 0.  [default: the first 24]")
     ] = None,
-    out: Annotated[Path | None, option("PNG", "File to draw.  [default: RUN/units-LAYER.png]")] = None,
+    out: Annotated[Path | None, option("PNG", "File to draw.  [default: RUN/units-LAYER.png, or ascent-LAYER.png]")] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     device: Device = None,
@@ -181,15 +181,19 @@ def units(
     Draws a row for each unit: the nine images that excite it most, cropped to what it sees. A unit is a channel of maps, or a
     place in a dense layer. Exit code 1 if an image could not be read.
 
+    Without images, an image is made up for each unit by gradient ascent; of maps, for the unit in the middle. It shows what the
+    unit responds to, not what it is for.
+
     Examples:
         alexnet units runs/photos photos/
         alexnet units runs/photos photos/ --layer relu3 --units 0,7,12 --out units.png
+        alexnet units runs/photos --layer fc8 --units 0,1
     """
     try:
         chosen = None if numbers is None else [int(number) for number in numbers.split(",")]
     except ValueError:
         raise typer.BadParameter(f"--units is {numbers!r}, but should be numbers: 0,7,12") from None
-    result = alexnet.load(run, device).units(image_names(images), layer, chosen, out, overwrite)
+    result = alexnet.load(run, device).units(image_names(images) if images else None, layer, chosen, out, overwrite)
     print_result(result, print_units, as_json)
     if result["skipped"]:
         raise typer.Exit(1)

@@ -357,10 +357,13 @@ def print_similarity(result: dict[str, Any]) -> None:
 
 
 def print_units(result: dict[str, Any]) -> None:
-    """Print the result of `units`: a line for each unit with the image that excites it most, and the figure."""
+    """Print the result of `units`: a line for each unit with its activation, for which image, and the figure."""
     for unit in result["units"]:
-        most = unit["images"][0]
-        print(printable(f"{result['layer']} unit {unit['unit']:<5} {most['value']:8.3f}  {truncate(most['image'])}"))
+        if "images" in unit:
+            value, text = unit["images"][0]["value"], truncate(unit["images"][0]["image"])
+        else:
+            value, text = unit["activation"], "dead" if unit["dead"] else f"noise {unit['noise']:.3f}"
+        print(printable(f"{result['layer']} unit {unit['unit']:<5} {value:8.3f}  {text}"))
     print(printable(f"{'figure':10}  {result['figure']}"))
     for skipped in result["skipped"]:
         print(printable(f"left out {truncate(skipped['image'])}: {skipped['error']}"))

@@ -1,1 +1,1 @@
-"""Explain predictions: attribution maps and their figure."""
+"""Explain predictions: attribution maps, their scores and figure."""

@@ -1,8 +1,9 @@
 """Find the images that excite each unit of a layer most (Zeiler and Fergus 2014), and where in them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def excite(
         DataError: no image can be read.
     """
     layer = network.layer_name(layer)
-    chosen = None if units is None else np.array([unit if abs(unit) < 2**31 else -1 for unit in units], dtype=np.int64)
+    chosen: NDArray[np.int64] | None = None
     best: list[NDArray[Any]] | None = None  # values, images, positions as one number, width of the map
     skipped, seen, width = [], 0, 1
     for batch, arrays in batch_activations(network, config, track(sources, "Looking", len(sources)), [layer], "float32"):
@@ -66,9 +67,7 @@ def excite(
         maps = arrays[layer]
         width = maps.shape[3] if maps.ndim == 4 else 1
         if chosen is None:
-            chosen = np.arange(min(SHOWN, maps.shape[1]))
-        if len(chosen) == 0 or chosen.min() < 0 or chosen.max() >= maps.shape[1]:
-            raise VariantError(f"{layer} has units from 0 to {maps.shape[1] - 1}, not {', '.join(map(str, chosen))}")
+            chosen = chosen_units(layer, units, maps.shape[1])
         if readable:
             flat = maps.reshape(len(maps), maps.shape[1], -1)[:, chosen].transpose(1, 0, 2)  # units, images, positions
             found = [flat.max(2), np.broadcast_to(np.array(readable) + seen, flat.shape[:2]), flat.argmax(2)]
@@ -80,6 +79,14 @@ def excite(
     return Excited(layer, tuple(chosen.tolist()), values, images, np.stack(np.divmod(at, width), 2), skipped)
 
 
+def chosen_units(layer: str, units: Sequence[int] | None, count: int) -> NDArray[np.int64]:
+    """Return the numbers of units, by default the first, if a layer of `count` units has them."""
+    given = range(min(SHOWN, count)) if units is None else units
+    if len(given) == 0 or min(given) < 0 or max(given) >= count:
+        raise VariantError(f"{layer} has units from 0 to {count - 1}, not {', '.join(map(str, given))}")
+    return np.array(given, dtype=np.int64)
+
+
 def _largest(found: list[NDArray[Any]]) -> list[NDArray[Any]]:
     """Keep the images with the largest values of each unit; of equal ones, the first."""
     order = np.argsort(-found[0], 1, kind="stable")[:, :IMAGES]
@@ -88,10 +95,15 @@ def _largest(found: list[NDArray[Any]]) -> list[NDArray[Any]]:
 
 def boxes(network: AlexNet, preprocessing: Preprocessing, excited: Excited) -> list[list[Box]]:
     """Return the part of each image that the unit sees: U lists of K boxes, which may reach over the border."""
-    field = next(layer.field for layer in summarize(network.row).layers if layer.name == excited.layer)
+    box = field_box(network, preprocessing, excited.layer)
+    return [[box(int(row), int(column)) for row, column in places] for places in excited.positions]
+
+
+def field_box(network: AlexNet, preprocessing: Preprocessing, layer: str) -> Callable[[int, int], Box]:
+    """Return a function of a row and a column of a layer's maps: the part of the image that the units there see."""
+    field = next(row.field for row in summarize(network.row).layers if row.name == layer)
     side = preprocessing.crop or preprocessing.side
-    scale = side / preprocessing.input_side
-    return [[_box(field, int(row), int(column), side, scale) for row, column in places] for places in excited.positions]
+    return partial(_box, field, side=side, scale=side / preprocessing.input_side)
 
 
 def _box(field: ReceptiveField, row: int, column: int, side: int, scale: float) -> Box:
