@@ -36,13 +36,13 @@ class Scores(NamedTuple):
     """How far to believe a map.
 
     Attributes:
-        deletion: area under the label's probability while pixels turn grey, the hottest first: should be below
+        deletion: area under the label's probability while pixels turn grey, the hottest first, from 0 to 1: should be below
             `random_deletion`.
-        insertion: the same while they come into a grey image: should be above `random_insertion`.
+        insertion: the same while they come into a grey image, from 0 to 1: should be above `random_insertion`.
         random_deletion: `deletion` if pixels turn grey in random order.
         random_insertion: `insertion` if pixels come in random order.
-        redrawn_correlation: rank correlation of the sizes of the map with those of the map of the same network with random
-            weights: near 0 is good. None if one of the two is the same everywhere.
+        redrawn_correlation: rank correlation over pixels, from -1 to 1, of the sizes of the map with those of the map of
+            the same network with random weights: near 0 is good. None if one of the two is the same everywhere.
     """
 
     deletion: float
