@@ -50,7 +50,6 @@ def write_explanations(
     **about: Any,
 ) -> Iterator[dict[str, Any]]:
     """Draw each source's explanation into `folder` and yield an answer, as `Run.explain` does; `about` is for `explain`."""
-    results = explain(network, config, sources, **about)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,6 +58,7 @@ def write_explanations(
     kinds = (".png", ".npz") if arrays else (".png",)
     for path in [folder / "filters.png", *(Path(f"{stem}{kind}") for stem in stems for kind in kinds)]:
         refuse_overwrite(path, overwrite)
+    results = explain(network, config, sources, **about)
     kernels = filter_grid(network.state_dict()["features.conv1.weight"].float().cpu().numpy(), network.row.towers)
     large = Image.fromarray(kernels).resize((kernels.shape[1] * 4, kernels.shape[0] * 4), Image.Resampling.NEAREST)
     mark = PngInfo()
