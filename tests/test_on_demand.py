@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from proof.pictures import class_folders
 
 import alexnet
+from alexnet import cli
 from alexnet.data import cache, on_demand
 from alexnet.data.cache import open_cache
 from alexnet.data.on_demand import OnDemand
@@ -17,6 +22,9 @@ from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError, DataError
 from alexnet.recipe import Preprocessing
 from alexnet.run import read_recipe
+from alexnet.training import session
+from alexnet.training.trainer import Trainer
+from commands import together
 from conftest import SHORT, metrics, stop_after, weights
 
 ON_DEMAND = {**SHORT, "data.cache": "none"}
@@ -54,6 +62,46 @@ def test_a_stopped_training_goes_on(shards: Path, tmp_path: Path, monkeypatch: p
     assert weights(alexnet.resume(tmp_path / "stopped").path) == weights(whole.path)
 
 
+@pytest.mark.long
+def test_two_processes_read_their_parts_of_shards(shards: Path, tmp_path: Path) -> None:
+    """The same losses as from the cache; from run to run, and on the disk or on demand, the same bytes."""
+    own = [word for key, value in {**SHORT, "optimizer.muon_lr": 0}.items() for word in ("--set", f"{key}={value}")]
+    for name, cached in (("kept", "disk"), ("run", "none"), ("again", "none")):
+        together(2, tmp_path / f"said {name}", "train", shards, *own, "--set", f"data.cache={cached}", "--out", tmp_path / name)
+    assert weights(tmp_path / "run") == weights(tmp_path / "kept") == weights(tmp_path / "again")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "kept")
+
+
+def train_and_die(steps: str, *_: str) -> None:
+    """Run `alexnet` with the other arguments, save after each step, and die in that one; for a separate process."""
+    session.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    count, step = 0, Trainer.train_step
+
+    def dying(self: Trainer, *args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == int(steps):
+            os.kill(os.getpid(), signal.SIGKILL)
+        step(self, *args)
+
+    Trainer.train_step = dying  # type: ignore[method-assign]
+    del sys.argv[1]
+    cli.main()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL needs POSIX")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_training_goes_on_from_within_a_shard(shards: Path, processes: int, tmp_path: Path) -> None:
+    own = [word for key, value in {**ON_DEMAND, "optimizer.muon_lr": 0}.items() for word in ("--set", f"{key}={value}")]
+    together(processes, tmp_path / "said whole", "train", shards, *own, "--out", tmp_path / "whole")
+    kill = tmp_path / "killed"
+    together(processes, tmp_path / "said killed", 6, "train", shards, *own, "--out", kill, main=train_and_die, code=-9)
+    assert (kill / "checkpoint").exists()
+    together(processes, tmp_path / "said resumed", "train", "--resume", kill)
+    assert weights(kill) == weights(tmp_path / "whole")
+
+
 def test_a_full_disk(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
@@ -79,7 +127,7 @@ def test_the_pixels_are_those_of_the_cache(photos: Path) -> None:
 
 def test_an_image_that_cannot_be_read_stops_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = class_folders(tmp_path / "photos")
-    monkeypatch.setattr(alexnet.api.training.Trainer, "fit", spoil(photos, alexnet.api.training.Trainer.fit))
+    monkeypatch.setattr(Trainer, "fit", spoil(photos, Trainer.fit))
     with pytest.raises(DataError, match=r"photos: .* cannot be read: no such file; remove it") as raised:
         alexnet.train(photos, out=tmp_path / "run", settings=ON_DEMAND)
     assert "\n" not in str(raised.value)
