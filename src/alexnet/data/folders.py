@@ -93,6 +93,8 @@ class Folder:
 
     def all_files(self) -> list[Path]:
         """Return all files in the folder and below, sorted; a folder that is linked twice counts once."""
+        if not self.folders:
+            return self.files  # sorted already
         folders = {os.path.realpath(folder.path): folder for folder in reversed(list(self.walk()))}
         return sorted(file for folder in folders.values() for file in folder.files)
 
@@ -109,8 +111,10 @@ def read_folder(root: Path) -> tuple[list[Row], list[Skipped]]:
         _refuse_parts(tree)
         images, skipped = _read_classes(tree, "")
 
-    def name(path: Path) -> str:
-        return path.relative_to(root).as_posix()
+    before = len(str(root / "x")) - 1
+
+    def name(path: Path) -> str:  # as `path.relative_to(root).as_posix()`, in a tenth of the time
+        return str(path)[before:].replace(os.sep, "/")
 
     rows = [Row(name(file), label, split) for file, label, split in images]
     return rows, [Skipped(name(path), reason) for path, reason in (*tree.ignored, *skipped)]
@@ -137,7 +141,8 @@ def _scan(path: Path, above: tuple[str, ...]) -> Folder:
     """Return the content of a folder; links to the folders `above` it are not followed."""
     folders, files = visible(path)
     ours = {file for file in files if OUR_FIGURES.fullmatch(file.name) and made_by_alexnet(file)}
-    parent = Folder(path, [file for file in files if file not in ours], [], [(file, MADE) for file in sorted(ours)])
+    own = [file for file in files if file not in ours] if ours else files
+    parent = Folder(path, own, [], [(file, MADE) for file in sorted(ours)])
     above = (*above, os.path.realpath(path))
     for inner in folders:
         if inner.name.lower() in SYSTEM_FOLDERS:
@@ -246,8 +251,8 @@ def _read_classes(parent: Folder, split: str, *, in_names: bool = True) -> tuple
     splits = {} if split else _splits_inside(parent)
     for folder in parent.folders:
         for file in folder.all_files():
-            inner = file.relative_to(folder.path).parts[0]
-            images.append((file, folder.path.name, splits.get(inner, split)))
+            own = splits.get(file.relative_to(folder.path).parts[0], split) if splits else split
+            images.append((file, folder.path.name, own))
     return images, skipped
 
 

@@ -24,9 +24,10 @@ from typing import Any
 
 from alexnet.data.contents import Contents
 from alexnet.data.imagenet import NAME
+from alexnet.data.remembered import remembered
 from alexnet.data.table import Row, Skipped
 from alexnet.data.tables import Rows
-from alexnet.data.tars import Member, Tar
+from alexnet.data.tars import Tar
 from alexnet.errors import DataError, counted, error_reason, truncate
 from alexnet.progress import say, track
 
@@ -125,18 +126,28 @@ def _files(root: Path, folder: Path) -> Iterator[str]:
 
 def _class_archives(archive: Tar, contents: Contents) -> Iterator[Image]:
     """Yield the images of an archive of an archive for each class."""
-    for inner in track(archive.members(), f"Listing {archive.stem}"):
-        wnid = PurePosixPath(inner.name).stem
-        if WNID.fullmatch(wnid):
-            yield from ((name, wnid) for name in _archived(archive, contents, inner))
+
+    def members() -> Iterator[tuple[str, str, int, int]]:
+        for inner in track(archive.members(), f"Listing {archive.stem}"):
+            wnid = PurePosixPath(inner.name).stem
+            if WNID.fullmatch(wnid):
+                yield from ((member.name, wnid, member.start, member.size) for member in archive.members(inner))
+
+    for name, wnid, start, size in remembered((archive.location, archive.fact()), members):
+        yield _placed(archive, contents, name, start, size), wnid
 
 
-def _archived(archive: Tar, contents: Contents, inside: Member | None = None) -> Iterator[str]:
+def _archived(archive: Tar, contents: Contents) -> Iterator[str]:
     """Yield the names of the images of an archive, and add their places to `contents`."""
-    for member in archive.members(inside):
-        name = f"{archive.stem}/{PurePosixPath(member.name).name}"
-        contents.places[name] = archive, (member.start, member.size)
-        yield name
+    members = (member[:3] for member in archive.members())
+    for name, start, size in remembered((archive.location, archive.fact()), lambda: members):
+        yield _placed(archive, contents, name, start, size)
+
+
+def _placed(archive: Tar, contents: Contents, name: str, start: int, size: int) -> str:
+    full = f"{archive.stem}/{PurePosixPath(name).name}"
+    contents.places[full] = archive, (start, size)
+    return full
 
 
 def _labelled(names: list[str], labels: dict[str, str], source: Path) -> tuple[list[Image], list[Skipped]]:

@@ -23,8 +23,12 @@ def is_alexnet_folder(folder: Path) -> bool:
 
 def visible(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the folders and the files in `folder`, each sorted by name, without those that begin with a dot."""
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    return [e for e in entries if e.is_dir()], [e for e in entries if not e.is_dir()]
+    folders, files = list[str](), list[str]()
+    with os.scandir(folder) as entries:  # many times as fast as Path.iterdir and is_dir
+        for entry in entries:
+            if not entry.name.startswith("."):
+                (folders if entry.is_dir() else files).append(entry.name)
+    return [folder / name for name in sorted(folders)], [folder / name for name in sorted(files)]
 
 
 def visible_folders(folder: Path) -> list[Path]:

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +19,13 @@ from alexnet.data.folders import IMAGE_SUFFIXES
 from alexnet.data.label_names import FILES as NAME_FILES
 from alexnet.data.label_names import name_labels
 from alexnet.data.name_patterns import split_of_folder
+from alexnet.data.remembered import remembered
 from alexnet.data.scan import visible
 from alexnet.data.table import Row, Skipped
 from alexnet.data.tables import Rows
 from alexnet.data.tars import DamagedArchive, Member, Tar
-from alexnet.errors import AlexNetError, DataError, counted, format_names, printable, truncate
-from alexnet.files import user_cache, write, write_text
+from alexnet.errors import DataError, counted, format_names, printable, truncate
+from alexnet.files import user_cache, write
 from alexnet.progress import say, track
 from alexnet.recipe import Data
 
@@ -141,19 +141,17 @@ def _listings(shards: Sequence[str], field: str | None, skipped: list[Skipped]) 
 
 def _listing(archive: Tar, field: str | None) -> tuple[list[Sample], str]:
     """Return the images of a shard, and what is wrong with it; from the user's cache, if it was listed before."""
-    key = hashlib.sha256("\0".join([archive.location, archive.fact(), field or "", "1"]).encode()).hexdigest()
-    kept = user_cache() / "shards" / f"{key[:32]}.json"
-    with suppress(OSError, ValueError, TypeError):
-        return [Sample(*row) for row in json.loads(kept.read_text(encoding="utf-8"))], ""
-    samples = list[Sample]()
+    before = list[Sample]()
+
+    def samples() -> Iterator[Sample]:
+        for sample in _samples(archive, field):
+            before.append(sample)
+            yield sample
+
     try:
-        samples.extend(_samples(archive, field))
+        return [Sample(*row) for row in remembered((archive.location, archive.fact(), field or ""), samples)], ""
     except DamagedArchive as error:
-        return samples, str(error)
-    with suppress(OSError, AlexNetError):  # it is listed again next time
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_text(kept, json.dumps(samples))
-    return samples, ""
+        return before, str(error)
 
 
 def _samples(archive: Tar, field: str | None) -> Iterator[Sample]:
