@@ -261,3 +261,13 @@ def read_layer(path: Path) -> np.ndarray:
     """Return the array of `fc7`."""
     with np.load(path) as archive:
         return np.asarray(archive["fc7"])
+
+
+def test_a_zarr_store_that_the_user_added_to_is_kept(trained: alexnet.Run, photos: Path, tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    trained.extract(photos, "fc7", tmp_path / "f.zarr")
+    trained.extract(photos, "fc7", tmp_path / "f.zarr")  # ours alone: replaced
+    zarr.open_group(tmp_path / "f.zarr", mode="a").create_array("rdm", shape=(2,), dtype="float32")
+    with pytest.raises(RunError, match="was not made by alexnet"):
+        trained.extract(photos, "fc7", tmp_path / "f.zarr", overwrite=True)
+    assert (tmp_path / "f.zarr" / "rdm").is_dir()

@@ -49,7 +49,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, *, body: bool) -> None:
         self.server.asked += 1
-        file = self.server.folder / self.path.lstrip("/")
+        file = self.server.folder / self.path.lstrip("/").partition("?")[0]
         if self.server.failures or not file.is_file():
             status = 503 if self.server.failures else 404
             self.server.failures = max(0, self.server.failures - 1)
@@ -155,12 +155,28 @@ def test_a_server_that_fails(server: Server, fault: str, tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
+def test_a_server_that_fails_while_it_is_listed(server: Server) -> None:
+    server.failures = 2
+    assert len(open_table(f"{server.url}/images-{{000000..000002}}.tar")) == 40
+    server.failures = 10**6
+    with pytest.raises(DataError, match="cannot be read"):  # and not "missing"
+        open_table(f"{server.url}/images-{{000000..000001}}.tar")
+
+
+def test_a_server_without_ranges(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = open_table(f"{server.url}/images-000000.tar")
+    monkeypatch.setitem(globals(), "RANGE", re.compile("never"))
+    with pytest.raises(DataError, match="no support for ranges"):
+        table.source(0)
+
+
 def test_missing_shards(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     table = open_table(f"{server.url}/images-{{000001..000004}}.tar")
     assert [one.image for one in table.skipped] == ["images-000003.tar", "images-000004.tar"]
     assert "2 shards of" in capsys.readouterr().err
-    with pytest.raises(DataError, match="has no images with labels"):
+    with pytest.raises(DataError, match=r"other\.tar: no such file"):
         open_table(f"{server.url}/other.tar")
+    assert len(open_table(f"{server.url}/images-000000.tar?signature=a%2Fb")) == 16
 
 
 def test_a_store_without_its_library() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,57 @@ def test_samples_that_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture
         "a/4.jpg": "no label",
         **dict.fromkeys(("b.tar", "c.tar", "d.tar", "e.tar"), "cut off, or not a tar archive"),
     }
+
+
+def test_one_image_for_each_name(tmp_path: Path) -> None:
+    """A mask beside the photo, whose ending has two parts, is not the image; of two photos, none is chosen."""
+    samples = {"0": {**sample(0), "seg.png": PHOTO[1]}, "1": sample(1), "2": {**sample(2), "png": PHOTO[3]}}
+    table = open_table(write(tmp_path, {"a.tar": tar(samples)}))
+    assert [(name, source) for name, _, _, source in content(table)] == [("a/0.jpg", PHOTO[0]), ("a/1.jpg", PHOTO[1])]
+    assert [one.reason for one in table.skipped] == ["several images: jpg, png"]
+
+
+@pytest.mark.parametrize("damage", ["cut at a header", "damaged header", "joined", "cut at the end"])
+def test_what_tarfile_takes_for_the_end(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = tar({f"{i}": sample(i) for i in range(6)})
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        third = archive.getmembers()[6].offset
+    broken = {
+        "cut at a header": whole[: third + 100],
+        "damaged header": whole[:third] + b"x" * 512 + whole[third + 512 :],
+        "joined": whole[:third] + bytes(1024) + whole,
+        "cut at the end": whole[:third],
+    }
+    table = open_table(write(tmp_path, {"a.tar": broken[damage]}))
+    assert len(table) == 2  # the last one before the damage may lack its label
+    assert [one.image for one in table.skipped] == ["a.tar"]
+    assert "is cut off, or not a tar archive" in capsys.readouterr().err
+
+
+def test_long_labels_stay_apart(tmp_path: Path) -> None:
+    labels = [f"Common bottlenose dolphin {'x' * 100}{letter}{'y' * 100}" for letter in "ab"]
+    samples = {str(i): sample(i, json=json.dumps({"label": label}).encode()) for i, label in enumerate(labels)}
+    assert list(open_table(write(tmp_path, {"a.tar": tar(samples)})).labels) == labels
+
+
+def test_photos_beside_an_archive(tmp_path: Path) -> None:
+    photos = {f"{label}.{i}.jpg": PHOTO[i] for label in ("cat", "dog") for i in range(3)}
+    assert len(open_table(write(tmp_path, {**photos, "backup.tar": tar({"0": sample(0)})}))) == 6
+
+
+def test_shards_of_the_same_name(tmp_path: Path) -> None:
+    for number in range(2):
+        write(tmp_path / f"part{number}", {"shard.tar": tar({"0": sample(2 * number), "1": sample(2 * number + 1)})})
+    table = open_table(f"{tmp_path}/part{{0..1}}/shard.tar")
+    assert [source for *_, source in content(table)] == [PHOTO[i] for i in range(4)]
+
+
+def test_a_shard_replaced_after_it_was_listed(tmp_path: Path) -> None:
+    table = open_table(write(tmp_path, {"a.tar": tar({"0": sample(0), "1": sample(1)})}))
+    table.fact(0)
+    os.utime(tmp_path / "a.tar", (1, 1))
+    with pytest.raises(DataError, match="has changed since it was listed"):
+        table.source(0)
 
 
 @pytest.mark.parametrize(
@@ -246,10 +298,33 @@ def test_a_stopped_call_goes_on_and_gives_the_same(dataset: Path, tmp_path: Path
         alexnet.shard(dataset, tmp_path / "stopped", side=16)
 
 
-def test_other_folders_are_not_touched(dataset: Path, tmp_path: Path) -> None:
+def test_other_folders_are_not_touched(dataset: Path) -> None:
+    (dataset / "film.mkv.part").write_bytes(b"x")
+    os.utime(dataset / "film.mkv.part", (1, 1))
+    before = sorted(dataset.rglob("*"))
     with pytest.raises(RunError, match="holds other files"):
         alexnet.shard(dataset, dataset)
-    assert not list(dataset.glob("*.tar"))
+    assert sorted(dataset.rglob("*")) == before
+
+
+def test_a_lost_shard_is_written_again(dataset: Path, tmp_path: Path) -> None:
+    result = alexnet.shard(dataset, tmp_path / "shards")
+    [shard] = (tmp_path / "shards").glob("*.tar")
+    content = shard.read_bytes()
+    shard.unlink()
+    assert alexnet.shard(dataset, tmp_path / "shards") == result
+    assert shard.read_bytes() == content
+
+
+@pytest.mark.parametrize("labels", [("1 cat", "2 dog", "3 cow"), ("a\u2028b", "c"), ("0: a", "1: b"), ("0", "1"), ("7", "12")])
+def test_any_label_is_read_back(labels: tuple[str, ...], tmp_path: Path) -> None:
+    for i, label in enumerate(labels):
+        write(tmp_path / "photos" / label, {"0.jpg": PHOTO[i], "1.jpg": PHOTO[i + 3]})
+    if len(labels) == 3:  # a class without a readable image is not in the shards
+        write(tmp_path / "photos" / labels[0], {"0.jpg": b"\xff\xd8\xff", "1.jpg": b"\xff\xd8\xff"})
+    alexnet.shard(tmp_path / "photos", tmp_path / "shards", side=None)
+    before, after = readable(open_table(tmp_path / "photos")), open_table(tmp_path / "shards")
+    assert pixels(after) == pixels(before)
 
 
 def test_groups_need_splits(tmp_path: Path) -> None:

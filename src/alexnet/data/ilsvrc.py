@@ -134,18 +134,18 @@ def _class_archives(archive: Tar, contents: Contents) -> Iterator[Image]:
                 yield from ((member.name, wnid, member.start, member.size) for member in archive.members(inner))
 
     for name, wnid, start, size in remembered((archive.location, archive.fact()), members):
-        yield _placed(archive, contents, name, start, size), wnid
+        yield _placed(archive, contents, f"{wnid}/{PurePosixPath(name).name}", start, size), wnid
 
 
 def _archived(archive: Tar, contents: Contents) -> Iterator[str]:
     """Yield the names of the images of an archive, and add their places to `contents`."""
     members = (member[:3] for member in archive.members())
     for name, start, size in remembered((archive.location, archive.fact()), lambda: members):
-        yield _placed(archive, contents, name, start, size)
+        yield _placed(archive, contents, PurePosixPath(name).name, start, size)
 
 
 def _placed(archive: Tar, contents: Contents, name: str, start: int, size: int) -> str:
-    full = f"{archive.stem}/{PurePosixPath(name).name}"
+    full = f"{archive.stem}/{name}"
     contents.places[full] = archive, (start, size)
     return full
 

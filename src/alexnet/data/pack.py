@@ -74,15 +74,16 @@ def shard(
     folder, shards = local_path(out), _divide(_entries(table), side)
     names = [[f"{entry.table.images[entry.row]} {entry.label}" for entry in entries] for entries in shards.values()]
     state = _open(folder, hashlib.sha256(json.dumps([side, quality, labels, list(shards), names]).encode()).hexdigest())
-    write_text(folder / LABELS, "".join(f"{label}\n" for label in labels))
-    state["skipped"] = state["skipped"] or [{"image": one.image, "error": one.reason} for one in table.skipped]
+    write_json(folder / STATE, state)
+    write_text(folder / LABELS, "".join(f"{number}\t{label}\n" for number, label in enumerate(labels)))
     for name, entries in track(shards.items(), f"Writing {folder.name}", len(shards)):
-        if name not in state["shards"]:
-            skipped = _write(entries, folder / name, side, quality, reading.workers)
-            state["shards"][name] = len(entries) - len(skipped)
-            state["skipped"] += skipped
+        if name not in state["shards"] or not (folder / name).is_file():
+            state["shards"][name] = _write(entries, folder / name, side, quality, reading.workers)
             write_json(folder / STATE, state)
-    return {"folder": str(folder), "images": sum(state["shards"].values()), "shards": list(shards), "skipped": state["skipped"]}
+    skipped = [{"image": one.image, "error": one.reason} for one in table.skipped]
+    skipped += [one for name in shards for one in state["shards"][name]]
+    images = sum(map(len, shards.values())) - sum(map(len, state["shards"].values()))
+    return {"folder": str(folder), "images": images, "shards": list(shards), "skipped": skipped}
 
 
 def _entries(table: Table) -> list[Entry]:
@@ -121,13 +122,13 @@ def _open(out: Path, digest: str) -> dict[str, Any]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not any(out.iterdir()):
-            return {"made_by": "alexnet", "digest": digest, "shards": {}, "skipped": []}
+            return {"made_by": "alexnet", "digest": digest, "shards": {}}  # unreadable images, by the name of the shard
     except OSError as error:
         raise RunError(f"cannot write {out}: {error_reason(error)}; name another --out") from error
-    remove_leftovers(out)
     state = read_json(out / STATE) if (out / STATE).is_file() else {}
     if state.get("digest") != digest:
         raise RunError(f"{out} holds other files, or shards made otherwise: name another --out")
+    remove_leftovers(out, "*.tar.*.part")
     return state
 
 

@@ -11,6 +11,8 @@ TRIES = 4
 WAIT = 1.0  # seconds before the second try; twice as long before each further one
 BLOCK = 1 << 20  # bytes to read ahead, when a file is read from its start
 
+TAGS = ("ETag", "etag", "Content-MD5", "Digest", "Last-Modified", "LastModified", "last_modified", "mtime", "updated")
+
 T = TypeVar("T")
 
 
@@ -29,8 +31,8 @@ def read(url: str, start: int = 0, size: int | None = None) -> bytes:
 def fact(url: str) -> str:
     """Return what changes when the file does: its size, and its checksum or its time of change, as far as the store says."""
     facts = _tried(url, lambda files, path: files.info(path))
-    tags = [facts.get(key) for key in ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "updated")]
-    return "\0".join(str(tag) for tag in tags if tag is not None)
+    tags = [str(facts[key]) for key in TAGS if facts.get(key) is not None]
+    return "\0".join((str(facts.get("size")), *tags))
 
 
 def opened(url: str) -> Any:
@@ -39,8 +41,23 @@ def opened(url: str) -> Any:
 
 
 def exists(url: str) -> bool:
-    """Return whether there is such a file."""
-    return bool(_tried(url, lambda files, path: files.exists(path)))
+    """Return whether there is such a file.
+
+    Raises:
+        DataError: the server does not answer, or with another error than that there is none.
+    """
+    try:
+        return bool(_tried(url, lambda files, path: files.info(path)))
+    except DataError as error:
+        if _is_missing(error.__cause__):
+            return False
+        raise
+
+
+def _is_missing(error: BaseException | None) -> bool:
+    """Return whether an error says that there is no file; fsspec says so of any error of an HTTP server."""
+    status = getattr(getattr(error, "__cause__", None), "status", 404)
+    return isinstance(error, FileNotFoundError) and status in (404, 410)
 
 
 def _tried(url: str, work: Callable[[Any, str], T]) -> T:
@@ -57,7 +74,7 @@ def _tried(url: str, work: Callable[[Any, str], T]) -> T:
             return work(files, path)
         except Exception as error:  # each store raises types of its own
             reason = truncate(printable(" ".join(str(error).split()) or type(error).__name__), 200)
-            if attempt == TRIES - 1 or isinstance(error, FileNotFoundError):
+            if attempt == TRIES - 1 or _is_missing(error):
                 raise DataError(f"{truncate(url)} cannot be read: {reason}") from error
             say(f"{truncate(url)} cannot be read: {reason}; trying again")
             time.sleep(WAIT * 2**attempt)

@@ -8,6 +8,7 @@ and kept in the user's cache.
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from alexnet.data.contents import Contents
 from alexnet.data.folders import IMAGE_SUFFIXES
 from alexnet.data.label_names import FILES as NAME_FILES
 from alexnet.data.label_names import name_labels
+from alexnet.data.listing import SUFFIXES as TABLES
 from alexnet.data.name_patterns import split_of_folder
 from alexnet.data.remembered import remembered
 from alexnet.data.scan import visible
@@ -38,19 +40,28 @@ DAMAGED = "cut off, or not a tar archive"
 
 
 class Sample(NamedTuple):
-    """An image of a shard: its name in the archive, its label (empty if it has none), and its place; -1: there is no image."""
+    """An image of a shard: its name in the archive, its label (empty if it has none), its place, and why it is not used."""
 
     name: str
     label: str
     start: int
     size: int
+    problem: str = ""
 
 
 def is_shards(data: str) -> bool:
-    """Return whether a dataset is shards: an archive, or several by a range of numbers, or a folder of archives."""
-    if data.lower().endswith(SUFFIX):
+    """Return whether a dataset is shards: an archive, or several by a range of numbers, or a folder with no other data."""
+    if _is_archive(data):
         return remote.is_remote(data) or bool(RANGE.search(data)) or Path(data).is_file()
-    return Path(data).is_dir() and bool(_archives(Path(data))) and not visible(Path(data))[0]
+    if not Path(data).is_dir() or not _archives(Path(data)):
+        return False
+    folders, files = visible(Path(data))
+    return not folders and not any(file.suffix.lower() in (*IMAGE_SUFFIXES, *TABLES) for file in files)
+
+
+def _is_archive(data: str) -> bool:
+    """Return whether a name is that of an archive; a URL may end in a query, such as a signature."""
+    return (data.partition("?")[0] if remote.is_remote(data) else data).lower().endswith(SUFFIX)
 
 
 def read_shards(data: str, settings: Data) -> Rows:
@@ -63,19 +74,23 @@ def read_shards(data: str, settings: Data) -> Rows:
         DataError: no shard is there, or a server does not answer.
         AlexNetError: a library for the URL is missing.
     """
-    locations = _expand(data) if data.lower().endswith(SUFFIX) else [str(path) for path in _archives(Path(data))]
+    locations = _expand(data) if _is_archive(data) else [str(path) for path in _archives(Path(data))]
     there = [remote.exists(name) if remote.is_remote(name) else Path(name).is_file() for name in locations]
     present = [name for name, here in zip(locations, there, strict=True) if here]
-    skipped = [Skipped(Path(name).name, "no such file") for name in locations if name not in set(present)]
+    skipped = [Skipped(Path(name).name, "no such file") for name, here in zip(locations, there, strict=True) if not here]
+    if not present:
+        raise DataError(f"{truncate(data)}: no such file")
     if skipped:
         say(f"{counted(len(skipped), 'shard')} of {truncate(data)} missing, such as {skipped[0].image}: the others are used")
     rows: list[Row] = []
     contents, splits = Contents({}), _splits(data, present)
+    alike = len({Path(name).stem for name in present}) < len(present)  # in several folders
     for archive, samples in _listings(present, settings.columns.get("label"), skipped):
         for sample in samples:
-            name = f"{archive.stem}/{sample.name.lstrip('/')}"
-            if sample.start < 0 or not sample.label or name in contents.places:
-                why = "no image" if sample.start < 0 else "listed twice" if name in contents.places else "no label"
+            shard = f"{archive.path.parent.name}/{archive.stem}" if alike else archive.stem
+            name = f"{shard}/{sample.name.lstrip('/')}"
+            why = sample.problem or ("listed twice" if name in contents.places else "" if sample.label else "no label")
+            if why:
                 skipped.append(Skipped(name, why))
             else:
                 contents.places[name] = archive, (sample.start, sample.size)
@@ -91,10 +106,12 @@ def _folder(shard: str) -> Path:
     if not remote.is_remote(shard):
         return Path(shard).parent
     place = shard.rpartition("/")[0]
-    folder = user_cache() / "shards" / hashlib.sha256(place.encode()).hexdigest()[:32]
+    folder = user_cache() / "labels"
     if name := next((name for name in NAME_FILES if remote.exists(f"{place}/{name}")), None):
+        content = remote.read(f"{place}/{name}")
+        folder = folder / hashlib.sha256(content).hexdigest()[:32]
         folder.mkdir(parents=True, exist_ok=True)
-        write(folder / name, lambda part: part.write_bytes(remote.read(f"{place}/{name}")))
+        write(folder / name, lambda part: part.write_bytes(content))
     return folder
 
 
@@ -144,14 +161,23 @@ def _listing(archive: Tar, field: str | None) -> tuple[list[Sample], str]:
     before = list[Sample]()
 
     def samples() -> Iterator[Sample]:
+        before.clear()
         for sample in _samples(archive, field):
             before.append(sample)
             yield sample
 
-    try:
-        return [Sample(*row) for row in remembered((archive.location, archive.fact(), field or ""), samples)], ""
-    except DamagedArchive as error:
-        return before, str(error)
+    for attempt in range(remote.TRIES):
+        try:
+            fact = archive.fact()
+            sure = "" if "\0" in fact else str(time.time_ns())  # a size alone does not tell whether a shard has changed
+            return [Sample(*row) for row in remembered((archive.location, fact, field or "", sure), samples)], ""
+        except DamagedArchive as error:
+            return before, str(error)
+        except DataError as error:  # a server that fails while it is read
+            if attempt == remote.TRIES - 1 or not remote.is_remote(archive.location):
+                raise
+            say(f"{error}; trying again")
+    raise AssertionError
 
 
 def _samples(archive: Tar, field: str | None) -> Iterator[Sample]:
@@ -159,6 +185,8 @@ def _samples(archive: Tar, field: str | None) -> Iterator[Sample]:
     key, members = "", dict[str, Member]()
     for member in archive.members(wanted=lambda name, size: size <= LABEL_LIMIT and not _is_image(name)):
         folder, _, file = member.name.rpartition("/")
+        if file.startswith("._"):  # of macOS
+            continue
         stem, _, ending = file.partition(".")
         if (name := f"{folder}/{stem}") != key and members:
             yield _sample(key, members, field)
@@ -170,9 +198,11 @@ def _samples(archive: Tar, field: str | None) -> Iterator[Sample]:
 
 
 def _sample(key: str, members: dict[str, Member], field: str | None) -> Sample:
-    image = next((member for member in members.values() if _is_image(member.name)), None)
-    if image is None:
-        return Sample(key, "", -1, 0)
+    images = {ending: member for ending, member in members.items() if _is_image(member.name)}
+    images = {ending: member for ending, member in images.items() if "." not in ending} or images  # not `seg.png`
+    if len(images) != 1:
+        return Sample(key, "", 0, 0, "no image" if not images else f"several images: {', '.join(sorted(images))}")
+    [image] = images.values()
     return Sample(image.name, _label(members, field), image.start, image.size)
 
 
@@ -189,4 +219,4 @@ def _label(members: dict[str, Member], field: str | None) -> str:
         value = json.loads(file.content if file else b"{}").get(field or "label")
     except (ValueError, AttributeError, RecursionError):
         return ""
-    return truncate(str(value).strip()) if isinstance(value, str | int) else ""
+    return printable(str(value).strip()) if isinstance(value, str | int) else ""

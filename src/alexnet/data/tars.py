@@ -22,8 +22,15 @@ class Member(NamedTuple):
     content: bytes = b""
 
 
+END = 1 << 20  # bytes behind the last member to look at; they are zeros, up to a multiple of 10,240 bytes
+
+
 class DamagedArchive(DataError):
     """A file is no tar archive, is compressed as a whole, or is cut off."""
+
+
+def _fact(stat: os.stat_result) -> str:
+    return f"{stat.st_size}\0{stat.st_mtime_ns}"
 
 
 class Tar:
@@ -31,7 +38,7 @@ class Tar:
 
     def __init__(self, location: str) -> None:
         self.location = location
-        self._fact = ""
+        self._known = ""
 
     @property
     def path(self) -> Path:
@@ -45,13 +52,12 @@ class Tar:
 
     def fact(self) -> str:
         """Return what changes when the archive does."""
-        if not self._fact:
+        if not self._known:
             if remote.is_remote(self.location):
-                self._fact = remote.fact(self.location)
+                self._known = remote.fact(self.location)
             else:
-                stat = Path(self.location).stat()
-                self._fact = f"{stat.st_size}\0{stat.st_mtime_ns}"
-        return self._fact
+                self._known = _fact(os.stat(self.location))
+        return self._known
 
     def read(self, place: tuple[int, int]) -> bytes:
         """Return the bytes at (start, size)."""
@@ -61,12 +67,17 @@ class Tar:
         else:
             try:
                 with open(self.location, "rb", buffering=0) as file:
+                    same = _fact(os.fstat(file.fileno())) == self.fact()
                     file.seek(start)
                     content = file.read(size)
             except OSError as error:
                 raise DataError(f"cannot read {self.location}: {error_reason(error)}") from error
+            if not same:
+                raise DataError(f"{self.location} has changed since it was listed: start again")
+        if len(content) > size:
+            raise DataError(f"{self.location}: its server sends the whole file for a part of it (no support for ranges)")
         if len(content) < size:
-            raise DataError(f"{self.location} has changed: it is shorter than when it was opened")
+            raise DataError(f"{self.location} has changed: it is shorter than when it was listed")
         return content
 
     def members(self, inside: Member | None = None, wanted: Callable[[str, int], bool] | None = None) -> Iterator[Member]:
@@ -94,6 +105,7 @@ class Tar:
                                 file.seek(info.offset_data)
                                 content = file.read(info.size)
                             yield Member(info.name, info.offset_data, info.size, content)
+                    self._check_end(file, archive.offset, end)
         except tarfile.TarError as error:
             raise DamagedArchive(f"{where} is cut off, or not a tar archive: {truncate(printable(str(error)))}") from error
         except DataError:
@@ -101,6 +113,14 @@ class Tar:
         except Exception as error:  # of the system, or of a server, whose library has types of its own
             reason = error_reason(error) if isinstance(error, OSError) else printable(str(error) or type(error).__name__)
             raise DataError(f"cannot read {self.location}: {truncate(reason)}") from error
+
+    @staticmethod
+    def _check_end(file: Any, last: int, end: int) -> None:
+        """Raise ReadError unless zeros follow the last member: tarfile takes whatever is no header for the end."""
+        file.seek(last)
+        rest = file.read(min(end - last, END))
+        if len(rest) < tarfile.BLOCKSIZE or rest.strip(b"\0"):
+            raise tarfile.ReadError("no end, or more behind it")
 
     def _open(self) -> IO[bytes] | Any:
         return remote.opened(self.location) if remote.is_remote(self.location) else open(self.location, "rb")

@@ -22,7 +22,7 @@ def write_zarr(path: Path, images: Sequence[str], matrices: Mapping[str, NDArray
     except ImportError as error:
         raise AlexNetError("writing .zarr needs zarr: pip install 'zarr>=3.1', or name a file that ends in .npz") from error
     group = zarr.open_group(path, mode="w-", zarr_format=3)
-    group.attrs.update(info)
+    group.attrs.update({**info, "arrays": ["images", *matrices]})
     for layer, matrix in matrices.items():
         rows = max(1, min(len(matrix), CHUNK // max(1, matrix[:1].nbytes)))
         array = group.create_array(layer, shape=matrix.shape, dtype="float32", chunks=(rows, *matrix.shape[1:]))
@@ -41,8 +41,10 @@ def refuse_folder(path: Path, overwrite: bool = False) -> None:
 
 def _is_ours(path: Path) -> bool:
     try:
-        return not path.is_symlink() and read_json(path / "zarr.json")["attributes"]["made_by"] == MADE_BY
-    except (RunError, LookupError, TypeError):
+        facts = read_json(path / "zarr.json")["attributes"]
+        known = {"zarr.json", *facts["arrays"]}  # whoever added an array would lose it
+        return not path.is_symlink() and facts["made_by"] == MADE_BY and all(entry.name in known for entry in path.iterdir())
+    except (OSError, RunError, LookupError, TypeError):
         return False
 
 
@@ -59,7 +61,12 @@ def write_folder(path: Path, writer: Callable[[Path], object], overwrite: bool =
                         os.fsync(opened.fileno())
             if path.exists():
                 path.replace(old)
-            rename(part, path)
+            try:
+                rename(part, path)
+            except OSError:
+                if old.exists():
+                    old.replace(path)
+                raise
         finally:
             for folder in (part, old):
                 shutil.rmtree(folder, ignore_errors=True)
