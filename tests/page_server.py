@@ -23,7 +23,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 from alexnet.data.decode import decode
 from alexnet.errors import ImageError
 
-PAGE = Path(__file__).resolve().parent.parent / "src/alexnet/server/web"
+PAGE = Path(__file__).resolve().parent.parent / "src/alexnet/page/web"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -27,7 +27,7 @@ from alexnet.data.decode import decode
 from alexnet.data.preprocessing import pixels
 from alexnet.errors import AlexNetError, RunError
 from alexnet.export import model as onnx_model
-from alexnet.export.onnx import _temporary_folder, agreement, export
+from alexnet.export.onnx import agreement, export, temporary_folder
 from alexnet.files import HOST
 from alexnet.inference import forward
 from alexnet.inference.views import views
@@ -250,6 +250,17 @@ def test_int8_is_a_quarter_of_the_size_and_reports_its_accuracy(trained: alexnet
         assert bare or all(node.input[1].startswith("network/") for node in quantised), "none in the preprocessing"
 
 
+def test_compact_weights_take_a_quarter_of_the_size_and_change_nothing_that_counts(
+    trained: alexnet.Run, tmp_path: Path
+) -> None:
+    dataset = trained.dataset(split="val")[0]
+    small = export(trained.network, trained.config, dataset, tmp_path / "small.onnx", compact=True)
+    large = export(trained.network, trained.config, dataset, tmp_path / "large.onnx")
+    assert small["bytes"] < 0.4 * large["bytes"]  # 0.27 at full width, where biases and norms are a smaller part
+    assert small["close"] == small["same_top1"] == 1
+    assert small["largest_difference"] > large["largest_difference"], "some rounding shows"
+
+
 def with_threshold(network: AlexNet, config: ModelConfig) -> tuple[ModelConfig, list[NDArray[np.uint8]], NDArray[np.float32]]:
     """Return the config with a threshold, images, and their sums of scores: some above it, some below, none near."""
     known = fit_known(np.random.default_rng(0).random((30, network.head.in_features)), np.arange(30) % 5, 5)
@@ -304,7 +315,7 @@ def test_next_export_removes_leftovers_of_a_killed_one_only(tmp_path: Path) -> N
     for name in (killed, at_work, others):
         (tmp_path / name).mkdir()
         (tmp_path / name / "float.onnx").touch()
-    with _temporary_folder(tmp_path / "model.onnx") as folder:
+    with temporary_folder(tmp_path / "model.onnx") as folder:
         assert folder.is_dir()
     assert {path.name for path in tmp_path.iterdir()} == {at_work, others}
 

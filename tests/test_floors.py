@@ -22,7 +22,7 @@ LAYERS = (
     ("data",),
     ("run",),
     ("inference", "convert"),
-    ("report", "head"),
+    ("report", "head", "page"),
     ("training", "search", "export", "extract", "rsa", "sort"),
     ("ablation", "choice", "explain", "folds", "units"),
     ("server", "doubts"),

@@ -205,7 +205,7 @@ def test_wrong_and_heavy_files_are_left_out_before_they_are_sent(tab: Any, serve
     choose(tab, photos, "notes.txt", "golf.jpg", "heavy.jpg")
     notice = tab.locator("[data-kind=left-out]")
     sync_api.expect(notice).to_contain_text("“notes.txt” is not a photo")
-    sync_api.expect(notice).to_contain_text("“heavy.jpg” has 2.1 MB; this server takes up to 2 MB")
+    sync_api.expect(notice).to_contain_text("“heavy.jpg” has 2.1 MB; the limit is 2 MB")
     shows(tab, "golf ball")
     explained(tab)
     assert server.asked == ["/predict golf.jpg", "/explain golf.jpg"]
@@ -215,7 +215,7 @@ def test_wrong_and_heavy_files_are_left_out_before_they_are_sent(tab: Any, serve
 
 def test_a_photo_of_too_many_pixels_is_not_sent(tab: Any, server: PageServer, photos: Path) -> None:
     choose(tab, photos, "wide.png")
-    sync_api.expect(tab.locator("#sure")).to_contain_text("6,000 × 4,000 pixels; this server takes up to 20,000,000")
+    sync_api.expect(tab.locator("#sure")).to_contain_text("6,000 × 4,000 pixels; the limit is 20,000,000")
     assert server.asked == []
 
 

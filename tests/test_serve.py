@@ -33,7 +33,8 @@ from alexnet.run import RunFolder
 pytest.importorskip("uvicorn")
 from fastapi.openapi.models import OpenAPI
 
-from alexnet.server.app import SECURITY_HEADERS, WEB, listen, make_server
+from alexnet.page.describe import WEB
+from alexnet.server.app import SECURITY_HEADERS, listen, make_server
 from alexnet.server.limits import Limits
 from alexnet.server.middleware import JsonFormatter
 from asking import Client, Gated, multipart, photo, until
@@ -162,8 +163,9 @@ def test_static_files_have_their_types_and_nothing_outside_their_folder_is_serve
     script = client.ask("GET", "/static/page.js")
     assert (script.body, script.headers["content-type"]) == ((WEB / "page.js").read_bytes(), "text/javascript; charset=utf-8")
     assert client.ask("GET", "/static/style.css").headers["content-type"] == "text/css; charset=utf-8"
-    app = WEB.parent / "app.py"
-    for path in ("../app.py", "..%2fapp.py", "%2e%2e/app.py", f"/{app}", str(app), "page.js%00", "..", "", "a" * 9000):
+    above = WEB.parent / "describe.py"
+    outside = ("../describe.py", "..%2fdescribe.py", "%2e%2e/describe.py", f"/{above}", str(above))
+    for path in (*outside, "page.js%00", "..", "", "a" * 9000):
         assert client.ask("GET", f"/static/{path}").status == 404, path
 
 

@@ -29,6 +29,7 @@ from alexnet.errors import AlexNetError, DataError, ImageError, RunError, format
 from alexnet.explain.attribution import Explanation, explain
 from alexnet.explain.methods import DEFAULT
 from alexnet.export.onnx import export
+from alexnet.export.page import export_page
 from alexnet.extract.extract import Maps, extract
 from alexnet.files import local_path, refuse_overwrite
 from alexnet.folds.cross_validate import Plan as FoldsPlan
@@ -497,12 +498,35 @@ class Run:
         name = f"{self._folder.weights.stem}{'-bare' if bare else ''}{'-int8' if int8 else ''}.onnx"
         path = Path(out) if out is not None else self.path / "export" / name
         refuse_overwrite(path, overwrite)
+        return export(self.network, self.config, self._compared_on(), path, bare=bare, int8=int8, overwrite=overwrite)
+
+    def export_page(self, out: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
+        """Export a web page that needs no server: the network runs in the visitor's browser, and no photo leaves it.
+
+        The folder can be put on any host of files. The weights take 8 and 16 bits. The network is verified in onnxruntime, and
+        the page in Chromium if it is installed (`CHROMIUM` is its path); the folder's `comparison.json` has the result.
+
+        Args:
+            out: folder to write.
+            overwrite: also replace files that this program did not make.
+
+        Returns:
+            As for `export`, with `"page"`, the folder, `"page_bytes"`, its size, and `"browser"`: `{"program", "images",
+            "unread", "largest_difference", "close", "same_top1"}`, or None if there is none.
+
+        Raises:
+            RunError: verification failed; `out` cannot be written or holds files that this program did not make.
+            AlexNetError: a library for exporting, or onnxruntime-web, is missing.
+        """
+        return export_page(self.network, self.config, self._compared_on(), self._folder, Path(out), overwrite=overwrite)
+
+    def _compared_on(self) -> Dataset | None:
+        """Return the run's dataset, which exports are compared on; None if it is not available."""
         try:
-            dataset = self.dataset(split="val")[0]
+            return self.dataset(split="val")[0]
         except AlexNetError as error:
             say(f"the run's dataset is not available, comparing on random images instead: {error}")
-            dataset = None
-        return export(self.network, self.config, dataset, path, bare=bare, int8=int8, overwrite=overwrite)
+            return None
 
     def export_torchvision(self, file: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
         """Write the weights as a state dict for `torchvision.models.alexnet`, and read them back to verify.

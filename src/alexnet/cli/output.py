@@ -111,6 +111,17 @@ def print_export(result: dict[str, Any]) -> None:
     print(f"{'images/s':10}  {paces}, one at a time")
 
 
+def print_page(result: dict[str, Any]) -> None:
+    """Print the result of an exported page: how it compares with the run, and how to look at it."""
+    print_export(result)
+    if found := result["browser"]:
+        same = f"the same label for {found['same_top1']:.1%}, probabilities within {found['largest_difference']:.2g}"
+        unread = f"; {found['unread']:,} it cannot read" if found["unread"] else ""
+        print(printable(f"{'browser':10}  {counted(found['images'], 'image')} in {found['program']}: {same}{unread}"))
+    print(printable(f"{'page':10}  {result['page']}, {result['page_bytes'] / 1e6:.1f} MB: put it on any host of files"))
+    print(printable(f"{'look':10}  python -m http.server --directory {shell_quote(result['page'])}"))
+
+
 def print_weights(result: dict[str, Any]) -> None:
     """Print the result of an export of weights: the file, what images need, and how to load it."""
     print(printable(f"{'file':10}  {result['file']}, {result['bytes'] / 1e6:.1f} MB, read back and compared"))

@@ -99,6 +99,9 @@ def export(
     out: Annotated[
         Path | None, option("FILE", "File to write.  [default: model.onnx, model-bare.onnx … in RUN/export]")
     ] = None,
+    page: Annotated[
+        Path | None, option("FOLDER", "Write a web page that answers in the browser, for any host of files, instead.")
+    ] = None,
     torchvision: Annotated[
         Path | None,
         option("FILE", "Write a state dict for torchvision.models.alexnet instead: .pth or .safetensors. Variant owt only."),
@@ -110,11 +113,14 @@ def export(
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Export a run to ONNX, torchvision or Keras.
+    """Export a run to ONNX, a web page, torchvision or Keras.
 
     ONNX runs without PyTorch: the input is an RGB image of any size (H W 3, uint8), the outputs are calibrated probabilities,
     and whether the image is known; labels (JSON) and preprocessing are in the metadata. The file is run in onnxruntime and
     compared with the run first. Requires onnx, onnxscript and onnxruntime (pip install onnx onnxscript onnxruntime).
+
+    --page writes a folder for any host of files. The network runs in the visitor's browser, and no photo leaves it. The page is
+    compared in Chromium first, if there is one. Requires onnxruntime-web; the command says how to get it.
 
     For torchvision and Keras, the weights are written. The file is read back and compared, and the command prints how to load
     it and how to prepare images. Keras requires h5py (pip install h5py).
@@ -122,14 +128,17 @@ def export(
     Examples:
         alexnet export runs/photos
         alexnet export runs/photos --int8 --out small.onnx
+        alexnet export runs/photos --page site/
         alexnet export runs/cats-dogs --keras cats-dogs.weights.h5
         alexnet export runs/finetuned --torchvision alexnet.pth
     """
     onnx = bare or int8 or out is not None
-    if sum((onnx, torchvision is not None, keras is not None)) > 1:
-        raise typer.BadParameter("choose one of --torchvision, --keras, and ONNX with its --bare, --int8 and --out")
+    if sum((onnx, page is not None, torchvision is not None, keras is not None)) > 1:
+        raise typer.BadParameter("choose one of --page, --torchvision, --keras, and ONNX (--bare, --int8, --out)")
     opened = alexnet.load(run, device)
-    if torchvision is not None:
+    if page is not None:
+        output.print_result(opened.export_page(page, overwrite=overwrite), output.print_page, as_json)
+    elif torchvision is not None:
         output.print_result(opened.export_torchvision(torchvision, overwrite=overwrite), output.print_weights, as_json)
     elif keras is not None:
         output.print_result(opened.export_keras(keras, overwrite=overwrite), output.print_weights, as_json)

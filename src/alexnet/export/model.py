@@ -11,10 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import compose, helper
+from onnx import compose, helper, numpy_helper
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 
@@ -195,6 +196,30 @@ def quantized(
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},  # quantizing logits to 255 levels is too coarse
         )
     return onnx.load(after)
+
+
+def compact(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store the weights of dense layers in 8 bits, with a scale for each unit, and those of convolutions in 16.
+
+    That is a quarter of the bytes. A runtime makes float32 of them as it loads the file, and computes as before.
+    """
+    graph, nodes = model.graph, []
+    for weight in [each for each in graph.initializer if len(each.dims) > 1 and each.data_type == onnx.TensorProto.FLOAT]:
+        values, name = numpy_helper.to_array(weight), weight.name
+        graph.initializer.remove(weight)
+        if values.ndim > 2:
+            graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), f"{name}/16"))
+            nodes.append(helper.make_node("Cast", [f"{name}/16"], [name], to=onnx.TensorProto.FLOAT))
+            continue
+        scale = np.maximum(np.abs(values).max(1, keepdims=True), np.finfo(np.float32).tiny) / 127
+        graph.initializer.append(numpy_helper.from_array(np.round(values / scale).astype(np.int8), f"{name}/8"))
+        graph.initializer.append(numpy_helper.from_array(scale, f"{name}/scale"))
+        nodes.append(helper.make_node("Cast", [f"{name}/8"], [f"{name}/levels"], to=onnx.TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [f"{name}/levels", f"{name}/scale"], [name]))
+    later = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *later])
+    return model
 
 
 @contextmanager

@@ -47,12 +47,14 @@ def export(
     *,
     bare: bool = False,
     int8: bool = False,
+    compact: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a network as ONNX to `path` if it agrees with PyTorch, and the comparison to `<path>.json`; see `Run.export`.
 
     The network is written in float32. It is compared on the dataset's validation images; on synthetic images if that is None.
     Unless `bare`, the file contains preprocessing and calibration; `int8` does not quantize the preprocessing.
+    `compact` stores the weights in 8 and 16 bits.
     """
     try:
         import onnx  # noqa: F401
@@ -70,16 +72,18 @@ def export(
     comparison = path.with_name(f"{path.name}.json")
     for file in (path, comparison):
         refuse_overwrite(file, overwrite)
-    with _temporary_folder(path) as folder:
+    with temporary_folder(path) as folder:
         say(f"Writing {path.name}")
         traced = onnx_model.network_model(network, config.preprocessing, codes=config.known is not None and not bare)
+        if compact:
+            traced = onnx_model.compact(traced)
         files = {"onnx": onnx_model.save(traced, config, folder / "float.onnx", bare=bare)}
         if int8 and dataset is not None:
             images = track(_training(dataset), "Calibrating", CALIBRATION)
             small = onnx_model.quantized(traced, images, config.preprocessing, folder)
             files["int8"] = onnx_model.save(small, config, folder / "int8.onnx", bare=bare)
         built = files["int8" if int8 else "onnx"]
-        samples = _synthetic() if dataset is None else _validation(dataset, COMPARED_INT8 if int8 else COMPARED)
+        samples = synthetic() if dataset is None else _validation(dataset, COMPARED_INT8 if int8 else COMPARED)
         result = {
             "file": str(path),
             "bare": bare,
@@ -99,7 +103,7 @@ def export(
 
 
 @contextmanager
-def _temporary_folder(path: Path) -> Iterator[Path]:
+def temporary_folder(path: Path) -> Iterator[Path]:
     """Make a temporary folder beside `path`, and remove those that killed processes have left."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +136,7 @@ def _validation(dataset: Dataset, most: int) -> Samples:
     return f"{table.name}, validation", len(rows), images()
 
 
-def _synthetic() -> Samples:
+def synthetic() -> Samples:
     """Return smooth random images of various sizes."""
     rng = np.random.default_rng(0)
 
@@ -177,7 +181,9 @@ def _compared(
     }
 
 
-def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], path: Path, *, int8: bool) -> dict[str, float]:
+def agreement(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], path: Path, *, int8: bool, who: str = "onnxruntime"
+) -> dict[str, float]:
     """Compare probabilities, N x classes, and raise RunError if they disagree.
 
     With `int8` they may differ, but the first label must be the same for 90 % of the images where it is clear.
@@ -189,7 +195,7 @@ def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], path: Path
     lost = (sure & ~same).sum() > (0.1 * sure.sum() if int8 else 0)
     if not np.isfinite(theirs).all() or lost or (close < 0.99 and not int8):
         how = f"probabilities differ by up to {difference.max():.3f}, same first label for {same.mean():.1%}"
-        raise RunError(f"{path} was not written: onnxruntime disagrees with PyTorch, {how} of {counted(len(same), 'image')}")
+        raise RunError(f"{path} was not written: {who} disagrees with PyTorch, {how} of {counted(len(same), 'image')}")
     return {"largest_difference": float(difference.max()), "close": close, "same_top1": float(same.mean())}
 
 

@@ -11,7 +11,6 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
@@ -29,8 +28,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 import alexnet
 from alexnet.data.decode import MAX_PIXELS
 from alexnet.errors import AlexNetError, Interrupted, error_reason, printable
-from alexnet.files import read_json
 from alexnet.network.alexnet import AlexNet
+from alexnet.page.describe import WEB, describe
 from alexnet.run import ModelConfig, RunFolder
 from alexnet.server import schemas
 from alexnet.server.engine import Engine
@@ -38,7 +37,6 @@ from alexnet.server.limits import Limits, Quotas
 from alexnet.server.middleware import AccessLog, configure_logging
 from alexnet.server.uploads import Upload, read_uploads
 
-WEB = Path(__file__).parent / "web"
 KEY = "ALEXNET_API_KEY"
 SECURITY_HEADERS = {
     "content-security-policy": (
@@ -86,7 +84,7 @@ def make_server(
     if not local and key is None:
         logging.warning("anyone who reaches this machine may ask: set %s to require a key", KEY)
     hosts = {"localhost", "127.0.0.1", "[::1]", name} if local else {"*"}
-    app = build_app(engine, describe(folder, config, limits, key), limits, hosts, key, f"http://{name}:{port}")
+    app = build_app(engine, described(folder, config, limits, key), limits, hosts, key, f"http://{name}:{port}")
     settings = uvicorn.Config(
         app,
         http="h11",
@@ -157,7 +155,7 @@ def build_app(engine: Engine, model: schemas.Model, limits: Limits, hosts: set[s
                 return await engine.explain(upload)
 
     @app.get("/model", summary="Describe the run")
-    async def describe() -> schemas.Model:
+    async def get_model() -> schemas.Model:
         return model
 
     @app.get("/healthz", summary="Check that the server answers")
@@ -169,24 +167,9 @@ def build_app(engine: Engine, model: schemas.Model, limits: Limits, hosts: set[s
     return app
 
 
-def describe(folder: RunFolder, config: ModelConfig, limits: Limits, key: str | None) -> schemas.Model:
+def described(folder: RunFolder, config: ModelConfig, limits: Limits, key: str | None) -> schemas.Model:
     """Return the answer of `GET /model`; RunError if the run's summary cannot be read."""
-    summary: dict[str, Any] = read_json(folder.summary) if folder.summary.exists() else {}
-    split = next((split for split in ("test", "validation") if summary.get(split)), None)
-    preprocessing = config.preprocessing
-    zoom = preprocessing.side / (preprocessing.crop or preprocessing.side)
-    return schemas.Model(
-        run=folder.path.resolve().name,
-        variant=config.variant,
-        labels=config.labels,
-        input=(3, preprocessing.input_side, preprocessing.input_side),
-        fit=preprocessing.fit,
-        zoom=(-zoom if preprocessing.horizontal_flip else zoom, zoom),
-        temperature=config.temperature,
-        accuracy=schemas.Accuracy(split=split, **summary[split]) if split else None,
-        limits={**asdict(limits), "pixels": MAX_PIXELS},
-        key=key is not None,
-    )
+    return schemas.Model(**describe(folder, config), limits={**asdict(limits), "pixels": MAX_PIXELS}, key=key is not None)
 
 
 def only(uploads: list[Upload], purpose: str) -> Upload:

@@ -1,16 +1,9 @@
-// Talks to the server with XMLHttpRequest, as fetch does not report upload progress.
+// Answers from the server, by XMLHttpRequest, as fetch does not report upload progress. `alexnet export --page` has a file of
+// the same name that answers in the browser.
+import { Trouble } from "./trouble.js";
 
 const PATIENCE = 180_000; // milliseconds: an explanation on a slow processor takes its time
 const KEY = "alexnet-key";
-
-// Why there is no answer. `kind`: "gone" (no server), "busy", "key", "refused" (this request, for good), "stopped" (by the page).
-export class Trouble extends Error {
-  constructor(kind, message, wait = 0) {
-    super(message);
-    this.kind = kind;
-    this.wait = wait; // seconds
-  }
-}
 
 let storage = null;
 try {
@@ -27,13 +20,20 @@ export function useKey(text) {
   storage?.setItem(KEY, text);
 }
 
-export const model = () => ask("GET", "/model");
+export const model = () => ask("GET", "model");
 
 // `progress` is called with the fraction that has been sent, and with 1 when the server has received everything.
-export function send(path, files, { progress, signal } = {}) {
+export const predict = (files, progress) => ask("POST", "predict?top=5", form(files), progress);
+
+// The photo as a JPEG, for browsers that cannot show it.
+export const preview = async (file) => (await ask("POST", "preview", form([file]))).preview;
+
+export const explain = (file, signal) => ask("POST", "explain", form([file]), undefined, signal);
+
+function form(files) {
   const form = new FormData();
   for (const file of files) form.append("images", file, file.name || "pasted.png");
-  return ask("POST", path, form, progress, signal);
+  return form;
 }
 
 function ask(method, path, body = null, progress = () => {}, signal = null) {

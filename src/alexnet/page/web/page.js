@@ -1,12 +1,12 @@
-// The page: takes photos, sends one request at a time to the server, and shows the results for the current photo.
-import { showAnswer, showWelcome, spoken } from "./answer.js";
+// The page: takes photos, sends one request at a time to the backend, and shows the results for the current photo.
+import { showAnswer, showLoading, showWelcome, spoken } from "./answer.js";
+import * as backend from "./backend.js";
 import { get } from "./dom.js";
 import { showLayers, startLayers } from "./layers.js";
 import { dismiss, notice } from "./notices.js";
 import { fault, group, keepExplanation, photo, tooLarge } from "./photos.js";
 import { startPicking } from "./pick.js";
-import * as server from "./server.js";
-import { showStage, startStage } from "./stage.js";
+import { onlyPhoto, showStage, startStage } from "./stage.js";
 import { showStrip, startStrip } from "./strip.js";
 
 const SETTLE = 250; // milliseconds on a photo before its explanation is requested, so that browsing through many requests none
@@ -37,7 +37,7 @@ function add(files) {
   for (const file of files) {
     const reason = fault(file, model?.limits);
     if (reason) wrong.push(`“${file.name}” ${reason}.`);
-    else added.push(photo(file));
+    else added.push(photo(file, backend.explain ? null : "there are no heat maps here"));
   }
   if (wrong.length) {
     const more = wrong.length > 3 ? ` And ${wrong.length - 3} more.` : "";
@@ -82,7 +82,7 @@ const lacksPreview = (one) => one?.blind && one.state === "answered";
 
 async function greet() {
   try {
-    model = await server.model();
+    model = await backend.model(showLoading);
     get("run").textContent = model.run;
     document.title = `${model.run} · AlexNet`;
     dismiss("halt");
@@ -108,11 +108,11 @@ async function predict(some) {
   };
   progress(0);
   try {
-    const answers = await server.send("/predict?top=5", sent.map((one) => one.file), { progress });
+    const answers = await backend.predict(sent.map((one) => one.file), progress);
     sent.forEach((one, place) => {
       const { predictions, known, error } = answers[place] ?? {};
       if (predictions?.length) Object.assign(one, { predictions, known, state: "answered" });
-      else fail(one, error ?? "The server gave no answer for it.", !error);
+      else fail(one, error ?? "There is no answer for it.", !error);
     });
     dismiss("halt");
   } catch (error) {
@@ -131,10 +131,10 @@ function fail(one, error, mayRetry) {
   Object.assign(one, { state: "failed", error, mayRetry });
 }
 
-// The server converts a photo that this browser cannot show.
+// A server converts a photo that this browser cannot show.
 async function preview(one) {
   try {
-    one.url = (await server.send("/preview", [one.file])).preview;
+    one.url = await backend.preview(one.file);
     one.blind = false;
   } catch (error) {
     if (error.kind === "refused") one.blind = false; // there is an answer, without a picture
@@ -148,7 +148,7 @@ async function explain(one) {
   if (one !== current) return;
   stop = new AbortController();
   try {
-    const found = await server.send("/explain", [one.file], { signal: stop.signal });
+    const found = await backend.explain(one.file, stop.signal);
     keepExplanation(one, found);
     if (one === current) say("Heat maps and layers are ready.");
   } catch (error) {
@@ -160,7 +160,7 @@ async function explain(one) {
 
 // Returns the key that was typed, or null for "not now".
 function askKey() {
-  get("key-words").textContent = server.hasKey() ? "The last one was not accepted. " : "Ask whoever started the server for it.";
+  get("key-words").textContent = backend.hasKey() ? "The last one was not accepted. " : "Ask whoever started the server for it.";
   get("key-field").value = "";
   get("key").returnValue = "cancel";
   get("key").showModal();
@@ -170,11 +170,11 @@ function askKey() {
   });
 }
 
-// The server is unreachable, busy or needs a key: requests are paused, nothing is lost, and the user can continue.
+// The backend is unreachable, busy or needs a key: requests are paused, nothing is lost, and the user can continue.
 async function halt(error) {
   if (error.kind === "key") {
     const typed = await askKey();
-    if (typed) return server.useKey(typed);
+    if (typed) return backend.useKey(typed);
   }
   halted = true;
   const label = { key: "Enter the key", busy: "Try now" }[error.kind] ?? "Try again";
@@ -197,6 +197,7 @@ startStrip(
 startStage(() => current && render());
 startLayers();
 startPicking(add);
+if (!backend.explain) onlyPhoto();
 get("again").addEventListener("click", () => {
   Object.assign(current, { state: "waiting", error: null });
   get("label").focus();

@@ -10,6 +10,12 @@ export function showWelcome(model) {
   get("accuracy").textContent = accuracy(model);
 }
 
+// How much of a network that runs in the browser is there.
+export function showLoading(share) {
+  get("loading").hidden = share >= 1;
+  get("loaded").value = share;
+}
+
 export function showAnswer(one, model) {
   const state = `${one.id} ${one.state} ${one.error}`;
   if (state === shown) return; // otherwise the bars would be animated again

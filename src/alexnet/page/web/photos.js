@@ -9,9 +9,10 @@ const EXPLAINED = 12; // number of photos that keep their maps in memory; others
 let made = 0;
 
 // A photo's `state`: "waiting", "sending", "thinking", "answered", "failed". `blind`: the browser cannot show it (HEIC, TIFF).
-export function photo(file) {
+// `unexplained`: why there are no heat maps, or null.
+export function photo(file, unexplained) {
   const source = { id: ++made, file, name: file.name || "pasted photo", url: URL.createObjectURL(file) };
-  return { ...source, blind: false, state: "waiting", sent: 0, predictions: null, error: null, explanation: null, unexplained: null, alone: false };
+  return { ...source, blind: false, state: "waiting", sent: 0, predictions: null, error: null, explanation: null, unexplained, alone: false };
 }
 
 // What is wrong with a file by its kind and size, or null.
@@ -19,11 +20,11 @@ export function fault(file, limits) {
   const photo = file.type.startsWith("image/") || (!file.type && UNTYPED.test(file.name));
   if (!photo || UNREADABLE.includes(file.type)) return "is not a photo (JPEG, PNG, WebP and the like)";
   if (file.size === 0) return "is empty";
-  if (limits && file.size + AROUND > limits.bytes) return `has ${bytes(file.size)}; this server takes up to ${bytes(limits.bytes)}`;
+  if (limits && file.size + AROUND > limits.bytes) return `has ${bytes(file.size)}; the limit is ${bytes(limits.bytes)}`;
   return null;
 }
 
-// What is wrong with its pixels, or null; also null if the browser cannot show it, as the server may still read it.
+// What is wrong with its pixels, or null; also null if the browser cannot show it, as a server may still read it.
 export async function tooLarge(one, limits) {
   const image = new Image();
   await new Promise((done) => {
@@ -33,7 +34,7 @@ export async function tooLarge(one, limits) {
   const { naturalWidth: width, naturalHeight: height } = image;
   one.blind = width === 0;
   if (width * height <= limits.pixels) return null;
-  return `It has ${count(width)} × ${count(height)} pixels; this server takes up to ${count(limits.pixels)} pixels.`;
+  return `It has ${count(width)} × ${count(height)} pixels; the limit is ${count(limits.pixels)}.`;
 }
 
 // The waiting photos that fit into one request, from `first` on.

@@ -19,6 +19,12 @@ export function startStage(render) {
   mix();
 }
 
+// For a page without heat maps.
+export function onlyPhoto() {
+  views.find((each) => each.value === "photo").checked = true;
+  get("controls").hidden = true;
+}
+
 export function showStage(one, model) {
   const view = views.find((each) => each.checked).value;
   const found = one.explanation;
