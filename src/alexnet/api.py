@@ -28,7 +28,9 @@ from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, format_names, shell_quote
 from alexnet.explain.attribution import Explanation, explain
 from alexnet.explain.methods import DEFAULT
+from alexnet.export.card import write_card
 from alexnet.export.onnx import export
+from alexnet.export.openvino import export_openvino
 from alexnet.export.page import export_page
 from alexnet.extract.extract import Maps, extract
 from alexnet.files import local_path, refuse_overwrite
@@ -478,7 +480,8 @@ class Run:
         dataset is not available.
 
         Args:
-            out: file to write. Default: `model.onnx`, `model-bare.onnx` and so on, in `export` in the run folder.
+            out: file to write. Default: `model.onnx`, `model-bare.onnx` and so on, in `export` in the run folder, with a model
+                card, `README.md`, as the Hugging Face hub reads it.
             bare: export without preprocessing: `images`, N 3 I I float32, normalised, to `logits`, N x classes.
             int8: quantise to 8-bit integers, calibrated on training images, for a quarter of the size.
             overwrite: also replace files that this program did not make.
@@ -497,8 +500,14 @@ class Run:
         """
         name = f"{self._folder.weights.stem}{'-bare' if bare else ''}{'-int8' if int8 else ''}.onnx"
         path = Path(out) if out is not None else self.path / "export" / name
-        refuse_overwrite(path, overwrite)
-        return export(self.network, self.config, self._compared_on(), path, bare=bare, int8=int8, overwrite=overwrite)
+        card = path.with_name("README.md") if out is None and not bare else None
+        for file in filter(None, (path, card)):
+            refuse_overwrite(file, overwrite)
+        dataset = self._compared_on()
+        result = export(self.network, self.config, dataset, path, bare=bare, int8=int8, overwrite=overwrite)
+        if card is not None:
+            write_card(card, self._folder, self.config, dataset, path.name, overwrite)
+        return result
 
     def export_page(self, out: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
         """Export a web page that needs no server: the network runs in the visitor's browser, and no photo leaves it.
@@ -519,6 +528,26 @@ class Run:
             AlexNetError: a library for exporting, or onnxruntime-web, is missing.
         """
         return export_page(self.network, self.config, self._compared_on(), self._folder, Path(out), overwrite=overwrite)
+
+    def export_openvino(self, file: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
+        """Export the network for OpenVINO, and verify it there before the files are written.
+
+        Inputs and outputs are those of `export`; labels and preprocessing are in the `rt_info`, under `framework`. Weights
+        take 16 bits. It is verified in float32; on processors with bfloat16, OpenVINO computes in that unless
+        `INFERENCE_PRECISION_HINT` is f32.
+
+        Args:
+            file: a name that ends in `.xml`; the weights go to `.bin` beside it.
+            overwrite: also replace files that this program did not make.
+
+        Returns:
+            `{"file", "openvino", "bytes", "sha256"}`, of the weights, and how it compares, as for `export`.
+
+        Raises:
+            RunError: verification failed; the file cannot be written, or exists and was not made by this program.
+            AlexNetError: OpenVINO or a library for exporting is not installed, or the name has another ending.
+        """
+        return export_openvino(self.network, self.config, self._compared_on(), Path(file), overwrite=overwrite)
 
     def _compared_on(self) -> Dataset | None:
         """Return the run's dataset, which exports are compared on; None if it is not available."""

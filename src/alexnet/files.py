@@ -23,12 +23,14 @@ ZIP_COMMENT = b"made by alexnet"
 MARKS = (
     (b"\x89PNG", b"tEXtSoftware\0alexnet"),
     (b"<?xml", b"<dc:title>alexnet</dc:title>"),  # SVG: its creator
+    (b"<?xml", b'<net name="alexnet"'),  # OpenVINO
     (b"<!doctype html>", b'<meta name="generator" content="alexnet">'),
     (b"\x08", b"\x12\x07alexnet"),  # ONNX: its producer, after the version of its format
     (b"PK", ZIP_COMMENT),  # a NumPy archive, or weights for torchvision
     (b"\x89HDF", ZIP_COMMENT),  # weights for Keras, or features
     (b"MATLAB 5.0", ZIP_COMMENT),
     (b"", b'\0\0\0\0{"__metadata__":{"made_by":"alexnet"}'),  # safetensors: after the length of this header
+    (b"---\nlicense: ", b"<!-- made by alexnet -->"),  # the card of an export
     (b"{", b'"compared_on": '),  # the JSON file beside an exported model
 )
 HEAD, TAIL = 4096, 64  # bytes

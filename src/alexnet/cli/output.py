@@ -100,9 +100,10 @@ def print_index(result: dict[str, Any], run: Path, options: str) -> None:
 
 def print_export(result: dict[str, Any]) -> None:
     """Print the result of `export`: the file, and how it compares with the run."""
-    smaller = f", {result['bytes'] / result['float_bytes']:.2f} of the float file" if result["int8"] else ""
+    smaller = f", {result['bytes'] / result['float_bytes']:.2f} of the float file" if result.get("int8") else ""
     print(printable(f"{'file':10}  {result['file']}, {result['bytes'] / 1e6:.1f} MB{smaller}"))
-    print(f"{'needs':10}  onnxruntime {result['onnxruntime']} (opset {result['opset']}, IR version {result['ir_version']})")
+    if "opset" in result:
+        print(f"{'needs':10}  onnxruntime {result['onnxruntime']} (opset {result['opset']}, IR version {result['ir_version']})")
     same = f"the same label for {result['same_top1']:.1%}, probabilities within {result['largest_difference']:.2g}"
     print(printable(f"{'compared':10}  {counted(result['images'], 'image')} ({result['compared_on']}): {same}"))
     if result["top1"]:

@@ -102,6 +102,9 @@ def export(
     page: Annotated[
         Path | None, option("FOLDER", "Write a web page that answers in the browser, for any host of files, instead.")
     ] = None,
+    openvino: Annotated[
+        Path | None, option("FILE", "Write a model for OpenVINO instead: .xml, with its weights in .bin.")
+    ] = None,
     torchvision: Annotated[
         Path | None,
         option("FILE", "Write a state dict for torchvision.models.alexnet instead: .pth or .safetensors. Variant owt only."),
@@ -113,7 +116,7 @@ def export(
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Export a run to ONNX, a web page, torchvision or Keras.
+    """Export a run to ONNX, a web page, OpenVINO, torchvision or Keras.
 
     ONNX runs without PyTorch: the input is an RGB image of any size (H W 3, uint8), the outputs are calibrated probabilities,
     and whether the image is known; labels (JSON) and preprocessing are in the metadata. The file is run in onnxruntime and
@@ -122,6 +125,8 @@ def export(
     --page writes a folder for any host of files. The network runs in the visitor's browser, and no photo leaves it. The page is
     compared in Chromium first, if there is one. Requires onnxruntime-web; the command says how to get it.
 
+    --openvino is for Intel's runtime, and is compared there. Requires it (pip install --no-deps openvino).
+
     For torchvision and Keras, the weights are written. The file is read back and compared, and the command prints how to load
     it and how to prepare images. Keras requires h5py (pip install h5py).
 
@@ -129,15 +134,18 @@ def export(
         alexnet export runs/photos
         alexnet export runs/photos --int8 --out small.onnx
         alexnet export runs/photos --page site/
+        alexnet export runs/photos --openvino photos.xml
         alexnet export runs/cats-dogs --keras cats-dogs.weights.h5
         alexnet export runs/finetuned --torchvision alexnet.pth
     """
     onnx = bare or int8 or out is not None
-    if sum((onnx, page is not None, torchvision is not None, keras is not None)) > 1:
-        raise typer.BadParameter("choose one of --page, --torchvision, --keras, and ONNX (--bare, --int8, --out)")
+    if sum((onnx, *(each is not None for each in (page, openvino, torchvision, keras)))) > 1:
+        raise typer.BadParameter("choose one of --page, --openvino, --torchvision, --keras, and ONNX (--bare, --int8, --out)")
     opened = alexnet.load(run, device)
     if page is not None:
         output.print_result(opened.export_page(page, overwrite=overwrite), output.print_page, as_json)
+    elif openvino is not None:
+        output.print_result(opened.export_openvino(openvino, overwrite=overwrite), output.print_export, as_json)
     elif torchvision is not None:
         output.print_result(opened.export_torchvision(torchvision, overwrite=overwrite), output.print_weights, as_json)
     elif keras is not None:

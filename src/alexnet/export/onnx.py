@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -56,17 +57,7 @@ def export(
     Unless `bare`, the file contains preprocessing and calibration; `int8` does not quantize the preprocessing.
     `compact` stores the weights in 8 and 16 bits.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-
-        from alexnet.export import model as onnx_model
-    except ImportError as error:
-        raise AlexNetError(f"a library for exporting is missing ({error}): pip install onnx onnxscript onnxruntime") from error
-    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_PYTORCH:
-        oldest = ".".join(map(str, OLDEST_PYTORCH))
-        raise AlexNetError(f"exporting needs PyTorch {oldest} or later, and this is {torch.__version__}")
+    onnx_model = library()
     if int8 and dataset is None:
         raise RunError("int8 needs training images to calibrate on, and the run's dataset was not found: leave out --int8")
     comparison = path.with_name(f"{path.name}.json")
@@ -83,7 +74,8 @@ def export(
             small = onnx_model.quantized(traced, images, config.preprocessing, folder)
             files["int8"] = onnx_model.save(small, config, folder / "int8.onnx", bare=bare)
         built = files["int8" if int8 else "onnx"]
-        samples = synthetic() if dataset is None else _validation(dataset, COMPARED_INT8 if int8 else COMPARED)
+        samples = synthetic() if dataset is None else validation(dataset, COMPARED_INT8 if int8 else COMPARED)
+        models = {name: _onnx_model(file, config) for name, file in files.items()}
         result = {
             "file": str(path),
             "bare": bare,
@@ -94,12 +86,28 @@ def export(
             "bytes": built.stat().st_size,
             "sha256": sha256(built),
             **({"float_bytes": files["onnx"].stat().st_size} if int8 else {}),
-            **_compared(network, config, files, samples, path, views=1 if bare else None),
+            **compared(network, config, models, samples, path, int8=int8, views=1 if bare else None),
         }
         write_output(path, built.replace, overwrite)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     write_output(comparison, partial(Path.write_text, data=text, encoding="utf-8", errors="backslashreplace"), overwrite)
     return result
+
+
+def library() -> ModuleType:
+    """Return `export.model`; AlexNetError if what it needs is not installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+
+        from alexnet.export import model as onnx_model
+    except ImportError as error:
+        raise AlexNetError(f"a library for exporting is missing ({error}): pip install onnx onnxscript onnxruntime") from error
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_PYTORCH:
+        oldest = ".".join(map(str, OLDEST_PYTORCH))
+        raise AlexNetError(f"exporting needs PyTorch {oldest} or later, and this is {torch.__version__}")
+    return onnx_model
 
 
 @contextmanager
@@ -121,7 +129,7 @@ def _training(dataset: Dataset) -> Iterator[NDArray[Any]]:
     return (images.take(order[i : i + 1]).images[0].numpy() for i in range(len(order)))
 
 
-def _validation(dataset: Dataset, most: int) -> Samples:
+def validation(dataset: Dataset, most: int) -> Samples:
     """Return validation images at their original size, so that preprocessing is compared too."""
     table, rows = dataset.table, dataset.table.rows("val")
     rows = rows[:: -(-len(rows) // most)]
@@ -148,11 +156,19 @@ def synthetic() -> Samples:
     return "synthetic images", len(sizes), ((smooth(*size), None) for size in sizes)
 
 
-def _compared(
-    network: AlexNet, config: ModelConfig, files: dict[str, Path], samples: Samples, path: Path, views: int | None
+def compared(
+    network: AlexNet,
+    config: ModelConfig,
+    models: dict[str, Model],
+    samples: Samples,
+    path: Path,
+    *,
+    int8: bool = False,
+    views: int | None = None,
+    who: str = "onnxruntime",
 ) -> dict[str, Any]:
-    """Compare the last of `files` with the network on the same images; time both, and measure their accuracy."""
-    models = {"torch": _torch_model(network, config, views)} | {name: _onnx_model(file, config) for name, file in files.items()}
+    """Compare the last of `models` with the network on the same images; time both, and measure their accuracy."""
+    last, models = list(models)[-1], {"torch": _torch_model(network, config, views)} | models
     answers: dict[str, list[Result]] = {name: [] for name in models}
     seconds = dict.fromkeys(models, 0.0)
     source, most, images = samples
@@ -167,14 +183,13 @@ def _compared(
         raise RunError(f"{path} was not written: no image to compare on, as none of {source} decodes at full size")
     rows = {name: np.stack([row for row, _ in answers[name]]) for name in models}
     top1 = {name: float((row.argmax(1) == targets).mean()) for name, row in rows.items()}
-    last = list(files)[-1]
     known = [
         ours == theirs for (_, ours), (_, theirs) in zip(answers["torch"], answers[last], strict=True) if theirs is not None
     ]
     return {
         "compared_on": source,
         "images": len(targets),
-        **agreement(rows["torch"], rows[last], path, int8="int8" in files),
+        **agreement(rows["torch"], rows[last], path, int8=int8, who=who),
         "same_known": float(np.mean(known)) if known else None,
         "images_per_second": {name: len(targets) / seconds[name] for name in models},
         "top1": None if None in targets else top1,

@@ -16,6 +16,7 @@ from PIL import Image
 from alexnet.data.dataset import Dataset
 from alexnet.errors import AlexNetError, RunError, counted, shell_quote
 from alexnet.export.browser import ask, program
+from alexnet.export.card import write_card
 from alexnet.export.onnx import agreement, export, synthetic, temporary_folder
 from alexnet.files import made_by_alexnet, sha256, user_cache, write_json, writing
 from alexnet.inference.predict import predict
@@ -52,6 +53,9 @@ def export_page(
         _write(part, runtime)
         sizes = {name: (part / name).stat().st_size for name in ("model.onnx", "static/ort.wasm")}
         write_json(part / "model.json", {**describe(folder, config), "limits": LIMITS, "key": False, "files": sizes})
+        if (out / "README.md").is_file():
+            shutil.copy(out / "README.md", part)  # for its licence
+        write_card(part / "README.md", folder, config, dataset, "model.onnx", overwrite=True)
         _keep_offline(part)
         result |= {"file": "model.onnx", "browser": _in_browser(network, config, dataset, part, out)}
         write_json(part / "comparison.json", result)
