@@ -5,7 +5,7 @@ BENCHMARKS := $(filter-out turns tensorflow_peers cleanlab_peer small_networks s
 export RUN
 
 .PHONY: demo by-hand test test-long test-anywhere test-with lint bench bench-doubts bench-neighbour gpu gpu-wheels prove prove-import prove-rsa written tutorials torture fuzz memory two-machines workers sort load attack few-photos folds known quality \
-	wheel pages notebooks docs docs-check clean
+	wheel pages static-page notebooks docs docs-check clean
 
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 3
@@ -124,6 +124,9 @@ wheel: .venv/installed-dev  ## build the wheel, install it into an empty venv, r
 
 pages: .venv/installed-pages  ## open the reports of RUNS="runs/…" in Chromium; needs chromium
 	$(BIN)/python -m proof.pages $(RUNS)
+
+static-page: .venv/installed-pages  ## export RUN="runs/…" as a page and open it in Chromium: odd photos, offline, keyboard; needs the archive of onnxruntime-web
+	$(BIN)/python -m proof.static_page $(RUN)
 
 notebooks: .venv/installed-dev  ## run the notebooks and store what they print; needs ALEXNET_TEST_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python -m proof.notebooks
