@@ -116,7 +116,7 @@ def export(
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Export a run to ONNX, a web page, OpenVINO, torchvision or Keras.
+    """Export a run to other programs, or as a web page.
 
     ONNX runs without PyTorch: the input is an RGB image of any size (H W 3, uint8), the outputs are calibrated probabilities,
     and whether the image is known; labels (JSON) and preprocessing are in the metadata. The file is run in onnxruntime and
