@@ -1,9 +1,9 @@
 """Images a second of listing, decoding and batching shards, on one core, against webdataset's loader and PyTorch's.
 
 `python -m benchmarks.shards FOLDER [IMAGES]` makes shards of 200,000 photos of 256 pixels in FOLDER, or of IMAGES, from those
-of ALEXNET_TEST_DATA, unless they are there. All ways make batches of 128 images, 227 x 227 x 3 uint8, of the first 20,000
-images in random order, with one decoding process; webdataset shuffles within a window of 5,000, PyTorch's loader reads files.
-Needs webdataset, or skips it.
+of ALEXNET_TEST_DATA, unless they are there. All ways make batches of 128 images, 227 x 227 x 3 uint8, of 5,120 images in
+random order, with one decoding process; webdataset shuffles within a window of 5,000, PyTorch's loader reads files. Needs
+webdataset, or skips it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from alexnet.data.sources import open_table
 from alexnet.data.table import Table
 from alexnet.recipe import Preprocessing
 
-SIDE, BATCH, MEASURED, ROUNDS = 227, 128, 20_000, 3
+SIDE, BATCH, MEASURED, ROUNDS = 227, 128, 5_120, 3
 IMAGES = Preprocessing(cache_size=SIDE, input=SIDE, reduced_decode=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from alexnet.errors import AlexNetError, DataError, Interrupted, RunError, Varia
 from alexnet.extract import extract as extraction
 from alexnet.extract import zarr_folder
 from alexnet.inference.features import Features
-from commands import error, run
+from commands import Started, error, run
 
 LAYERS = ("relu5", "fc7")
 
@@ -271,3 +272,31 @@ def test_a_zarr_store_that_the_user_added_to_is_kept(trained: alexnet.Run, photo
     with pytest.raises(RunError, match="was not made by alexnet"):
         trained.extract(photos, "fc7", tmp_path / "f.zarr", overwrite=True)
     assert (tmp_path / "f.zarr" / "rdm").is_dir()
+
+
+def extract_and_die(path: str, folder: str, out: str) -> None:
+    """Extract features, and die before the second of three batches is on disk; for a separate process."""
+    add, calls = extraction._Store.add, 0
+
+    def dying(self: Any, *arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        add(self, *arguments)
+
+    extraction._Store.add = dying  # type: ignore[method-assign]
+    alexnet.load(path).extract(folder, LAYERS, out)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL needs POSIX")
+def test_a_killed_extraction_goes_on(trained: alexnet.Run, many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "part.h5"
+    Started(tmp_path / "said", extract_and_die, trained.path, many, out).end(-signal.SIGKILL)
+    assert not out.exists()
+    assert json.loads((tmp_path / "part.h5.partial" / "state.json").read_text())["done"] == 128
+    trained.extract(str(many), LAYERS, out)
+    trained.extract(str(many), LAYERS, tmp_path / "whole.h5")
+    with h5py.File(out) as part, h5py.File(tmp_path / "whole.h5") as whole:
+        for name in (*LAYERS, "images"):
+            np.testing.assert_array_equal(part[name][()], whole[name][()])
