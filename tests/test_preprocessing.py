@@ -138,6 +138,13 @@ def test_per_image_std_has_the_minimum_of_tensorflow() -> None:
     assert_near(result.flatten(), np.array([-1, -1, 2]) / 3 * np.sqrt(3))
 
 
+@pytest.mark.parametrize("mean", ["each", (0.5, 0.5, 0.5)])
+def test_no_image(mean: Any) -> None:
+    """A batch of files none of which can be read is empty."""
+    images = make_preprocessing(mean=mean, std="each" if mean == "each" else (1.0, 1.0, 1.0))
+    assert to_input(torch.empty((0, 8, 8, 3), dtype=torch.uint8), images).shape == (0, 3, 8, 8)
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 30), st.booleans(), st.sampled_from(["crop", "stretch"]))
 @settings(max_examples=60)
 def test_full_images_resize_equals_numpy(height: int, width: int, size: int, antialias: bool, fit: str) -> None:

@@ -63,7 +63,7 @@ def standardize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     if preprocessing.mean == "each":
         x = images.float()
         deviation, mean = torch.std_mean(x, (1, 2, 3), correction=0, keepdim=True)
-        return (x - mean) / deviation.clamp_min(x[0].numel() ** -0.5)
+        return (x - mean) / deviation.clamp_min(x.shape[1:].numel() ** -0.5)
     return images
 
 
