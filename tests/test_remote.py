@@ -31,6 +31,7 @@ class Server(http.server.ThreadingHTTPServer):
     failures = 0
     cut = False  # whether answers end half-way
     asked = 0
+    refused = ""  # a file that is neither sent nor said to be missing
 
     @property
     def url(self) -> str:
@@ -50,8 +51,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, *, body: bool) -> None:
         self.server.asked += 1
         file = self.server.folder / self.path.lstrip("/").partition("?")[0]
-        if self.server.failures or not file.is_file():
-            status = 503 if self.server.failures else 404
+        if self.server.failures or file.name == self.server.refused or not file.is_file():
+            status = 503 if self.server.failures else 403 if file.name == self.server.refused else 404
             self.server.failures = max(0, self.server.failures - 1)
             self.send_response(status)
             self.send_header("Content-Length", "0")
@@ -161,6 +162,13 @@ def test_a_server_that_fails_while_it_is_listed(server: Server) -> None:
     server.failures = 10**6
     with pytest.raises(DataError, match="cannot be read"):  # and not "missing"
         open_table(f"{server.url}/images-{{000000..000001}}.tar")
+
+
+def test_a_store_that_does_not_say_whether_there_are_names(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.refused = "labels.txt"
+    table = open_table(f"{server.url}/images-000000.tar")
+    assert set(table.labels) == {"0", "1"}
+    assert "so labels that are numbers have no names" in capsys.readouterr().err
 
 
 def test_a_server_without_ranges(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

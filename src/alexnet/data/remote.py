@@ -54,10 +54,18 @@ def exists(url: str) -> bool:
         raise
 
 
+def _status(error: BaseException | None) -> int:
+    """Return the status of an HTTP server's answer, 0 without any; fsspec says that there is no file, whatever it is."""
+    return int(getattr(error, "status", 0) or getattr(getattr(error, "__cause__", None), "status", 0))
+
+
 def _is_missing(error: BaseException | None) -> bool:
-    """Return whether an error says that there is no file; fsspec says so of any error of an HTTP server."""
-    status = getattr(getattr(error, "__cause__", None), "status", 404)
-    return isinstance(error, FileNotFoundError) and status in (404, 410)
+    return isinstance(error, FileNotFoundError) and _status(error) in (0, 404, 410)
+
+
+def _is_final(error: BaseException) -> bool:
+    """Return whether it is no use to try again: the file is missing, or the server refuses to send it."""
+    return _is_missing(error) or (400 <= _status(error) < 500 and _status(error) not in (408, 429))
 
 
 def _tried(url: str, work: Callable[[Any, str], T]) -> T:
@@ -74,7 +82,7 @@ def _tried(url: str, work: Callable[[Any, str], T]) -> T:
             return work(files, path)
         except Exception as error:  # each store raises types of its own
             reason = truncate(printable(" ".join(str(error).split()) or type(error).__name__), 200)
-            if attempt == TRIES - 1 or _is_missing(error):
+            if attempt == TRIES - 1 or _is_final(error):
                 raise DataError(f"{truncate(url)} cannot be read: {reason}") from error
             say(f"{truncate(url)} cannot be read: {reason}; trying again")
             time.sleep(WAIT * 2**attempt)

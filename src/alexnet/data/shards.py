@@ -107,11 +107,14 @@ def _folder(shard: str) -> Path:
         return Path(shard).parent
     place = shard.rpartition("/")[0]
     folder = user_cache() / "labels"
-    if name := next((name for name in NAME_FILES if remote.exists(f"{place}/{name}")), None):
-        content = remote.read(f"{place}/{name}")
-        folder = folder / hashlib.sha256(content).hexdigest()[:32]
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / name, lambda part: part.write_bytes(content))
+    try:
+        if name := next((name for name in NAME_FILES if remote.exists(f"{place}/{name}")), None):
+            content = remote.read(f"{place}/{name}")
+            folder = folder / hashlib.sha256(content).hexdigest()[:32]
+            folder.mkdir(parents=True, exist_ok=True)
+            write(folder / name, lambda part: part.write_bytes(content))
+    except DataError as error:  # some stores refuse to say whether there is a file
+        say(f"{error}; so labels that are numbers have no names (--label-names gives some)")
     return folder
 
 
