@@ -70,7 +70,8 @@ def _given(text: str) -> dict[int, str]:
 def _read(path: Path) -> dict[int, str]:
     """Return the names in a file by number: a name in each line, the first for 0, or lines such as `1 cat`."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")  # a label may hold other ends of lines
+        text = path.read_text(encoding="utf-8-sig").rstrip()
+        lines = text.split("\n") if text else []  # a label may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the label names in {path}: {error_reason(error)}") from error
     numbered = [match for line in lines if (match := NUMBERED.fullmatch(line.strip()))]

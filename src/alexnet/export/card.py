@@ -7,7 +7,7 @@ from typing import Any
 
 import alexnet
 from alexnet.data.dataset import Dataset
-from alexnet.errors import format_names
+from alexnet.errors import counted, format_names
 from alexnet.files import read_json, write_output
 from alexnet.run import ModelConfig, RunFolder
 
@@ -53,10 +53,10 @@ def card(folder: RunFolder, config: ModelConfig, dataset: Dataset | None, file: 
         "metrics": ["accuracy"],
         "model-index": [{"name": name, "results": [_result(data, split, found) for split, found in measured.items()]}],
     }
-    trained = f", trained by the recipe `{summary['recipe']}` for {summary['epochs']} epochs" if summary else ""
+    trained = f", trained by the recipe `{summary['recipe']}` for {counted(summary['epochs'], 'epoch')}" if summary else ""
     parts = [
-        f"An AlexNet (`{config.variant}`) that tells {len(config.labels):,} classes apart: {format_names(config.labels)}. "
-        f"Made with alexnet {alexnet.__version__}{trained}.",
+        f"An AlexNet (`{config.variant}`) that tells {counted(len(config.labels), 'class')} apart: "
+        f"{format_names(config.labels)}. Made with alexnet {alexnet.__version__}{trained}.",
         "## Data\n\n" + (_data(dataset) if dataset else "The images were not at hand when the file was written."),
         "## Accuracy\n\n" + ("\n".join(_accuracy(measured)) if measured else "It was not measured."),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(config, measured)),
