@@ -28,7 +28,7 @@ from PIL import Image
 DOCS = Path(__file__).parent.parent / "docs"
 NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
 TRAINED = DOCS / "tutorials" / "trained"  # the finished trainings, which the notebooks show
-SECONDS = 300  # for a cell
+SECONDS = 900  # for a cell; a busy machine takes several times as long as a quiet one
 SIDE, LEVELS = 64, 4.0  # images are compared at this size in pixels, and may differ by this many grey levels on average
 
 
