@@ -71,18 +71,19 @@ class Files(Dataset[torch.Tensor]):
         return torch.from_numpy(crop(self.paths[i].read_bytes()).copy())
 
 
-def count_images(batches: Iterator[object]) -> int:
-    """Run through batches; return their number."""
-    return sum(1 for _ in batches)
+def run_through(batches: Iterator[object]) -> None:
+    """Take all batches."""
+    for _ in batches:
+        pass
 
 
-def ours(table: Table) -> int:
+def ours(table: Table) -> None:
     """Batches on demand, in random order."""
     images = SplitImages(OnDemand(table, IMAGES), np.arange(MEASURED), table.targets)
-    return count_images(epoch_batches(images, batch_bounds(MEASURED, BATCH), 0, 1, workers=1))
+    run_through(epoch_batches(images, batch_bounds(MEASURED, BATCH), 0, 1, workers=1))
 
 
-def by_webdataset(folder: Path) -> int:
+def by_webdataset(folder: Path) -> None:
     """Batches of webdataset, shuffled within a window."""
     import webdataset
 
@@ -90,13 +91,13 @@ def by_webdataset(folder: Path) -> int:
     dataset = webdataset.WebDataset(shards, shardshuffle=100, seed=0).shuffle(5000).to_tuple("jpg", "cls").map_tuple(crop, int)
     loader = webdataset.WebLoader(dataset.batched(BATCH), batch_size=None, num_workers=1)
     batches = iter(loader)
-    return count_images(next(batches) for _ in range(MEASURED // BATCH))
+    run_through(next(batches) for _ in range(MEASURED // BATCH))
 
 
-def by_torch(folder: Path) -> int:
+def by_torch(folder: Path) -> None:
     """Batches of PyTorch's loader over files, in random order."""
     paths = sorted(folder.glob("[pm]*/*.jpg"))[:MEASURED]
-    return count_images(iter(DataLoader(Files(paths), BATCH, shuffle=True, num_workers=1)))
+    run_through(iter(DataLoader(Files(paths), BATCH, shuffle=True, num_workers=1)))
 
 
 def main(folder: Path, count: int) -> None:
@@ -106,7 +107,7 @@ def main(folder: Path, count: int) -> None:
     start = time.perf_counter()
     table = open_table(folder / "shards")
     print(f"{len(table):,} images listed in {time.perf_counter() - start:.1f} s")
-    ways: dict[str, Callable[[], int]] = {"ours": lambda: ours(table), "PyTorch, Pillow": lambda: by_torch(folder)}
+    ways: dict[str, Callable[[], None]] = {"ours": lambda: ours(table), "PyTorch, Pillow": lambda: by_torch(folder)}
     try:
         import webdataset  # noqa: F401 - whether it is there
 

@@ -147,6 +147,14 @@ def test_validation_alone(tmp_path: Path) -> None:
     assert not (table.splits != "").any()
 
 
+def test_counterexamples_beside_wordnet_ids(tmp_path: Path) -> None:
+    files = {**TRAIN, **{f"none/{i}.JPEG": TRAIN["n01440764/n01440764_0.JPEG"] for i in range(3)}}
+    table = open_table(write(tmp_path, files))
+    assert table.labels == ("crane", "crane bird", "tench")
+    assert table.unknown is not None
+    assert len(table.unknown) == 3
+
+
 def test_missing_and_unlisted_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {**LAYOUTS["train beside flat val"](), "val/ILSVRC2012_val_00000077.JPEG": b"x"}
     del files["val/ILSVRC2012_val_00000003.JPEG"]
@@ -185,6 +193,14 @@ DAMAGED: dict[str, tuple[str, Callable[[dict[str, bytes]], object], str]] = {
         "n01440764.tar is cut off",
     ),
     "not an archive": ("archives", lambda f: f.update({"ILSVRC2012_img_train.tar": b"x" * 5000}), "not a tar archive"),
+    "classes still packed": (
+        "official, unpacked",
+        lambda f: [
+            *(f.pop(name) for name in list(f) if name.startswith("ILSVRC2012_img_train")),
+            f.update({"ILSVRC2012_img_train/n01440764.tar": tar({"n01440764_0.JPEG": b"x"})}),
+        ],
+        "has no folders named by WordNet IDs: unpack each",
+    ),
     "half unpacked": (
         "archives",
         lambda f: [f.pop("ILSVRC2012_img_train.tar"), f.update(inside("ILSVRC2012_img_train", TRAIN))],

@@ -307,6 +307,13 @@ def test_other_folders_are_not_touched(dataset: Path) -> None:
     assert sorted(dataset.rglob("*")) == before
 
 
+def test_changed_photos_are_other_photos(dataset: Path, tmp_path: Path) -> None:
+    alexnet.shard(dataset, tmp_path / "shards")
+    (dataset / "cat" / "small.png").write_bytes(encoded(picture(1, 7, (20, 24)), "PNG"))
+    with pytest.raises(RunError, match="or shards made otherwise"):
+        alexnet.shard(dataset, tmp_path / "shards")
+
+
 def test_a_lost_shard_is_written_again(dataset: Path, tmp_path: Path) -> None:
     result = alexnet.shard(dataset, tmp_path / "shards")
     [shard] = (tmp_path / "shards").glob("*.tar")

@@ -19,10 +19,10 @@ from alexnet.choice.choose import Plan as Choice
 from alexnet.choice.choose import choose as run_choice
 from alexnet.convert.pretrained import settings_from_weights
 from alexnet.convert.write import write_keras, write_torchvision
+from alexnet.data import imagenet
 from alexnet.data.check import check as check
 from alexnet.data.dataset import Dataset, open_dataset
 from alexnet.data.decode_pool import InMemoryImage
-from alexnet.data.imagenet import imagenet_classes
 from alexnet.data.labels import labels_differing_in_case, normalize_label
 from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError, DataError, ImageError, RunError, format_names, shell_quote
@@ -639,9 +639,7 @@ class Run:
         if data is None and not own.dataset:
             raise DataError(f"the run {self.path} was imported and has no dataset of its own: name one")
         table = open_table(own.dataset if data is None else data, own.root, 2 if data is None else 1, own)
-        if self.labels and set(self.labels) <= imagenet_classes().keys():  # a run of an earlier version, or imported so
-            ids = {word: wnid for wnid, word in imagenet_classes().items()}
-            table = replace(table, labels=tuple(ids.get(label, label) for label in table.labels))
+        table = replace(table, labels=imagenet.as_named(table.labels, self.labels))
         known = {normalize_label(label) for label in self.labels}
         if unknown := [label for label in table.labels if label not in self.labels and normalize_label(label) not in known]:
             alike = next((group for group in labels_differing_in_case([*known, *unknown]) if unknown[0] in group), [])

@@ -97,7 +97,7 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int, where: 
     settings = preprocessing.model_dump_json(include={"cache_size", "fit", "filter", "reduced_decode"})
     name = "\0".join([str(table.root or "memory"), table.name, settings]).encode("utf-8", "surrogateescape")
     folder = cache_folder() / f"{table.name}-{hashlib.sha256(name).hexdigest()[:12]}"
-    prints = _fingerprints(table, settings)
+    prints = fingerprints(table, settings)
     if where == "none":
         return _on_demand(table, preprocessing, prints)
     index = folder / f"{_key(table, settings, prints)}.json"
@@ -221,7 +221,7 @@ def header_sizes(table: Table, workers: int) -> list[tuple[int, int]]:
     return [tuple(answer.facts["size"]) for _, answer in decode_all("size", sample, workers) if isinstance(answer, Answer)]
 
 
-def _fingerprints(table: Table, settings: str) -> list[str]:
+def fingerprints(table: Table, settings: str) -> list[str]:
     """Return a hash of each image's name, size and modification time, of `settings` and Pillow's version; none if in memory."""
     result = []
     for row, name in enumerate(table.images if table.pixels is None else ()):

@@ -1,8 +1,14 @@
 """Image files inside other files: Parquet files and tar archives."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+
+def stat_fact(stat: os.stat_result) -> str:
+    """Return what changes when a file does: its size and its time of change."""
+    return f"{stat.st_size}\0{stat.st_mtime_ns}"
 
 
 class Container(Protocol):

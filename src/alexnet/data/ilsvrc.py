@@ -66,38 +66,43 @@ def read_ilsvrc(root: Path) -> Rows | None:
     Raises:
         DataError: there are validation images without the list of their labels, or an archive is damaged.
     """
-    folders = {split: _folder(root, split) for split in FOLDERS}
-    archives = {split: root / name if (root / name).is_file() else None for split, name in ARCHIVES.items()}
-    flat = folders["val"] if folders["val"] and _is_flat(folders["val"]) else None
-    published = flat or any(archives.values()) or (folders["train"] and folders["train"].name != "train") or _in_kaggle(folders)
-    if not published:
+    if not _is_published(root):
         return None
-    contents = Contents({})
-    images: dict[str, list[Image]] = {"train": [], "val": []}
-    skipped: list[Skipped] = []
-    if folders["train"]:
-        images["train"] = list(_class_folders(root, folders["train"]))
-    elif archives["train"]:
-        images["train"] = list(_class_archives(Tar(str(archives["train"])), contents))
-    if folders["val"] and not flat:
-        images["val"] = list(_class_folders(root, folders["val"]))
-    elif flat or archives["val"]:
-        names = _files(root, flat) if flat else _archived(Tar(str(archives["val"])), contents)
-        images["val"], skipped = _labelled(list(names), *_validation_labels(root))
-    if folders["test"]:
-        skipped.append(Skipped(folders["test"].relative_to(root).as_posix(), "the labels of ImageNet's test images are secret"))
-    if contents.places and any(folders[split] for split in images):
+    contents, skipped = Contents({}), list[Skipped]()
+    images = {split: _images(root, split, contents, skipped) for split in ARCHIVES}
+    if test := _folder(root, "test"):
+        skipped.append(Skipped(test.relative_to(root).as_posix(), "the labels of ImageNet's test images are secret"))
+    if contents.places and any(_folder(root, split) for split in ARCHIVES):
         raise DataError(f"{root} has one part of ImageNet as an archive and the other unpacked: unpack both, or none")
     rows = [Row(name, label, split if all(images.values()) else "") for split in images for name, label in images[split]]
     return Rows(rows, skipped, contents if contents.places else None)
 
 
+def _is_published(root: Path) -> bool:
+    """Return whether a folder is arranged otherwise than in class folders, which are read like those of any dataset."""
+    found = [folder for split in FOLDERS if (folder := _folder(root, split))]
+    unusual = any(folder.name not in FOLDERS or folder.parent.name == "CLS-LOC" for folder in found)
+    packed = any((root / name).is_file() for name in ARCHIVES.values())
+    return unusual or packed or any(folder.name == "val" and _is_flat(folder) for folder in found)
+
+
+def _images(root: Path, split: str, contents: Contents, skipped: list[Skipped]) -> list[Image]:
+    """Return the images of a split; add the places of those in archives to `contents`, and those without label to `skipped`."""
+    folder, archive = _folder(root, split), Tar(str(root / ARCHIVES[split]))
+    if folder is None and not archive.path.is_file():
+        return []
+    if folder is not None and not (split == "val" and _is_flat(folder)):
+        return list(_class_folders(root, folder))
+    if split == "train":
+        return list(_class_archives(archive, contents))
+    names = _archived(archive, contents) if folder is None else _files(root, folder)
+    images, unlisted = _labelled(list(names), *_validation_labels(root))
+    skipped += unlisted
+    return images
+
+
 def _folder(root: Path, split: str) -> Path | None:
     return next((root / name for name in FOLDERS[split] if (root / name).is_dir()), None)
-
-
-def _in_kaggle(folders: dict[str, Path | None]) -> bool:
-    return any(folder is not None and folder.parent.name == "CLS-LOC" for folder in folders.values())
 
 
 def _is_flat(folder: Path) -> bool:
@@ -114,6 +119,8 @@ def _names(folder: Path) -> list[str]:
 
 def _class_folders(root: Path, folder: Path) -> Iterator[Image]:
     classes = [name for name in _names(folder) if WNID.fullmatch(name)]
+    if not classes:
+        raise DataError(f"{folder} has no folders named by WordNet IDs: unpack each n….tar into a folder of its name")
     place = folder.relative_to(root).as_posix()
     for wnid in track(classes, f"Listing {folder.name}", len(classes)):
         yield from ((f"{place}/{wnid}/{name}", wnid) for name in _names(folder / wnid))

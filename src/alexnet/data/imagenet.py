@@ -3,10 +3,19 @@
 The labels are torchvision's: the first word of each class, made unique where two classes share it.
 """
 
+from collections.abc import Collection
 from functools import cache
 from importlib.resources import files
 
 NAME = "imagenet"  # as a dataset
+
+
+def as_named(labels: tuple[str, ...], known: Collection[str]) -> tuple[str, ...]:
+    """Return labels with WordNet IDs for words if those that are `known` are IDs, as in runs of earlier versions."""
+    if not known or not set(known) <= imagenet_classes().keys():
+        return labels
+    ids = {word: wnid for wnid, word in imagenet_classes().items()}
+    return tuple(ids.get(label, label) for label in labels)
 
 
 @cache

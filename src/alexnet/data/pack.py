@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alexnet.data.cache import fingerprints
 from alexnet.data.decode_pool import decode_all
 from alexnet.data.sources import open_table
 from alexnet.data.table import SPLITS, Table
@@ -72,8 +73,7 @@ def shard(
         raise DataError(f"{table.name} has groups, which shards cannot keep together: give each image a split first")
     labels = (*table.labels, *([reading.none_label] if table.unknown else []))
     folder, shards = local_path(out), _divide(_entries(table), side)
-    names = [[f"{entry.table.images[entry.row]} {entry.label}" for entry in entries] for entries in shards.values()]
-    state = _open(folder, hashlib.sha256(json.dumps([side, quality, labels, list(shards), names]).encode()).hexdigest())
+    state = _open(folder, _digest(table, [side, quality, labels, list(shards)]))
     write_json(folder / STATE, state)
     write_text(folder / LABELS, "".join(f"{number}\t{label}\n" for number, label in enumerate(labels)))
     for name, entries in track(shards.items(), f"Writing {folder.name}", len(shards)):
@@ -84,6 +84,13 @@ def shard(
     skipped += [one for name in shards for one in state["shards"][name]]
     images = sum(map(len, shards.values())) - sum(map(len, state["shards"].values()))
     return {"folder": str(folder), "images": images, "shards": list(shards), "skipped": skipped}
+
+
+def _digest(table: Table, settings: list[Any]) -> str:
+    """Return a hash of everything that determines the shards: settings, labels, splits, and the files, as far as they say."""
+    tables: list[Table] = [table] if table.unknown is None else [table, table.unknown]
+    rows = [[list(each.images), each.targets.tolist(), each.splits.tolist(), fingerprints(each, "")] for each in tables]
+    return hashlib.sha256(json.dumps([settings, rows]).encode()).hexdigest()
 
 
 def _entries(table: Table) -> list[Entry]:

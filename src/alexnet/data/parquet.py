@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.data.columns import Record, find_columns
-from alexnet.data.contents import Contents
+from alexnet.data.contents import Contents, stat_fact
 from alexnet.errors import DataError, counted, printable, truncate
 from alexnet.recipe import Data
 
@@ -40,8 +40,7 @@ class Images:
 
     def fact(self) -> str:
         """Return what changes when the file does: its size and its time of change."""
-        stat = self.path.stat()
-        return f"{stat.st_size}\0{stat.st_mtime_ns}"
+        return stat_fact(self.path.stat())
 
     def close(self) -> None:
         """Close the file, and free the images in memory."""

@@ -88,10 +88,10 @@ def _read_photo_set(name: str, folder: Path) -> Rows:
 
 
 def _table(name: str, root: Path, content: Rows, given: Path, least: int, none_label: str) -> Table:
-    names = {row.label for row in content.rows}
-    words = {label: normalize_label(label) for label in names}
-    if names and names <= imagenet.imagenet_classes().keys():  # WordNet IDs
-        words = imagenet.imagenet_classes()
+    words = {row.label: normalize_label(row.label) for row in content.rows}
+    ids = words.keys() - {"", none_label}
+    if ids and ids <= imagenet.imagenet_classes().keys():
+        words |= imagenet.imagenet_classes()
     rows = [row._replace(label=words[row.label]) for row in content.rows]
     skipped = [*content.skipped, *(Skipped(row.image, "no label") for row in rows if not row.label)]
     rows = [row for row in rows if row.label]

@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.contents import Contents
+from alexnet.data.contents import Contents, stat_fact
 from alexnet.data.labels import normalize_label
 
 SPLITS = ("train", "val", "test")
@@ -94,8 +94,7 @@ class Table:
         """
         if self.contents is not None:
             return self.contents.fact(self.images[index])
-        stat = self.file(index).stat()
-        return f"{stat.st_size}\0{stat.st_mtime_ns}"
+        return stat_fact(self.file(index).stat())
 
     def sources(self, step: int = 1) -> Iterator[Path | bytes | NDArray[np.uint8]]:
         """Yield every `step`-th image as `source` returns it."""

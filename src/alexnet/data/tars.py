@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from alexnet.data import remote
+from alexnet.data.contents import stat_fact
 from alexnet.errors import DataError, error_reason, printable, truncate
 
 
@@ -27,10 +28,6 @@ END = 1 << 20  # bytes behind the last member to look at; they are zeros, up to 
 
 class DamagedArchive(DataError):
     """A file is no tar archive, is compressed as a whole, or is cut off."""
-
-
-def _fact(stat: os.stat_result) -> str:
-    return f"{stat.st_size}\0{stat.st_mtime_ns}"
 
 
 class Tar:
@@ -56,7 +53,7 @@ class Tar:
             if remote.is_remote(self.location):
                 self._known = remote.fact(self.location)
             else:
-                self._known = _fact(os.stat(self.location))
+                self._known = stat_fact(os.stat(self.location))
         return self._known
 
     def read(self, place: tuple[int, int]) -> bytes:
@@ -67,7 +64,7 @@ class Tar:
         else:
             try:
                 with open(self.location, "rb", buffering=0) as file:
-                    same = _fact(os.fstat(file.fileno())) == self.fact()
+                    same = stat_fact(os.fstat(file.fileno())) == self.fact()
                     file.seek(start)
                     content = file.read(size)
             except OSError as error:
