@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +170,15 @@ def test_a_store_that_does_not_say_whether_there_are_names(server: Server, capsy
     table = open_table(f"{server.url}/images-000000.tar")
     assert set(table.labels) == {"0", "1"}
     assert "so labels that are numbers have no names" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without a network: the shards are not said to be missing."""
+    monkeypatch.setattr(remote, "WAIT", 0.01)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and nobody listens
+        with pytest.raises(DataError, match=r"images-0\.tar cannot be read: Cannot connect to host"):
+            open_table(f"http://127.0.0.1:{unused.getsockname()[1]}/images-{{0..1}}.tar")
 
 
 def test_a_server_without_ranges(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from alexnet.data.decode import decode
 from alexnet.data.shards import is_shards
 from alexnet.data.sources import open_table
 from alexnet.data.table import Table
-from alexnet.errors import DataError, RunError
+from alexnet.errors import DataError, Interrupted, RunError
 from alexnet.recipe import Data, Preprocessing
 from commands import run
 
@@ -287,7 +287,7 @@ def test_a_stopped_call_goes_on_and_gives_the_same(dataset: Path, tmp_path: Path
         return original(entries, path, *rest)
 
     monkeypatch.setattr(pack, "_write", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="stopped, 2 of 4 shards written: the same command goes on"):
         alexnet.shard(dataset, tmp_path / "stopped", side=32)
     result = alexnet.shard(dataset, tmp_path / "stopped", side=32)
     assert len(calls) == 5  # three, and the third and fourth

@@ -15,7 +15,7 @@ from alexnet.data.cache import fingerprints
 from alexnet.data.decode_pool import decode_all
 from alexnet.data.sources import open_table
 from alexnet.data.table import SPLITS, Table
-from alexnet.errors import AlexNetError, DataError, ImageError, RunError, error_reason
+from alexnet.errors import AlexNetError, DataError, ImageError, Interrupted, RunError, counted, error_reason
 from alexnet.files import local_path, read_json, remove_leftovers, rename, temporary_name, write_json, write_text
 from alexnet.progress import track
 from alexnet.recipe import Recipe
@@ -61,6 +61,7 @@ def shard(
     Raises:
         DataError: the dataset does not exist, or cannot be read, or has groups but no splits.
         RunError: `out` holds something else, or cannot be written.
+        Interrupted: Ctrl-C stopped it; the same call goes on.
         AlexNetError: `side` or `quality` is out of range.
     """
     if side is not None and side < 8:
@@ -76,9 +77,13 @@ def shard(
     state = _open(folder, _digest(table, [side, quality, labels, list(shards)]))
     write_json(folder / STATE, state)
     write_text(folder / LABELS, "".join(f"{number}\t{label}\n" for number, label in enumerate(labels)))
-    for name, entries in track(shards.items(), f"Writing {folder.name}", len(shards)):
+    for number, (name, entries) in enumerate(shards.items()):
         if name not in state["shards"] or not (folder / name).is_file():
-            state["shards"][name] = _write(entries, folder / name, side, quality, reading.workers)
+            try:
+                state["shards"][name] = _write(entries, folder / name, side, quality, reading.workers)
+            except KeyboardInterrupt as error:
+                many = f"{number:,} of {counted(len(shards), 'shard')} written"
+                raise Interrupted(f"stopped, {many}: the same command goes on from there", 130) from error
             write_json(folder / STATE, state)
     skipped = [{"image": one.image, "error": one.reason} for one in table.skipped]
     skipped += [one for name in shards for one in state["shards"][name]]
@@ -147,7 +152,8 @@ def _write(entries: Sequence[Entry], path: Path, side: int | None, quality: int,
     part = temporary_name(path)
     try:
         with part.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for number, (entry, (_, answer)) in enumerate(zip(entries, answers, strict=True)):
+            shown = track(entries, f"Writing {path.name}", len(entries))
+            for number, (entry, (_, answer)) in enumerate(zip(shown, answers, strict=True)):
                 if isinstance(answer, ImageError):
                     skipped.append({"image": entry.table.images[entry.row], "error": str(answer)})
                     continue

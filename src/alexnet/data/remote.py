@@ -55,12 +55,16 @@ def exists(url: str) -> bool:
 
 
 def _status(error: BaseException | None) -> int:
-    """Return the status of an HTTP server's answer, 0 without any; fsspec says that there is no file, whatever it is."""
+    """Return the status of an HTTP server's answer, 0 without any."""
     return int(getattr(error, "status", 0) or getattr(getattr(error, "__cause__", None), "status", 0))
 
 
 def _is_missing(error: BaseException | None) -> bool:
-    return isinstance(error, FileNotFoundError) and _status(error) in (0, 404, 410)
+    """Return whether an error says that there is no file; fsspec says so of a server that does not answer, too."""
+    cause = getattr(error, "__cause__", None)
+    of_network = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+    answered = _status(error) or isinstance(cause, FileNotFoundError) or not of_network
+    return isinstance(error, FileNotFoundError) and bool(answered) and _status(error) in (0, 404, 410)
 
 
 def _is_final(error: BaseException) -> bool:
@@ -81,7 +85,8 @@ def _tried(url: str, work: Callable[[Any, str], T]) -> T:
         try:
             return work(files, path)
         except Exception as error:  # each store raises types of its own
-            reason = truncate(printable(" ".join(str(error).split()) or type(error).__name__), 200)
+            told = (isinstance(error, FileNotFoundError) and error.__cause__) or error  # else it is the URL again
+            reason = truncate(printable(" ".join(str(told).split()) or type(told).__name__), 200)
             if attempt == TRIES - 1 or _is_final(error):
                 raise DataError(f"{truncate(url)} cannot be read: {reason}") from error
             say(f"{truncate(url)} cannot be read: {reason}; trying again")
