@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from alexnet import AlexNet
 from alexnet.data.augment import DRAWS, training_input
 from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches
-from alexnet.data.cache import Pixels
+from alexnet.data.pixels import Pixels
 from alexnet.network.layers import Dropout2012
 from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.recipe import load

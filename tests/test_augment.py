@@ -16,8 +16,8 @@ from scipy.ndimage import map_coordinates
 import alexnet
 from alexnet.data.augment import DRAWS, training_input
 from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches
-from alexnet.data.cache import Pixels
 from alexnet.data.geometry import affine
+from alexnet.data.pixels import Pixels
 from alexnet.network.alexnet import AlexNet
 from alexnet.recipe import Augment
 from conftest import SHORT, assert_near, make_preprocessing

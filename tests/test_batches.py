@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alexnet.data.augment import DRAWS, training_input
 from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches, shard_bounds
-from alexnet.data.cache import Pixels
+from alexnet.data.pixels import Pixels
 from alexnet.recipe import Augment, Preprocessing
 
 # Images pass through unchanged, so that only random choices show.

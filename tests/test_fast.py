@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from alexnet.data.augment import DRAWS
 from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches
-from alexnet.data.cache import Pixels
 from alexnet.data.dataset import resolve
+from alexnet.data.pixels import Pixels
 from alexnet.data.preprocessing import to_input
 from alexnet.data.sources import open_table
 from alexnet.data.table import Table

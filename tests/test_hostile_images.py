@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,14 +15,11 @@ from proof.pictures import class_folders, picture
 
 import alexnet
 from alexnet.data import decode_pool
-from alexnet.data.cache import cache_folder, open_cache
 from alexnet.data.decode import MAX_DECODED, MAX_PIXELS, decode
 from alexnet.data.decode_pool import Answer, decode_all
 from alexnet.data.sources import open_table
 from alexnet.errors import DataError, ImageError, printable
-from alexnet.files import HOST
 from alexnet.recipe import Preprocessing
-from conftest import damaged
 
 PREPROCESSING = Preprocessing(cache_size=32, input=32, fit="crop", reduced_decode=False, resize="bilinear")
 
@@ -141,71 +135,6 @@ def test_decode_worker_ignores_modules_in_the_current_folder(
     (tmp_path / "numpy.py").write_text("raise SystemExit('run from the folder of photos')")
     monkeypatch.chdir(tmp_path)
     assert all(isinstance(answer, Answer) for _, answer in decode_all("size", photos.rglob("*.png"), 1))
-
-
-# The cache
-
-
-def cached(photos: Path) -> tuple[np.ndarray, Path, Path]:
-    """Return the pixels of a cache, its index and its data."""
-    table = open_table(photos)
-    pixels = open_cache(table, PREPROCESSING, 2).pixels.take(np.arange(len(table)))
-    (folder,) = cache_folder().glob(f"{table.name}-*")
-    return pixels, next(folder.glob("*.json")), next(folder.glob("*.u8"))
-
-
-@pytest.fixture
-def cached_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight images with a separate cache."""
-    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
-    return class_folders(tmp_path / "photos", 4)
-
-
-def test_damaged_cache_is_rebuilt(cached_photos: Path) -> None:
-    rng = random.Random(0)
-    whole, index, data = cached(cached_photos)
-    for attempt in range(40):
-        file = (index, data)[attempt % 2]
-        file.write_bytes(damaged(file.read_bytes(), rng, cut=attempt % 4 >= 2))
-        assert np.array_equal(cached(cached_photos)[0], whole)
-    data.unlink()
-    assert np.array_equal(cached(cached_photos)[0], whole)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"rows": [10**30] * 8},
-        {"rows": [-1, *range(7)]},
-        {"shapes": [[2**40, 2**40]] * 8},
-        {"shapes": [[0, 32]] * 8},
-        {"rows": "x"},
-    ],
-)
-def test_forged_cache_index_is_rebuilt(cached_photos: Path, change: dict[str, object]) -> None:
-    whole, index, _ = cached(cached_photos)
-    index.write_text(json.dumps({**json.loads(index.read_text()), **change}))
-    assert np.array_equal(cached(cached_photos)[0], whole)
-    index.write_text("[" * 100_000)
-    assert np.array_equal(cached(cached_photos)[0], whole)
-
-
-def test_cache_removes_temporary_files_of_dead_processes(cached_photos: Path) -> None:
-    _, index, _ = cached(cached_photos)
-    dead, alive, elsewhere = (
-        index.with_name(f"k.{host}-{pid}.part") for host, pid in ((HOST, 2**22 + 1), (HOST, 1), ("other", 1))
-    )
-    for part in (dead, alive, elsewhere):
-        part.touch()
-    cached(cached_photos)
-    assert [part.exists() for part in (dead, alive, elsewhere)] == [False, True, True]
-
-
-def test_cache_of_full_images_larger_than_the_disk_is_refused(cached_photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(cached_photos)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8 * 40 * 40 * 3 - 1))
-    with pytest.raises(DataError, match=r"[\d.]+ GB are needed, but only [\d.]+ GB are free"):
-        open_cache(open_table(cached_photos), PREPROCESSING.model_copy(update={"cache_size": "full"}), 2)
 
 
 # Names

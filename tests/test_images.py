@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from PIL import Image
 from proof.pictures import class_folders, encoded, picture
 
 from alexnet.data.batches import ordered_batches
-from alexnet.data.cache import cache_folder, open_cache
 from alexnet.data.dataset import open_dataset
 from alexnet.data.decode import decode
 from alexnet.data.preprocessing import pixels, to_input
@@ -167,47 +165,7 @@ def test_decoding_emits_no_warnings(photos: Path) -> None:
         decode(photos / "across" / "000.png")
 
 
-# Cache
-
-
-def test_cache_equals_decoding_for_any_workers(photos: Path) -> None:
-    table = open_table(photos)
-    cache = open_cache(table, PREPROCESSING, workers=1)
-    first = cache.pixels.take(np.arange(len(table)))
-    shutil.rmtree(cache_folder())
-    again = open_cache(table, PREPROCESSING, workers=4)
-    assert np.array_equal(first, again.pixels.take(np.arange(len(table))))
-    assert all(np.array_equal(first[i], pixels(table.source(i), PREPROCESSING)) for i in range(len(table)))
-
-
-def test_cache_notices_changed_added_and_removed_files(tmp_path: Path) -> None:
-    root = class_folders(tmp_path / "photos", 4)
-    before = open_cache(open_table(root), PREPROCESSING, 2).pixels.take(np.arange(8))
-    picture(2, 9).save(root / "across" / "000.png")
-    changed = open_cache(open_table(root), PREPROCESSING, 2).pixels.take(np.arange(8))
-    assert not np.array_equal(before[0], changed[0])
-    assert np.array_equal(before[1:], changed[1:])
-    picture(2, 10).save(root / "down" / "new.png")
-    assert len(open_cache(open_table(root), PREPROCESSING, 2).rows) == 9
-    (root / "down" / "new.png").unlink()
-    assert len(open_cache(open_table(root), PREPROCESSING, 2).rows) == 8
-
-
-def test_cache_removes_older_ones(tmp_path: Path) -> None:
-    root = class_folders(tmp_path / "only-one", 4)
-    for i in range(3):
-        picture(2, i).save(root / "across" / "000.png")
-        open_cache(open_table(root), PREPROCESSING, 2)
-    (folder,) = cache_folder().glob("only-one-*")
-    assert sorted(file.suffix for file in folder.iterdir()) == [".json", ".thumbnails", ".u8"]
-
-
-def test_cache_is_reused(tmp_path: Path) -> None:
-    root = class_folders(tmp_path / "once", 4)
-    open_cache(open_table(root), PREPROCESSING, 2)
-    before = {p: p.stat().st_mtime_ns for p in cache_folder().glob("once-*/*")}
-    open_cache(open_table(root), PREPROCESSING, 2)
-    assert {p: p.stat().st_mtime_ns for p in cache_folder().glob("once-*/*")} == before
+# Datasets
 
 
 def test_unreadable_files_are_skipped_and_listed(tmp_path: Path) -> None:
@@ -240,15 +198,3 @@ def test_dataset_without_readable_image_is_an_error(tmp_path: Path) -> None:
         (tmp_path / label / "x.jpg").write_text("broken")
     with pytest.raises(DataError, match=r"no readable image; the first, a/x\.jpg: not an image"):
         open_dataset(open_table(tmp_path), PREPROCESSING, 1, Data())
-
-
-def test_cache_folder_not_writable_is_named(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(DataError, match="ALEXNET_CACHE"):
-        open_cache(open_table(photos), PREPROCESSING, 1)
-
-
-def test_cache_larger_than_the_disk_is_refused(photos: Path) -> None:
-    with pytest.raises(DataError, match=r"[\d.]+ GB are needed, but only [\d.]+ GB are free"):
-        open_cache(open_table(photos), PREPROCESSING.model_copy(update={"cache_size": 1_000_000}), 1)

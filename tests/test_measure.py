@@ -14,8 +14,8 @@ from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from alexnet import AlexNet
-from alexnet.data.cache import Pixels
 from alexnet.data.dataset import Dataset
+from alexnet.data.pixels import Pixels
 from alexnet.data.table import Table
 from alexnet.inference import evaluate, metrics
 from alexnet.inference.evaluate import Evaluation

@@ -16,9 +16,9 @@ from torch.nn.functional import one_hot
 
 from alexnet.data.augment import DRAWS, boxes, by_name, training_input
 from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches
-from alexnet.data.cache import Pixels
 from alexnet.data.geometry import resample
 from alexnet.data.mixing import ERASED_AREA, ERASED_ASPECT, erased, mix_targets, mixture
+from alexnet.data.pixels import Pixels
 from alexnet.recipe import Augment, Train
 from alexnet.training.optimizer import Loss
 from conftest import assert_near, make_preprocessing

@@ -20,7 +20,7 @@ from scipy.special import softmax
 
 import alexnet
 from alexnet.data import decode
-from alexnet.data.cache import open_cache
+from alexnet.data.cache import CachedImages, open_cache
 from alexnet.data.decode import stored_pixels
 from alexnet.data.preprocessing import fit_image, pixels, to_input
 from alexnet.data.sources import open_table
@@ -234,13 +234,15 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_cache_of_full_images_is_memory_mapped(mixed: Path, tmp_path: Path) -> None:
     table = open_table(mixed)
     result = open_cache(table, make_preprocessing(cache_size="full"), 2).pixels
-    assert isinstance(result.memory, np.memmap)
-    assert not result.memory.flags.writeable
+    assert isinstance(result, CachedImages)
+    (part,) = result.parts
+    assert isinstance(part.pixels.memory.base, np.memmap)
+    assert not part.pixels.memory.flags.writeable
     assert len(result) == len(table)
     for row, name in enumerate(table.images):
         expected = np.asarray(Image.open(mixed / name).convert("RGB"))
         assert np.array_equal(result.image(row), expected), name
-    assert result.memory.size == sum(3 * w * h for w, h in SIZES.values()) * 6
+    assert part.pixels.memory.size == sum(3 * w * h for w, h in SIZES.values()) * 6
 
 
 def test_full_images_in_batches_without_warning(mixed: Path) -> None:

@@ -19,8 +19,8 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 import alexnet
-from alexnet.data.cache import Pixels
 from alexnet.data.dataset import Dataset
+from alexnet.data.pixels import Pixels
 from alexnet.data.table import Skipped, Table
 from alexnet.errors import RunError
 from alexnet.inference.evaluate import Evaluation

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import alexnet
 from alexnet.data import resident
 from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches
-from alexnet.data.cache import Pixels
+from alexnet.data.pixels import Pixels
 from alexnet.data.resident import SHARE, ResidentImages, hold
 from alexnet.errors import AlexNetError
 from alexnet.files import read_json

@@ -303,6 +303,14 @@ def test_resume_with_changed_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyP
         alexnet.resume(tmp_path / "run")
 
 
+def test_resume_of_a_checkpoint_that_hashed_pixels_otherwise(stopped: Path, short: Path) -> None:
+    result = checkpoint.read(stopped)
+    assert result is not None
+    result[1]["dataset"]["pixels"] = result[1]["dataset"].pop("digests")[::-1]
+    checkpoint.write(stopped, *result)
+    assert weights(alexnet.resume(stopped).path) == weights(short)
+
+
 def test_resume_with_moved_dataset(stopped: Path, short: Path, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "elsewhere")
     recipe = stopped / "recipe.toml"

@@ -19,8 +19,8 @@ from sklearn.model_selection import train_test_split
 from alexnet.data import statistics
 from alexnet.data.augment import DRAWS, training_input
 from alexnet.data.batches import SplitImages
-from alexnet.data.cache import Pixels
 from alexnet.data.dataset import open_dataset, resolve
+from alexnet.data.pixels import Pixels
 from alexnet.data.preprocessing import pixels
 from alexnet.data.sources import open_table
 from alexnet.data.splits import RULES, split

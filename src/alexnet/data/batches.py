@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet.data.augment import DRAWS, FIRST_DRAWS, MORE_DRAWS, SHARED
-from alexnet.data.cache import Pixels
 from alexnet.data.decode_pool import map_ahead
-from alexnet.data.on_demand import OnDemand
+from alexnet.data.pixels import DecodedImages
 from alexnet.errors import RecipeError, counted
 from alexnet.recipe import Train
 
@@ -43,7 +42,7 @@ class Batch:
 class SplitImages:
     """The images of one split: `rows` of the `pixels`, and their `targets`."""
 
-    pixels: Pixels | OnDemand
+    pixels: DecodedImages
     rows: NDArray[np.int64]
     targets: NDArray[np.int64]
 

@@ -1,19 +1,22 @@
-"""Cache of decoded images: one memory-mapped file per dataset and preprocessing, and one of thumbnails.
+"""Cache of decoded images: parts of consecutive rows of a table, memory-mapped; see cache_part.py.
 
-The folder of a cache is named by a hash of the dataset's path and the preprocessing, its files by a key: a hash of each image's
-name, size and modification time, the preprocessing and Pillow's version. A file that is changed, added or removed changes the
-key; the cache is then rebuilt, from the old one where images are the same, and the old one is removed.
+The folder of a cache is named by a hash of the dataset's path and the preprocessing, a part by a hash of each image's name,
+size and modification time, the preprocessing and Pillow's version. A file that is changed, added or removed changes the name of
+its part, which is then built anew, from older ones where images are the same. So a stopped process leaves the parts that it has
+built to the next, and processes, or machines that share a disk, build a cache together: each begins with what no other writes.
 """
 
 import hashlib
-import json
 import os
 import shutil
-import sys
-from collections.abc import Sequence
+import time
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby, tee
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -21,63 +24,86 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from alexnet.data.decode_pool import Answer, decode_all
-from alexnet.data.decode_worker import THUMBNAIL
+from alexnet.data.cache_part import Decoded, Part, digest, read_part, write_part
+from alexnet.data.decode_pool import Answer, decode_all, decode_one
 from alexnet.data.on_demand import OnDemand, decode_on_demand
-from alexnet.data.preprocessing import PixelArray, fit_image
+from alexnet.data.pixels import gather
+from alexnet.data.preprocessing import PixelArray
 from alexnet.data.table import Skipped, Table
 from alexnet.errors import DataError, ImageError, RunError, error_reason, truncate
-from alexnet.files import expand_user, remove_leftovers, rename, temporary_name, user_cache, write, write_text
+from alexnet.files import expand_user, remove_leftovers, user_cache
 from alexnet.progress import say, track
 from alexnet.recipe import Preprocessing
 
 IN_FLIGHT = 64_000_000  # approximate bytes of images decoded ahead
-CHUNK = 1 << 24  # bytes to read at a time
+LEAST_ROWS, MOST_PARTS = 512, 128  # of a part, and of a cache, as each part keeps a file open
+BUSY = 60.0  # seconds after which a file that has not grown is no longer being written
 Where = Literal["auto", "disk", "none"]  # to keep decoded images
 
 
 @dataclass(frozen=True, eq=False)
-class Pixels:
-    """Decoded images, uint8, stored contiguously in `memory`; `shapes` holds their heights and widths, N x 2 int64."""
+class CachedImages:
+    """The images in the `parts` of a cache, which are the `rows` of a table.
 
-    memory: NDArray[np.uint8]
-    shapes: NDArray[np.int64]
+    Each is compared with its digest when it is first taken, and decoded again if it is damaged.
+    """
+
+    parts: Sequence[Part]
+    rows: NDArray[np.int64]
+    table: Table
     preprocessing: Preprocessing
 
     def __len__(self) -> int:
-        return len(self.shapes)
+        return len(self.rows)
 
     @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """The offset of each image in `memory`, and the end of the last."""
-        return np.concatenate([[0], np.cumsum(self.shapes.prod(1) * 3)])
+    def shapes(self) -> NDArray[np.int64]:
+        """The height and width of each image, N x 2."""
+        return np.concatenate([part.pixels.shapes for part in self.parts])
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *np.cumsum([len(part.rows) for part in self.parts]).tolist()]
+
+    @cached_property
+    def _intact(self) -> NDArray[np.bool_]:
+        return np.zeros(len(self.rows), dtype=bool)
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return one image, H W 3."""
-        return self.memory[self.starts[row] : self.starts[row + 1]].reshape(*self.shapes[row], 3)
+        number = bisect_right(self._starts, row) - 1
+        part, position = self.parts[number], row - self._starts[number]
+        image = part.pixels.image(position)
+        if not self._intact[row]:
+            if digest(image) != part.digests[position]:
+                return self._decode_again(part, row)
+            self._intact[row] = True
+        return image
 
     def take(self, rows: NDArray[np.int64]) -> PixelArray:
         """Return images for a batch: N S S 3, S = `side`, uint8, or float32 if full images are resized."""
-        if self.preprocessing.cache_size == "full":
-            return np.stack([fit_image(self.image(row), self.preprocessing) for row in rows], dtype=np.float32)
-        side = self.preprocessing.side
-        return self.memory.reshape(-1, side, side, 3)[rows]
+        return gather(map(self.image, rows.tolist()), self.preprocessing)
+
+    def _decode_again(self, part: Part, row: int) -> NDArray[np.uint8]:
+        if part.index.exists():
+            say(f"{part.index.with_suffix('.u8')} is damaged: its images are decoded again, now and at the next start")
+            part.index.unlink(missing_ok=True)
+        return OnDemand(self.table, self.preprocessing).image(int(self.rows[row]))
 
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """The `pixels` of the readable `rows` of a table, and their SHA-256; the other rows are `skipped`.
+    """The `pixels` of the readable `rows` of a table, and their SHA-256; the other rows are `skipped`."""
 
-    `prints` are the fingerprints of the rows' files, and `thumbnails` N x 768 uint8, to find near-duplicates by; images in
-    memory, or decoded on demand, have neither.
-    """
-
-    pixels: Pixels | OnDemand
+    pixels: CachedImages | OnDemand
     rows: NDArray[np.int64]
     skipped: tuple[Skipped, ...]
     sha256: str
-    prints: tuple[str, ...]
-    thumbnails: NDArray[np.uint8]
+
+    def thumbnails(self) -> NDArray[np.uint8]:
+        """Return the images' thumbnails, N x 768, to find near-duplicates by."""
+        assert isinstance(self.pixels, CachedImages)
+        return np.concatenate([part.thumbnails() for part in self.pixels.parts])
 
 
 def cache_folder() -> Path:
@@ -90,7 +116,7 @@ class DiskFull(OSError):
 
 
 def open_cache(table: Table, preprocessing: Preprocessing, workers: int, where: Where = "disk") -> Cache:
-    """Open the cache of `table`, or build it with `workers` processes.
+    """Open the cache of `table`, and build with `workers` processes what it lacks.
 
     With `where` = `none`, images are decoded whenever they are taken; with `auto`, if they do not fit onto the disk.
     """
@@ -100,118 +126,127 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int, where: 
     prints = fingerprints(table, settings)
     if where == "none":
         return _on_demand(table, preprocessing, prints)
-    index = folder / f"{_key(table, settings, prints)}.json"
-    data = index.with_suffix(".u8")
     try:
-        if (result := _read(table.name, preprocessing, index, len(table))) is None:
-            _build(table, preprocessing, workers, index, prints)
-            result = _read(table.name, preprocessing, index, len(table))
-        _remove_others(index)
-        if result is None:
-            raise OSError(f"{data.name} differs from what was written")
+        parts = _parts(table, preprocessing, workers, folder, settings, prints)
     except (OSError, RunError) as error:
         if where == "auto" and isinstance(error, DiskFull):
             say(f"{table.name}: images are decoded again in each epoch, as {error} in {folder}")
             return _on_demand(table, preprocessing, prints)
         advice = "free some space there, or set the environment variable ALEXNET_CACHE to another folder"
         raise DataError(f"cannot cache decoded images in {folder}: {error_reason(error)}; {advice}") from error
-    if not len(result.rows):
-        first = result.skipped[0] if result.skipped else Skipped("", "it has no images")
-        raise DataError(f"{table.name} has no readable image; the first, {truncate(first.image)}: {first.reason}")
+    return _cache(table, preprocessing, parts)
+
+
+def _cache(table: Table, preprocessing: Preprocessing, parts: Sequence[Part]) -> Cache:
+    firsts = range(0, len(table), rows_per_part(len(table)))
+    pairs = [*zip(firsts, parts, strict=True)]
+    rows = np.array([first + row for first, part in pairs for row in part.rows.tolist()], dtype=np.int64)
+    unreadable = [(first + row, reason) for first, part in pairs for row, reason in part.unreadable.items()]
+    if not len(rows):
+        name, reason = (table.images[unreadable[0][0]], unreadable[0][1]) if unreadable else ("", "it has no images")
+        raise DataError(f"{table.name} has no readable image; the first, {truncate(name)}: {reason}")
+    skipped = tuple(Skipped(table.images[row], reason) for row, reason in unreadable)
+    sha256 = hashlib.sha256("".join(text for part in parts for text in part.digests).encode()).hexdigest()
+    return Cache(CachedImages(parts, rows, table, preprocessing), rows, skipped, sha256)
+
+
+def rows_per_part(count: int) -> int:
+    """Return the number of a table's `count` rows in each part of its cache."""
+    result = LEAST_ROWS
+    while result * MOST_PARTS < count:
+        result *= 2
     return result
 
 
 def _on_demand(table: Table, preprocessing: Preprocessing, prints: Sequence[str]) -> Cache:
     pixels, sha256 = decode_on_demand(table, preprocessing, prints)
-    return Cache(pixels, np.arange(len(table)), (), sha256, (), np.empty((0, 3 * THUMBNAIL**2), np.uint8))
+    return Cache(pixels, np.arange(len(table)), (), sha256)
 
 
-def _read(name: str, preprocessing: Preprocessing, index: Path, images: int) -> Cache | None:
-    """Return the cache of a table of `images` if its checksum is correct; None if there is none, so that it must be built."""
-    data, small = index.with_suffix(".u8"), index.with_suffix(".thumbnails")
-    if not (index.exists() and data.exists() and small.exists()):
-        return None
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-        rows = np.array(content["rows"], dtype=np.int64)
-        shapes = np.array(content["shapes"], dtype=np.int64).reshape(-1, 2)
-        skipped = tuple(Skipped(str(image), str(reason)) for image, reason in content["skipped"])
-        sha256, prints = content["sha256"], tuple(map(str, content["prints"]))
-        thumbnails = np.frombuffer(small.read_bytes(), dtype=np.uint8).reshape(len(prints), 3 * THUMBNAIL**2)
-        if hashlib.sha256(thumbnails.data).hexdigest() != content["thumbnails"]:
-            return None
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
-    size = sum(height * width * 3 for height, width in shapes.tolist())
-    in_order = len(rows) == len(shapes) and (np.diff(rows, prepend=-1) > 0).all() and (rows < images).all()
-    if not in_order or len(prints) not in (0, len(rows)) or (shapes < 1).any() or size != data.stat().st_size:
-        return None
-    if preprocessing.cache_size != "full" and (shapes != preprocessing.cache_size).any():
-        return None
-    digest = hashlib.sha256()
-    with data.open("rb") as file:
-        chunks = iter(lambda: file.read(CHUNK), b"")
-        for chunk in track(chunks, f"Checking {name}", -(-size // CHUNK)):
-            digest.update(chunk)
-    if digest.hexdigest() != sha256:
-        return None
-    memory = np.memmap(data, dtype=np.uint8, mode="r") if size else np.empty(0, dtype=np.uint8)
-    return Cache(Pixels(memory, shapes, preprocessing), rows, skipped, sha256, prints, thumbnails)
+def _parts(
+    table: Table, preprocessing: Preprocessing, workers: int, folder: Path, settings: str, prints: Sequence[str]
+) -> list[Part]:
+    """Return the parts of a cache, after building those that are missing."""
+    size = rows_per_part(len(table))
+    ranges = [range(first, min(first + size, len(table))) for first in range(0, len(table), size)]
+    indexes = [folder / f"{_key(table, settings, prints, rows)}.json" for rows in ranges]
+    found = {index: read_part(index, preprocessing) for index in indexes}
+    if missing := {index: rows for index, rows in zip(indexes, ranges, strict=True) if found[index] is None}:
+        _build(table, preprocessing, workers, missing, prints)
+        found |= {index: read_part(index, preprocessing) for index in missing}
+    _remove_others(folder, {index.stem for index in indexes})
+    if lost := [index.name for index, part in found.items() if part is None]:
+        raise OSError(f"{lost[0]} differs from what was written")
+    return [part for index in indexes if (part := found[index])]
 
 
-def _build(table: Table, preprocessing: Preprocessing, workers: int, index: Path, prints: Sequence[str]) -> None:
-    index.parent.mkdir(parents=True, exist_ok=True)
-    data, known = index.with_suffix(".u8"), _decoded(table.name, preprocessing, index.parent)
-    ahead, pixels = min(256, IN_FLIGHT // (preprocessing.side**2 * 3)), float(preprocessing.side**2)
+def _build(table: Table, preprocessing: Preprocessing, workers: int, missing: dict[Path, range], prints: Sequence[str]) -> None:
+    """Build the missing parts of a cache: their indexes, and their rows of the table."""
+    folder = next(iter(missing)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    count = sum(map(len, missing.values()))
+    _check_space(table, preprocessing, workers, folder, count)
+    known = _known(folder, preprocessing, {prints[row] for rows in missing.values() for row in rows} if prints else set())
+    ahead_of_us, ours = tee(_unbuilt(missing, preprocessing))
+    new = (table.source(row) for index in ahead_of_us for row in missing[index] if not (prints and prints[row] in known))
+    work, options = "cached" if prints else "pixels", preprocessing.decode_options()
+    ahead = 0 if preprocessing.cache_size == "full" else min(256, IN_FLIGHT // (preprocessing.side**2 * 3))
+    answers = decode_all(work, new, workers, ahead, **options)
+
+    def decoded(row: int, position: int) -> Decoded:
+        fingerprint = prints[row] if prints else ""
+        if fingerprint in known:
+            part, place, thumbnail = known[fingerprint]
+            if digest(image := part.pixels.image(place)) == part.digests[place]:
+                return Decoded(position, image, thumbnail, fingerprint)
+            answer = decode_one(work, table.source(row), options)
+        else:
+            _, answer = next(answers)
+        if isinstance(answer, ImageError):
+            return Decoded(position, answer)
+        return Decoded(position, answer.pixels, answer.thumbnail.tobytes() if prints else b"", fingerprint)
+
+    tasks = ((index, row) for index in ours for row in missing[index])
+    for index, rows in groupby(track(tasks, f"Decoding {table.name}", count), key=itemgetter(0)):
+        write_part(index, (decoded(row, row - missing[index].start) for _, row in rows))
+
+
+def _unbuilt(indexes: Iterable[Path], preprocessing: Preprocessing) -> Iterator[Path]:
+    """Yield parts that no other process has built or is building; then those that others have not finished by then."""
+    others = []
+    for index in indexes:
+        if any(_grows(file) for file in index.parent.glob(f"{index.stem}.u8.*.part")):
+            others.append(index)
+        elif read_part(index, preprocessing) is None:
+            yield index
+    yield from (index for index in others if read_part(index, preprocessing) is None)
+
+
+def _grows(file: Path) -> bool:
+    with suppress(OSError):  # it is complete, and was renamed
+        return time.time() - file.stat().st_mtime < BUSY
+    return False
+
+
+def _check_space(table: Table, preprocessing: Preprocessing, workers: int, folder: Path, count: int) -> None:
+    """Raise DiskFull unless `count` images of a table fit onto the disk."""
+    pixels = float(preprocessing.side**2)
     if preprocessing.cache_size == "full":
-        ahead = 0
         pixels = float(np.mean([width * height for width, height in header_sizes(table, workers)] or [0]))  # an estimate
-    needed, free = len(table) * round(3 * pixels), shutil.disk_usage(index.parent).free
+    needed, free = count * round(3 * pixels), shutil.disk_usage(folder).free
     if needed > free:
         raise DiskFull(f"{needed / 1e9:.1f} GB are needed, but only {free / 1e9:.1f} GB are free")
-    rows: list[int] = []
-    shapes: list[tuple[int, ...]] = []
-    skipped: list[Skipped] = []
-    thumbnails: list[NDArray[np.uint8]] = []
-    digest = hashlib.sha256()
-    part = temporary_name(data)
-    new = (table.source(row) for row in range(len(table)) if not (prints and prints[row] in known))
-    work = "cached" if prints else "pixels"
-    answers = decode_all(work, new, workers, ahead, **preprocessing.decode_options())
-    try:
-        with part.open("wb") as file:
-            for row in track(range(len(table)), f"Decoding {table.name}", len(table)):
-                if prints and prints[row] in known:
-                    image, thumbnail = known[prints[row]]
-                else:
-                    _, answer = next(answers)
-                    if isinstance(answer, ImageError):
-                        skipped.append(Skipped(table.images[row], str(answer)))
-                        continue
-                    image, thumbnail = answer.pixels, answer.thumbnail
-                thumbnails += [thumbnail] if prints else []
-                rows.append(row)
-                shapes.append(image.shape[:2])
-                file.write(image.data)
-                digest.update(image.data)
-            file.flush()
-            os.fsync(file.fileno())
-        rename(part, data)
-    finally:
-        part.unlink(missing_ok=True)
-    small = b"".join(thumbnail.tobytes() for thumbnail in thumbnails)
-    write(index.with_suffix(".thumbnails"), lambda part: part.write_bytes(small))
-    content = {"rows": rows, "shapes": shapes, "skipped": skipped, "prints": [prints[row] for row in rows] if prints else []}
-    digests = {"sha256": digest.hexdigest(), "thumbnails": hashlib.sha256(small).hexdigest()}
-    write_text(index, json.dumps(content | digests))
 
 
-def _decoded(name: str, preprocessing: Preprocessing, folder: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Return the images of earlier caches in a folder, H W 3, and their thumbnails, by their fingerprints."""
-    result: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
-    for index in folder.glob("*.json"):
-        if (cache := _read(name, preprocessing, index, sys.maxsize)) is not None:
-            result |= {text: (cache.pixels.image(row), cache.thumbnails[row]) for row, text in enumerate(cache.prints)}
+def _known(folder: Path, preprocessing: Preprocessing, wanted: Set[str]) -> dict[str, tuple[Part, int, bytes]]:
+    """Return where to find the `wanted` images, given by fingerprints, in the parts of a folder, and their thumbnails."""
+    result: dict[str, tuple[Part, int, bytes]] = {}
+    for index in folder.glob("*.json") if wanted else ():
+        part = read_part(index, preprocessing)
+        if part is not None and not wanted.isdisjoint(part.prints):
+            thumbnails = part.thumbnails()
+            result |= {text: (part, i, thumbnails[i].tobytes()) for i, text in enumerate(part.prints) if text in wanted}
     return result
 
 
@@ -234,19 +269,21 @@ def fingerprints(table: Table, settings: str) -> list[str]:
     return result
 
 
-def _key(table: Table, settings: str, prints: Sequence[str]) -> str:
-    digest = hashlib.sha256(f"5 {PIL.__version__} {settings}\n".encode())
+def _key(table: Table, settings: str, prints: Sequence[str], rows: range) -> str:
+    """Return the name of the part with these rows of a table."""
+    result = hashlib.sha256(f"6 {PIL.__version__} {settings}\n".encode())
     if table.pixels is not None:
-        digest.update(repr(table.pixels.shape).encode())
-        digest.update(np.ascontiguousarray(table.pixels).data)
-    digest.update("".join(prints).encode())
-    return digest.hexdigest()[:20]
+        pixels = np.ascontiguousarray(table.pixels[rows.start : rows.stop])
+        result.update(repr(pixels.shape).encode())
+        result.update(pixels.data)
+    result.update("".join(prints[rows.start : rows.stop]).encode())
+    return result.hexdigest()[:20]
 
 
-def _remove_others(index: Path) -> None:
-    """Remove older caches in this folder, and temporary files of killed processes."""
-    remove_leftovers(index.parent)
-    for file in index.parent.iterdir():
-        if file.suffix != ".part" and not file.name.startswith(index.stem):
+def _remove_others(folder: Path, keys: Set[str]) -> None:
+    """Remove older parts in a cache's folder, and temporary files of killed processes."""
+    remove_leftovers(folder)
+    for file in folder.iterdir():
+        if file.suffix != ".part" and file.stem not in keys:
             with suppress(PermissionError):  # another user's file, or one that another process maps on Windows
                 file.unlink(missing_ok=True)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.batches import SplitImages
-from alexnet.data.cache import Pixels, Where, header_sizes, open_cache
+from alexnet.data.cache import Where, header_sizes, open_cache
 from alexnet.data.near_duplicates import look_alikes
 from alexnet.data.on_demand import OnDemand
+from alexnet.data.pixels import DecodedImages
 from alexnet.data.splits import joins_look_alikes, split
 from alexnet.data.table import Table
 from alexnet.progress import say
@@ -29,7 +30,7 @@ class Dataset:
     """A `table` of the readable images, their `pixels` in the same order, and the SHA-256 of those."""
 
     table: Table
-    pixels: Pixels | OnDemand
+    pixels: DecodedImages
     sha256: str = ""
 
     def images(self, name: str) -> SplitImages:
@@ -41,7 +42,7 @@ class Dataset:
         """Return the number of images and the SHA-256 of their listing and pixels, to detect a changed dataset."""
         table = self.table
         listing = json.dumps([list(table.images), table.labels, table.targets.tolist(), table.splits.tolist()])
-        return {"images": len(table), "listing": hashlib.sha256(listing.encode()).hexdigest(), "pixels": self.sha256}
+        return {"images": len(table), "listing": hashlib.sha256(listing.encode()).hexdigest(), "digests": self.sha256}
 
     def names(self, name: str) -> list[str]:
         """Return the names of the images of a split, or of `all` splits, in the order of `images`."""
@@ -72,7 +73,7 @@ def open_dataset(
         if joins_look_alikes(readable, data) and isinstance(cached.pixels, OnDemand):
             say(f"{table.name}: near-duplicates are not kept in one split, as images are decoded later")
         elif joins_look_alikes(readable, data):
-            alike = look_alikes(readable, cached.thumbnails)
+            alike = look_alikes(readable, cached.thumbnails())
         readable = split(readable, data, alike, train=train)
     return Dataset(readable, cached.pixels, cached.sha256)
 

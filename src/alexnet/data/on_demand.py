@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from alexnet.data.decode_pool import decode_one
 from alexnet.data.parquet import Images
-from alexnet.data.preprocessing import PixelArray, fit_image
+from alexnet.data.pixels import gather
+from alexnet.data.preprocessing import PixelArray
 from alexnet.data.table import Table
 from alexnet.errors import DataError, ImageError, truncate
 from alexnet.recipe import Preprocessing
@@ -17,7 +18,7 @@ from alexnet.recipe import Preprocessing
 
 @dataclass(frozen=True, eq=False)
 class OnDemand:
-    """The images of a table, with the methods of `Pixels`, and the same pixels.
+    """The images of a table, with the pixels that a cache would have.
 
     Images are decoded by separate processes, one for each thread that takes some.
     """
@@ -47,12 +48,8 @@ class OnDemand:
         return answer.pixels
 
     def take(self, rows: NDArray[np.int64]) -> PixelArray:
-        """Return images for a batch, as `Pixels.take` does."""
-        images = [self.image(row) for row in rows.tolist()]
-        if self.preprocessing.cache_size == "full":
-            return np.stack([fit_image(image, self.preprocessing) for image in images], dtype=np.float32)
-        side = self.preprocessing.side
-        return np.stack(images) if images else np.empty((0, side, side, 3), np.uint8)
+        """Return images for a batch: N S S 3, S = `side`, uint8, or float32 if full images are resized."""
+        return gather((self.image(row) for row in rows.tolist()), self.preprocessing)
 
 
 def decode_on_demand(table: Table, preprocessing: Preprocessing, prints: Sequence[str]) -> tuple[OnDemand, str]:

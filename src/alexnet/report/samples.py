@@ -14,9 +14,10 @@ from torch import Tensor
 
 from alexnet.data.augment import DRAWS, training_input
 from alexnet.data.batches import SplitImages
-from alexnet.data.cache import Pixels, header_sizes
+from alexnet.data.cache import header_sizes
 from alexnet.data.dataset import resolve
 from alexnet.data.decode_pool import Answer, decode_all
+from alexnet.data.pixels import Pixels
 from alexnet.data.statistics import fill_statistics
 from alexnet.data.table import Table, sample_by_class
 from alexnet.errors import DataError, counted, truncate

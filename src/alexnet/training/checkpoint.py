@@ -204,12 +204,13 @@ def _compare_recipes(folder: RunFolder, saved: Recipe, current: Recipe) -> None:
 
 
 def _compare_datasets(folder: RunFolder, dataset: Dataset, saved: dict[str, Any], current: dict[str, Any]) -> None:
-    if saved == current:
-        return
     if saved["images"] != current["images"]:
         change = f"it had {counted(saved['images'], 'readable image')} and has {current['images']:,}"
+    elif saved["listing"] != current["listing"]:
+        change = "names, labels or splits differ"
+    elif saved.get("digests", current["digests"]) != current["digests"]:  # checkpoints before this key hashed pixels otherwise
+        change = "the pixels of images differ"
     else:
-        listing_changed = saved["listing"] != current["listing"]
-        change = "names, labels or splits differ" if listing_changed else "the pixels of images differ"
+        return
     problem = f"{dataset.table.name} has changed since the checkpoint of {folder.path} was written: {change}"
     raise DataError(f"{problem}; restore it, or start a new run with another --out")

@@ -1,0 +1,114 @@
+"""A part of a cache: decoded images of consecutive rows of a table, in three files.
+
+`.u8` has the pixels, N H W C or one image after the other, `.thumbnails` N x 768 bytes, and `.json` the rest: the SHA-256 of
+what follows, and on the next line what the fields of `Part` say. A part that is damaged counts as missing, but pixels are not
+read before they are needed: each image has its own digest.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data.decode_worker import THUMBNAIL
+from alexnet.data.pixels import Pixels
+from alexnet.errors import ImageError
+from alexnet.files import rename, temporary_name, write, write_text
+from alexnet.recipe import Preprocessing
+
+
+class Decoded(NamedTuple):
+    """An image, H W 3, or why it cannot be read, with its thumbnail and the fingerprint of its file, empty for arrays."""
+
+    row: int
+    image: NDArray[np.uint8] | ImageError
+    thumbnail: bytes = b""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The `pixels` of the readable `rows`, and a reason for each of the `unreadable` rows.
+
+    `digests` tell whether the pixels of an image are intact, and `prints` are the fingerprints of the rows' files.
+    """
+
+    index: Path
+    pixels: Pixels
+    rows: NDArray[np.int64]
+    unreadable: dict[int, str]
+    digests: tuple[str, ...]
+    prints: tuple[str, ...]
+
+    def thumbnails(self) -> NDArray[np.uint8]:
+        """Return the images' thumbnails, N x 768."""
+        content = self.index.with_suffix(".thumbnails").read_bytes()
+        return np.frombuffer(content, dtype=np.uint8).reshape(-1, 3 * THUMBNAIL**2)
+
+
+def digest(image: NDArray[np.uint8]) -> str:
+    """Return what tells one image from all others: half of the SHA-256 of its pixels, in hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()[:32]
+
+
+def write_part(index: Path, images: Iterable[Decoded]) -> None:
+    """Write the files of a part; the one at `index` comes last, so that there is no part without it."""
+    index.parent.mkdir(parents=True, exist_ok=True)
+    good: list[Decoded] = []
+    digests, shapes, unreadable = list[str](), list[tuple[int, ...]](), dict[int, str]()
+    part = temporary_name(index.with_suffix(".u8"))
+    try:
+        with part.open("wb") as file:
+            for one in images:
+                if isinstance(one.image, ImageError):
+                    unreadable[one.row] = str(one.image)
+                    continue
+                file.write(np.ascontiguousarray(one.image).data)
+                digests.append(digest(one.image))
+                shapes.append(one.image.shape[:2])
+                good.append(one._replace(image=one.image[:0, :0]))
+            file.flush()
+            os.fsync(file.fileno())
+        rename(part, index.with_suffix(".u8"))
+    finally:
+        part.unlink(missing_ok=True)
+    small = b"".join(one.thumbnail for one in good)
+    write(index.with_suffix(".thumbnails"), lambda part: part.write_bytes(small))
+    content = {
+        "rows": [one.row for one in good],
+        "shapes": shapes,
+        "unreadable": [*unreadable.items()],
+        "digests": digests,
+        "prints": [one.fingerprint for one in good],
+        "thumbnails": hashlib.sha256(small).hexdigest(),
+    }
+    text = json.dumps(content)
+    write_text(index, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+
+
+def read_part(index: Path, preprocessing: Preprocessing) -> Part | None:
+    """Return the part with this index, whose pixels are not read; None if a file is missing, damaged or of another size."""
+    data = index.with_suffix(".u8")
+    try:
+        checksum, _, text = index.read_text(encoding="utf-8").partition("\n")
+        if hashlib.sha256(text.encode()).hexdigest() != checksum:
+            return None
+        content = json.loads(text)
+        small = index.with_suffix(".thumbnails").read_bytes()
+        shapes = np.array(content["shapes"], dtype=np.int64).reshape(-1, 2)
+        size = 3 * int(shapes.prod(1).sum())
+        if data.stat().st_size != size or hashlib.sha256(small).hexdigest() != content["thumbnails"]:
+            return None
+        # As an array, whose slices are taken three times as fast as those of a memmap.
+        memory = np.asarray(np.memmap(data, dtype=np.uint8, mode="r")) if size else np.empty(0, dtype=np.uint8)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    rows = np.array(content["rows"], dtype=np.int64)
+    unreadable, digests, prints = dict(content["unreadable"]), tuple(content["digests"]), tuple(content["prints"])
+    return Part(index, Pixels(memory, shapes, preprocessing), rows, unreadable, digests, prints)
