@@ -1,8 +1,10 @@
-"""Listing and splitting a dataset of ImageNet's size, as class folders, as Kaggle's folders and as the official archives.
+"""Listing a dataset of ImageNet's size, as class folders, as Kaggle's folders and as the official archives, and the first step.
 
 `python -m benchmarks.imagenet FOLDER [IMAGES]` makes 1,281,167 training and 50,000 validation images of 32x32 pixels in FOLDER,
 unless they are there (5 GB, ten minutes), or IMAGES in all. Each way is a process of its own, which prints its seconds and the
 most memory that it took. The peer lists the class folders as torchvision's `ImageFolder` does: `os.walk`, sorted, in a list.
+`first step` is a training on Kaggle's folders without a cache, from its start to its first step; `first step, cache` builds the
+cache before, or opens it if it is there.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import resource
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -23,13 +27,17 @@ import numpy as np
 from benchmarks.turns import in_turn, spread
 from PIL import Image
 
+import alexnet
 from alexnet.data.imagenet import imagenet_classes
 from alexnet.data.sources import open_table
 from alexnet.data.splits import split
+from alexnet.errors import AlexNetError
 from alexnet.recipe import Data
+from alexnet.training.trainer import Trainer
 
 TRAIN, VAL = 1_281_167, 50_000
 ROUNDS = 3
+FIRST_STEPS = {"first step": "none", "first step, cache": "disk"}
 
 
 def jpeg(i: int) -> bytes:
@@ -101,10 +109,27 @@ def walk(folder: Path) -> int:
     return len(found)
 
 
+def first_step(folder: Path, cache: str) -> int:
+    """Train until the first step; return the number of training images."""
+    counts: list[int] = []
+
+    def stop(trainer: Trainer, *_: object) -> None:
+        counts.append(len(trainer.dataset.table))
+        raise AlexNetError("this is the first step")
+
+    Trainer.train_step = stop  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as out, suppress(AlexNetError):
+        alexnet.train(folder / "kaggle", out=Path(out) / "run", settings={"data.cache": cache})
+    return counts[0]
+
+
 def one(folder: Path, way: str) -> None:
     """List the dataset in one way, and print what it took."""
     start = time.perf_counter()
-    count = walk(folder / "classes") if way == "os.walk" else len(split(open_table(folder / way), Data()))
+    if way in FIRST_STEPS:
+        count = first_step(folder, FIRST_STEPS[way])
+    else:
+        count = walk(folder / "classes") if way == "os.walk" else len(split(open_table(folder / way), Data()))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(json.dumps({"seconds": time.perf_counter() - start, "memory": memory, "images": count}))
 
@@ -121,10 +146,10 @@ def main(folder: Path, count: int) -> None:
         memory[way], found[way] = answer["memory"], answer["images"]
         return float(answer["seconds"])
 
-    ways = ("os.walk", "classes", "kaggle", "archives")
+    ways = ("os.walk", "classes", "kaggle", "archives", *FIRST_STEPS)
     times = in_turn({way: lambda way=way: measured(way) for way in ways}, ROUNDS, warm_up=0)
     for way, taken in times.items():
-        print(f"{way:10} {found[way]:,} images in {spread(taken, '.1f')} s, {memory[way]:.2f} GB at most")
+        print(f"{way:17} {found[way]:,} images in {spread(taken, '.1f')} s, {memory[way]:.2f} GB at most")
     print(json.dumps({"benchmark": "imagenet", "seconds": {way: min(taken) for way, taken in times.items()}, "memory": memory}))
 
 

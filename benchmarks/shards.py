@@ -1,9 +1,9 @@
-"""Images a second of listing, decoding and batching shards, on one core, against webdataset's loader and PyTorch's.
+"""Images a second of decoding and batching shards, on one core, against the loaders of webdataset and PyTorch, and tf.data.
 
 `python -m benchmarks.shards FOLDER [IMAGES]` makes shards of 200,000 photos of 256 pixels in FOLDER, or of IMAGES, from those
 of ALEXNET_TEST_DATA, unless they are there. All ways make batches of 128 images, 227 x 227 x 3 uint8, of 5,120 images in
-random order, with one decoding process; webdataset shuffles within a window of 5,000, PyTorch's loader reads files. Needs
-webdataset, or skips it.
+random order, with one decoding process or thread; webdataset shuffles within a window of 5,000, PyTorch's loader and tf.data
+read files. webdataset and tf.data, in `.venv-keras`, are skipped where they are not installed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.turns import in_turn, ratios, real_data, spread
+from benchmarks.turns import Measured, in_turn, ratios, real_data, spread
+from benchmarks.tutorial import PYTHON, asked
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -100,6 +101,15 @@ def by_torch(folder: Path) -> None:
     run_through(iter(DataLoader(Files(paths), BATCH, shuffle=True, num_workers=1)))
 
 
+def by_tensorflow(folder: Path) -> Measured:
+    """Return what measures batches of tf.data over files, in order, as it would draw them all first to shuffle: images/s."""
+    listing = folder / "measured.txt"
+    listing.write_text("\n".join(map(str, sorted(folder.glob("[pm]*/*.jpg"))[:MEASURED])))
+    settings = {"source": str(listing), "batch": BATCH, "side": SIDE, "input": SIDE, "threads": 1, "shift": 0}
+    turn = asked("data", json.dumps({**settings, "horizontal_flip": False, "mean": [0] * 3, "std": [1] * 3}))
+    return lambda: MEASURED / turn()
+
+
 def main(folder: Path, count: int) -> None:
     """List the shards, then measure each way in turn."""
     if not (folder / "shards").exists():
@@ -120,7 +130,12 @@ def main(folder: Path, count: int) -> None:
         ways[way]()
         return MEASURED / (time.perf_counter() - start)
 
-    found = in_turn({way: lambda way=way: pace(way) for way in ways}, ROUNDS, warm_up=0)
+    measured: dict[str, Measured] = {way: lambda way=way: pace(way) for way in ways}
+    if PYTHON.exists():
+        measured["tf.data"] = by_tensorflow(folder)
+    else:
+        print("no .venv-keras here: make prove installs it")
+    found = in_turn(measured, ROUNDS, warm_up=0)
     for way, paces in found.items():
         times = "" if way == "ours" else f", ours {spread(ratios(found['ours'], paces))} times as fast"
         print(f"{way:16} {spread(paces, '.0f')} images/s{times}")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 from alexnet.data.augment import DRAWS, training_input
 from alexnet.data.batches import SplitImages, batch_bounds, epoch_batches, shard_bounds
@@ -73,6 +74,23 @@ def test_processes_split_the_epoch_from_any_start(
         assert torch.equal(torch.cat([piece.images for piece in pieces]), batch.images)
         sizes = [len(piece.targets) for piece in pieces]
         assert max(sizes) - min(sizes) <= 1
+
+
+def test_an_image_is_as_likely_at_any_place_and_next_to_any_other() -> None:
+    count, epochs = 12, 6000
+    images = made_images(count)
+    places, neighbours = np.zeros((2, count, count))
+    for epoch in range(epochs):
+        (batch,) = epoch_batches(images, [(0, count)], seed=5, epoch=epoch)
+        order = batch.targets.numpy()
+        places[order, np.arange(count)] += 1
+        neighbours[order[:-1], order[1:]] += 1
+    # Rows and columns of `places` are epochs each, those of `neighbours` nearly.
+    expected = epochs / count
+    assert chi2.sf(((places - expected) ** 2 / expected).sum(), (count - 1) ** 2) > 1e-4
+    off = ~np.eye(count, dtype=bool)
+    expected = epochs * (count - 1) / (count * (count - 1))
+    assert chi2.sf(((neighbours[off] - expected) ** 2 / expected).sum(), off.sum() - 1) > 1e-4
 
 
 def test_batches_differ_by_epoch_and_seed() -> None:

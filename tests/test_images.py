@@ -13,7 +13,7 @@ from proof.pictures import class_folders, encoded, picture
 
 from alexnet.data.batches import ordered_batches
 from alexnet.data.dataset import open_dataset
-from alexnet.data.decode import decode
+from alexnet.data.decode import decode, stored_pixels
 from alexnet.data.preprocessing import pixels, to_input
 from alexnet.data.sources import open_table
 from alexnet.errors import DataError, ImageError
@@ -116,6 +116,14 @@ def test_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
     for name, reason in bad_files(tmp_path).items():
         with pytest.raises(ImageError, match=reason):
             decode(tmp_path / name)
+
+
+@pytest.mark.parametrize("size", [(60, 32), (32, 40), (61, 32), (32, 35), (33, 32), (32, 32)])
+def test_fit_crop_without_scaling_equals_resampling(size: tuple[int, int]) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    left, top = (size[0] - 32) / 2, (size[1] - 32) / 2
+    expected = image.resize((32, 32), Image.Resampling.BICUBIC, box=(left, top, left + 32, top + 32))
+    assert np.array_equal(stored_pixels(image, 32), expected)
 
 
 def test_fit_crop_and_stretch(tmp_path: Path) -> None:
