@@ -182,6 +182,17 @@ def test_a_damaged_image_is_said_and_mended(
     assert "damaged" not in capsys.readouterr().err
 
 
+def test_a_damaged_image_whose_file_changed_is_refused(own: Path) -> None:
+    table = open_table(own)
+    opened = open_cache(table, PREPROCESSING, 2).pixels
+    for file in files(".u8"):
+        file.write_bytes(bytes(len(file.read_bytes())))
+    picture(2, 9).save(own / "across" / "000.png")
+    with pytest.raises(DataError, match=r"photos: across/000\.png has changed since it was cached: start again"):
+        opened.image(0)
+    np.testing.assert_array_equal(opened.image(1), decoded(own)[1])
+
+
 def test_a_damaged_image_is_not_copied_to_a_new_part(own: Path) -> None:
     taken(own)
     for file in files(".u8"):

@@ -76,7 +76,7 @@ class CachedImages:
         image = part.pixels.image(position)
         if not self._intact[row]:
             if digest(image) != part.digests[position]:
-                return self._decode_again(part, row)
+                return self._decode_again(part, position, row)
             self._intact[row] = True
         return image
 
@@ -84,11 +84,15 @@ class CachedImages:
         """Return images for a batch: N S S 3, S = `side`, uint8, or float32 if full images are resized."""
         return gather(map(self.image, rows.tolist()), self.preprocessing)
 
-    def _decode_again(self, part: Part, row: int) -> NDArray[np.uint8]:
+    def _decode_again(self, part: Part, position: int, row: int) -> NDArray[np.uint8]:
         if part.index.exists():
             say(f"{part.index.with_suffix('.u8')} is damaged: its images are decoded again, now and at the next start")
             part.index.unlink(missing_ok=True)
-        return OnDemand(self.table, self.preprocessing).image(int(self.rows[row]))
+        image = OnDemand(self.table, self.preprocessing).image(int(self.rows[row]))
+        if digest(image) != part.digests[position]:
+            name = truncate(self.table.images[self.rows[row]])
+            raise DataError(f"{self.table.name}: {name} has changed since it was cached: start again")
+        return image
 
 
 @dataclass(frozen=True, eq=False)
