@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -22,6 +23,7 @@ from typing import NamedTuple
 IMAGES, EPOCHS = 1_281_167, 90
 FLOP = 4.3e9  # of an image, forward and backward (docs/scale.md)
 WEIGHTS = 61e6  # of `paper`; gradients are sent in float32
+MESSAGES, LATENCY = 16, 20e-6  # gradients are reduced one by one; seconds that a message takes at least, an estimate
 HIDDEN = 0.7  # of the exchange goes on behind the backward pass: gradients of dense layers, nearly all, are ready first
 
 
@@ -56,7 +58,7 @@ def seconds(machine: Machine, gpus: int, batch: int, cached: bool) -> dict[str, 
     own = on_each * batch  # images of a machine
     return {
         "computing": batch * FLOP / machine.flops,
-        "exchange": (1 - HIDDEN) * sent / wire,
+        "exchange": (1 - HIDDEN) * (sent / wire + 2 * math.ceil(math.log2(gpus)) * MESSAGES * LATENCY),
         "decoding": own / ((CACHED if cached else DECODED) * machine.cores * on_each / machine.gpus),
         "reading": own * (RAW if cached else JPEG) / machine.reading,
     }
@@ -77,7 +79,7 @@ def table(machine: Machine, batch: int) -> list[dict[str, object]]:
             slowest = max(("decoding", "reading"), key=lambda key: parts[key])
             limit = slowest if parts[slowest] > parts["computing"] + parts["exchange"] else "network"
             rows.append(
-                {"gpus": gpus, "cached": cached, "hours": hours, "dollars": hours * gpus * machine.price, "limit": limit}
+                {"gpus": gpus, "cached": cached, "minutes": 60 * hours, "dollars": hours * gpus * machine.price, "limit": limit}
             )
     return rows
 
@@ -147,10 +149,10 @@ def main() -> None:
     began = time.perf_counter()
     for machine in MACHINES:
         print(f"{machine.name}, {options.batch} images on each GPU\n")
-        print("| GPUs | images | hours | dollars | limited by |\n|---|---|---|---|---|")
+        print("| GPUs | images | minutes | dollars | limited by |\n|---|---|---|---|---|")
         for row in table(machine, options.batch):
             kept = "kept, raw" if row["cached"] else "decoded"
-            print(f"| {row['gpus']:,} | {kept} | {row['hours']:.2f} | {row['dollars']:,.0f} | {row['limit']} |")
+            print(f"| {row['gpus']:,} | {kept} | {row['minutes']:,.1f} | {row['dollars']:,.0f} | {row['limit']} |")
         print()
     print(json.dumps({"benchmark": "simulate", "seconds": time.perf_counter() - began}))
 
