@@ -10,18 +10,18 @@ export RUN
 demo: .venv/installed  ## train on real handwritten digits, print the test accuracy, write a report
 	$(BIN)/alexnet train digits --epochs 3
 
-test: .venv/installed-dev  ## all tests; those on real images need ALEXNET_TEST_DATA
+test: .venv/installed-dev  ## every promise on a case or two, in five minutes; tests on real images need ALEXNET_TEST_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-test-long: .venv/installed-triton  ## tests that take minutes: notebooks, killed trainings, the NumPy network, the GPU kernel
+test-long: .venv/installed-triton  ## all other tests: the other cases, browsers, several processes, killed trainings, notebooks, the GPU kernel
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n auto --maxprocesses 2 --dist worksteal
 
-test-with:  ## all tests in a venv of its own: PYTHON=python3.13 AND="torch==2.15.0", or WITH=oldest.txt for the oldest libraries
+test-with:  ## the tests of `make test` in a venv of its own: PYTHON=python3.13 AND="torch==2.15.0", or WITH=oldest.txt for the oldest libraries
 	$(PYTHON) -m venv build/test-with
 	build/test-with/bin/python -m pip install --quiet $(if $(WITH),-c $(WITH)) -e '.[dev]' $(AND)
 	OMP_NUM_THREADS=1 build/test-with/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-test-anywhere: .venv/installed-dev  ## all tests under each setting that one machine can simulate; takes hours. SETTINGS="avx2 busy" selects some
+test-anywhere: .venv/installed-dev  ## the tests of `make test` under each setting that one machine can simulate; takes hours. SETTINGS="avx2 busy" selects some
 	$(BIN)/python -m proof.anywhere $(SETTINGS)
 
 lint: .venv/installed-dev  ## style and types
@@ -51,7 +51,7 @@ prove: .venv/installed-dev .venv-keras/installed  ## the four tutorials against 
 	rm -rf build/keras
 	.venv-keras/bin/python -m proof.prove_keras reference build/keras
 	$(BIN)/python -m proof.prove golden tests/golden/keras build/keras
-	ALEXNET_KERAS=build/keras $(BIN)/python -m pytest -q -s tests/test_keras.py tests/test_keras_data.py
+	ALEXNET_KERAS=build/keras $(BIN)/python -m pytest -q -s -m "long or not long" tests/test_keras.py tests/test_keras_data.py
 ifdef ALEXNET_TEST_DATA
 	.venv-keras/bin/python -m proof.prove_keras trained $(ALEXNET_TEST_DATA) build/keras-trained
 	$(BIN)/python -m proof.prove imported build/keras-trained

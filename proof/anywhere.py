@@ -1,4 +1,4 @@
-"""Run all tests as on other machines, as far as one machine can simulate them, and print which tests fail where.
+"""Run the tests of `make test` as on other machines, as far as one machine can simulate them, and print which tests fail where.
 
     python -m proof.anywhere [SETTING…]          all settings, or those named: `python -m proof.anywhere avx2 kernels-off`
     python -m proof.anywhere --trained 20        only tests that train, each time with another seed and number of threads

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import os
 import random
+import shutil
 import signal
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ import alexnet
 from alexnet import cli, recipe
 from alexnet.export.onnx import OLDEST_PYTORCH
 from alexnet.recipe import Preprocessing
+from alexnet.report import report
 from alexnet.training import budget, session, trainer
 from alexnet.training import train as training
 from alexnet.training.trainer import Trainer
@@ -60,6 +63,15 @@ needs_export = pytest.mark.skipif(
 )
 
 
+def mostly_long(names: str | tuple[str, ...], cases: Iterable[Any], *quick: Any, **options: Any) -> pytest.MarkDecorator:
+    """Parametrize a test whose cases repeat one promise: all but those in `quick` are marked `long`."""
+    cases = list(cases)
+    assert all(case in cases for case in quick)
+    values = [case if isinstance(names, tuple) else (case,) for case in cases]
+    marks = [() if case in quick else (pytest.mark.long,) for case in cases]
+    return pytest.mark.parametrize(names, [pytest.param(*v, marks=m) for v, m in zip(values, marks, strict=True)], **options)
+
+
 def seed(name: str) -> None:
     """Seed the global generators, and restore the number of threads, which some runs change."""
     torch.set_num_threads(THREADS)
@@ -69,9 +81,14 @@ def seed(name: str) -> None:
     torch.manual_seed(number)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the file with the most expensive fixtures first, so that one worker gets all of it."""
-    items.sort(key=lambda item: item.path.stem != "test_parallel")
+    """Run the tests with the most expensive fixtures first, so that one worker gets all of them; browsers are slow to start."""
+    fixtures = {item: getattr(item, "fixturenames", ()) for item in items}
+    items.sort(key=lambda item: (item.path.stem != "test_parallel", "exported" not in fixtures[item]))
+    for item in items:
+        if "browser" in fixtures[item]:
+            item.add_marker(pytest.mark.long)
 
 
 class Seeding:
@@ -110,6 +127,20 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         (cache / "kernels").symlink_to(shared)
 
 
+@pytest.fixture(autouse=True)
+def _no_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the charts out of the reports of trainings, as they take half of a short one's time; `Run.report` draws them."""
+    if request.node.get_closest_marker("long"):
+        return
+    charts = {"curves": lambda *_: {}, "reliability": lambda *_: {"svg": "", "finding": ""}, "coverage": lambda *_: None}
+
+    def write_report(*given: Any) -> Path:
+        with patch.multiple("alexnet.report.charts", **charts):
+            return report.write_report(*given)
+
+    monkeypatch.setattr(training, "write_report", write_report)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder of real images, or skip the test without it."""
@@ -130,6 +161,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> alexnet.R
     """A run of a narrow network on `photos`; read-only."""
     out = tmp_path_factory.mktemp("runs") / "photos"
     return alexnet.train(photos, out=out, settings={**SHORT, "train.epochs": 8})
+
+
+@pytest.fixture(scope="session")
+def exported(trained: alexnet.Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the export of a copy of `trained` found: its `file` is beside the card and the comparison; read-only."""
+    return alexnet.load(shutil.copytree(trained.path, tmp_path_factory.mktemp("exported") / "photos")).export()
 
 
 @pytest.fixture(scope="session")

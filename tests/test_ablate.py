@@ -65,6 +65,7 @@ def test_a_variation_trains_every_arm_with_every_seed(study: tuple[Path, dict[st
         assert figure.width > 1000
 
 
+@pytest.mark.long
 def test_arms_take_turns_within_a_seed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     start = training.start
@@ -158,6 +159,7 @@ def test_a_study_trains_and_its_runs_predict(photos: Path, tmp_path: Path) -> No
     assert "0.4 points less (ImageNet)" in (tmp_path / "s" / "table.md").read_text()
 
 
+@pytest.mark.long
 def test_steps_to_a_training_error_are_found_at_the_rate_that_is_fastest(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
     settings = {"images.input": 40, "train.batch_size": 4, "train.epochs": 30}
@@ -264,6 +266,7 @@ def test_another_study_in_the_same_folder_is_refused(study: tuple[Path, dict[str
         api.ablate(out=tmp_path)
 
 
+@pytest.mark.long
 def test_a_study_that_was_stopped_goes_on_to_the_same_bytes(
     study: tuple[Path, dict[str, Any]], photos: Path, tmp_path: Path
 ) -> None:

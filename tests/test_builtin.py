@@ -286,6 +286,7 @@ def test_links_and_huge_members_of_an_archive_are_refused(tmp_path: Path, monkey
         load("cifar10", tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.skipif("ALEXNET_TEST_DATA" not in os.environ, reason="ALEXNET_TEST_DATA names no folder with cifar-10-batches-py")
 def test_cifar10_of_the_official_size_has_6000_images_a_class() -> None:
     table = load("cifar10", Path(os.environ["ALEXNET_TEST_DATA"]))

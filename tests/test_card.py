@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,13 +57,17 @@ def test_a_card_without_figures_or_data_says_so_and_a_licence_that_was_chosen_st
 
 @needs_export
 def test_the_lines_of_python_predict(
-    trained: alexnet.Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: alexnet.Run,
+    exported: dict[str, Any],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = alexnet.load(shutil.copytree(trained.path, tmp_path / "run"))
     photo = sorted(photos.rglob("*.png"))[0]
-    run.export()
-    shutil.copy(photo, run.path / "export/photo.jpg")  # Pillow goes by the content
-    monkeypatch.chdir(run.path / "export")
+    folder = shutil.copytree(Path(exported["file"]).parent, tmp_path / "export")
+    shutil.copy(photo, folder / "photo.jpg")  # Pillow goes by the content
+    monkeypatch.chdir(folder)
     code = re.search(r"```python\n(.*?)```", Path("README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     capsys.readouterr()
     exec(code, {})

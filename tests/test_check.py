@@ -132,6 +132,7 @@ def test_near_duplicates_equal_brute_force() -> None:
     assert result == {3000 + i: i for i in range(400)}
 
 
+@pytest.mark.long
 def test_near_duplicates_false_positive_rate_on_real_photos(real_data: Path) -> None:
     """Of 1,000 photos, two are the same picture at two qualities; no others are near-duplicates."""
     problems = alexnet.check(real_data / "cats-dogs").to_json()["problems"]

@@ -16,7 +16,7 @@ from alexnet.choice import choose as module
 from alexnet.errors import AlexNetError, DivergedError, Interrupted, RunError
 from alexnet.training import train as training
 from commands import run as command
-from conftest import TINY, stop_after, tell_time_by_steps
+from conftest import TINY, mostly_long, stop_after, tell_time_by_steps
 from official import one_line
 
 SETTINGS = {**TINY, "train.batch_size": 8, "train.precision": "float32"}
@@ -87,7 +87,7 @@ def test_only_the_kept_run_is_evaluated_on_the_test_set(
     assert splits == ["test"]
 
 
-@pytest.mark.parametrize("evaluation", [1, 4])
+@mostly_long("evaluation", [1, 4], 4)
 def test_stopped_choice_goes_on(
     evaluation: int, photos: Path, trained: alexnet.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,7 @@ def test_predict_takes_folders_globs_and_standard_input(trained: alexnet.Run, ph
     folder = json.loads(run("predict", trained.path, photos / "down", "--json").stdout)
     glob = json.loads(run("predict", trained.path, photos / "down" / "*.png", "--json").stdout)
     lines = "".join(f"{answer['image']}\n" for answer in folder)
-    process = python("-m", "alexnet", "predict", trained.path, "-", "--jsonl", stdin=lines)
+    process = run("predict", trained.path, "-", "--jsonl", stdin=lines)
     piped = [json.loads(line) for line in process.stdout.splitlines()]
     assert folder == glob == piped
     assert len(folder) == 20
@@ -134,6 +134,7 @@ def test_predict_honours_exif_orientation(trained: alexnet.Run, tmp_path: Path) 
 # Errors: one line, exit code 1
 
 
+@pytest.mark.long
 def test_unknown_dataset_is_one_line() -> None:
     assert "no dataset 'nowhere'" in only_line(python("-m", "alexnet", "train", "nowhere", code=1))
 
@@ -193,7 +194,7 @@ def test_usage_error_is_exit_code_2(trained: alexnet.Run) -> None:
 
 
 def test_debug_shows_the_traceback() -> None:
-    assert "Traceback" in python("-m", "alexnet", "train", "nowhere", "--debug", code=1).stderr
+    assert "Traceback" in run("train", "nowhere", "--debug", code=1).stderr
 
 
 # The rest
@@ -225,6 +226,7 @@ def test_lists_and_help() -> None:
     assert run("--version").stdout.split() == ["alexnet", alexnet.__version__]
 
 
+@pytest.mark.long
 def test_real_photos_train_and_predict(real_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = run("train", real_data / "imagenette", "--out", out, "--epochs", 1, "--set", "model.width=0.0625", "--json")

@@ -67,12 +67,14 @@ def run_copy(copy: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_the_variant_is_built(follow: Copy) -> None:
     printed = json.loads(run_copy(follow("Add a variant"), "-m", "alexnet", "model", "summary", "three-conv", "--json"))
     convolutions = [layer["output"] for layer in printed["layers"] if layer["kind"] == "convolution"]
     assert convolutions == [[96, 55, 55], [256, 27, 27], [384, 13, 13]]
 
 
+@pytest.mark.long
 def test_the_recipe_trains(follow: Copy, photos: Path) -> None:
     copy = follow("Add a recipe")
     head = (copy / "src/alexnet/recipes/plain-sgd.toml").read_text().partition("\n[")[0]
@@ -95,11 +97,13 @@ def test_the_recipe_trains(follow: Copy, photos: Path) -> None:
     assert (copy / "run" / "report.html").exists()
 
 
+@pytest.mark.long
 def test_the_dataset_opens(follow: Copy) -> None:
     found = json.loads(run_copy(follow("Add a built-in dataset"), "-m", "alexnet", "data", "check", "stripes", "--json"))
     assert (found["images"], found["classes"]) == (60, {"across": 30, "down": 30})
 
 
+@pytest.mark.long
 def test_the_capability_has_its_layer_and_its_command(follow: Copy, trained: alexnet.Run, photos: Path) -> None:
     copy = follow("Add a capability")
     run_copy(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_floors.py", "-k", "lower or circular or public")

@@ -39,8 +39,8 @@ from alexnet.network.lrn import LocalMapNorm, LocalResponseNorm
 from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Augment, Optimizer, Train
 from alexnet.training.optimizer import Loss, build_optimizer, orthogonalize, set_lr
-from commands import python
-from conftest import assert_near, make_preprocessing
+from commands import Started
+from conftest import assert_near, make_preprocessing, mostly_long
 
 NAMES = sorted(VARIANTS)
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def compare(result: list[Tensor], expected: list[Tensor], share: float) -> None:
         assert_near(one.double(), other.double(), share)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@mostly_long("name", NAMES, "cifar10", "paper", "owt", "code2012")
 def test_variant_forward_and_gradients_equal_float64(name: str, device: torch.device) -> None:
     network = narrow(name)
     x = numbers(2, 3, 96, 96)
@@ -278,11 +278,10 @@ CALLERS: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.parametrize("caller", CALLERS)
-def test_reproducible_restores_torch_settings(caller: str, device: torch.device) -> None:
+@mostly_long("caller", CALLERS, "the same by the new name")
+def test_reproducible_restores_torch_settings(caller: str, device: torch.device, tmp_path: Path) -> None:
     """In a process of its own, as what a caller had set is not undone."""
-    code = f"import test_device as t; t.check_reproducible({caller!r}, {str(device)!r})"
-    python("-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); {code}")
+    Started(tmp_path / "said", check_reproducible, caller, device).end()
 
 
 def check_reproducible(caller: str, name: str) -> None:

@@ -88,6 +88,7 @@ def test_earlier_run_gets_a_report_and_is_compared(run: alexnet.Run, path: Path)
     assert [row["loss"] for row in comparison["runs"]] == [run.summary["test"]["loss"]] * 2
 
 
+@pytest.mark.long
 def test_earlier_run_with_local_response_norm_has_it_after_each_convolution(tmp_path: Path, photos: Path) -> None:
     """`model.norm = "local"` meant every norm of the variant; model.json had version 1, and checkpoints had version 2."""
     settings = {**TINY, "model.norm": "local-each", "train.epochs": 1, "train.batch_size": 8}

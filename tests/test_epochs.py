@@ -16,7 +16,7 @@ from alexnet.errors import AlexNetError
 from alexnet.report.over_training import saved_points
 from alexnet.run import find
 from commands import error, run
-from conftest import SHORT, metrics, stop_after
+from conftest import SHORT, metrics, mostly_long, stop_after
 
 SETTINGS = {**SHORT, "train.save_epochs": "cp-{epoch:04d}", "train.keep": "last", "train.precision": "float32"}
 
@@ -39,7 +39,7 @@ def test_evaluate_weights_of_each_epoch(kept: Path) -> None:
         assert result["top1"] == float(row["val_top1"])
 
 
-@pytest.mark.parametrize("save_steps", ["log", (0, 3, 4, 7)])
+@mostly_long("save_steps", ["log", (0, 3, 4, 7)], "log")
 def test_weights_after_a_step_are_those_of_a_training_stopped_there(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_steps: object
 ) -> None:
@@ -209,6 +209,7 @@ def test_over_training_of_an_epoch_that_the_clock_cut_short(watched: Path, tmp_p
     assert points["cp-0003"] == points["cp-0002"] + 1 < whole["cp-0003"]
 
 
+@pytest.mark.long
 def test_over_training_command(watched: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(watched, tmp_path / "run"))
     result = json.loads(run("evaluate", copy, "--over-training", "--json").stdout)

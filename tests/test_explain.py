@@ -25,7 +25,7 @@ from alexnet.network.layers import BatchNorm, FlattenMaps
 from alexnet.network.lrn import LocalResponseNorm
 from alexnet.network.variants import VARIANTS
 from commands import error, run
-from conftest import TINY, assert_near
+from conftest import TINY, assert_near, mostly_long
 
 SIDE = 224
 SQUARES = {0: (slice(20, 68), slice(18, 66)), 1: (slice(158, 206), slice(156, 204))}  # of red, of green: rows, columns
@@ -190,10 +190,11 @@ def expected(name: str, model: nn.Sequential, x: torch.Tensor, target: int) -> t
 NEW = [name for name in METHODS if name not in ("grad_cam", "occlusion", "deep_lift", "kernel_shap")]
 PAIRS = [(name, variant) for name in NEW for variant in ("cifar10", "paper", "owt")]
 PAIRS += [("deep_lift", "cifar10"), ("kernel_shap", "cifar10")]
+QUICK = [(name, variant) for name, variant in PAIRS if variant == "cifar10" and name != "kernel_shap"]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:captum")
-@pytest.mark.parametrize(("name", "variant"), PAIRS)
+@mostly_long(("name", "variant"), PAIRS, *QUICK)
 def test_a_map_is_captums_on_a_plain_pytorch_network(name: str, variant: str) -> None:
     network = random_network(variant, **({"pool": (2, 2)} if name == "deep_lift" else {}))
     x = torch.randn(1, 3, network.row.input_size, network.row.input_size)
@@ -240,6 +241,7 @@ def test_methods_that_cannot_be_right_are_refused(trained: alexnet.Run) -> None:
         trained.explanations([np.zeros((40, 40, 3), np.uint8)], method=[])
 
 
+@pytest.mark.long
 def test_every_method_by_name(trained: alexnet.Run, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -350,7 +352,7 @@ def test_decisive_region_gets_more_heat_than_chance_after_training(tmp_path: Pat
         assert np.mean(shares[method]) > times / 16, f"{method}: {np.mean(shares[method]):.2f} of the heat, chance is 1/16"
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@mostly_long("name", VARIANTS, "cifar10", "paper", "scratch")
 def test_every_variant_is_explained_and_left_as_it_was(name: str) -> None:
     torch.manual_seed(0)
     network = AlexNet(name, 3, width=1 / 16).eval()

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,7 +37,7 @@ from alexnet.network.known import fit_known
 from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig, RunFolder, save_model
-from conftest import in_float32, needs_export
+from conftest import in_float32, mostly_long, needs_export
 
 MEAN = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
 pytestmark = needs_export
@@ -105,11 +106,7 @@ def wild(network: AlexNet) -> AlexNet:
     return network.eval()
 
 
-# Every kind of layer occurs in one of these: batch norm, response norm with and without towers, norm within maps, none.
-KINDS = {"annotated", "table", "paper", "code2012", "owt", "bvlc"}
-
-
-@pytest.mark.parametrize("name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.long) for name in VARIANTS])
+@mostly_long("name", VARIANTS, "paper")
 def test_every_variant_says_the_same_in_onnxruntime(name: str) -> None:
     torch.manual_seed(0)
     network = wild(AlexNet(name, 5, width=1 / 16))
@@ -125,6 +122,7 @@ def test_every_variant_says_the_same_in_onnxruntime(name: str) -> None:
     assert {node.domain for node in model.graph.node} == {""}, "nothing but standard operators"
 
 
+@pytest.mark.long
 def test_a_network_that_enlarges_small_images_comes_out_with_the_weights_that_were_trained() -> None:
     torch.manual_seed(0)
     network = wild(AlexNet("cifar10", 5, width=1 / 16))
@@ -138,7 +136,7 @@ def test_a_network_that_enlarges_small_images_comes_out_with_the_weights_that_we
     assert np.abs(theirs - ours).max() < 1e-4
 
 
-@pytest.mark.parametrize("way", WAYS)
+@mostly_long("way", WAYS, "cats-dogs")
 def test_images_of_any_size_are_prepared_as_for_training(way: str) -> None:
     preprocessing = prepared(**WAYS[way])
     session = opened(onnx_model.preprocessing_model(preprocessing))
@@ -168,10 +166,8 @@ def plain(trained: alexnet.Run) -> alexnet.Run:
 
 
 @pytest.fixture(scope="module")
-def exported(trained: alexnet.Run, tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSession:
-    place = tmp_path_factory.mktemp("export") / "model.onnx"
-    trained.export(place)
-    return opened(place)
+def session(exported: dict[str, Any]) -> onnxruntime.InferenceSession:
+    return opened(Path(exported["file"]))
 
 
 def test_close_probabilities_are_recomputed_in_float32(trained: alexnet.Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,24 +213,25 @@ def odd_files(folder: Path) -> dict[str, Path]:
 
 
 def test_predict_and_the_file_say_the_same_of_files_of_all_kinds(
-    plain: alexnet.Run, exported: onnxruntime.InferenceSession, tmp_path: Path
+    plain: alexnet.Run, session: onnxruntime.InferenceSession, tmp_path: Path
 ) -> None:
     for name, path in odd_files(tmp_path).items():
         image = np.asarray(decode(path))
-        assert np.abs(exported.run(None, {"image": image})[0] - probabilities(plain, image)).max() < 0.01, name
+        assert np.abs(session.run(None, {"image": image})[0] - probabilities(plain, image)).max() < 0.01, name
 
 
 @settings(max_examples=25)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 9))
 def test_predict_and_the_file_say_the_same_of_images_of_any_size(
-    plain: alexnet.Run, exported: onnxruntime.InferenceSession, height: int, width: int, seed: int
+    plain: alexnet.Run, session: onnxruntime.InferenceSession, height: int, width: int, seed: int
 ) -> None:
     image = np.asarray(picture(seed % 3, seed, (width, height)))
-    found = exported.run(None, {"image": image})[0]
+    found = session.run(None, {"image": image})[0]
     assert found.shape == (2,)
     assert np.abs(found - probabilities(plain, image)).max() < 0.01
 
 
+@pytest.mark.long
 def test_int8_is_a_quarter_of_the_size_and_reports_its_accuracy(trained: alexnet.Run, tmp_path: Path) -> None:
     for bare in (False, True):
         place = tmp_path / f"{bare}.onnx"
@@ -250,6 +247,7 @@ def test_int8_is_a_quarter_of_the_size_and_reports_its_accuracy(trained: alexnet
         assert bare or all(node.input[1].startswith("network/") for node in quantised), "none in the preprocessing"
 
 
+@pytest.mark.long
 def test_compact_weights_take_a_quarter_of_the_size_and_hardly_change_the_logits() -> None:
     torch.manual_seed(0)
     network = wild(AlexNet("owt", 5, width=1 / 4))
@@ -277,6 +275,7 @@ def with_threshold(network: AlexNet, config: ModelConfig) -> tuple[ModelConfig, 
     return config.model_copy(update={"known": known}), images, sums
 
 
+@pytest.mark.long
 def test_labels_and_all_that_is_needed_are_inside(tmp_path: Path) -> None:
     labels = ('a "b", c', "naïve ☃", "\udcff no UTF-8", "", "a=b;c")
     preprocessing = prepared(cache_size=67, fit="crop", input=67, views=2)
@@ -308,7 +307,7 @@ def test_export_that_disagrees_is_removed(trained: alexnet.Run, tmp_path: Path, 
     other = AlexNet("cifar10", 2, width=1 / 16)
     monkeypatch.setattr(onnx_model, "network_model", lambda _, preprocessing, **keys: true(other, preprocessing, **keys))
     with pytest.raises(RunError, match=r"was not written: onnxruntime disagrees with PyTorch") as error:
-        trained.export(tmp_path / "model.onnx")
+        trained.export(tmp_path / "model.onnx", bare=True)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -333,6 +332,7 @@ def test_nan_and_wrong_labels_fail_the_check(wrong: float) -> None:
         agreement(ours, theirs, Path("x"), int8=False)
 
 
+@pytest.mark.long
 def test_without_its_dataset_a_run_is_compared_on_made_up_images(
     trained: alexnet.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

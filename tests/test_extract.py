@@ -23,6 +23,7 @@ from alexnet.extract import extract as extraction
 from alexnet.extract import zarr_folder
 from alexnet.inference.features import Features
 from commands import Started, error, run
+from conftest import mostly_long
 
 LAYERS = ("relu5", "fc7")
 
@@ -52,7 +53,7 @@ def read_all(path: Path) -> dict[str, Any]:
     return {**{name: content[name] for name in LAYERS}, "images": list(content["images"])}
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".h5", ".hdf5", ".mat", ".zarr"])
+@mostly_long("suffix", [".npz", ".h5", ".hdf5", ".mat", ".zarr"], ".npz", ".h5")
 def test_each_format_holds_the_features(trained: alexnet.Run, many: Path, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("zarr" if suffix == ".zarr" else "h5py")
     readable = [path for path in sorted(many.iterdir()) if path.stem != "130"]
@@ -289,6 +290,7 @@ def extract_and_die(path: str, folder: str, out: str) -> None:
     alexnet.load(path).extract(folder, LAYERS, out)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL needs POSIX")
 def test_a_killed_extraction_goes_on(trained: alexnet.Run, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "part.h5"

@@ -18,6 +18,7 @@ from alexnet.network.summary import summarize
 from alexnet.network.variants import VARIANTS
 from alexnet.recipe import Preprocessing
 from alexnet.run import ModelConfig
+from conftest import mostly_long
 from test_pretrained import torchvision_alexnet
 
 
@@ -43,7 +44,7 @@ def mixed(tmp_path: Path) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@mostly_long("name", VARIANTS, "cifar10", "paper", "scratch")
 def test_features_equal_layer_by_layer(name: str) -> None:
     """A layer gives the same activations when requested alone, even if the network fuses it with others."""
     torch.manual_seed(0)

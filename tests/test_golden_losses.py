@@ -22,6 +22,7 @@ from alexnet.network.device import to_device
 from alexnet.network.fast import fuse, kernels
 from alexnet.recipe import Optimizer
 from alexnet.training.optimizer import build_optimizer
+from conftest import mostly_long
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 # The rates are low enough that rounding does not grow from step to step: at 0.01, two float32 libraries diverge after three
@@ -54,7 +55,7 @@ def losses(name: str, dtype: torch.dtype, way: Callable[[AlexNet], Callable[[Ten
     return result
 
 
-@pytest.mark.parametrize("name", RUNS)
+@mostly_long("name", RUNS, "cifar10")
 @pytest.mark.parametrize("fast", [False, True])
 def test_golden_losses_are_unchanged(name: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fast:

@@ -29,7 +29,7 @@ from alexnet.network.alexnet import AlexNet
 from alexnet.recipe import Data
 from alexnet.training import frozen
 from commands import run as command
-from conftest import assert_near, make_preprocessing, metrics, stop_after, weights
+from conftest import assert_near, make_preprocessing, metrics, mostly_long, stop_after, weights
 from official import one_line
 
 FLOAT32 = {"train.precision": "float32", "train.batch_size": 8}
@@ -298,7 +298,7 @@ def test_random_crops_rule_out_frozen_outputs(photos: Path, trained: alexnet.Run
     assert "computed in every epoch, as augment.shift changes their input" in log
 
 
-@pytest.mark.parametrize("steps", [2, 5])
+@mostly_long("steps", [2, 5], 5)
 def test_resumed_finetune_is_bit_identical(
     steps: int, tuned: alexnet.Run, photos: Path, trained: alexnet.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import alexnet
 from alexnet.errors import AlexNetError
-from conftest import contents, damaged
+from conftest import contents, damaged, mostly_long
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def used(run: Path, photo: Path) -> Any:
 FILES = ["model.safetensors", "model.json", "recipe.toml", "summary.json", "metrics.csv", "environment.json"]
 
 
-@pytest.mark.parametrize("name", FILES)
+@mostly_long("name", FILES, "model.safetensors", "model.json", "recipe.toml")
 def test_damaged_run_file_is_refused_or_harmless(run: Path, photos: Path, name: str) -> None:
     """A flipped bit may show only in a chart or a text of the report, never in a prediction."""
     rng, whole = random.Random(name), (run / name).read_bytes()

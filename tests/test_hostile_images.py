@@ -94,6 +94,7 @@ decode.stored_pixels = faulty
     decode_pool._end_all()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="the worker's failures are POSIX signals")
 def test_decode_worker_that_hangs_or_crashes_is_replaced(faulty_images: Path) -> None:
     paths = [faulty_images / f"{name}.png" for name in ("a", "hang", "b", "crash", "greedy", "c", "crash2", "d")]

@@ -20,6 +20,7 @@ from alexnet.data.imagenet import imagenet_classes
 from alexnet.data.sources import open_table
 from alexnet.data.table import Table
 from alexnet.errors import DataError
+from conftest import mostly_long
 
 WNIDS = ("n01440764", "n02012849", "n03126707")  # a tench, a crane that flies and one that lifts: words that two classes share
 # The kit numbers classes otherwise than by WordNet ID.
@@ -239,7 +240,7 @@ def test_members_are_where_they_say(tmp_path: Path) -> None:
     assert {member.name: archive.read((member.start, member.size)) for member in archive.members()} == files
 
 
-@pytest.mark.parametrize("labels", [WNIDS, tuple(imagenet_classes()[wnid] for wnid in WNIDS)])
+@mostly_long("labels", [WNIDS, tuple(imagenet_classes()[wnid] for wnid in WNIDS)], WNIDS)
 def test_run_with_wordnet_ids(labels: tuple[str, ...], tmp_path: Path) -> None:
     """A run whose labels are WordNet IDs, as those of earlier versions, evaluates the same images as one that has words."""
     data = write(tmp_path / "imagenet", LAYOUTS["archives"]())

@@ -15,9 +15,10 @@ from torch import Tensor
 from alexnet import AlexNet
 from alexnet.recipe import Optimizer, load
 from alexnet.training.optimizer import Loss, build_optimizer, set_lr
+from conftest import mostly_long
 from keras_golden import agree, golden, inputs, relative
 
-NETWORKS = pytest.mark.parametrize("question", inputs.QUESTIONS, ids=lambda question: question.name)
+NETWORKS = mostly_long("question", inputs.QUESTIONS, inputs.QUESTIONS[0], ids=lambda question: question.name)
 
 # Our names of a layer's tensors, by Keras' names.
 OURS = {
@@ -140,6 +141,7 @@ def test_optimizer_equals_keras(number: int) -> None:
     agree("steps of the optimizer, float64", f"optimizer {number + 1}", 1e-6, off)
 
 
+@pytest.mark.long
 @NETWORKS
 def test_float32_outputs_losses_and_training_equal_keras(question: inputs.Question) -> None:
     for part in ("probabilities", "logits", "losses"):

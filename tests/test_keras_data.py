@@ -15,6 +15,7 @@ from alexnet.data.splits import split
 from alexnet.data.table import Table
 from alexnet.recipe import load
 from alexnet.training.schedule import EarlyStop, Plateau
+from conftest import mostly_long
 from keras_golden import agree, decisions, golden, inputs
 
 # Images -------------------------------------------------------------------------------------------------------------------
@@ -67,7 +68,7 @@ def test_affine_equals_keras() -> None:
 # Losses -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", range(len(inputs.PLATEAUS)))
+@mostly_long("number", range(len(inputs.PLATEAUS)), 0)
 def test_plateau_lr_equals_keras(number: int) -> None:
     settings = inputs.PLATEAUS[number]
     other = []

@@ -22,7 +22,7 @@ from alexnet.training.loss_scale import LossScale
 from alexnet.training.optimizer import build_optimizer
 from alexnet.training.trainer import Trainer
 from commands import together
-from conftest import NARROW, metrics, started, stop_after, weights
+from conftest import NARROW, metrics, mostly_long, started, stop_after, weights
 from test_waiting import META, step_on, take_two_steps
 
 HALF = {"train.precision": "float16", "train.epochs": 3}
@@ -94,6 +94,7 @@ def losses(out: Path) -> list[float]:
     return [float(row["train_loss"]) for row in metrics(out)]
 
 
+@pytest.mark.long
 def test_losses_in_float16_are_near_those_in_float32(photos: Path, tmp_path: Path) -> None:
     size = {"images.cache_size": 80, "images.crop": 67}
     changes = {**size, "model.norm": "batch", "model.dropout": 0.0, "train.epochs": 3, "optimizer.lr": 0.01}
@@ -126,7 +127,7 @@ def overflow_in(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     monkeypatch.setattr(Trainer, "train_step", noted)
 
 
-@pytest.mark.parametrize("steps", [1, 4, 8])
+@mostly_long("steps", [1, 4, 8], 4)
 def test_resume_in_float16_is_bit_identical(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Steps overflow and the scale grows, before the checkpoint and after it."""
     monkeypatch.setattr(loss_scale, "STEADY", 4)
@@ -183,6 +184,7 @@ def step_with_an_overflow(out: str) -> None:
         safetensors.torch.save_file(result, f"{out}-{group.rank}")
 
 
+@pytest.mark.long
 def test_processes_skip_a_step_together(tmp_path: Path) -> None:
     together(2, tmp_path / "said", tmp_path / "out", main=step_with_an_overflow)
     for rank in range(2):

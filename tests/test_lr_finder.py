@@ -71,6 +71,7 @@ def test_lr_finder_stops_at_divergence() -> None:
 # Real steps
 
 
+@pytest.mark.long
 def test_lr_finder_suggestion_trains(photos: Path) -> None:
     chosen = recipe.load("fast").with_settings({**PLAIN, "data.dataset": str(photos)})
     result = find_lr(chosen)
@@ -120,6 +121,7 @@ def test_find_lr_command_draws_and_prints_the_next_command(photos: Path, tmp_pat
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.long
 def test_find_lr_command_prints_json(photos: Path, tmp_path: Path) -> None:
     result = json.loads(run("train", photos, "--find-lr", "--out", tmp_path / "run", *TINY_SETS, "--json").stdout)
     assert list(result) == ["settings", "rises_from", "steps", "figure"]

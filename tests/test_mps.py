@@ -18,7 +18,7 @@ from torch.nn import functional
 import alexnet
 from alexnet.network.device import release_memory
 from alexnet.recipe import load, names
-from conftest import NARROW, SHORT, assert_near
+from conftest import NARROW, SHORT, assert_near, mostly_long
 from pretended import MPS, OnDevice, pretended
 from test_device import *  # noqa: F403 - with the fixture below
 from test_waiting import AUGMENTED, step_on, take_two_steps
@@ -62,7 +62,7 @@ def test_what_mps_cannot_do_is_refused(name: str, device: torch.device) -> None:
     assert (x + 1).sum().item() == 2 * x.numel()
 
 
-@pytest.mark.parametrize("name", [name for name in names() if not load(name).model.weights])
+@mostly_long("name", [name for name in names() if not load(name).model.weights], "fast", "code2012", "annotated", "four-layer")
 def test_steps_of_every_recipe_equal_cpu(name: str, photos: Path, device: torch.device) -> None:
     compare_steps(load(name).with_settings({"model.dropout": 0.0}), photos, device)
 
@@ -99,7 +99,7 @@ def test_a_run_is_used(photos: Path, tmp_path: Path, mps: torch.device) -> None:
         assert_near(heat, theirs.heat_maps[name], 1e-2)
 
 
-@pytest.mark.parametrize("recipe", ["head", "finetune"])
+@mostly_long("recipe", ["head", "finetune"], "head")
 def test_trained_weights_are_used(recipe: str, photos: Path, short: Path, tmp_path: Path, mps: torch.device) -> None:
     settings = {name: SHORT[name] for name in ("train.batch_size", "train.epochs")} if recipe == "finetune" else {}
     run = alexnet.train(photos, recipe=recipe, weights=short, out=tmp_path / "run", device=str(mps), settings=settings)

@@ -20,6 +20,7 @@ from alexnet.network.layers import FlattenMaps
 from alexnet.network.lrn import LocalResponseNorm
 from alexnet.network.summary import summarize
 from alexnet.network.variants import ROWS, VARIANTS, Dense, Norm
+from conftest import mostly_long
 
 NAMES = sorted(VARIANTS)
 
@@ -115,7 +116,7 @@ def test_variant_overrides(overrides: dict[str, str], present: type, absent: typ
     assert absent not in kinds
 
 
-@pytest.mark.parametrize("name", [row.name for row in ROWS if any(isinstance(layer, Norm) for layer in row.layers)])
+@mostly_long("name", [row.name for row in ROWS if any(isinstance(layer, Norm) for layer in row.layers)], "paper", "cats-dogs")
 def test_local_response_norm_follows_the_first_two_convolutions_alone(name: str) -> None:
     """Paper, section 3.3, and tutorial 000; `cats-dogs` has a norm after its second convolution only."""
     plain, network = summarize(AlexNet(name, norm="none").row), summarize(AlexNet(name, norm="local").row)

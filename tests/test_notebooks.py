@@ -46,6 +46,7 @@ def test_notebook_links() -> None:
         assert not list(docs.wrong_links(path, path.name, text))
 
 
+@pytest.mark.long
 def test_notebook_differences_are_detected(tmp_path: Path) -> None:
     cells = [
         new_markdown_cell("# A page"),
@@ -73,12 +74,14 @@ def test_notebook_differences_are_detected(tmp_path: Path) -> None:
     assert "cell 5 varies, and asserts nothing" in notebooks.differences(stored, stored)
 
 
+@pytest.mark.long
 def test_notebook_assertion_error_fails(tmp_path: Path) -> None:
     notebook = new_notebook(cells=[new_code_cell("assert 1 > 2", metadata={"tags": ["varies"]})])
     with pytest.raises(CellExecutionError):
         notebooks.execute(notebook, str(tmp_path))
 
 
+@pytest.mark.long
 def test_notebook_page(tmp_path: Path) -> None:
     cells = [new_markdown_cell("# A page\n\n[000](000-annotated.ipynb#the-photos)"), new_code_cell("print(1 + 1)")]
     cells.append(new_code_cell(DRAW.format(1), metadata={"alt": "Two squares"}))

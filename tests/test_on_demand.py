@@ -25,7 +25,7 @@ from alexnet.run import read_recipe
 from alexnet.training import session
 from alexnet.training.trainer import Trainer
 from commands import together
-from conftest import SHORT, metrics, stop_after, weights
+from conftest import SHORT, metrics, mostly_long, stop_after, weights
 
 ON_DEMAND = {**SHORT, "data.cache": "none"}
 
@@ -40,7 +40,7 @@ def shards(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("settings", [{}, {"images.cache_size": "full"}, {"train.batch_size": 5}])
+@mostly_long("settings", [{}, {"images.cache_size": "full"}, {"train.batch_size": 5}], {})
 def test_the_same_network_from_disk_and_on_demand(
     shards: Path, tmp_path: Path, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from alexnet.export import onnx
 from alexnet.run import ModelConfig
 from alexnet.search.contact_sheet import write_sheet
 from alexnet.search.search import locked_index
-from conftest import needs_export
+from conftest import mostly_long, needs_export
 
 MINE = b"a file of the user's"
 REFUSED = "already exists and was not made by alexnet: give another name, or --overwrite"
@@ -54,7 +54,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 # Commands
 
 
-@pytest.mark.parametrize("command", [("data", "show"), ("model", "plot")])
+@mostly_long("command", [("data", "show"), ("model", "plot")], ("data", "show"))
 def test_default_output_never_overwrites_a_user_file(command: tuple[str, str], photos: Path, folder: Path) -> None:
     name, drawn = ("photos-samples", photos) if command == ("data", "show") else ("paper", "paper")
     path = folder / f"{name}.png"
@@ -71,6 +71,7 @@ def test_default_output_never_overwrites_a_user_file(command: tuple[str, str], p
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.long
 def test_default_outputs_have_names_of_their_own(photos: Path, folder: Path) -> None:
     """Samples of a dataset and the diagram of a variant, both of the name `cifar10`."""
     data = shutil.copytree(photos, folder / "cifar10")
@@ -183,7 +184,7 @@ class Explained:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[needs_export] if name.endswith(".onnx") else []) for name in WRITERS]
+    "name", [pytest.param(name, marks=[needs_export, pytest.mark.long] if name.endswith(".onnx") else []) for name in WRITERS]
 )
 def test_own_output_files_are_recognised(name: str, trained: alexnet.Run, tmp_path: Path) -> None:
     WRITERS[name](tmp_path / name, trained)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,10 @@ from alexnet.run import KNOWN
 from alexnet.training import train as training
 from alexnet.training.distributed import launch, process_group
 from commands import SECONDS, error, python, run, together
-from conftest import metrics, stop_after
+from conftest import metrics, mostly_long, stop_after
 from parallel_steps import CASES, Case
 
-COUNTS = (1, 2, 4)
+STEPS = [(case, count) for case in CASES for count in (2, 4) if case.runs_on(count)]
 QUICK = [
     *(
         "--set",
@@ -64,31 +66,36 @@ def moved(last: dict[str, torch.Tensor], first: dict[str, torch.Tensor]) -> dict
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
-    """Return the output of `parallel_steps.py` for each number of processes."""
-    folder, result = tmp_path_factory.mktemp("steps"), {}
-    for count in COUNTS:
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, torch.Tensor]]:
+    """Return a function that returns the output of `parallel_steps.py` for a number of processes, which runs once."""
+    folder = tmp_path_factory.mktemp("steps")
+
+    @functools.cache
+    def output(count: int) -> dict[str, torch.Tensor]:
         path = folder / f"{count}.safetensors"
         if count == 1:
             parallel_steps.main(str(path))
         else:
             together(count, folder / str(count), path, main=parallel_steps.main)
-        result[count] = safetensors.torch.load_file(path)
-    return result
+        return safetensors.torch.load_file(path)
+
+    return output
 
 
-@pytest.mark.parametrize(
+@mostly_long(
     ("case", "count"),
-    [pytest.param(case, count, id=f"{case.name} {count}") for case in CASES for count in COUNTS[1:] if case.runs_on(count)],
+    STEPS,
+    *[(case, count) for case, count in STEPS if count == 2],
+    ids=[f"{case.name} {count}" for case, count in STEPS],
 )
-def test_parallel_steps_equal_one_process(case: Case, count: int, steps: dict[int, dict[str, torch.Tensor]]) -> None:
+def test_parallel_steps_equal_one_process(case: Case, count: int, steps: Callable[[int], dict[str, torch.Tensor]]) -> None:
     ours, single = (
-        {name: tensor for name, tensor in steps[some].items() if name.startswith(f"{case.name}/")} for some in (count, 1)
+        {name: tensor for name, tensor in steps(some).items() if name.startswith(f"{case.name}/")} for some in (count, 1)
     )
     assert single[f"{case.name}/losses"].shape == (case.steps,)
     assert farthest(ours, single) < (1e-9 if case.dtype == torch.float64 else 1e-4)
     if case.dtype == torch.float64:  # also relative to the change of the weights
-        first = {name: steps[1].get(f"first {name}", torch.zeros(case.steps)) for name in single}
+        first = {name: steps(1).get(f"first {name}", torch.zeros(case.steps)) for name in single}
         assert farthest(moved(ours, first), moved(single, first)) < 1e-9
 
 
@@ -100,7 +107,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("parallel", ["data", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("towers", "hybrid"))])
+@mostly_long("parallel", ["data", "towers", "hybrid"], "data")
 def test_run_of_two_processes_equals_one(parallel: str, single: Path, tmp_path: Path) -> None:
     out, options = tmp_path / "run", ["--parallel", parallel, "--json"]
     command = ["train", "digits", "--epochs", "2", *QUICK, "--out", out, *options]
@@ -149,6 +156,7 @@ def test_sharded_evaluation_is_bit_identical(single: Path, tmp_path: Path) -> No
     assert all((tmp_path / f"{count}-{rank}").read_bytes() == alone for count in counts for rank in range(count))
 
 
+@pytest.mark.long
 def test_unsynchronised_norm_evaluates_as_saved(tmp_path: Path) -> None:
     out, own = tmp_path / "run", ("--set", "train.synchronised_norm=false", "--set", "model.width=0.0625")
     precise = ("--set", "train.precision=float32")
@@ -182,6 +190,7 @@ def held(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 
 
+@pytest.mark.long
 def test_resume_by_one_process(single: Path, tmp_path: Path, held: dict[str, str]) -> None:
     """Send SIGINT to the launching process once an epoch is over."""
     out, options = tmp_path / "run", ["--processes", "2", "--parallel", "hybrid"]
@@ -235,6 +244,7 @@ def train_slowly(log: str, out: str) -> None:
     alexnet.train("digits", out=out, settings={"model.width": 1 / 16, "train.epochs": 1, "train.max_images": 0})
 
 
+@pytest.mark.long
 def test_local_main_downloads_first(tmp_path: Path) -> None:
     together(2, tmp_path / "said", tmp_path / "log", tmp_path / "run", main=train_slowly)
     assert (tmp_path / "log").read_text().splitlines() == ["begin 0", "end 0", "begin 1", "end 1"]
@@ -294,7 +304,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
+@mostly_long("what", WRONG, "hybrid")
 def test_parallel_conflict_is_one_line(what: str, tmp_path: Path) -> None:
     arguments, processes, expected = WRONG[what]
     process = together(processes, tmp_path / "said", "train", *arguments, "--out", tmp_path / "run", code=1)
@@ -302,12 +312,14 @@ def test_parallel_conflict_is_one_line(what: str, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_parallel_unknown_dataset_is_one_line(tmp_path: Path) -> None:
     process = python("-m", "alexnet", "train", "nowhere", "--processes", "2", "--out", tmp_path / "run", code=1)
     assert "nowhere" in one_line(process.stderr)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_parallel_needs_no_resolvable_host_name(tmp_path: Path) -> None:
     code = (
         "import socket, sys; from alexnet.training.distributed import launch\n"
@@ -329,7 +341,7 @@ def test_parallel_needs_two_processes(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("options", [["digits", "--out"], ["--resume"]])
+@mostly_long("options", [["digits", "--out"], ["--resume"]], ["--resume"])
 def test_main_process_error_ends_all_in_one_line(options: list[str], single: Path, tmp_path: Path) -> None:
     assert str(single) in one_line(together(2, tmp_path / "said", "train", *options, single, code=1).stderr)
 

@@ -117,6 +117,7 @@ def test_a_listing_is_kept_until_the_shard_changes(server: Server) -> None:
     assert len(open_table(name)) != len(before)
 
 
+@pytest.mark.long
 def test_the_same_network_from_a_server(server: Server, tmp_path: Path) -> None:
     settings = {**SHORT, "data.cache": "none", "train.epochs": 2}
     run = alexnet.train(f"{server.url}/images-{{000000..000002}}.tar", out=tmp_path / "remote", settings=settings)

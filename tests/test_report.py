@@ -28,6 +28,7 @@ from alexnet.network.filters import filter_grid
 from alexnet.recipe import Preprocessing, Recipe
 from alexnet.report.report import duration, write_report
 from alexnet.run import RunFolder
+from conftest import mostly_long
 
 PLAIN = ("<script>alert(1)</script>", "$x^2$", "$\\frac{$", "猫", "{{ 7*7 }}", "a\"b'c&d", "bad\ufffd", "x\ufffd\ufffdy")
 HOSTILE = (*PLAIN[:6], "bad\udcff", "x\x00\x07y", "a " * 60)
@@ -282,7 +283,7 @@ def test_report_omits_top5_of_few_classes(tmp_path: Path) -> None:
     assert "top5" not in Case(tmp_path / "run", labels=tuple("abcde")).page.values
 
 
-@pytest.mark.parametrize(("classes", "images", "side"), [(2, 50, 224), (200, 1_000, 224), (200, 10_000, 8)])
+@mostly_long(("classes", "images", "side"), [(2, 50, 224), (200, 1_000, 224), (200, 10_000, 8)], (200, 10_000, 8))
 def test_report_is_small(tmp_path: Path, classes: int, images: int, side: int) -> None:
     case = Case(tmp_path / "run", labels=tuple(f"class number {i}" for i in range(classes)), images=images, side=side)
     assert case.path.stat().st_size < 3_000_000
@@ -315,6 +316,7 @@ def test_report_is_reproducible(tmp_path: Path) -> None:
     assert case.folder.report.read_text(encoding="utf-8") == case.text
 
 
+@pytest.mark.long
 def test_predict_does_not_import_matplotlib() -> None:
     code = "import sys, alexnet.report.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

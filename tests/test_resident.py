@@ -18,7 +18,7 @@ from alexnet.data.resident import SHARE, ResidentImages, hold
 from alexnet.errors import AlexNetError
 from alexnet.files import read_json
 from alexnet.recipe import Preprocessing
-from conftest import SHORT, metrics, stop_after, weights
+from conftest import SHORT, metrics, mostly_long, stop_after, weights
 
 CPU = torch.device("cpu")
 PLAIN = Preprocessing(cache_size=3, input=3, fit="crop", reduced_decode=False, resize="bilinear", value_range=255)
@@ -69,7 +69,7 @@ def test_images_are_held_only_where_they_fit(monkeypatch: pytest.MonkeyPatch) ->
     assert hold(full, CPU) is full
 
 
-@pytest.mark.parametrize("steps", [1, 6])
+@mostly_long("steps", [1, 6], 6)
 def test_resume_with_held_images_is_bit_identical(
     short: Path, photos: Path, tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,18 @@ from alexnet.files import HOST
 from alexnet.training import budget, checkpoint, session
 from alexnet.training.trainer import Trainer
 from commands import Started
-from conftest import SHORT, THREADS, TINY, damaged, metrics, stop_after, tell_time_by_steps, train_until_signalled, weights
+from conftest import (
+    SHORT,
+    THREADS,
+    TINY,
+    damaged,
+    metrics,
+    mostly_long,
+    stop_after,
+    tell_time_by_steps,
+    train_until_signalled,
+    weights,
+)
 
 
 def held_training(folder: Path, photos: Path, steps: int) -> Started:
@@ -41,20 +52,27 @@ def held_training(folder: Path, photos: Path, steps: int) -> Started:
     return started
 
 
-@pytest.fixture
-def stopped(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run of `SHORT` stopped in its second epoch, with two checkpoints."""
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A run of `SHORT` stopped in its second epoch, with two checkpoints; read-only."""
+    out = tmp_path_factory.mktemp("once") / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, "train_step", 6)
         with pytest.raises(AlexNetError, match="resume with"):
-            alexnet.train(photos, out=tmp_path / "stopped", settings=SHORT)
-    return tmp_path / "stopped"
+            alexnet.train(photos, out=out, settings=SHORT)
+    return out
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "stopped"))
 
 
 # Stopping
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@mostly_long(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], (signal.SIGINT, 130))
 def test_resume_after_signal_is_bit_identical(
     short: Path, photos: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -70,6 +88,7 @@ def test_resume_after_signal_is_bit_identical(
     assert not (out / "checkpoint").exists()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL needs POSIX")
 def test_resume_after_kill_is_bit_identical(short: Path, photos: Path, tmp_path: Path) -> None:
     process = held_training(tmp_path, photos, 6)
@@ -81,7 +100,7 @@ def test_resume_after_kill_is_bit_identical(short: Path, photos: Path, tmp_path:
     assert not (tmp_path / "a run" / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("steps", [1, 4, 5, 9, 12])
+@mostly_long("steps", [1, 4, 5, 9, 12], 4, 5)
 def test_resume_in_mid_epoch_is_bit_identical(
     short: Path, photos: Path, tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +113,7 @@ def test_resume_in_mid_epoch_is_bit_identical(
     assert weights(tmp_path / "run") == weights(short)
 
 
-@pytest.mark.parametrize("evaluation", [1, 3, 4, 5])
+@mostly_long("evaluation", [1, 3, 4, 5], 3, 5)
 def test_signal_stops_evaluation(
     short: Path, photos: Path, tmp_path: Path, evaluation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +144,7 @@ def test_resume_of_finished_run(short: Path) -> None:
         alexnet.resume(short)
 
 
+@pytest.mark.long
 def test_lock_of_the_run_folder(photos: Path, tmp_path: Path) -> None:
     process = held_training(tmp_path, photos, 1)
     with pytest.raises(RunError, match="another process is training in"):
@@ -144,6 +164,7 @@ def test_resume_after_five_kills_is_bit_identical(tmp_path: Path) -> None:
 # By the clock
 
 
+@pytest.mark.long
 def test_resume_by_minutes_follows_the_journal(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop, resume from the checkpoint, then from the journal alone: the clock is not read again for the same step."""
     settings = {**TINY, "train.minutes": 0.15, "train.batch_size": 8, "schedule.progressive_resize": [[0.5, 0.9]]}
@@ -204,7 +225,7 @@ def test_previous_checkpoint_is_kept(stopped: Path) -> None:
     assert [(at["epoch"], at["batch"]) for at in states] == [(2, 2), (2, 0)]
 
 
-@pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
+@mostly_long("name", ["state.safetensors", "state.json"], "state.json")
 def test_damaged_checkpoint_falls_back_to_the_previous(stopped: Path, name: str) -> None:
     rng, file = random.Random(0), stopped / "checkpoint" / "last" / name
     whole, (_, newest) = file.read_bytes(), checkpoint.read(stopped) or ({}, {})

@@ -23,7 +23,7 @@ from alexnet.run import RunFolder
 from alexnet.training import train as training
 from alexnet.training.schedule import EarlyStop, Plateau, epoch_settings, lr_at
 from alexnet.training.trainer import Trainer
-from conftest import metrics, started, stop_after
+from conftest import metrics, mostly_long, started, stop_after
 
 
 def lrs(rows: list[dict[str, str]]) -> list[float]:
@@ -168,8 +168,8 @@ RESUMED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("steps", [2, 6])
-@pytest.mark.parametrize("name", RESUMED)
+@mostly_long("steps", [2, 6], 6)
+@mostly_long("name", RESUMED, "mean image, plateau, noise table, frozen")
 def test_resume_of_lr_schedules_is_bit_identical(
     name: str, steps: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

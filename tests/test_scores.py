@@ -102,6 +102,7 @@ def test_drawing_the_weights_anew_changes_the_copy_alone() -> None:
             assert abs(np.corrcoef(value.flatten(), before[key].flatten())[0, 1]) < 0.2
 
 
+@pytest.mark.long
 def test_scores_are_in_the_explanation_the_answer_and_the_figure(trained: alexnet.Run, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")

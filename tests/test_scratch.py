@@ -16,6 +16,7 @@ import alexnet
 from alexnet import scratch
 from alexnet.network.variants import ROWS, Act, BatchNorm, Conv, Dense, Drop, Flatten, LocalNorm, MapNorm, Norm, Pool, Variant
 from alexnet.scratch import Layer, __main__
+from conftest import mostly_long
 
 CHANCE = np.random.default_rng(0)
 
@@ -296,7 +297,7 @@ def as_hand(tensor: torch.Tensor, name: str) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().permute(axes).numpy())
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@mostly_long("row", ROWS, *ROWS[::4], ids=lambda row: row.name)
 def test_scratch_network_and_gradients_equal_torch(row: Variant) -> None:
     ours, hand, x = both(row, 0.25)
     logits = ours.train()(torch_images(x))
@@ -314,6 +315,7 @@ def test_scratch_network_and_gradients_equal_torch(row: Variant) -> None:
             assert np.linalg.norm(result - expected) <= 1e-8 * np.linalg.norm(expected), (name, key)
 
 
+@pytest.mark.long
 def test_scratch_default_network_is_the_tutorials() -> None:
     rows = scratch.AlexNet().summary()
     shapes = [shape for kind, shape, _ in rows if kind in ("Conv2D", "MaxPooling2D")]

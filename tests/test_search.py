@@ -23,7 +23,7 @@ from alexnet.inference import features
 from alexnet.search import hashing, index, search
 from alexnet.search.contact_sheet import APART, GAP, LABEL, MISSING, SIDE
 from alexnet.search.index import BINARY, CATALOGUE, CODER, CODES, Index, open_index
-from conftest import damaged, in_float32
+from conftest import damaged, in_float32, mostly_long
 
 BITS = 64
 Answers = list[dict[str, Any]]
@@ -171,7 +171,7 @@ def test_too_few_images_for_short_codes_are_searched_exactly(
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("moment", range(9))
+@mostly_long("moment", range(9), 4)
 def test_an_index_stopped_at_any_moment_goes_on_to_the_same_answers(
     run: alexnet.Run, photos: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, after: bool
 ) -> None:
@@ -230,7 +230,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert distances(run.search(extra / "000.png", 1, binary=True, index=place))[0] <= 1
 
 
-@pytest.mark.parametrize("name", [CODES, BINARY, CODER, CATALOGUE])
+@mostly_long("name", [CODES, BINARY, CODER, CATALOGUE], CODES, CATALOGUE)
 def test_a_damaged_file_is_one_line_or_the_same_answer(
     run: alexnet.Run, photos: Path, whole: Path, copied: Callable[[], Path], name: str, tmp_path: Path
 ) -> None:

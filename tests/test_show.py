@@ -24,6 +24,7 @@ from alexnet.data.sources import open_table
 from alexnet.data.table import sample_by_class
 from alexnet.recipe import Augment, Preprocessing, load, names
 from alexnet.report import samples
+from conftest import mostly_long
 
 
 def test_show_samples_as_many_classes_as_possible() -> None:
@@ -47,7 +48,7 @@ def test_show_recipe_draws_network_input_in_colour(mean: tuple[float, float, flo
     assert np.abs(samples.to_levels(x[0], preprocessing).astype(int) - images[0].numpy()).max() <= 1
 
 
-@pytest.mark.parametrize("recipe", names())
+@mostly_long("recipe", names(), "finetune", "four-layer")
 def test_show_every_recipe(recipe: str, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "changes.png"
     result = CliRunner().invoke(app, ["data", "show", str(photos), "--recipe", recipe, "--out", str(out)])
@@ -56,7 +57,7 @@ def test_show_every_recipe(recipe: str, photos: Path, tmp_path: Path) -> None:
     assert np.asarray(Image.open(out)).std() > 20, "the image is not blank"
 
 
-@pytest.mark.parametrize("recipe", names())
+@mostly_long("recipe", names(), "fast", "annotated")
 def test_show_draws_no_identical_copies(recipe: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a recipe has random augmentation, each image is drawn several times; where it has none, once."""
     drawn, texts, levels, text = list[int](), list[str](), samples.to_levels, Axes.text
@@ -103,7 +104,7 @@ def test_show_without_readable_image_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["annotated", "fast"])
-@pytest.mark.parametrize(("images", "name"), [(1, "photos"), (6, "photo " * 30)])
+@mostly_long(("images", "name"), [(1, "photos"), (6, "photo " * 30)], (1, "photos"))
 def test_show_cuts_off_no_text(images: int, name: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, figures = class_folders(tmp_path / name, images, ("across", "down")), list[Figure]()
     monkeypatch.setattr(samples, "save", lambda figure, path: (figures.append(figure), path.write_bytes(b"")))

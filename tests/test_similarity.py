@@ -24,6 +24,7 @@ from alexnet.rsa.compare import _alignments, _rank_correlations
 from alexnet.rsa.measures import centred, cosines, dissimilarities, gram, pairs, ranked
 from alexnet.rsa.seeds import Seeds
 from commands import error, run
+from conftest import mostly_long
 
 NAMES = tuple(f"{i}.png" for i in range(24))
 
@@ -140,6 +141,7 @@ def test_files_with_the_images_in_another_order_are_aligned(tmp_path: Path) -> N
         assert np.array(result[key]["low"]) == pytest.approx(np.ones((2, 2)), abs=1e-6)
 
 
+@pytest.mark.long
 def test_intervals_hold_the_truth_of_many_images() -> None:
     """Of samples of 60 images, nine in ten intervals or more hold the value for 2,000 images, up to the bias of few images."""
     random = np.random.default_rng(0)
@@ -292,7 +294,7 @@ def test_drawn_seeds_count_as_often_as_they_are_drawn() -> None:
     np.testing.assert_allclose(group.half_width(values), student.ppf(0.975, 2) * error, rtol=1e-9)
 
 
-@pytest.mark.parametrize("measure", ["rdm", "cka"])
+@mostly_long("measure", ["rdm", "cka"], "cka")
 def test_intervals_over_seeds_hold_for_new_images_and_seeds(measure: str) -> None:
     """40 samples of 30 images and 5 seeds; the truth is the mean over many such samples."""
     random, size, count = np.random.default_rng(0), 30, 5

@@ -17,6 +17,7 @@ from alexnet.errors import DataError, RunError
 from alexnet.sort import journal as journals
 from alexnet.sort import sort as sorting
 from alexnet.sort.journal import How
+from conftest import mostly_long
 
 HOWS: tuple[How, ...] = ("copy", "move", "link")
 LABELS = ("cat", "dog/wolf", "DOG_WOLF")
@@ -100,7 +101,7 @@ def died(action: Callable[[], object], step: int, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.parametrize(("how", "links"), [("copy", True), ("move", True), ("move", False), ("link", True)])
+@mostly_long(("how", "links"), [("copy", True), ("move", True), ("move", False), ("link", True)], ("move", True))
 def test_a_kill_at_any_step_loses_nothing(
     photos: Path, tmp_path: Path, how: How, links: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

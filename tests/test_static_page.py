@@ -48,6 +48,7 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.long
 @needs_archive
 @pytest.mark.skipif(program() is None, reason="no Chromium: the page was not compared")
 def test_the_page_says_what_predict_says_and_the_comparison_is_kept(site: Path) -> None:
@@ -98,6 +99,7 @@ def test_the_page_answers_in_the_browser_from_its_own_folder_alone_and_offline(
     assert wrong == []
 
 
+@pytest.mark.long
 @needs_archive
 def test_a_page_that_disagrees_or_would_overwrite_is_not_written(
     trained: alexnet.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ import torch
 from alexnet import recipe
 from alexnet.training.lr_finder import LRTrial
 from alexnet.training.trainer import Trainer
-from conftest import NARROW, started
+from conftest import NARROW, mostly_long, started
 
 STEPS = 6  # of four an epoch
 RECIPES: dict[str, dict[str, Any]] = {
@@ -25,7 +25,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES)
+@mostly_long("changes", RECIPES.values(), RECIPES["table"], ids=RECIPES)
 def test_lr_finder_losses_equal_training(
     changes: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from alexnet.errors import AlexNetError
 from alexnet.network.diagram import draw, save
 from alexnet.network.summary import LayerSummary, Summary, summarize
 from alexnet.network.variants import VARIANTS
+from conftest import mostly_long
 
 NAMES = sorted(VARIANTS)
 TOWERS = {name: 2 if name in {"paper", "code2012", "caffenet", "bvlc"} else 1 for name in NAMES}
@@ -262,7 +263,7 @@ def test_summary_allocates_nothing_and_draws_no_random_numbers() -> None:
 # The drawing
 
 
-@pytest.mark.parametrize("name", NAMES)
+@mostly_long("name", NAMES, "paper")
 def test_plot_writes_svg_and_png_with_a_box_per_layer_and_tower(name: str, tmp_path: Path) -> None:
     summary = summarize(name)
     for suffix in ("svg", "png"):
@@ -286,7 +287,7 @@ def test_plot_writes_svg_and_png_with_a_box_per_layer_and_tower(name: str, tmp_p
     assert all(f"{bar}-1" in ids and f"{bar}-2" not in ids for bar in ("input", *bars))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@mostly_long("name", NAMES, "paper", "scratch")
 def test_plot_text_does_not_overlap(name: str) -> None:
     figure = draw(summarize(name))
     canvas = FigureCanvasAgg(figure)
@@ -303,6 +304,7 @@ def test_plot_text_does_not_overlap(name: str) -> None:
         assert not box.overlaps(other_box), (one, other)
 
 
+@pytest.mark.long
 def test_plot_lines_between_towers() -> None:
     def crossing(name: str) -> tuple[int, int]:
         """Lines in the legend's colour for another tower: to the four corners of a kernel, and the dashed ones of a norm."""
@@ -315,7 +317,7 @@ def test_plot_lines_between_towers() -> None:
     assert crossing("owt") == (0, 0)
 
 
-@pytest.mark.parametrize("towers", [1, 4])
+@mostly_long("towers", [1, 4], 4)
 def test_plot_of_custom_variant(towers: int, tmp_path: Path) -> None:
     row = replace(VARIANTS["paper"], name="<$mine$>", towers=towers, input_size=96, activation="tanh", pool=(2, 2))
     save(summarize(row, 100_000), tmp_path / "mine.svg")
@@ -388,7 +390,7 @@ def test_summary_of_no_classes_is_usage_error(run: Run) -> None:
     assert "--classes" in run("summary", "owt", "--classes", 0, code=2)[1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@mostly_long("name", NAMES, "paper", "cifar10", "four-layer")
 def test_receptive_fields_are_those_of_gradients(name: str) -> None:
     """With positive weights and mean pooling, the gradient of a value reaches exactly the pixels on which it depends."""
     network = AlexNet(name, width=1 / 32).double().eval()

@@ -25,7 +25,7 @@ from alexnet.errors import DataError, DivergedError, RecipeError, RunError, Vari
 from alexnet.inference.metrics import cross_entropy, sigmoid_cross_entropy
 from alexnet.recipe import Data, names
 from alexnet.recipe import load as load_recipe
-from conftest import SEED, SHORT, TINY, metrics, started, tell_time_by_steps, weights
+from conftest import SEED, SHORT, TINY, metrics, mostly_long, started, tell_time_by_steps, weights
 
 
 def test_run_folder_contents(trained: alexnet.Run) -> None:
@@ -296,7 +296,7 @@ def owt(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name != "fast"])
+@mostly_long("name", [name for name in names() if name != "fast"], "four-layer")
 def test_every_recipe_trains_evaluates_and_predicts(name: str, photos: Path, tmp_path: Path, owt: Path) -> None:
     """On 40 images, with a narrow network; image sizes are the recipe's."""
     small = {"model.width": 1 / 16, "train.epochs": 2, "train.batch_size": 4}
@@ -327,7 +327,7 @@ def test_every_recipe_trains_evaluates_and_predicts(name: str, photos: Path, tmp
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 60)])
-@pytest.mark.parametrize("stored", ["auto", "full", 9])
+@mostly_long("stored", ["auto", "full", 9], "auto")
 def test_train_on_smallest_images(size: tuple[int, int], stored: Any, tmp_path: Path) -> None:
     for kind, label in enumerate(("a", "b")):
         (tmp_path / "data" / label).mkdir(parents=True)

@@ -18,7 +18,7 @@ from alexnet.units import ascent
 from alexnet.units.figure import GREY, SIDE, draw_made_up
 from alexnet.units.units import IMAGES
 from commands import error, run
-from conftest import make_preprocessing
+from conftest import make_preprocessing, mostly_long
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def some(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("layer", ["conv1", "relu2", "pool5", "fc7"])
+@mostly_long("layer", ["conv1", "relu2", "pool5", "fc7"], "conv1", "fc7")
 def test_the_most_exciting_images_are_those_of_the_features(
     trained: alexnet.Run, some: list[Path], tmp_path: Path, layer: str
 ) -> None:
@@ -111,7 +111,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ascent, "STEPS", 24)
 
 
-@pytest.mark.parametrize("layer", ["conv1", "relu3", "fc7", "fc8"])
+@mostly_long("layer", ["conv1", "relu3", "fc7", "fc8"], "conv1", "fc8")
 def test_an_image_made_up_excites_more_than_any_of_many(
     trained: alexnet.Run, some: list[Path], tmp_path: Path, layer: str
 ) -> None:

@@ -21,7 +21,7 @@ from alexnet.training.checkpoint import TrainingState
 from alexnet.training.readings import Readings
 from alexnet.training.step import Step
 from alexnet.training.train import load_data_and_network
-from conftest import NARROW
+from conftest import NARROW, mostly_long
 
 META = torch.device("meta")
 AUGMENTED = {
@@ -60,7 +60,7 @@ def take_two_steps(step: Step) -> Readings:
     return readings
 
 
-@pytest.mark.parametrize("name", [name for name in names() if not load(name).model.weights])
+@mostly_long("name", [name for name in names() if not load(name).model.weights], "fast", "annotated", "paper")
 def test_no_step_reads_from_the_device(name: str, photos: Path) -> None:
     readings = take_two_steps(step_on(META, load(name), photos))
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):

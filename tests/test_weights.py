@@ -20,6 +20,7 @@ from alexnet import AlexNet
 from alexnet.convert.keras_weights import keras_classes, load_keras, slots
 from alexnet.errors import WeightsError
 from alexnet.network.variants import ROWS
+from conftest import mostly_long
 from keras_layouts import LAYOUTS, NETS, WIDTH, Array, Layers, keras, keras_logits, model, older_weights, weights_h5
 
 
@@ -313,7 +314,7 @@ def test_list_of_weights_that_do_not_exist(tmp_path: Path) -> None:
     [
         ("reference", (2**32 - 1).to_bytes(4, "little")),  # HDF5 itself asks for 4 GB here
         ("reference", (2**40).to_bytes(12, "little")),
-        ("heap", bytes(16)),  # and here it never returns
+        pytest.param("heap", bytes(16), marks=pytest.mark.long),  # and here it never returns
         ("heap", bytes([1, 0]) + bytes(6) + bytes([255]) * 8),
     ],
 )
@@ -376,7 +377,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, byt
     return {layout: (folder / layout, (folder / layout).read_bytes()) for layout in ("x.weights.h5", "model.h5", "x.keras")}
 
 
-@pytest.mark.parametrize("layout", ["x.weights.h5", "model.h5", "x.keras"])
+@mostly_long("layout", ["x.weights.h5", "model.h5", "x.keras"], "x.keras")
 @given(at=st.floats(0, 1, exclude_max=True))
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_cut_anywhere_is_one_clear_line(small: dict[str, tuple[Path, bytes]], layout: str, at: float) -> None:
@@ -385,7 +386,7 @@ def test_a_file_cut_anywhere_is_one_clear_line(small: dict[str, tuple[Path, byte
     refused(path, narrow(width=SMALL))
 
 
-@pytest.mark.parametrize("layout", ["x.weights.h5", "model.h5", "x.keras"])
+@mostly_long("layout", ["x.weights.h5", "model.h5", "x.keras"], "x.keras")
 @given(at=st.floats(0, 1, exclude_max=True), mask=st.integers(1, 255))
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_changed_byte_is_one_clear_line_or_loads(

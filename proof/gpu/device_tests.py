@@ -15,7 +15,18 @@ TESTS = "tests/test_device.py"
 
 def suite(device: str, folder: Path) -> Iterator[Row]:
     """Run them with the device under test set in the environment."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={folder / 'pytest'}", TESTS]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "long or not long",
+        "-p",
+        "no:cacheprovider",
+        f"--basetemp={folder / 'pytest'}",
+        TESTS,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ALEXNET_TEST_DEVICE": device})
     print(done.stdout, done.stderr[-2000:])
     lines = [line for line in done.stdout.splitlines() if line.strip()]
