@@ -1,11 +1,11 @@
-"""Export a run, and give the file and `predict` the same 500 unusual images: their answers must agree.
+"""Export a run for onnxruntime and OpenVINO, and give the files and `predict` the same 500 unusual images: they must agree.
 
     python -m proof.export RUN [--images 500]
 
-Each image is written to a file of its kind and decoded as `predict` decodes files; its pixels, H W 3, go to both. `predict`
-computes in the precision of the run, and also in float32, as the file does. Required: probabilities within 0.01 for 99 % of the
-images, and the same first label whenever the first leads by more than 0.02. Prints a table and a line of JSON; the exit code is
-1 if a requirement is not met.
+Each image is written to a file of its kind and decoded as `predict` decodes files; its pixels, H W 3, go to all. `predict`
+computes in the precision of the run, and also in float32, as the files do. Required: probabilities within 0.01 for 99 % of the
+images, and the same first label whenever the first leads by more than 0.02. Prints tables and a line of JSON; the exit code is
+1 if a requirement is not met. Without OpenVINO, only the ONNX file is compared.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from proof.pictures import encoded
 
 import alexnet
 from alexnet.data.decode import decode
+from alexnet.errors import AlexNetError
 
 CLOSE, LEAD, SHARE = 0.01, 0.02, 0.99
 
@@ -56,6 +57,7 @@ def sized(widths: tuple[int, int], heights: tuple[int, int]) -> Make:
     )
 
 
+Model = Callable[[NDArray[np.uint8]], NDArray[np.float64]]  # for an image, H W 3: probabilities in the order of the labels
 Make = Callable[[Image.Image, np.random.Generator], bytes]
 KINDS: dict[str, Make] = {
     "EXIF": with_orientation,
@@ -72,16 +74,47 @@ KINDS: dict[str, Make] = {
 }
 
 
-def probabilities(run: alexnet.Run, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the probabilities from `predict` for an image, in the order of the labels."""
-    [answer] = run.predict([image], top=len(run.labels))
-    found = {guess["label"]: guess["probability"] for guess in answer["predictions"]}
-    return np.array([found[label] for label in run.labels])
+def onnx_model(run: alexnet.Run, folder: Path) -> Model:
+    """Return the run in onnxruntime."""
+    run.export(folder / "model.onnx")
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    return lambda image: session.run(None, {"image": image})[0]
+
+
+def openvino_model(run: alexnet.Run, folder: Path) -> Model:
+    """Return the run in OpenVINO, in float32."""
+    run.export_openvino(folder / "model.xml")
+    import openvino
+
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(folder / "model.xml", "CPU", hints)
+    return lambda image: np.array(model({"image": image})["probabilities"])
+
+
+def predicting(run: alexnet.Run) -> Model:
+    """Return `predict`."""
+
+    def probabilities(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        [answer] = run.predict([image], top=len(run.labels))
+        found = {guess["label"]: guess["probability"] for guess in answer["predictions"]}
+        return np.array([found[label] for label in run.labels])
+
+    return probabilities
+
+
+def exported(run: alexnet.Run, folder: Path) -> dict[str, Model]:
+    """Return the exported models by the name of their runtime."""
+    models = {"onnxruntime": onnx_model(run, folder)}
+    try:
+        models["OpenVINO"] = openvino_model(run, folder)
+    except AlexNetError as error:
+        print(f"skipped: {error}")
+    return models
 
 
 def main() -> int:
     """Export, compare and print; return the exit code."""
-    parser = argparse.ArgumentParser(description="Compare an export with predict; see the file's head.")
+    parser = argparse.ArgumentParser(description="Compare exports with predict; see the file's head.")
     parser.add_argument("run", type=Path)
     parser.add_argument("--images", type=int, default=500)
     options = parser.parse_args()
@@ -89,37 +122,46 @@ def main() -> int:
     plain.config = plain.config.model_copy(update={"precision": "float32"})
     rng, table = np.random.default_rng(2012), run.dataset(split="val")[0].table
     photos, kinds = [decode(table.source(row)) for row in table.rows("val")[:50]], list(KINDS)
-    answers: list[tuple[str, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = []
     with tempfile.TemporaryDirectory() as folder:
-        model, file = Path(folder) / "model.onnx", Path(folder) / "image"
-        run.export(model)
-        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        theirs, file = exported(run, Path(folder)), Path(folder) / "image"
+        models = {"in float32": predicting(plain), "as the run predicts": predicting(run), **theirs}
+        answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in models}
         for i in range(options.images):
-            kind = kinds[i % len(kinds)]
-            file.write_bytes(KINDS[kind](photos[i % len(photos)], rng))
+            file.write_bytes(KINDS[kinds[i % len(kinds)]](photos[i % len(photos)], rng))
             image = np.asarray(decode(file))
-            exported = session.run(None, {"image": image})[0]
-            answers.append((kind, exported, probabilities(plain, image), probabilities(run, image)))
-    print(f"{'':12} images  in float32: farthest, close, same label   as the run predicts: farthest, close, same label")
-    for kind in [*kinds, "all"]:
-        exported, *ours = (
-            np.stack(column) for column in zip(*(row[1:] for row in answers if kind in (row[0], "all")), strict=True)
-        )
-        found = [figures(exported, wanted) for wanted in ours]
-        print(f"{kind:12} {len(exported):6}" + "".join("{:22.5f}  {:7.1%}  {:7.1%}     ".format(*row) for row in found))
-    keys = [f"{name}{of}" for of in ("", "_as_run") for name in ("farthest", "close", "same")]
-    row = dict(zip(keys, [figure for row in found for figure in row], strict=True))
-    print(json.dumps({"proof": "export", "run": str(options.run), "images": len(answers), **row}))
-    return 0 if all(close >= SHARE and same == 1 for _, close, same in found) else 1
+            for name, model in models.items():
+                answers[name].append(model(image))
+    rows = {name: np.stack(found) for name, found in answers.items()}
+    results = {name: table_of(name, rows[name], [rows[ours] for ours in list(models)[:2]], kinds) for name in theirs}
+    print(json.dumps({"proof": "export", "run": str(options.run), "images": options.images, **results}))
+    return int(any(each["close"] < SHARE or each["same"] < 1 for found in results.values() for each in found.values()))
 
 
-def figures(exported: NDArray[np.float64], ours: NDArray[np.float64]) -> tuple[float, float, float]:
+def table_of(
+    name: str, theirs: NDArray[np.float64], ours: list[NDArray[np.float64]], kinds: list[str]
+) -> dict[str, dict[str, float]]:
+    """Print how a model compares with `predict` on each kind of image, and return how it does on all."""
+    print(f"{name:12} images  in float32: farthest, close, same label   as the run predicts: farthest, close, same label")
+    found: list[dict[str, float]] = []
+    for start, kind in [*enumerate(kinds), (None, "all")]:
+        some = slice(None) if start is None else slice(start, None, len(kinds))
+        found = [figures(theirs[some], wanted[some]) for wanted in ours]
+        cells = ("{farthest:22.5f}  {close:7.1%}  {same:7.1%}     ".format(**row) for row in found)
+        print(f"{kind:12} {len(theirs[some]):6}" + "".join(cells))
+    return dict(zip(("float32", "as_run"), found, strict=True))
+
+
+def figures(exported: NDArray[np.float64], ours: NDArray[np.float64]) -> dict[str, float]:
     """Return the largest difference, the fraction that is close, and the fraction of clear images with the same first label."""
     difference = np.abs(exported - ours).max(1)
     ordered = np.sort(ours)
     clear = ordered[:, -1] - ordered[:, -2] > LEAD
     same = (exported.argmax(1) == ours.argmax(1))[clear]
-    return float(difference.max()), float((difference <= CLOSE).mean()), float(same.mean())
+    return {
+        "farthest": float(difference.max()),
+        "close": float((difference <= CLOSE).mean()),
+        "same": float(same.mean()),
+    }
 
 
 if __name__ == "__main__":
