@@ -241,10 +241,14 @@ def test_int8_is_a_quarter_of_the_size_and_reports_its_accuracy(trained: alexnet
         assert found["bytes"] - kept <= 0.3 * (found["float_bytes"] - kept)
         assert list(found["top1"]) == ["torch", "onnx", "int8"]
         assert found["top1"]["torch"] - found["top1"]["int8"] <= 0.1
+        assert found["same_top1"] == 1
         assert found == json.loads(Path(f"{place}.json").read_text())
         quantised = [node for node in onnx.load(place).graph.node if "QuantizeLinear" in node.op_type]
         assert quantised
         assert bare or all(node.input[1].startswith("network/") for node in quantised), "none in the preprocessing"
+        floats = [each.name for each in onnx.load(place).graph.initializer if each.data_type == onnx.TensorProto.FLOAT]
+        whole = sorted(name.split(".")[-2] for name in floats if name.endswith("weight") and "norm" not in name)
+        assert whole == ["conv1", "fc8"], "the first and the last layer lose the most"
 
 
 @pytest.mark.long

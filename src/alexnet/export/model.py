@@ -177,12 +177,14 @@ def quantized(
 ) -> onnx.ModelProto:
     """Quantize a network to 8 bits, with a scale for each channel of the weights (QDQ), calibrated on `images`, S S 3 each.
 
-    Temporary files are made in `folder`.
+    The first convolution and the last layer stay in float32: they have few weights and lose the most. Temporary files are made
+    in `folder`.
     """
     before, after = folder / "before.onnx", folder / "after.onnx"
     onnx.save(model, before)
     inputs = (to_input(torch.from_numpy(image)[None], preprocessing).contiguous().numpy() for image in images)  # 1 3 I I
     reader = ({"images": x} for x in inputs)
+    weighted = [node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
     with _silence():
         quantize_static(
             before,
@@ -193,7 +195,8 @@ def quantized(
             weight_type=QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=["Conv", "Relu", "MaxPool", "Gemm"],  # norms lose more accuracy than they save time
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},  # quantizing logits to 255 levels is too coarse
+            nodes_to_exclude=[weighted[0], weighted[-1]],
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},  # only what their ReLUs let through
         )
     return onnx.load(after)
 
