@@ -4,9 +4,9 @@
 
 Exports the page of RUN, or takes the one in FOLDER, and serves it from a subfolder of a plain host of files. 50 photos of
 unusual kinds go to it and to `predict`, which computes in float32: probabilities within 0.01 are required for 99 % of those
-that the browser reads. Screenshots of a phone and a desktop are saved for inspection. Prints load time, memory and latency,
-and a line of JSON; the exit code is 1 if a requirement is not met. Needs playwright and Chromium (CHROMIUM is its path); AXE is
-the path of axe.min.js.
+that the browser reads. Heat maps of one photo of each kind are compared with those of `explain`. Screenshots of a phone and a
+desktop are saved for inspection. Prints load time, memory and latency, and a line of JSON; the exit code is 1 if a requirement
+is not met. Needs playwright and Chromium (CHROMIUM is its path); AXE is the path of axe.min.js.
 """
 
 from __future__ import annotations
@@ -25,21 +25,33 @@ from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 from proof.export import CLOSE, KINDS, SHARE, Make
 from proof.pages import OVERFLOW, WIDTHS, launched
 from proof.pictures import encoded
 
 import alexnet
 from alexnet.data.decode import decode
+from alexnet.explain.attribution import Explanation, explain, shares
 from alexnet.export.browser import ask, program
 
 PHOTOS, TIMED = 50, 5
+ALIKE = 0.95  # correlation of two heat maps, at least: the page's weights have 8 bits
 ODD: dict[str, Make] = {
     **KINDS,
     "WebP": lambda image, _: encoded(image, "WEBP"),
     "progressive": lambda image, _: encoded(image, "JPEG", progressive=True, quality=70),
 }
 AXE = "axe.run().then(found => found.violations.filter(one => ['serious', 'critical'].includes(one.impact)).map(one => one.id))"
+
+
+# The opacity of each pixel of the heat map that the page shows.
+PAINTED = """() => {
+  const image = document.getElementById("heat");
+  const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight).getContext("2d");
+  canvas.drawImage(image, 0, 0);
+  return [...canvas.getImageData(0, 0, image.naturalWidth, image.naturalHeight).data].filter((_, i) => i % 4 === 3);
+}"""
 
 
 class Host(SimpleHTTPRequestHandler):
@@ -61,7 +73,8 @@ def odd_photos(run: alexnet.Run) -> list[tuple[str, bytes]]:
 def compared(run: alexnet.Run, page: Path) -> tuple[dict[str, Any], list[str]]:
     """Return how the page's answers compare with those of `predict`, and what is wrong with them."""
     plain = alexnet.load(run.path)
-    plain.config = plain.config.model_copy(update={"precision": "float32"})
+    whole = run.config.preprocessing.model_copy(update={"reduced_decode": False})  # browsers decode JPEGs at full size
+    plain.config = run.config.model_copy(update={"precision": "float32", "preprocessing": whole})
     photos = odd_photos(run)
     browser = program()
     assert browser is not None, "no Chromium: CHROMIUM names it"
@@ -82,12 +95,36 @@ def compared(run: alexnet.Run, page: Path) -> tuple[dict[str, Any], list[str]]:
     return found, [f"only {found['close']:.1%} are close"] * (found["close"] < SHARE)
 
 
+def painted(run: alexnet.Run, photo: Path | bytes) -> NDArray[np.float32]:
+    """Return the opacity of each pixel of the heat map that `explain` draws."""
+    [(_, found)] = explain(run.network, run.config, [photo], method="grad_cam")
+    assert isinstance(found, Explanation)
+    return 255 * shares(found.heat_maps["grad_cam"])[1].ravel()
+
+
+def heat_maps(tab: Any, run: alexnet.Run) -> tuple[dict[str, Any], list[str]]:
+    """Return how the page's heat maps of a photo of each kind compare with those of `explain`, and what is wrong with them."""
+    alike = []
+    for kind, photo in odd_photos(run)[: len(ODD)]:
+        before = tab.locator("#heat").get_attribute("src")
+        tab.set_input_files("#files", {"name": kind, "mimeType": "image/any", "buffer": photo})
+        tab.wait_for_function(
+            "before => ![null, before].includes(document.getElementById('heat').getAttribute('src'))", arg=before
+        )
+        theirs, ours = np.array(tab.evaluate(PAINTED)), painted(run, photo)
+        alike.append(float(np.corrcoef(theirs, ours)[0, 1]))
+    found = {"maps": len(alike), "lowest_correlation": min(alike), "median_correlation": statistics.median(alike)}
+    return found, [f"a heat map correlates by {min(alike):.3f} alone"] * (min(alike) < ALIKE)
+
+
 def memory() -> float:
     """Return the memory of all processes of the browser, in MB."""
     return sum(child.memory_info().rss for child in psutil.Process().children(recursive=True) if "chrom" in child.name()) / 1e6
 
 
-def opened(address: str, width: int, photo: Path, out: Path, offline: bool) -> tuple[dict[str, Any], list[str]]:
+def opened(
+    address: str, width: int, photo: Path, out: Path, offline: bool, run: alexnet.Run
+) -> tuple[dict[str, Any], list[str]]:
     """Return figures of the page at one width, and what is wrong with it."""
     from playwright.sync_api import expect, sync_playwright
 
@@ -124,9 +161,13 @@ def opened(address: str, width: int, photo: Path, out: Path, offline: bool) -> t
             done = tab.locator("#thumbs [data-state=answered]" if i else "#stage[data-state=answered]")
             expect(done).to_have_count(i + 1, timeout=300_000)
             seconds.append(time.perf_counter() - began)
+        tab.locator("#heat[src]").wait_for(state="attached")
+        tab.wait_for_timeout(1000)  # it fades in
         check("answer")
         figures = {"load_s": loaded, "answer_s": statistics.median(seconds), "memory_mb": memory()}
         if offline:
+            figures["heat"], faults = heat_maps(tab, run)
+            found += faults
             tab.evaluate("navigator.serviceWorker.ready.then(() => null)")
             context.set_offline(True)
             tab.reload()
@@ -155,7 +196,7 @@ def main() -> int:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}/{page.name}/"
         for name, width in WIDTHS.items():
-            figures, faults = opened(address, width, photo, out, offline=name == "desktop")
+            figures, faults = opened(address, width, photo, out, offline=name == "desktop", run=run)
             found[name] = figures
             wrong += faults
         server.shutdown()

@@ -27,7 +27,9 @@ from alexnet.cli import app
 from alexnet.data.decode import decode
 from alexnet.data.preprocessing import pixels
 from alexnet.errors import AlexNetError, RunError
+from alexnet.explain.methods import heat_map
 from alexnet.export import model as onnx_model
+from alexnet.export.heat import has_heat
 from alexnet.export.onnx import agreement, export, temporary_folder
 from alexnet.files import HOST
 from alexnet.inference import forward
@@ -264,6 +266,29 @@ def test_compact_weights_take_a_quarter_of_the_size_and_hardly_change_the_logits
         ours = network(images).numpy()
     theirs = opened(after).run(None, {"images": images.numpy()})[0]
     assert 0 < np.abs(theirs - ours).max() < 0.02 * ours.std()
+
+
+@pytest.mark.parametrize("name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.long) for name in VARIANTS])
+@pytest.mark.parametrize("activation", ["relu", pytest.param("tanh", marks=pytest.mark.long)])
+def test_heat_maps_of_the_file_are_those_of_grad_cam(name: str, activation: str) -> None:
+    torch.manual_seed(0)
+    network = wild(AlexNet(name, 5, width=1 / 16, activation=activation))
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.kaiming_uniform_(layer.weight)  # so that maps are not all near 0
+    side, count = network.row.input_size + 8, 1 if network.row.towers > 1 else 2  # other maps than the dense layers' grid
+    assert has_heat(network)
+    way = prepared(cache_size=side, fit="crop", input=side, views=count)
+    images = torch.randn(count, 3, side, side)
+    logits, found = opened(onnx_model.network_model(network, way, heat=True)).run(None, {"images": images.numpy()})
+    target = int(torch.from_numpy(logits).softmax(1).mean(0).argmax())
+    expected = heat_map("grad_cam", network, images[:1], target)
+    assert expected.max() > 0
+    np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
+
+
+def test_norms_behind_the_last_maps_leave_a_file_without_heat_maps() -> None:
+    assert not has_heat(AlexNet("cifar10", 5, width=1 / 16, norm="local-each"))
 
 
 def with_threshold(network: AlexNet, config: ModelConfig) -> tuple[ModelConfig, list[NDArray[np.uint8]], NDArray[np.float32]]:

@@ -13,8 +13,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from proof.pages import OVERFLOW
+from proof.static_page import ALIKE, PAINTED, painted
 
 import alexnet
 from alexnet.errors import AlexNetError, RunError
@@ -86,7 +88,10 @@ def test_the_page_answers_in_the_browser_from_its_own_folder_alone_and_offline(
     shown = float(tab.locator("#bars data").first.get_attribute("value"))
     assert shown == pytest.approx(answer["predictions"][0]["probability"], abs=0.01)
     assert tab.locator("#photo").is_visible()
-    assert not any(tab.locator(where).is_visible() for where in ("#controls", "#layers", "#loading"))
+    assert not any(tab.locator(where).is_visible() for where in ("#layers", "#loading"))
+    expect(tab.locator("#live")).to_have_text("The heat map is ready.")
+    assert tab.locator(".views label:visible").all_inner_texts() == ["Photo", "Grad-CAM"]
+    assert np.corrcoef(tab.evaluate(PAINTED), painted(trained, photo))[0, 1] > ALIKE
     assert tab.evaluate(OVERFLOW) == 0
     tab.set_input_files("#files", {"name": "torn.png", "mimeType": "image/png", "buffer": photo.read_bytes()[:40]})
     expect(tab.locator("#sure")).to_contain_text("save it as JPEG")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import alexnet
 from alexnet.data.preprocessing import to_input
+from alexnet.export.heat import heat as grad_cam
 from alexnet.export.resize import crop_and_resize
 from alexnet.inference.views import average, views
 from alexnet.network.alexnet import AlexNet
@@ -31,31 +32,42 @@ OPSET, IR = 20, 9  # those of ONNX 1.15
 ONNXRUNTIME = "1.17"  # the first version that reads both; IR 10 would need 1.18
 
 
-def network_model(network: AlexNet, preprocessing: Preprocessing, *, codes: bool = False) -> onnx.ModelProto:
+def network_model(
+    network: AlexNet, preprocessing: Preprocessing, *, codes: bool = False, heat: bool = False
+) -> onnx.ModelProto:
     """Return the network from `images`, N 3 I I float32 (I = `preprocessing.resized`), to `logits`, N x classes.
 
-    With `codes`, the output of the last hidden layer, N units, is a second output. Layers are applied one after another,
-    without fusing, so that the weights are the trained ones.
+    With `codes`, the output of the last hidden layer, N units, is a second output. With `heat`, the images are the views of
+    one, and Grad-CAM of its most probable label is another output, I I. Layers are applied one after another, without fusing,
+    so that the weights are the trained ones.
     """
     layers = deepcopy(network.layers)
     if preprocessing.scale_factor > 1:
         layers = {"upscale": nn.Upsample(scale_factor=preprocessing.scale_factor, mode="nearest"), **layers}
     plain = nn.Sequential(OrderedDict(layers)).cpu().float().eval()
-    example = torch.zeros(2, 3, preprocessing.resized, preprocessing.resized)
+    example = torch.zeros(preprocessing.view_count if heat else 2, 3, preprocessing.resized, preprocessing.resized)
 
-    def with_codes(images: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = plain[:-1](images)
-        return plain[-1](hidden), hidden
+    def with_more(images: Tensor) -> tuple[Tensor, ...]:
+        outputs = {"": images}
+        for name, layer in layers.items():
+            outputs[name] = layer(list(outputs.values())[-1])
+        *_, hidden, logits = outputs.values()
+        found = [logits, hidden] if codes else [logits]
+        if heat:
+            target = average(logits[:, None])[0].argmax()
+            found.append(grad_cam(layers, outputs, target, preprocessing.resized))
+        return tuple(found)
 
-    if codes:
-        return _traced(_Function(with_codes, plain), [example], ["images"], ["logits", "codes"], ["batch"])
-    return _traced(plain, [example], ["images"], ["logits"], ["batch"])
+    if not codes and not heat:
+        return _traced(plain, [example], ["images"], ["logits"], ["batch"])
+    results = ["logits", *["codes"] * codes, *["heat"] * heat]
+    return _traced(_Function(with_more, plain), [example], ["images"], results, [] if heat else ["batch"])
 
 
 class _Function(nn.Module):
     """A function as a module, which tracing needs, with the module whose weights it uses."""
 
-    def __init__(self, function: Callable[..., Tensor | tuple[Tensor, Tensor]], weights: nn.Module | None = None) -> None:
+    def __init__(self, function: Callable[..., Tensor | tuple[Tensor, ...]], weights: nn.Module | None = None) -> None:
         super().__init__()
         self.weights = weights
         self.forward = function
@@ -79,6 +91,9 @@ def save(model: onnx.ModelProto, config: ModelConfig, path: Path, *, bare: bool)
     """
     if not bare:
         model = _chained(preprocessing_model(config.preprocessing), network=model, calibrate=_calibration(config))
+        results = sorted(model.graph.output, key=lambda result: result.name == "heat")  # the last
+        del model.graph.output[:]
+        model.graph.output.extend(results)
     onnx.save(_tidied(model, _metadata(config)), path)
     return path
 
@@ -137,15 +152,15 @@ def _traced(
 
 
 def _chained(first: onnx.ModelProto, **others: onnx.ModelProto) -> onnx.ModelProto:
-    """Join models: the outputs of each are the inputs of the next. Names inside the others get a prefix.
+    """Join models: the inputs of each are outputs of the one before. Names inside the others get a prefix.
 
     Only `first` may contain If nodes: onnx renames nothing inside them.
     """
     model = first
     for name, following in others.items():
         following = compose.add_prefix(following, f"{name}/", rename_inputs=False, rename_outputs=False)
-        pairs = zip(model.graph.output, following.graph.input, strict=True)
-        model = compose.merge_models(model, following, [(output.name, given.name) for output, given in pairs])
+        names = [given.name for given in following.graph.input]
+        model = compose.merge_models(model, following, [(name, name) for name in names])
     return model
 
 

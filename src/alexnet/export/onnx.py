@@ -49,13 +49,14 @@ def export(
     bare: bool = False,
     int8: bool = False,
     compact: bool = False,
+    heat: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a network as ONNX to `path` if it agrees with PyTorch, and the comparison to `<path>.json`; see `Run.export`.
 
     The network is written in float32. It is compared on the dataset's validation images; on synthetic images if that is None.
     Unless `bare`, the file contains preprocessing and calibration; `int8` does not quantize the preprocessing.
-    `compact` stores the weights in 8 and 16 bits.
+    `compact` stores the weights in 8 and 16 bits; with `heat`, Grad-CAM is another output.
     """
     onnx_model = library()
     if int8 and dataset is None:
@@ -65,7 +66,8 @@ def export(
         refuse_overwrite(file, overwrite)
     with temporary_folder(path) as folder:
         say(f"Writing {path.name}")
-        traced = onnx_model.network_model(network, config.preprocessing, codes=config.known is not None and not bare)
+        codes = config.known is not None and not bare
+        traced = onnx_model.network_model(network, config.preprocessing, codes=codes, heat=heat)
         if compact:
             traced = onnx_model.compact(traced)
         files = {"onnx": onnx_model.save(traced, config, folder / "float.onnx", bare=bare)}
@@ -229,11 +231,11 @@ def _onnx_model(file: Path, config: ModelConfig) -> Model:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    name, results = session.get_inputs()[0].name, [each.name for each in session.get_outputs() if each.name != "heat"]
 
     def run(image: NDArray[np.uint8]) -> Result:
         if name == "image":
-            probabilities, *known = session.run(None, {name: image})
+            probabilities, *known = session.run(results, {name: image})
             return np.asarray(probabilities, np.float64), bool(known[0]) if known else None
         batch = to_input(torch.from_numpy(pixels(image, config.preprocessing).copy())[None], config.preprocessing)
         return _calibrated(session.run(None, {name: batch.contiguous().numpy()})[0][0], config), None

@@ -17,6 +17,7 @@ from alexnet.data.dataset import Dataset
 from alexnet.errors import AlexNetError, RunError, counted, shell_quote
 from alexnet.export.browser import ask, program
 from alexnet.export.card import write_card
+from alexnet.export.heat import has_heat
 from alexnet.export.onnx import agreement, export, synthetic, temporary_folder
 from alexnet.files import made_by_alexnet, sha256, user_cache, write_json, writing
 from alexnet.inference.predict import predict
@@ -31,6 +32,7 @@ RUNTIME, RUNTIME_SHA256 = "1.30.0", "d2228df7e4616bc3348bf504ee888f3bec43789a273
 PARTS = {"ort.wasm.bundle.min.mjs": "ort.js", "ort-wasm-simd-threaded.wasm": "ort.wasm"}  # hosts know the type of .js
 LIMITS = {"bytes": 1 << 30, "pixels": 50_000_000, "files": 1}  # pixels: what fits into the 4 GB of WebAssembly; files at a time
 KEPT = {".html", ".js", ".css", ".json", ".onnx", ".wasm"}  # files that the browser keeps
+VIEWS = {False: ["photo"], True: ["photo", "grad_cam"]}  # what the page shows
 COMPARED = 100  # images in the browser, at most
 
 
@@ -48,11 +50,15 @@ def export_page(
         raise RunError(f"{out} holds what alexnet did not make: name another folder, or --overwrite")
     with temporary_folder(out) as part:
         model = part / "model.onnx"
-        result = export(network, config, dataset, model, compact=True)
+        heat = has_heat(network) and config.preprocessing.view_count <= 2  # of ten views, none need be the whole image
+        result = export(network, config, dataset, model, compact=True, heat=heat)
         (part / "model.onnx.json").unlink()
         _write(part, runtime)
         sizes = {name: (part / name).stat().st_size for name in ("model.onnx", "static/ort.wasm")}
-        write_json(part / "model.json", {**describe(folder, config), "limits": LIMITS, "key": False, "files": sizes})
+        write_json(
+            part / "model.json",
+            {**describe(folder, config), "limits": LIMITS, "key": False, "files": sizes, "views": VIEWS[heat]},
+        )
         if (out / "README.md").is_file():
             shutil.copy(out / "README.md", part)  # for its licence
         write_card(part / "README.md", folder, config, dataset, "model.onnx", overwrite=True)
@@ -113,7 +119,9 @@ def _in_browser(
         say("no browser was found to compare the page in (CHROMIUM names one): only its network was compared")
         return None
     images = [_file(source) for source in _sources(dataset)]
-    ours = predict(network, config.model_copy(update={"precision": "float32"}), images, len(config.labels))
+    whole = config.preprocessing.model_copy(update={"reduced_decode": False})  # browsers decode JPEGs at full size
+    plain = config.model_copy(update={"precision": "float32", "preprocessing": whole})
+    ours = predict(network, plain, images, len(config.labels))
     answers = ask(browser, folder, images)
     pairs = [pair for pair in zip(ours, answers, strict=True) if not any("error" in answer for answer in pair)]
     if not pairs:

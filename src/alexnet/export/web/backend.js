@@ -5,6 +5,7 @@ let labels = [];
 let worker = null;
 let waiting = null; // for the answer to one photo: what a promise calls, `resolve` and `reject`
 let show = () => {};
+const heats = new WeakMap(); // the picture of a photo's heat map, which comes with its answer
 
 // `progress` is called with the fraction of the network that has been loaded; the description does not wait for it.
 export async function model(progress) {
@@ -19,8 +20,17 @@ export async function model(progress) {
 export async function predict(files, progress, top = 5) {
   progress(1);
   const answers = [];
-  for (const file of files) answers.push(answer(await ask(file), top));
+  for (const file of files) {
+    const found = await ask(file);
+    if (found.heat) heats.set(file, URL.createObjectURL(found.heat));
+    answers.push(answer(found, top));
+  }
   return answers;
+}
+
+export async function explain(file) {
+  if (!heats.has(file)) throw new Trouble("refused", "there are no heat maps here");
+  return { heat: { grad_cam: heats.get(file) }, maps: {} };
 }
 
 function answer({ probabilities, known, error, gone }, top) {

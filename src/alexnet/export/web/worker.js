@@ -2,6 +2,7 @@
 import * as ort from "./ort.js";
 
 const here = (name) => new URL(`../${name}`, import.meta.url);
+const [NEUTRAL, ORANGE] = [[247, 247, 247], [213, 94, 0]];
 const opened = open().catch((error) => ({ error }));
 
 async function open() {
@@ -46,11 +47,26 @@ async function answer(session, file) {
     return { error: "This browser cannot read it: save it as JPEG or PNG." };
   }
   try {
-    const { probabilities, known } = await session.run({ image });
-    return { probabilities: [...probabilities.data], known: known && Boolean(known.data[0]) };
+    const { probabilities, known, heat } = await session.run({ image });
+    const picture = heat && (await painted(heat.data, heat.dims[0]));
+    return { probabilities: [...probabilities.data], known: known && Boolean(known.data[0]), heat: picture };
   } catch (error) {
     return { error: `The network fails at this photo: ${error.message}.`, broken: true };
   }
+}
+
+// The picture of a heat map, which is nowhere below 0, as the server paints it: the weaker, the more transparent.
+async function painted(heat, side) {
+  const most = Float32Array.from(heat).sort()[Math.round(0.995 * (heat.length - 1))] || 1; // a few pixels would pale the others
+  const image = new ImageData(side, side);
+  heat.forEach((value, i) => {
+    const share = Math.min(value / most, 1);
+    const colour = ORANGE.map((end, channel) => NEUTRAL[channel] + (end - NEUTRAL[channel]) * share);
+    image.data.set([...colour, 255 * 0.85 * share ** 0.7], 4 * i); // which rounds them
+  });
+  const canvas = new OffscreenCanvas(side, side);
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas.convertToBlob();
 }
 
 // H W 3 uint8, upright, on white, in the file's own colours, as `alexnet predict` decodes.

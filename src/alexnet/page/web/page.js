@@ -6,7 +6,7 @@ import { showLayers, startLayers } from "./layers.js";
 import { dismiss, notice } from "./notices.js";
 import { fault, group, keepExplanation, photo, tooLarge } from "./photos.js";
 import { startPicking } from "./pick.js";
-import { onlyPhoto, showStage, startStage } from "./stage.js";
+import { offer, showStage, startStage } from "./stage.js";
 import { showStrip, startStrip } from "./strip.js";
 
 const SETTLE = 250; // milliseconds on a photo before its explanation is requested, so that browsing through many requests none
@@ -27,7 +27,7 @@ function render() {
   showStrip(photos, current);
   showStage(current, model);
   if (model) showAnswer(current, model);
-  showLayers(current);
+  if (model && !model.views) showLayers(current);
 }
 
 function add(files) {
@@ -37,7 +37,7 @@ function add(files) {
   for (const file of files) {
     const reason = fault(file, model?.limits);
     if (reason) wrong.push(`“${file.name}” ${reason}.`);
-    else added.push(photo(file, backend.explain ? null : "there are no heat maps here"));
+    else added.push(photo(file));
   }
   if (wrong.length) {
     const more = wrong.length > 3 ? ` And ${wrong.length - 3} more.` : "";
@@ -85,6 +85,7 @@ async function greet() {
     model = await backend.model(showLoading);
     get("run").textContent = model.run;
     document.title = `${model.run} · AlexNet`;
+    if (model.views) offer(model.views);
     dismiss("halt");
   } catch (error) {
     await halt(error);
@@ -150,7 +151,7 @@ async function explain(one) {
   try {
     const found = await backend.explain(one.file, stop.signal);
     keepExplanation(one, found);
-    if (one === current) say("Heat maps and layers are ready.");
+    if (one === current) say(model.views ? "The heat map is ready." : "Heat maps and layers are ready.");
   } catch (error) {
     if (error.kind === "refused") one.unexplained = error.message;
     else if (error.kind !== "stopped") await halt(error);
@@ -197,7 +198,6 @@ startStrip(
 startStage(() => current && render());
 startLayers();
 startPicking(add);
-if (!backend.explain) onlyPhoto();
 get("again").addEventListener("click", () => {
   Object.assign(current, { state: "waiting", error: null });
   get("label").focus();

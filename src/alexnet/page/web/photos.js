@@ -10,9 +10,9 @@ let made = 0;
 
 // A photo's `state`: "waiting", "sending", "thinking", "answered", "failed". `blind`: the browser cannot show it (HEIC, TIFF).
 // `unexplained`: why there are no heat maps, or null.
-export function photo(file, unexplained) {
+export function photo(file) {
   const source = { id: ++made, file, name: file.name || "pasted photo", url: URL.createObjectURL(file) };
-  return { ...source, blind: false, state: "waiting", sent: 0, predictions: null, error: null, explanation: null, unexplained, alone: false };
+  return { ...source, blind: false, state: "waiting", sent: 0, predictions: null, error: null, explanation: null, unexplained: null, alone: false };
 }
 
 // What is wrong with a file by its kind and size, or null.

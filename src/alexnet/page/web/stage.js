@@ -19,10 +19,11 @@ export function startStage(render) {
   mix();
 }
 
-// For a page without heat maps.
-export function onlyPhoto() {
-  views.find((each) => each.value === "photo").checked = true;
-  get("controls").hidden = true;
+// For a backend that has some views alone; the last of them is shown.
+export function offer(names) {
+  for (const view of views) view.parentElement.hidden = !names.includes(view.value);
+  views.find((view) => view.value === names.at(-1)).checked = true;
+  get("controls").hidden = names.length === 1;
 }
 
 export function showStage(one, model) {
@@ -53,7 +54,7 @@ function words(one, view) {
   if (view === "photo") return meaning("photo", "", 0);
   if (one.unexplained) return `No explanation: ${one.unexplained}`;
   if (one.state === "failed") return "";
-  if (!one.explanation) return "The heat maps and the layers come after the answer.";
+  if (!one.explanation) return "Heat maps come after the answer.";
   return meaning(view, one.predictions[0].label, get("pixels").naturalWidth || "…");
 }
 
