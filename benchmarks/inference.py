@@ -4,7 +4,7 @@ Ours is `predict_logits`, as `alexnet evaluate` and `alexnet predict` call it: f
 that suits the machine. The peers run the same network, exported in float32, on as many threads, on the same preprocessed
 inputs; OpenVINO computes in bfloat16 where ours does. `network alone` leaves the preprocessing out. Required: at least the
 throughput of the peers, at most 1.2 times the latency of onnxruntime, and at most the latency of OpenVINO. Without OpenVINO,
-the rest is measured.
+the rest is measured. The same network in 8 bits, as `export --int8` quantises it, is timed in both without being required.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from alexnet.network.device import keep_freed_memory, resolve_precision, to_devi
 from alexnet.recipe import Preprocessing
 
 CLASSES = 10
-ROUNDS = {BATCH: 3, 1: 15}  # by the number of images in a batch
+ROUNDS = {BATCH: 3, 32: 5, 1: 15}  # by the number of images in a batch
 # consecutive calls of each before the next takes its turn: threads that just waited for a peer wake slowly
-IN_A_ROW = {BATCH: 1, 1: 20}
+IN_A_ROW = {BATCH: 1, 32: 1, 1: 20}
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images N 3 I I -> logits, N x classes
 
 
@@ -56,6 +56,10 @@ class Peer(NamedTuple):
     precision: str = "float32"
 
 
+# fraction of the largest logit by which rounding may change one
+ROUNDING = {"float32": 0.0, "bfloat16": 1 / 20, "int8": 1 / 5}
+
+
 CASES = {"cifar10 at 227": Case(227, 227), "cifar10 at 128 from 32, as fast has it": Case(32, 128, upscale=4)}
 
 
@@ -66,7 +70,22 @@ def export(network: nn.Module, size: int, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         example, many = torch.randn(2, 3, size, size), torch.export.Dim("images", min=1, max=4 * BATCH)
-        torch.onnx.export(network, (example,), path, dynamo=True, dynamic_shapes=({0: many},), verbose=False)
+        torch.onnx.export(
+            network, (example,), path, dynamo=True, input_names=["images"], dynamic_shapes=({0: many},), verbose=False
+        )
+
+
+def quantize(path: Path, size: int) -> Path:
+    """Quantize an exported network on noise, as `export --int8` does on photos, and return the file."""
+    import onnx
+
+    from alexnet.export.model import quantized
+
+    noise = np.random.default_rng(0).integers(0, 256, (16, size, size, 3), dtype=np.uint8)
+    small = path.with_name("int8.onnx")
+    preprocessing = Preprocessing(cache_size=size, fit="crop", input=size)
+    onnx.save(quantized(onnx.load(path), iter(noise), preprocessing, path.parent), small)
+    return small
 
 
 def session(path: Path, threads: int) -> Any:
@@ -79,11 +98,12 @@ def session(path: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def onnxruntime_peer(path: Path, threads: int) -> Peer:
+def onnxruntime_peer(path: Path, threads: int, precision: str = "float32") -> Peer:
     """Return onnxruntime with an exported network."""
     found = session(path, threads)
     [name] = [given.name for given in found.get_inputs()]
-    return Peer(lambda count: lambda images: found.run(None, {name: images})[0], {BATCH: "1 or more", 1: "0.83 or more"})
+    wanted = {BATCH: "1 or more", 1: "0.83 or more"} if precision == "float32" else {}
+    return Peer(lambda count: lambda images: found.run(None, {name: images})[0], wanted, precision)
 
 
 def openvino_peer(path: Path, threads: int, precision: str) -> Peer:
@@ -104,7 +124,7 @@ def openvino_peer(path: Path, threads: int, precision: str) -> Peer:
         request = core.compile_model(network, "CPU", hints).create_infer_request()
         return lambda images: request.infer([images])[0]
 
-    return Peer(prepare, {BATCH: "1 or more", 1: "1 or more"}, precision)
+    return Peer(prepare, {} if precision == "int8" else {BATCH: "1 or more", 1: "1 or more"}, precision)
 
 
 def compare(network: nn.Module, peers: dict[str, Peer], case: Case, count: int) -> dict[str, float]:
@@ -128,8 +148,7 @@ def compare(network: nn.Module, peers: dict[str, Peer], case: Case, count: int) 
     expected = predict_logits(network, images, preprocessing, "float32")
     for name, peer in peers.items():
         run = peer.prepare(count)
-        # in bfloat16, a few hundredths of the largest logit are rounding
-        off = np.abs(expected).max() / 20 if peer.precision == "bfloat16" else 1e-4
+        off = max(1e-4, ROUNDING[peer.precision] * np.abs(expected).max())
         np.testing.assert_allclose(run(ready), expected, rtol=1e-3, atol=off)
         ways[name] = lambda run=run: run(planes())  # type: ignore[misc]
         if count == 1:
@@ -143,7 +162,7 @@ def compare(network: nn.Module, peers: dict[str, Peer], case: Case, count: int) 
         pace = f"{middle * 1e3:6.1f} ms ({low * 1e3:.1f} to {high * 1e3:.1f})"
         if count > 1:
             pace = f"{count / middle:6.1f} images/s ({count / high:.1f} to {count / low:.1f})"
-        wanted = f", wanted {peers[way].wanted[count]}" if way in peers else ""
+        wanted = f", wanted {peers[way].wanted[count]}" if way in peers and count in peers[way].wanted else ""
         print(f"    {way:26} {pace}" + ("" if way == "ours" else f"; ours is {spread(each)} times as fast{wanted}"))
     return found
 
@@ -161,9 +180,12 @@ def main() -> None:
             export(network, case.input, path)
             to_device(network, device)
             print(f"{name}, {threads} threads, {precision}")
+            small = quantize(path, case.input)
             peers = {"onnxruntime": onnxruntime_peer(path, threads)}
+            peers["onnxruntime, int8"] = onnxruntime_peer(small, threads, "int8")
             try:
                 peers["OpenVINO"] = openvino_peer(path, threads, precision)
+                peers["OpenVINO, int8"] = openvino_peer(small, threads, "int8")
             except ImportError:
                 print("  skipped: OpenVINO: pip install --no-deps -c constraints.txt openvino")
             for count in ROUNDS:
