@@ -268,8 +268,8 @@ def test_compact_weights_take_a_quarter_of_the_size_and_hardly_change_the_logits
     assert 0 < np.abs(theirs - ours).max() < 0.02 * ours.std()
 
 
-@pytest.mark.parametrize("name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.long) for name in VARIANTS])
-@pytest.mark.parametrize("activation", ["relu", pytest.param("tanh", marks=pytest.mark.long)])
+@mostly_long("name", VARIANTS, "cifar10")
+@mostly_long("activation", ["relu", "tanh"], "relu")
 def test_heat_maps_of_the_file_are_those_of_grad_cam(name: str, activation: str) -> None:
     torch.manual_seed(0)
     network = wild(AlexNet(name, 5, width=1 / 16, activation=activation))
