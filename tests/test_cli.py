@@ -134,7 +134,6 @@ def test_predict_honours_exif_orientation(trained: alexnet.Run, tmp_path: Path) 
 # Errors: one line, exit code 1
 
 
-@pytest.mark.long
 def test_unknown_dataset_is_one_line() -> None:
     assert "no dataset 'nowhere'" in only_line(python("-m", "alexnet", "train", "nowhere", code=1))
 

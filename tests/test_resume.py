@@ -88,7 +88,6 @@ def test_resume_after_signal_is_bit_identical(
     assert not (out / "checkpoint").exists()
 
 
-@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL needs POSIX")
 def test_resume_after_kill_is_bit_identical(short: Path, photos: Path, tmp_path: Path) -> None:
     process = held_training(tmp_path, photos, 6)
