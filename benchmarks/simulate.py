@@ -93,7 +93,7 @@ def measure(processes: int, batch: int, steps: int) -> float:
         "torch.set_num_threads(1)\n"
         f"batch, steps = {batch}, {steps}\n"
         "with process_group() as group:\n"
-        "    network = alexnet.AlexNet('paper', 1000, width=0.25)\n"
+        "    network = alexnet.AlexNet('paper', 1000, width=0.25, dropout=0.0)\n"
         "    model = ParallelModel(network, group, 'data', synchronised=True)\n"
         "    optimizer = torch.optim.SGD(model.network.parameters(), lr=0.001)\n"
         "    images = torch.zeros(batch // group.world_size, 3, 227, 227)\n"

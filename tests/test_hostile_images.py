@@ -71,12 +71,14 @@ def faulty_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(
         """
-import os, re, signal
+import os, re, signal, time
 from alexnet.data import decode
 original = decode.stored_pixels
 def faulty(source, **settings):
     if "hang" in source.name:
         re.match(r"(a+)+$", "a" * 60 + "b")
+    if "asleep" in source.name:
+        time.sleep(600)
     if "crash" in source.name:
         os.kill(os.getpid(), signal.SIGSEGV)
     if "greedy" in source.name:
@@ -127,6 +129,17 @@ def test_decode_worker_that_cannot_start_is_one_line(photos: Path, monkeypatch: 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(DataError, match=r"cannot decode images: .* ended with exit code"):
         list(decode_all("size", photos.rglob("*.png"), 2))
+
+
+def test_decode_worker_that_waits_for_ever_is_replaced(faulty_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(0, 0).save(faulty_images / "asleep.png")
+    monkeypatch.setattr(decode_pool, "WALL_SECONDS", 0.5)
+    monkeypatch.setattr(decode_pool, "WATCH_SECONDS", 0.1)
+    asleep = decode_pool.decode_one("pixels", faulty_images / "asleep.png", PREPROCESSING.decode_options())
+    assert isinstance(asleep, ImageError)
+    assert asleep.kind == "slow"
+    monkeypatch.undo()
+    assert isinstance(decode_pool.decode_one("pixels", faulty_images / "a.png", PREPROCESSING.decode_options()), Answer)
 
 
 def test_decode_worker_ignores_modules_in_the_current_folder(

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ from alexnet.data.decode_worker import CPU_SECONDS, THUMBNAIL, WORK
 from alexnet.errors import DataError, ImageError
 
 WALL_SECONDS = 60.0  # limit for waits that take no CPU time, such as a network drive that hangs, and for Windows
+WATCH_SECONDS = 1.0  # between looks at that limit
 IDLE_KEPT = 2  # idle workers to keep for the next call
 
 T = TypeVar("T")
@@ -78,16 +80,15 @@ class _Worker:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._expired = False
+        self._expired, self._deadline = False, float("inf")
         self._to, self._from = self._process.stdin, self._process.stdout
         if not self._from.readline():
             raise DataError(f"cannot decode images: {' '.join(command)} ended with exit code {self._process.wait()}")
 
     def ask(self, request: dict[str, Any], content: bytes = b"") -> Answer | ImageError:
         """Send a request and its `content`; return the answer, or an error, after which the process may have died."""
-        timer = threading.Timer(WALL_SECONDS, self._expire)
-        timer.daemon = True
-        timer.start()
+        self._deadline = time.monotonic() + WALL_SECONDS
+        _asked.add(self)
         try:
             self._to.write(json.dumps(request).encode() + b"\n")
             self._to.write(content)
@@ -99,20 +100,22 @@ class _Worker:
         except (OSError, ValueError):  # the process died
             pass
         finally:
-            timer.cancel()
+            _asked.discard(self)
         code = self.end()
         if self._expired or code == -getattr(signal, "SIGPROF", 0):
             return ImageError(f"decoding takes more than {CPU_SECONDS:g} seconds", "slow")
         return ImageError(f"the decoder crashed (exit code {code})", "corrupt")
 
-    def _expire(self) -> None:
-        self._expired = True
-        self._process.kill()
+    def expire(self) -> None:
+        """Kill the process if its answer is overdue."""
+        if time.monotonic() > self._deadline:
+            self._expired = True
+            self._process.kill()
 
     @property
     def alive(self) -> bool:
         """Whether the process can decode another image."""
-        return self._process.poll() is None
+        return not self._expired and self._process.poll() is None
 
     def end(self) -> int:
         """Kill the process and return its exit code."""
@@ -125,8 +128,11 @@ class _Worker:
 
 
 _idle: deque[_Worker] = deque()
+_asked: set[_Worker] = set()  # those that have not answered yet
+_watch: threading.Thread | None = None
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.clear)  # a child must not share the pipes of its parent's workers
+    for workers in (_idle, _asked):
+        os.register_at_fork(after_in_child=workers.clear)  # a child must not share the pipes of its parent's workers
 
 
 def decode_all(
@@ -173,6 +179,7 @@ def decode_one(work: str, source: Source, settings: dict[str, Any]) -> Answer | 
             return Answer(*WORK[work](content, **settings))
         except ImageError as error:
             return error
+    _start_watch()
     worker = _take_worker()
     request = {"work": work, "settings": settings}
     if isinstance(content, bytes):
@@ -191,6 +198,21 @@ def _take_worker() -> _Worker:
             worker.end()
         return worker
     return _Worker()
+
+
+def _start_watch() -> None:
+    """Start the thread that kills overdue workers, unless it runs; a timer for each image would take a millisecond."""
+    global _watch
+    if _watch is None or not _watch.is_alive():  # as after a fork
+        _watch = threading.Thread(target=_expire_overdue, daemon=True)
+        _watch.start()
+
+
+def _expire_overdue() -> None:
+    while True:
+        time.sleep(WATCH_SECONDS)
+        for worker in list(_asked):
+            worker.expire()
 
 
 @atexit.register
