@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,12 +17,15 @@ import alexnet
 from alexnet import cli
 from alexnet.data import cache, on_demand
 from alexnet.data.cache import open_cache
+from alexnet.data.dataset import open_dataset
 from alexnet.data.on_demand import OnDemand
 from alexnet.data.sources import open_table
 from alexnet.errors import AlexNetError, DataError
-from alexnet.recipe import Preprocessing
+from alexnet.recipe import Data, Preprocessing
 from alexnet.run import read_recipe
 from alexnet.training import session
+from alexnet.training.distributed import ProcessGroup
+from alexnet.training.train import _compare_machines
 from alexnet.training.trainer import Trainer
 from commands import together
 from conftest import SHORT, metrics, mostly_long, stop_after, weights
@@ -152,3 +155,19 @@ def test_parquet_is_refused(tmp_path: Path) -> None:
         on_demand.decode_on_demand(table, Preprocessing(cache_size=16, input=16), [])
     alexnet.shard(tmp_path / "photos.parquet", tmp_path / "shards", side=None)
     assert len(open_table(tmp_path / "shards")) == len(files)
+
+
+def test_machines_with_different_splits_are_refused(photos: Path) -> None:
+    table, images = open_table(photos), Preprocessing(cache_size=16, input=16)
+    here, there = (open_dataset(table, images, 1, Data(split_seed=seed)) for seed in (0, 1))
+
+    class Group:
+        def broadcast(self, _: str) -> str:
+            return str(there.fingerprint()["listing"])
+
+        def sum(self, number: float) -> list[float]:
+            return [number]
+
+    _compare_machines(cast(ProcessGroup, Group()), there)
+    with pytest.raises(DataError, match=r"photos: the images, labels or splits differ between machines: .* data\.cache=none"):
+        _compare_machines(cast(ProcessGroup, Group()), here)

@@ -68,7 +68,7 @@ def test_lock_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_older_cache_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old.u8").touch()
     forbid_removal(monkeypatch)
-    _remove_others(tmp_path, {"new"})
+    _remove_others(tmp_path, [tmp_path / "new.json"], unused=0)
     assert (tmp_path / "old.u8").exists()
 
 

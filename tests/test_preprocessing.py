@@ -236,7 +236,7 @@ def test_cache_of_full_images_is_memory_mapped(mixed: Path, tmp_path: Path) -> N
     result = open_cache(table, make_preprocessing(cache_size="full"), 2).pixels
     assert isinstance(result, CachedImages)
     (part,) = result.parts
-    assert isinstance(part.pixels.memory.base, np.memmap)
+    assert isinstance(part.pixels.memory.base.base, np.memmap)  # type: ignore[union-attr]
     assert not part.pixels.memory.flags.writeable
     assert len(result) == len(table)
     for row, name in enumerate(table.images):

@@ -30,6 +30,12 @@ ARCHIVE = user_cache() / f"onnxruntime-web-{page.RUNTIME}.tgz"
 needs_archive = pytest.mark.skipif(not ARCHIVE.is_file(), reason="no archive of onnxruntime-web: no page was exported")
 
 
+def test_a_browser_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHROMIUM", "/nowhere/chromium")
+    with pytest.raises(RunError, match="CHROMIUM is '/nowhere/chromium', which is not a program: set it to"):
+        program()
+
+
 @pytest.fixture(scope="module")
 def site(trained: alexnet.Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root folder of a host, with a page in the subfolder `sub/page`."""

@@ -6,12 +6,14 @@ its part, which is then built anew, from older ones where images are the same. S
 built to the next, and processes, or machines that share a disk, build a cache together: each begins with what no other writes.
 """
 
+import errno
 import hashlib
 import os
 import shutil
+import threading
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,9 +38,13 @@ from alexnet.progress import say, track
 from alexnet.recipe import Preprocessing
 
 IN_FLIGHT = 64_000_000  # approximate bytes of images decoded ahead
-LEAST_ROWS, MOST_PARTS = 512, 128  # of a part, and of a cache, as each part keeps a file open
+LEAST_ROWS, MOST_PARTS = 512, 64  # of a part, and of a cache, as each part keeps a file open, and macOS allows 256
 BUSY = 60.0  # seconds after which a file that has not grown is no longer being written
+KEPT = 24 * 3600.0  # seconds without use after which a part may be removed; others may use it, or be building its cache
+ATTEMPTS = 3  # to build a cache whose parts another process removes, for want of space
 Where = Literal["auto", "disk", "none"]  # to keep decoded images
+
+_building = threading.Lock()  # temporary files are named by the process
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +93,8 @@ class CachedImages:
     def _decode_again(self, part: Part, position: int, row: int) -> NDArray[np.uint8]:
         if part.index.exists():
             say(f"{part.index.with_suffix('.u8')} is damaged: its images are decoded again, now and at the next start")
-            part.index.unlink(missing_ok=True)
+            with suppress(OSError):  # as in a folder that cannot be written
+                part.index.unlink()
         image = OnDemand(self.table, self.preprocessing).image(int(self.rows[row]))
         if digest(image) != part.digests[position]:
             name = truncate(self.table.images[self.rows[row]])
@@ -107,7 +114,7 @@ class Cache:
     def thumbnails(self) -> NDArray[np.uint8]:
         """Return the images' thumbnails, N x 768, to find near-duplicates by."""
         assert isinstance(self.pixels, CachedImages)
-        return np.concatenate([part.thumbnails() for part in self.pixels.parts])
+        return np.concatenate([part.thumbnails for part in self.pixels.parts])
 
 
 def cache_folder() -> Path:
@@ -117,6 +124,11 @@ def cache_folder() -> Path:
 
 class DiskFull(OSError):
     """The decoded images do not fit onto the disk."""
+
+
+def _is_full(error: OSError | RunError) -> bool:
+    cause = error.__cause__ if isinstance(error, RunError) else error
+    return isinstance(cause, DiskFull) or getattr(cause, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", -1))
 
 
 def open_cache(table: Table, preprocessing: Preprocessing, workers: int, where: Where = "disk") -> Cache:
@@ -133,8 +145,8 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int, where: 
     try:
         parts = _parts(table, preprocessing, workers, folder, settings, prints)
     except (OSError, RunError) as error:
-        if where == "auto" and isinstance(error, DiskFull):
-            say(f"{table.name}: images are decoded again in each epoch, as {error} in {folder}")
+        if where == "auto" and _is_full(error):
+            say(f"{table.name}: images are decoded again in each epoch, as {error_reason(error)} in {folder}")
             return _on_demand(table, preprocessing, prints)
         advice = "free some space there, or set the environment variable ALEXNET_CACHE to another folder"
         raise DataError(f"cannot cache decoded images in {folder}: {error_reason(error)}; {advice}") from error
@@ -174,23 +186,32 @@ def _parts(
     size = rows_per_part(len(table))
     ranges = [range(first, min(first + size, len(table))) for first in range(0, len(table), size)]
     indexes = [folder / f"{_key(table, settings, prints, rows)}.json" for rows in ranges]
-    found = {index: read_part(index, preprocessing) for index in indexes}
-    if missing := {index: rows for index, rows in zip(indexes, ranges, strict=True) if found[index] is None}:
-        _build(table, preprocessing, workers, missing, prints)
-        found |= {index: read_part(index, preprocessing) for index in missing}
-    _remove_others(folder, {index.stem for index in indexes})
-    if lost := [index.name for index, part in found.items() if part is None]:
-        raise OSError(f"{lost[0]} differs from what was written")
-    return [part for index in indexes if (part := found[index])]
+    found: dict[Path, Part | None] = {}
+    for _ in range(ATTEMPTS):
+        found |= {index: read_part(index, preprocessing) for index in indexes if found.get(index) is None}
+        missing = {index: rows for index, rows in zip(indexes, ranges, strict=True) if found[index] is None}
+        if not missing:
+            _remove_others(folder, indexes)
+            return [part for index in indexes if (part := found[index])]
+        with _building:
+            _build(table, preprocessing, workers, indexes, missing, prints)
+    raise OSError(f"{next(iter(missing)).name} differs from what was written")
 
 
-def _build(table: Table, preprocessing: Preprocessing, workers: int, missing: dict[Path, range], prints: Sequence[str]) -> None:
-    """Build the missing parts of a cache: their indexes, and their rows of the table."""
-    folder = next(iter(missing)).parent
+def _build(
+    table: Table,
+    preprocessing: Preprocessing,
+    workers: int,
+    indexes: Sequence[Path],
+    missing: Mapping[Path, range],
+    prints: Sequence[str],
+) -> None:
+    """Build the missing parts of those at `indexes`, given with their rows of the table."""
+    folder = indexes[0].parent
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     count = sum(map(len, missing.values()))
-    _check_space(table, preprocessing, workers, folder, count)
+    _make_space(table, preprocessing, workers, indexes, count)
     known = _known(folder, preprocessing, {prints[row] for rows in missing.values() for row in rows} if prints else set())
     ahead_of_us, ours = tee(_unbuilt(missing, preprocessing))
     new = (table.source(row) for index in ahead_of_us for row in missing[index] if not (prints and prints[row] in known))
@@ -201,9 +222,9 @@ def _build(table: Table, preprocessing: Preprocessing, workers: int, missing: di
     def decoded(row: int, position: int) -> Decoded:
         fingerprint = prints[row] if prints else ""
         if fingerprint in known:
-            part, place, thumbnail = known[fingerprint]
+            part, place = known[fingerprint]
             if digest(image := part.pixels.image(place)) == part.digests[place]:
-                return Decoded(position, image, thumbnail, fingerprint)
+                return Decoded(position, image, part.thumbnails[place].tobytes(), fingerprint)
             answer = decode_one(work, table.source(row), options)
         else:
             _, answer = next(answers)
@@ -233,24 +254,29 @@ def _grows(file: Path) -> bool:
     return False
 
 
-def _check_space(table: Table, preprocessing: Preprocessing, workers: int, folder: Path, count: int) -> None:
-    """Raise DiskFull unless `count` images of a table fit onto the disk."""
-    pixels = float(preprocessing.side**2)
+def _make_space(table: Table, preprocessing: Preprocessing, workers: int, indexes: Sequence[Path], count: int) -> None:
+    """Remove all parts but those at `indexes`, if `count` more images of a table do not fit onto the disk beside them.
+
+    Raises:
+        DiskFull: they do not fit without them either.
+    """
+    folder, pixels = indexes[0].parent, float(preprocessing.side**2)
     if preprocessing.cache_size == "full":
         pixels = float(np.mean([width * height for width, height in header_sizes(table, workers)] or [0]))  # an estimate
-    needed, free = count * round(3 * pixels), shutil.disk_usage(folder).free
-    if needed > free:
+    needed = count * round(3 * pixels)
+    if needed > shutil.disk_usage(folder).free:
+        _remove_others(folder, indexes, unused=0)
+    if needed > (free := shutil.disk_usage(folder).free):
         raise DiskFull(f"{needed / 1e9:.1f} GB are needed, but only {free / 1e9:.1f} GB are free")
 
 
-def _known(folder: Path, preprocessing: Preprocessing, wanted: Set[str]) -> dict[str, tuple[Part, int, bytes]]:
-    """Return where to find the `wanted` images, given by fingerprints, in the parts of a folder, and their thumbnails."""
-    result: dict[str, tuple[Part, int, bytes]] = {}
+def _known(folder: Path, preprocessing: Preprocessing, wanted: Set[str]) -> dict[str, tuple[Part, int]]:
+    """Return where to find the `wanted` images, given by fingerprints, in the parts of a folder."""
+    result: dict[str, tuple[Part, int]] = {}
     for index in folder.glob("*.json") if wanted else ():
         part = read_part(index, preprocessing)
         if part is not None and not wanted.isdisjoint(part.prints):
-            thumbnails = part.thumbnails()
-            result |= {text: (part, i, thumbnails[i].tobytes()) for i, text in enumerate(part.prints) if text in wanted}
+            result |= {text: (part, i) for i, text in enumerate(part.prints) if text in wanted}
     return result
 
 
@@ -284,10 +310,15 @@ def _key(table: Table, settings: str, prints: Sequence[str], rows: range) -> str
     return result.hexdigest()[:20]
 
 
-def _remove_others(folder: Path, keys: Set[str]) -> None:
-    """Remove older parts in a cache's folder, and temporary files of killed processes."""
+def _remove_others(folder: Path, indexes: Iterable[Path], unused: float = KEPT) -> None:
+    """Remove parts in a cache's folder but those at `indexes`, if nobody used them for some time, and leftover files."""
     remove_leftovers(folder)
+    keys, now = {index.stem for index in indexes}, time.time()
     for file in folder.iterdir():
-        if file.suffix != ".part" and file.stem not in keys:
-            with suppress(PermissionError):  # another user's file, or one that another process maps on Windows
-                file.unlink(missing_ok=True)
+        with suppress(OSError):  # another user's file, one that is open on Windows or NFS, or a folder
+            if file.suffix == ".part":
+                continue
+            if file.stem in keys:
+                os.utime(file)
+            elif now - file.stat().st_mtime >= unused:
+                file.unlink()

@@ -1,8 +1,8 @@
-"""A part of a cache: decoded images of consecutive rows of a table, in three files.
+"""A part of a cache: decoded images of consecutive rows of a table, in two files.
 
-`.u8` has the pixels, N H W C or one image after the other, `.thumbnails` N x 768 bytes, and `.json` the rest: the SHA-256 of
-what follows, and on the next line what the fields of `Part` say. A part that is damaged counts as missing, but pixels are not
-read before they are needed: each image has its own digest.
+`.u8` has the pixels, N H W C or one image after the other, and then the thumbnails, N x 768. `.json` has the rest: the SHA-256
+of what follows, and on the next line what the fields of `Part` say. A part that is damaged counts as missing, but pixels are
+not read before they are needed: each image has its own digest.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from alexnet.data.decode_worker import THUMBNAIL
 from alexnet.data.pixels import Pixels
 from alexnet.errors import ImageError
-from alexnet.files import rename, temporary_name, write, write_text
+from alexnet.files import rename, temporary_name, write_text
 from alexnet.recipe import Preprocessing
 
 
@@ -34,22 +34,18 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The `pixels` of the readable `rows`, and a reason for each of the `unreadable` rows.
+    """The `pixels` of the readable `rows`, their `thumbnails`, N x 768, and a reason for each of the `unreadable` rows.
 
     `digests` tell whether the pixels of an image are intact, and `prints` are the fingerprints of the rows' files.
     """
 
     index: Path
     pixels: Pixels
+    thumbnails: NDArray[np.uint8]
     rows: NDArray[np.int64]
     unreadable: dict[int, str]
     digests: tuple[str, ...]
     prints: tuple[str, ...]
-
-    def thumbnails(self) -> NDArray[np.uint8]:
-        """Return the images' thumbnails, N x 768."""
-        content = self.index.with_suffix(".thumbnails").read_bytes()
-        return np.frombuffer(content, dtype=np.uint8).reshape(-1, 3 * THUMBNAIL**2)
 
 
 def digest(image: NDArray[np.uint8]) -> str:
@@ -73,13 +69,13 @@ def write_part(index: Path, images: Iterable[Decoded]) -> None:
                 digests.append(digest(one.image))
                 shapes.append(one.image.shape[:2])
                 good.append(one._replace(image=one.image[:0, :0]))
+            small = b"".join(one.thumbnail for one in good)
+            file.write(small)
             file.flush()
             os.fsync(file.fileno())
         rename(part, index.with_suffix(".u8"))
     finally:
         part.unlink(missing_ok=True)
-    small = b"".join(one.thumbnail for one in good)
-    write(index.with_suffix(".thumbnails"), lambda part: part.write_bytes(small))
     content = {
         "rows": [one.row for one in good],
         "shapes": shapes,
@@ -100,15 +96,18 @@ def read_part(index: Path, preprocessing: Preprocessing) -> Part | None:
         if hashlib.sha256(text.encode()).hexdigest() != checksum:
             return None
         content = json.loads(text)
-        small = index.with_suffix(".thumbnails").read_bytes()
         shapes = np.array(content["shapes"], dtype=np.int64).reshape(-1, 2)
-        size = 3 * int(shapes.prod(1).sum())
-        if data.stat().st_size != size or hashlib.sha256(small).hexdigest() != content["thumbnails"]:
+        size, prints = 3 * int(shapes.prod(1).sum()), tuple(content["prints"])
+        wide = 3 * THUMBNAIL**2 if any(prints) else 0  # arrays have no thumbnails
+        if data.stat().st_size != size + len(prints) * wide:
             return None
         # As an array, whose slices are taken three times as fast as those of a memmap.
         memory = np.asarray(np.memmap(data, dtype=np.uint8, mode="r")) if size else np.empty(0, dtype=np.uint8)
+        thumbnails = memory[size:].reshape(len(prints), wide)
+        if hashlib.sha256(thumbnails.tobytes()).hexdigest() != content["thumbnails"]:
+            return None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     rows = np.array(content["rows"], dtype=np.int64)
-    unreadable, digests, prints = dict(content["unreadable"]), tuple(content["digests"]), tuple(content["prints"])
-    return Part(index, Pixels(memory, shapes, preprocessing), rows, unreadable, digests, prints)
+    unreadable, digests = dict(content["unreadable"]), tuple(content["digests"])
+    return Part(index, Pixels(memory[:size], shapes, preprocessing), thumbnails, rows, unreadable, digests, prints)

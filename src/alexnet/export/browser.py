@@ -37,7 +37,10 @@ try {
 
 def program() -> str | None:
     """Return the path of a browser, which CHROMIUM may set; None if there is none."""
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    given = os.environ.get("CHROMIUM")
+    if given and shutil.which(given) is None:
+        raise RunError(f"CHROMIUM is {given!r}, which is not a program: set it to the path of a browser, or unset it")
+    return given or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def ask(browser: str, folder: Path, images: list[bytes]) -> list[dict[str, Any]]:

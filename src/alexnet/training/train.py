@@ -142,6 +142,7 @@ def _train(
                 recipe, dataset, preprocessing, network = load_data_and_network(
                     recipe, table, device, fresh=fresh, log=monitor.say
                 )
+            _compare_machines(group, dataset)
         except Interrupted as error:
             raise Interrupted(f"stopped before training began; resume with: {folder.resume_command}", error.code) from error
         precision = resolve_precision(device, recipe.train.precision)
@@ -178,6 +179,14 @@ def _train(
             raise type(error)(f"{error}. {advice}") from error
         if stop.code and (take or not test):  # received after the last step: whoever trains or tests next stops first
             raise Interrupted(f"stopped, and {folder.path} is finished", stop.code)
+
+
+def _compare_machines(group: ProcessGroup, dataset: Dataset) -> None:
+    """Raise DataError in all processes unless they have the same images, labels and splits."""
+    own = dataset.fingerprint()["listing"]
+    if group.sum(float(own != group.broadcast(own)))[0]:
+        advice = "copy them to all, or let all decode them in each epoch: --set data.cache=none"
+        raise DataError(f"{dataset.table.name}: the images, labels or splits differ between machines: {advice}")
 
 
 def load_data_and_network(
