@@ -213,8 +213,8 @@ def _build(
     count = sum(map(len, missing.values()))
     _make_space(table, preprocessing, workers, indexes, count)
     known = _known(folder, preprocessing, {prints[row] for rows in missing.values() for row in rows} if prints else set())
-    ahead_of_us, ours = tee(_unbuilt(missing, preprocessing))
-    new = (table.source(row) for index in ahead_of_us for row in missing[index] if not (prints and prints[row] in known))
+    to_decode, to_write = tee(_unbuilt(missing, preprocessing))  # the same parts: decoding runs ahead of writing
+    new = (table.source(row) for index in to_decode for row in missing[index] if not (prints and prints[row] in known))
     work, options = "cached" if prints else "pixels", preprocessing.decode_options()
     ahead = 0 if preprocessing.cache_size == "full" else min(256, IN_FLIGHT // (preprocessing.side**2 * 3))
     answers = decode_all(work, new, workers, ahead, **options)
@@ -232,7 +232,7 @@ def _build(
             return Decoded(position, answer)
         return Decoded(position, answer.pixels, answer.thumbnail.tobytes() if prints else b"", fingerprint)
 
-    tasks = ((index, row) for index in ours for row in missing[index])
+    tasks = ((index, row) for index in to_write for row in missing[index])
     for index, rows in groupby(track(tasks, f"Decoding {table.name}", count), key=itemgetter(0)):
         write_part(index, (decoded(row, row - missing[index].start) for _, row in rows))
 
