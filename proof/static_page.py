@@ -34,6 +34,7 @@ import alexnet
 from alexnet.data.decode import decode
 from alexnet.explain.attribution import Explanation, explain, shares
 from alexnet.export.browser import ask, program
+from alexnet.export.page import at_full_size
 
 PHOTOS, TIMED = 50, 5
 ALIKE = 0.95  # correlation of two heat maps, at least: the page's weights have 8 bits
@@ -73,13 +74,12 @@ def odd_photos(run: alexnet.Run) -> list[tuple[str, bytes]]:
 def compared(run: alexnet.Run, page: Path) -> tuple[dict[str, Any], list[str]]:
     """Return how the page's answers compare with those of `predict`, and what is wrong with them."""
     plain = alexnet.load(run.path)
-    whole = run.config.preprocessing.model_copy(update={"reduced_decode": False})  # browsers decode JPEGs at full size
-    plain.config = run.config.model_copy(update={"precision": "float32", "preprocessing": whole})
+    plain.config = run.config.model_copy(update={"precision": "float32"})
     photos = odd_photos(run)
     browser = program()
     assert browser is not None, "no Chromium: CHROMIUM names it"
     theirs = ask(browser, page, [content for _, content in photos])
-    ours = plain.predict([content for _, content in photos], top=len(run.labels))
+    ours = plain.predict([at_full_size(content) for _, content in photos], top=len(run.labels))
     away: dict[str, list[float]] = {}
     unread = []
     for (kind, _), one, other in zip(photos, ours, theirs, strict=True):

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet.data.dataset import Dataset
-from alexnet.errors import AlexNetError, RunError, counted, shell_quote
+from alexnet.data.decode import decode
+from alexnet.errors import AlexNetError, ImageError, RunError, counted, shell_quote
 from alexnet.export.browser import ask, program
 from alexnet.export.card import write_card
 from alexnet.export.heat import has_heat
@@ -119,9 +120,8 @@ def _in_browser(
         say("no browser was found to compare the page in (CHROMIUM names one): only its network was compared")
         return None
     images = [_file(source) for source in _sources(dataset)]
-    whole = config.preprocessing.model_copy(update={"reduced_decode": False})  # browsers decode JPEGs at full size
-    plain = config.model_copy(update={"precision": "float32", "preprocessing": whole})
-    ours = predict(network, plain, images, len(config.labels))
+    plain = config.model_copy(update={"precision": "float32"})
+    ours = predict(network, plain, map(at_full_size, images), len(config.labels))
     answers = ask(browser, folder, images)
     pairs = [pair for pair in zip(ours, answers, strict=True) if not any("error" in answer for answer in pair)]
     if not pairs:
@@ -138,6 +138,14 @@ def _sources(dataset: Dataset | None) -> Iterator[Path | bytes | NDArray[np.uint
         return
     rows = dataset.table.rows("val")
     yield from (dataset.table.source(row) for row in rows[:: -(-len(rows) // COMPARED)])
+
+
+def at_full_size(image: bytes) -> bytes | NDArray[np.uint8]:
+    """Return the pixels of an image file at full size, as browsers decode JPEGs; the file itself if it cannot be read."""
+    try:
+        return np.asarray(decode(image))
+    except ImageError:
+        return image
 
 
 def _file(source: Path | bytes | NDArray[np.uint8]) -> bytes:
