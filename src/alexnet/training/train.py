@@ -152,10 +152,8 @@ def _train(
         trainer = Trainer(step, dataset, folder, monitor, stop, started)
         stop.deferred = True  # from here on, there is something to save, and the folder stays
         if group.is_main:
-            kept = "decoded in each epoch" if isinstance(dataset.pixels, OnDemand) else "cache"
-            images = "device" if isinstance(step.images, ResidentImages) else kept
             facts = environment(device, precision, group.world_size, parallel, compiled=recipe.train.compile)
-            write_json(folder.environment, facts | {"training_images": images})
+            write_json(folder.environment, facts | {"training_images": _kept(step, dataset)})
         processes = f", {counted(group.world_size, 'process')} ({parallel} parallel)" if group.world_size > 1 else ""
         _log_plan(trainer, folder, f"{device.type}, {precision}, {counted(torch.get_num_threads(), 'thread')}{processes}")
         resumed = resuming and trainer.session.resume()
@@ -179,6 +177,13 @@ def _train(
             raise type(error)(f"{error}. {advice}") from error
         if stop.code and (take or not test):  # received after the last step: whoever trains or tests next stops first
             raise Interrupted(f"stopped, and {folder.path} is finished", stop.code)
+
+
+def _kept(step: Step, dataset: Dataset) -> str:
+    """Return where training images are."""
+    if isinstance(step.images, ResidentImages):
+        return "device"
+    return "decoded in each epoch" if isinstance(dataset.pixels, OnDemand) else "cache"
 
 
 def _compare_machines(group: ProcessGroup, dataset: Dataset) -> None:
