@@ -175,6 +175,11 @@ def test_unreadable_images_in_several_parts(own: Path) -> None:
             np.testing.assert_array_equal(result.pixels.image(position), pixels(table.source(row), PREPROCESSING))
 
 
+def test_a_folder_with_a_long_name(own: Path) -> None:
+    photos = own.rename(own.with_name("苹" * 80))  # 240 bytes
+    np.testing.assert_array_equal(taken(photos), decoded(photos))
+
+
 # Damage
 
 

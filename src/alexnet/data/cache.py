@@ -138,7 +138,7 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int, where: 
     """
     settings = preprocessing.model_dump_json(include={"cache_size", "fit", "filter", "reduced_decode"})
     name = "\0".join([str(table.root or "memory"), table.name, settings]).encode("utf-8", "surrogateescape")
-    folder = cache_folder() / f"{table.name}-{hashlib.sha256(name).hexdigest()[:12]}"
+    folder = cache_folder() / f"{table.name[:60]}-{hashlib.sha256(name).hexdigest()[:12]}"  # at most 255 bytes
     prints = fingerprints(table, settings)
     if where == "none":
         return _on_demand(table, preprocessing, prints)
