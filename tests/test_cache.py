@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -146,6 +147,21 @@ def test_two_listings_of_a_folder_take_turns(own: Path, monkeypatch: pytest.Monk
     for table in parts:
         open_cache(table, PREPROCESSING, 2)
     assert not seen
+
+
+def test_images_are_released_once_they_are_written(tmp_path: Path) -> None:
+    written: list[weakref.ref[NDArray[np.uint8]]] = []
+
+    def images() -> Iterator[cache.Decoded]:
+        for row in range(20):
+            image = np.full((8, 8, 3), row, np.uint8)
+            written.append(weakref.ref(image))
+            yield cache.Decoded(row, image)
+            del image
+            assert sum(each() is not None for each in written) <= 1
+
+    cache.write_part(tmp_path / "part.json", images())
+    assert len(written) == 20
 
 
 def test_equal_images_in_memory(own: Path) -> None:

@@ -56,8 +56,8 @@ def digest(image: NDArray[np.uint8]) -> str:
 def write_part(index: Path, images: Iterable[Decoded]) -> None:
     """Write the files of a part; the one at `index` comes last, so that there is no part without it."""
     index.parent.mkdir(parents=True, exist_ok=True)
-    good: list[Decoded] = []
-    digests, shapes, unreadable = list[str](), list[tuple[int, ...]](), dict[int, str]()
+    rows, shapes, digests, prints = list[int](), list[tuple[int, ...]](), list[str](), list[str]()
+    thumbnails, unreadable = list[bytes](), dict[int, str]()
     part = temporary_name(index.with_suffix(".u8"))
     try:
         with part.open("wb") as file:
@@ -66,10 +66,12 @@ def write_part(index: Path, images: Iterable[Decoded]) -> None:
                     unreadable[one.row] = str(one.image)
                     continue
                 file.write(np.ascontiguousarray(one.image).data)
-                digests.append(digest(one.image))
+                rows.append(one.row)
                 shapes.append(one.image.shape[:2])
-                good.append(one._replace(image=one.image[:0, :0]))
-            small = b"".join(one.thumbnail for one in good)
+                digests.append(digest(one.image))
+                prints.append(one.fingerprint)
+                thumbnails.append(one.thumbnail)
+            small = b"".join(thumbnails)
             file.write(small)
             file.flush()
             os.fsync(file.fileno())
@@ -77,11 +79,11 @@ def write_part(index: Path, images: Iterable[Decoded]) -> None:
     finally:
         part.unlink(missing_ok=True)
     content = {
-        "rows": [one.row for one in good],
+        "rows": rows,
         "shapes": shapes,
         "unreadable": [*unreadable.items()],
         "digests": digests,
-        "prints": [one.fingerprint for one in good],
+        "prints": prints,
         "thumbnails": hashlib.sha256(small).hexdigest(),
     }
     text = json.dumps(content)
