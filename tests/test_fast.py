@@ -118,11 +118,13 @@ def test_upscale_auto(photos: Path) -> None:
     ("side", "count", "settings", "expected"),
     [
         (200, 1000, {}, 227),  # 700 to train on
+        (200, 2000, {}, 227),
+        (200, 2200, {}, 128),
         (200, 1000, {"train.minutes": 15.0}, 227),
-        (200, 1000, {"train.minutes": 5.0}, 128),  # too few epochs at 227 pixels
-        (200, 300, {"train.minutes": 5.0}, 227),
-        (200, 4000, {}, 128),
-        (200, 4000, {"train.minutes": 60.0}, 227),
+        (200, 1000, {"train.minutes": 3.0}, 128),  # too few epochs at 227 pixels
+        (200, 300, {"train.minutes": 3.0}, 227),
+        (200, 4000, {"train.minutes": 15.0}, 227),
+        (200, 4000, {"train.minutes": 13.0}, 128),
         (120, 1000, {}, 128),  # no more to be seen
         (32, 1000, {}, 128),
         (200, 1000, {"images.input": 100}, 100),

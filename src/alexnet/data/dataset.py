@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,11 @@ from alexnet.recipe import Data, Preprocessing, Recipe
 
 UPSCALE = 4  # of small images: the stride of the first layer, which then computes on the small images (fast/fuse.py)
 SMALL, LARGE = 128, 227  # pixels, for `images.input = "auto"`: 227 is the size for which AlexNet was made
-# `LARGE` is worth it if there is time for this many epochs, at the images per second of two cores without
-# bfloat16. Without a limit, a training may take this many minutes.
-EPOCHS, RATE, MINUTES = 30, 50, 15
+# `LARGE` is worth it if there is time for this many epochs (docs/log.md).
+EPOCHS = 15
+# Without `train.minutes`, every machine takes the same size: `LARGE` if these epochs, at the images per second of two cores
+# without bfloat16, fit into these minutes.
+UNLIMITED_EPOCHS, RATE, UNLIMITED_MINUTES = 30, 50.0, 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +81,18 @@ def open_dataset(
     return Dataset(readable, cached.pixels, cached.sha256)
 
 
-def resolve(recipe: Recipe, table: Table) -> Recipe:
-    """Resolve `auto` in `images` and `augment.horizontal_flip` from the dataset, and from the time there is."""
+def resolve(recipe: Recipe, table: Table, rate: Callable[[], float] = lambda: RATE) -> Recipe:
+    """Resolve `auto` in `images` and `augment.horizontal_flip` from the dataset, and from the time there is.
+
+    `rate` returns how many images of `LARGE` pixels the machine trains on per second. It is called only if that matters.
+    """
     images, flip, changes = recipe.images, recipe.augment.horizontal_flip, dict[str, object]()
     side, size = images.cache_size, images.input
     if "auto" in (side, size):
         sides = [min(size) for size in header_sizes(table, recipe.data.workers)]
         median = int(np.median(sides)) if sides else None
         if size == "auto":
-            large = median is not None and median > SMALL and _few(recipe, table)
+            large = median is not None and median > SMALL and _few(recipe, table, rate)
             changes["images.input"] = size = LARGE if large else SMALL
         if side == "auto":  # the median shorter side, but no more than the input
             largest = images.crop or size
@@ -103,8 +109,10 @@ def resolve(recipe: Recipe, table: Table) -> Recipe:
     return recipe.with_settings(changes)
 
 
-def _few(recipe: Recipe, table: Table) -> bool:
-    """Return whether `EPOCHS` epochs at `LARGE` pixels fit into the time, on a slow machine."""
+def _few(recipe: Recipe, table: Table, rate: Callable[[], float]) -> bool:
+    """Return whether there is time for enough epochs at `LARGE` pixels."""
     share = 1.0 if (table.splits != "").any() else 1 - recipe.data.validation - recipe.data.test
-    images = share * np.isin(table.splits, ["", "train"]).sum()
-    return bool(images * EPOCHS / RATE <= 60 * (recipe.train.minutes or MINUTES))
+    images, minutes = share * np.isin(table.splits, ["", "train"]).sum(), recipe.train.minutes
+    if minutes is None:
+        return bool(images * UNLIMITED_EPOCHS <= RATE * 60 * UNLIMITED_MINUTES)
+    return bool(images * EPOCHS <= rate() * 60 * minutes)

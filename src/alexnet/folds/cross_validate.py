@@ -16,7 +16,7 @@ from alexnet.inference.evaluate import Evaluation
 from alexnet.inference.metrics import confusion, cross_entropy, per_class, top_k, wilson_interval
 from alexnet.progress import say
 from alexnet.recipe import Recipe
-from alexnet.run import RunFolder, create, read_model
+from alexnet.run import RunFolder, create, read_model, read_recipe
 from alexnet.training import train as training
 from alexnet.training.signals import StopRequest
 
@@ -98,7 +98,7 @@ def _train(plan: Plan, folder: FoldsFolder, device: str | None, started: float) 
             if run.recipe.exists():
                 training.resume(run.path, device, started, take=take)
             else:
-                recipe = _recipe(plan, number, spent)
+                recipe = _recipe(plan, folder, number, spent)
                 training.start(recipe, run.path, device, started, take=take)
         started = time.monotonic()
         spent += read_json(run.summary)["seconds"]
@@ -110,11 +110,13 @@ def _train(plan: Plan, folder: FoldsFolder, device: str | None, started: float) 
     return parts
 
 
-def _recipe(plan: Plan, number: int, spent: float) -> Recipe:
-    """Return the recipe of a fold: with its share of the time that is left, and no weights of epochs."""
+def _recipe(plan: Plan, folder: FoldsFolder, number: int, spent: float) -> Recipe:
+    """Return the recipe of a fold: its share of the time that is left, inputs as of the first, no weights of epochs."""
     changes: dict[str, Any] = {"data.folds": plan.folds, "data.fold": number, "train.save_epochs": "", "train.save_steps": ()}
     if minutes := plan.recipe.train.minutes:
         changes["train.minutes"] = max(LEAST, (minutes * 60 - spent) / (plan.folds - number + 1)) / 60
+        if number > 1:  # another measurement of the pace may give another size
+            changes["images.input"] = read_recipe(folder.fold(1)).images.input
     return plan.recipe.with_settings(changes)
 
 

@@ -47,6 +47,7 @@ from alexnet.training.distributed import SINGLE, ProcessGroup
 from alexnet.training.known import calibrate as calibrate_known
 from alexnet.training.known import prepare as prepare_known
 from alexnet.training.monitor import Monitor, environment
+from alexnet.training.pace import resolve_input
 from alexnet.training.parallel import Parallel
 from alexnet.training.signals import StopRequest
 from alexnet.training.step import Step
@@ -138,6 +139,7 @@ def _train(
             fresh = not (resuming and group.broadcast(checkpoint.exists(folder.path)))
             if device.type == "cpu" and (reason := kernels.missing_reason()):
                 monitor.say(f"training without the C++ kernels, which is slower: {reason}")
+            recipe = resolve_input(recipe, table, device, group)
             with group.local_main_first():
                 recipe, dataset, preprocessing, network = load_data_and_network(
                     recipe, table, device, fresh=fresh, log=monitor.say

@@ -1,0 +1,47 @@
+"""How fast this machine trains, measured before the dataset is decoded, to choose how large the network's inputs are."""
+
+import time
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from alexnet.data.dataset import LARGE, resolve
+from alexnet.data.table import Table
+from alexnet.network.alexnet import AlexNet
+from alexnet.network.device import autocast, in_its_format, release_memory, seeded, to_device
+from alexnet.recipe import Recipe
+from alexnet.training.distributed import SINGLE, ProcessGroup
+
+IMAGES, WARM_UP, STEPS = 32, 2, 3
+
+
+def resolve_input(recipe: Recipe, table: Table, device: torch.device, group: ProcessGroup = SINGLE) -> Recipe:
+    """Resolve `images.input` of a training by the clock, by the pace of the main process: all have to agree."""
+    if recipe.images.input != "auto" or not recipe.train.minutes:
+        return recipe
+    side = 0
+    if group.is_main:
+        resolved = resolve(recipe, table, lambda: group.world_size * images_per_second(recipe, len(table.labels), device))
+        side = resolved.images.input_side
+    return recipe.with_settings({"images.input": group.broadcast(side)})
+
+
+def images_per_second(recipe: Recipe, classes: int, device: torch.device) -> float:
+    """Measure how many images of `LARGE` pixels a second the recipe's network is trained on: forward and back."""
+    with seeded(device):
+        network = to_device(AlexNet(recipe.model.variant, classes, width=recipe.model.width, **recipe.model.overrides), device)
+        images = in_its_format(torch.rand(IMAGES, 3, LARGE, LARGE, device=device))
+        targets = torch.arange(IMAGES, device=device) % classes
+        for step in range(WARM_UP + STEPS):
+            if step == WARM_UP:
+                began = time.monotonic()
+            with autocast(device, recipe.train.precision):
+                logits = network(images)
+            loss = cross_entropy(logits.float(), targets)
+            torch.autograd.backward(loss)
+            network.zero_grad()
+            loss.item()  # waits for the device
+        seconds = time.monotonic() - began
+    del network, images
+    release_memory()
+    return IMAGES * STEPS / seconds

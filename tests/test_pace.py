@@ -1,0 +1,87 @@
+"""The input size of a training by the clock follows the measured pace, and all its processes take the same one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import alexnet
+from alexnet.data.dataset import resolve
+from alexnet.data.table import Table
+from alexnet.recipe import load
+from alexnet.run import RunFolder, read_recipe
+from alexnet.training import pace
+from alexnet.training.distributed import ProcessGroup
+from alexnet.training.pace import images_per_second, resolve_input
+
+CPU = torch.device("cpu")
+
+
+class Main(ProcessGroup):
+    """The main one of several processes, without the others."""
+
+    def broadcast(self, value: Any) -> Any:
+        return value
+
+
+def photos_of(side: int, count: int = 1000) -> Table:
+    pixels = np.zeros((count, side, side, 3), np.uint8)
+    return Table("photos", ("a", "b"), [f"{i}" for i in range(count)], np.arange(count) % 2, np.full(count, ""), pixels=pixels)
+
+
+@pytest.mark.parametrize(
+    ("rate", "processes", "side"),
+    [(10.0, 1, 128), (11.0, 1, 128), (12.0, 1, 227), (1000.0, 1, 227), (5.0, 2, 128), (6.0, 2, 227), (0.0, 1, 128)],
+)
+def test_the_measured_pace_decides(rate: float, processes: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "images_per_second", lambda *_: rate)
+    recipe = load("fast").with_settings({"train.minutes": 15.0})
+    resolved = resolve_input(recipe, photos_of(200), CPU, Main(world_size=processes))
+    assert resolved.images.input == side  # 700 images for 15 epochs in 900 s
+
+
+@pytest.mark.parametrize(
+    ("side", "settings"),
+    [
+        (200, {}),  # the same size on every machine
+        (200, {"train.minutes": 15.0, "images.input": 160}),
+        (120, {"train.minutes": 15.0}),  # no more to be seen
+    ],
+)
+def test_nothing_is_measured_where_it_does_not_matter(
+    side: int, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> float:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(pace, "images_per_second", refuse)
+    recipe, table = load("fast").with_settings(settings), photos_of(side)
+    resolved = resolve_input(recipe, table, CPU)
+    assert resolve(resolved, table).images.input_side == resolve(recipe, table).images.input_side
+
+
+def test_measuring_leaves_the_generators_alone() -> None:
+    recipe = load("fast").with_settings({"model.width": 1 / 32})
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    assert 0 < images_per_second(recipe, 2, CPU) < 1e6
+    assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.parametrize(("rate", "side"), [(0.0, 128), (1e6, 227)])
+def test_the_run_keeps_the_size(rate: float, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        folder = tmp_path / "photos" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (150, 150, 3), np.uint8)).save(folder / f"{i}.png")
+    monkeypatch.setattr(pace, "images_per_second", lambda *_: rate)
+    settings = {"model.width": 1 / 32, "train.minutes": 0.05}
+    run = alexnet.train(tmp_path / "photos", out=tmp_path / "run", settings=settings)
+    assert read_recipe(RunFolder(run.path)).images.input == side
