@@ -68,7 +68,7 @@ def test_posterize_and_solarize_equal_pillows() -> None:
 
 def draw(operation: str, strength: float = 0.0, direction: float = 0.7) -> dict[str, torch.Tensor]:
     """Return the random numbers that select an operation; `direction` is positive from 0.5 on."""
-    number = (OPERATIONS.index(operation) + 0.5) / len(OPERATIONS)
+    number = (list(OPERATIONS).index(operation) + 0.5) / len(OPERATIONS)
     values = {"operation": number, "strength": strength, "direction": direction}
     return {name: torch.tensor([value]) for name, value in values.items()}
 

@@ -48,7 +48,8 @@ def training_input(images: Tensor, draws: Tensor, preprocessing: Preprocessing, 
     the images' device.
     """
     rng = by_name(send(draws, images.device))
-    x = _colours(images, rng, changes)
+    x = trivial(images, by_name(draws)) if changes.trivial else images
+    x = _colours(x, rng, changes)
     x = standardize(x, preprocessing)
     x = _affine(x, rng, changes)
     x = _shift_crop_flip(x, rng, changes, preprocessing.crop)
@@ -74,8 +75,7 @@ def boxes(rng: Mapping[str, Tensor], changes: Augment, side: int) -> Tensor:
     return torch.stack((rng["box_down"] * (1 - height), rng["box_right"] * (1 - width), height, width), 1) * side
 
 
-def _colours(images: Tensor, rng: Mapping[str, Tensor], changes: Augment) -> Tensor:
-    x = trivial(images, rng) if changes.trivial else images
+def _colours(x: Tensor, rng: Mapping[str, Tensor], changes: Augment) -> Tensor:
     for name, change in (("brightness", brighten), ("contrast", contrast), ("saturation", saturate)):
         if limit := getattr(changes, name):
             x = change(x.float(), 1 + limit * (rng[name] * 2 - 1))

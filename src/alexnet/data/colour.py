@@ -8,18 +8,20 @@ GREY = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R 601-2, as in Pillo
 
 def brighten(images: Tensor, factors: Tensor) -> Tensor:
     """Multiply the levels of each image by its factor, as Pillow's `ImageEnhance.Brightness` does."""
-    return (images * _each(factors)).clamp(0, 255)
+    return (images * _each(factors)).clamp_(0, 255)
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
     """Multiply the distance to the mean grey level of each image by its factor, as Pillow's `ImageEnhance.Contrast` does."""
-    mean = _grey(images).mean((1, 2), keepdim=True)
-    return torch.lerp(mean, images, _each(factors)).clamp(0, 255)
+    mean = images.mean((1, 2)) @ images.new_tensor(GREY)
+    return torch.lerp(_each(mean), images, _each(factors)).clamp_(0, 255)
 
 
 def saturate(images: Tensor, factors: Tensor) -> Tensor:
     """Multiply the distance of each pixel to its grey level by the image's factor, as Pillow's `ImageEnhance.Color` does."""
-    return torch.lerp(_grey(images), images, _each(factors)).clamp(0, 255)
+    grey = images.new_tensor(GREY)[:, None].expand(3, 3)
+    colours = torch.lerp(grey, torch.eye(3, device=images.device), factors[:, None, None])  # N 3 3
+    return (images.flatten(1, 2) @ colours).view_as(images).clamp_(0, 255)  # several times as fast as one grey for three levels
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
@@ -31,12 +33,6 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
     """Invert the levels from each image's threshold on, as Pillow's `ImageOps.solarize` does."""
     return torch.where(images < _each(thresholds), images, 255 - images)
-
-
-def _grey(images: Tensor) -> Tensor:
-    """Return the grey levels, N S S 1."""
-    red, green, blue = GREY
-    return images[..., :1] * red + images[..., 1:2] * green + images[..., 2:] * blue
 
 
 def _each(values: Tensor) -> Tensor:

@@ -5,42 +5,64 @@ equalisation, which do not, are left out.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from alexnet.data.colour import brighten, contrast, posterize, saturate, solarize
 from alexnet.data.geometry import warp
+from alexnet.network.device import send
 
-OPERATIONS = (
-    *("identity", "brightness", "contrast", "saturation", "posterize", "solarize"),
-    *("rotation", "shear_down", "shear_right", "shift_down", "shift_right"),
-)
 # At full strength (torchvision's TrivialAugmentWide; there a shift is 32 pixels of 224).
 FACTOR, BITS, DEGREES, SHEAR, SHIFT = 0.99, 6, 135.0, 0.99, 1 / 7
 
 
-def trivial(images: Tensor, rng: Mapping[str, Tensor]) -> Tensor:
+def _rotate(images: Tensor, strength: Tensor) -> Tensor:
+    sine, cosine = (turn := strength * math.radians(DEGREES)).sin(), turn.cos()
+    zero = torch.zeros_like(turn)
+    return warp(images, torch.stack((cosine, sine, zero, -sine, cosine, zero), 1).view(-1, 2, 3))
+
+
+def _move(row: int, column: int, limit: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return an operation that adds to one place of the identity map, up to `limit`, a fraction of the side in a shift."""
+
+    def operation(images: Tensor, strength: Tensor) -> Tensor:
+        transforms = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
+        transforms[:, row, column] += strength * limit * (images.shape[1] if column == 2 else 1)
+        return warp(images, transforms)
+
+    return operation
+
+
+# From images and their signed strengths, up to 1, to the changed images.
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "identity": lambda images, _: images,
+    "brightness": lambda images, strength: brighten(images, 1 + FACTOR * strength),
+    "contrast": lambda images, strength: contrast(images, 1 + FACTOR * strength),
+    "saturation": lambda images, strength: saturate(images, 1 + FACTOR * strength),
+    "posterize": lambda images, strength: posterize(images, 8 - (BITS * strength.abs()).round()),
+    "solarize": lambda images, strength: solarize(images, 255 * (1 - strength.abs())),
+    "rotation": _rotate,
+    "shear_down": _move(0, 1, SHEAR),
+    "shear_right": _move(1, 0, SHEAR),
+    "shift_down": _move(0, 2, SHIFT),
+    "shift_right": _move(1, 2, SHIFT),
+}
+
+
+def trivial(images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
     """Change each image by one of `OPERATIONS`: N S S 3, uint8 or float32, levels 0 to 255 -> N S S 3 float32.
 
-    The uniform numbers `operation`, `strength` and `direction` of `rng` have a value per image.
+    The uniform numbers `operation`, `strength` and `direction` of `draws` have a value per image, in main memory: each
+    operation computes the images that have it.
     """
-    chosen = (rng["operation"] * len(OPERATIONS)).floor()
-    strength = rng["strength"]
-    signed = torch.where(rng["direction"] < 0.5, -strength, strength)
-
-    def where(operation: str, value: Tensor, other: float = 0.0) -> Tensor:
-        return torch.where(chosen == OPERATIONS.index(operation), value, other)
-
-    x = images.float()
-    x = brighten(x, 1 + where("brightness", FACTOR * signed))
-    x = contrast(x, 1 + where("contrast", FACTOR * signed))
-    x = saturate(x, 1 + where("saturation", FACTOR * signed))
-    x = posterize(x, 8 - where("posterize", (BITS * strength).round()))
-    x = solarize(x, where("solarize", 255 * (1 - strength), 256.0))
-    turn = where("rotation", signed * math.radians(DEGREES))
-    down, right = (where(f"shift_{way}", signed * SHIFT * images.shape[1]) for way in ("down", "right"))
-    rows = torch.stack((turn.cos(), turn.sin() + where("shear_down", SHEAR * signed), down), 1)
-    columns = torch.stack((where("shear_right", SHEAR * signed) - turn.sin(), turn.cos(), right), 1)
-    return warp(x, torch.stack((rows, columns), 1))
+    x = images.to(torch.float32, copy=True)
+    chosen = (draws["operation"] * len(OPERATIONS)).long()
+    strength = torch.where(draws["direction"] < 0.5, -draws["strength"], draws["strength"])
+    for number, operation in enumerate(OPERATIONS.values()):
+        rows = (chosen == number).nonzero().flatten()
+        if len(rows):
+            where = send(rows, x.device)
+            x[where] = operation(x[where], send(strength[rows], x.device))
+    return x
