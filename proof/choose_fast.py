@@ -39,6 +39,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "decay 0.02": {"optimizer.weight_decay": 0.02},
     "decay 0.005, trivial": {"optimizer.weight_decay": 0.005, "augment.trivial": True},
     "decay 0.005, erasing": {"optimizer.weight_decay": 0.005, "augment.erasing": 0.5},
+    "128 pixels": {"images.input": 128},
     "160 pixels": {"images.input": 160},
     "192 pixels": {"images.input": 192},
     "224 pixels": {"images.input": 224},

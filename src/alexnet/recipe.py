@@ -133,7 +133,7 @@ class Preprocessing(Settings):
     std: PositiveFloat | Scales | Literal["channels", "one", "each"] = "channels"
     horizontal_flip: bool = False  # of every image, in validation and prediction too
     brightness: float = 0.0  # added to every image, in validation and prediction too
-    # Size of the network's input. auto: 227 for photos that are few enough for the time (data/dataset.py), else 128.
+    # Size of the network's input. auto: 227 for photos that are few enough for the time (training/pace.py), else 128.
     input: Side | Literal["auto"] = 227
     resize: Literal["nearest", "bilinear"] = "bilinear"  # from the crop, or the cached image, to `input`
     antialias: bool = True  # when `resize` makes images smaller
