@@ -13,6 +13,7 @@ from PIL import Image
 import alexnet
 from alexnet.data.dataset import resolve
 from alexnet.data.table import Table
+from alexnet.network.alexnet import AlexNet
 from alexnet.recipe import load
 from alexnet.run import RunFolder, read_recipe
 from alexnet.training import pace
@@ -72,6 +73,14 @@ def test_measuring_leaves_the_generators_alone() -> None:
     torch.manual_seed(3)
     assert 0 < images_per_second(recipe, 2, CPU) < 1e6
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_too_little_memory_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(*_: object, **__: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("made")
+
+    monkeypatch.setattr(AlexNet, "forward", forward)
+    assert images_per_second(load("fast").with_settings({"model.width": 1 / 32}), 2, CPU) == 0.0
 
 
 @pytest.mark.parametrize(("rate", "side"), [(0.0, 128), (1e6, 227)])

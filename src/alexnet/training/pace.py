@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from alexnet.data.dataset import LARGE, resolve
 from alexnet.data.table import Table
 from alexnet.network.alexnet import AlexNet
-from alexnet.network.device import autocast, in_its_format, release_memory, seeded, to_device
+from alexnet.network.device import autocast, in_its_format, is_out_of_memory, release_memory, seeded, to_device
 from alexnet.recipe import Recipe
 from alexnet.training.distributed import SINGLE, ProcessGroup
 
@@ -27,21 +27,33 @@ def resolve_input(recipe: Recipe, table: Table, device: torch.device, group: Pro
 
 
 def images_per_second(recipe: Recipe, classes: int, device: torch.device) -> float:
-    """Measure how many images of `LARGE` pixels a second the recipe's network is trained on: forward and back."""
-    with seeded(device):
-        network = to_device(AlexNet(recipe.model.variant, classes, width=recipe.model.width, **recipe.model.overrides), device)
-        images = in_its_format(torch.rand(IMAGES, 3, LARGE, LARGE, device=device))
-        targets = torch.arange(IMAGES, device=device) % classes
-        for step in range(WARM_UP + STEPS):
-            if step == WARM_UP:
-                began = time.monotonic()
-            with autocast(device, recipe.train.precision):
-                logits = network(images)
-            loss = cross_entropy(logits.float(), targets)
-            torch.autograd.backward(loss)
-            network.zero_grad()
-            loss.item()  # waits for the device
-        seconds = time.monotonic() - began
-    del network, images
-    release_memory()
-    return IMAGES * STEPS / seconds
+    """Measure on how many images of `LARGE` pixels a second the recipe's network is trained, forward and back.
+
+    It is 0 if the device's memory is too small for `IMAGES` of them.
+    """
+    try:
+        with seeded(device):
+            return IMAGES * STEPS / _seconds(recipe, classes, device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return 0.0
+    finally:
+        release_memory()
+
+
+def _seconds(recipe: Recipe, classes: int, device: torch.device) -> float:
+    """Return the time that `STEPS` take, after others to warm up."""
+    network = to_device(AlexNet(recipe.model.variant, classes, width=recipe.model.width, **recipe.model.overrides), device)
+    images = in_its_format(torch.rand(IMAGES, 3, LARGE, LARGE, device=device))
+    targets = torch.arange(IMAGES, device=device) % classes
+    for step in range(WARM_UP + STEPS):
+        if step == WARM_UP:
+            began = time.monotonic()
+        with autocast(device, recipe.train.precision):
+            logits = network(images)
+        loss = cross_entropy(logits.float(), targets)
+        torch.autograd.backward(loss)
+        network.zero_grad()
+        loss.item()  # waits for the device
+    return time.monotonic() - began
