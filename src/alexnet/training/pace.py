@@ -9,20 +9,23 @@ from alexnet.data.dataset import LARGE, resolve
 from alexnet.data.table import Table
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import autocast, in_its_format, is_out_of_memory, release_memory, seeded, to_device
+from alexnet.progress import say
 from alexnet.recipe import Recipe
 from alexnet.training.distributed import SINGLE, ProcessGroup
 
-IMAGES, WARM_UP, STEPS = 32, 2, 3
+IMAGES, WARM_UP, STEPS = 32, 1, 2  # two seconds at 50 images per second
 
 
 def resolve_input(recipe: Recipe, table: Table, device: torch.device, group: ProcessGroup = SINGLE) -> Recipe:
     """Resolve `images.input` of a training by the clock, by the pace of the main process: all have to agree."""
     if recipe.images.input != "auto" or not recipe.train.minutes:
         return recipe
-    side = 0
-    if group.is_main:
-        resolved = resolve(recipe, table, lambda: group.world_size * images_per_second(recipe, len(table.labels), device))
-        side = resolved.images.input_side
+
+    def rate() -> float:
+        say("measuring how fast this machine trains, to choose the input size")
+        return group.world_size * images_per_second(recipe, len(table.labels), device)
+
+    side = resolve(recipe, table, rate).images.input_side if group.is_main else 0
     return recipe.with_settings({"images.input": group.broadcast(side)})
 
 
