@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from alexnet.network.device import send
+
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R 601-2, as in Pillow)
 
 
@@ -13,14 +15,14 @@ def brighten(images: Tensor, factors: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
     """Multiply the distance to the mean grey level of each image by its factor, as Pillow's `ImageEnhance.Contrast` does."""
-    mean = images.mean((1, 2)) @ images.new_tensor(GREY)
+    mean = images.mean((1, 2)) @ send(torch.tensor(GREY), images.device)
     return torch.lerp(_each(mean), images, _each(factors)).clamp_(0, 255)
 
 
 def saturate(images: Tensor, factors: Tensor) -> Tensor:
     """Multiply the distance of each pixel to its grey level by the image's factor, as Pillow's `ImageEnhance.Color` does."""
-    grey = images.new_tensor(GREY)[:, None].expand(3, 3)
-    colours = torch.lerp(grey, torch.eye(3, device=images.device), factors[:, None, None])  # N 3 3
+    grey, same = torch.tensor(GREY)[:, None].expand(3, 3), torch.eye(3)
+    colours = torch.lerp(send(grey, images.device), send(same, images.device), factors[:, None, None])  # N 3 3
     return (images.flatten(1, 2) @ colours).view_as(images).clamp_(0, 255)  # several times as fast as one grey for three levels
 
 

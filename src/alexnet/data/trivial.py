@@ -28,7 +28,7 @@ def _move(row: int, column: int, limit: float) -> Callable[[Tensor, Tensor], Ten
     """Return an operation that adds to one place of the identity map, up to `limit`, a fraction of the side in a shift."""
 
     def operation(images: Tensor, strength: Tensor) -> Tensor:
-        transforms = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
+        transforms = send(torch.eye(2, 3), images.device).repeat(len(images), 1, 1)
         transforms[:, row, column] += strength * limit * (images.shape[1] if column == 2 else 1)
         return warp(images, transforms)
 
