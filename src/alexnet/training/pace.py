@@ -17,7 +17,7 @@ IMAGES, WARM_UP, STEPS = 32, 1, 2  # two seconds at 50 images per second
 
 
 def resolve_input(recipe: Recipe, table: Table, device: torch.device, group: ProcessGroup = SINGLE) -> Recipe:
-    """Resolve `images.input` of a training by the clock, by the pace of the main process: all have to agree."""
+    """Resolve the sizes of images of a training by the clock. The main process measures the pace, so that all agree."""
     if recipe.images.input != "auto" or not recipe.train.minutes:
         return recipe
 
@@ -25,8 +25,11 @@ def resolve_input(recipe: Recipe, table: Table, device: torch.device, group: Pro
         say("measuring how fast this machine trains, to choose the input size")
         return group.world_size * images_per_second(recipe, len(table.labels), device)
 
-    side = resolve(recipe, table, rate).images.input_side if group.is_main else 0
-    return recipe.with_settings({"images.input": group.broadcast(side)})
+    sizes = dict[str, object]()
+    if group.is_main:
+        images = resolve(recipe, table, rate).images
+        sizes = {"images.input": images.input, "images.cache_size": images.cache_size}
+    return recipe.with_settings(group.broadcast(sizes))
 
 
 def images_per_second(recipe: Recipe, classes: int, device: torch.device) -> float:
