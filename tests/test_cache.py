@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from proof.pictures import class_folders, picture
 
 from alexnet.data import cache
-from alexnet.data.cache import DiskFull, cache_folder, open_cache, rows_per_part
+from alexnet.data.cache import cache_folder, open_cache, rows_per_part
 from alexnet.data.on_demand import OnDemand
 from alexnet.data.preprocessing import pixels
 from alexnet.data.sources import open_table
 from alexnet.data.table import Table
 from alexnet.errors import DataError
-from alexnet.files import HOST
+from alexnet.files import HOST, DiskFull
 from alexnet.recipe import Preprocessing
 from conftest import damaged
 
@@ -385,6 +385,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, photos: Path, 
     (tmp_path / "file").touch()
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(DataError, match="ALEXNET_CACHE"):
+        open_cache(open_table(photos), PREPROCESSING, 1)
+
+
+def test_a_file_of_another_user_is_no_full_disk(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_part(index: Path, preprocessing: Preprocessing) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(index))
+
+    monkeypatch.setattr(cache, "read_part", read_part)
+    expected = "Permission denied; set the environment variable ALEXNET_CACHE to another folder, which you may write to$"
+    with pytest.raises(DataError, match=expected):
         open_cache(open_table(photos), PREPROCESSING, 1)
 
 

@@ -1,5 +1,6 @@
 """Files: atomic writes, protection of the user's own files, hashes, locks, and paths as users type them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -221,3 +222,19 @@ def writing(path: Path) -> Iterator[None]:
             raise RunError(f"cannot write {path}: there is no folder {path.parent}") from error
         free = shutil.disk_usage(path.parent).free / 1e9
         raise RunError(f"cannot write {path}: {error_reason(error)} ({free:.1f} GB free)") from error
+
+
+class DiskFull(OSError):
+    """What is to be written does not fit onto the disk."""
+
+
+def is_full(error: OSError | RunError) -> bool:
+    """Return whether a file could not be written for want of space."""
+    cause = error.__cause__ if isinstance(error, RunError) else error
+    return isinstance(cause, DiskFull) or getattr(cause, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", -1))
+
+
+def cache_remedy(error: OSError | RunError) -> str:
+    """Return what a user can do about a file of a cache that could not be written, or read."""
+    other = "set the environment variable ALEXNET_CACHE to another folder"
+    return f"free some space there, or {other}" if is_full(error) else f"{other}, which you may write to"

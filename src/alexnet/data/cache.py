@@ -6,7 +6,6 @@ its part, which is then built anew, from older ones where images are the same. S
 built to the next, and processes, or machines that share a disk, build a cache together: each begins with what no other writes.
 """
 
-import errno
 import hashlib
 import os
 import shutil
@@ -33,7 +32,7 @@ from alexnet.data.pixels import gather
 from alexnet.data.preprocessing import PixelArray
 from alexnet.data.table import Skipped, Table
 from alexnet.errors import DataError, ImageError, RunError, error_reason, truncate
-from alexnet.files import expand_user, remove_leftovers, user_cache
+from alexnet.files import DiskFull, cache_remedy, expand_user, is_full, remove_leftovers, user_cache
 from alexnet.progress import say, track
 from alexnet.recipe import Preprocessing
 
@@ -122,15 +121,6 @@ def cache_folder() -> Path:
     return expand_user(os.environ.get("ALEXNET_CACHE") or user_cache() / "images")
 
 
-class DiskFull(OSError):
-    """The decoded images do not fit onto the disk."""
-
-
-def _is_full(error: OSError | RunError) -> bool:
-    cause = error.__cause__ if isinstance(error, RunError) else error
-    return isinstance(cause, DiskFull) or getattr(cause, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", -1))
-
-
 def open_cache(table: Table, preprocessing: Preprocessing, workers: int, where: Where = "disk") -> Cache:
     """Open the cache of `table`, and build with `workers` processes what it lacks.
 
@@ -145,11 +135,10 @@ def open_cache(table: Table, preprocessing: Preprocessing, workers: int, where: 
     try:
         parts = _parts(table, preprocessing, workers, folder, settings, prints)
     except (OSError, RunError) as error:
-        if where == "auto" and _is_full(error):
+        if where == "auto" and is_full(error):
             say(f"{table.name}: images are decoded again in each epoch, as {error_reason(error)} in {folder}")
             return _on_demand(table, preprocessing, prints)
-        advice = "free some space there, or set the environment variable ALEXNET_CACHE to another folder"
-        raise DataError(f"cannot cache decoded images in {folder}: {error_reason(error)}; {advice}") from error
+        raise DataError(f"cannot cache decoded images in {folder}: {error_reason(error)}; {cache_remedy(error)}") from error
     return _cache(table, preprocessing, parts)
 
 

@@ -16,7 +16,7 @@ from alexnet.data.decode_pool import decode_all
 from alexnet.data.sources import open_table
 from alexnet.data.table import SPLITS, Table
 from alexnet.errors import AlexNetError, DataError, ImageError, Interrupted, RunError, counted, error_reason
-from alexnet.files import local_path, read_json, remove_leftovers, rename, temporary_name, write_json, write_text
+from alexnet.files import is_full, local_path, read_json, remove_leftovers, rename, temporary_name, write_json, write_text
 from alexnet.progress import track
 from alexnet.recipe import Recipe
 
@@ -166,7 +166,8 @@ def _write(entries: Sequence[Entry], path: Path, side: int | None, quality: int,
             os.fsync(file.fileno())
         rename(part, path)
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error_reason(error)}; free some space, and repeat the command") from error
+        remedy = "; free some space, and repeat the command" if is_full(error) else ""
+        raise RunError(f"cannot write {path}: {error_reason(error)}{remedy}") from error
     finally:
         part.unlink(missing_ok=True)
     return skipped

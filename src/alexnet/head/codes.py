@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from alexnet.data.cache import cache_folder
 from alexnet.data.dataset import Dataset
 from alexnet.errors import DataError, RunError, error_reason
-from alexnet.files import remove_leftovers, write
+from alexnet.files import DiskFull, cache_remedy, remove_leftovers, write
 from alexnet.inference.forward import layer_outputs
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import resolve_precision
@@ -62,14 +62,14 @@ def image_codes(
         if new:
             free = shutil.disk_usage(path.parent).free
             if len(images) * kind.itemsize > free:
-                raise OSError(f"{len(images) * kind.itemsize / 1e9:.1f} GB are needed, but only {free / 1e9:.1f} GB are free")
+                raise DiskFull(f"{len(images) * kind.itemsize / 1e9:.1f} GB are needed, but only {free / 1e9:.1f} GB are free")
             old = records[sorted(known.values())]
             write(path, lambda part: _compute(part, old, new, network, dataset, preprocessing, precision))
             records = _open(path, kind)
             known = _intact(records, set(images))
     except (OSError, RunError) as error:
-        advice = "free some space there, or set the environment variable ALEXNET_CACHE to another folder"
-        raise DataError(f"cannot keep the codes of images in {path.parent}: {error_reason(error)}; {advice}") from error
+        problem = f"cannot keep the codes of images in {path.parent}: {error_reason(error)}"
+        raise DataError(f"{problem}; {cache_remedy(error)}") from error
     positions = np.array([known[image] for image in images], dtype=np.int64)
     return Codes(records, positions, len(images) - sum(image in new for image in images))
 
