@@ -33,12 +33,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "all but TrivialAugment": {**CROP, **COLOUR, **ERASE, **MIX},
     "all but colours": {**CROP, **ERASE, **MIX, "augment.trivial": True},
 }
-CASES = (Case("fast", 256, 32, 4), Case("fast", 64, 128))
+CASES = (Case("fast", 256, 32, 4), Case("fast", 64, 128), Case("fast", 32, 227))
 
 
 def augmentation(case: Case, settings: dict[str, Any], device: torch.device) -> Callable[[], object]:
-    """Return what augments and preprocesses a batch of `fast`; images of 128 pixels are photos, smaller ones CIFAR-10's."""
-    sizes = {"images.input": 128, "images.cache_size": case.side, "images.upscale": case.upscale}
+    """Return what augments and preprocesses a batch of `fast`; images of 32 pixels are CIFAR-10's, larger ones photos."""
+    sizes = {"images.input": case.side * case.upscale, "images.cache_size": case.side, "images.upscale": case.upscale}
     changes = {"augment.horizontal_flip": True, **sizes, **settings}
     recipe = load(case.recipe).with_settings(changes)
     preprocessing = Preprocessing.model_validate(recipe.images.model_dump(include=set(Preprocessing.model_fields)))
