@@ -1,4 +1,4 @@
-"""The input size of a training by the clock follows the measured pace, and all its processes take the same one."""
+"""Input size and augmentation of a training by the clock follow the measured pace, and all its processes take the same ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alexnet.recipe import load
 from alexnet.run import RunFolder, read_recipe
 from alexnet.training import pace
 from alexnet.training.distributed import ProcessGroup
-from alexnet.training.pace import images_per_second, resolve_input
+from alexnet.training.pace import images_per_second, resolve_by_pace
 
 CPU = torch.device("cpu")
 
@@ -42,8 +42,36 @@ def photos_of(side: int, count: int = 1000) -> Table:
 def test_the_measured_pace_decides(rate: float, processes: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "images_per_second", lambda *_: rate)
     recipe = load("fast").with_settings({"train.minutes": 15.0})
-    resolved = resolve_input(recipe, photos_of(200), CPU, Main(world_size=processes))
+    resolved = resolve_by_pace(recipe, photos_of(200), CPU, Main(world_size=processes))
     assert resolved.images.input == side  # 700 images for 15 epochs in 900 s
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"train.minutes": 15.0}, True),  # 47 images a second, so 60 epochs
+        ({"train.minutes": 14.0}, False),  # 56 epochs
+        ({"train.minutes": 15.0, "images.input": 227}, True),
+        ({"train.minutes": 15.0, "images.input": 128}, False),
+        ({"train.minutes": 15.0, "augment.horizontal_flip": False}, False),  # their orientation matters
+        ({"train.minutes": 14.0, "augment.trivial": True}, True),
+        ({"train.minutes": 15.0, "augment.trivial": False}, False),
+        ({}, False),
+        ({"train.epochs": 60}, True),
+        ({"train.epochs": 60, "train.max_images": 59 * 700}, False),
+        ({"train.epochs": 200, "train.max_images": 0}, True),
+    ],
+)
+def test_many_epochs_of_photos_are_augmented(settings: dict[str, Any], expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "images_per_second", lambda *_: 47.0)
+    table = photos_of(240)
+    recipe = resolve_by_pace(load("fast").with_settings(settings), table, CPU)
+    assert resolve(recipe, table).augment.trivial is expected
+
+
+def test_small_images_are_not() -> None:
+    recipe = load("fast").with_settings({"train.epochs": 200})
+    assert resolve(recipe, photos_of(32)).augment.trivial is False
 
 
 @pytest.mark.parametrize(
@@ -62,7 +90,7 @@ def test_nothing_is_measured_where_it_does_not_matter(
 
     monkeypatch.setattr(pace, "images_per_second", refuse)
     recipe, table = load("fast").with_settings(settings), photos_of(side)
-    resolved = resolve_input(recipe, table, CPU)
+    resolved = resolve_by_pace(recipe, table, CPU)
     assert resolve(resolved, table).images.input_side == resolve(recipe, table).images.input_side
 
 
@@ -84,7 +112,7 @@ def test_too_little_memory_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("rate", "side"), [(0.0, 128), (1e6, 227)])
-def test_the_run_keeps_the_size(rate: float, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_keeps_what_was_chosen(rate: float, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     for i in range(24):
         folder = tmp_path / "photos" / "ab"[i % 2]
@@ -93,4 +121,5 @@ def test_the_run_keeps_the_size(rate: float, side: int, tmp_path: Path, monkeypa
     monkeypatch.setattr(pace, "images_per_second", lambda *_: rate)
     settings = {"model.width": 1 / 32, "train.minutes": 0.05}
     run = alexnet.train(tmp_path / "photos", out=tmp_path / "run", settings=settings)
-    assert read_recipe(RunFolder(run.path)).images.input == side
+    kept = read_recipe(RunFolder(run.path))
+    assert (kept.images.input, kept.augment.trivial) == (side, side == 227)

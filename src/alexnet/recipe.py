@@ -200,7 +200,9 @@ class Preprocessing(Settings):
 class Augment(Settings):
     """`[augment]`: random augmentation of training images, in this order."""
 
-    trivial: bool = False  # first, one of eleven operations at a random strength on each image (data/trivial.py)
+    # First, one of eleven operations at a random strength on each image (data/trivial.py). auto: for photos that may be
+    # mirrored, if there is time for many epochs.
+    trivial: bool | Literal["auto"] = False
     # Factors from 1 - x to 1 + x on brightness, contrast and saturation, as in torchvision's ColorJitter.
     brightness: Fraction = 0.0
     contrast: Fraction = 0.0

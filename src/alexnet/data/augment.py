@@ -43,12 +43,11 @@ def by_name(draws: Tensor) -> dict[str, Tensor]:
 def training_input(images: Tensor, draws: Tensor, preprocessing: Preprocessing, changes: Augment) -> Tensor:
     """Augment and preprocess a batch for the network: N S S 3, uint8 or float32 -> N 3 I I float32, channels last in memory.
 
-    `draws` are N x len(`DRAWS`) float32 in main memory, from 0 up to 1; `horizontal_flip` and `colour_axes` of `changes` are
-    resolved. If `changes` mix images, there is one image more than results: each is mixed with the next. Nothing is read from
-    the images' device.
+    `draws` are N x len(`DRAWS`) float32 in main memory, from 0 up to 1; `auto` in `changes` is resolved. If they mix images,
+    there is one image more than results: each is mixed with the next. Nothing is read from the images' device.
     """
     rng = by_name(send(draws, images.device))
-    x = trivial(images, by_name(draws)) if changes.trivial else images
+    x = trivial(images, by_name(draws)) if changes.trivial is True else images
     x = _colours(x, rng, changes)
     x = standardize(x, preprocessing)
     x = _affine(x, rng, changes)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ UPSCALE = 4  # of small images: the stride of the first layer, which then comput
 SMALL, LARGE = 128, 227  # pixels, for `images.input = "auto"`: 227 is the size for which AlexNet was made
 # `LARGE` is worth it if there is time for this many epochs (docs/log.md).
 EPOCHS = 15
+MANY_EPOCHS = 60  # from which photos of `LARGE` pixels gain by TrivialAugment, for `augment.trivial = "auto"`
 # Without `train.minutes`, every machine takes the same size: `LARGE` if these epochs, at the images per second of two cores
 # without bfloat16, fit into these minutes.
 UNLIMITED_EPOCHS, RATE, UNLIMITED_MINUTES = 30, 50.0, 15
@@ -82,11 +84,11 @@ def open_dataset(
 
 
 def resolve(recipe: Recipe, table: Table, rate: Callable[[], float] = lambda: RATE) -> Recipe:
-    """Resolve `auto` in `images` and `augment.horizontal_flip` from the dataset, and from the time there is.
+    """Resolve `auto` in `images` and `augment` from the dataset, and from the time there is.
 
-    `rate` returns how many images of `LARGE` pixels the machine trains on per second. It is called only if that matters.
+    `rate` returns how many images of `LARGE` pixels the machine trains on per second. It is called once, if that matters.
     """
-    images, flip, changes = recipe.images, recipe.augment.horizontal_flip, dict[str, object]()
+    images, flip, changes, rate = recipe.images, recipe.augment.horizontal_flip, dict[str, object](), cache(rate)
     side, size = images.cache_size, images.input
     if "auto" in (side, size):
         sides = [min(size) for size in header_sizes(table, recipe.data.workers)]
@@ -104,6 +106,9 @@ def resolve(recipe: Recipe, table: Table, rate: Callable[[], float] = lambda: RA
         changes["images.upscale"] = upscale = UPSCALE if fits else 1
     if flip == "auto":
         changes["augment.horizontal_flip"] = flip = table.mirror
+    if recipe.augment.trivial == "auto":
+        photos = size >= LARGE and upscale == 1 and flip is True
+        changes["augment.trivial"] = photos and _epochs(recipe, table, rate) >= MANY_EPOCHS
     if images.views == "auto":
         changes["images.views"] = 2 if flip and upscale > 1 else 1
     return recipe.with_settings(changes)
@@ -111,8 +116,20 @@ def resolve(recipe: Recipe, table: Table, rate: Callable[[], float] = lambda: RA
 
 def _few(recipe: Recipe, table: Table, rate: Callable[[], float]) -> bool:
     """Return whether there is time for enough epochs at `LARGE` pixels."""
+    if recipe.train.minutes:
+        return _epochs(recipe, table, rate) >= EPOCHS
+    return _training_images(recipe, table) * UNLIMITED_EPOCHS <= RATE * 60 * UNLIMITED_MINUTES
+
+
+def _epochs(recipe: Recipe, table: Table, rate: Callable[[], float]) -> float:
+    """Return the number of epochs at `LARGE` pixels, about: those there is time for, or those of the recipe."""
+    train, images = recipe.train, max(1.0, _training_images(recipe, table))
+    if train.minutes:
+        return rate() * 60 * train.minutes / images
+    return min(train.epochs, train.max_images / images if train.max_images else train.epochs)
+
+
+def _training_images(recipe: Recipe, table: Table) -> float:
+    """Return the number of training images, about."""
     share = 1.0 if (table.splits != "").any() else 1 - recipe.data.validation - recipe.data.test
-    images, minutes = share * np.isin(table.splits, ["", "train"]).sum(), recipe.train.minutes
-    if minutes is None:
-        return bool(images * UNLIMITED_EPOCHS <= RATE * 60 * UNLIMITED_MINUTES)
-    return bool(images * EPOCHS <= rate() * 60 * minutes)
+    return share * int(np.isin(table.splits, ["", "train"]).sum())

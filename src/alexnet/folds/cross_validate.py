@@ -115,8 +115,9 @@ def _recipe(plan: Plan, folder: FoldsFolder, number: int, spent: float) -> Recip
     changes: dict[str, Any] = {"data.folds": plan.folds, "data.fold": number, "train.save_epochs": "", "train.save_steps": ()}
     if minutes := plan.recipe.train.minutes:
         changes["train.minutes"] = max(LEAST, (minutes * 60 - spent) / (plan.folds - number + 1)) / 60
-        if number > 1:  # another measurement of the pace may give another size
-            changes["images.input"] = read_recipe(folder.fold(1)).images.input
+        if number > 1:  # another measurement of the pace may give others
+            first = read_recipe(folder.fold(1))
+            changes |= {"images.input": first.images.input, "augment.trivial": first.augment.trivial}
     return plan.recipe.with_settings(changes)
 
 

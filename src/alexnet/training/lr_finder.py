@@ -18,7 +18,7 @@ from alexnet.plotting import BLUE, GREY, ORANGE
 from alexnet.progress import track
 from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainingState
-from alexnet.training.pace import resolve_input
+from alexnet.training.pace import resolve_by_pace
 from alexnet.training.step import Step
 from alexnet.training.train import load_data_and_network
 
@@ -37,7 +37,7 @@ class LRTrial:
         keep_freed_memory()
         table = open_table(recipe.data.dataset, recipe.data.root, settings=recipe.data)
         chosen_device = choose_device(device)
-        recipe = resolve_input(recipe, table, chosen_device)
+        recipe = resolve_by_pace(recipe, table, chosen_device)
         self.recipe, dataset, preprocessing, self._network = load_data_and_network(recipe, table, chosen_device)
         self.images = dataset.table.counts()  # by split
         self._step, self._progress = Step(self.recipe, preprocessing, dataset.images("train"), self._network), progress

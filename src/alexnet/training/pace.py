@@ -1,4 +1,4 @@
-"""How fast this machine trains, measured before the dataset is decoded, to choose how large the network's inputs are."""
+"""How fast this machine trains, measured before the dataset is decoded, to choose input size and augmentation."""
 
 import time
 
@@ -16,20 +16,24 @@ from alexnet.training.distributed import SINGLE, ProcessGroup
 IMAGES, WARM_UP, STEPS = 32, 1, 2  # two seconds at 50 images per second
 
 
-def resolve_input(recipe: Recipe, table: Table, device: torch.device, group: ProcessGroup = SINGLE) -> Recipe:
-    """Resolve the sizes of images of a training by the clock. The main process measures the pace, so that all agree."""
-    if recipe.images.input != "auto" or not recipe.train.minutes:
+def resolve_by_pace(recipe: Recipe, table: Table, device: torch.device, group: ProcessGroup = SINGLE) -> Recipe:
+    """Resolve what depends on the pace of a training by the clock. The main process measures it, so that all agree.
+
+    It is the size of images, and whether there are so many epochs that TrivialAugment pays.
+    """
+    if not recipe.train.minutes or "auto" not in (recipe.images.input, recipe.augment.trivial):
         return recipe
 
     def rate() -> float:
-        say("measuring how fast this machine trains, to choose the input size")
+        say("measuring how fast this machine trains, to choose input size and augmentation")
         return group.world_size * images_per_second(recipe, len(table.labels), device)
 
-    sizes = dict[str, object]()
+    settings = dict[str, object]()
     if group.is_main:
-        images = resolve(recipe, table, rate).images
-        sizes = {"images.input": images.input, "images.cache_size": images.cache_size}
-    return recipe.with_settings(group.broadcast(sizes))
+        resolved = resolve(recipe, table, rate)
+        images, trivial = resolved.images, resolved.augment.trivial
+        settings = {"images.input": images.input, "images.cache_size": images.cache_size, "augment.trivial": trivial}
+    return recipe.with_settings(group.broadcast(settings))
 
 
 def images_per_second(recipe: Recipe, classes: int, device: torch.device) -> float:

@@ -47,7 +47,7 @@ from alexnet.training.distributed import SINGLE, ProcessGroup
 from alexnet.training.known import calibrate as calibrate_known
 from alexnet.training.known import prepare as prepare_known
 from alexnet.training.monitor import Monitor, environment
-from alexnet.training.pace import resolve_input
+from alexnet.training.pace import resolve_by_pace
 from alexnet.training.parallel import Parallel
 from alexnet.training.signals import StopRequest
 from alexnet.training.step import Step
@@ -139,7 +139,7 @@ def _train(
             fresh = not (resuming and group.broadcast(checkpoint.exists(folder.path)))
             if device.type == "cpu" and (reason := kernels.missing_reason()):
                 monitor.say(f"training without the C++ kernels, which is slower: {reason}")
-            recipe = resolve_input(recipe, table, device, group)
+            recipe = resolve_by_pace(recipe, table, device, group)
             with group.local_main_first():
                 recipe, dataset, preprocessing, network = load_data_and_network(
                     recipe, table, device, fresh=fresh, log=monitor.say
@@ -320,6 +320,8 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     monitor.say(f"{batches}, {length}, recipe {recipe.name}, {rate}, seed {train.seed}")
     network = f"variant {recipe.model.variant}: {count_parameters(trainer.network):,} parameters"
     monitor.say(f"{network}, input {side}x{side} from {source}; {hardware}")
+    if recipe.augment.trivial is True:
+        monitor.say("training images are changed at random by TrivialAugment (augment.trivial)")
     if recipe.images.view_count > 1:
         monitor.say(f"answers are means over {recipe.images.view_count} views of each image (images.views)")
     for group in labels_differing_in_case(table.labels):
