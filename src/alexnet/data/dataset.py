@@ -24,7 +24,7 @@ UPSCALE = 4  # of small images: the stride of the first layer, which then comput
 SMALL, LARGE = 128, 227  # pixels, for `images.input = "auto"`: 227 is the size for which AlexNet was made
 # `LARGE` is worth it if there is time for this many epochs (docs/log.md).
 EPOCHS = 15
-MANY_EPOCHS = 60  # from which photos of `LARGE` pixels gain by TrivialAugment, for `augment.trivial = "auto"`
+MANY_EPOCHS = 40  # from which photos of `LARGE` pixels gain by TrivialAugment, for `augment.trivial = "auto"`
 # Without `train.minutes`, every machine takes the same size: `LARGE` if these epochs, at the images per second of two cores
 # without bfloat16, fit into these minutes.
 UNLIMITED_EPOCHS, RATE, UNLIMITED_MINUTES = 30, 50.0, 15
