@@ -34,6 +34,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "cutmix": {"augment.cutmix": 1.0},
     "mixup, cutmix": {"augment.mixup": 0.4, "augment.cutmix": 1.0},
     "trivial": {"augment.trivial": True},
+    "no trivial": {"augment.trivial": False},
     "dropout": {"model.dropout": 0.5},
     "decay 0.005": {"optimizer.weight_decay": 0.005},
     "decay 0.02": {"optimizer.weight_decay": 0.02},

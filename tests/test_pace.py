@@ -69,7 +69,7 @@ def test_many_epochs_of_photos_are_augmented(settings: dict[str, Any], expected:
     assert resolve(recipe, table).augment.trivial is expected
 
 
-def test_small_images_are_not() -> None:
+def test_small_images_are_not_augmented() -> None:
     recipe = load("fast").with_settings({"train.epochs": 200})
     assert resolve(recipe, photos_of(32)).augment.trivial is False
 

@@ -17,9 +17,9 @@ IMAGES, WARM_UP, STEPS = 32, 1, 2  # two seconds at 50 images per second
 
 
 def resolve_by_pace(recipe: Recipe, table: Table, device: torch.device, group: ProcessGroup = SINGLE) -> Recipe:
-    """Resolve what depends on the pace of a training by the clock. The main process measures it, so that all agree.
+    """Resolve the size of images and `augment.trivial` of a training by the clock, which depend on the pace of the machine.
 
-    It is the size of images, and whether there are so many epochs that TrivialAugment pays.
+    The main process measures it, so that all processes agree.
     """
     if not recipe.train.minutes or "auto" not in (recipe.images.input, recipe.augment.trivial):
         return recipe

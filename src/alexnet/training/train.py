@@ -321,7 +321,8 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     network = f"variant {recipe.model.variant}: {count_parameters(trainer.network):,} parameters"
     monitor.say(f"{network}, input {side}x{side} from {source}; {hardware}")
     if recipe.augment.trivial is True:
-        monitor.say("training images are changed at random by TrivialAugment (augment.trivial)")
+        leave = "TrivialAugment; to leave them as they are: --set augment.trivial=false"
+        monitor.say(f"training images are changed at random in colour, angle and more ({leave})")
     if recipe.images.view_count > 1:
         monitor.say(f"answers are means over {recipe.images.view_count} views of each image (images.views)")
     for group in labels_differing_in_case(table.labels):
