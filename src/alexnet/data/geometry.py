@@ -14,11 +14,11 @@ def warp(images: Tensor, transforms: Tensor) -> Tensor:
     centre. Values are interpolated bilinearly, and edge pixels are repeated outside.
     """
     side = images.shape[1]
-    coordinates = torch.arange(side, device=images.device, dtype=torch.float32) - (side - 1) / 2  # from the centre
-    rows, columns = torch.meshgrid(coordinates, coordinates, indexing="ij")
-    source = torch.stack((rows, columns, torch.ones_like(rows)), -1) @ transforms[:, None, :2].transpose(2, 3)  # N S S 2
+    pixels = torch.arange(side, device=images.device, dtype=torch.float32)[:, None] - (side - 1) / 2  # from the centre
     # grid_sample takes (x, y) from -1 to 1, the centres of the outer pixels; clamped, as not all devices support "border".
-    grid = (source.flip(3) * (2 / max(1, side - 1))).clamp(-1, 1)
+    down, right, shift = (transforms[:, None, :2].flip(2) * (2 / max(1, side - 1))).unbind(3)  # N 1 2
+    rows, columns = pixels * down + shift, pixels * right  # N S 2; added, they take a quarter of the time of a product
+    grid = (rows[:, :, None] + columns[:, None]).clamp_(-1, 1)
     x = images.float().permute(0, 3, 1, 2)
     moved = grid_sample(x, grid, mode="bilinear", align_corners=True)
     return moved.permute(0, 2, 3, 1)

@@ -57,12 +57,12 @@ def trivial(images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
     The uniform numbers `operation`, `strength` and `direction` of `draws` have a value per image, in main memory: each
     operation computes the images that have it.
     """
-    x = images.to(torch.float32, copy=True)
+    x = torch.empty_like(images, dtype=torch.float32)
     chosen = (draws["operation"] * len(OPERATIONS)).long()
     strength = torch.where(draws["direction"] < 0.5, -draws["strength"], draws["strength"])
     for number, operation in enumerate(OPERATIONS.values()):
         rows = (chosen == number).nonzero().flatten()
         if len(rows):
             where = send(rows, x.device)
-            x[where] = operation(x[where], send(strength[rows], x.device))
+            x.index_copy_(0, where, operation(images.index_select(0, where).float(), send(strength[rows], x.device)))
     return x
