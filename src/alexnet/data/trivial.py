@@ -58,7 +58,7 @@ def trivial(images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
     operation computes the images that have it.
     """
     x = torch.empty_like(images, dtype=torch.float32)
-    chosen = (draws["operation"] * len(OPERATIONS)).long()
+    chosen = (draws["operation"] * len(OPERATIONS)).long().clamp_max(len(OPERATIONS) - 1)
     strength = torch.where(draws["direction"] < 0.5, -draws["strength"], draws["strength"])
     for number, operation in enumerate(OPERATIONS.values()):
         rows = (chosen == number).nonzero().flatten()
