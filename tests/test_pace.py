@@ -1,4 +1,4 @@
-"""Input size and augmentation of a training by the clock follow the measured pace, and all its processes take the same ones."""
+"""Input size, augmentation and dropout of a training by the clock follow the measured pace, the same in all its processes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import alexnet
 from alexnet.data.dataset import resolve
 from alexnet.data.table import Table
 from alexnet.network.alexnet import AlexNet
+from alexnet.network.layers import Dropout
+from alexnet.network.variants import check_effect
 from alexnet.recipe import load
 from alexnet.run import RunFolder, read_recipe
 from alexnet.training import pace
@@ -69,9 +71,38 @@ def test_many_epochs_of_photos_are_augmented(settings: dict[str, Any], expected:
     assert resolve(recipe, table).augment.trivial is expected
 
 
-def test_small_images_are_not_augmented() -> None:
-    recipe = load("fast").with_settings({"train.epochs": 200})
-    assert resolve(recipe, photos_of(32)).augment.trivial is False
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"train.minutes": 15.0}, None),  # the variant's, 0.5; 120 images a second, so 154 epochs
+        ({"train.minutes": 14.0}, 0.0),  # 144 epochs
+        ({"train.minutes": 15.0, "augment.horizontal_flip": False}, None),
+        ({"train.minutes": 15.0, "augment.trivial": False}, None),
+        ({"train.minutes": 15.0, "images.input": 128}, 0.0),
+        ({"train.minutes": 14.0, "model.dropout": 0.3}, 0.3),
+        ({"train.minutes": 15.0, "model.dropout": 0.0}, 0.0),
+        ({}, 0.0),
+        ({"train.epochs": 150, "train.max_images": 0}, None),
+    ],
+)
+def test_many_epochs_of_photos_have_dropout(
+    settings: dict[str, Any], expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "images_per_second", lambda *_: 120.0)
+    table = photos_of(240)
+    recipe = resolve_by_pace(load("fast").with_settings(settings), table, CPU)
+    assert resolve(recipe, table).model.dropout == expected
+
+
+def test_small_images_are_left_alone() -> None:
+    resolved = resolve(load("fast").with_settings({"train.epochs": 200}), photos_of(32))
+    assert (resolved.augment.trivial, resolved.model.dropout) == (False, 0.0)
+
+
+def test_many_epochs_suit_a_variant_without_dropout() -> None:
+    settings = {"model.variant": "four-layer", "train.epochs": 150, "train.max_images": 0}
+    model = resolve(load("fast").with_settings(settings), photos_of(240)).model
+    check_effect(model.variant, model.overrides)
 
 
 @pytest.mark.parametrize(
@@ -123,3 +154,4 @@ def test_the_run_keeps_what_was_chosen(rate: float, side: int, tmp_path: Path, m
     run = alexnet.train(tmp_path / "photos", out=tmp_path / "run", settings=settings)
     kept = read_recipe(RunFolder(run.path))
     assert (kept.images.input, kept.augment.trivial) == (side, side == 227)
+    assert [layer.p for layer in run.network.modules() if isinstance(layer, Dropout)] == [0.5 if side == 227 else 0.0] * 2

@@ -67,14 +67,15 @@ class Model(Settings):
     norm: Literal["batch", "local", "local-each", "none"] | None = None  # local: after the first two convolutions alone
     batch_norm_momentum: Fraction | None = None
     pool: tuple[Count, Count] | None = None  # window and stride, in pixels
-    dropout: Fraction | None = None
+    dropout: Fraction | Literal["auto"] | None = None  # auto: the variant's for many epochs of photos, else 0 (data/dataset.py)
     towers: Count | None = None
     dense_units: Count | None = None  # in each dense layer but the head
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """Fields of the variant that this recipe changes."""
-        return self.model_dump(exclude={"variant", "weights", "whitening_init", "fit_head", "width"}, exclude_none=True)
+        """Fields of the variant that this recipe changes; `auto` is not resolved."""
+        fields = self.model_dump(exclude={"variant", "weights", "whitening_init", "fit_head", "width"}, exclude_none=True)
+        return {name: value for name, value in fields.items() if value != "auto"}
 
 
 class Data(Settings):

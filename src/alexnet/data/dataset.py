@@ -22,9 +22,8 @@ from alexnet.recipe import Data, Preprocessing, Recipe
 
 UPSCALE = 4  # of small images: the stride of the first layer, which then computes on the small images (fast/fuse.py)
 SMALL, LARGE = 128, 227  # pixels, for `images.input = "auto"`: 227 is the size for which AlexNet was made
-# `LARGE` is worth it if there is time for this many epochs (docs/log.md).
-EPOCHS = 15
-MANY_EPOCHS = 40  # from which photos of `LARGE` pixels gain by TrivialAugment, for `augment.trivial = "auto"`
+# Epochs at `LARGE` pixels from which that size, and at that size TrivialAugment and dropout, are better (docs/log.md).
+LARGE_EPOCHS, TRIVIAL_EPOCHS, DROPOUT_EPOCHS = 15, 40, 150
 # Without `train.minutes`, every machine takes the same size: `LARGE` if these epochs, at the images per second of two cores
 # without bfloat16, fit into these minutes.
 UNLIMITED_EPOCHS, RATE, UNLIMITED_MINUTES = 30, 50.0, 15
@@ -84,7 +83,7 @@ def open_dataset(
 
 
 def resolve(recipe: Recipe, table: Table, rate: Callable[[], float] = lambda: RATE) -> Recipe:
-    """Resolve `auto` in `images` and `augment` from the dataset, and from the time there is.
+    """Resolve `auto` in `images`, `augment` and `model` from the dataset, and from the time there is.
 
     `rate` returns how many images of `LARGE` pixels the machine trains on per second. It is called once, if that matters.
     """
@@ -106,9 +105,12 @@ def resolve(recipe: Recipe, table: Table, rate: Callable[[], float] = lambda: RA
         changes["images.upscale"] = upscale = UPSCALE if fits else 1
     if flip == "auto":
         changes["augment.horizontal_flip"] = flip = table.mirror
+    photos = size >= LARGE and upscale == 1
     if recipe.augment.trivial == "auto":
-        photos = size >= LARGE and upscale == 1 and flip is True
-        changes["augment.trivial"] = photos and _epochs(recipe, table, rate) >= MANY_EPOCHS
+        changes["augment.trivial"] = photos and flip is True and _epochs(recipe, table, rate) >= TRIVIAL_EPOCHS
+    if recipe.model.dropout == "auto":
+        many = photos and _epochs(recipe, table, rate) >= DROPOUT_EPOCHS
+        changes["model.dropout"] = None if many else 0.0  # None: the variant's
     if images.views == "auto":
         changes["images.views"] = 2 if flip and upscale > 1 else 1
     return recipe.with_settings(changes)
@@ -117,7 +119,7 @@ def resolve(recipe: Recipe, table: Table, rate: Callable[[], float] = lambda: RA
 def _few(recipe: Recipe, table: Table, rate: Callable[[], float]) -> bool:
     """Return whether there is time for enough epochs at `LARGE` pixels."""
     if recipe.train.minutes:
-        return _epochs(recipe, table, rate) >= EPOCHS
+        return _epochs(recipe, table, rate) >= LARGE_EPOCHS
     return _training_images(recipe, table) * UNLIMITED_EPOCHS <= RATE * 60 * UNLIMITED_MINUTES
 
 

@@ -18,6 +18,7 @@ from alexnet.progress import say
 from alexnet.recipe import Recipe
 from alexnet.run import RunFolder, create, read_model, read_recipe
 from alexnet.training import train as training
+from alexnet.training.pace import settings_by_pace
 from alexnet.training.signals import StopRequest
 
 LEAST = 6.0  # seconds of a training, however little of the time is left
@@ -111,13 +112,12 @@ def _train(plan: Plan, folder: FoldsFolder, device: str | None, started: float) 
 
 
 def _recipe(plan: Plan, folder: FoldsFolder, number: int, spent: float) -> Recipe:
-    """Return the recipe of a fold: its share of the time that is left, inputs as of the first, no weights of epochs."""
+    """Return the recipe of a fold: its share of the time that is left, settings as of the first, no weights of epochs."""
     changes: dict[str, Any] = {"data.folds": plan.folds, "data.fold": number, "train.save_epochs": "", "train.save_steps": ()}
     if minutes := plan.recipe.train.minutes:
         changes["train.minutes"] = max(LEAST, (minutes * 60 - spent) / (plan.folds - number + 1)) / 60
         if number > 1:  # another measurement of the pace may give others
-            first = read_recipe(folder.fold(1))
-            changes |= {"images.input": first.images.input, "augment.trivial": first.augment.trivial}
+            changes |= settings_by_pace(read_recipe(folder.fold(1)))
     return plan.recipe.with_settings(changes)
 
 

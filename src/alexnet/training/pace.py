@@ -1,4 +1,4 @@
-"""How fast this machine trains, measured before the dataset is decoded, to choose input size and augmentation."""
+"""How fast this machine trains, measured before the dataset is decoded, to choose settings that depend on it."""
 
 import time
 
@@ -17,23 +17,27 @@ IMAGES, WARM_UP, STEPS = 32, 1, 2  # two seconds at 50 images per second
 
 
 def resolve_by_pace(recipe: Recipe, table: Table, device: torch.device, group: ProcessGroup = SINGLE) -> Recipe:
-    """Resolve the size of images and `augment.trivial` of a training by the clock, which depend on the pace of the machine.
+    """Resolve the settings that depend on the pace of the machine, if training follows the clock.
 
     The main process measures it, so that all processes agree.
     """
-    if not recipe.train.minutes or "auto" not in (recipe.images.input, recipe.augment.trivial):
+    if not recipe.train.minutes or "auto" not in (recipe.images.input, recipe.augment.trivial, recipe.model.dropout):
         return recipe
 
     def rate() -> float:
-        say("measuring how fast this machine trains, to choose input size and augmentation")
+        say("measuring how fast this machine trains, to choose input size, augmentation and dropout")
         return group.world_size * images_per_second(recipe, len(table.labels), device)
 
     settings = dict[str, object]()
     if group.is_main:
-        resolved = resolve(recipe, table, rate)
-        images, trivial = resolved.images, resolved.augment.trivial
-        settings = {"images.input": images.input, "images.cache_size": images.cache_size, "augment.trivial": trivial}
+        settings = settings_by_pace(resolve(recipe, table, rate))
     return recipe.with_settings(group.broadcast(settings))
+
+
+def settings_by_pace(resolved: Recipe) -> dict[str, object]:
+    """Return the settings of a resolved recipe that may depend on the pace."""
+    images = {"images.input": resolved.images.input, "images.cache_size": resolved.images.cache_size}
+    return images | {"augment.trivial": resolved.augment.trivial, "model.dropout": resolved.model.dropout}
 
 
 def images_per_second(recipe: Recipe, classes: int, device: torch.device) -> float:

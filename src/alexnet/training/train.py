@@ -36,6 +36,7 @@ from alexnet.inference.evaluate import Evaluation, evaluate_split
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import choose_device, keep_freed_memory, reproducible, resolve_precision, to_device
 from alexnet.network.fast import kernels
+from alexnet.network.layers import Dropout
 from alexnet.network.summary import count_parameters
 from alexnet.network.variants import check_effect
 from alexnet.progress import say
@@ -318,7 +319,9 @@ def _log_plan(trainer: Trainer, folder: RunFolder, hardware: str) -> None:
     batches = f"batches of up to {train.batch_size}: {len(trainer.step.bounds)} an epoch"
     rate = f"lr {recipe.optimizer.lr:g} ({recipe.schedule.kind})"
     monitor.say(f"{batches}, {length}, recipe {recipe.name}, {rate}, seed {train.seed}")
-    network = f"variant {recipe.model.variant}: {count_parameters(trainer.network):,} parameters"
+    dropped = max((layer.p for layer in trainer.network.modules() if isinstance(layer, Dropout)), default=0.0)
+    dropout = f", dropout {dropped:g}" if dropped else ""
+    network = f"variant {recipe.model.variant}: {count_parameters(trainer.network):,} parameters{dropout}"
     monitor.say(f"{network}, input {side}x{side} from {source}; {hardware}")
     if recipe.augment.trivial is True:
         leave = "TrivialAugment; to leave them as they are: --set augment.trivial=false"
