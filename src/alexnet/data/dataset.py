@@ -17,6 +17,7 @@ from alexnet.data.on_demand import OnDemand
 from alexnet.data.pixels import DecodedImages
 from alexnet.data.splits import joins_look_alikes, split
 from alexnet.data.table import Table
+from alexnet.network.variants import VARIANTS, Drop
 from alexnet.progress import say
 from alexnet.recipe import Data, Preprocessing, Recipe
 
@@ -109,8 +110,9 @@ def resolve(recipe: Recipe, table: Table, rate: Callable[[], float] = lambda: RA
     if recipe.augment.trivial == "auto":
         changes["augment.trivial"] = photos and flip is True and _epochs(recipe, table, rate) >= TRIVIAL_EPOCHS
     if recipe.model.dropout == "auto":
-        many = photos and _epochs(recipe, table, rate) >= DROPOUT_EPOCHS
-        changes["model.dropout"] = None if many else 0.0  # None: the variant's
+        variant = VARIANTS[recipe.model.variant]
+        suits = photos and Drop in map(type, variant.layers) and _epochs(recipe, table, rate) >= DROPOUT_EPOCHS
+        changes["model.dropout"] = variant.dropout if suits else 0.0
     if images.views == "auto":
         changes["images.views"] = 2 if flip and upscale > 1 else 1
     return recipe.with_settings(changes)
