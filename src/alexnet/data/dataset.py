@@ -86,7 +86,7 @@ def open_dataset(
 def resolve(recipe: Recipe, table: Table, rate: Callable[[], float] = lambda: RATE) -> Recipe:
     """Resolve `auto` in `images`, `augment` and `model` from the dataset, and from the time there is.
 
-    `rate` returns how many images of `LARGE` pixels the machine trains on per second. It is called once, if that matters.
+    `rate` returns how many images of `LARGE` pixels the machine trains on per second; it is called at most once.
     """
     images, flip, changes, rate = recipe.images, recipe.augment.horizontal_flip, dict[str, object](), cache(rate)
     side, size = images.cache_size, images.input

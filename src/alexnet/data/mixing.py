@@ -89,7 +89,8 @@ def mix(x: Tensor, how: Mixture) -> Tensor:
     return _images(torch.lerp(values[:-1], values[1:], rows[:, :, None] * _in_columns(columns)))
 
 
-# Columns and channels, neighbours in memory, as one dimension: operations with a weight per pixel take twice as long.
+# `erase` and `mix` treat columns and channels, which are neighbours in memory, as one dimension. With a weight for each pixel
+# instead, they take twice as long.
 
 
 def _in_rows(x: Tensor) -> Tensor:
