@@ -15,7 +15,7 @@ from torch import Tensor
 
 import alexnet
 from alexnet.errors import RecipeError
-from alexnet.recipe import Optimizer, Recipe, Train
+from alexnet.recipe import Optimizer, Recipe, Train, load
 from alexnet.training.optimizer import SGD, Loss, build_optimizer, set_lr, with_our_names
 from alexnet.training.schedule import epoch_settings
 from alexnet.training.trainer import Trainer
@@ -144,6 +144,20 @@ def test_lr_scale_of_unknown_layer_names_the_nearest(photos: Path, tmp_path: Pat
             build_optimizer(network, Optimizer(lr_scale={name: 0.1}))
     with pytest.raises(RecipeError, match=r"schedule\.table names 'cnov1': did you mean 'conv1'"):
         started(tmp_path / "run", photos, **{"schedule.table": [{"epoch": 2, "lr_scale": {"cnov1": 0.0}}]})
+
+
+def test_lr_scale_of_layers_that_the_variant_lacks_is_ignored_with_a_line() -> None:
+    lines: list[str] = []
+    network, table = alexnet.AlexNet("four-layer", 3, width=1 / 16), [{"epoch": 2, "lr_scale": {"conv4.bias": 0.0}}]
+    recipe = Recipe.model_validate({"optimizer": {"lr_scale": load("fast").optimizer.lr_scale}, "schedule": {"table": table}})
+    resolved = with_our_names(recipe, network, lines.append)
+    assert resolved.optimizer.lr_scale == {"fc8": 0.1}
+    assert resolved.schedule.table[0].lr_scale == {}
+    assert [line.split(",")[0] for line in lines] == [
+        "optimizer.lr_scale names 'fc6'",
+        "optimizer.lr_scale names 'fc7'",
+        "schedule.table names 'conv4.bias'",
+    ]
 
 
 def test_lr_scale_takes_the_names_of_torchvision() -> None:

@@ -13,7 +13,10 @@ from alexnet.errors import RecipeError, suggest
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.device import has_fast_bfloat16
 from alexnet.network.fast import fuse
+from alexnet.progress import say
 from alexnet.recipe import Optimizer, Recipe, Train
+
+LAYERS = {"conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"}  # of AlexNet; a variant may lack some
 
 
 def orthogonalize(matrix: Tensor, rounds: int = 3) -> Tensor:
@@ -132,13 +135,21 @@ def frozen_layers(network: AlexNet, settings: Optimizer) -> dict[str, nn.Module]
     return {name: network.layers[name] for name in names[: names.index(last) + 1]}
 
 
-def layer_factors(network: AlexNet, factors: Mapping[str, float], key: str) -> dict[str, float]:
-    """Return `factors`, the recipe's `key`, under our names of layers and parameters of the network, and `bias`."""
+def layer_factors(
+    network: AlexNet, factors: Mapping[str, float], key: str, log: Callable[[str], object] = say
+) -> dict[str, float]:
+    """Return `factors`, the recipe's `key`, under our names of layers and parameters of the network, and `bias`.
+
+    Those of AlexNet's layers that the variant lacks are left out, and `log` is told: a recipe serves several variants.
+    """
     known, ours = {"bias": "bias"}, dict[str, float]()
     for theirs, name in [*network.torchvision_names.items(), *zip(network.layers, network.layers, strict=True)]:
         kinds = (f".{kind}" for kind, _ in network.layers[name].named_parameters())
         known |= {f"{theirs}{kind}": f"{name}{kind}" for kind in ("", *kinds)}
     for name, factor in factors.items():
+        if name.partition(".")[0] in LAYERS - set(network.layers):
+            log(f"{key} names {name!r}, a layer that variant {network.row.name!r} lacks: it is ignored")
+            continue
         if name not in known:
             raise RecipeError(f"{key} names {name!r}: {suggest(name, known)}")
         if known[name] in ours:
@@ -147,11 +158,11 @@ def layer_factors(network: AlexNet, factors: Mapping[str, float], key: str) -> d
     return ours
 
 
-def with_our_names(recipe: Recipe, network: AlexNet) -> Recipe:
+def with_our_names(recipe: Recipe, network: AlexNet, log: Callable[[str], object] = say) -> Recipe:
     """Return a recipe whose learning rate factors, in `optimizer.lr_scale` and `schedule.table`, have our names of layers."""
     optimizer, schedule = recipe.optimizer, recipe.schedule
-    scale = layer_factors(network, optimizer.lr_scale, "optimizer.lr_scale")
-    rows = ((row, layer_factors(network, row.lr_scale, "schedule.table")) for row in schedule.table)
+    scale = layer_factors(network, optimizer.lr_scale, "optimizer.lr_scale", log)
+    rows = ((row, layer_factors(network, row.lr_scale, "schedule.table", log)) for row in schedule.table)
     table = tuple(row.model_copy(update={"lr_scale": factors}) for row, factors in rows)
     changes = {
         "optimizer": optimizer.model_copy(update={"lr_scale": scale}),

@@ -52,7 +52,7 @@ class Step:
         self.model = ParallelModel(network, group, parallel, synchronised=recipe.train.synchronised_norm)
         if parallel == "towers" and recipe.optimizer.muon_lr:
             raise RecipeError("--parallel towers divides convolutions, which Muon needs whole: --set optimizer.muon_lr=0")
-        self.recipe = with_our_names(recipe, network)
+        self.recipe = with_our_names(recipe, network, log)
         if recipe.train.epochs:
             self.optimizer  # noqa: B018 - built here, so that it checks the recipe
         precision = resolve_precision(self._device, recipe.train.precision)
