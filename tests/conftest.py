@@ -25,6 +25,7 @@ from proof.pictures import class_folders
 
 import alexnet
 from alexnet import cli, recipe
+from alexnet.data.table import Table
 from alexnet.export.onnx import OLDEST_PYTORCH
 from alexnet.recipe import Preprocessing
 from alexnet.report import report
@@ -261,6 +262,12 @@ def in_float32(run: alexnet.Run) -> alexnet.Run:
     opened = alexnet.load(run.path)
     opened.config = opened.config.model_copy(update={"precision": "float32"})
     return opened
+
+
+def photos_of(side: int, count: int = 1000) -> Table:
+    """Return a table of black photos of two classes in memory."""
+    pixels = np.zeros((count, side, side, 3), np.uint8)
+    return Table("photos", ("a", "b"), [f"{i}" for i in range(count)], np.arange(count) % 2, np.full(count, ""), pixels=pixels)
 
 
 def make_preprocessing(**changes: Any) -> Preprocessing:

@@ -18,13 +18,13 @@ from alexnet.data.dataset import resolve
 from alexnet.data.pixels import Pixels
 from alexnet.data.preprocessing import to_input
 from alexnet.data.sources import open_table
-from alexnet.data.table import Table
 from alexnet.errors import RecipeError
 from alexnet.network.alexnet import AlexNet
 from alexnet.recipe import Optimizer, Preprocessing, load
 from alexnet.training.optimizer import SGD, build_optimizer, orthogonalize, set_lr
 from alexnet.training.schedule import input_size_at
 from alexnet.training.whitening import whiten
+from conftest import photos_of
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**31))
@@ -131,9 +131,7 @@ def test_upscale_auto(photos: Path) -> None:
     ],
 )
 def test_input_auto(side: int, count: int, settings: dict[str, Any], expected: int) -> None:
-    names, splits = [f"{i}" for i in range(count)], np.array([""] * count)
-    pixels = np.zeros((count, side, side, 3), np.uint8)  # not touched
-    table = Table("photos", ("a", "b"), names, np.arange(count) % 2, splits, pixels=pixels)
+    table = photos_of(side, count)
     recipe = resolve(load("fast").with_settings(settings), table)
     assert recipe.images.input_side == expected
     assert recipe.images.cache_size == min(side, expected)

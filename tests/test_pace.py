@@ -12,7 +12,6 @@ from PIL import Image
 
 import alexnet
 from alexnet.data.dataset import resolve
-from alexnet.data.table import Table
 from alexnet.network.alexnet import AlexNet
 from alexnet.network.layers import Dropout
 from alexnet.network.variants import check_effect
@@ -21,6 +20,7 @@ from alexnet.run import RunFolder, read_recipe
 from alexnet.training import pace
 from alexnet.training.distributed import ProcessGroup
 from alexnet.training.pace import images_per_second, resolve_by_pace
+from conftest import photos_of
 
 CPU = torch.device("cpu")
 
@@ -30,11 +30,6 @@ class Main(ProcessGroup):
 
     def broadcast(self, value: Any) -> Any:
         return value
-
-
-def photos_of(side: int, count: int = 1000) -> Table:
-    pixels = np.zeros((count, side, side, 3), np.uint8)
-    return Table("photos", ("a", "b"), [f"{i}" for i in range(count)], np.arange(count) % 2, np.full(count, ""), pixels=pixels)
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 import alexnet
 from alexnet.data.batches import Batch
 from alexnet.errors import AlexNetError
-from alexnet.recipe import Augment, Schedule
+from alexnet.recipe import Augment, Recipe, Schedule
 from alexnet.run import RunFolder
 from alexnet.training import train as training
-from alexnet.training.schedule import EarlyStop, Plateau, epoch_settings, lr_at
+from alexnet.training.budget import Budget
+from alexnet.training.checkpoint import TrainingState
+from alexnet.training.distributed import SINGLE
+from alexnet.training.schedule import EarlyStop, Plateau, epoch_settings, lr_at, work_done
 from alexnet.training.trainer import Trainer
 from conftest import metrics, mostly_long, started, stop_after
 
@@ -46,6 +49,28 @@ def test_lr_table_rows_accumulate() -> None:
     last = epoch_settings(schedule, 100)
     assert (last.lr, last.colour_noise, last.lr_scale) == (0.1, 0.0, {"bias": 3.0, "fc6": 0.5})
     assert epoch_settings(schedule, 4).colour_noise is None, "as the recipe says until then"
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.3, 1)), max_size=3), st.floats(0, 1))
+def test_work_is_the_pixels_of_all_steps(rows: list[tuple[float, float]], progress: float) -> None:
+    middles = (np.arange(4000) + 0.5) / 4000  # of the steps
+    pixels = np.ones(4000)
+    for until, scale in sorted(rows, reverse=True):
+        pixels[middles < until] = scale**2
+    expected = pixels[middles < progress].sum() / pixels.sum()
+    result = work_done(Schedule(progressive_resize=rows), progress)
+    assert result == pytest.approx(expected, abs=0.01)
+    assert 0 <= result <= 1 + 1e-12
+
+
+def test_time_left_allows_for_larger_inputs_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe.model_validate({"train": {"epochs": 1}, "schedule": {"progressive_resize": [[0.5, 0.5]]}})
+    budget, state = Budget(recipe, 10, 0, tmp_path / "journal.txt", 0.0, SINGLE), TrainingState()
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    budget.begin(state)
+    monkeypatch.setattr(time, "monotonic", lambda: 110.0)
+    state.batch = 5  # 10 s, and the other half takes four times as long
+    assert budget.seconds_left(state) == pytest.approx(40)
 
 
 @given(st.integers(1, 200), st.integers(1, 40), st.floats(0.01, 0.99))

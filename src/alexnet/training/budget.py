@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import IO
 
 from alexnet.files import writing
-from alexnet.recipe import Train
+from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainingState
 from alexnet.training.distributed import ProcessGroup
+from alexnet.training.schedule import work_done
 
 WARM_UP_STEPS = 3  # slower ones, which also allocate memory and plan operations
 EVALUATION_COST = 0.4  # seconds to evaluate an image, as a fraction of those to train on it
@@ -47,9 +48,10 @@ class Journal:
 class Budget:
     """The epochs or minutes of a training. All processes make the same calls and get the same results."""
 
-    def __init__(self, train: Train, steps: int, evaluated: int, journal: Path, started: float, group: ProcessGroup) -> None:
+    def __init__(self, recipe: Recipe, steps: int, evaluated: int, journal: Path, started: float, group: ProcessGroup) -> None:
         """`steps` is the number per epoch; by the clock, time is reserved to evaluate `evaluated` images at the end."""
         self.started = started  # a `time.monotonic()`, to be moved back by the time of earlier sessions
+        train, self._schedule = recipe.train, recipe.schedule
         self._steps, self._epochs, self._evaluated, self._group = steps, train.epochs, evaluated, group
         self._seconds = train.minutes * 60 if train.minutes and train.epochs else None
         self._journal = Journal(journal) if self._seconds is not None and group.is_main else None
@@ -89,8 +91,8 @@ class Budget:
         if self._seconds is not None:
             return self._seconds - (time.monotonic() - self.started)
         began, first_progress = self._session_start
-        progress = self.progress(state)
-        return (time.monotonic() - began) * (1 - progress) / max(progress - first_progress, 1e-9)
+        done, done_before = (work_done(self._schedule, progress) for progress in (self.progress(state), first_progress))
+        return (time.monotonic() - began) * (1 - done) / max(done - done_before, 1e-9)
 
     def record_step(self, images: int) -> None:
         """Record a step on `images` images, to measure the pace."""

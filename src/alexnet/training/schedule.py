@@ -107,6 +107,16 @@ def input_size_at(recipe: Recipe, progress: float, smallest: int) -> int:
     return recipe.images.input_side
 
 
+def work_done(schedule: Schedule, progress: float) -> float:
+    """Return the fraction of the training's time that passes up to `progress`, if a step takes as long as its pixels say."""
+    done = total = start = 0.0
+    for end, scale in (*sorted(schedule.progressive_resize), (1.0, 1.0)):
+        total += scale**2 * (end - start)
+        done += scale**2 * max(0.0, min(progress, end) - start)
+        start = end
+    return done / total
+
+
 def epoch_settings(schedule: Schedule, epoch: int) -> Change:
     """Merge the rows of `schedule.table` up to `epoch`; later rows win."""
     merged = Change(epoch=epoch)

@@ -32,7 +32,7 @@ class Trainer:
         self.step, self.dataset, self.monitor = step, dataset, monitor
         self.recipe, self.group = step.recipe, step.model.group
         evaluated = 2 * len(dataset.images("val")) + len(dataset.images("test")) + min(FITTED, len(dataset.images("train")))
-        self.budget = Budget(self.recipe.train, len(step.bounds), evaluated, folder.journal, started, self.group)
+        self.budget = Budget(self.recipe, len(step.bounds), evaluated, folder.journal, started, self.group)
         self.session = Session(step, dataset, folder, self.budget, stop)
         self.network = self.session.network  # the one that is validated, tested and saved
         self.frozen: dict[str, FrozenOutputs] = {}  # by split
