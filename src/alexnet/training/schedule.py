@@ -108,7 +108,7 @@ def input_size_at(recipe: Recipe, progress: float, smallest: int) -> int:
 
 
 def work_done(schedule: Schedule, progress: float) -> float:
-    """Return the fraction of the training's time that passes up to `progress`, if a step takes as long as its pixels say."""
+    """Return the fraction of the training's time that passes up to `progress`, if time is proportional to pixels."""
     done = total = start = 0.0
     for end, scale in (*sorted(schedule.progressive_resize), (1.0, 1.0)):
         total += scale**2 * (end - start)
