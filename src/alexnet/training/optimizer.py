@@ -148,7 +148,7 @@ def layer_factors(
         known |= {f"{theirs}{kind}": f"{name}{kind}" for kind in ("", *kinds)}
     for name, factor in factors.items():
         if name.partition(".")[0] in LAYERS - set(network.layers):
-            log(f"{key} names {name!r}, a layer that variant {network.row.name!r} lacks: it is ignored")
+            log(f"{key} names {name!r}, which variant {network.row.name!r} does not have: it is ignored")
             continue
         if name not in known:
             raise RecipeError(f"{key} names {name!r}: {suggest(name, known)}")
